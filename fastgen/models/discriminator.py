@@ -1,0 +1,129 @@
+"""Discriminator heads on a denoiser's intermediate features (DMD2, arXiv:2405.14867, section 4.3)."""
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..process import Latent, Time
+from .conditioning import Conditioning
+from .contract import Denoiser
+
+GanLoss = Literal["logistic", "hinge", "relativistic"]
+
+
+class MapHead(nn.Module):
+    """A logit from a feature map [B, C, H, W]: strided convolutions to at most 4 x 4, then a convolution over it."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        halvings = max(0, math.ceil(math.log2(size / 4)))
+        blocks: list[nn.Module] = []
+        for _ in range(halvings):
+            blocks += [nn.Conv2d(channels, channels, 4, stride=2, padding=1), _norm(channels), nn.SiLU()]
+        self.blocks = nn.Sequential(*blocks, nn.Conv2d(channels, channels, 3, padding=1), _norm(channels), nn.SiLU())
+        self.logit = _zeroed(nn.Conv2d(channels, 1, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.logit(self.blocks(features)).mean(dim=(1, 2, 3))
+
+
+class TokenHead(nn.Module):
+    """A logit from tokens [B, N, D] or a vector [B, D]: a small perceptron, averaged over the tokens."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU())
+        self.logit = _zeroed(nn.Linear(width, 1))
+
+    def forward(self, features: Tensor) -> Tensor:
+        return self.logit(self.body(features)).flatten(1).mean(dim=1)
+
+
+class VideoHead(nn.Module):
+    """A logit from a video feature map [B, C, F, H, W]: the map head on every frame, averaged."""
+
+    def __init__(self, channels: int, size: int) -> None:
+        super().__init__()
+        self.frame = MapHead(channels, size)
+
+    def forward(self, features: Tensor) -> Tensor:
+        frames = features.transpose(1, 2)
+        return self.frame(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).mean(dim=1)
+
+
+class Discriminator(nn.Module):
+    """(x_t, t, cond) -> logits [B, k], one per tapped layer; large means real.
+
+    Args:
+        backbone: the denoiser whose features are read; it is not a part of this module's parameters.
+        layers: names of its layers.
+        example: an input of the backbone, to size the heads by.
+        loss: the GAN loss the logits are trained with.
+    """
+
+    def __init__(
+        self,
+        backbone: Denoiser,
+        layers: Sequence[str],
+        example: tuple[Latent, Time, Conditioning],
+        *,
+        loss: GanLoss = "logistic",
+    ) -> None:
+        super().__init__()
+        self._backbone = (backbone,)  # a tuple, so that it is not registered as a submodule
+        self.layers = tuple(layers)
+        self.loss = loss
+        with torch.no_grad():
+            features = backbone.tap(*example, self.layers)
+        self.heads = nn.ModuleList(_head_for(feature) for feature in features)
+
+    def forward(self, x_t: Latent, t: Time, cond: Conditioning) -> Tensor:
+        features = self._backbone[0].tap(x_t, t, cond, self.layers)
+        return torch.stack([head(f) for head, f in zip(self.heads, features, strict=True)], dim=1)
+
+    def ratio(self, x_t: Latent, t: Time, cond: Conditioning) -> Tensor:
+        """log p_real / p_fake [B]: the optimum of the logistic loss, and of no other.
+
+        Raises:
+            ValueError: the discriminator is trained with a loss whose optimum is no log ratio.
+        """
+        if self.loss != "logistic":
+            raise ValueError(f"a {self.loss} discriminator gives no density ratio: set discriminator.loss to logistic")
+        return self(x_t, t, cond).mean(dim=1)
+
+
+def default_layers(net: nn.Module) -> tuple[str, ...]:
+    """The bottleneck of a U-Net, or the middle block of the longest stack of blocks.
+
+    Raises:
+        ValueError: the network has neither.
+    """
+    if hasattr(net, "mid_block"):
+        return ("mid_block",)
+    stacks = {name: module for name, module in net.named_modules() if isinstance(module, nn.ModuleList)}
+    longest = max(stacks, key=lambda name: len(stacks[name]), default=None)
+    if longest is None:
+        raise ValueError(f"{type(net).__name__} has no bottleneck and no stack of blocks: name discriminator.layers")
+    return (f"{longest}.{len(stacks[longest]) // 2}",)
+
+
+def _head_for(feature: Tensor) -> nn.Module:
+    if feature.ndim == 4:
+        return MapHead(feature.shape[1], min(feature.shape[-2:]))
+    if feature.ndim == 5:
+        return VideoHead(feature.shape[1], min(feature.shape[-2:]))
+    return TokenHead(feature.shape[-1])
+
+
+def _norm(channels: int) -> nn.GroupNorm:
+    return nn.GroupNorm(math.gcd(channels, 32), channels)
+
+
+def _zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+    nn.init.zeros_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+    return layer

@@ -1,0 +1,75 @@
+"""The trio and its companions, and who of them is being trained."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from torch import Tensor, nn
+
+from ..process import Process
+from .contract import Denoiser
+from .discriminator import Discriminator
+
+DENOISERS = ("generator", "fake_score", "real_score", "target")
+
+
+class Roles:
+    """Networks by role: generator, fake_score, real_score, target, discriminator, and small state modules.
+
+    Args:
+        members: role name -> module. The denoisers all speak one process.
+        grids: the descending process times [n] that the exported scheduler stops at, one grid for each declared
+            number of steps; rollouts run on exactly these.
+    """
+
+    def __init__(self, members: Mapping[str, nn.Module], *, grids: Sequence[Tensor]) -> None:
+        self.members = dict(members)
+        self.grids = tuple(grids)
+        for module in self.members.values():
+            module.requires_grad_(False)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.members
+
+    def __getitem__(self, name: str) -> nn.Module:
+        if name not in self.members:
+            raise KeyError(f"this run has no role {name!r}; it has {', '.join(self.members)}")
+        return self.members[name]
+
+    @property
+    def generator(self) -> Denoiser:
+        return self["generator"]  # type: ignore[return-value]
+
+    @property
+    def fake_score(self) -> Denoiser:
+        return self["fake_score"]  # type: ignore[return-value]
+
+    @property
+    def real_score(self) -> Denoiser:
+        return self["real_score"]  # type: ignore[return-value]
+
+    @property
+    def target(self) -> Denoiser:
+        return self["target"]  # type: ignore[return-value]
+
+    @property
+    def discriminator(self) -> Discriminator:
+        return self["discriminator"]  # type: ignore[return-value]
+
+    @property
+    def process(self) -> Process:
+        return self.generator.process
+
+    def parameters(self, role: str) -> list[nn.Parameter]:
+        """What an optimizer of that role owns."""
+        return list(self[role].parameters())
+
+    @contextmanager
+    def training(self, turn: Sequence[str]) -> Iterator[None]:
+        """Within, the parameters of the turn's roles require gradients and all others do not."""
+        for role in turn:
+            self[role].requires_grad_(True)
+        try:
+            yield
+        finally:
+            for role in turn:
+                self[role].requires_grad_(False)

@@ -1,0 +1,116 @@
+"""What an objective is, and what it is given. No behaviour: shared code is verbs in `ops` and `rollout`."""
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from ..models.conditioning import Conditioning
+from ..process import Latent, Time
+
+Turn = tuple[str, ...]
+Terms = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Landing:
+    """Where a generator's rollout ended.
+
+    Args:
+        x: the sample at time s, with gradient to the last call.
+        s: its time [B]; 0 for a clean sample.
+        t: the time [B] of the last call.
+    """
+
+    x: Latent
+    s: Time
+    t: Time
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Starting noise and the clean sample that the teacher's probability flow makes of it, [B, ...] each."""
+
+    eps: Latent
+    x0: Latent
+
+
+@dataclass
+class Batch:
+    """One micro-batch.
+
+    Args:
+        cond: conditioning of its B rows.
+        shape: of one sample, without the batch axis.
+        rng: this rank's random stream, on the device of the networks.
+        shared_rng: a stream with the same draws on every rank.
+        real: real samples [B, *shape], None in data-free training.
+        pairs: ends of teacher trajectories, None where there are none.
+        images: images seen by the generator so far in this stage, over all ranks.
+        landing: the detached rollout of an earlier turn, where turns share a batch.
+    """
+
+    cond: Conditioning
+    shape: tuple[int, ...]
+    rng: torch.Generator
+    shared_rng: torch.Generator
+    real: Tensor | None = None
+    pairs: Pair | None = None
+    images: int = 0
+    landing: Landing | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        return self.cond.size
+
+    @property
+    def x0(self) -> Tensor:
+        """The real samples; an objective that reads them says so in `needs`."""
+        if self.real is None:
+            raise ValueError('this batch has no real samples: list "images" in the objective\'s `needs`')
+        return self.real
+
+    @property
+    def pair(self) -> Pair:
+        """The teacher's pairs; an objective that reads them says so in `needs`."""
+        if self.pairs is None:
+            raise ValueError('this batch has no teacher pairs: list "pairs" in the objective\'s `needs`')
+        return self.pairs
+
+    def noise(self) -> Tensor:
+        """Fresh unit noise [B, *shape] in fp32."""
+        return torch.randn((self.size, *self.shape), generator=self.rng, device=self.rng.device)
+
+    def full(self, t: float | Tensor) -> Tensor:
+        """One time for the whole batch, [B] in float64."""
+        return torch.full((self.size,), float(t), dtype=torch.float64, device=self.rng.device)
+
+
+class Objective(Protocol):
+    """A frozen dataclass of hyper-parameters with one method per turn of its cycle.
+
+    A turn is a tuple of roles trained together by one loss; its method is named after the first of them, takes
+    (roles, batch) and returns named loss terms, already weighted, that the engine sums.
+    """
+
+    @property
+    def cycle(self) -> tuple[Turn, ...]:
+        """The turns of one training cycle, in order."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What it reads besides the roles it trains: "real_score", "images", "pairs", "null"."""
+        ...
+
+
+def fake_turns(turn: Turn, ratio: int) -> tuple[Turn, ...]:
+    """The fake score's turns of a cycle.
+
+    Raises:
+        ValueError: no turn at all; the generator would chase a fake score that never learns of it.
+    """
+    if ratio < 1:
+        raise ValueError(f"ratio is {ratio}: the fake score needs at least one update per generator update")
+    return ratio * (turn,)

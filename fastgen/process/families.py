@@ -1,0 +1,187 @@
+r"""The four families of forward processes that Diffusers' schedulers use."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from .process import Process, pad_like
+from .types import Latent, Levels, Time
+
+
+@dataclass(frozen=True)
+class Flow(Process):
+    """Rectified flow: alpha = 1 - t, sigma = t; clock = t (Liu et al. 2022, arXiv:2209.03003)."""
+
+    def alpha(self, t: Levels) -> Levels:
+        return 1 - t.double()
+
+    def sigma(self, t: Levels) -> Levels:
+        return t.double()
+
+    def d_alpha(self, t: Levels) -> Levels:
+        return -torch.ones_like(t, dtype=torch.float64)
+
+    def d_sigma(self, t: Levels) -> Levels:
+        return torch.ones_like(t, dtype=torch.float64)
+
+    def clock(self, t: Levels) -> Levels:
+        return t.double()
+
+    def from_clock(self, u: Levels) -> Levels:
+        return u.double()
+
+    def time_of(self, logsnr: Levels) -> Levels:
+        return torch.sigmoid(-logsnr.double() / 2)
+
+
+@dataclass(frozen=True)
+class Trig(Process):
+    """TrigFlow: alpha = cos u, sigma = sin u; clock u = pi t / 2 radians (Lu & Song 2024, arXiv:2410.11081)."""
+
+    def alpha(self, t: Levels) -> Levels:
+        return torch.sin(self.clock(1 - t.double()))  # cos(u), exactly 0 at t = 1
+
+    def sigma(self, t: Levels) -> Levels:
+        return torch.sin(self.clock(t))
+
+    def d_alpha(self, t: Levels) -> Levels:
+        return -self.sigma(t)
+
+    def d_sigma(self, t: Levels) -> Levels:
+        return self.alpha(t)
+
+    def clock(self, t: Levels) -> Levels:
+        return t.double() * (math.pi / 2)
+
+    def from_clock(self, u: Levels) -> Levels:
+        return u.double() / (math.pi / 2)
+
+    def time_of(self, logsnr: Levels) -> Levels:
+        return self.from_clock(torch.atan(torch.exp(-logsnr.double() / 2)))
+
+
+@dataclass(frozen=True)
+class EDM(Process):
+    """Variance exploding: alpha = 1, sigma = sigma_max t^rho, so that even steps of t are Karras's grid.
+
+    clock = sigma (Karras et al. 2022, arXiv:2206.00364, eq. 5 with sigma_min = 0).
+    """
+
+    sigma_max: float = 80.0
+    rho: float = 7.0
+
+    def alpha(self, t: Levels) -> Levels:
+        return torch.ones_like(t, dtype=torch.float64)
+
+    def sigma(self, t: Levels) -> Levels:
+        return self.sigma_max * t.double() ** self.rho
+
+    def d_alpha(self, t: Levels) -> Levels:
+        return torch.zeros_like(t, dtype=torch.float64)
+
+    def d_sigma(self, t: Levels) -> Levels:
+        return torch.ones_like(t, dtype=torch.float64)
+
+    def clock(self, t: Levels) -> Levels:
+        return self.sigma(t)
+
+    def from_clock(self, u: Levels) -> Levels:
+        return (u.double() / self.sigma_max) ** (1 / self.rho)
+
+    def time_of(self, logsnr: Levels) -> Levels:
+        return self.from_clock(torch.exp(-logsnr.double() / 2)).clamp(max=1)
+
+    def prior(self, eps: Latent, t: Time) -> Latent:
+        """Noise of standard deviation sigma(t)."""
+        return (pad_like(self.sigma(t), eps) * eps).to(eps.dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Discrete(Process):
+    """Variance preserving on N trained steps: alpha^2 = alphas_cumprod; clock i = N t - 1, the step index.
+
+    Step i is t = (i + 1) / N exactly; t = 0, clean data, lies one step below step 0. Between steps the log-SNR
+    is a monotone cubic (Fritsch & Carlson 1980), so alpha and sigma are smooth and nothing is rounded. Below
+    step 0, and above the last step but one where the schedule ends at zero SNR, the log-SNR follows a
+    logarithm that joins the cubic with equal slope and reaches plus or minus infinity at the end.
+    """
+
+    alphas_cumprod: Tensor
+
+    @property
+    def steps(self) -> int:
+        return len(self.alphas_cumprod)
+
+    def alpha(self, t: Levels) -> Levels:
+        return torch.sigmoid(self.logsnr(t)).sqrt()
+
+    def sigma(self, t: Levels) -> Levels:
+        return torch.sigmoid(-self.logsnr(t)).sqrt()
+
+    def d_alpha(self, t: Levels) -> Levels:
+        return 0.5 * self.alpha(t) * self.sigma(t) ** 2 * self._slope(t)
+
+    def d_sigma(self, t: Levels) -> Levels:
+        return -0.5 * self.sigma(t) * self.alpha(t) ** 2 * self._slope(t)
+
+    def clock(self, t: Levels) -> Levels:
+        return self.steps * t.double() - 1
+
+    def from_clock(self, u: Levels) -> Levels:
+        return (u.double() + 1) / self.steps
+
+    def logsnr(self, t: Levels) -> Levels:
+        u = self.clock(t)
+        knots, slopes = self._knots.to(u.device), self._slopes.to(u.device)
+        last = len(knots) - 1
+        i = u.detach().floor().long().clamp(0, last - 1)
+        h = u - i
+        inside = (
+            knots[i] * (1 + 2 * h) * (1 - h) ** 2
+            + slopes[i] * h * (1 - h) ** 2
+            + knots[i + 1] * h**2 * (3 - 2 * h)
+            + slopes[i + 1] * h**2 * (h - 1)
+        )
+        below = knots[0] + slopes[0] * (u + 1).clamp(max=1).log()
+        above = knots[-1] - slopes[-1] * (last + 1 - u).clamp(max=1).log()
+        return torch.where(u < 0, below, torch.where(u > last, above, inside))
+
+    def time_of(self, logsnr: Levels) -> Levels:
+        wanted = logsnr.double()
+        low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
+        for _ in range(54):  # bisection to the last bit of float64
+            middle = (low + high) / 2
+            noisier = self.logsnr(middle) < wanted
+            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
+        return torch.where(wanted == torch.inf, 0, high)
+
+    @cached_property
+    def _knots(self) -> Tensor:
+        """log-SNR at steps 0 .. N - 1, without a last step of zero SNR."""
+        power = self.alphas_cumprod.double().cpu()
+        return torch.logit(power[power > 0])
+
+    @cached_property
+    def _slopes(self) -> Tensor:
+        """d log-SNR / d step at the knots: harmonic means of the neighbouring secants, which keep it monotone."""
+        secant = self._knots.diff()
+        inner = 2 / (1 / secant[1:] + 1 / secant[:-1])
+        return torch.cat([secant[:1], inner, secant[-1:]])
+
+    def _slope(self, t: Levels) -> Levels:
+        u = self.clock(t)
+        knots, slopes = self._knots.to(u.device), self._slopes.to(u.device)
+        last = len(knots) - 1
+        i = u.detach().floor().long().clamp(0, last - 1)
+        h = u - i
+        inside = (
+            6 * h * (1 - h) * (knots[i + 1] - knots[i])
+            + slopes[i] * (1 - h) * (1 - 3 * h)
+            + slopes[i + 1] * h * (3 * h - 2)
+        )
+        below = slopes[0] / (u + 1)
+        above = slopes[-1] / (last + 1 - u)
+        return torch.where(u < 0, below, torch.where(u > last, above, inside))

@@ -1,0 +1,83 @@
+"""Reading a Diffusers scheduler: which process it speaks, which row, and what it calls a timestep."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .families import EDM, Discrete, Flow, Trig
+from .prediction import ROWS, Row, consistency_row, edm_row
+from .process import Process
+
+PREDICTION_ROWS = {
+    "epsilon": "eps",
+    "v_prediction": "v",
+    "sample": "x0",
+    "flow_prediction": "flow",
+    "trigflow": "flow",
+}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """A scheduler in our terms.
+
+    Args:
+        process: what x_t means.
+        row: what the network's output means.
+        timestep: process time [B] -> the value the scheduler lists in `timesteps`.
+        time: its inverse.
+        input_scale: process time [B] -> the factor on x_t in `scale_model_input`.
+    """
+
+    process: Process
+    row: Row
+    timestep: Callable[[Tensor], Tensor]
+    time: Callable[[Tensor], Tensor]
+    input_scale: Callable[[Tensor], Tensor] = torch.ones_like
+
+
+def from_scheduler(scheduler: Any) -> Reading:
+    """The reading of a Diffusers scheduler object.
+
+    Schedulers that keep x_t / alpha (Euler, Heun, LMS) are read as the discrete process they were made from: swap
+    in a unit-scale one (DDIM, LCM) before running the network on x_t.
+
+    Raises:
+        ValueError: a scheduler of none of the four families.
+    """
+    config, name = scheduler.config, type(scheduler).__name__
+    if name.startswith("FlowM"):
+        return Reading(Flow(), ROWS["flow"], lambda t: 1000 * t.double(), lambda u: u.double() / 1000)
+    if name == "SCMScheduler":
+        trig = Trig()
+        return Reading(trig, ROWS["flow"], trig.clock, trig.from_clock)
+    row: Row
+    if name == "CMStochasticIterativeScheduler":
+        row = partial(consistency_row, sigma_data=config.sigma_data, sigma_min=config.sigma_min)
+        return _karras(config, row, factor=250.0)
+    if name.startswith("EDM"):
+        row = partial(edm_row, sigma_data=config.sigma_data) if config.prediction_type == "epsilon" else ROWS["v"]
+        return _karras(config, row, factor=0.25)
+    if hasattr(scheduler, "alphas_cumprod"):
+        discrete = Discrete(scheduler.alphas_cumprod)
+        row = ROWS[PREDICTION_ROWS[config.get("prediction_type", "epsilon")]]
+        return Reading(discrete, row, discrete.clock, discrete.from_clock)
+    raise ValueError(
+        f"{name} is none of the known families (discrete VP, flow matching, EDM/VE, TrigFlow); "
+        "save the pipeline with one of Diffusers' DDIM, FlowMatchEulerDiscrete, EDM or SCM schedulers"
+    )
+
+
+def _karras(config: Any, row: Row, *, factor: float) -> Reading:
+    process = EDM(sigma_max=config.sigma_max, rho=config.rho)
+    return Reading(
+        process,
+        row,
+        timestep=lambda t: factor * torch.log(process.sigma(t) + 1e-44),
+        time=lambda u: process.from_clock(torch.exp(u.double() / factor)),
+        input_scale=lambda t: torch.rsqrt(process.sigma(t) ** 2 + config.sigma_data**2),
+    )

@@ -1,0 +1,82 @@
+"""Time laws (where training looks) and grids (where sampling stops)."""
+
+from dataclasses import dataclass
+from typing import Annotated, Literal, Protocol
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from .process import Process
+
+
+class TimeLaw(Protocol):
+    """A distribution of process times."""
+
+    def sample(self, process: Process, count: int, rng: torch.Generator) -> Tensor:
+        """`count` times, float64, on the device of `rng`."""
+        ...
+
+
+def _uniform(count: int, rng: torch.Generator) -> Tensor:
+    return torch.rand(count, generator=rng, device=rng.device, dtype=torch.float64)
+
+
+def _normal(count: int, rng: torch.Generator) -> Tensor:
+    return torch.randn(count, generator=rng, device=rng.device, dtype=torch.float64)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Uniform in process time: even in the step index of a discrete process, Karras's ramp on EDM."""
+
+    low: float = 0.0
+    high: float = 1.0
+    law: Literal["uniform"] = "uniform"
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.low < self.high <= 1:
+            raise ValueError(f"times run from 0 (clean) to 1: need 0 <= low < high <= 1, got {self.low}, {self.high}")
+
+    def sample(self, process: Process, count: int, rng: torch.Generator) -> Tensor:
+        u = 1 - _uniform(count, rng)  # (0, 1]: never clean data exactly when low is 0
+        return self.low + (self.high - self.low) * u
+
+
+@dataclass(frozen=True)
+class LogitNormal:
+    """sigmoid(N(mean, std^2)), then the flow shift `s t / (1 + (s - 1) t)` (SD3, arXiv:2403.03206, eq. 19 and 23)."""
+
+    mean: float = 0.0
+    std: float = 1.0
+    shift: float = 1.0
+    law: Literal["logit_normal"] = "logit_normal"
+
+    def sample(self, process: Process, count: int, rng: torch.Generator) -> Tensor:
+        return shifted(torch.sigmoid(self.mean + self.std * _normal(count, rng)), self.shift)
+
+
+@dataclass(frozen=True)
+class LogNormal:
+    """log(sigma / alpha) ~ N(mean, std^2), EDM's training law (Karras et al. 2022, table 1)."""
+
+    mean: float = -1.2
+    std: float = 1.2
+    law: Literal["log_normal"] = "log_normal"
+
+    def sample(self, process: Process, count: int, rng: torch.Generator) -> Tensor:
+        return process.time_of(-2 * (self.mean + self.std * _normal(count, rng)))
+
+
+AnyTimeLaw = Annotated[Uniform | LogitNormal | LogNormal, Field(discriminator="law")]
+"""A time law as a config names it."""
+
+
+def shifted(t: Tensor, shift: float) -> Tensor:
+    """Flow times moved towards the noise for higher resolutions (SD3, eq. 23); shift 1 moves nothing."""
+    return shift * t / (1 + (shift - 1) * t)
+
+
+def even_grid(steps: int, *, shift: float = 1.0) -> Tensor:
+    """`steps` descending times from 1, evenly spaced with the clean end left out, float64."""
+    return shifted(torch.arange(steps, 0, -1, dtype=torch.float64) / steps, shift)
