@@ -114,7 +114,7 @@ class ExactDenoiser(nn.Module):
         """Where the probability flow carries x_t from time t to time s.
 
         Closed form for a Gaussian, `alpha_s mu + V_s^1/2 V_t^-1/2 (x_t - alpha_t mu)`; for a mixture Heun's
-        method in even steps of process time (second order; 200 steps give about 1e-4).
+        method in even steps of process time (second order; 200 steps give about 1e-4, on EDM 5e-4).
         """
         if len(self.data.means) > 1:
             return self._integrate(x_t, t, s, cond, steps)
@@ -128,8 +128,8 @@ class ExactDenoiser(nn.Module):
         for i in range(steps):
             a, b = (t + (s - t) * i / steps), (t + (s - t) * (i + 1) / steps)
             here = self(x, a, cond)
-            there = self(here.at(b), b, cond)
-            x = here.lerp(Prediction(self.process, a, there.x0, there.eps), 0.5).at(b)
+            mean = here.lerp(self(here.at(b), b, cond), 0.5)
+            x = x + mean.at(b) - mean.at(a)
         return x
 
     def _variance(self, t: Time) -> Tensor:

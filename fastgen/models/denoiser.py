@@ -42,6 +42,8 @@ class NetworkDenoiser(nn.Module):
         autocast: dtype of the forward pass, None for the parameters' own.
     """
 
+    net: nn.Module
+
     def __init__(
         self, net: nn.Module, reading: Reading, form: CallForm, *, autocast: torch.dtype | None = None
     ) -> None:

@@ -19,11 +19,15 @@ class Roles:
         members: role name -> module. The denoisers all speak one process.
         grids: the descending process times [n] that the exported scheduler stops at, one grid for each declared
             number of steps; rollouts run on exactly these.
+        borrowed: roles whose weights are the teacher's for good, so that a checkpoint need not hold them.
     """
 
-    def __init__(self, members: Mapping[str, nn.Module], *, grids: Sequence[Tensor]) -> None:
+    def __init__(
+        self, members: Mapping[str, nn.Module], *, grids: Sequence[Tensor], borrowed: Sequence[str] = ("real_score",)
+    ) -> None:
         self.members = dict(members)
         self.grids = tuple(grids)
+        self.own = tuple(name for name in self.members if name not in borrowed)
         for module in self.members.values():
             module.requires_grad_(False)
 

@@ -1,6 +1,6 @@
 """What is minimised: one small file per objective."""
 
-from .base import Batch, Landing, Objective, Pair, Terms, Turn
+from .base import Batch, Landing, Objective, Pair, Terms, Turn, roles_of
 from .dmd import DMD
 from .dmd2 import DMD2
 from .kd import KnowledgeDistillation
@@ -18,4 +18,4 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "kd": KnowledgeDistillation,
 }
 
-__all__ = ["OBJECTIVES", "Batch", "Landing", "Objective", "Pair", "Terms", "Turn"]
+__all__ = ["OBJECTIVES", "Batch", "Landing", "Objective", "Pair", "Terms", "Turn", "roles_of"]

@@ -114,3 +114,18 @@ def fake_turns(turn: Turn, ratio: int) -> tuple[Turn, ...]:
     if ratio < 1:
         raise ValueError(f"ratio is {ratio}: the fake score needs at least one update per generator update")
     return ratio * (turn,)
+
+
+def roles_of(objective: Objective) -> tuple[str, ...]:
+    """The roles that an objective trains, in the order of their first turn.
+
+    Raises:
+        ValueError: the cycle trains no generator, or a turn has no method.
+    """
+    roles = tuple(dict.fromkeys(role for turn in objective.cycle for role in turn))
+    if "generator" not in roles:
+        raise ValueError(f"{type(objective).__name__} never trains the generator: its cycle is {objective.cycle}")
+    for turn in objective.cycle:
+        if not callable(getattr(objective, turn[0], None)):
+            raise ValueError(f"{type(objective).__name__} has no method for its turn {turn}: write one named {turn[0]}")
+    return roles

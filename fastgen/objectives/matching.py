@@ -29,8 +29,11 @@ def compare(roles: Roles, batch: Batch, x0: Latent, *, law: TimeLaw, guidance: f
 
 
 def matching_gradient(x0: Latent, scores: Scores) -> Latent:
-    """DMD's gradient (fake - real) / mean|x0 - real|, the mean over each sample (arXiv:2311.18828, eq. 7 and 8)."""
-    return (scores.fake.x0 - scores.real.x0) / mean_abs(x0.detach() - scores.real.x0)
+    """DMD's gradient (fake - real) / mean|x0 - real|, the mean over each sample (arXiv:2311.18828, eq. 7 and 8).
+
+    Where so little noise was added that real and x0 agree in fp32, the floor keeps 0 / 0 and rounding errors out.
+    """
+    return (scores.fake.x0 - scores.real.x0) / mean_abs(x0.detach() - scores.real.x0).clamp(min=1e-5)
 
 
 def fake_denoising(roles: Roles, batch: Batch, rollout: RolloutName, *, law: TimeLaw, space: RowName) -> Tensor:

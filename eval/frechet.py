@@ -1,0 +1,143 @@
+"""Frechet distance between Gaussian fits of two feature sets (Heusel et al. 2017, arXiv 1706.08500, eq. 6).
+
+Moments are float64 and merged with the update of Chan, Golub and LeVeque (1979), so they do not depend on how
+features were cut into batches. The trace term needs no matrix square root: with S1 = R R^T,
+tr (S1 S2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric matrix R^T S2 R.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fastgen.errors import UserError
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """A Gaussian fit of features.
+
+    Attributes:
+        mean: float64 [d].
+        cov: float64 [d, d], divided by count - 1.
+        count: images behind the fit; None when a file of another tool does not say.
+        extractor: identity of the feature extractor; None when a file of another tool does not say.
+    """
+
+    mean: Tensor
+    cov: Tensor
+    count: int | None
+    extractor: str | None
+
+    @property
+    def dim(self) -> int:
+        return self.mean.shape[0]
+
+
+@dataclass
+class Moments:
+    """Running mean [d] and centred scatter [d, d] of features, in float64 on the features' device."""
+
+    mean: Tensor
+    scatter: Tensor
+    count: int = 0
+
+    @classmethod
+    def zeros(cls, dim: int, *, device: torch.device | str = "cpu") -> "Moments":
+        zeros = torch.zeros(dim, dim, dtype=torch.float64, device=device)
+        return cls(mean=zeros[0].clone(), scatter=zeros)
+
+    def update(self, features: Tensor) -> None:
+        """Adds a batch of features [B, d].
+
+        Raises:
+            UserError: a feature is not finite.
+        """
+        if not bool(torch.isfinite(features).all()):
+            raise UserError(
+                f"Features of images {self.count} to {self.count + len(features) - 1} hold NaN or infinity; no "
+                "distance can be computed from them. Look at those samples: a model that overflows in half "
+                "precision usually needs --dtype float32."
+            )
+        features = features.to(self.mean)
+        mean = features.mean(0)
+        centred = features - mean
+        self.merge(Moments(mean, centred.T @ centred, len(features)))
+
+    def merge(self, other: "Moments") -> None:
+        """Adds the images of `other`, for example those of another process."""
+        total = self.count + other.count
+        if other.count == 0:
+            return
+        delta = other.mean.to(self.mean) - self.mean
+        self.mean = self.mean + delta * (other.count / total)
+        between = torch.outer(delta, delta) * (self.count * other.count / total)
+        self.scatter = self.scatter + other.scatter.to(self.scatter) + between
+        self.count = total
+
+    def statistics(self, extractor: str) -> Statistics:
+        """The Gaussian fit so far.
+
+        Raises:
+            UserError: fewer than two images, which have no covariance.
+        """
+        if self.count < 2:
+            raise UserError(f"A covariance needs at least 2 images, but there are {self.count}; give more images.")
+        return Statistics(self.mean, self.scatter / (self.count - 1), self.count, extractor)
+
+
+def frechet_distance(a: Statistics, b: Statistics) -> float:
+    """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), computed on the GPU if either side lies there.
+
+    Works for rank-deficient covariances; negative eigenvalues that come from rounding count as zero.
+
+    Raises:
+        UserError: the statistics come from different extractors or dimensions, or a covariance is not one.
+    """
+    require_same_features(a, extractor=b.extractor, dim=b.dim)
+    home = a.mean if a.mean.is_cuda else b.mean
+    cov_a, cov_b = a.cov.to(home), b.cov.to(home)
+    # The side with fewer images has the lower rank: its root keeps null directions out of the eigenvalues below.
+    narrow, wide = (cov_b, cov_a) if _count(b) < _count(a) else (cov_a, cov_b)
+    root = _square_root(narrow)
+    trace_root = torch.linalg.eigvalsh(root.T @ wide @ root).clamp(min=0).sqrt().sum()
+    shift = (a.mean.to(home) - b.mean.to(home)).square().sum()
+    return max(0.0, float(shift + cov_a.trace() + cov_b.trace() - 2 * trace_root))
+
+
+def require_same_features(statistics: Statistics, *, extractor: str | None, dim: int) -> None:
+    """Refuses statistics of another feature space than that of `extractor` (None: unknown) and `dim`.
+
+    Raises:
+        UserError: known extractor identities differ, or dimensions do.
+    """
+    remedy = "Recompute the reference from its images with this extractor."
+    if statistics.extractor and extractor and statistics.extractor != extractor:
+        raise UserError(
+            f"Statistics of the extractor '{statistics.extractor}' cannot be compared with those of '{extractor}': "
+            f"weights, preprocessing and feature must agree. {remedy}"
+        )
+    if statistics.dim != dim:
+        raise UserError(
+            f"Statistics of {statistics.dim} feature dimensions cannot be compared with {dim}: they come from "
+            f"different extractors. {remedy}"
+        )
+
+
+def _count(statistics: Statistics) -> float:
+    return math.inf if statistics.count is None else statistics.count
+
+
+def _square_root(cov: Tensor) -> Tensor:
+    """R [d, r] with R R^T = cov, r its numerical rank."""
+    eigenvalues, vectors = torch.linalg.eigh(cov)
+    smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
+    if smallest < -1e-6 * largest or largest < 0:
+        raise UserError(
+            f"A covariance has the eigenvalue {smallest:.3g} beside a largest one of {largest:.3g}; none may be "
+            "negative, so these statistics are damaged. Recompute them from the images."
+        )
+    kept = eigenvalues > torch.finfo(cov.dtype).eps * len(cov) * largest
+    root: Tensor = vectors[:, kept] * eigenvalues[kept].sqrt()
+    return root

@@ -1,0 +1,37 @@
+"""Distil a teacher pipeline into a student of a few steps, or pretrain a teacher.
+
+A run is one YAML file; any of its settings can be changed behind it:
+
+    fastgen train --config configs/digits/dmd2_1step.yaml
+    fastgen train --config configs/digits/dmd2_1step.yaml out=runs/mine stages.1.objective.guidance=1.5
+    fastgen train --config configs/digits/dmd2_1step.yaml --dry-run     what would be done, nothing is written
+    fastgen train --config configs/digits/dmd2_1step.yaml --resume      go on after an interruption
+
+The student is left in OUT/student, a folder for plain DiffusionPipeline.from_pretrained.
+"""
+
+from argparse import ArgumentParser, Namespace
+from pathlib import Path
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    parser.add_argument("--config", type=Path, required=True, help="YAML file of the run, see configs/")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest valid checkpoint in OUT")
+    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, write nothing")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings to change, by dotted path")
+
+
+def run(args: Namespace) -> int:
+    from ..configfile import dump, load
+
+    config = load(args.config, args.overrides)
+    if args.dry_run:
+        from ..plan import plan
+
+        print(dump(config))
+        print(plan(config))
+        return 0
+    from ..distil import distil
+
+    distil(config, recipes=args.config.parent, resume=args.resume)
+    return 0

@@ -1,0 +1,215 @@
+"""A run, typed. `configfile` reads it from YAML and dotted overrides."""
+
+import difflib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PositiveInt, create_model, model_validator
+
+from .data import SOURCES
+from .objectives import OBJECTIVES, roles_of
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+
+
+def _named(table: Mapping[str, type], key: str) -> PlainValidator:
+    """Builds an entry of `table` from a mapping that names it under `key` and gives its settings."""
+
+    def build(raw: Any) -> Any:
+        if isinstance(raw, tuple(table.values())):
+            return raw
+        if not isinstance(raw, Mapping) or key not in raw:
+            raise ValueError(f"give a mapping with `{key}`, one of {', '.join(table)}")
+        name, settings = raw[key], {k: v for k, v in raw.items() if k != key}
+        if name not in table:
+            close = difflib.get_close_matches(str(name), table, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(table)}"
+            raise ValueError(f"there is no {name!r}; {hint}")
+        model = create_model("Settings", __config__=_Strict.model_config, settings=(table[name], ...))
+        return model.model_validate({"settings": settings}).settings  # type: ignore[attr-defined]
+
+    return PlainValidator(build)
+
+
+class NewNetwork(_Strict):
+    """A pipeline with random weights, to be trained by `pretrain`: Diffusers class names and their configs."""
+
+    pipeline: str
+    parts: dict[str, dict[str, Any]]
+
+
+class Teacher(_Strict):
+    """Who is distilled.
+
+    path: folder or hub id of a Diffusers pipeline.
+    recipe: config that trains it when the folder does not exist yet, relative to this config.
+    new: instead of a path, a network with random weights (objective `pretrain`).
+    num_classes, null_label: of a class-conditional pipeline, where its folder does not say them.
+    """
+
+    path: str | None = None
+    recipe: Path | None = None
+    new: NewNetwork | None = None
+    num_classes: PositiveInt | None = None
+    null_label: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.path is None) == (self.new is None):
+            raise ValueError("give either `path` (a pipeline to distil) or `new` (a network to pretrain)")
+        return self
+
+
+class Student(_Strict):
+    """What is exported.
+
+    steps: step counts that the student serves; the first is the default of `sample`.
+    sampler: renoise (predict x0, add fresh noise) or ode (deterministic).
+    """
+
+    steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
+    sampler: Literal["renoise", "ode"] = "renoise"
+
+
+class Optim(_Strict):
+    """AdamW of one role.
+
+    clip: largest norm of the role's gradient.
+    warmup: updates over which the learning rate rises from zero.
+    schedule: course of the learning rate afterwards; linear and cosine end at zero.
+    """
+
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip: Annotated[float, Field(gt=0)] | None = 10.0
+    warmup: Annotated[int, Field(ge=0)] = 0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+
+
+class Train(_Strict):
+    """How a stage is trained.
+
+    images: budget, counted in samples of the generator's turns over all processes.
+    batch: samples per update over all processes.
+    micro_batch: samples per forward pass; the rest of the batch is accumulated.
+    ema: decay per generator update; the average is what is exported.
+    reuse: the turns of a cycle share one batch and its rollout.
+    optim: of every role; `roles` changes some of it for single roles.
+    """
+
+    images: PositiveInt
+    batch: PositiveInt = 64
+    micro_batch: PositiveInt | None = None
+    precision: Precision = "fp32"
+    ema: Fraction | None = 0.99
+    reuse: bool = False
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    optim: Optim = Optim()
+    roles: dict[str, dict[str, Any]] = {}
+
+    def optim_of(self, role: str) -> Optim:
+        """The optimizer settings of a role."""
+        return Optim.model_validate({**self.optim.model_dump(), **self.roles.get(role, {})})
+
+    @model_validator(mode="after")
+    def _roles_are_settings(self) -> Self:
+        for role in self.roles:
+            self.optim_of(role)
+        if self.micro_batch and self.batch % self.micro_batch:
+            raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
+        return self
+
+
+class Pairs(_Strict):
+    """Teacher samples for objectives that regress them: deterministic sampling from stored noises."""
+
+    count: PositiveInt = 1000
+    steps: PositiveInt = 25
+    guidance: float = 1.0
+
+
+class DiscriminatorSpec(_Strict):
+    """Heads on features of `backbone`; layers default to the bottleneck or the middle block."""
+
+    backbone: Literal["fake_score", "real_score"] = "fake_score"
+    layers: tuple[str, ...] | None = None
+
+
+class Stage(_Strict):
+    """One objective, its budget and where its roles start from.
+
+    carry: role -> whose weights it starts from: teacher, generator or ema (the stage before).
+    """
+
+    name: str
+    objective: Annotated[Any, _named(OBJECTIVES, "name")]
+    train: Train
+    carry: dict[str, Literal["teacher", "generator", "ema"]] = {}
+    discriminator: DiscriminatorSpec = DiscriminatorSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_objective(cls, raw: Any) -> Any:
+        if isinstance(raw, Mapping) and isinstance(raw.get("objective"), Mapping):
+            return {"name": str(raw["objective"].get("name")), **raw}
+        return raw
+
+    @model_validator(mode="after")
+    def _trains_known_roles(self) -> Self:
+        trained = roles_of(self.objective)
+        for role in self.train.roles:
+            if role not in trained:
+                raise ValueError(
+                    f"train.roles names {role!r}, but {self.name} trains {', '.join(trained)}; "
+                    "remove it or choose an objective with that role"
+                )
+        return self
+
+
+class Log(_Strict):
+    """every: generator updates between log lines; previews: pictures per stage; trackers: of Accelerate."""
+
+    every: PositiveInt = 10
+    previews: Annotated[int, Field(ge=0)] = 4
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+
+
+class Checkpoints(_Strict):
+    """every: images between checkpoints, null for one at each stage's end; keep: how many stay on disk."""
+
+    every: PositiveInt | None = None
+    keep: PositiveInt = 2
+
+
+class Evaluate(_Strict):
+    """What is measured after the export."""
+
+    protocol: Literal["none", "digits"] = "none"
+    teacher_steps: PositiveInt = 25
+    teacher_guidance: float = 1.0
+
+
+class Config(_Strict):
+    """A whole run."""
+
+    out: Path
+    seed: int = 0
+    device: str = "auto"
+    teacher: Teacher
+    student: Student = Student()
+    data: Annotated[Any, _named(SOURCES, "source")]
+    flip: bool = False
+    pairs: Pairs = Pairs()
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    log: Log = Log()
+    checkpoints: Checkpoints = Checkpoints()
+    evaluate: Evaluate = Evaluate()

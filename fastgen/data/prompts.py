@@ -1,0 +1,71 @@
+"""Sources for data-free training: prompts or labels to ask for, and no images."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import ClassVar
+
+import torch
+
+from fastgen.errors import UserError
+
+from .source import Items
+from .text import read_lines
+
+UNCONDITIONAL_LENGTH = 1024
+
+
+@dataclass(frozen=True)
+class PromptFile:
+    """One prompt per line of a UTF-8 text file; blank lines do not count."""
+
+    path: Path
+
+    has_images: ClassVar[bool] = False
+    num_classes: ClassVar[int | None] = None
+
+    @cached_property
+    def prompts(self) -> tuple[str, ...]:
+        lines = tuple(read_lines(self.path))
+        if not lines:
+            raise UserError(f"Prompt file {self.path} has no prompts; write one prompt per line.")
+        return lines
+
+    def check(self) -> None:
+        _ = self.prompts
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def items(self, indices: Sequence[int]) -> Items:
+        return Items(prompts=tuple(self.prompts[index] for index in indices))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """Nothing but noise to train on: item i asks for class i, or for nothing when `num_classes` is None.
+
+    The length is nominal: one item per class, so that a shuffled epoch asks for every class once, or
+    `UNCONDITIONAL_LENGTH` items that are all alike.
+    """
+
+    num_classes: int | None = None
+
+    has_images: ClassVar[bool] = False
+    prompts: ClassVar[tuple[str, ...] | None] = None
+
+    def check(self) -> None:
+        if self.num_classes is not None and self.num_classes < 1:
+            raise UserError(
+                f"num_classes is {self.num_classes}, but a class-conditional source needs at least one "
+                "class; leave num_classes out for an unconditional teacher."
+            )
+
+    def __len__(self) -> int:
+        return self.num_classes or UNCONDITIONAL_LENGTH
+
+    def items(self, indices: Sequence[int]) -> Items:
+        if self.num_classes is None:
+            return Items()
+        return Items(labels=torch.as_tensor(indices, dtype=torch.int64) % self.num_classes)

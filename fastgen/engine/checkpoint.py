@@ -1,0 +1,195 @@
+"""Whole-run checkpoints: one folder per step, safetensors and JSON, atomic and verified.
+
+    root/00001234/generator.safetensors   one file per group of tensors
+                  state.json              everything that is not a tensor
+                  manifest.json           sizes and SHA-256 of the others
+
+A folder with a step's name is complete by construction (see `files`); the manifest guards it afterwards.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import re
+import shutil
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from fastgen.engine.files import atomic_folder, remove_folder, tidy
+from fastgen.engine.manifest import MissingFileError, verify_manifest, verify_sizes, write_manifest
+from fastgen.errors import CheckpointError
+
+_STATE = "state.json"
+_TENSORS = ".safetensors"
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """All that a run needs to go on.
+
+    Attributes:
+        tensors: group ("generator", "ema", "optimizer.generator") -> name -> tensor; whole, not sharded.
+        state: plain JSON (stage, cycle, images, fingerprint of the config ...). Tuples come back as lists.
+    """
+
+    tensors: dict[str, dict[str, Tensor]]
+    state: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A snapshot and the checkpoint it came from."""
+
+    path: Path
+    step: int
+    snapshot: Snapshot
+
+
+def save(root: Path, step: int, snapshot: Snapshot, *, keep: int) -> Path:
+    """Write `root/<step>` atomically, then delete older checkpoints beyond the newest `keep` complete ones.
+
+    A checkpoint already there for this step is replaced. Those of later steps, left by a run that was resumed
+    from an earlier one, are neither counted nor deleted. Values are stored bit for bit; tensors that share
+    storage are stored one by one.
+
+    Returns:
+        The folder of the new checkpoint.
+
+    Raises:
+        CheckpointError: the disk is full or refuses; every older checkpoint is untouched.
+        ValueError: `keep` < 1, `step` < 0 or a group name that is no file name.
+        ValueError, TypeError: JSON cannot hold the state; nothing is written.
+    """
+    _check_arguments(step, snapshot, keep)
+    path = root / f"{step:08d}"
+    state = json.dumps(snapshot.state, indent=2, allow_nan=False) + "\n"
+    needed = sum(tensor.nbytes for group in snapshot.tensors.values() for tensor in group.values())
+    try:
+        with atomic_folder(path, replace=True) as folder:
+            _require_space(folder, needed)
+            for group, tensors in snapshot.tensors.items():
+                save_file(_unshared(tensors), folder / f"{group}{_TENSORS}")
+            (folder / _STATE).write_text(state, encoding="utf-8")
+            write_manifest(folder)
+    except (OSError, SafetensorError) as error:
+        raise CheckpointError(
+            f"the checkpoint {path} could not be written: {error}. It needs {needed:,} bytes beside the "
+            f"older checkpoints, which are all untouched; free that much space or use another output folder"
+        ) from error
+    _prune(root, step, keep)
+    return path
+
+
+def load(path: Path) -> Snapshot:
+    """Verify a checkpoint's manifest and read it; tensors are on the CPU.
+
+    Raises:
+        CheckpointError: it is missing, incomplete or altered; its subclasses in `manifest` say which.
+    """
+    if not path.is_dir():
+        raise CheckpointError(f"there is no checkpoint {path}; give the folder of one step")
+    try:
+        names = verify_manifest(path)
+        if _STATE not in names:
+            raise MissingFileError(f"{path} holds no {_STATE}, so it is not a training checkpoint; give another")
+        tensors = {name.removesuffix(_TENSORS): load_file(path / name) for name in names if name.endswith(_TENSORS)}
+        return Snapshot(tensors, json.loads((path / _STATE).read_text(encoding="utf-8")))
+    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+        raise CheckpointError(f"the checkpoint {path} cannot be read: {error}; use an older one") from error
+
+
+def newest(root: Path) -> Path | None:
+    """The complete checkpoint of the highest step (all files there with their size), None without one."""
+    return next((path for path in reversed(_by_step(root).values()) if _is_complete(path)), None)
+
+
+def load_newest(root: Path, *, warn: Callable[[str], None]) -> Loaded | None:
+    """Load the newest valid checkpoint, telling `warn` about each newer one that is damaged.
+
+    Returns:
+        The checkpoint, or None where `root` holds none.
+
+    Raises:
+        CheckpointError: there are checkpoints, but none is valid.
+    """
+    failures: list[str] = []
+    for step, path in reversed(_by_step(root).items()):
+        try:
+            snapshot = load(path)
+        except CheckpointError as error:
+            failures.append(str(error))
+            continue
+        for failure in failures:
+            warn(f"skipped a damaged checkpoint and resume from {path}: {failure}")
+        return Loaded(path, step, snapshot)
+    if failures:
+        raise CheckpointError(
+            f"none of the {len(failures)} checkpoints in {root} is valid: {'; '.join(failures)}. Copy "
+            f"one there again, or start in another output folder"
+        )
+    return None
+
+
+def _check_arguments(step: int, snapshot: Snapshot, keep: int) -> None:
+    if keep < 1 or step < 0:
+        raise ValueError(f"keep={keep} and step={step}: at least one checkpoint is kept, and steps start at 0")
+    for group in snapshot.tensors:
+        if not re.fullmatch(r"\w[\w.-]*", group, flags=re.ASCII):
+            raise ValueError(f"the group {group!r} is no file name; use letters, digits, '.', '-' and '_'")
+
+
+def _require_space(folder: Path, needed: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({free:,} bytes free)")
+
+
+def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the CPU, contiguous, each with a storage of its own, as safetensors asks."""
+    seen: set[int] = set()
+    unshared = {}
+    for name, tensor in tensors.items():
+        plain = tensor.detach().cpu().contiguous()
+        storage = plain.untyped_storage().data_ptr()
+        unshared[name] = plain.clone() if storage in seen else plain
+        seen.add(storage)
+    return unshared
+
+
+def _by_step(root: Path) -> dict[int, Path]:
+    """Every folder of `root` that is named as a step, in ascending order, once dead runs are tidied."""
+    if not root.is_dir():
+        return {}
+    tidy(root)
+    folders = [path for path in root.iterdir() if re.fullmatch(r"[0-9]{8,}", path.name) and path.is_dir()]
+    return dict(sorted((int(path.name), path) for path in folders))
+
+
+def _is_complete(path: Path) -> bool:
+    try:
+        verify_sizes(path)
+    except CheckpointError:
+        return False
+    return True
+
+
+def _prune(root: Path, step: int, keep: int) -> None:
+    """Delete what is older than the `keep` newest complete checkpoints up to `step`."""
+    earlier = {number: path for number, path in _by_step(root).items() if number <= step}
+    complete = [number for number, path in earlier.items() if _is_complete(path)]
+    oldest = min([step, *complete[-keep:]])
+    for number, path in earlier.items():
+        if number < oldest:
+            try:
+                remove_folder(path)
+            except OSError as error:
+                warnings.warn(f"the old checkpoint {path} could not be deleted: {error}", stacklevel=3)

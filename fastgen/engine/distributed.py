@@ -1,0 +1,49 @@
+"""Data parallelism without wrappers: after its backward passes, a turn's gradients are averaged in flat buffers.
+
+One backward pass can cross several roles and call a network several times, which DDP's hooks are not made for; an
+all-reduce of exactly the acting roles' gradients is right for every objective.
+"""
+
+from collections.abc import Sequence
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+
+def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
+    """Averages `.grad` over all processes in place; a missing gradient counts as zero."""
+    if not _parallel():
+        return
+    groups: dict[torch.dtype, list[nn.Parameter]] = {}
+    for p in parameters:
+        groups.setdefault(p.dtype, []).append(p)
+    for members in groups.values():
+        flat = torch.cat([_gradient(p).flatten() for p in members])
+        dist.all_reduce(flat)
+        flat /= dist.get_world_size()
+        for p, piece in zip(members, torch.split(flat, [p.numel() for p in members]), strict=True):
+            p.grad = piece.view_as(p).clone()
+
+
+def average(values: Tensor) -> Tensor:
+    """The mean of a tensor over all processes."""
+    if _parallel():
+        dist.all_reduce(values)
+        values /= dist.get_world_size()
+    return values
+
+
+def broadcast_module(module: nn.Module) -> None:
+    """Every process gets the first one's weights."""
+    if _parallel():
+        for tensor in [*module.parameters(), *module.buffers()]:
+            dist.broadcast(tensor.data, src=0)
+
+
+def _gradient(p: nn.Parameter) -> Tensor:
+    return torch.zeros_like(p) if p.grad is None else p.grad
+
+
+def _parallel() -> bool:
+    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1

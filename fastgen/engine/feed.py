@@ -1,0 +1,63 @@
+"""Positions of the data stream into batches on the device."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ..data import Items, Loader
+from ..models.pipeline import Pipeline
+from ..objectives import Batch, Pair
+
+
+@dataclass(frozen=True)
+class PairSet:
+    """Teacher samples: row i was made from noise eps[i] under the conditioning of the loader's position i."""
+
+    eps: Tensor
+    x0: Tensor
+    loader: Loader
+
+    def items(self, rows: Tensor) -> Items:
+        """What the rows were conditioned on."""
+        parts = [self.loader.take(int(row), 1) for row in rows]
+        labels = [part.labels for part in parts if part.labels is not None]
+        prompts = [part.prompts for part in parts if part.prompts is not None]
+        return Items(
+            labels=torch.cat(labels) if labels else None,
+            prompts=tuple(p for group in prompts for p in group) if prompts else None,
+        )
+
+
+@dataclass(frozen=True)
+class Feed:
+    """Batches of a stage by position.
+
+    Args:
+        pipeline: the teacher, for conditioning and codec.
+        loader: of the data.
+        device: of the networks.
+        needs: what the objective reads.
+        pairs: teacher samples, for objectives that need them.
+    """
+
+    pipeline: Pipeline
+    loader: Loader
+    device: torch.device
+    needs: frozenset[str]
+    pairs: PairSet | None = None
+
+    def batch(self, position: int, size: int, *, rng: torch.Generator, shared_rng: torch.Generator) -> Batch:
+        """The `size` samples from `position` of the stream on."""
+        pair = None
+        if self.pairs is not None and "pairs" in self.needs:
+            rows = (position + torch.arange(size)) % len(self.pairs.eps)
+            items = self.pairs.items(rows)
+            pair = Pair(self.pairs.eps[rows].to(self.device), self.pairs.x0[rows].to(self.device))
+        else:
+            items = self.loader.take(position, size)
+        real = None
+        if "images" in self.needs and items.images is not None:
+            real = self.pipeline.codec.encode(items.images.to(self.device))
+        cond = self.pipeline.condition(size, labels=items.labels, prompts=items.prompts).to(self.device)
+        return Batch(cond, self.pipeline.shape, rng, shared_rng, real=real, pairs=pair)

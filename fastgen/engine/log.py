@@ -1,0 +1,63 @@
+"""What a run says: a progress bar, JSON lines always, Accelerate's trackers if asked for."""
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from accelerate import Accelerator
+from tqdm import tqdm
+
+from .files import atomic_text
+
+FILE = "log.jsonl"
+
+
+class RunLog:
+    """The log of a run; only the main process writes.
+
+    Args:
+        accelerator: for the trackers and the rank.
+        folder: of the run.
+    """
+
+    def __init__(self, accelerator: Accelerator, folder: Path) -> None:
+        self._accelerator = accelerator
+        self._path = folder / FILE
+
+    def rewind(self, stage: int, cycle: int) -> None:
+        """Drops lines that a resumed run will write again: those after `cycle` of `stage`."""
+        if self._accelerator.is_main_process and self._path.exists():
+            lines = self._path.read_text(encoding="utf-8").splitlines()
+            kept = [line for line in lines if _position(line) <= (stage, cycle)]
+            atomic_text(self._path, "".join(f"{line}\n" for line in kept))
+
+    def write(self, *, stage: int, cycle: int, step: int, values: Mapping[str, Any]) -> None:
+        """One line: the position of the run and its figures."""
+        if not self._accelerator.is_main_process:
+            return
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"stage": stage, "cycle": cycle, **values}) + "\n")
+        self._accelerator.log(dict(values), step=step)
+
+    def say(self, text: str) -> None:
+        """A sentence for the person who watches."""
+        if self._accelerator.is_main_process:
+            tqdm.write(text, file=sys.stderr)
+
+    def bar(self, name: str, *, total: int, done: int) -> "tqdm[Any]":
+        """Progress in images, with rate and time left."""
+        hidden = not self._accelerator.is_main_process
+        return tqdm(
+            total=total, initial=done, desc=name, unit="image", unit_scale=True, disable=hidden, dynamic_ncols=True
+        )
+
+
+def _position(line: str) -> tuple[int, int]:
+    """Where a line stands; a torn last line stands nowhere."""
+    try:
+        record = json.loads(line)
+        return record["stage"], record["cycle"]
+    except (json.JSONDecodeError, KeyError, TypeError):
+        return sys.maxsize, sys.maxsize

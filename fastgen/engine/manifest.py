@@ -1,0 +1,110 @@
+"""Manifests: what a folder held when it was written, so that damage is found before it is used."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from pydantic import TypeAdapter, ValidationError
+
+from fastgen.engine.files import atomic_json
+from fastgen.errors import CheckpointError
+
+MANIFEST = "manifest.json"
+
+_REMEDY = "use an older checkpoint of the same run, or copy this one again from where it was made"
+
+
+class ManifestError(CheckpointError):
+    """A folder has no manifest.json, or one that cannot be read."""
+
+
+class MissingFileError(CheckpointError):
+    """A file that the manifest lists is not in the folder."""
+
+
+class WrongSizeError(CheckpointError):
+    """A file is shorter or longer than when it was written, usually a copy that was cut off."""
+
+
+class WrongHashError(CheckpointError):
+    """A file has its size but not its content, usually a flipped bit."""
+
+
+@dataclass(frozen=True)
+class FileRecord:
+    """What a manifest knows of one file."""
+
+    bytes: int
+    sha256: str
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_manifest(folder: Path) -> None:
+    """Record size and SHA-256 of every file below `folder` in its manifest.json."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
+    records = {
+        path.relative_to(folder).as_posix(): asdict(FileRecord(path.stat().st_size, sha256_file(path)))
+        for path in files
+    }
+    atomic_json(folder / MANIFEST, records)
+
+
+def verify_sizes(folder: Path) -> dict[str, FileRecord]:
+    """Check that every file of the manifest is there with its size, without reading it.
+
+    Returns:
+        The manifest: file name, relative to `folder`, to its record. Files it does not list are ignored.
+
+    Raises:
+        ManifestError, MissingFileError, WrongSizeError: naming the file, what was found and the remedy.
+    """
+    records = _read_manifest(folder)
+    for name, record in records.items():
+        path = folder / name
+        if not path.is_file():
+            raise MissingFileError(f"{path} is missing, but {MANIFEST} lists it; {_REMEDY}")
+        actual = path.stat().st_size
+        if actual != record.bytes:
+            raise WrongSizeError(
+                f"{path} has {actual} bytes, but {record.bytes} bytes (sha256 {record.sha256}) were "
+                f"written: it was probably cut off; {_REMEDY}"
+            )
+    return records
+
+
+def verify_manifest(folder: Path) -> dict[str, FileRecord]:
+    """Check presence, size and SHA-256 of every file of the manifest; returns the manifest.
+
+    Raises:
+        ManifestError, MissingFileError, WrongSizeError, WrongHashError: naming file, expected and actual.
+    """
+    records = verify_sizes(folder)
+    for name, record in records.items():
+        actual = sha256_file(folder / name)
+        if actual != record.sha256:
+            raise WrongHashError(
+                f"{folder / name} has its {record.bytes} bytes, but sha256 {actual} instead of "
+                f"{record.sha256}: its content changed after it was written; {_REMEDY}"
+            )
+    return records
+
+
+def _read_manifest(folder: Path) -> dict[str, FileRecord]:
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ManifestError(f"{folder} has no {MANIFEST}, so it cannot be told whether it is whole; {_REMEDY}")
+    try:
+        records = TypeAdapter(dict[str, FileRecord]).validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise ManifestError(f"{path} is not a manifest ({error.errors()[0]['msg']}); {_REMEDY}") from None
+    for name in map(Path, records):
+        if name.is_absolute() or ".." in name.parts:
+            raise ManifestError(f"{path} lists {str(name)!r}, which lies outside its folder; {_REMEDY}")
+    return records

@@ -1,0 +1,57 @@
+"""One optimizer per role, and the course of its learning rate."""
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import nn
+
+from ..config import Optim
+
+
+class RoleOptimizer:
+    """AdamW over a role's parameters with clipping, warm-up and schedule.
+
+    Args:
+        parameters: of the role.
+        settings: of its optimizer.
+        total: updates over the whole stage, where the schedule ends.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], settings: Optim, *, total: int) -> None:
+        self.parameters = list(parameters)
+        self.settings = settings
+        self.total = total
+        self.updates = 0
+        self.optimizer = torch.optim.AdamW(
+            self.parameters,
+            lr=settings.lr,
+            betas=settings.betas,
+            eps=settings.eps,
+            weight_decay=settings.weight_decay,
+            fused=all(p.is_cuda for p in self.parameters),
+        )
+
+    @property
+    def lr(self) -> float:
+        """Learning rate of the next update."""
+        settings = self.settings
+        if self.updates < settings.warmup:
+            return settings.lr * (self.updates + 1) / settings.warmup
+        past = (self.updates - settings.warmup) / max(1, self.total - settings.warmup)
+        remaining = {"constant": 1.0, "linear": 1 - past, "cosine": 0.5 * (1 + math.cos(math.pi * past))}
+        return settings.lr * remaining[settings.schedule]
+
+    def clip(self) -> torch.Tensor:
+        """The norm of the gradient before it is clipped; a tensor, so that nothing waits for the device yet."""
+        largest = self.settings.clip or math.inf
+        return nn.utils.clip_grad_norm_(self.parameters, largest)
+
+    def step(self) -> None:
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.lr
+        self.optimizer.step()
+        self.updates += 1
+
+    def zero_grad(self) -> None:
+        self.optimizer.zero_grad(set_to_none=True)

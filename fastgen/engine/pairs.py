@@ -1,0 +1,64 @@
+"""Noise and what the teacher's deterministic sampler makes of it, computed once and kept beside the run."""
+
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from safetensors import safe_open
+from safetensors.torch import save_file
+from tqdm import tqdm
+
+from ..config import Pairs
+from ..data import Loader
+from ..models.contract import Denoiser
+from ..models.pipeline import Pipeline
+from ..sampling.sampler import ode, seeded_noise
+from .feed import PairSet
+from .files import atomic_folder
+from .random import seed_of
+
+BATCH = 256
+
+
+def teacher_pairs(
+    folder: Path,
+    pipeline: Pipeline,
+    teacher: Denoiser,
+    spec: Pairs,
+    *,
+    loader: Loader,
+    key: str,
+    accelerator: Accelerator,
+) -> PairSet:
+    """The pairs of a run, from `folder` if it holds those of the same `key`, otherwise sampled and put there."""
+    file = folder / "pairs.safetensors"
+    if accelerator.is_main_process and not _has(file, key):
+        eps, x0 = _sampled(pipeline, teacher, spec, loader, accelerator.device)
+        with atomic_folder(folder, replace=True) as temporary:
+            save_file({"eps": eps, "x0": x0}, temporary / file.name, metadata={"key": key})
+    accelerator.wait_for_everyone()
+    with safe_open(file, framework="pt") as tensors:
+        return PairSet(tensors.get_tensor("eps"), tensors.get_tensor("x0"), loader)
+
+
+def _has(file: Path, key: str) -> bool:
+    if not file.exists():
+        return False
+    with safe_open(file, framework="pt") as tensors:
+        return (tensors.metadata() or {}).get("key") == key
+
+
+def _sampled(
+    pipeline: Pipeline, teacher: Denoiser, spec: Pairs, loader: Loader, device: torch.device
+) -> tuple[torch.Tensor, torch.Tensor]:
+    times = pipeline.teacher_grid(spec.steps).tolist()
+    noises, samples = [], []
+    starts = range(0, spec.count, BATCH)
+    for start in tqdm(starts, desc="teacher pairs", unit="batch", leave=False):
+        count = min(BATCH, spec.count - start)
+        items = loader.take(start, count)
+        cond = pipeline.condition(count, labels=items.labels, prompts=items.prompts).to(device)
+        noise = seeded_noise([seed_of("pair", start + i) for i in range(count)], pipeline.shape, device)()
+        noises.append(noise.cpu())
+        samples.append(ode(teacher, noise, cond, times, guidance=spec.guidance).cpu())
+    return torch.cat(noises), torch.cat(samples)

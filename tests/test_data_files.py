@@ -1,0 +1,281 @@
+"""Sources on disk: image folders and parquet files."""
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+from encoded import bytes_of, encoded, noise_image, pixels_of, save
+from PIL import Image
+
+from fastgen.data import ImageFolder, ParquetImages, PromptFile
+from fastgen.data.decode import decode
+from fastgen.errors import UserError
+
+
+def test_class_folders_become_labels(tmp_path):
+    images = {"dog/b.png": 0, "dog/a.jpeg": 1, "cat/deep/er/x.webp": 2, "ant/1.BMP": 3}
+    for name, seed in images.items():
+        kind = {".jpeg": "JPEG", ".webp": "WEBP", ".BMP": "BMP"}.get(Path(name).suffix, "PNG")
+        save(tmp_path / name, encoded(noise_image(seed), kind))
+    save(tmp_path / "dog/.hidden.png", b"")
+    save(tmp_path / ".cache/a.png", b"")
+    save(tmp_path / "dog/notes.md", "text")
+    source = ImageFolder(tmp_path, 8)
+    source.check()
+    assert [file.relative_to(tmp_path).as_posix() for file in source.files] == [
+        "ant/1.BMP",
+        "cat/deep/er/x.webp",
+        "dog/a.jpeg",
+        "dog/b.png",
+    ]
+    items = source.items([3, 0, 2, 1])
+    assert items.labels.tolist() == [2, 0, 2, 1]
+    assert items.labels.dtype == torch.int64
+    assert items.prompts is None
+    assert (source.num_classes, source.has_images, len(source)) == (3, True, 4)
+    assert torch.equal(bytes_of(items.images[0]), pixels_of(noise_image(0)))
+    assert torch.equal(bytes_of(items.images[1]), pixels_of(noise_image(3)))
+
+
+def test_class_folders_named_by_numbers_are_sorted_as_numbers(tmp_path):
+    for number in range(12):
+        save(tmp_path / str(number) / "a.png", encoded(Image.new("L", (8, 8), number)))
+    items = ImageFolder(tmp_path, 8, channels=1).items(range(12))
+    assert items.labels.tolist() == bytes_of(items.images)[:, 0, 0, 0].tolist() == list(range(12))
+
+
+def test_flat_images_have_the_text_beside_them_as_prompt(tmp_path):
+    for name, text in {"b": "a bee,\r\n on a flower \n", "a": "\ufeffein \u00c4ffchen", "c": ""}.items():
+        save(tmp_path / f"{name}.png", encoded(noise_image(0)))
+        save(tmp_path / f"{name}.txt", text)
+    source = ImageFolder(tmp_path, 8)
+    source.check()
+    assert source.prompts == ("ein \u00c4ffchen", "a bee, on a flower", "")
+    assert source.items([1, 0]).prompts == ("a bee, on a flower", "ein \u00c4ffchen")
+    assert source.items([1]).labels is None
+    assert source.num_classes is None
+
+
+def test_images_alone_have_neither_label_nor_prompt(tmp_path):
+    save(tmp_path / "a.png", encoded(noise_image(0)))
+    save(tmp_path / "thumbnails/readme.txt", "no images here")
+    source = ImageFolder(tmp_path, 8)
+    items = source.items([0])
+    assert items.labels is None
+    assert items.prompts is None
+    assert source.num_classes is None
+    assert source.prompts is None
+
+
+def test_class_folders_may_have_captions_too(tmp_path):
+    for name in ("x", "y"):
+        save(tmp_path / name / "a.png", encoded(noise_image(0)))
+        save(tmp_path / name / "a.txt", f"the letter {name}")
+    items = ImageFolder(tmp_path, 8).items([1])
+    assert items.labels.tolist() == [1]
+    assert items.prompts == ("the letter y",)
+
+
+def test_a_link_that_leads_back_up_is_not_followed(tmp_path):
+    save(tmp_path / "x/a.png", encoded(noise_image(0)))
+    (tmp_path / "x/again").symlink_to(tmp_path / "x", target_is_directory=True)
+    assert len(ImageFolder(tmp_path, 8)) == 1
+
+
+@pytest.mark.parametrize(
+    ("files", "message"),
+    [
+        ({}, "has no images"),
+        ({"readme.txt": ""}, "has no images"),
+        ({"x/a.png": "", "b.png": ""}, "beside class folders"),
+        ({"x/a.png": "", "y/readme.txt": ""}, "no image in 'y'"),
+        ({"a.png": "", "a.txt": "", "b.png": "", "c.png": ""}, r"2 of the 3 images .* first .*b\.txt"),
+        ({"a.png": "", "a.txt": b"caf\xe9"}, r"a\.txt, line 1: byte 0xe9"),
+    ],
+)
+def test_an_ambiguous_folder_is_refused_before_training(files, message, tmp_path):
+    for name, content in files.items():
+        save(tmp_path / name, content)
+    with pytest.raises(UserError, match=message):
+        ImageFolder(tmp_path, 8).check()
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [({"size": 0}, "size is 0"), ({"channels": 2}, "channels is 2"), ({"cache_gib": -1}, "cache_gib is -1")],
+)
+def test_impossible_image_settings_are_refused(settings, message, tmp_path):
+    save(tmp_path / "a.png", encoded(noise_image(0)))
+    with pytest.raises(UserError, match=message):
+        ImageFolder(**{"path": tmp_path, "size": 8, **settings}).check()
+
+
+def test_missing_paths_are_refused_with_the_path(tmp_path):
+    gone = tmp_path / "gone"
+    for source in (ImageFolder(gone, 8), ParquetImages(gone, 8), PromptFile(gone)):
+        with pytest.raises(UserError, match=str(gone)):
+            source.check()
+
+
+@pytest.mark.parametrize(("images_kept", "decodes"), [(3, 1), (2.9, 2)])
+def test_images_are_decoded_once_if_all_of_them_fit(images_kept, decodes, tmp_path, monkeypatch):
+    for name in "abc":
+        save(tmp_path / f"{name}.png", encoded(noise_image(ord(name))))
+    counts = Counter()
+
+    def counted(file, name, **settings):
+        counts[file.stem] += 1
+        return decode(file, name, **settings)
+
+    monkeypatch.setattr("fastgen.data.folder.decode", counted)
+    source = ImageFolder(tmp_path, 8, cache_gib=images_kept * 3 * 8 * 8 / 2**30)
+    first, second = source.items([2, 0, 1]).images, source.items([0, 1, 2]).images
+    assert counts == dict.fromkeys("abc", decodes)
+    assert torch.equal(first, second[[2, 0, 1]])
+    assert torch.equal(bytes_of(second[0]), pixels_of(noise_image(ord("a"))))
+
+
+def test_bytes_map_onto_minus_one_to_one(tmp_path):
+    save(tmp_path / "a.png", encoded(Image.fromarray(np.arange(256, dtype=np.uint8).reshape(16, 16))))
+    images = ImageFolder(tmp_path, 16, channels=1).items([0]).images
+    assert images.dtype == torch.float32
+    assert torch.allclose(images.flatten(), torch.linspace(-1, 1, 256), atol=1e-6)
+
+
+def write_parquet(path: Path, **columns) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table(columns), path)
+    return path
+
+
+PNGS = [encoded(noise_image(seed)) for seed in range(4)]
+STRUCTS = [{"bytes": png, "path": None} for png in PNGS]
+
+
+@pytest.mark.parametrize("cells", [STRUCTS, PNGS], ids=["struct", "bytes"])
+def test_parquet_rows_are_images_labels_and_captions(cells, tmp_path):
+    captions = ["one", "", "drei", "\u56db"]
+    file = write_parquet(tmp_path / "a.parquet", image=cells, label=[1, 0, 5, 1], text=captions)
+    source = ParquetImages(file, 8)
+    source.check()
+    items = source.items([2, 0, 2])
+    assert torch.equal(bytes_of(items.images), torch.stack([pixels_of(noise_image(n)) for n in (2, 0, 2)]))
+    assert items.labels.tolist() == [5, 1, 5]
+    assert items.prompts == ("drei", "one", "drei")
+    assert source.prompts == tuple(captions)
+    assert (len(source), source.num_classes, source.has_images) == (4, 6, True)
+
+
+def test_parquet_columns_are_found_by_name_and_type(tmp_path):
+    file = write_parquet(
+        tmp_path / "a.parquet",
+        picture=PNGS,
+        label=["cat", "dog", "cat", "dog"],  # not integers, hence not labels
+        labels=pa.array([3, 2, 1, 0], pa.uint8()),
+        title=["a", "b", "c", "d"],
+    )
+    found = ParquetImages(file, 8, image="picture").items([0])
+    assert found.labels.tolist() == [3]
+    assert found.prompts is None
+    named = ParquetImages(file, 8, image="picture", caption="title").items([3])
+    assert named.prompts == ("d",)
+    by_word = ParquetImages(file, 8, image="picture", caption="label").items([1])
+    assert by_word.prompts == ("dog",)
+
+
+def test_parquet_without_labels_and_captions(tmp_path):
+    source = ParquetImages(write_parquet(tmp_path / "a.parquet", image=PNGS), 8)
+    assert source.num_classes is None
+    assert source.prompts is None
+    assert source.items([1]).labels is None
+
+
+def test_a_folder_of_parquet_files_is_one_source(tmp_path):
+    write_parquet(tmp_path / "b.parquet", image=[b"straw", PNGS[3], b"straw"], label=[3, 4, 5])
+    write_parquet(tmp_path / "a.parquet", image=PNGS[:3], label=[0, 1, 2])
+    source = ParquetImages(tmp_path, 8)
+    items = source.items([4, 2])
+    assert len(source) == 6
+    assert items.labels.tolist() == [4, 2]
+    assert torch.equal(bytes_of(items.images), torch.stack([pixels_of(noise_image(n)) for n in (3, 2)]))
+    for row, name in {3: "row 0", 5: "row 2"}.items():
+        with pytest.raises(UserError, match=rf"{name} of .*b\.parquet"):
+            source.items([row])
+
+
+@pytest.mark.parametrize(
+    ("columns", "settings", "message"),
+    [
+        ({"photo": PNGS}, {}, r"'image' of .* does not exist.*photo \(binary\)"),
+        ({"image": [1, 2]}, {}, "'image' of .* is of type int64"),
+        ({"image": PNGS}, {"label": "class_id"}, "'class_id' of .* does not exist"),
+        ({"image": PNGS, "kind": list("abcd")}, {"label": "kind"}, "'kind' of .* is of type string"),
+        ({"image": PNGS, "n": [1, 2, 3, 4]}, {"caption": "n"}, "'n' of .* is of type int64"),
+        ({"image": PNGS, "label": [0, -1, 2, 3]}, {}, "'label' of .* has the label -1"),
+        ({"image": PNGS, "label": [0, 1, None, None]}, {}, r"is empty in 2 rows, first in row 2 of .*\.parquet"),
+        ({"image": PNGS, "caption": ["a", None, "c", "d"]}, {}, "is empty in 1 rows, first in row 1 of"),
+        ({"image": pa.array([], pa.binary())}, {}, "has no rows"),
+    ],
+)
+def test_parquet_mistakes_are_refused_before_training(columns, settings, message, tmp_path):
+    source = ParquetImages(write_parquet(tmp_path / "a.parquet", **columns), 8, **settings)
+    with pytest.raises(UserError, match=message):
+        source.check()
+
+
+@pytest.mark.parametrize("name", ["gone.parquet", "."])
+def test_parquet_that_is_not_there_is_refused(name, tmp_path):
+    with pytest.raises(UserError, match=f"There is no parquet file at {tmp_path}"):
+        ParquetImages(tmp_path / name, 8).check()
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"not parquet at all"])
+def test_a_file_that_is_not_parquet_is_refused(content, tmp_path):
+    file = save(tmp_path / "a.parquet", content)
+    with pytest.raises(UserError, match=r"a\.parquet cannot be read"):
+        ParquetImages(file, 8).check()
+
+
+def test_a_damaged_parquet_file_is_refused(tmp_path):
+    file = write_parquet(tmp_path / "a.parquet", image=PNGS)
+    content = bytearray(file.read_bytes())
+    save(file, bytes(content[: len(content) // 2]))
+    with pytest.raises(UserError, match=r"a\.parquet cannot be read"):
+        ParquetImages(file, 8).check()
+    content[4:60] = b"\xff" * 56  # the header of the first page
+    save(file, bytes(content))
+    with pytest.raises(UserError, match=r"a\.parquet cannot be read"):
+        ParquetImages(file, 8).items([0])
+
+
+@pytest.mark.parametrize("cell", [{"bytes": None, "path": "../../a.png"}, None])
+def test_a_row_without_bytes_is_refused(cell, tmp_path):
+    source = ParquetImages(write_parquet(tmp_path / "a.parquet", image=[*STRUCTS, cell]), 8)
+    source.check()
+    with pytest.raises(UserError, match=r"row 4 of .*a\.parquet has no bytes"):
+        source.items([4])
+
+
+def test_cifar10_reads_from_the_hub_layout(assets):
+    source = ParquetImages(assets / "data/cifar10/test.parquet", 32)
+    source.check()
+    assert (len(source), source.num_classes, source.prompts) == (10_000, 10, None)
+    items = source.items(range(2000))
+    assert items.images.shape == (2000, 3, 32, 32)
+    mean = (items.images.mean((0, 2, 3)) + 1) / 2
+    assert torch.allclose(mean, torch.tensor([0.491, 0.482, 0.447]), atol=0.01)
+    assert set(items.labels.tolist()) == set(range(10))
+
+
+def test_emoji_reads_from_the_hub_layout(assets):
+    source = ParquetImages(assets / "data/emoji/train.parquet", 64)
+    source.check()
+    assert (len(source), source.num_classes, len(source.prompts)) == (7920, None, 7920)
+    items = source.items([0, 7919])
+    assert items.prompts == (source.prompts[0], source.prompts[7919])
+    assert items.images.shape == (2, 3, 64, 64)
+    assert all(", " in prompt for prompt in items.prompts)

@@ -1,0 +1,114 @@
+"""Decoding: whatever users put into an image file becomes square pixels, or a refusal that names the file."""
+
+from io import BytesIO
+
+import numpy as np
+import pytest
+from encoded import encoded, noise_image, pixels_of, save
+from PIL import Image
+
+from fastgen.data import ImageFolder
+from fastgen.data.decode import MAX_PIXELS, decode
+from fastgen.errors import UserError
+
+
+def decoded(content: bytes, size: int = 8, channels: int = 3) -> np.ndarray:
+    return decode(BytesIO(content), "picture.png", size=size, channels=channels)
+
+
+def test_an_image_of_the_right_size_keeps_its_pixels():
+    image = noise_image(0)
+    assert np.array_equal(decoded(encoded(image)), pixels_of(image).numpy())
+
+
+def test_the_centre_square_is_cut_out_before_resizing():
+    image = noise_image(0, width=13, height=8)
+    assert np.array_equal(decoded(encoded(image)), pixels_of(image.crop((2, 0, 10, 8))).numpy())
+    tall = noise_image(1, width=32, height=40)
+    expected = tall.crop((0, 4, 32, 36)).resize((8, 8), Image.Resampling.LANCZOS)
+    assert np.array_equal(decoded(encoded(tall)), pixels_of(expected).numpy())
+
+
+def test_shrinking_antialiases():
+    stripes = Image.fromarray(np.tile(np.array([0, 255], np.uint8), (64, 32)))
+    assert np.ptp(decoded(encoded(stripes), size=16, channels=1)[:, :, 2:-2]) <= 4
+
+
+def test_exif_orientation_is_applied():
+    image = noise_image(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
+    content = encoded(image, exif=exif.tobytes())
+    assert np.array_equal(decoded(content), pixels_of(image.transpose(Image.Transpose.ROTATE_270)).numpy())
+
+
+def test_transparency_is_composed_over_white():
+    clear = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    half = Image.new("RGBA", (8, 8), (0, 0, 0, 128))
+    assert (decoded(encoded(clear)) == 255).all()
+    assert (decoded(encoded(half)) == 127).all()
+    palette = noise_image(0).quantize(4)
+    content = encoded(palette, transparency=bytes([0, 0, 0, 0]))
+    assert (decoded(content) == 255).all()
+
+
+def test_sixteen_bit_greys_are_scaled_not_clipped():
+    levels = np.arange(64, dtype=np.uint16).reshape(8, 8) * 1024
+    content = encoded(Image.fromarray(levels))
+    assert np.array_equal(decoded(content, channels=1)[0], levels >> 8)
+    assert np.array_equal(decoded(content)[2], levels >> 8)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "LA", "YCbCr"])
+@pytest.mark.parametrize("channels", [1, 3])
+def test_every_mode_becomes_the_channels_asked_for(mode, channels):
+    content = encoded(noise_image(0).convert(mode), "JPEG" if mode in ("CMYK", "YCbCr") else "PNG")
+    assert decoded(content, channels=channels).shape == (channels, 8, 8)
+
+
+def test_of_an_animation_the_first_frame_counts():
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert decoded(content)[:, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_one_pixel_is_an_image():
+    pixels = decoded(encoded(Image.new("RGB", (1, 1), (1, 2, 3))))
+    assert (pixels == np.array([1, 2, 3])[:, None, None]).all()
+
+
+JPEG = encoded(noise_image(0, 64, 64), "JPEG")
+BAD_IMAGES = {
+    "zero bytes": b"",
+    "text": b"<html>404 not found</html>",
+    "truncated JPEG": JPEG[: len(JPEG) // 2],
+    "truncated PNG": encoded(noise_image(0, 64, 64))[:-2000],
+    "PostScript": b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\nshowpage\n",
+    "32-bit": encoded(Image.fromarray(np.ones((8, 8), np.float32)), "TIFF"),
+    "bomb": encoded(Image.new("1", (10_000, MAX_PIXELS // 10_000 + 1))),
+    "huge bomb": encoded(Image.new("1", (20_000, 20_000))),
+}
+
+
+@pytest.mark.parametrize("kind", BAD_IMAGES)
+def test_what_is_no_usable_image_is_refused_by_name(kind, tmp_path):
+    save(tmp_path / "good.png", encoded(noise_image(0)))
+    bad = save(tmp_path / "straw.png", BAD_IMAGES[kind])
+    folder = ImageFolder(tmp_path, 8)
+    folder.check()
+    with pytest.raises(UserError) as refusal:
+        folder.items([0, 1])
+    assert str(bad) in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+    assert folder.items([0]).images.shape == (1, 3, 8, 8)
+
+
+def test_postscript_never_reaches_its_interpreter():
+    with pytest.raises(UserError, match="not an image of a known format"):
+        decoded(BAD_IMAGES["PostScript"])
+
+
+def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
+    monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
+    with pytest.raises(UserError, match="pixels"):
+        decoded(BAD_IMAGES["bomb"])
