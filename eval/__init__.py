@@ -1,0 +1,1 @@
+"""Evaluation of image generators: `python -m eval`, or `fastgen eval`."""

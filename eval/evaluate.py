@@ -41,6 +41,7 @@ def evaluate(options: Options) -> Report:
     real = _observe_reference(options, extractor)
     if options.save_stats:
         save_statistics(options.save_stats, real.statistics)
+        print(f"statistics of the reference are in {options.save_stats}")
     report = Report(
         options=options,
         extractor=extractor.identity,
@@ -54,6 +55,8 @@ def evaluate(options: Options) -> Report:
         report = replace(report, rows=(*report.rows, row))
         reports.write(report, options.out)
     print(reports.table(report))
+    if options.sides:
+        print(f"all figures are in {options.out / reports.FILE}")
     return report
 
 

@@ -191,6 +191,11 @@ def _fingerprint(folder: Path) -> str:
 
 @contextmanager
 def _exact_convolutions() -> Iterator[None]:
-    """Keeps cuDNN from rounding float32 convolutions to TF32, its default."""
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    """Keeps cuDNN from rounding float32 convolutions to TF32, its default; matrix products are exact by default."""
+    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
+    before = convolutions.fp32_precision
+    convolutions.fp32_precision = "ieee"
+    try:
         yield
+    finally:
+        convolutions.fp32_precision = before

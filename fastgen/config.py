@@ -199,9 +199,13 @@ class Evaluate(_Strict):
 
 
 class Config(_Strict):
-    """A whole run."""
+    """A whole run.
+
+    out: folder of checkpoints, log and pictures; export: folder of the exported pipeline, OUT/student by default.
+    """
 
     out: Path
+    export: Path | None = None
     seed: int = 0
     device: str = "auto"
     teacher: Teacher
@@ -213,3 +217,8 @@ class Config(_Strict):
     log: Log = Log()
     checkpoints: Checkpoints = Checkpoints()
     evaluate: Evaluate = Evaluate()
+
+    @property
+    def exported(self) -> Path:
+        """Where the exported pipeline goes."""
+        return self.export or self.out / "student"

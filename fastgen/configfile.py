@@ -18,7 +18,7 @@ from .errors import UserError
 from .objectives import OBJECTIVES
 
 MAX_BYTES = 1_000_000
-_VOLATILE = ("out", "device", "log", "checkpoints", "evaluate")
+_VOLATILE = ("out", "export", "device", "log", "checkpoints", "evaluate")
 
 
 class _Loader(yaml.SafeLoader):

@@ -72,7 +72,7 @@ class Student:
             null_label=pipeline.null_label,
         )
         self.grids = [stock.grid(n) for n in steps]
-        self.folder = config.out / "student"
+        self.folder = config.exported
 
     def preview(self, stage: Stage, name: str) -> None:
         """A grid of the generator's samples at the first declared step count, always of the same seeds."""
@@ -158,6 +158,7 @@ def _accelerator(config: Config) -> Accelerator:
     cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device is {config.device}, but torch sees no CUDA device: set device=cpu, or auto")
+    torch.backends.cudnn.benchmark = True
     return Accelerator(cpu=cpu, log_with=list(config.log.trackers), project_dir=config.out / "trackers")
 
 
@@ -177,10 +178,10 @@ def _ensure_teacher(config: Config, recipes: Path) -> None:
     if teacher.path is None or teacher.recipe is None or Path(teacher.path).exists():
         return
     recipe = load(recipes / teacher.recipe)
-    if recipe.out / "student" != Path(teacher.path):
+    if recipe.exported != Path(teacher.path):
         raise UserError(
             f"teacher.path {teacher.path} does not exist, and its recipe {teacher.recipe} leaves its result in "
-            f"{recipe.out / 'student'}: make the two agree"
+            f"{recipe.exported}: make the two agree"
         )
     print(f"no teacher in {teacher.path} yet: training it by {recipes / teacher.recipe}")
     distil(recipe, recipes=recipes, resume=(recipe.out / "checkpoints").is_dir())

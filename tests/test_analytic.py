@@ -162,7 +162,10 @@ def transported(process: Process, x: np.ndarray, t: float, s: float) -> np.ndarr
         deviation = np.sqrt(alpha**2 * LINE.covariances[:, 0, 0].numpy() + sigma**2)
         return float(LINE.weights.numpy() @ norm.cdf(point, alpha * LINE.means[:, 0].numpy(), deviation))
 
-    return np.array([brentq(lambda y, p=cdf(point, t): cdf(y, s) - p, -400, 400, xtol=1e-12) for point in x])
+    def quantile(p: float) -> float:
+        return brentq(lambda y: cdf(y, s) - p, -400, 400, xtol=1e-12)
+
+    return np.array([quantile(cdf(point, t)) for point in x])
 
 
 @processes
@@ -240,7 +243,9 @@ class ReferenceProblem:
         self.x0 = self.generator(z, one, self.cond).x0
         self.x_t = process.renoise(self.x0, self.t, self.noise)
         self.f_r, self.f_g = (net(self.x_t, self.t, self.cond).x0 for net in (self.real, self.fake))
-        self.score_r, self.score_g = (net(self.x_t, self.t, self.cond).score for net in (self.real, self.fake))
+        self.score_r, self.score_g = (
+            net(self.x_t, self.t, self.cond).score for net in (self.real, self.fake)
+        )
         self.ratio = ExactRatio(self.real, self.fake).ratio(self.x_t, self.t, self.cond)[:, None].exp()
 
     def mean(self, values: Tensor) -> Tensor:

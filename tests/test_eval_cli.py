@@ -102,11 +102,14 @@ def test_the_figures_are_those_of_the_sampled_images(place: Path, tmp_path: Path
     assert student["accuracy"] == pytest.approx(float(hits.float().mean()))
 
 
-def test_stored_statistics_give_the_same_figures(place: Path, tmp_path: Path) -> None:
+def test_stored_statistics_give_the_same_figures(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     stored = tmp_path / "real.npz"
     assert evaluate(place, tmp_path, "--save-stats", str(stored)) == 0
     assert not (tmp_path / "metrics.json").exists()
     assert load_statistics(stored).count == 30
+    assert f"statistics of the reference are in {stored}" in capsys.readouterr().out
     student = ["--student", str(place / "student"), "--steps", "1"]
     assert evaluate(place, tmp_path / "images", *student) == 0
     spectrum = ["--real-images", str(place / "real")]
@@ -233,7 +236,11 @@ def test_python_m_eval_is_the_same_command(monkeypatch: pytest.MonkeyPatch, caps
 
 
 def test_help_teaches_without_loading_torch() -> None:
-    script = "import sys; from eval.cli import build_parser; print(build_parser().format_help()); print('torch' in sys.modules)"
+    script = (
+        "import sys; from eval.cli import build_parser\n"
+        "print(build_parser().format_help())\n"
+        "print('torch' in sys.modules)"
+    )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert "python -m eval --student out/student --steps 1,4" in done.stdout
     assert done.stdout.strip().endswith("False")

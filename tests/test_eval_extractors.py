@@ -59,6 +59,19 @@ def test_features_are_the_pooled_output_in_float32(classifier: Path) -> None:
     torch.testing.assert_close(torch.cat([seen(image[None]) for image in IMAGES]), expected, rtol=1e-4, atol=1e-5)
 
 
+def test_convolutions_are_not_rounded_to_tf32(classifier: Path) -> None:
+    seen, settings = extractor(classifier), []
+    convolutions = torch.backends.cudnn.conv
+    before = convolutions.fp32_precision
+    handle = torch.nn.modules.module.register_module_forward_pre_hook(
+        lambda *_: settings.append(convolutions.fp32_precision)
+    )
+    with handle:
+        seen(IMAGES)
+    assert set(settings) == {"ieee"}
+    assert convolutions.fp32_precision == before != "ieee"
+
+
 def test_logits_come_from_the_classification_head(classifier: Path) -> None:
     seen = extractor(classifier)
     model = AutoModelForImageClassification.from_pretrained(classifier, dtype=torch.float32).eval()

@@ -108,7 +108,7 @@ def test_other_feature_spaces_are_refused() -> None:
     a = fitted(torch.rand(10, 4), extractor="one")
     with pytest.raises(UserError, match=r"'one'.*'two'.*Recompute"):
         frechet_distance(a, fitted(torch.rand(10, 4), extractor="two"))
-    with pytest.raises(UserError, match="4 feature dimensions.*with 5"):
+    with pytest.raises(UserError, match=r"4 feature dimensions.*with 5"):
         frechet_distance(a, fitted(torch.rand(10, 5), extractor="one"))
     require_same_features(a, extractor=None, dim=4)
 
@@ -127,6 +127,8 @@ def test_statistics_survive_the_disk_bit_for_bit(tmp_path: Path) -> None:
     assert torch.equal(read.mean, saved.mean)
     assert torch.equal(read.cov, saved.cov)
     assert (read.count, read.extractor) == (50, "ResNet abc, 96 px")
+    save_statistics(tmp_path / "deep" / "s.npz", fitted(features(60, 8, seed=11)))
+    assert load_statistics(tmp_path / "deep" / "s.npz").count == 60
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["s.npz"]
 
 

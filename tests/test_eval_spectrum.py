@@ -86,6 +86,12 @@ def test_images_like_the_real_ones_have_no_nyquist_peak() -> None:
     assert abs(nyquist_peak(spectrum_of(noise(seed=2)), spectrum_of(noise(seed=1)))) < 1
 
 
+def test_other_frequencies_do_not_move_the_nyquist_peak() -> None:
+    real = photos() // 2 + 16
+    wave = torch.cos(2 * math.pi * 3 * torch.arange(32) / 32)
+    assert nyquist_peak(spectrum_of(with_pattern(real + 90, wave, 30)), spectrum_of(real)) == pytest.approx(0, abs=0.2)
+
+
 def test_a_blur_lowers_the_high_bands_most() -> None:
     real = photos()
     kernel = torch.tensor([0.25, 0.5, 0.25])

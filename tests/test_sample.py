@@ -92,7 +92,7 @@ def test_a_plain_diffusers_script_makes_the_same_images(tmp_path):
     np.testing.assert_allclose(ours.permute(0, 2, 3, 1).numpy(), expected, atol=1e-5)
 
     out = tmp_path / "out"
-    asked = ["--labels", "0,7", "--num", "3", "--steps", "4", "--seed", "5"]
+    asked = ["--labels", "0,7", "--num", "3", "--steps", "4", "--seed", "5", "--device", "cpu"]
     assert main(["sample", "--student", str(folder), *asked, "--out", str(out)]) == 0
     for index, image in enumerate(expected):
         written = np.asarray(Image.open(out / f"{index:05d}.png")).astype(np.float64)
@@ -152,6 +152,15 @@ def test_pixels_that_are_not_finite_are_refused():
     pipe.unet.conv_out.bias.data.fill_(float("nan"))
     with pytest.raises(UserError, match="not finite for the seeds"):
         draw(pipe, seeds=[1], steps=1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_seed_is_the_same_noise_on_the_gpu():
+    images = draw(tiny.ddpm(), seeds=[3, 4], steps=3)
+    before = torch.cuda.get_rng_state()
+    torch.testing.assert_close(draw(tiny.ddpm().to("cuda"), seeds=[3, 4], steps=3), images, atol=1e-2, rtol=0)
+    assert torch.equal(torch.cuda.get_rng_state(), before)
 
 
 def test_the_cifar10_teacher(assets):

@@ -61,9 +61,8 @@ class Loader:
     def _look_ahead(self, taken: range) -> None:
         stride = len(taken) if self._previous is None else taken.start - self._previous
         self._previous = taken.start
-        if stride > 0:
-            following = range(taken.start + stride, taken.stop + stride)
-            self._ahead = _Ahead(following, self._thread.submit(self._load, following))
+        following = range(taken.start + stride, taken.stop + stride)
+        self._ahead = _Ahead(following, self._thread.submit(self._load, following))
 
     def _load(self, positions: range) -> Items:
         length = len(self._source)

@@ -1,8 +1,9 @@
 r"""The four families of forward processes that Diffusers' schedulers use."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import torch
 from torch import Tensor
@@ -135,7 +136,7 @@ class Discrete(Process):
 
     def logsnr(self, t: Levels) -> Levels:
         u = self.clock(t)
-        knots, slopes = self._knots.to(u.device), self._slopes.to(u.device)
+        knots, slopes = self._tables(u.device)
         last = len(knots) - 1
         i = u.detach().floor().long().clamp(0, last - 1)
         h = u - i
@@ -159,21 +160,20 @@ class Discrete(Process):
         return torch.where(wanted == torch.inf, 0, high)
 
     @cached_property
-    def _knots(self) -> Tensor:
-        """log-SNR at steps 0 .. N - 1, without a last step of zero SNR."""
-        power = self.alphas_cumprod.double().cpu()
-        return torch.logit(power[power > 0])
+    def _tables(self) -> Callable[[torch.device], tuple[Tensor, Tensor]]:
+        """log-SNR at steps 0 .. N - 1, without a last step of zero SNR, and its slope by the step, on a device.
 
-    @cached_property
-    def _slopes(self) -> Tensor:
-        """d log-SNR / d step at the knots: harmonic means of the neighbouring secants, which keep it monotone."""
-        secant = self._knots.diff()
-        inner = 2 / (1 / secant[1:] + 1 / secant[:-1])
-        return torch.cat([secant[:1], inner, secant[-1:]])
+        Slopes are harmonic means of the neighbouring secants, which keep the cubic monotone.
+        """
+        power = self.alphas_cumprod.double().cpu()
+        knots = torch.logit(power[power > 0])
+        secant = knots.diff()
+        slopes = torch.cat([secant[:1], 2 / (1 / secant[1:] + 1 / secant[:-1]), secant[-1:]])
+        return cache(lambda device: (knots.to(device), slopes.to(device)))
 
     def _slope(self, t: Levels) -> Levels:
         u = self.clock(t)
-        knots, slopes = self._knots.to(u.device), self._slopes.to(u.device)
+        knots, slopes = self._tables(u.device)
         last = len(knots) - 1
         i = u.detach().floor().long().clamp(0, last - 1)
         h = u - i
