@@ -96,9 +96,7 @@ def test_a_gaussian_is_linear_and_splitting_it_changes_nothing(process: Process)
     expected = mean + alpha * whitened @ covariance
     for denoiser in (whole, ExactDenoiser(process, twins)):
         torch.testing.assert_close(denoiser(x_t, t, cond).x0, expected)
-    torch.testing.assert_close(
-        ExactDenoiser(process, twins).log_prob(x_t, t, cond), whole.log_prob(x_t, t, cond)
-    )
+    torch.testing.assert_close(ExactDenoiser(process, twins).log_prob(x_t, t, cond), whole.log_prob(x_t, t, cond))
 
 
 @processes
@@ -243,9 +241,7 @@ class ReferenceProblem:
         self.x0 = self.generator(z, one, self.cond).x0
         self.x_t = process.renoise(self.x0, self.t, self.noise)
         self.f_r, self.f_g = (net(self.x_t, self.t, self.cond).x0 for net in (self.real, self.fake))
-        self.score_r, self.score_g = (
-            net(self.x_t, self.t, self.cond).score for net in (self.real, self.fake)
-        )
+        self.score_r, self.score_g = (net(self.x_t, self.t, self.cond).score for net in (self.real, self.fake))
         self.ratio = ExactRatio(self.real, self.fake).ratio(self.x_t, self.t, self.cond)[:, None].exp()
 
     def mean(self, values: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from functools import cache
 
 import pytest
@@ -39,21 +39,44 @@ SIZE, SAMPLES, PAIRS = 256, 10_000, 4096
 
 @dataclass(frozen=True)
 class Recipe:
-    """An objective, the number of steps it is trained and sampled at, and its budget in cycles."""
+    """An objective, the steps it is trained and sampled at, its budget, and its bound in teacher's distances."""
 
     objective: Objective
     steps: int
     cycles: int
+    share: float
 
 
 RECIPES = {
-    "kd": Recipe(KnowledgeDistillation(), steps=1, cycles=500),
-    "vsd": Recipe(VSD(guidance=1.0, ratio=2), steps=1, cycles=300),
-    "dmd": Recipe(DMD(ratio=2), steps=1, cycles=300),
-    "dmd2": Recipe(DMD2(gan=0.0, ratio=2), steps=1, cycles=300),
-    "dmd2_2step": Recipe(DMD2(gan=0.0, ratio=2), steps=2, cycles=400),
-    "dmd2_4step": Recipe(DMD2(gan=0.0, ratio=2), steps=4, cycles=500),
+    "kd": Recipe(KnowledgeDistillation(), steps=1, cycles=500, share=0.25),
+    "vsd": Recipe(VSD(guidance=1.0, ratio=2), steps=1, cycles=300, share=0.25),
+    "dmd": Recipe(DMD(ratio=2), steps=1, cycles=300, share=0.25),
+    "dmd2": Recipe(DMD2(gan=0.0, ratio=2), steps=1, cycles=300, share=0.25),
+    "dmd2_2step": Recipe(DMD2(gan=0.0, ratio=2), steps=2, cycles=400, share=0.75),
+    "dmd2_4step": Recipe(DMD2(gan=0.0, ratio=2), steps=4, cycles=500, share=0.9),
 }
+
+# Sliced Wasserstein distance to the data, mean over seeds 0, 1, 2; `python tests/test_convergence.py` prints it.
+# Two samples of the data are 0.02 apart; the teacher at one step 0.69 (vp), 0.72 (flow, trig), 0.71 (edm), at two
+# 0.45, 0.36, 0.36, 0.27, at four 0.23, 0.11, 0.13, 0.26.
+MEASURED = {
+    "kd": {"vp": 0.046, "flow": 0.044, "edm": 0.044, "trig": 0.044},
+    "vsd": {"vp": 0.113, "flow": 0.109, "edm": 0.117, "trig": 0.111},
+    "dmd": {"vp": 0.085, "flow": 0.071, "edm": 0.085, "trig": 0.071},
+    "dmd2": {"vp": 0.108, "flow": 0.098, "edm": 0.125, "trig": 0.096},
+    "dmd2_2step": {"vp": 0.097, "flow": 0.089, "edm": 0.180, "trig": 0.096},
+    "dmd2_4step": {"vp": 0.094, "flow": 0.082, "edm": 0.156, "trig": 0.085},
+}
+FAST = {("kd", "vp"), ("vsd", "trig"), ("dmd", "edm"), ("dmd2", "flow"), ("dmd2_2step", "trig")}
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Tensors this small are slower on two threads, and much slower on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 def noise(seed: int, count: int) -> Tensor:
@@ -79,7 +102,7 @@ def pairs(name: str) -> Pair:
 
 
 def train(recipe: Recipe, roles: Roles, pair: Pair, *, seed: int) -> nn.Module:
-    """A plain loop; returns the moving average of the generator."""
+    """A plain loop with rates that fall to zero; returns the moving average of the generator."""
     rng, shared_rng = (torch.Generator().manual_seed(seed + i) for i in (10, 20))
     rates = {"generator": 2e-3, "fake_score": 4e-3}
     cycle = recipe.objective.cycle
@@ -104,15 +127,15 @@ def train(recipe: Recipe, roles: Roles, pair: Pair, *, seed: int) -> nn.Module:
 
 
 @torch.no_grad()
-def generated(generator: Denoiser, grid: Tensor) -> Tensor:
-    """Samples of the few-step sampler: predict, renoise, predict ..."""
+def generated(generator: Denoiser, grid: Tensor) -> list[Tensor]:
+    """The samples x0 after each step of the few-step sampler: predict, renoise, predict ..."""
     process, cond = generator.process, RING.uncond(SAMPLES)
     x = process.prior(noise(2, SAMPLES), full(grid[0], SAMPLES))
-    for i, t in enumerate(grid):
-        if i:
-            x = process.renoise(x, full(t, SAMPLES), noise(2 + i, SAMPLES))
-        x = generator(x, full(t, SAMPLES), cond).x0
-    return x
+    landings = [generator(x, full(grid[0], SAMPLES), cond).x0]
+    for i, t in enumerate(grid[1:]):
+        x = process.renoise(landings[-1], full(t, SAMPLES), noise(4 + i, SAMPLES))
+        landings.append(generator(x, full(t, SAMPLES), cond).x0)
+    return landings
 
 
 @torch.no_grad()
@@ -129,12 +152,59 @@ def distance(samples: Tensor) -> float:
     return sliced_wasserstein(samples, RING.sample(SAMPLES, torch.Generator().manual_seed(3)))
 
 
-def measured(objective: str, process: str, *, seed: int) -> tuple[float, float, float]:
-    recipe = RECIPES[objective]
-    roles = copy.deepcopy(started(process, seed))
+@dataclass(frozen=True)
+class Distances:
+    """To the data: of the generator's landings at a random step, of its last step, and of the teacher's sampler."""
+
+    landings: float
+    last: float
+    teacher: float
+
+
+def measured(recipe: Recipe, process: str, *, seed: int) -> Distances:
     grid = even_grid(recipe.steps)
+    roles = copy.deepcopy(started(process, seed))
     roles.grids = (grid,)
-    ema = train(recipe, roles, pairs(process), seed=seed)
-    depths = [generated(ema, grid[: i + 1]) for i in range(recipe.steps)]
-    mixed = torch.cat([x[: SAMPLES // recipe.steps] for x in depths])
-    return distance(depths[-1]), distance(mixed), distance(integrated(roles.real_score, grid))
+    landings = generated(train(recipe, roles, pairs(process), seed=seed), grid)
+    mixed = torch.cat([x[: SAMPLES // recipe.steps] for x in landings])
+    return Distances(distance(mixed), distance(landings[-1]), distance(integrated(roles.real_score, grid)))
+
+
+@pytest.mark.parametrize(
+    ("name", "process"),
+    [
+        pytest.param(name, process, marks=[] if (name, process) in FAST else pytest.mark.slow)
+        for name in RECIPES
+        for process in PROCESSES
+    ],
+)
+def test_the_generator_learns_the_distribution(name: str, process: str):
+    """Over all its landings: that is what a fake score which does not know the step can see."""
+    recipe = RECIPES[name]
+    found = measured(recipe, process, seed=0)
+    assert found.landings < 1.5 * MEASURED[name][process]
+    assert found.landings < recipe.share * found.teacher
+
+
+@pytest.mark.slow
+@pytest.mark.xfail(
+    strict=True,
+    reason="backward simulation matches the mixture of all steps' landings; single steps may err in opposite ways",
+)
+def test_the_last_of_two_steps_learns_the_distribution_by_itself():
+    found = measured(RECIPES["dmd2_2step"], "edm", seed=0)
+    assert found.last < found.teacher
+
+
+def main() -> None:
+    """Prints MEASURED, and the distances of the last step alone."""
+    for name, recipe in RECIPES.items():
+        for process in PROCESSES:
+            found = [measured(recipe, process, seed=seed) for seed in range(3)]
+            mean = [sum(row) / 3 for row in zip(*(astuple(x) for x in found), strict=True)]
+            print(name, process, "landings {:.3f}, last {:.3f}, teacher {:.3f}".format(*mean), flush=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

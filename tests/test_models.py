@@ -214,9 +214,7 @@ def full_pass(tower: Tower, x_t: Tensor) -> dict[str, Tensor]:
     """The outputs of every layer in one plain forward pass."""
     seen = {}
     for name, layer in tower.layers.named_children():
-        layer.register_forward_hook(
-            lambda _m, _a, output, name=name: seen.__setitem__(f"layers.{name}", output)
-        )
+        layer.register_forward_hook(lambda _m, _a, output, name=name: seen.__setitem__(f"layers.{name}", output))
     network(tower)(x_t, T, NOTHING)
     return seen
 
@@ -432,9 +430,7 @@ def test_a_stock_unet_is_a_denoiser():
     x_t, labels = torch.randn(3, 3, 8, 8), torch.tensor([0, 4, 10])
     with torch.no_grad():
         belief = denoiser(x_t, T, Conditioning(3, {"class_labels": labels}))
-        (feature,) = denoiser.tap(
-            x_t, T, Conditioning(3, {"class_labels": labels}), default_layers(pipeline.unet)
-        )
+        (feature,) = denoiser.tap(x_t, T, Conditioning(3, {"class_labels": labels}), default_layers(pipeline.unet))
         told = pipeline.unet(x_t, 1000 * T.float() - 1, class_labels=labels).sample
     torch.testing.assert_close(belief.output(ROWS["v"]), told, rtol=1e-4, atol=1e-4)
     assert feature.shape == (3, 16, 4, 4)

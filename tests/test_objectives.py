@@ -149,9 +149,7 @@ def check_vsd_is_the_kl_gradient(process: Process, t: float) -> None:
     alpha, sigma = process.alpha(level), process.sigma(level)
     mean, factor = OTHER_MEAN.clone().requires_grad_(), OTHER_FACTOR.clone().requires_grad_()
     unit = torch.eye(2, dtype=torch.float64)
-    fake = torch.distributions.MultivariateNormal(
-        alpha * mean, alpha**2 * factor @ factor.T + sigma**2 * unit
-    )
+    fake = torch.distributions.MultivariateNormal(alpha * mean, alpha**2 * factor @ factor.T + sigma**2 * unit)
     real = torch.distributions.MultivariateNormal(alpha * MEAN, alpha**2 * COVARIANCE + sigma**2 * unit)
     kl = torch.autograd.grad(torch.distributions.kl_divergence(fake, real), [mean, factor])
     weight = sigma**3 / (alpha * (alpha**2 + sigma**2))
@@ -354,9 +352,7 @@ def check_backward_simulation(process: Process) -> None:
         close(torch.stack([call.t[0] for call in recorder.calls]), STOPS[: depth + 1])
         close(recorder.calls[0].x_t, process.prior(script[0], batch.full(0.9)))
         for i in range(1, depth + 1):
-            expected = (
-                process.alpha(STOPS[i]) * recorder.calls[i - 1].x0 + process.sigma(STOPS[i]) * script[i]
-            )
+            expected = process.alpha(STOPS[i]) * recorder.calls[i - 1].x0 + process.sigma(STOPS[i]) * script[i]
             close(recorder.calls[i].x_t, expected)
         assert [call.recorded_graph for call in recorder.calls] == depth * [False] + [True]
         close(slope, torch.full((2,), 6.0, dtype=torch.float64))
@@ -523,9 +519,7 @@ def test_without_a_gan_dmd2_needs_neither_images_nor_a_discriminator():
     for turn in (objective.generator, objective.fake_score):
         assert "gan" not in turn(roles, Batch(REAL.uncond(8), (2,), **streams()))
     with pytest.raises(ValueError, match='list "images"'):
-        DMD2().fake_score(
-            gaussian_roles(Flow(), discriminator=Judge()), Batch(REAL.uncond(8), (2,), **streams())
-        )
+        DMD2().fake_score(gaussian_roles(Flow(), discriminator=Judge()), Batch(REAL.uncond(8), (2,), **streams()))
 
 
 # Cycles and needs
@@ -647,13 +641,9 @@ def test_labels_are_dropped_as_often_as_asked(share: float):
 # Mutants
 
 
-def undetached_scores(
-    roles: Roles, batch: Batch, x0: Tensor, *, law: object, guidance: float
-) -> matching.Scores:
+def undetached_scores(roles: Roles, batch: Batch, x0: Tensor, *, law: object, guidance: float) -> matching.Scores:
     noised = matching.renoised(roles, batch, x0, law=law)
-    real, fake = (
-        through(model, noised.x_t, noised.t, batch.cond) for model in (roles.real_score, roles.fake_score)
-    )
+    real, fake = (through(model, noised.x_t, noised.t, batch.cond) for model in (roles.real_score, roles.fake_score))
     return matching.Scores(noised.t, real, fake)
 
 
@@ -695,9 +685,7 @@ MUTANTS = {
         ],
         check_noise_below_resolution_is_harmless,
     ),
-    "vsd without weight": Mutant(
-        [(vsd_module, "pad_like", lambda level, x: torch.ones_like(x))], vsd_on_flow
-    ),
+    "vsd without weight": Mutant([(vsd_module, "pad_like", lambda level, x: torch.ones_like(x))], vsd_on_flow),
     "vsd uphill": Mutant([(vsd_module, "surrogate", lambda x, grad: surrogate(x, -grad))], vsd_on_flow),
     "summed, not averaged": Mutant(
         [(vsd_module, "surrogate", lambda x, grad: x.numel() * surrogate(x, grad))], vsd_on_flow

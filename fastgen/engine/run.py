@@ -16,7 +16,7 @@ from ..models.denoiser import NetworkDenoiser
 from ..models.pipeline import Pipeline
 from ..models.roles import Roles
 from . import checkpoint
-from .build import Weights, build_roles, check_needs
+from .build import AUTOCAST, Weights, build_roles, check_needs
 from .feed import Feed, PairSet
 from .files import atomic_text
 from .log import RunLog
@@ -86,15 +86,15 @@ class Run:
         roles = build_roles(self.pipeline, config, grids=self.grids, weights=weights, seed=self.config.seed)
         loader = Loader(self.config.data, seed=seed_of(self.config.seed, "data"), flip=self.config.flip)
         needs = config.objective.needs
-        pairs = self._pairs() if "pairs" in needs else None
+        pairs = self._pairs(config) if "pairs" in needs else None
         feed = Feed(self.pipeline, loader, self.accelerator.device, needs, pairs)
         spec = StageSpec(config.name, index, config.objective, feed, config.train, self.config.seed)
         return Stage(spec, roles, self.accelerator)
 
-    def _pairs(self) -> PairSet:
+    def _pairs(self, config: StageConfig) -> PairSet:
         loader = Loader(self.config.data, seed=seed_of(self.config.seed, "pairs"))
         key = digest([self.config.pairs.model_dump(), self.config.seed, fingerprint(self.config)["teacher"]])
-        teacher = self.pipeline.denoiser()
+        teacher = self.pipeline.denoiser(autocast=AUTOCAST[config.train.precision])
         folder = self.config.out / "pairs"
         return teacher_pairs(
             folder, self.pipeline, teacher, self.config.pairs, loader=loader, key=key, accelerator=self.accelerator
