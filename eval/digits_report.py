@@ -79,7 +79,7 @@ def digits_report(samplers: Mapping[str, Sampler], *, seed: int) -> Report:
 
 def save(report: Report, folder: Path) -> None:
     """`digits.png` and `metrics.json` in the folder."""
-    from fastgen.engine.files import atomic_json
+    from fastgen.files import atomic_json
 
     folder.mkdir(parents=True, exist_ok=True)
     report.picture.save(folder / "digits.png")

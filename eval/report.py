@@ -4,7 +4,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from fastgen.engine.files import atomic_json
+from fastgen.files import atomic_json
 
 from .observe import Figures
 from .options import Options

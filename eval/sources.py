@@ -12,9 +12,10 @@ from torch import Tensor
 
 from fastgen.data.prompts import PromptFile
 from fastgen.errors import UserError
-from fastgen.export.notes import Notes
+from fastgen.models import loading
+from fastgen.models.arguments import conditioning_kind, default_steps, draw_labels, real_classes
+from fastgen.notes import Notes
 from fastgen.sampling import stock
-from fastgen.sampling.arguments import conditioning_kind, default_steps, draw_labels, real_classes
 
 from .costs import Costs
 from .images import ImageBatch, ImageSet, image_batches, open_images
@@ -166,9 +167,9 @@ def sources(path: str, draw: Draw, *, steps: Sequence[int] | None, guidance: flo
     if _is_image_set(path):
         yield FileSource(Path(path), draw)
         return
-    folder = stock.locate(path)
+    folder = loading.locate(path)
     notes = Notes.read(folder)
-    pipe = stock.load(folder, device=draw.device, dtype=draw.dtype)
+    pipe = loading.load(folder, device=draw.device, dtype=draw.dtype)
     known = notes.steps if notes else (default_steps(pipe),)
     for count in steps or known:
         yield PipelineSource(

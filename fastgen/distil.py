@@ -14,7 +14,6 @@ from .engine.loop import Stage
 from .engine.run import Run, Trained
 from .errors import UserError
 from .export.export import export
-from .export.notes import Notes
 from .export.scheduler import few_step_scheduler
 from .export.verify import verify
 from .models.conditioning import Conditioning
@@ -22,6 +21,7 @@ from .models.contract import Denoiser
 from .models.create import create
 from .models.denoiser import NetworkDenoiser
 from .models.pipeline import Pipeline
+from .notes import Notes
 from .sampling.pictures import grid
 from .sampling.sampler import ode, renoise, seeded_noise
 

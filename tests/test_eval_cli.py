@@ -23,7 +23,8 @@ from eval.options import Options
 from eval.preprocessing import Resize
 from eval.statistics_file import load_statistics
 from fastgen.cli import main
-from fastgen.export.notes import Notes
+from fastgen.models import loading
+from fastgen.notes import Notes
 from fastgen.sampling import stock
 
 COUNT = 24
@@ -83,7 +84,7 @@ def test_the_figures_are_those_of_the_sampled_images(place: Path, tmp_path: Path
     drawing = ["--steps", "2", "--seed", "3", "--batch-size", "7"]
     assert evaluate(place, tmp_path, "--student", str(place / "student"), *drawing) == 0
     (_, student) = rows_of(tmp_path)
-    pipe = stock.load(place / "student", device="cpu")
+    pipe = loading.load(place / "student", device="cpu")
     labels = [i % 10 for i in range(COUNT)]
     drawn = torch.cat(list(stock.generate(pipe, seeds=range(3, 3 + COUNT), steps=2, labels=labels)))
     sampled = (drawn * 255).round().to(torch.uint8)

@@ -10,8 +10,7 @@ import time
 import psutil
 import pytest
 
-from fastgen.engine import files
-from fastgen.engine.files import atomic_folder, atomic_json, atomic_text, remove_folder, tidy
+from fastgen import files
 from fastgen.engine.manifest import (
     MANIFEST,
     ManifestError,
@@ -23,6 +22,7 @@ from fastgen.engine.manifest import (
     write_manifest,
 )
 from fastgen.errors import CheckpointError, UserError
+from fastgen.files import atomic_folder, atomic_json, atomic_text, remove_folder, tidy
 
 
 def tree(folder):

@@ -11,9 +11,10 @@ from PIL import Image
 
 from fastgen.cli import main
 from fastgen.errors import UserError
-from fastgen.export.notes import Notes
+from fastgen.models import arguments, loading
+from fastgen.models.arguments import guidance_argument
+from fastgen.notes import Notes
 from fastgen.sampling import stock
-from fastgen.sampling.arguments import guidance_argument
 
 BUILDERS = {
     "ddpm": tiny.ddpm,
@@ -87,7 +88,7 @@ def test_a_plain_diffusers_script_makes_the_same_images(tmp_path):
     subprocess.run(command, check=True, cwd=tmp_path, capture_output=True)
     expected = np.load(plain, allow_pickle=False)
 
-    pipe = stock.load(folder, device="cpu")
+    pipe = loading.load(folder, device="cpu")
     ours = draw(pipe, seeds=[5, 6, 7], steps=4, labels=[0, 7, 0], batch_size=2)
     np.testing.assert_allclose(ours.permute(0, 2, 3, 1).numpy(), expected, atol=1e-5)
 
@@ -100,15 +101,15 @@ def test_a_plain_diffusers_script_makes_the_same_images(tmp_path):
 
 
 def test_kinds_and_real_classes():
-    assert [stock.conditioning_kind(build()) for build in BUILDERS.values()] == [
+    assert [arguments.conditioning_kind(build()) for build in BUILDERS.values()] == [
         *("none", "label", "none", "label", "prompt", "prompt")
     ]
-    assert stock.real_classes(tiny.class_conditional(), None) == range(10)
-    assert stock.real_classes(tiny.consistency(num_class_embeds=10), None) == range(10)
-    assert stock.real_classes(tiny.consistency(num_class_embeds=1), None) == range(1)
-    assert stock.real_classes(tiny.dit(), None) == range(1000)
-    assert not stock.real_classes(tiny.ddpm(), None)
-    assert stock.real_classes(tiny.class_conditional(), Notes(steps=(1,), num_classes=11)) == range(11)
+    assert arguments.real_classes(tiny.class_conditional(), None) == range(10)
+    assert arguments.real_classes(tiny.consistency(num_class_embeds=10), None) == range(10)
+    assert arguments.real_classes(tiny.consistency(num_class_embeds=1), None) == range(1)
+    assert arguments.real_classes(tiny.dit(), None) == range(1000)
+    assert not arguments.real_classes(tiny.ddpm(), None)
+    assert arguments.real_classes(tiny.class_conditional(), Notes(steps=(1,), num_classes=11)) == range(11)
 
 
 def test_guidance_follows_the_diffusers_convention():
@@ -164,8 +165,8 @@ def test_a_seed_is_the_same_noise_on_the_gpu():
 
 
 def test_the_cifar10_teacher(assets):
-    pipe = stock.load(assets / "teachers" / "cifar10", device="cpu")
-    assert stock.real_classes(pipe, None) == range(10)
+    pipe = loading.load(assets / "teachers" / "cifar10", device="cpu")
+    assert arguments.real_classes(pipe, None) == range(10)
     images = draw(pipe, seeds=[0, 1], steps=2, labels=[1, 7], batch_size=2)
     assert images.shape == (2, 3, 32, 32)
     torch.testing.assert_close(draw(pipe, seeds=[1], steps=2, labels=[7]), images[1:], atol=1e-5, rtol=0)

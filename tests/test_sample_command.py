@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from fastgen.cli import main
 from fastgen.cli.sample import label_list
 from fastgen.errors import UserError
-from fastgen.export.notes import Notes
+from fastgen.notes import Notes
 from fastgen.sampling import stock
 
 

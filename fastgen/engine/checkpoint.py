@@ -24,9 +24,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fastgen.engine.files import atomic_folder, remove_folder, tidy
 from fastgen.engine.manifest import MissingFileError, verify_manifest, verify_sizes, write_manifest
 from fastgen.errors import CheckpointError
+from fastgen.files import atomic_folder, remove_folder, tidy
 
 _STATE = "state.json"
 _TENSORS = ".safetensors"

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm import tqdm
 
-from .files import atomic_text
+from ..files import atomic_text
 
 FILE = "log.jsonl"
 

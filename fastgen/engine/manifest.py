@@ -8,8 +8,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from fastgen.engine.files import atomic_json
 from fastgen.errors import CheckpointError
+from fastgen.files import atomic_json
 
 MANIFEST = "manifest.json"
 

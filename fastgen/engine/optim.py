@@ -8,6 +8,8 @@ from torch import nn
 
 from ..config import Optim
 
+FUSED = ("cuda", "cpu")
+
 
 class RoleOptimizer:
     """AdamW over a role's parameters with clipping, warm-up and schedule.
@@ -29,7 +31,7 @@ class RoleOptimizer:
             betas=settings.betas,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
-            fused=all(p.is_cuda for p in self.parameters),
+            fused=all(p.is_floating_point() and p.device.type in FUSED for p in self.parameters),
         )
 
     @property

@@ -10,11 +10,11 @@ from tqdm import tqdm
 
 from ..config import Pairs
 from ..data import Loader
+from ..files import atomic_folder
 from ..models.contract import Denoiser
 from ..models.pipeline import Pipeline
 from ..sampling.sampler import ode, seeded_noise
 from .feed import PairSet
-from .files import atomic_folder
 from .random import seed_of
 
 BATCH = 256

@@ -12,13 +12,13 @@ from ..config import Stage as StageConfig
 from ..configfile import digest, dump, fingerprint
 from ..data import Loader
 from ..errors import CheckpointError
+from ..files import atomic_text
 from ..models.denoiser import NetworkDenoiser
 from ..models.pipeline import Pipeline
 from ..models.roles import Roles
 from . import checkpoint
 from .build import AUTOCAST, Weights, build_roles, check_needs
 from .feed import Feed, PairSet
-from .files import atomic_text
 from .log import RunLog
 from .loop import Stage, StageSpec
 from .pairs import teacher_pairs
@@ -150,7 +150,7 @@ class Run:
         if changed:
             raise CheckpointError(
                 f"the checkpoint {loaded.path} was written with other settings ({'; '.join(changed[:10])}): resume "
-                f"with the config saved in {self.config.out / 'config.yaml'}, or start in another output folder (out=...)"
+                f"with the config saved in {self.config.out / 'config.yaml'}, or start in another folder (out=...)"
             )
         self.log.rewind(state["stage"], state["position"]["cycle"])
         self.log.say(f"resuming from {loaded.path}")

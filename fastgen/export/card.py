@@ -2,8 +2,8 @@
 
 from diffusers import DiffusionPipeline
 
-from ..sampling.arguments import conditioning_kind
-from .notes import Notes
+from ..models.arguments import conditioning_kind
+from ..notes import Notes
 
 _ASKED_BY = {"none": "", "label": "class_labels=[3], ", "prompt": 'prompt="a photo of a cat", '}
 

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from diffusers import DiffusionPipeline
 
-from ..engine.files import atomic_folder
+from ..files import atomic_folder
+from ..notes import Notes
 from .card import card
-from .notes import Notes
 
 
 def export(pipe: DiffusionPipeline, notes: Notes, folder: Path) -> Path:

@@ -10,13 +10,13 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..errors import UserError
-from ..export.notes import Notes
+from ..notes import Notes
 from ..process import even_grid
-from ..sampling.arguments import conditioning_kind, guidance_argument, real_classes
-from ..sampling.stock import load
+from .arguments import conditioning_kind, guidance_argument, real_classes
 from .codec import codec_of
 from .conditioning import Conditioning
 from .denoiser import NetworkDenoiser
+from .loading import load
 from .probe import capture, denoiser_name, emitted, probe
 
 PROMPTS_AT_ONCE = 32

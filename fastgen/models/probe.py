@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..process import Discrete, Reading, from_scheduler
-from ..sampling.arguments import guidance_argument, parameters
+from .arguments import guidance_argument, parameters
 from .conditioning import Conditioning
 from .denoiser import CallForm, NetworkDenoiser
 

@@ -11,9 +11,10 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from ..engine.files import atomic_json
 from ..errors import UserError
-from ..export.notes import Notes
+from ..files import atomic_json
+from ..models import arguments, loading
+from ..notes import Notes
 from . import pictures, stock
 
 T = TypeVar("T")
@@ -95,10 +96,10 @@ def fill(order: Order, warn: Callable[[str], None]) -> Record:
         UserError: files in the way, no such pipeline, or an order that the pipeline cannot take.
     """
     _refuse_overwriting(order)
-    folder = stock.locate(order.pipeline)
+    folder = loading.locate(order.pipeline)
     notes = Notes.read(folder)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if order.device == "auto" else order.device
-    pipe = stock.load(folder, device=device, dtype=getattr(torch, order.dtype))
+    pipe = loading.load(folder, device=device, dtype=getattr(torch, order.dtype))
     if notes and order.steps and order.steps not in notes.steps:
         warn(
             f"{order.steps} steps were asked for, but this student was trained for "
@@ -128,7 +129,7 @@ def _record(order: Order, request: Request, pipe: DiffusionPipeline) -> Record:
             seed=seed,
             label=request.labels[i] if request.labels else None,
             prompt=request.prompts[i] if request.prompts else None,
-            steps=request.steps or stock.default_steps(pipe),
+            steps=request.steps or arguments.default_steps(pipe),
             guidance=request.guidance,
         )
         for i, seed in enumerate(request.seeds)
@@ -138,11 +139,11 @@ def _record(order: Order, request: Request, pipe: DiffusionPipeline) -> Record:
 
 def _labels(order: Order, *, pipe: DiffusionPipeline, notes: Notes | None) -> list[int] | None:
     """The label of each image; drawn from the real classes where none was asked for."""
-    classes = stock.real_classes(pipe, notes)
+    classes = arguments.real_classes(pipe, notes)
     if order.labels is None:
-        return stock.draw_labels(classes, order.count) if classes else None
+        return arguments.draw_labels(classes, order.count) if classes else None
     if classes:
-        stock.check_labels(order.labels, classes)
+        arguments.check_labels(order.labels, classes)
     return _cycled(order.labels, order.count)
 
 

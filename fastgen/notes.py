@@ -16,8 +16,8 @@ from pydantic import (
 )
 from pydantic.dataclasses import dataclass
 
-from ..engine.files import atomic_json
-from ..errors import UserError
+from .errors import UserError
+from .files import atomic_json
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))

@@ -7,7 +7,7 @@ from typing import Any, Literal
 from diffusers import DiffusionPipeline
 
 from ..errors import UserError
-from ..export.notes import Notes
+from ..notes import Notes
 
 Conditioning = Literal["none", "label", "prompt"]
 
