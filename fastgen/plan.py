@@ -1,7 +1,104 @@
-"""What a run would do, from its config alone."""
+"""What a run would do, from its config alone: nothing is trained, loaded onto a device or written."""
 
-from .config import Config
+import json
+import math
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+
+import diffusers
+import torch
+
+from .config import Config, Stage
+from .configfile import load
+from .models.create import create
+from .models.probe import denoiser_name
+from .models.roles import DENOISERS
+from .objectives import roles_of
+
+TRAINED_BYTES = 4 + 4 + 8  # fp32 weight, gradient, two Adam moments
+MIB = 2**20
 
 
-def plan(config: Config) -> str:
-    return ""
+@dataclass(frozen=True)
+class Part:
+    """One line of the memory estimate."""
+
+    name: str
+    parameters: int
+    bytes: int
+
+
+def plan(config: Config, *, recipes: Path) -> str:
+    """Stages, networks, updates and the memory of everything but activations, as text."""
+    lines = []
+    teacher = config.teacher
+    missing = teacher.path is not None and not Path(teacher.path).exists()
+    if missing and teacher.recipe is not None:
+        lines += [f"first, because {teacher.path} does not exist yet, {recipes / teacher.recipe}:"]
+        lines += [f"  {line}" for line in plan(load(recipes / teacher.recipe), recipes=recipes).splitlines()]
+    size = _denoiser_size(config, recipes)
+    counted = f"{size / 1e6:.2f} M parameters" if size is not None else "not here, it would be downloaded"
+    lines += [f"teacher: {teacher.path or 'random weights'}, denoiser {counted}"]
+    lines += [
+        f"student: {', '.join(map(str, config.student.steps))} steps, {config.student.sampler}, {config.exported}"
+    ]
+    for index, stage in enumerate(config.stages):
+        lines += _stage_lines(index, stage, size)
+    return "\n".join(lines)
+
+
+def _stage_lines(index: int, stage: Stage, size: int | None) -> list[str]:
+    settings, cycle = stage.train, stage.objective.cycle
+    cycles = math.ceil(settings.images / (settings.batch * sum("generator" in turn for turn in cycle)))
+    updates = {role: cycles * sum(role in turn for turn in cycle) for role in roles_of(stage.objective)}
+    needs = sorted(stage.objective.needs - {"real_score", "null"})
+    budget = f"{settings.images:,} images in batches of {settings.batch}, {settings.precision}"
+    turns = [(len(list(repeats)), "+".join(turn)) for turn, repeats in groupby(cycle)]
+    lines = [
+        f"stage {index}, {stage.name}: {budget}, {'reads ' + ' and '.join(needs) if needs else 'data-free'}",
+        f"  turns of a cycle: {', '.join(f'{count} x {turn}' if count > 1 else turn for count, turn in turns)}",
+        f"  updates: {', '.join(f'{role} {count:,}' for role, count in updates.items())}",
+    ]
+    if size is not None:
+        parts = _memory(stage, size)
+        total = sum(part.bytes for part in parts)
+        lines += [f"  {part.name:<24}{part.parameters / 1e6:>10.2f} M{part.bytes / MIB:>12.1f} MiB" for part in parts]
+        lines += [f"  {'sum, without activations':<24}{'':>12}{total / MIB:>12.1f} MiB"]
+    return lines
+
+
+def _memory(stage: Stage, size: int) -> list[Part]:
+    trained = roles_of(stage.objective)
+    frozen_bytes = 2 if stage.train.precision == "bf16" else 4
+    parts = [
+        Part(
+            f"{role} ({'trained' if role in trained else 'frozen'})", size, size * _bytes(role in trained, frozen_bytes)
+        )
+        for role in DENOISERS
+        if role in trained or role in stage.objective.needs
+    ]
+    if stage.train.ema is not None:
+        parts.append(Part("generator average", size, 4 * size))
+    return parts
+
+
+def _bytes(trained: bool, frozen_bytes: int) -> int:
+    return TRAINED_BYTES if trained else frozen_bytes
+
+
+def _denoiser_size(config: Config, recipes: Path) -> int | None:
+    """Parameters of the denoiser, counted on torch's meta device; None if the teacher is not on this machine."""
+    teacher = config.teacher
+    with torch.device("meta"):
+        if teacher.new is not None:
+            pipe = create(teacher.new.pipeline, teacher.new.parts, seed=0)
+            return sum(p.numel() for p in getattr(pipe, denoiser_name(pipe)).parameters())
+        assert teacher.path is not None
+        folder = Path(teacher.path)
+        if not (folder / "model_index.json").is_file():
+            return _denoiser_size(load(recipes / teacher.recipe), recipes) if teacher.recipe else None
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        name = next(part for part in ("transformer", "unet") if part in index)
+        kind = getattr(diffusers, index[name][1])
+        return sum(p.numel() for p in kind.from_config(kind.load_config(folder / name)).parameters())

@@ -29,7 +29,7 @@ def run(args: Namespace) -> int:
         from ..plan import plan
 
         print(dump(config))
-        print(plan(config))
+        print(plan(config, recipes=args.config.parent))
         return 0
     from ..distil import distil
 
