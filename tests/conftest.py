@@ -4,6 +4,8 @@ from pathlib import Path
 import pytest
 import torch
 
+torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+
 
 @pytest.fixture
 def assets() -> Path:
