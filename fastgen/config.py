@@ -5,7 +5,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, PositiveInt, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainValidator,
+    PositiveInt,
+    create_model,
+    model_validator,
+)
 
 from .data import SOURCES
 from .objectives import OBJECTIVES, roles_of
@@ -27,7 +36,7 @@ def _named(table: Mapping[str, type], key: str) -> PlainValidator:
         if not isinstance(raw, Mapping) or key not in raw:
             raise ValueError(f"give a mapping with `{key}`, one of {', '.join(table)}")
         name, settings = raw[key], {k: v for k, v in raw.items() if k != key}
-        if name not in table:
+        if not isinstance(name, str) or name not in table:
             close = difflib.get_close_matches(str(name), table, n=1)
             hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(table)}"
             raise ValueError(f"there is no {name!r}; {hint}")
@@ -94,6 +103,11 @@ class Optim(_Strict):
     schedule: Literal["constant", "linear", "cosine"] = "constant"
 
 
+def _optim_settings(raw: dict[str, Any]) -> dict[str, Any]:
+    Optim.model_validate(raw)
+    return raw
+
+
 class Train(_Strict):
     """How a stage is trained.
 
@@ -114,16 +128,14 @@ class Train(_Strict):
     gradient_checkpointing: bool = False
     compile: bool = False
     optim: Optim = Optim()
-    roles: dict[str, dict[str, Any]] = {}
+    roles: dict[str, Annotated[dict[str, Any], AfterValidator(_optim_settings)]] = {}
 
     def optim_of(self, role: str) -> Optim:
         """The optimizer settings of a role."""
         return Optim.model_validate({**self.optim.model_dump(), **self.roles.get(role, {})})
 
     @model_validator(mode="after")
-    def _roles_are_settings(self) -> Self:
-        for role in self.roles:
-            self.optim_of(role)
+    def _batch_is_divisible(self) -> Self:
         if self.micro_batch and self.batch % self.micro_batch:
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
         return self
@@ -150,7 +162,7 @@ class Stage(_Strict):
     carry: role -> whose weights it starts from: teacher, generator or ema (the stage before).
     """
 
-    name: str
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     objective: Annotated[Any, _named(OBJECTIVES, "name")]
     train: Train
     carry: dict[str, Literal["teacher", "generator", "ema"]] = {}
@@ -206,8 +218,8 @@ class Config(_Strict):
 
     out: Path
     export: Path | None = None
-    seed: int = 0
-    device: str = "auto"
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     teacher: Teacher
     student: Student = Student()
     data: Annotated[Any, _named(SOURCES, "source")]

@@ -17,20 +17,38 @@ from .data import SOURCES
 from .errors import UserError
 from .objectives import OBJECTIVES
 
-MAX_BYTES = 1_000_000
+MAX_BYTES = 200_000
+MAX_LISTED = 20
 _VOLATILE = ("out", "export", "device", "log", "checkpoints", "evaluate")
+_TAGS = ("str", "int", "float", "bool", "null", "seq", "map")
+_PLAINER = {  # types of pydantic's errors in the words of a YAML file
+    "extra_forbidden": "no such setting",
+    "unexpected_keyword_argument": "no such setting",
+    "missing": "this setting is required",
+    "union_tag_not_found": "this needs a `law`, e.g. {law: uniform}",
+    "tuple_type": "this must be a list",
+    "dict_type": "this must be a mapping",
+    "model_type": "this must be a mapping",
+    "model_attributes_type": "this must be a mapping",
+}
 
 
 class _Loader(yaml.SafeLoader):
     """YAML with numbers as people write them (1e-4), true/false as the only booleans, no repeated keys, no aliases."""
 
     yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_constructors: ClassVar[dict[Any, Any]] = {
+        tag: yaml.SafeLoader.yaml_constructors[tag] for tag in [*(f"tag:yaml.org,2002:{name}" for name in _TAGS), None]
+    }
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for i, key in enumerate(keys):
-            if key in keys[:i]:
-                raise yaml.MarkedYAMLError(problem=f"the key {key!r} is repeated", problem_mark=node.start_mark)
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+                raise yaml.MarkedYAMLError(problem="a setting's name is not text", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is repeated", problem_mark=key.start_mark)
+            seen.add(key.value)
         return super().construct_mapping(node, deep=deep)
 
     def compose_node(self, parent: Any, index: Any) -> Any:
@@ -48,6 +66,7 @@ _Loader.add_implicit_resolver(
     list("-+0123456789."),
 )
 _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(loader.construct_scalar(node)))
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)  # the latter two: `!!int x`, and 1,000 nested brackets
 
 
 def load(path: Path, overrides: Sequence[str] = ()) -> Config:
@@ -65,9 +84,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     try:
         return Config.model_validate(_with_stages(raw))
     except ValidationError as error:
-        items = error.errors()
-        inner = [i for i in items if not any(i is not k and k["loc"][: len(i["loc"])] == i["loc"] for k in items)]
-        lines = "\n".join(f"  {_explained(item)}" for item in inner or items)
+        lines = "\n".join(f"  {line}" for line in _listed(error))
         raise UserError(f"{path} is not a valid config:\n{lines}") from error
 
 
@@ -98,17 +115,20 @@ def _read(path: Path) -> dict[str, Any]:
     try:
         raw = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
     except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}): is it a config?"
-        ) from error
-    except yaml.YAMLError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path} is not text in UTF-8 ({error.reason} in line {line}): is it a config?") from error
+    except yaml.reader.ReaderError as error:
+        raise UserError(f"{path} holds a control character, {error.character:#04x}: is it a config?") from error
+    except _NOT_YAML as error:
         raise UserError(f"{path} is not valid YAML: {_one_line(error)}; mend that line") from error
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds {'nothing' if raw is None else type(raw).__name__}, not a mapping of settings")
     return raw
 
 
-def _one_line(error: yaml.YAMLError) -> str:
+def _one_line(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
     mark = getattr(error, "problem_mark", None)
     where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
     return f"{getattr(error, 'problem', None) or ' '.join(str(error).split())}{where}"
@@ -116,13 +136,13 @@ def _one_line(error: yaml.YAMLError) -> str:
 
 def _override(raw: dict[str, Any], override: str) -> None:
     path, equals, text = override.partition("=")
-    if not equals or not path.strip():
+    *parents, last = keys = path.strip().split(".")
+    if not equals or not all(keys):
         raise UserError(f"the override {override!r} is not of the form a.b=value, e.g. train.optim.lr=1e-4")
     try:
         value = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError as error:
+    except _NOT_YAML as error:
         raise UserError(f"the value in the override {override!r} is not valid YAML: {_one_line(error)}") from error
-    *parents, last = path.strip().split(".")
     node: Any = raw
     for key in parents:
         node = _entered(node, key, override)
@@ -135,14 +155,16 @@ def _override(raw: dict[str, Any], override: str) -> None:
 def _entered(node: Any, key: str, override: str) -> Any:
     if isinstance(node, list):
         return node[_position(node, key, override)]
-    child = node.setdefault(key, {})
+    if node.get(key) is None:
+        node[key] = {}
+    child = node[key]
     if not isinstance(child, (dict, list)):
         raise UserError(f"the override {override!r} looks into {key!r}, which is the value {child!r}")
     return child
 
 
 def _position(node: list[Any], key: str, override: str) -> int:
-    if not key.isdigit() or int(key) >= len(node):
+    if not key.isdecimal() or int(key) >= len(node):
         raise UserError(f"the override {override!r} needs a number below {len(node)} in place of {key!r}")
     return int(key)
 
@@ -153,9 +175,11 @@ def _with_stages(raw: dict[str, Any]) -> dict[str, Any]:
     if "objective" in raw and "stages" not in raw:
         keys = ("objective", "carry", "discriminator")
         raw["stages"] = [{key: raw.pop(key) for key in keys if key in raw}]
-    if isinstance(common, dict) and isinstance(raw.get("stages"), list):
+    if common is not None and isinstance(raw.get("stages"), list):
         raw["stages"] = [
-            {**stage, "train": _merged(common, stage.get("train", {}))} if isinstance(stage, dict) else stage
+            {**stage, "train": _merged(common, stage.get("train", {})) if isinstance(common, dict) else common}
+            if isinstance(stage, dict)
+            else stage
             for stage in raw["stages"]
         ]
     return raw
@@ -169,18 +193,30 @@ def _merged(base: Any, change: Any) -> Any:
     return change
 
 
+def _listed(error: ValidationError) -> list[str]:
+    """A line for each wrong setting; what is wrong within a setting says more than that the setting is."""
+    items = error.errors(include_url=False)
+    outer = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
+    inner = [item for item in items if item["loc"] not in outer]
+    more = [f"and {len(inner) - MAX_LISTED:,} more"] if len(inner) > MAX_LISTED else []
+    return [_explained(item) for item in inner[:MAX_LISTED]] + more
+
+
 def _explained(item: Mapping[str, Any]) -> str:
     where = ".".join(str(part) for part in item["loc"] if part != "settings") or "the file"
-    if item["type"] in ("extra_forbidden", "unexpected_keyword_argument"):
-        return f"{where}: no such setting{_suggestion(str(item['loc'][-1]))}"
+    message = _PLAINER.get(item["type"], str(item["msg"]).removeprefix("Value error, "))
     if item["type"] == "missing":
-        return f"{where}: this setting is required"
-    message = str(item["msg"]).removeprefix("Value error, ")
+        return f"{where}: {message}"
+    if message == "no such setting":
+        return f"{where}: {message}{_suggestion(str(item['loc'][-1]))}"
     return message if where == "the file" else f"{where}: {message} (got {item['input']!r:.80})"
 
 
 def _suggestion(name: str) -> str:
-    close = difflib.get_close_matches(name, sorted(_known_names(Config)), n=1)
+    known = _known_names(Config)
+    if name in known:
+        return " here; it belongs elsewhere"
+    close = difflib.get_close_matches(name, sorted(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
 

@@ -1,14 +1,14 @@
 """From a config to a verified student: teacher, training, export, report."""
 
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from .config import Config
-from .configfile import load
 from .data import Loader
 from .engine.loop import Stage
 from .engine.run import Run, Trained
@@ -22,6 +22,7 @@ from .models.create import create
 from .models.denoiser import NetworkDenoiser
 from .models.pipeline import Pipeline
 from .notes import Notes
+from .plan import recipe_of
 from .sampling.pictures import grid
 from .sampling.sampler import ode, renoise, seeded_noise
 
@@ -40,19 +41,25 @@ def distil(config: Config, *, recipes: Path, resume: bool = False) -> Path:
     Raises:
         UserError: the config, the teacher, the data or the output folder cannot work; nothing on disk is lost.
     """
+    folder = _distilled(config, recipes=recipes, resume=resume)
+    PartialState().destroy_process_group()
+    return folder
+
+
+def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     accelerator = _accelerator(config)
-    _check_output(config.out, resume=resume)
+    _check_output(config, resume=resume)
     config.data.check()
-    if accelerator.is_main_process:
-        _ensure_teacher(config, recipes)
+    _ensure_teacher(config, recipes, accelerator)
     accelerator.wait_for_everyone()
     pipeline = _teacher(config, accelerator.device)
     student = Student(config, pipeline, accelerator.device)
-    config.out.mkdir(parents=True, exist_ok=True)
+    _make(config.out)
     accelerator.init_trackers("fastgen")
     run = Run(config, pipeline, grids=student.grids, accelerator=accelerator, preview=student.preview)
     trained = run.train(resume=resume)
-    accelerator.end_training()
+    for tracker in accelerator.trackers:
+        tracker.finish()
     if accelerator.is_main_process:
         student.export(trained)
         student.measure(trained)
@@ -158,11 +165,14 @@ def _accelerator(config: Config) -> Accelerator:
     cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device is {config.device}, but torch sees no CUDA device: set device=cpu, or auto")
+    if "wandb" in config.log.trackers and find_spec("wandb") is None:
+        raise UserError("log.trackers names wandb, which is not installed: pip install 'fastgen[wandb]', or remove it")
     torch.backends.cudnn.benchmark = True
-    return Accelerator(cpu=cpu, log_with=list(config.log.trackers), project_dir=config.out / "trackers")
+    return Accelerator(cpu=cpu, log_with=list(config.log.trackers) or None, project_dir=config.out / "trackers")
 
 
-def _check_output(out: Path, *, resume: bool) -> None:
+def _check_output(config: Config, *, resume: bool) -> None:
+    out, exported = config.out, config.exported
     if out.exists() and not out.is_dir():
         raise UserError(f"out is {out}, which is a file: give a folder")
     if not resume and (out / "checkpoints").is_dir():
@@ -170,21 +180,35 @@ def _check_output(out: Path, *, resume: bool) -> None:
             f"{out} already holds a run: go on with it by --resume, or give another folder with out=...; nothing there "
             "was touched"
         )
-
-
-def _ensure_teacher(config: Config, recipes: Path) -> None:
-    """Trains the teacher by its recipe if its folder does not exist yet."""
-    teacher = config.teacher
-    if teacher.path is None or teacher.recipe is None or Path(teacher.path).exists():
-        return
-    recipe = load(recipes / teacher.recipe)
-    if recipe.exported != Path(teacher.path):
+    kept = [out, Path(config.teacher.path)] if config.teacher.path else [out]
+    for path in kept:
+        if exported.resolve() in (path.resolve(), *path.resolve().parents):
+            raise UserError(f"the export would replace {path}: give a folder of its own with export=...")
+    if exported.exists() and not exported.is_dir():
+        raise UserError(f"the export goes to {exported}, which is a file: give a folder with export=...")
+    ours = resume and (exported / Notes.FILE).is_file()
+    if not ours and exported.is_dir() and any(exported.iterdir()):
         raise UserError(
-            f"teacher.path {teacher.path} does not exist, and its recipe {teacher.recipe} leaves its result in "
-            f"{recipe.exported}: make the two agree"
+            f"the export goes to {exported}, which already holds files: give another folder with export=..., or move "
+            "them; nothing there was touched"
         )
-    print(f"no teacher in {teacher.path} yet: training it by {recipes / teacher.recipe}")
-    distil(recipe, recipes=recipes, resume=(recipe.out / "checkpoints").is_dir())
+
+
+def _make(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"cannot write in {out}: {error.strerror}; give a writable folder with out=...") from error
+
+
+def _ensure_teacher(config: Config, recipes: Path, accelerator: Accelerator) -> None:
+    """Trains the teacher by its recipe if its folder does not exist yet; every process takes part."""
+    recipe = recipe_of(config, recipes)
+    if recipe is None:
+        return
+    accelerator.print(f"no teacher in {config.teacher.path} yet: training it by {recipe.file}")
+    resume = (recipe.config.out / "checkpoints").is_dir()
+    _distilled(recipe.config, recipes=recipe.file.parent, resume=resume)
 
 
 def _teacher(config: Config, device: torch.device) -> Pipeline:

@@ -11,6 +11,7 @@ import torch
 
 from .config import Config, Stage
 from .configfile import load
+from .errors import UserError
 from .models.create import create
 from .models.probe import denoiser_name
 from .models.roles import DENOISERS
@@ -29,14 +30,43 @@ class Part:
     bytes: int
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """The config of a teacher that has to be trained first."""
+
+    file: Path
+    config: Config
+
+
+def recipe_of(config: Config, recipes: Path) -> Recipe | None:
+    """The recipe of a teacher that does not exist yet; None where there is nothing to train first.
+
+    Raises:
+        UserError: the recipe leaves its result elsewhere, or needs that teacher itself.
+    """
+    teacher = config.teacher
+    if teacher.path is None or teacher.recipe is None or Path(teacher.path).exists():
+        return None
+    file = recipes / teacher.recipe
+    recipe = load(file)
+    if recipe.exported != Path(teacher.path):
+        raise UserError(
+            f"teacher.path {teacher.path} does not exist, and its recipe {file} leaves its result in "
+            f"{recipe.exported}: make the two agree"
+        )
+    if recipe.teacher.path == teacher.path:
+        raise UserError(f"teacher.recipe {file} distils {teacher.path} itself: name the config that makes that folder")
+    return Recipe(file, recipe)
+
+
 def plan(config: Config, *, recipes: Path) -> str:
     """Stages, networks, updates and the memory of everything but activations, as text."""
     lines = []
     teacher = config.teacher
-    missing = teacher.path is not None and not Path(teacher.path).exists()
-    if missing and teacher.recipe is not None:
-        lines += [f"first, because {teacher.path} does not exist yet, {recipes / teacher.recipe}:"]
-        lines += [f"  {line}" for line in plan(load(recipes / teacher.recipe), recipes=recipes).splitlines()]
+    recipe = recipe_of(config, recipes)
+    if recipe is not None:
+        lines += [f"first, because {teacher.path} does not exist yet, {recipe.file}:"]
+        lines += [f"  {line}" for line in plan(recipe.config, recipes=recipe.file.parent).splitlines()]
     size = _denoiser_size(config, recipes)
     counted = f"{size / 1e6:.2f} M parameters" if size is not None else "not here, it would be downloaded"
     lines += [f"teacher: {teacher.path or 'random weights'}, denoiser {counted}"]
@@ -95,10 +125,22 @@ def _denoiser_size(config: Config, recipes: Path) -> int | None:
             pipe = create(teacher.new.pipeline, teacher.new.parts, seed=0)
             return sum(p.numel() for p in getattr(pipe, denoiser_name(pipe)).parameters())
         assert teacher.path is not None
+        recipe = recipe_of(config, recipes)
+        if recipe is not None:
+            return _denoiser_size(recipe.config, recipe.file.parent)
         folder = Path(teacher.path)
-        if not (folder / "model_index.json").is_file():
-            return _denoiser_size(load(recipes / teacher.recipe), recipes) if teacher.recipe else None
+        return _size_in(folder) if folder.exists() else None
+
+
+def _size_in(folder: Path) -> int:
+    try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        name = next(part for part in ("transformer", "unet") if part in index)
+        name = next((part for part in ("transformer", "unet") if part in index), "unet")
         kind = getattr(diffusers, index[name][1])
-        return sum(p.numel() for p in kind.from_config(kind.load_config(folder / name)).parameters())
+        settings = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+        return sum(p.numel() for p in kind.from_config(settings).parameters())
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder} is not a pipeline that could be read ({type(error).__name__}: {error}): give the folder that "
+            "save_pretrained wrote for the whole pipeline"
+        ) from error

@@ -1,7 +1,6 @@
 """The ground truth itself, in float64: exact denoisers against quadrature, autograd and an independent integrator."""
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -34,15 +33,6 @@ LINE = Mixture(
     weights=torch.tensor([0.3, 0.5, 0.2]),
 )
 GAUSSIAN = Mixture(torch.tensor([[0.5, -1.0]]), torch.tensor([[[0.6, 0.3], [0.3, 0.4]]]))
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are slower on two threads, and much slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def noised(process: Process, data: Mixture, *, low: float = 0.2, count: int = 64) -> tuple[Tensor, Tensor]:

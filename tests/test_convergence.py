@@ -2,7 +2,6 @@
 
 import copy
 import math
-from collections.abc import Iterator
 from dataclasses import astuple, dataclass
 from functools import cache
 
@@ -68,15 +67,6 @@ MEASURED = {
     "dmd2_4step": {"vp": 0.094, "flow": 0.082, "edm": 0.156, "trig": 0.085},
 }
 FAST = {("kd", "vp"), ("vsd", "trig"), ("dmd", "edm"), ("dmd2", "flow"), ("dmd2_2step", "trig")}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Tensors this small are slower on two threads, and much slower on a busy machine."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def noise(seed: int, count: int) -> Tensor:

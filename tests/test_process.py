@@ -140,7 +140,7 @@ def test_retargeting_beyond_the_noisiest_level_stops_there():
 def test_discrete_steps_are_exact_and_agree_with_diffusers(scheduler: DDIMScheduler):
     process = Discrete(scheduler.alphas_cumprod)
     steps = torch.arange(1000)
-    t = process.from_clock(steps)
+    t = process.from_clock(steps.double())
     power = scheduler.alphas_cumprod.double()
     torch.testing.assert_close(process.alpha(t), power.sqrt(), rtol=1e-12, atol=1e-15)
     torch.testing.assert_close(process.sigma(t), (1 - power).sqrt(), rtol=1e-9, atol=1e-15)

@@ -31,7 +31,7 @@ class Recorder(nn.Module):
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        self.inner, self.process, self.guide = inner, inner.process, inner.guide
+        self.inner, self.process, self.guide, self.tap = inner, inner.process, inner.guide, inner.tap
         self.calls: list[Call] = []
 
     def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Prediction:

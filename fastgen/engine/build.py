@@ -1,5 +1,6 @@
 """The roles of a stage: who exists, and whose weights each starts from."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,11 +23,13 @@ Weights = Mapping[str, Mapping[str, Tensor]]
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-def build_roles(pipeline: Pipeline, stage: StageConfig, *, grids: list[Tensor], weights: Weights, seed: int) -> Roles:
+def build_roles(
+    pipeline: Pipeline, stage: StageConfig, *, grids: list[Tensor], weights: Weights | None, seed: int
+) -> Roles:
     """Full copies of the teacher's network for every denoiser that the objective names.
 
     The generator goes on from the stage before (its average if there is one), everyone else starts from the
-    teacher, unless `carry` says otherwise.
+    teacher, unless `carry` says otherwise. Without `weights` a checkpoint fills them in afterwards.
 
     Raises:
         UserError: `carry` names a stage before that does not exist.
@@ -35,7 +38,7 @@ def build_roles(pipeline: Pipeline, stage: StageConfig, *, grids: list[Tensor], 
     names = [name for name in DENOISERS if name in trained or name in stage.objective.needs]
     origins = {name: _origin(name, stage, weights) for name in names}
     members: dict[str, nn.Module] = {
-        name: _denoiser(pipeline, stage.train, weights.get(origin), frozen=name not in trained)
+        name: _denoiser(pipeline, stage.train, (weights or {}).get(origin), frozen=name not in trained)
         for name, origin in origins.items()
     }
     torch.manual_seed(seed_of(seed, stage.name, "discriminator"))
@@ -70,7 +73,9 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
         )
 
 
-def _origin(name: str, stage: StageConfig, weights: Weights) -> str:
+def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:
+    if weights is None:
+        return stage.carry.get(name, "teacher")
     going_on = next((origin for origin in ("ema", "generator") if origin in weights), "teacher")
     origin = stage.carry.get(name, going_on if name == "generator" else "teacher")
     if origin != "teacher" and origin not in weights:
@@ -105,4 +110,9 @@ def _discriminator(pipeline: Pipeline, members: Mapping[str, nn.Module], spec: D
     cond = pipeline.condition(2, labels=torch.tensor([0, 1]), prompts=["a", "b"]).to(device)
     t = torch.full((2,), 0.5, dtype=torch.float64, device=device)
     layers = spec.layers or default_layers(pipeline.network)
+    known = [name for name, _ in pipeline.network.named_modules() if name]
+    unknown = [layer for layer in layers if layer not in known]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, n=3) or known[:3]
+        raise UserError(f"discriminator.layers names {unknown[0]!r}, the network has e.g. {', '.join(close)}")
     return Discriminator(members[spec.backbone], layers, (x, t, cond)).to(device)  # type: ignore[arg-type]

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from ..data import Items, Loader
+from ..errors import UserError
 from ..models.pipeline import Pipeline
 from ..objectives import Batch, Pair
 
@@ -58,6 +59,17 @@ class Feed:
             items = self.loader.take(position, size)
         real = None
         if "images" in self.needs and items.images is not None:
-            real = self.pipeline.codec.encode(items.images.to(self.device))
+            real = self._encoded(items.images)
         cond = self.pipeline.condition(size, labels=items.labels, prompts=items.prompts).to(self.device)
         return Batch(cond, self.pipeline.shape, rng, shared_rng, real=real, pairs=pair)
+
+    def _encoded(self, images: Tensor) -> Tensor:
+        vae = getattr(self.pipeline.pipe, "vae", None)
+        fits = vae is None or images.shape[1] == vae.config.get("in_channels", images.shape[1])
+        real = self.pipeline.codec.encode(images.to(self.device)) if fits else images
+        if not fits or real.shape[1:] != self.pipeline.shape:
+            raise UserError(
+                f"the data's images of shape {tuple(images.shape[1:])} do not fit the teacher, whose samples have "
+                f"shape {tuple(self.pipeline.shape)}: choose data.size and data.channels, or another teacher"
+            )
+        return real

@@ -31,7 +31,7 @@ class RoleOptimizer:
             betas=settings.betas,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
-            fused=all(p.is_floating_point() and p.device.type in FUSED for p in self.parameters),
+            fused=all(p.is_floating_point() and p.device.type in FUSED for p in self.parameters) or None,
         )
 
     @property
@@ -40,7 +40,7 @@ class RoleOptimizer:
         settings = self.settings
         if self.updates < settings.warmup:
             return settings.lr * (self.updates + 1) / settings.warmup
-        past = (self.updates - settings.warmup) / max(1, self.total - settings.warmup)
+        past = min(1.0, (self.updates - settings.warmup) / max(1, self.total - settings.warmup))
         remaining = {"constant": 1.0, "linear": 1 - past, "cosine": 0.5 * (1 + math.cos(math.pi * past))}
         return settings.lr * remaining[settings.schedule]
 

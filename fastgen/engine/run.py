@@ -64,6 +64,8 @@ class Run:
         """
         snapshot = self._resumed() if resume else None
         start = snapshot.state["stage"] if snapshot else 0
+        if snapshot is None:
+            self.log.rewind(0, 0)
         if self.accelerator.is_main_process:
             atomic_text(self.config.out / "config.yaml", dump(self.config))
         weights: dict[str, dict[str, Tensor]] = {}
@@ -72,9 +74,10 @@ class Run:
         for index, stage_config in enumerate(self.config.stages):
             if index < start:
                 continue
-            stage = self._stage(index, stage_config, weights)
-            if snapshot is not None and index == start:
-                stage.restore(snapshot)
+            resumed = snapshot if index == start else None
+            stage = self._stage(index, stage_config, weights if resumed is None else None)
+            if resumed is not None:
+                stage.restore(resumed)
             started = time.perf_counter()
             self._run(stage)
             seconds[stage_config.name] = time.perf_counter() - started
@@ -82,7 +85,7 @@ class Run:
             finished[stage_config.name] = weights.get("ema", weights["generator"])
         return Trained(finished, seconds)
 
-    def _stage(self, index: int, config: StageConfig, weights: Weights) -> Stage:
+    def _stage(self, index: int, config: StageConfig, weights: Weights | None) -> Stage:
         roles = build_roles(self.pipeline, config, grids=self.grids, weights=weights, seed=self.config.seed)
         loader = Loader(self.config.data, seed=seed_of(self.config.seed, "data"), flip=self.config.flip)
         needs = config.objective.needs
@@ -93,7 +96,8 @@ class Run:
 
     def _pairs(self, config: StageConfig) -> PairSet:
         loader = Loader(self.config.data, seed=seed_of(self.config.seed, "pairs"))
-        key = digest([self.config.pairs.model_dump(), self.config.seed, fingerprint(self.config)["teacher"]])
+        settings = fingerprint(self.config)
+        key = digest([settings[name] for name in ("pairs", "seed", "teacher", "data")] + [config.train.precision])
         teacher = self.pipeline.denoiser(autocast=AUTOCAST[config.train.precision])
         folder = self.config.out / "pairs"
         return teacher_pairs(

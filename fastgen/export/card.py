@@ -5,13 +5,13 @@ from diffusers import DiffusionPipeline
 from ..models.arguments import conditioning_kind
 from ..notes import Notes
 
-_ASKED_BY = {"none": "", "label": "class_labels=[3], ", "prompt": 'prompt="a photo of a cat", '}
-
 
 def card(pipe: DiffusionPipeline, notes: Notes) -> str:
     """Markdown with the call for every declared step count and the timesteps it stops at."""
     kind = type(pipe).__name__
-    asked = _ASKED_BY[conditioning_kind(pipe)]
+    label = min(3, (notes.num_classes or 4) - 1)
+    asked_by = {"none": "", "label": f"class_labels=[{label}], ", "prompt": 'prompt="a photo of a cat", '}
+    asked = asked_by[conditioning_kind(pipe)]
     counts = ", ".join(map(str, notes.steps))
     lines = [
         "---",

@@ -28,11 +28,12 @@ def few_step_scheduler(scheduler: Any, steps: tuple[int, ...], *, sampler: Sampl
     trained = scheduler.config.num_train_timesteps
     betas = {key: scheduler.config[key] for key in _BETAS if key in scheduler.config}
     common = {**betas, "prediction_type": scheduler.config.get("prediction_type", "epsilon"), "clip_sample": False}
+    common["steps_offset"] = 1  # read by neither, but Stable Diffusion warns of any other value
     if sampler == "renoise":
         _check_counts(steps, trained, lambda n: max(steps) % n == 0 and trained % max(steps) == 0)
         return LCMScheduler(**common, original_inference_steps=max(steps), timestep_scaling=1e9)
     _check_counts(steps, trained, lambda n: trained % n == 0)
-    return DDIMScheduler(**common, timestep_spacing="trailing", set_alpha_to_one=True, steps_offset=0)
+    return DDIMScheduler(**common, timestep_spacing="trailing", set_alpha_to_one=True)
 
 
 def _check_counts(steps: tuple[int, ...], trained: int, served: Any) -> None:

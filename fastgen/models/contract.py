@@ -1,7 +1,7 @@
 """What objectives may rely on. Everything that speaks about noisy samples has this form."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -9,6 +9,7 @@ from ..process import Latent, Prediction, Process, Time
 from .conditioning import Conditioning
 
 
+@runtime_checkable
 class Denoiser(Protocol):
     """(x_t, t, cond) -> Prediction, in fp32 or better whatever runs inside."""
 

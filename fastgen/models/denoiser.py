@@ -1,6 +1,6 @@
 """A network as a Denoiser: the one border where timesteps, parameterisations and autocast are known."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,17 +76,17 @@ class NetworkDenoiser(nn.Module):
         return null.lerp(cond, w)
 
     def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Tensor]:
-        """See `Denoiser.tap`; a compiled network is run to its end."""
-        taps = _Taps(self.net, layers, stop=self.net._compiled_call_impl is None)
+        """See `Denoiser.tap`; even a compiled network runs as it was written, since compiled code knows no hooks."""
+        taps = _Taps(self.net, layers)
         with taps:
-            self._run(x_t, t, cond)
+            self._run(x_t, t, cond, call=self.net._call_impl)
         return taps.features
 
     def train(self, mode: bool = True) -> "NetworkDenoiser":
         """Stays in eval mode."""
         return super().train(False)
 
-    def _run(self, x_t: Latent, t: Time, cond: Conditioning) -> Tensor:
+    def _run(self, x_t: Latent, t: Time, cond: Conditioning, *, call: Callable[..., Any] | None = None) -> Tensor:
         timestep = self.form.slope * self.reading.timestep(t) + self.form.offset
         scaled = x_t * pad_like(self.reading.input_scale(t), x_t)
         dtype = self.autocast or next(self.net.parameters()).dtype
@@ -95,7 +95,7 @@ class NetworkDenoiser(nn.Module):
             self.form.timestep: timestep.to(x_t.device, torch.float32),
         }
         with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            output = self.net(**told, **cond.kwargs)
+            output = (call or self.net)(**told, **cond.kwargs)
         if isinstance(output, tuple):
             return output[0]
         return output if isinstance(output, Tensor) else output.sample
@@ -135,11 +135,10 @@ class _Stop(Exception):
 
 
 class _Taps:
-    """Collects the outputs of named layers; where `stop` is set, ends the forward pass after the last of them."""
+    """Collects the outputs of named layers and ends the forward pass after the last of them."""
 
-    def __init__(self, net: nn.Module, layers: Sequence[str], *, stop: bool) -> None:
+    def __init__(self, net: nn.Module, layers: Sequence[str]) -> None:
         self._modules = [net.get_submodule(layer) for layer in layers]
-        self._stop = stop
         self._seen: dict[int, Tensor] = {}
 
     @property
@@ -157,7 +156,7 @@ class _Taps:
     def _collector(self, i: int) -> Any:
         def collect(_module: nn.Module, _args: Any, output: Any) -> None:
             self._seen[i] = (output[0] if isinstance(output, tuple) else output).float()
-            if self._stop and len(self._seen) == len(self._modules):
+            if len(self._seen) == len(self._modules):
                 raise _Stop
 
         return collect

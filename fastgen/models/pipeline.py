@@ -31,7 +31,7 @@ class Pipeline:
         null_label: the label that means "no class", likewise.
 
     Raises:
-        UserError: the probe's self-test fails.
+        UserError: a label that the network does not have, or the probe's self-test fails.
     """
 
     def __init__(
@@ -41,6 +41,7 @@ class Pipeline:
         self.kind = conditioning_kind(pipe)
         self.classes = range(num_classes) if num_classes else real_classes(pipe, None)
         self.null_label = null_label if null_label is not None else _null_label(pipe, self.classes)
+        _check_labels(pipe, self.classes, self.null_label)
         probed = probe(pipe, self.example)
         self.reading, self.form, self.shape = probed.reading, probed.form, probed.shape
         self.codec = codec_of(pipe)
@@ -137,6 +138,17 @@ class Pipeline:
             null = capture(self.pipe, self.form, {name: [nothing] * len(padded)}, rows=len(padded))
         both = Conditioning(told.size, told.batched, told.shared, null)
         return both.index(torch.arange(len(keys)))
+
+
+def _check_labels(pipe: DiffusionPipeline, classes: range, null_label: int | None) -> None:
+    config = getattr(pipe, denoiser_name(pipe)).config
+    dit = config.get("num_embeds_ada_norm")  # DiT's null label lies above its classes
+    known, highest = config.get("num_class_embeds") or (dit + 1 if dit else 0), max(classes.stop - 1, null_label or 0)
+    if 0 < known <= highest:
+        raise UserError(
+            f"teacher.num_classes and teacher.null_label reach label {highest}, but the {type(pipe).__name__} has "
+            f"embeddings for 0 to {known - 1}: correct these two settings"
+        )
 
 
 def _null_label(pipe: DiffusionPipeline, classes: range) -> int | None:

@@ -71,6 +71,8 @@ def probe(pipe: DiffusionPipeline, conditions: Mapping[str, Any]) -> Probed:
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 alone differs by more than the tolerance
         with unit_scaled(pipe):
             seen = _record(pipe, conditions)
+        if len({step.timestep for step in seen}) < 2:
+            raise _failure(name, "the scheduler steps through several times", f"{len(seen)} steps were seen of 3")
         form = _form(name, reading, seen)
         _self_test(name, NetworkDenoiser(getattr(pipe, denoiser_name(pipe)), reading, form), seen)
     return Probed(reading, form, tuple(seen[0].sample.shape[1:]))
@@ -91,9 +93,9 @@ def capture(pipe: DiffusionPipeline, form: CallForm, conditions: Mapping[str, An
         told.update(signature.bind(*args, **kwargs).arguments)
         raise _Captured
 
-    with _replaced(net, "forward", stop), torch.no_grad():
+    with unit_scaled(pipe), _replaced(net, "forward", stop), _quiet(pipe), torch.no_grad():
         try:
-            pipe(**_quiet_call(pipe, conditions, steps=1, rows=rows))
+            pipe(**_short_call(pipe, conditions, steps=1, rows=rows))
         except _Captured:
             pass
         finally:
@@ -143,14 +145,24 @@ def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[N
         delattr(owner, name)
 
 
-def _quiet_call(pipe: DiffusionPipeline, conditions: Mapping[str, Any], *, steps: int, rows: int) -> dict[str, Any]:
+@contextmanager
+def _quiet(pipe: DiffusionPipeline) -> Iterator[None]:
+    """Within, the pipeline shows no progress bar."""
+    original = getattr(pipe, "_progress_bar_config", {})
+    pipe.set_progress_bar_config(disable=True)
+    try:
+        yield
+    finally:
+        pipe.set_progress_bar_config(**original)
+
+
+def _short_call(pipe: DiffusionPipeline, conditions: Mapping[str, Any], *, steps: int, rows: int) -> dict[str, Any]:
     takes = parameters(pipe)
     call = {**conditions, **guidance_argument(pipe, 1.0), "num_inference_steps": steps}
     call["output_type"] = "latent" if "vae" in pipe.components else "pt"
     if "batch_size" in takes:
         call["batch_size"] = rows
     call["generator"] = torch.Generator().manual_seed(0)
-    pipe.set_progress_bar_config(disable=True)
     return call
 
 
@@ -167,12 +179,16 @@ def _record(pipe: DiffusionPipeline, conditions: Mapping[str, Any], *, steps: in
         return output
 
     def recording_step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        if not calls:
+            raise _failure(type(pipe).__name__, "the denoiser is called before the scheduler steps", "it was not")
         arguments, output = calls[-1]
         seen.append(Seen(arguments, output, model_output.clone(), float(timestep), sample.clone()))
         return step(model_output, timestep, sample, *args, **kwargs)
 
-    with _replaced(net, "forward", recording_forward), _replaced(scheduler, "step", recording_step), torch.no_grad():
-        pipe(**_quiet_call(pipe, conditions, steps=steps, rows=len(next(iter(conditions.values()), [0, 0]))))
+    rows = len(next(iter(conditions.values()), [0, 0]))
+    watched = _replaced(net, "forward", recording_forward), _replaced(scheduler, "step", recording_step)
+    with watched[0], watched[1], _quiet(pipe), torch.no_grad():
+        pipe(**_short_call(pipe, conditions, steps=steps, rows=rows))
     return seen
 
 

@@ -1,7 +1,7 @@
 """What an objective is, and what it is given. No behaviour: shared code is verbs in `ops` and `rollout`."""
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -87,6 +87,7 @@ class Batch:
         return torch.full((self.size,), float(t), dtype=torch.float64, device=self.rng.device)
 
 
+@runtime_checkable
 class Objective(Protocol):
     """A frozen dataclass of hyper-parameters with one method per turn of its cycle.
 

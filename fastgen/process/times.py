@@ -1,7 +1,7 @@
 """Time laws (where training looks) and grids (where sampling stops)."""
 
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol
+from typing import Annotated, Literal, Protocol, runtime_checkable
 
 import torch
 from pydantic import Field
@@ -10,6 +10,7 @@ from torch import Tensor
 from .process import Process
 
 
+@runtime_checkable
 class TimeLaw(Protocol):
     """A distribution of process times."""
 

@@ -1,0 +1,87 @@
+"""Two gloo processes against one: the same losses, gradients and weights."""
+
+import json
+
+import pytest
+import small_run
+import tiny
+import torch
+from safetensors.torch import load_file
+
+from fastgen.engine.distributed import average, average_gradients
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher")
+    tiny.class_conditional().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def one(teacher):
+    return small_run.train_several_steps(teacher, micro_batch=2)
+
+
+@pytest.fixture(scope="module")
+def two(teacher, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("ranks")
+    assert small_run.in_processes(2, small_run.train_a_rank, teacher, folder) == [0, 0]
+    return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
+
+
+def test_two_processes_report_the_losses_of_one(one, two):
+    for rank in two:
+        for theirs, ours in zip(rank.figures, one.figures, strict=True):
+            assert theirs == pytest.approx(ours, abs=1e-6, rel=1e-6)
+
+
+def test_two_processes_apply_the_gradients_of_one(one, two):
+    for rank in two:
+        for role, gradients in one.gradients.items():
+            assert all(gradient.any() for gradient in gradients[1:])
+            torch.testing.assert_close(rank.gradients[role], gradients, atol=1e-6, rtol=1e-5)
+            torch.testing.assert_close(rank.parameters[role], one.parameters[role], atol=1e-6, rtol=1e-6)
+
+
+def test_two_processes_never_drift_apart(two):
+    for role in two[0].parameters:
+        assert torch.equal(two[0].parameters[role], two[1].parameters[role])
+
+
+def test_every_process_rolls_out_to_the_same_depth(one, two):
+    assert two[0].depths == two[1].depths
+    assert [depth for depth in two[0].depths for _ in range(2)] == one.depths  # two micro-batches each
+    assert len(set(one.depths)) > 1
+
+
+def test_every_process_has_samples_of_its_own(two):
+    assert two[0].noises != two[1].noises
+
+
+def test_a_gradient_that_one_process_lacks_counts_as_zero(two):
+    for rank in two:
+        assert rank.averaged["both"].tolist() == [1.5, 1.5]  # of 1 and 2
+        assert rank.averaged["second only"].tolist() == [1.0]  # of none and 2
+        assert rank.averaged["half"].tolist() == [1.5]
+        assert rank.averaged["half"].dtype == torch.bfloat16
+        assert rank.averaged["values"].tolist() == [1.5]
+
+
+def test_one_process_keeps_its_gradients_as_they_are():
+    parameter, without = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    parameter.grad = gradient = torch.ones(2)
+    average_gradients([parameter, without])
+    assert parameter.grad is gradient
+    assert without.grad is None
+    assert average(torch.ones(1)).item() == 1
+
+
+def test_two_processes_carry_out_a_run_whose_teacher_is_still_to_be_trained(tmp_path):
+    small_run.write_recipe(tmp_path)
+    assert small_run.in_processes(2, small_run.run_with_recipe, tmp_path) == [0, 0]
+    lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
+    assert [json.loads(line)["images"] for line in lines] == [2, 4]
+    weights = "unet/diffusion_pytorch_model.safetensors"
+    taught, learned = (load_file(tmp_path / folder / weights) for folder in ("teacher", "run/student"))
+    assert any(not torch.equal(taught[name], learned[name]) for name in taught)

@@ -1,0 +1,146 @@
+"""The tree's own rules, read from the source: who imports whom, nothing unsafe, no module that outgrew its page."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MODULES = sorted([*(ROOT / "fastgen").rglob("*.py"), *(ROOT / "eval").rglob("*.py")])
+MOST_LINES = 320
+
+MAY_IMPORT = {  # package -> what it may import of ours, besides itself
+    "process": set(),
+    "models": {"process", "errors", "notes", "files"},
+    "objectives": {"process", "models.conditioning", "models.contract", "models.roles"},
+    "data": {"errors", "files"},
+}
+MUST_NOT_IMPORT = {"engine": {"export", "cli", "distil", "sampling.stock", "sampling.gallery"}}
+CALLERS_OF_EVAL = ("fastgen.distil", "fastgen.cli")
+UNSAFE = ("torch.load", "pickle.load", "pickle.loads", "eval", "exec", "yaml.unsafe_load", "yaml.full_load")
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported module, and whether it is imported only when a function runs."""
+
+    of: str
+    target: str
+    lazy: bool
+
+    def __str__(self) -> str:
+        return f"{self.of} -> {self.target}"
+
+
+def dotted(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(file: Path) -> list[Import]:
+    tree, name = ast.parse(file.read_text(encoding="utf-8")), dotted(file)
+    package = name if file.name == "__init__.py" else name.rpartition(".")[0]
+    in_functions = {
+        id(node)
+        for function in ast.walk(tree)
+        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
+        for node in ast.walk(function)
+    }
+    return [
+        Import(name, target, id(node) in in_functions) for node in ast.walk(tree) for target in targets(node, package)
+    ]
+
+
+def targets(node: ast.AST, package: str) -> Iterator[str]:
+    if isinstance(node, ast.Import):
+        yield from (alias.name for alias in node.names)
+    elif isinstance(node, ast.ImportFrom):
+        parts = package.split(".")
+        above = ".".join(parts[: len(parts) - node.level + 1]) if node.level else ""
+        source = ".".join(part for part in (above, node.module) if part)
+        for alias in node.names:  # `from ..sampling import stock` is an import of sampling.stock
+            inner = ROOT.joinpath(*source.split("."), alias.name)
+            yield f"{source}.{alias.name}" if inner.is_dir() or inner.with_suffix(".py").is_file() else source
+
+
+ALL_IMPORTS = [found for file in MODULES for found in imports(file)]
+OURS = [found for found in ALL_IMPORTS if found.target.split(".")[0] in ("fastgen", "eval")]
+
+
+def within(name: str, layers: set[str]) -> bool:
+    return any(f"{name}.".startswith(f"fastgen.{layer}.") for layer in layers)
+
+
+def test_the_reader_sees_absolute_relative_and_lazy_imports():
+    seen = {(found.of, found.target, found.lazy) for found in ALL_IMPORTS}
+    assert ("fastgen.engine.loop", "fastgen.objectives", False) in seen
+    assert ("fastgen.engine.checkpoint", "fastgen.files", False) in seen
+    assert ("fastgen.sampling.gallery", "fastgen.sampling.stock", False) in seen
+    assert ("fastgen.cli.train", "fastgen.distil", True) in seen
+    assert ("fastgen.objectives", "fastgen.objectives.dmd2", False) in seen
+
+
+@pytest.mark.parametrize("layer", MAY_IMPORT)
+def test_a_layer_imports_only_those_below_it(layer):
+    leaving = [i for i in OURS if within(i.of, {layer}) and not within(i.target, {layer, *MAY_IMPORT[layer]})]
+    assert not leaving, ", ".join(map(str, leaving))
+
+
+@pytest.mark.parametrize("layer", MUST_NOT_IMPORT)
+def test_a_layer_does_not_reach_up(layer):
+    reaching = [i for i in OURS if within(i.of, {layer}) and within(i.target, MUST_NOT_IMPORT[layer])]
+    assert not reaching, ", ".join(map(str, reaching))
+
+
+def test_evaluation_is_imported_only_when_it_is_asked_for():
+    of_eval = [i for i in OURS if i.of.startswith("fastgen") and i.target.split(".")[0] == "eval"]
+    assert of_eval
+    eager = [i for i in of_eval if not i.lazy or not i.of.startswith(CALLERS_OF_EVAL)]
+    assert not eager, ", ".join(map(str, eager))
+
+
+@pytest.mark.parametrize("module", ["fastgen.process", "fastgen.objectives"])
+def test_the_maths_needs_no_diffusers(module):
+    code = f"import sys, {module}; print(*{{'diffusers', 'transformers', 'accelerate'}} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert not shown.stdout.split()
+
+
+def unsafe_calls(source: str) -> list[str]:
+    found = []
+    for call in ast.walk(ast.parse(source)):
+        if not isinstance(call, ast.Call):
+            continue
+        name, options = ast.unparse(call.func), {k.arg: ast.unparse(k.value) for k in call.keywords}
+        loader = options.get("Loader", ast.unparse(call.args[1]) if len(call.args) > 1 else "none")
+        if (
+            name in UNSAFE
+            or (name == "yaml.load" and loader not in ("_Loader", "yaml.SafeLoader"))
+            or options.get("allow_pickle", "False") != "False"
+            or options.get("trust_remote_code", "False") != "False"
+            or options.get("shell", "False") != "False"
+        ):
+            found.append(ast.unparse(call))
+    return found
+
+
+def test_no_file_can_run_code():
+    found = [f"{dotted(file)}: {call}" for file in MODULES for call in unsafe_calls(file.read_text(encoding="utf-8"))]
+    assert not found, "; ".join(found)
+
+
+@pytest.mark.parametrize(
+    "call",
+    ["torch.load(f)", "pickle.load(f)", "yaml.load(s)", "yaml.load(s, yaml.Loader)", "np.load(f, allow_pickle=True)"]
+    + ["eval(s)", "AutoModel.from_pretrained(f, trust_remote_code=True)", "subprocess.run(s, shell=True)"],
+)
+def test_the_search_for_unsafe_calls_finds(call):
+    assert unsafe_calls(f"def f():\n    return {call}") == [call]
+
+
+def test_every_module_fits_on_its_page():
+    lengths = {dotted(file): len(file.read_text(encoding="utf-8").splitlines()) for file in MODULES}
+    assert not {name: count for name, count in lengths.items() if count > MOST_LINES}
