@@ -272,3 +272,15 @@ class Spoilt(KnowledgeDistillation):
         loss = terms["regression"]
         steep = loss + (loss - loss.detach()).sqrt()
         return {"regression": steep if self.gradient_only else loss * torch.nan}
+
+
+@dataclass(frozen=True)
+class FakeOverflows(DMD2):
+    """The discriminator's loss is infinite in the second fake turn."""
+
+    turns: list[int] = field(default_factory=list)
+
+    def fake_score(self, roles: Any, batch: Any) -> dict[str, torch.Tensor]:
+        self.turns.append(1)
+        terms = super().fake_score(roles, batch)
+        return terms | {"gan": terms["gan"] * (torch.inf if len(self.turns) == 2 else 1.0)}

@@ -56,7 +56,6 @@ GENERATOR, FAKE, BOTH = ("generator",), ("fake_score",), ("fake_score", "discrim
         (Pretrain(), (GENERATOR,), {"images", "null"}),
         (Pretrain(label_dropout=0.0), (GENERATOR,), {"images"}),
     ],
-    ids=repr,
 )
 def test_cycles_and_needs(objective: Objective, cycle: tuple, needs: set[str]):
     assert objective.cycle == cycle

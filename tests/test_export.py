@@ -101,9 +101,9 @@ def test_other_families_cannot_be_exported_yet(scheduler):
 
 WRONG = {
     "the other sampler": ("renoise", DDIMScheduler(clip_sample=False, timestep_spacing="trailing")),
-    "another grid": ("ode", DDIMScheduler(clip_sample=False, timestep_spacing="leading")),
-    "a consistency boundary": ("renoise", LCMScheduler(clip_sample=False, original_inference_steps=2)),
-    "other betas": ("ode", DDIMScheduler(**BETAS["sd"], clip_sample=False, timestep_spacing="trailing")),
+    "another grid": ("renoise", LCMScheduler(clip_sample=False, original_inference_steps=5)),
+    "another spacing": ("ode", DDIMScheduler(clip_sample=False, timestep_spacing="leading")),
+    "clipping": ("ode", DDIMScheduler(clip_sample=True, timestep_spacing="trailing")),
 }
 
 
@@ -112,12 +112,26 @@ def test_a_folder_with_a_wrong_scheduler_fails_verification(tmp_path, fault: str
     sampler, wrong = WRONG[fault]
     folder = exported(tmp_path / "student", teacher(), (2,), sampler)
     verify(folder, (2,), sampler=sampler, device=CPU)
-    wrong.save_pretrained(folder / "scheduler")
+    pipe = load(folder, device="cpu")
+    pipe.register_modules(scheduler=wrong)
+    pipe.save_pretrained(folder)
     with pytest.raises(UserError, match=r"(?s)student does not sample as it was trained: at 2 steps.*differs"):
         verify(folder, (2,), sampler=sampler, device=CPU)
 
 
 # The folder
+
+
+def test_a_student_has_its_own_network_and_leaves_the_teacher_alone():
+    pipe = teacher()
+    before, scheduler = {name: value.clone() for name, value in pipe.unet.state_dict().items()}, pipe.scheduler
+    given = {name: value + 1 for name, value in before.items()}
+    made = Pipeline(pipe).student(given, LCMScheduler())
+    assert isinstance(made.scheduler, LCMScheduler)
+    assert all(torch.equal(value, given[name]) for name, value in made.unet.state_dict().items())
+    assert pipe.scheduler is scheduler
+    assert pipe.config["scheduler"][1] == "DDIMScheduler"
+    assert all(torch.equal(value, before[name]) for name, value in pipe.unet.state_dict().items())
 
 
 def test_a_folder_is_stock_and_names_no_path_of_this_machine(tmp_path):

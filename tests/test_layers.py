@@ -134,8 +134,16 @@ def test_no_file_can_run_code():
 
 @pytest.mark.parametrize(
     "call",
-    ["torch.load(f)", "pickle.load(f)", "yaml.load(s)", "yaml.load(s, yaml.Loader)", "np.load(f, allow_pickle=True)"]
-    + ["eval(s)", "AutoModel.from_pretrained(f, trust_remote_code=True)", "subprocess.run(s, shell=True)"],
+    [
+        "torch.load(f)",
+        "pickle.load(f)",
+        "yaml.load(s)",
+        "yaml.load(s, yaml.Loader)",
+        "np.load(f, allow_pickle=True)",
+        "eval(s)",
+        "AutoModel.from_pretrained(f, trust_remote_code=True)",
+        "subprocess.run(s, shell=True)",
+    ],
 )
 def test_the_search_for_unsafe_calls_finds(call):
     assert unsafe_calls(f"def f():\n    return {call}") == [call]

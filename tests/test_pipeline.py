@@ -1,5 +1,6 @@
 """Stock pipelines seen through the probe: what it finds, what it refuses, and what it leaves as it was."""
 
+from functools import wraps
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +13,7 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     IPNDMScheduler,
+    LCMScheduler,
     PNDMScheduler,
 )
 from torch import Tensor
@@ -20,6 +22,7 @@ from fastgen.errors import UserError
 from fastgen.models.arguments import parameters
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.pipeline import Pipeline
+from fastgen.models.probe import emitted
 from fastgen.objectives.ops import guided, look
 
 
@@ -47,6 +50,7 @@ def watch(pipe: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch, **call: Any)
     network = pipe.components.get("unet") or pipe.components["transformer"]
     step = pipe.scheduler.step
 
+    @wraps(step)
     def watched_step(output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         steps.append(SimpleNamespace(told=told[-1], output=output.clone(), timestep=timestep, sample=sample.clone()))
         return step(output, timestep, sample, *args, **kwargs)
@@ -89,6 +93,14 @@ def probed_state(pipe: DiffusionPipeline) -> tuple[object, ...]:
     parts = [name for part in ("unet", "transformer", "scheduler") for name in vars(pipe.components.get(part) or pipe)]
     weights = [p.clone() for m in pipe.components.values() if isinstance(m, torch.nn.Module) for p in m.parameters()]
     return id(pipe.scheduler), dict(pipe.scheduler.config), parts.count("forward"), parts.count("step"), weights
+
+
+def test_probing_a_stochastic_pipeline_draws_from_its_own_generator():
+    pipe = tiny.stable_diffusion()
+    pipe.scheduler = LCMScheduler.from_config(pipe.scheduler.config)
+    before = torch.get_rng_state()
+    emitted(pipe, {"prompt": ["a", "b"]}, steps=2)
+    assert torch.equal(torch.get_rng_state(), before)
 
 
 @every_pipeline
@@ -276,18 +288,3 @@ def test_classes_that_the_teacher_does_not_have_are_refused():
 def test_data_without_what_the_teacher_is_conditioned_on_is_refused(build, kind: str):
     with pytest.raises(UserError, match=f"conditioned on {kind} and the data has none.*with {kind}"):
         Pipeline(build()).condition(2)
-
-
-# Students
-
-
-def test_a_student_has_its_own_network_and_scheduler_and_leaves_the_teacher_alone():
-    teacher = Pipeline(tiny.ddpm())
-    before = probed_state(teacher.pipe)
-    weights = {name: value + 1 for name, value in teacher.network.state_dict().items()}
-    scheduler = PNDMScheduler()
-    student = teacher.student(weights, scheduler)
-    assert student.scheduler is scheduler
-    assert all(torch.equal(value, weights[name]) for name, value in student.unet.state_dict().items())
-    assert probed_state(teacher.pipe)[0] == before[0]
-    assert all(map(torch.equal, probed_state(teacher.pipe)[4], before[4]))

@@ -27,8 +27,8 @@ class FactoredRMS(torch.optim.Optimizer):
                 state = self.state[parameter]
                 if not state:
                     state |= {"step": 0, "RMS": 0.0, "warm": False, "none": None}
-                    state["row"] = torch.zeros(parameter.shape[:1], dtype=torch.float32)
-                    state["seen"] = torch.zeros(parameter.shape, dtype=torch.int64)
+                    state["row"] = torch.zeros(parameter.shape[:1], dtype=torch.float32, device=parameter.device)
+                    state["seen"] = torch.zeros(parameter.shape, dtype=torch.int64, device=parameter.device)
                 state["step"] += 1
                 state["warm"] = state["step"] > 3
                 state["RMS"] = 0.9 * state["RMS"] + parameter.float().norm().item()

@@ -1,6 +1,7 @@
 """Proof that a stranger's sampling of an exported folder is the sampling that was trained."""
 
 from dataclasses import dataclass
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,7 @@ def _stock_samples(stock: DiffusionPipeline, steps: int) -> Tensor:
     call["output_type"] = "latent" if "vae" in stock.components else "pt"
     step, left = stock.scheduler.step, []
 
+    @wraps(step)  # pipelines look into its signature for `generator`
     def watched_step(*args: Any, **kwargs: Any) -> Any:
         stepped = step(*args, **kwargs)
         left.append(stepped[0])

@@ -9,6 +9,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
 import torch
@@ -89,6 +90,7 @@ def capture(pipe: DiffusionPipeline, form: CallForm, conditions: Mapping[str, An
     signature = inspect.signature(net.forward)
     told: dict[str, Any] = {}
 
+    @wraps(net.forward)
     def stop(*args: Any, **kwargs: Any) -> None:
         told.update(signature.bind(*args, **kwargs).arguments)
         raise _Captured
@@ -172,12 +174,14 @@ def _record(pipe: DiffusionPipeline, conditions: Mapping[str, Any], *, steps: in
     calls: list[tuple[dict[str, Any], Tensor]] = []
     seen: list[Seen] = []
 
+    @wraps(forward)  # pipelines look into signatures, e.g. for `generator`
     def recording_forward(*args: Any, **kwargs: Any) -> Any:
         output = forward(*args, **kwargs)
         raw = output[0] if isinstance(output, tuple) else output.sample
         calls.append((dict(signature.bind(*args, **kwargs).arguments), raw))
         return output
 
+    @wraps(step)
     def recording_step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         if not calls:
             raise _failure(type(pipe).__name__, "the denoiser is called before the scheduler steps", "it was not")

@@ -92,7 +92,9 @@ def _call(pipe: DiffusionPipeline, batch: _Batch) -> BaseOutput:
     accelerators = [pipe.device] if pipe.device.type == "cuda" else []
     try:
         with torch.random.fork_rng(accelerators):
-            torch.manual_seed(batch.seeds[0])
+            torch.random.default_generator.manual_seed(batch.seeds[0])
+            if accelerators:
+                torch.cuda.manual_seed_all(batch.seeds[0])
             return pipe(**batch.arguments, **size, generator=generators, output_type="pt")
     except torch.OutOfMemoryError as error:
         raise UserError(
