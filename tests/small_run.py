@@ -157,7 +157,7 @@ def train_a_rank(teacher: Path, folder: Path) -> None:
 
 def run_config(folder: Path, **changes: Any) -> Config:
     """A run of ten cycles of kd and ten of dmd2 on 16 px digits; `folder / "teacher"` is a saved pipeline."""
-    train = {"images": 20, "batch": 2, "ema": 0.9}
+    train = {"images": 20, "batch": 2, "ema": 0.9, "optim": {"warmup": 3, "schedule": "cosine"}}
     settings = {
         "out": folder / "run",
         "device": "cpu",

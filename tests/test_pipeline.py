@@ -159,6 +159,16 @@ def test_a_pipeline_that_treats_its_network_differently_is_refused(fault: str):
     assert probed_state(pipe)[:4] == before[:4]
 
 
+def test_a_pipeline_of_one_step_whatever_is_asked_is_refused():
+    class Hasty(Loop):
+        def __call__(self, num_inference_steps=3, **call):
+            super().__call__(num_inference_steps=1, **call)
+
+    stock = tiny.ddpm()
+    with pytest.raises(UserError, match=r"Hasty cannot be used.*several times': 1 steps were seen of 3"):
+        Pipeline(Hasty(unet=stock.unet, scheduler=stock.scheduler))
+
+
 NETWORKS = {
     "blind to its sample": (lambda net, x, t: net(torch.ones_like(x), t), "a gradient reaches the sample", "zero"),
     "without a gradient": (lambda net, x, t: net(x.detach(), t), "a gradient reaches the sample", "zero"),

@@ -45,6 +45,12 @@ def cycles(run):
     return [(record["stage"], record["cycle"]) for record in records]
 
 
+def forget(run):
+    """Leaves what a run has that was killed before its first checkpoint."""
+    shutil.rmtree(run / "checkpoints")
+    shutil.rmtree(run / "student")
+
+
 def carried_out(config, *, resume=False, at=None):
     """A run in a process of its own; its exit code."""
     return small_run.in_processes(1, small_run.run_or_die, config, resume, at)[0]
@@ -97,7 +103,7 @@ def test_a_folder_with_a_run_is_not_written_into(folder, finished):
 
 
 def test_what_a_run_without_checkpoint_left_is_replaced(folder, finished):
-    shutil.rmtree(finished / "checkpoints")
+    forget(finished)
     distil(short(folder, finished), recipes=folder)
     assert cycles(finished) == [(0, 1), (0, 2), (0, 3), (0, 4)]
 
@@ -121,12 +127,12 @@ def test_a_breakdown_leaves_the_last_checkpoint(folder, tmp_path):
     assert not (tmp_path / "run" / "student").exists()
 
 
-def test_pairs_of_other_data_or_another_teacher_are_made_anew(folder, finished):
+def test_pairs_are_kept_for_the_same_data_and_made_anew_for_other(folder, finished):
     pairs = finished / "pairs" / "pairs.safetensors"
     made = pairs.stat().st_mtime_ns
-    shutil.rmtree(finished / "checkpoints")
+    forget(finished)
     distil(short(folder, finished), recipes=folder)
     assert pairs.stat().st_mtime_ns == made
-    shutil.rmtree(finished / "checkpoints")
+    forget(finished)
     distil(short(folder, finished, data={"source": "noise", "num_classes": 10}), recipes=folder)
     assert pairs.stat().st_mtime_ns != made
