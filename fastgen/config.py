@@ -230,6 +230,14 @@ class Config(_Strict):
     checkpoints: Checkpoints = Checkpoints()
     evaluate: Evaluate = Evaluate()
 
+    @model_validator(mode="after")
+    def _stages_have_their_own_names(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two stages are called {name!r}: give each a `name` of its own")
+        return self
+
     @property
     def exported(self) -> Path:
         """Where the exported pipeline goes."""

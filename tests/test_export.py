@@ -85,6 +85,16 @@ def test_latents_and_classes_agree_too(tmp_path, build, betas: str, sampler: str
     assert verify(folder, (2,), sampler=sampler, device=CPU)[0].difference <= 1e-5
 
 
+@pytest.mark.parametrize("betas", BETAS)
+@pytest.mark.parametrize("sampler", COUNTS)
+def test_the_students_scheduler_speaks_of_the_teachers_process_and_row(betas: str, sampler: str):
+    for predicts in ("epsilon", "v_prediction", "sample"):
+        given = teacher(betas=betas, predicts=predicts).scheduler
+        made = few_step_scheduler(given, (1, 2), sampler=sampler)
+        assert torch.equal(made.alphas_cumprod, given.alphas_cumprod)
+        assert made.config.prediction_type == predicts
+
+
 @pytest.mark.parametrize(
     ("sampler", "steps", "refused"), [("renoise", (3, 4), "3"), ("renoise", (3,), "3"), ("ode", (2, 7), "7")]
 )

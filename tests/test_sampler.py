@@ -54,6 +54,15 @@ def test_the_ode_converges_to_the_flow_map_with_order_one(process: Process):
 
 
 @every_process
+def test_the_last_step_lands_on_the_predicted_clean_sample(process: Process):
+    eps, cond, model = noise(4), BLOB.uncond(4), ExactDenoiser(process, BLOB)
+    alone = model(process.prior(eps, at(0.7, 4)), at(0.7, 4), cond)
+    torch.testing.assert_close(ode(model, eps, cond, [0.7]), alone.x0)
+    after = model(alone.at(at(0.3, 4)), at(0.3, 4), cond)
+    torch.testing.assert_close(ode(model, eps, cond, [0.7, 0.3]), after.x0)
+
+
+@every_process
 def test_renoising_a_perfect_generator_keeps_the_law(process: Process):
     model, count = FlowMap(process, BLOB), 20_000
     x0 = renoise(model, lambda: noise(count), BLOB.uncond(count), [1.0, 0.75, 0.5, 0.25])

@@ -70,10 +70,11 @@ class Roles:
     @contextmanager
     def training(self, turn: Sequence[str]) -> Iterator[None]:
         """Within, the parameters of the turn's roles require gradients and all others do not."""
-        for role in turn:
-            self[role].requires_grad_(True)
+        acting = [self[role] for role in turn]
         try:
+            for module in acting:
+                module.requires_grad_(True)
             yield
         finally:
-            for role in turn:
-                self[role].requires_grad_(False)
+            for module in acting:
+                module.requires_grad_(False)

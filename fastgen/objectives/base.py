@@ -106,15 +106,10 @@ class Objective(Protocol):
         ...
 
 
-def fake_turns(turn: Turn, ratio: int) -> tuple[Turn, ...]:
-    """The fake score's turns of a cycle.
-
-    Raises:
-        ValueError: no turn at all; the generator would chase a fake score that never learns of it.
-    """
+def check_ratio(ratio: int) -> None:
+    """Raises ValueError for a cycle without a fake turn: the generator would chase a score that never learns of it."""
     if ratio < 1:
         raise ValueError(f"ratio is {ratio}: the fake score needs at least one update per generator update")
-    return ratio * (turn,)
 
 
 def roles_of(objective: Objective) -> tuple[str, ...]:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, Uniform
-from .base import Batch, Terms, Turn, fake_turns
+from .base import Batch, Terms, Turn, check_ratio
 from .matching import compare, fake_denoising, matching_gradient
 from .ops import RowName, pseudo_huber, surrogate
 from .rollout import land
@@ -36,9 +36,12 @@ class DMD:
     fake_space: RowName = "eps"
     ratio: int = 1
 
+    def __post_init__(self) -> None:
+        check_ratio(self.ratio)
+
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return (("generator",), *fake_turns(("fake_score",), self.ratio))
+        return (("generator",), *self.ratio * (("fake_score",),))
 
     @property
     def needs(self) -> frozenset[str]:

@@ -12,7 +12,7 @@ import torch
 from ..models.conditioning import Conditioning
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, Uniform
-from .base import Batch, Terms, Turn, fake_turns
+from .base import Batch, Terms, Turn, check_ratio
 from .matching import compare, fake_denoising, matching_gradient
 from .ops import RowName, discriminator_loss, generator_loss, renoised, surrogate
 from .rollout import RolloutName, land, landed
@@ -44,10 +44,13 @@ class DMD2:
     ratio: int = 5
     rollout: RolloutName = "backward_simulation"
 
+    def __post_init__(self) -> None:
+        check_ratio(self.ratio)
+
     @property
     def cycle(self) -> tuple[Turn, ...]:
         turn = ("fake_score", "discriminator") if self.gan else ("fake_score",)
-        return (("generator",), *fake_turns(turn, self.ratio))
+        return (("generator",), *self.ratio * (turn,))
 
     @property
     def needs(self) -> frozenset[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, Uniform, pad_like
-from .base import Batch, Terms, Turn, fake_turns
+from .base import Batch, Terms, Turn, check_ratio
 from .matching import compare, fake_denoising
 from .ops import RowName, surrogate
 from .rollout import RolloutName, land
@@ -35,9 +35,12 @@ class VSD:
     ratio: int = 1
     rollout: RolloutName = "backward_simulation"
 
+    def __post_init__(self) -> None:
+        check_ratio(self.ratio)
+
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return (("generator",), *fake_turns(("fake_score",), self.ratio))
+        return (("generator",), *self.ratio * (("fake_score",),))
 
     @property
     def needs(self) -> frozenset[str]:
