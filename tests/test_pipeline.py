@@ -161,6 +161,8 @@ def test_a_pipeline_that_treats_its_network_differently_is_refused(fault: str):
 
 def test_a_pipeline_of_one_step_whatever_is_asked_is_refused():
     class Hasty(Loop):
+        said = Loop.net
+
         def __call__(self, num_inference_steps=3, **call):
             super().__call__(num_inference_steps=1, **call)
 
@@ -206,10 +208,8 @@ def test_a_pipeline_without_a_denoiser_names_its_parts():
 
 
 def test_a_scheduler_of_no_known_family_is_refused():
-    pipe = tiny.ddpm()
-    pipe.scheduler = IPNDMScheduler()
     with pytest.raises(UserError, match="scheduler of DDPMPipeline cannot be read: IPNDMScheduler"):
-        Pipeline(pipe)
+        Pipeline(DDPMPipeline(unet=tiny.unet(), scheduler=IPNDMScheduler()))
 
 
 @pytest.mark.parametrize("kind", [EulerDiscreteScheduler, PNDMScheduler, DPMSolverMultistepScheduler])

@@ -12,8 +12,8 @@ from safetensors.torch import load_file, save_file
 from fastgen.cli import main
 from fastgen.cli.sample import label_list
 from fastgen.errors import UserError
+from fastgen.models import loading
 from fastgen.notes import Notes
-from fastgen.sampling import stock
 
 
 @pytest.fixture(scope="module")
@@ -107,8 +107,8 @@ def test_a_hub_id_that_cannot_be_fetched_is_explained(monkeypatch, capsys):
 
 def test_a_hub_id_brings_its_notes(student, monkeypatch, tmp_path):
     asked = []
-    monkeypatch.setattr(stock.DiffusionPipeline, "download", lambda path, **_: student)
-    monkeypatch.setattr(stock, "hf_hub_download", lambda path, name: asked.append((path, name)))
+    monkeypatch.setattr(loading.DiffusionPipeline, "download", lambda path, **_: student)
+    monkeypatch.setattr(loading, "hf_hub_download", lambda path, name: asked.append((path, name)))
     assert run("owner/name", "--num", 1, "--out", tmp_path / "out") == 0
     assert asked == [("owner/name", "fastgen.json")]
 

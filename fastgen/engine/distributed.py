@@ -34,13 +34,6 @@ def average(values: Tensor) -> Tensor:
     return values
 
 
-def broadcast_module(module: nn.Module) -> None:
-    """Every process gets the first one's weights."""
-    if _parallel():
-        for tensor in [*module.parameters(), *module.buffers()]:
-            dist.broadcast(tensor.data, src=0)
-
-
 def _gradient(p: nn.Parameter) -> Tensor:
     return torch.zeros_like(p) if p.grad is None else p.grad
 
