@@ -106,7 +106,7 @@ class Student:
             num_classes=len(self.pipeline.classes) or None,
             null_label=self.pipeline.null_label,
             objective=last.name,
-            teacher=Path(self.config.teacher.path).name if self.config.teacher.path else None,
+            teacher=_publishable(self.config.teacher.path),
         )
         export(pipe, notes, self.folder)
         sampler, steps = self.config.student.sampler, self.config.student.steps
@@ -155,6 +155,11 @@ class Student:
             return self._labelled(torch.arange(count) % len(self.pipeline.classes))
         items = Loader(self.config.data, seed=0, shuffle=False).take(0, count)
         return self.pipeline.condition(count, prompts=items.prompts).to(self.device)
+
+
+def _publishable(teacher: str | None) -> str | None:
+    """A hub id as it is, a folder without the path of this machine."""
+    return Path(teacher).name if teacher is not None and Path(teacher).exists() else teacher
 
 
 def _ranges(count: int) -> list[range]:

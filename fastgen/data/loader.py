@@ -33,7 +33,8 @@ class Loader:
         self._seed = seed
         self._flip = flip
         self._order = lru_cache(maxsize=2)(self._shuffled if shuffle else self._unshuffled)
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="fastgen-data")
+        # A second thread with its own OpenMP team would halve the speed of the first one's on a CPU.
+        self._thread = ThreadPoolExecutor(1, "fastgen-data", initializer=torch.set_num_threads, initargs=(1,))
         self._ahead: _Ahead | None = None
         self._previous: int | None = None
 
