@@ -61,7 +61,7 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
                 f"stage {stage.name!r} needs real images and the data source has none: use data.source folder, parquet "
                 "or digits, or switch its GAN term off (objective.gan=0)"
             )
-        if "null" in needs and pipeline.kind == "label" and pipeline.null_label is None:
+        if "null" in needs and pipeline.kind != "prompt" and pipeline.null_label is None:
             raise UserError(
                 f"stage {stage.name!r} uses guidance or label dropout, but the teacher has no null label: set "
                 "teacher.null_label, or guidance to 1 and label_dropout to 0"

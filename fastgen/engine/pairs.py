@@ -4,7 +4,7 @@ from pathlib import Path
 
 import torch
 from accelerate import Accelerator
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from tqdm import tqdm
 
@@ -44,8 +44,11 @@ def teacher_pairs(
 def _has(file: Path, key: str) -> bool:
     if not file.exists():
         return False
-    with safe_open(file, framework="pt") as tensors:
-        return (tensors.metadata() or {}).get("key") == key
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            return (tensors.metadata() or {}).get("key") == key
+    except SafetensorError:  # damaged, and quickly made again
+        return False
 
 
 def _sampled(

@@ -83,6 +83,7 @@ class Run:
             seconds[stage_config.name] = time.perf_counter() - started
             weights = _left_by(stage)
             finished[stage_config.name] = weights.get("ema", weights["generator"])
+            del stage  # its networks and moments must not stand beside the next stage's
         return Trained(finished, seconds)
 
     def _stage(self, index: int, config: StageConfig, weights: Weights | None) -> Stage:
@@ -183,10 +184,10 @@ def network(roles: Roles) -> nn.Module:
 
 def _left_by(stage: Stage) -> dict[str, dict[str, Tensor]]:
     net = network(stage.roles)
-    weights = {"generator": {k: v.detach().clone() for k, v in net.state_dict().items()}}
+    weights = {"generator": {k: v.detach().cpu().clone() for k, v in net.state_dict().items()}}
     if stage.ema is not None:
         with stage.ema.applied():
-            weights["ema"] = {k: v.detach().clone() for k, v in net.state_dict().items()}
+            weights["ema"] = {k: v.detach().cpu().clone() for k, v in net.state_dict().items()}
     return weights
 
 

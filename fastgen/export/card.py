@@ -2,7 +2,7 @@
 
 from diffusers import DiffusionPipeline
 
-from ..models.arguments import conditioning_kind
+from ..models.arguments import conditioning_kind, guidance_argument
 from ..notes import Notes
 
 
@@ -11,7 +11,8 @@ def card(pipe: DiffusionPipeline, notes: Notes) -> str:
     kind = type(pipe).__name__
     label = min(3, (notes.num_classes or 4) - 1)
     asked_by = {"none": "", "label": f"class_labels=[{label}], ", "prompt": 'prompt="a photo of a cat", '}
-    asked = asked_by[conditioning_kind(pipe)]
+    unguided = {} if notes.guidance is None else guidance_argument(pipe, notes.guidance)
+    asked = asked_by[conditioning_kind(pipe)] + "".join(f"{name}={w:g}, " for name, w in unguided.items())
     counts = ", ".join(map(str, notes.steps))
     lines = [
         "---",

@@ -44,7 +44,8 @@ class VSD:
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"real_score"} | ({"null"} if self.guidance != 1 else set()))
+        images = {"images"} if self.rollout == "noised_data" else set()
+        return frozenset({"real_score"} | images | ({"null"} if self.guidance != 1 else set()))
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         x0 = land(self.rollout, roles, batch).x
