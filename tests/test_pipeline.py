@@ -166,7 +166,7 @@ def test_a_pipeline_of_one_step_whatever_is_asked_is_refused():
         def __call__(self, num_inference_steps=3, **call):
             super().__call__(num_inference_steps=1, **call)
 
-    with pytest.raises(UserError, match=r"Hasty cannot be used.*several times': 1 steps were seen of 3"):
+    with pytest.raises(UserError, match=r"Hasty cannot be used.*several times': 1 steps were seen of 4"):
         Pipeline(Hasty(**tiny.ddpm().components))
 
 

@@ -113,6 +113,29 @@ def guidance_argument(pipe: DiffusionPipeline, w: float) -> dict[str, float]:
     raise UserError(f"guidance {w:g} was asked for, but {type(pipe).__name__} has no guidance. Leave it out.")
 
 
+def classifier_free(pipe: DiffusionPipeline, w: float) -> dict[str, float]:
+    """The pipeline's own argument for calling its denoiser with and without the condition; none if it never does.
+
+    A guidance that the network is given as an embedding (Flux dev) is another thing and stays at its default.
+    """
+    takes = parameters(pipe)
+    if "true_cfg_scale" in takes:
+        return {"true_cfg_scale": w}
+    if _denoiser_config(pipe).get("guidance_embeds", False):
+        return {}
+    return guidance_argument(pipe, w) if "guidance_scale" in takes else {}
+
+
+def guided_call(pipe: DiffusionPipeline, w: float, *, negative: str | None, rows: int) -> dict[str, Any]:
+    """The call's own arguments for classifier-free guidance; `negative` None leaves the pipeline's default."""
+    call: dict[str, Any] = classifier_free(pipe, w)
+    if negative is None and "true_cfg_scale" in call:
+        negative = ""  # without a negative prompt these pipelines do not guide
+    if negative is not None and "negative_prompt" in parameters(pipe):
+        call["negative_prompt"] = [negative] * rows
+    return call
+
+
 def check_known(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> None:
     """Raise UserError for the first argument that the pipeline's call does not know."""
     takes = parameters(pipe)

@@ -14,7 +14,8 @@ class Conditioning:
 
     Args:
         size: number of rows (samples).
-        batched: argument name -> tensor [size, ...], or a mapping of such.
+        batched: argument name -> tensor [size, ...], list of `size` values (rows of different shapes), or a mapping
+            of such.
         shared: argument name -> value common to all rows.
         null: what an unconditional call is told, row by row, as the pipeline itself builds it; None if there is
             no such thing.
@@ -27,25 +28,23 @@ class Conditioning:
 
     @property
     def kwargs(self) -> dict[str, Any]:
-        return {**self.shared, **self.batched}
-
-    def map(self, change: Callable[[Tensor], Tensor], *, size: int | None = None) -> "Conditioning":
-        """Every batched tensor changed, here and in the null twin."""
-        null = self.null.map(change, size=size) if self.null is not None else None
-        size = self.size if size is None else size
-        return replace(self, size=size, batched=_map(self.batched, change), null=null)
+        """The arguments by name; a mapping may hold batched and shared values."""
+        return merged(self.shared, self.batched)
 
     def index(self, rows: Tensor) -> "Conditioning":
-        """The rows at those indices [n]."""
-        return self.map(lambda x: x[rows.to(x.device)], size=len(rows))
+        """The rows at those indices [n], here and in the null twin."""
+        null = self.null.index(rows) if self.null is not None else None
+        return replace(self, size=len(rows), batched=mapped(self.batched, lambda x: _taken(x, rows)), null=null)
 
     def to(self, device: torch.device | str) -> "Conditioning":
         null = self.null.to(device) if self.null is not None else None
 
         def move(x: Any) -> Any:
-            return x.to(device) if isinstance(x, Tensor) else x
+            if isinstance(x, list | tuple):
+                return type(x)(move(item) for item in x)
+            return x.to(device, non_blocking=True) if isinstance(x, Tensor) else x
 
-        return replace(self, batched=_map(self.batched, move), shared=_map(self.shared, move), null=null)
+        return replace(self, batched=mapped(self.batched, move), shared=mapped(self.shared, move), null=null)
 
     def dropped(self, null_rows: Tensor) -> "Conditioning":
         """These rows with the null twin's where `null_rows` [size] is true (label dropout)."""
@@ -68,7 +67,10 @@ class Conditioning:
 
     @staticmethod
     def cat(parts: "Sequence[Conditioning]") -> "Conditioning":
-        """Rows one after the other; the null twin is kept when every part has one."""
+        """Rows one after the other; the null twin is kept when every part has one.
+
+        Sequences of different lengths are padded with zeros at their end, which their masks then exclude.
+        """
         nulls = [part.null for part in parts if part.null is not None]
         return Conditioning(
             size=sum(part.size for part in parts),
@@ -78,13 +80,39 @@ class Conditioning:
         )
 
 
-def _map(tree: Any, change: Callable[[Any], Any]) -> Any:
+def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
+    """Every leaf of nested mappings changed."""
     if isinstance(tree, Mapping):
-        return {name: _map(value, change) for name, value in tree.items()}
+        return {name: mapped(value, change) for name, value in tree.items()}
     return change(tree)
+
+
+def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings united; `over` wins."""
+    both = {name for name in base if isinstance(base[name], Mapping) and isinstance(over.get(name), Mapping)}
+    return {**base, **over, **{name: merged(base[name], over[name]) for name in both}}
+
+
+def _taken(leaf: Any, rows: Tensor) -> Any:
+    if isinstance(leaf, list):
+        return [leaf[row] for row in rows.tolist()]
+    return leaf[rows.to(leaf.device)]
 
 
 def _cat(trees: Sequence[Any]) -> Any:
     if isinstance(trees[0], Mapping):
         return {name: _cat([tree[name] for tree in trees]) for name in trees[0]}
-    return torch.cat(list(trees))
+    if isinstance(trees[0], list):
+        return [row for tree in trees for row in tree]
+    return torch.cat(_padded(list(trees)))
+
+
+def _padded(tensors: list[Tensor]) -> list[Tensor]:
+    """All rows as long as the longest along every axis but the first."""
+    longest = [max(sizes) for sizes in zip(*(x.shape[1:] for x in tensors), strict=True)]
+    padded = []
+    for x in tensors:
+        missing = [longest[axis] - x.shape[axis + 1] for axis in range(len(longest))]
+        padding = [side for amount in reversed(missing) for side in (0, amount)]
+        padded.append(torch.nn.functional.pad(x, padding) if any(missing) else x)
+    return padded

@@ -1,14 +1,15 @@
 """A network as a Denoiser: the one border where timesteps, parameterisations and autocast are known."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..process import Latent, Prediction, Process, Reading, Time, pad_like
 from .conditioning import Conditioning
+from .layout import Layout
 
 
 @dataclass(frozen=True)
@@ -18,17 +19,41 @@ class CallForm:
     Args:
         sample: name of the argument that takes x_t.
         timestep: name of the argument that takes the time.
-        slope, offset: the network's timestep is `slope * scheduler timestep + offset`.
+        basis: what the network's timestep is affine in: the scheduler's timestep or the process time.
+        slope, offset: the network's timestep is `slope * basis + offset`.
         sign: the network's output is this times what the scheduler's step is given.
         channels: leading output channels that are the prediction (the rest is a learned variance).
+        listed: x_t and output are lists of samples, each with further axes of length one at these places; None for
+            plain tensors.
+        rescaled: guided outputs get the norm of the conditional ones back along the last axis (Qwen-Image).
+        layout: which of the other arguments have a row per sample.
     """
 
     sample: str = "sample"
     timestep: str = "timestep"
+    basis: Literal["timestep", "time"] = "timestep"
     slope: float = 1.0
     offset: float = 0.0
     sign: float = 1.0
     channels: int | None = None
+    listed: tuple[int, ...] | None = None
+    rescaled: bool = False
+    layout: Layout = field(default_factory=Layout)
+
+    def given(self, x_t: Latent) -> Any:
+        """x_t as the network takes it."""
+        if self.listed is None:
+            return x_t
+        rows = list(x_t.unbind(0))
+        for axis in self.listed:
+            rows = [row.unsqueeze(axis) for row in rows]
+        return rows
+
+    def taken(self, output: Any, like: Latent) -> Tensor:
+        """The network's output [B, C', ...] with the axes of `like`."""
+        if self.listed is None:
+            return output
+        return torch.stack(output).reshape(len(like), -1, *like.shape[2:])
 
 
 class NetworkDenoiser(nn.Module):
@@ -57,6 +82,10 @@ class NetworkDenoiser(nn.Module):
     def process(self) -> Process:
         return self.reading.process
 
+    @property
+    def _dtype(self) -> torch.dtype:
+        return next(p.dtype for p in self.net.parameters() if p.is_floating_point())
+
     def forward(
         self,
         x_t: Latent,
@@ -72,8 +101,17 @@ class NetworkDenoiser(nn.Module):
         return Prediction.solve(self.process, x_t, t, output[:, : self.form.channels], row=self.reading.row)
 
     def guide(self, cond: Prediction, null: Prediction, w: float | Tensor) -> Prediction:
-        """uncond + w (cond - uncond) (Ho & Salimans 2022, arXiv:2207.12598, in Diffusers' convention)."""
-        return null.lerp(cond, w)
+        """uncond + w (cond - uncond) (Ho & Salimans 2022, arXiv:2207.12598, in Diffusers' convention).
+
+        Where the pipeline gives the conditional output's norm back to the guided one, so does this.
+        """
+        mixed = null.lerp(cond, w)
+        if not self.form.rescaled:
+            return mixed
+        row = self.reading.row
+        output, plain = mixed.output(row), cond.output(row)
+        output = output * (plain.norm(dim=-1, keepdim=True) / output.norm(dim=-1, keepdim=True))
+        return Prediction.solve(self.process, cond.at(cond.t), cond.t, output, row=row)
 
     def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Tensor]:
         """See `Denoiser.tap`; even a compiled network runs as it was written, since compiled code knows no hooks."""
@@ -87,18 +125,13 @@ class NetworkDenoiser(nn.Module):
         return super().train(False)
 
     def _run(self, x_t: Latent, t: Time, cond: Conditioning, *, call: Callable[..., Any] | None = None) -> Tensor:
-        timestep = self.form.slope * self.reading.timestep(t) + self.form.offset
-        scaled = x_t * pad_like(self.reading.input_scale(t), x_t)
-        dtype = self.autocast or next(self.net.parameters()).dtype
-        told: dict[str, Any] = {
-            self.form.sample: scaled.to(x_t.dtype if self.autocast else dtype),
-            self.form.timestep: timestep.to(x_t.device, torch.float32),
-        }
+        form = self.form
+        timestep = form.slope * (self.reading.timestep(t) if form.basis == "timestep" else t) + form.offset
+        scaled = (x_t * pad_like(self.reading.input_scale(t), x_t)).to(x_t.dtype if self.autocast else self._dtype)
+        told = {form.sample: form.given(scaled), form.timestep: timestep.to(x_t.device, torch.float32)}
         with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            output = (call or self.net)(**told, **cond.kwargs)
-        if isinstance(output, tuple):
-            return output[0]
-        return output if isinstance(output, Tensor) else output.sample
+            output = (call or self.net)(**told, **form.layout.arguments(cond))
+        return form.taken(output_of(output), x_t)
 
 
 class RetargetedDenoiser(nn.Module):
@@ -121,6 +154,13 @@ class RetargetedDenoiser(nn.Module):
     def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Tensor]:
         seen = self.process.retarget(self.inner.process, t)
         return self.inner.tap((x_t * pad_like(seen.scale, x_t)).to(x_t.dtype), seen.t, cond, layers)
+
+
+def output_of(raw: Any) -> Any:
+    """The tensor (or list of tensors) in what a denoiser returned."""
+    if isinstance(raw, tuple):
+        return raw[0]
+    return raw if isinstance(raw, Tensor | list) else raw.sample
 
 
 def refuse_undeclared(**embeddings: Tensor | None) -> None:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +12,18 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..notes import Notes
-from ..process import even_grid
-from .arguments import conditioning_kind, guidance_argument, real_classes
-from .codec import codec_of
+from ..process import Flow, even_grid
+from .arguments import check_known, classifier_free, conditioning_kind, parameters, real_classes
+from .codec import Codec, codec_of
 from .conditioning import Conditioning
 from .denoiser import NetworkDenoiser
+from .encoding import Asking, Encoder
 from .loading import load
-from .probe import capture, denoiser_name, emitted, probe
+from .probe import emitted, opening, probe
+from .watch import denoiser_name
 
-PROMPTS_AT_ONCE = 32
+PROBE_PIXELS, PROBE_FRAMES = 256, 9
+_EXAMPLES = {"none": (None, None), "label": (0, 1), "prompt": ("a", "a longer one")}
 
 
 class Pipeline:
@@ -29,24 +33,40 @@ class Pipeline:
         pipe: the pipeline, on the device of training.
         num_classes: number of real classes, for a class-conditional pipeline that does not say it.
         null_label: the label that means "no class", likewise.
+        size: the call's own arguments for the size of a sample (height, width, num_frames), where it is not to be
+            the pipeline's default.
+        negative_prompt: of the unconditional half; None leaves the pipeline's own.
+        cache: folder for the conditioning of prompts; None keeps it in memory.
 
     Raises:
-        UserError: a label that the network does not have, or the probe's self-test fails.
+        UserError: a label or a size that the pipeline does not have, or the probe's self-test fails.
     """
 
     def __init__(
-        self, pipe: DiffusionPipeline, *, num_classes: int | None = None, null_label: int | None = None
+        self,
+        pipe: DiffusionPipeline,
+        *,
+        num_classes: int | None = None,
+        null_label: int | None = None,
+        size: Mapping[str, int] | None = None,
+        negative_prompt: str | None = None,
+        cache: Path | None = None,
     ) -> None:
         self.pipe = pipe
         self.kind = conditioning_kind(pipe)
+        self.size = dict(size or {})
+        check_known(pipe, self.size)
         self.classes = range(num_classes) if num_classes else real_classes(pipe, None)
         self.null_label = null_label if null_label is not None else _null_label(pipe, self.classes)
         _check_labels(pipe, self.classes, self.null_label)
-        probed = probe(pipe, self.example)
-        self.reading, self.form, self.shape = probed.reading, probed.form, probed.shape
-        self.codec = codec_of(pipe)
-        self._table: Conditioning | None = None
-        self._rows: dict[int | str, int] = {}
+        argument = {"none": None, "label": "class_labels", "prompt": "prompt"}[self.kind]
+        asking = Asking(argument, _EXAMPLES[self.kind], self.size, negative_prompt, self.null_label)
+        self.shape = tuple(opening(pipe, asking.call(asking.examples), rows=2).sample.shape[1:])
+        small = Asking(argument, asking.examples, {**self.size, **_small(pipe, self.shape, self.size)})
+        probed = probe(pipe, small.call(asking.examples[:1] * 2), small.call(asking.examples))
+        self.reading, self.form = probed.reading, probed.form
+        self._asking = asking
+        self._encoder = Encoder(pipe, self.form, asking, folder=cache if self.kind == "prompt" else None)
 
     @classmethod
     def load(cls, path: str, *, device: torch.device, num_classes: int | None, null_label: int | None) -> "Pipeline":
@@ -58,6 +78,11 @@ class Pipeline:
             null_label = notes.null_label if null_label is None else null_label
         return cls(pipe, num_classes=num_classes, null_label=null_label)
 
+    @cached_property
+    def codec(self) -> Codec:
+        """Between images and samples; looked for when it is first needed."""
+        return codec_of(self.pipe)
+
     @property
     def example(self) -> dict[str, list[Any]]:
         """The call's own arguments for two samples."""
@@ -65,8 +90,13 @@ class Pipeline:
 
     @property
     def unguided(self) -> dict[str, float]:
-        """The call's argument that switches guidance off, if it has one."""
-        return guidance_argument(self.pipe, 1.0)
+        """The call's argument that switches classifier-free guidance off, if it has one."""
+        return classifier_free(self.pipe, 1.0)
+
+    @property
+    def has_null(self) -> bool:
+        """Whether there is an unconditional half, which guidance needs."""
+        return self._encoder.has_null
 
     @property
     def network(self) -> torch.nn.Module:
@@ -79,65 +109,72 @@ class Pipeline:
 
     def grid(self, steps: int) -> Tensor:
         """The process times that the pipeline's scheduler really stops at, [n] in float64."""
-        timesteps = emitted(self.pipe, self.example, steps=steps)
+        with self._encoder.awake():
+            timesteps = emitted(self.pipe, self._asking.call(self._asking.examples), steps=steps)
         return self.reading.time(torch.tensor(timesteps, dtype=torch.float64))
 
     def teacher_grid(self, steps: int) -> Tensor:
         """Where deterministic samplers of the teacher stop: evenly from the noisiest level, with a flow's shift."""
-        return even_grid(steps, shift=float(self.pipe.scheduler.config.get("shift") or 1.0))
+        return even_grid(steps, shift=self._shift())
 
-    def student(self, weights: Mapping[str, Tensor], scheduler: Any) -> DiffusionPipeline:
-        """A pipeline with other weights and another scheduler; all other parts are shared with this one."""
-        net = copy.deepcopy(self.network)
-        net.load_state_dict(weights)
+    def student(self, network: torch.nn.Module, scheduler: Any) -> DiffusionPipeline:
+        """A pipeline with another network and scheduler; all other parts are shared with this one."""
         pipe = copy.copy(self.pipe)
-        pipe.register_modules(**{denoiser_name(self.pipe): net, "scheduler": scheduler})
+        pipe.register_modules(**{denoiser_name(self.pipe): network, "scheduler": scheduler})
         return pipe
+
+    def encode(self, prompts: Sequence[str], *, progress: bool = True) -> None:
+        """Encodes prompts ahead of training; those in the cache already cost nothing."""
+        self._encoder.fill(prompts, progress=progress)
 
     def condition(
         self, rows: int, *, labels: Tensor | None = None, prompts: Sequence[str] | None = None
     ) -> Conditioning:
-        """Conditioning of labels [rows] or prompts, with its null twin; each is encoded once and kept.
+        """Conditioning of labels [rows] or prompts, with its null twin, on the CPU; each is encoded once and kept.
 
         Raises:
             UserError: the pipeline wants labels or prompts and got none, or a label it does not have.
         """
         if self.kind == "none":
-            return Conditioning(rows)
+            return Conditioning(rows, shared=self._encoder.shared)
         keys: list[Any] = labels.tolist() if self.kind == "label" and labels is not None else list(prompts or ())
         if len(keys) != rows:
             raise UserError(
                 f"{type(self.pipe).__name__} is conditioned on {self.kind}s and the data has none for its rows: "
                 f"choose a data source with {self.kind}s"
             )
-        self._encode([key for key in dict.fromkeys(keys) if key not in self._rows])
-        assert self._table is not None
-        return self._table.index(torch.tensor([self._rows[key] for key in keys]))
+        if self.kind == "label":
+            self._check_classes(keys)
+        return self._encoder.rows(keys)
 
-    def _encode(self, fresh: list[Any]) -> None:
-        for key in fresh:
-            if self.kind == "label" and key not in self.classes:
+    def _check_classes(self, labels: Sequence[int]) -> None:
+        for label in labels:
+            if label not in self.classes:
                 raise UserError(
-                    f"the data has class {key}, but the teacher knows {self.classes.start} to "
+                    f"the data has class {label}, but the teacher knows {self.classes.start} to "
                     f"{self.classes.stop - 1}: use data of the same classes, or set teacher.num_classes"
                 )
-        for start in range(0, len(fresh), PROMPTS_AT_ONCE):
-            part = fresh[start : start + PROMPTS_AT_ONCE]
-            told = self._captured(part)
-            for key in part:
-                self._rows[key] = len(self._rows)
-            self._table = told if self._table is None else Conditioning.cat([self._table, told])
 
-    def _captured(self, keys: list[Any]) -> Conditioning:
-        """What the pipeline tells its denoiser of these labels or prompts, and of none."""
-        padded = keys if len(keys) > 1 else keys * 2
-        name, nothing = ("class_labels", self.null_label) if self.kind == "label" else ("prompt", "")
-        told = capture(self.pipe, self.form, {name: padded}, rows=len(padded))
-        null = None
-        if nothing is not None:
-            null = capture(self.pipe, self.form, {name: [nothing] * len(padded)}, rows=len(padded))
-        both = Conditioning(told.size, told.batched, told.shared, null)
-        return both.index(torch.arange(len(keys)))
+    def _shift(self) -> float:
+        """A flow's shift at this size: its middle stop of an even count lies at shift / (1 + shift)."""
+        config = self.pipe.scheduler.config
+        if not isinstance(self.reading.process, Flow) or not config.get("use_dynamic_shifting"):
+            return float(config.get("shift") or config.get("flow_shift") or 1.0)
+        middle = float(self.grid(8)[4])
+        return middle / (1 - middle)
+
+
+def _small(pipe: DiffusionPipeline, shape: tuple[int, ...], size: Mapping[str, int]) -> dict[str, Any]:
+    """Call arguments that keep the probe's real runs of the network small, where its samples are large."""
+    if torch.Size(shape).numel() <= 4 * (PROBE_PIXELS // 8) ** 2:
+        return {}
+    wanted = {
+        "height": PROBE_PIXELS,
+        "width": PROBE_PIXELS,
+        "num_frames": PROBE_FRAMES,
+        "use_resolution_binning": False,
+    }
+    return {name: value for name, value in wanted.items() if name in parameters(pipe)}
 
 
 def _check_labels(pipe: DiffusionPipeline, classes: range, null_label: int | None) -> None:

@@ -1,285 +1,281 @@
 """Watching a stock pipeline call its denoiser, instead of knowing each family by heart.
 
-A short run of the pipeline's own call, with a recorder on the denoiser and on `scheduler.step`, shows the names of
-the arguments, the map from scheduler time to the network's timestep, the sign and slice of the output and the form
-of a sample. A self-test then holds what was read against the recording.
+A short run of the pipeline's own call shows the names of the arguments, the map from scheduler time to the network's
+timestep, the sign and slice of the output and the form of a sample; rehearsals show which arguments have a row per
+sample. The self-test (`selftest`) then holds what was read against the recording.
 """
 
 import inspect
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import wraps
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline
-from torch import Tensor, nn
+from diffusers import DDIMScheduler, DiffusionPipeline, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ..errors import UserError
-from ..process import Discrete, Reading, from_scheduler
-from .arguments import guidance_argument, parameters
+from ..process import Discrete, Flow, Reading, Trig, from_scheduler
+from . import trigflow
+from .arguments import classifier_free, guided_call, parameters
 from .conditioning import Conditioning
 from .denoiser import CallForm, NetworkDenoiser
+from .layout import Layout
+from .selftest import TOLERANCE, Evidence, failure, fitting_guidance, self_test
+from .watch import Step, denoiser_name, record, rehearse
 
-TOLERANCE = 1e-4
 _TIMES = ("timestep", "timesteps", "t")
-_PLUMBING = ("return_dict",)
-
-
-@dataclass(frozen=True)
-class Seen:
-    """One call of the denoiser and the scheduler step that followed it."""
-
-    arguments: dict[str, Any]
-    output: Tensor
-    model_output: Tensor
-    timestep: float
-    sample: Tensor
+_GUIDANCE = 3.0
+STEPS = 4  # divides the trained steps of discrete schedulers, whose own step back is rounded otherwise
 
 
 @dataclass(frozen=True)
 class Probed:
-    """What a probe found: how the denoiser is called, and the shape of one sample."""
+    """What a probe found: what the scheduler means, and how the denoiser is called."""
 
     reading: Reading
     form: CallForm
-    shape: tuple[int, ...]
 
 
-def denoiser_name(pipe: DiffusionPipeline) -> str:
-    """The component that denoises."""
-    for name in ("transformer", "unet"):
-        if isinstance(pipe.components.get(name), nn.Module):
-            return name
-    raise UserError(
-        f"{type(pipe).__name__} has neither a `unet` nor a `transformer`, so there is nothing to distil; its parts "
-        f"are {', '.join(pipe.components)}"
-    )
-
-
-def probe(pipe: DiffusionPipeline, conditions: Mapping[str, Any]) -> Probed:
-    """Runs the pipeline for three steps and reads its denoiser.
+def probe(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[str, Any]) -> Probed:
+    """Runs the pipeline for a few steps and reads its denoiser.
 
     Args:
         pipe: a loaded pipeline; left as it was.
-        conditions: the call's own arguments for two samples, e.g. `prompt` or `class_labels`.
+        alone: the call's own arguments for two samples that ask for the same, e.g. `prompt`, and for its size.
+        mixed: the same for two samples that ask for different things, of different length.
 
     Raises:
         UserError: a check of the self-test fails; it names the pipeline, the check and the measured difference.
     """
-    reading, name = _reading(pipe), type(pipe).__name__
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 alone differs by more than the tolerance
-        with unit_scaled(pipe):
-            seen = _record(pipe, conditions)
+    name = type(pipe).__name__
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), canonical(pipe) as reading:
+        plain = {**classifier_free(pipe, 1.0), **free_count(pipe)}
+        seen = [view(pipe, step) for step in record(pipe, {**mixed, **plain}, steps=STEPS, rows=2)]
         if len({step.timestep for step in seen}) < 2:
-            raise _failure(name, "the scheduler steps through several times", f"{len(seen)} steps were seen of 3")
-        form = _form(name, reading, seen)
-        _self_test(name, NetworkDenoiser(getattr(pipe, denoiser_name(pipe)), reading, form), seen)
-    return Probed(reading, form, tuple(seen[0].sample.shape[1:]))
+            raise failure(name, "the scheduler steps through several times", f"{len(seen)} steps were seen of {STEPS}")
+        form = replace(_form(name, reading, seen), layout=_layout(pipe, alone, mixed))
+        denoiser = NetworkDenoiser(getattr(pipe, denoiser_name(pipe)), reading, form)
+        told = capture(pipe, form, mixed, rows=2)
+        single = capture(pipe, form, alone, rows=2).index(torch.tensor([0]))
+        self_test(name, denoiser, Evidence(seen, told, single, _is_deterministic(pipe)))
+        null = capture_null(pipe, form, mixed, plain=told)
+        if null is not None:
+            guided = record(pipe, {**mixed, **_guided(pipe, None, rows=2)}, steps=STEPS, rows=2)[0]
+            cond = replace(told, null=null)
+            form = replace(form, rescaled=fitting_guidance(name, denoiser, view(pipe, guided), cond, w=_GUIDANCE))
+    return Probed(_own_reading(pipe), form)
 
 
-def capture(pipe: DiffusionPipeline, form: CallForm, conditions: Mapping[str, Any], *, rows: int) -> Conditioning:
-    """What the pipeline tells its denoiser under those conditions, at the cost of the text encoders only.
+def capture(pipe: DiffusionPipeline, form: CallForm, call: Mapping[str, Any], *, rows: int) -> Conditioning:
+    """What the pipeline tells its denoiser of those conditions, at the cost of the text encoders only."""
+    first = opening(pipe, {**call, **classifier_free(pipe, 1.0)}, rows=rows)
+    return form.layout.conditioning(_without_sample(first.calls[0].arguments, form), rows)
 
-    The pipeline is stopped at its first denoiser call. At least two rows are asked for, so that what is batched
-    can be told from what is shared.
+
+def capture_null(
+    pipe: DiffusionPipeline,
+    form: CallForm,
+    call: Mapping[str, Any],
+    *,
+    plain: Conditioning,
+    negative: str | None = None,
+) -> Conditioning | None:
+    """What the pipeline tells its denoiser of "nothing" beside those conditions, as it builds it itself.
+
+    Pipelines put both halves into one call or call twice, in either order; the half that is not what an unguided
+    call says (`plain`) is the null one.
+
+    Returns:
+        None for a pipeline without classifier-free guidance.
     """
-    assert rows >= 2, "one row cannot tell a batch axis from another of length one"
-    net = getattr(pipe, denoiser_name(pipe))
-    signature = inspect.signature(net.forward)
-    told: dict[str, Any] = {}
-
-    @wraps(net.forward)
-    def stop(*args: Any, **kwargs: Any) -> None:
-        told.update(signature.bind(*args, **kwargs).arguments)
-        raise _Captured
-
-    with unit_scaled(pipe), _replaced(net, "forward", stop), _quiet(pipe), torch.no_grad():
-        try:
-            pipe(**_short_call(pipe, conditions, steps=1, rows=rows))
-        except _Captured:
-            pass
-        finally:
-            pipe.maybe_free_model_hooks()
-    given = {k: v for k, v in told.items() if v is not None and k not in (form.sample, form.timestep, *_PLUMBING)}
-    batched = {k: v for k, v in given.items() if _is_batched(v, rows)}
-    return Conditioning(rows, batched, {k: v for k, v in given.items() if k not in batched})
+    rows, guided = plain.size, _guided(pipe, negative, rows=plain.size)
+    if not guided:
+        return None
+    first = opening(pipe, {**call, **guided}, rows=rows)
+    told = [_without_sample(call.arguments, form) for call in first.calls]
+    given = len(first.calls[0].arguments[form.sample])
+    if len(told) == 1 and given == rows:
+        return None
+    if len(told) == 1 and given == 2 * rows:
+        both = form.layout.conditioning(told[0], given)
+        halves = [both.index(torch.arange(rows)), both.index(torch.arange(rows, given))]
+    elif len(told) == 2:
+        halves = [form.layout.conditioning(part, rows) for part in told]
+    else:
+        measured = f"{len(told)} calls, the first with {given} rows for {rows} samples"
+        raise failure(type(pipe).__name__, "guidance calls the denoiser with and without the condition", measured)
+    return halves[1] if _same(halves[0], plain) else halves[0]
 
 
-def emitted(pipe: DiffusionPipeline, conditions: Mapping[str, Any], *, steps: int) -> list[float]:
+def opening(pipe: DiffusionPipeline, call: Mapping[str, Any], *, rows: int) -> Step:
+    """The first step of a rehearsed call."""
+    with canonical(pipe):
+        return rehearse(pipe, {**call, **free_count(pipe)}, steps=1, rows=rows)[0]
+
+
+def emitted(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int = 2) -> list[float]:
     """The scheduler timesteps that a stock call with `num_inference_steps=steps` really stops at."""
-    return [step.timestep for step in _record(pipe, conditions, steps=steps)]
+    return [step.timestep for step in rehearse(pipe, {**call, **classifier_free(pipe, 1.0)}, steps=steps, rows=rows)]
+
+
+def free_count(pipe: DiffusionPipeline) -> dict[str, None]:
+    """The argument that lets a pipeline whose defaults fix the number of steps run any number (SANA-Sprint)."""
+    return {"intermediate_timesteps": None} if "intermediate_timesteps" in parameters(pipe) else {}
 
 
 @contextmanager
-def unit_scaled(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Within, a discrete process is run by DDIM: schedulers like Euler keep x_t / alpha, DDIM keeps x_t."""
+def canonical(pipe: DiffusionPipeline) -> Iterator[Reading]:
+    """Within, the process is run by its plainest scheduler, which keeps x_t as it is and steps deterministically.
+
+    DDIM for a discrete process (Euler's would keep x_t / alpha), Euler for flow matching; others stay.
+    """
     original = pipe.scheduler
-    if isinstance(from_scheduler(original).process, Discrete):
-        known = inspect.signature(DDIMScheduler).parameters
-        config = {key: value for key, value in original.config.items() if key in known}
-        pipe.scheduler = DDIMScheduler(**{**config, "clip_sample": False, "thresholding": False})
+    reading = _own_reading(pipe)
+    if isinstance(reading.process, Discrete):
+        pipe.scheduler = _ddim(original)
+    elif isinstance(reading.process, Flow) and not isinstance(from_scheduler(original).process, Trig):
+        config = original.config
+        shift = config.get("shift") or config.get("flow_shift") or 1.0
+        dynamic = bool(config.get("use_dynamic_shifting"))
+        pipe.scheduler = FlowMatchEulerDiscreteScheduler(
+            num_train_timesteps=config.num_train_timesteps, shift=shift, use_dynamic_shifting=dynamic
+        )
     try:
-        yield
+        yield reading
     finally:
         pipe.scheduler = original
 
 
-class _Captured(Exception):
-    """Ends a pipeline's call once its conditioning is known."""
+def _is_deterministic(pipe: DiffusionPipeline) -> bool:
+    plain = (DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler)
+    return isinstance(pipe.scheduler, plain) and not pipe.scheduler.config.get("stochastic_sampling")
 
 
-def _reading(pipe: DiffusionPipeline) -> Reading:
+def _ddim(original: Any) -> DDIMScheduler:
+    known = inspect.signature(DDIMScheduler).parameters
+    config = {key: value for key, value in original.config.items() if key in known}
+    fixed = {"clip_sample": False, "thresholding": False, "set_alpha_to_one": True, "timestep_spacing": "trailing"}
+    scheduler = DDIMScheduler(**{**config, **fixed})
+    scheduler.alphas_cumprod = original.alphas_cumprod.clone()  # some schedulers bend them after their betas
+    return scheduler
+
+
+def _own_reading(pipe: DiffusionPipeline) -> Reading:
     try:
-        return from_scheduler(pipe.scheduler)
+        reading = from_scheduler(pipe.scheduler)
     except ValueError as error:
         raise UserError(f"the scheduler of {type(pipe).__name__} cannot be read: {error}") from error
+    return trigflow.READING if isinstance(reading.process, Trig) else reading
 
 
-@contextmanager
-def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    """Within, the instance has another method; afterwards its class's own."""
-    setattr(owner, name, function)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
+def view(pipe: DiffusionPipeline, step: Step) -> Step:
+    """The step as the network sees it; only TrigFlow loops show their scheduler something else."""
+    if isinstance(from_scheduler(pipe.scheduler).process, Trig):
+        return trigflow.as_flow(step, sigma_data=pipe.scheduler.config.sigma_data)
+    return step
 
 
-@contextmanager
-def _quiet(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Within, the pipeline shows no progress bar."""
-    original = getattr(pipe, "_progress_bar_config", {})
-    pipe.set_progress_bar_config(disable=True)
-    try:
-        yield
-    finally:
-        pipe.set_progress_bar_config(**original)
+def _guided(pipe: DiffusionPipeline, negative: str | None, *, rows: int) -> dict[str, Any]:
+    return guided_call(pipe, _GUIDANCE, negative=negative, rows=rows)
 
 
-def _short_call(pipe: DiffusionPipeline, conditions: Mapping[str, Any], *, steps: int, rows: int) -> dict[str, Any]:
-    takes = parameters(pipe)
-    call = {**conditions, **guidance_argument(pipe, 1.0), "num_inference_steps": steps}
-    call["output_type"] = "latent" if "vae" in pipe.components else "pt"
-    if "batch_size" in takes:
-        call["batch_size"] = rows
-    call["generator"] = torch.Generator().manual_seed(0)
-    return call
+def _layout(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[str, Any]) -> Layout:
+    def told(call: Mapping[str, Any], rows: int) -> dict[str, Any]:
+        lists = {k: [v[i % 2] for i in range(rows)] if isinstance(v, list) else v for k, v in call.items()}
+        return opening(pipe, {**lists, **classifier_free(pipe, 1.0)}, rows=rows).calls[0].arguments
+
+    both = told(mixed, 2)
+    return Layout.learnt(both, told(mixed, 3)).with_masks(told(alone, 2), both)
 
 
-def _record(pipe: DiffusionPipeline, conditions: Mapping[str, Any], *, steps: int = 3) -> list[Seen]:
-    net, scheduler = getattr(pipe, denoiser_name(pipe)), pipe.scheduler
-    forward, step, signature = net.forward, scheduler.step, inspect.signature(net.forward)
-    calls: list[tuple[dict[str, Any], Tensor]] = []
-    seen: list[Seen] = []
-
-    @wraps(forward)  # pipelines look into signatures, e.g. for `generator`
-    def recording_forward(*args: Any, **kwargs: Any) -> Any:
-        output = forward(*args, **kwargs)
-        raw = output[0] if isinstance(output, tuple) else output.sample
-        calls.append((dict(signature.bind(*args, **kwargs).arguments), raw))
-        return output
-
-    @wraps(step)
-    def recording_step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        if not calls:
-            raise _failure(type(pipe).__name__, "the denoiser is called before the scheduler steps", "it was not")
-        arguments, output = calls[-1]
-        seen.append(Seen(arguments, output, model_output.clone(), float(timestep), sample.clone()))
-        return step(model_output, timestep, sample, *args, **kwargs)
-
-    rows = len(next(iter(conditions.values()), [0, 0]))
-    watched = _replaced(net, "forward", recording_forward), _replaced(scheduler, "step", recording_step)
-    with watched[0], watched[1], _quiet(pipe), torch.no_grad():
-        pipe(**_short_call(pipe, conditions, steps=steps, rows=rows))
-    return seen
-
-
-def _form(name: str, reading: Reading, seen: list[Seen]) -> CallForm:
-    first, *_, last = seen
-    sample = _sample_argument(name, reading, first)
-    timestep = next((k for k in _TIMES if k in first.arguments), None)
+def _form(name: str, reading: Reading, seen: list[Step]) -> CallForm:
+    first, last = seen[0], seen[-1]
+    if not first.calls:
+        raise failure(name, "the denoiser is called before the scheduler steps", "it was not")
+    sample, listed = _sample_argument(name, reading, first)
+    timestep = next((k for k in _TIMES if k in first.calls[-1].arguments), None)
     if timestep is None:
-        raise _failure(name, "the denoiser takes a time", f"its arguments are {', '.join(first.arguments)}")
-    said = [float(torch.as_tensor(step.arguments[timestep]).flatten()[0]) for step in seen]
-    asked = [step.timestep for step in seen]
-    slope = (said[-1] - said[0]) / (asked[-1] - asked[0])
-    offset = said[0] - slope * asked[0]
-    worst = max(abs(slope * u + offset - v) for u, v in zip(asked, said, strict=True))
-    if worst > TOLERANCE * max(1.0, *map(abs, said)):
-        raise _failure(name, "the network's timestep is affine in the scheduler's", f"off by {worst:.2g}")
-    channels = first.model_output.shape[1]
-    sign = _sign(name, last, channels)
-    sliced = channels if channels != first.output.shape[1] else None
-    return CallForm(sample, timestep, slope=slope, offset=offset, sign=sign, channels=sliced)
+        raise failure(name, "the denoiser takes a time", f"its arguments are {', '.join(first.calls[-1].arguments)}")
+    basis, slope, offset = _time_map(name, reading, seen, timestep)
+    output = CallForm(listed=listed).taken(last.calls[-1].output, last.sample)
+    channels = last.model_output.shape[1]
+    sliced = channels if channels != output.shape[1] else None
+    sign = _sign(name, output[:, :channels], last.model_output)
+    return CallForm(sample, timestep, basis, slope, offset, sign, sliced, listed)
 
 
-def _sample_argument(name: str, reading: Reading, seen: Seen) -> str:
+def _sample_argument(name: str, reading: Reading, seen: Step) -> tuple[str, tuple[int, ...] | None]:
     t = reading.time(torch.tensor([seen.timestep], dtype=torch.float64))
-    expected = seen.sample * float(reading.input_scale(t))
-    gaps = {
-        key: float((value.float() - expected.float()).abs().max())
-        for key, value in seen.arguments.items()
-        if isinstance(value, Tensor) and value.shape == expected.shape
-    }
+    expected = (seen.sample * float(reading.input_scale(t))).float()
+    gaps: dict[str, float] = {}
+    listed: dict[str, tuple[int, ...] | None] = {}
+    for key, value in seen.calls[-1].arguments.items():
+        rows = torch.stack(value) if _is_rows(value, expected) else value
+        inserted = _inserted(rows.shape[1:], expected.shape[1:]) if isinstance(rows, Tensor) else None
+        if inserted is not None and len(rows) == len(expected):
+            gaps[key] = float((rows.reshape(expected.shape).float() - expected).abs().max())
+            listed[key] = inserted if rows is not value else None
     best = min(gaps, key=gaps.__getitem__, default=None)
     if best is None or gaps[best] > TOLERANCE * float(expected.abs().max()):
-        raise _failure(name, "the denoiser is given the scheduler's sample", f"closest argument: {best}, {gaps}")
-    return best
+        raise failure(name, "the denoiser is given the scheduler's sample", f"closest argument: {best}, {gaps}")
+    return best, listed[best]
 
 
-def _sign(name: str, seen: Seen, channels: int) -> float:
-    gaps = {sign: float((sign * seen.output[:, :channels] - seen.model_output).abs().max()) for sign in (1.0, -1.0)}
+def _is_rows(value: Any, like: Tensor) -> bool:
+    """Whether it is a list of one tensor per sample, all alike."""
+    tensors = isinstance(value, list) and len(value) == len(like) and all(isinstance(x, Tensor) for x in value)
+    return tensors and len({x.shape for x in value}) == 1
+
+
+def _inserted(shape: torch.Size, plain: torch.Size) -> tuple[int, ...] | None:
+    """Where `shape` has axes of length one more than `plain`; None if that is not the only difference."""
+    places: list[int] = []
+    for axis, length in enumerate(shape):
+        if axis - len(places) < len(plain) and length == plain[axis - len(places)]:
+            continue
+        if length != 1:
+            return None
+        places.append(axis)
+    return tuple(places) if len(shape) - len(places) == len(plain) else None
+
+
+def _time_map(
+    name: str, reading: Reading, seen: list[Step], timestep: str
+) -> tuple[Literal["timestep", "time"], float, float]:
+    """The affine map to the network's timestep, from the scheduler's or else from the process time."""
+    said = [float(torch.as_tensor(step.calls[-1].arguments[timestep]).flatten()[0]) for step in seen]
+    listed = torch.tensor([step.timestep for step in seen], dtype=torch.float64)
+    bases: dict[Literal["timestep", "time"], list[float]]
+    bases = {"timestep": listed.tolist(), "time": reading.time(listed).tolist()}
+    fits = {basis: _affine(asked, said) for basis, asked in bases.items()}
+    best = min(fits, key=lambda basis: (fits[basis][2] > TOLERANCE * max(1.0, *map(abs, said)), basis == "time"))
+    slope, offset, worst = fits[best]
+    if worst > TOLERANCE * max(1.0, *map(abs, said)):
+        raise failure(name, "the network's timestep is affine in the scheduler's", f"off by {fits['timestep'][2]:.2g}")
+    return best, slope, offset
+
+
+def _affine(asked: list[float], said: list[float]) -> tuple[float, float, float]:
+    slope = (said[-1] - said[0]) / (asked[-1] - asked[0])
+    offset = said[0] - slope * asked[0]
+    return slope, offset, max(abs(slope * u + offset - v) for u, v in zip(asked, said, strict=True))
+
+
+def _sign(name: str, output: Tensor, model_output: Tensor) -> float:
+    gaps = {sign: float((sign * output - model_output).abs().max()) for sign in (1.0, -1.0)}
     best = min(gaps, key=gaps.__getitem__)
-    if gaps[best] > TOLERANCE * max(1.0, float(seen.model_output.abs().max())):
-        raise _failure(name, "the scheduler is given the network's output up to sign", f"off by {gaps[best]:.2g}")
+    if gaps[best] > TOLERANCE * max(1.0, float(model_output.abs().max())):
+        raise failure(name, "the scheduler is given the network's output up to sign", f"off by {gaps[best]:.2g}")
     return best
 
 
-def _self_test(name: str, denoiser: NetworkDenoiser, seen: list[Seen]) -> None:
-    """Replay, per-sample times and a gradient to x_t, on the recorded calls."""
-    reading, form = denoiser.reading, denoiser.form
-    times = [reading.time(torch.full((len(step.sample),), step.timestep, dtype=torch.float64)) for step in seen]
-    conds = [_recorded_conditioning(step, form) for step in seen]
-    with torch.no_grad():
-        replays = [denoiser(s.sample, t, c).output(reading.row) for s, t, c in zip(seen, times, conds, strict=True)]
-    for step, replay in zip(seen, replays, strict=True):
-        _compare(name, "replay of the recorded call", replay, step.model_output)
-
-    x, t = torch.cat([s.sample[:1] for s in seen]), torch.cat([u[:1] for u in times])
-    rows = Conditioning.cat([cond.index(torch.tensor([0])) for cond in conds])
-    x = x.requires_grad_()
-    mixed = denoiser(x, t, rows).output(reading.row)
-    _compare(name, "a batch of different times", mixed, torch.cat([s.model_output[:1] for s in seen]))
-    (gradient,) = torch.autograd.grad(mixed.square().sum(), x)
-    if not gradient.isfinite().all() or not (gradient.flatten(1).abs().sum(1) > 0).all():
-        raise _failure(name, "a gradient reaches the sample", "it is zero or not finite")
+def _without_sample(arguments: Mapping[str, Any], form: CallForm) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name not in (form.sample, form.timestep)}
 
 
-def _recorded_conditioning(step: Seen, form: CallForm) -> Conditioning:
-    rows = len(step.sample)
-    told = {k: v for k, v in step.arguments.items() if v is not None}
-    for key in (form.sample, form.timestep, *_PLUMBING):
-        told.pop(key, None)
-    batched = {k: v for k, v in told.items() if _is_batched(v, rows)}
-    return Conditioning(rows, batched, {k: v for k, v in told.items() if k not in batched})
-
-
-def _is_batched(value: Any, rows: int) -> bool:
-    if isinstance(value, Mapping):
-        return all(_is_batched(v, rows) for v in value.values() if v is not None) and len(value) > 0
-    return isinstance(value, Tensor) and value.ndim > 0 and len(value) == rows
-
-
-def _compare(name: str, check: str, ours: Tensor, theirs: Tensor) -> None:
-    gap = float((ours - theirs).detach().abs().max() / theirs.abs().max().clamp(min=1e-6))
-    if not gap <= TOLERANCE:
-        raise _failure(name, check, f"the relative difference is {gap:.2g}, allowed {TOLERANCE:g}")
-
-
-def _failure(name: str, check: str, measured: str) -> UserError:
-    return UserError(
-        f"{name} cannot be used as a teacher: the self-test failed at '{check}': {measured}. Use a pipeline that "
-        f"calls its denoiser once per step with its scheduler's own sample, or write a Denoiser for it"
-    )
+def _same(a: Conditioning, b: Conditioning) -> bool:
+    pairs = zip(tree_leaves(dict(a.batched)), tree_leaves(dict(b.batched)), strict=False)
+    return all(x.shape == y.shape and torch.allclose(x, y) for x, y in pairs if isinstance(x, Tensor))

@@ -45,10 +45,10 @@ def flow_row(process: Process, t: Time) -> Coefficients:
     return Coefficients(process.d_alpha(t), process.d_sigma(t))
 
 
-def edm_row(process: Process, t: Time, sigma_data: float = 0.5) -> Coefficients:
-    """EDM's F, from D = c_skip x + c_out F (Karras et al. 2022, table 1), written for any alpha."""
+def edm_row(process: Process, t: Time, sigma_data: float = 0.5, *, sign: float = 1.0) -> Coefficients:
+    """EDM's F, from D = c_skip x + c_out F (Karras et al. 2022, table 1), written for any alpha; `sign` is F's."""
     alpha, sigma = process.alpha(t), process.sigma(t)
-    norm = torch.hypot(sigma, sigma_data * alpha)
+    norm = sign * torch.hypot(sigma, sigma_data * alpha)
     return Coefficients(sigma / (sigma_data * norm), -sigma_data * alpha / norm)
 
 

@@ -50,8 +50,9 @@ def from_scheduler(scheduler: Any) -> Reading:
         ValueError: a scheduler of none of the four families.
     """
     config, name = scheduler.config, type(scheduler).__name__
-    if name.startswith("FlowM"):
-        return Reading(Flow(), ROWS["flow"], lambda t: 1000 * t.double(), lambda u: u.double() / 1000)
+    if name.startswith("FlowM") or config.get("use_flow_sigmas"):
+        steps = config.num_train_timesteps
+        return Reading(Flow(), ROWS["flow"], lambda t: steps * t.double(), lambda u: u.double() / steps)
     if name == "SCMScheduler":
         trig = Trig()
         return Reading(trig, ROWS["flow"], trig.clock, trig.from_clock)
@@ -60,8 +61,8 @@ def from_scheduler(scheduler: Any) -> Reading:
         row = partial(consistency_row, sigma_data=config.sigma_data, sigma_min=config.sigma_min)
         return _karras(config, row, factor=250.0)
     if name.startswith("EDM"):
-        row = partial(edm_row, sigma_data=config.sigma_data) if config.prediction_type == "epsilon" else ROWS["v"]
-        return _karras(config, row, factor=0.25)
+        sign = {"epsilon": 1.0, "v_prediction": -1.0}[config.prediction_type]
+        return _karras(config, partial(edm_row, sigma_data=config.sigma_data, sign=sign), factor=0.25)
     if hasattr(scheduler, "alphas_cumprod"):
         discrete = Discrete(scheduler.alphas_cumprod)
         row = ROWS[PREDICTION_ROWS[config.get("prediction_type", "epsilon")]]

@@ -1,0 +1,112 @@
+"""What was read from a pipeline, held against what the pipeline does."""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..errors import UserError
+from ..process import Time
+from .conditioning import Conditioning
+from .denoiser import NetworkDenoiser
+from .watch import Step
+
+TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """A recording of two samples that ask for different things, and what they asked for.
+
+    Args:
+        seen: its steps.
+        together: conditioning of both samples, captured in one call.
+        single: conditioning of the first sample, captured beside its like only.
+        deterministic: the scheduler walked from x_t to x_s along x0 and eps as the network sees them.
+    """
+
+    seen: list[Step]
+    together: Conditioning
+    single: Conditioning
+    deterministic: bool
+
+
+def self_test(name: str, denoiser: NetworkDenoiser, evidence: Evidence) -> None:
+    """Replay, different times and prompts in one batch, a gradient to x_t, and the step between two times.
+
+    Raises:
+        UserError: a check fails; it names the pipeline, the check and the measured difference.
+    """
+    row, seen = denoiser.reading.row, evidence.seen
+    times = [_times(denoiser, step) for step in seen]
+    with torch.no_grad():
+        beliefs = [denoiser(s.sample.float(), t, evidence.together) for s, t in zip(seen, times, strict=True)]
+    for step, belief in zip(seen, beliefs, strict=True):
+        compare(name, "replay of the recorded call", belief.output(row), step.model_output, denoiser)
+    if evidence.deterministic:
+        for step, belief, s in zip(seen, beliefs, times[1:], strict=False):
+            compare(name, "the scheduler's step from one time to the next", belief.at(s), step.stepped, denoiser)
+    _test_mixed_batch(name, denoiser, evidence, times)
+
+
+def _test_mixed_batch(name: str, denoiser: NetworkDenoiser, evidence: Evidence, times: list[Time]) -> None:
+    seen = evidence.seen
+    x, t = torch.cat([s.sample[:1] for s in seen]).float().requires_grad_(), torch.cat([u[:1] for u in times])
+    first = evidence.together.index(torch.tensor([0]))
+    rows = Conditioning.cat([evidence.single, *[first] * (len(seen) - 1)])
+    mixed = denoiser(x, t, rows).output(denoiser.reading.row)
+    recorded = torch.cat([s.model_output[:1] for s in seen])
+    compare(name, "a batch of different times", mixed, recorded, denoiser)
+    (gradient,) = torch.autograd.grad(mixed.square().sum(), x, allow_unused=True)
+    if gradient is None or not gradient.isfinite().all() or not (gradient.flatten(1).abs().sum(1) > 0).all():
+        raise failure(name, "a gradient reaches the sample", "it is zero or not finite")
+
+
+def fitting_guidance(name: str, denoiser: NetworkDenoiser, step: Step, cond: Conditioning, *, w: float) -> bool:
+    """Whether guided outputs get the conditional ones' norm back; decided by a guided step of the pipeline.
+
+    Raises:
+        UserError: the pipeline guides in neither of the known ways.
+    """
+    rows, row = cond.size, denoiser.reading.row  # DiT's loop carries every sample twice
+    x, t, guided = step.sample[:rows].float(), _times(denoiser, step)[:rows], step.model_output[:rows]
+    with torch.no_grad():
+        plain, null = (denoiser(x, t, half) for half in (cond, cond.unconditional))
+    gaps = {}
+    for rescaled in (False, True):
+        model = NetworkDenoiser(denoiser.net, denoiser.reading, replace(denoiser.form, rescaled=rescaled))
+        gaps[rescaled] = difference(model.guide(plain, null, w).output(row), guided)
+    best = min(gaps, key=gaps.__getitem__)
+    if not gaps[best] <= _tolerance(denoiser):
+        raise failure(name, "guidance is uncond + w (cond - uncond)", f"the relative difference is {gaps[best]:.2g}")
+    return best
+
+
+def _times(denoiser: NetworkDenoiser, step: Step) -> Time:
+    return denoiser.reading.time(torch.full((len(step.sample),), step.timestep, dtype=torch.float64))
+
+
+def _tolerance(denoiser: NetworkDenoiser) -> float:
+    """Half precision replays exactly only in the same batch, so its own rounding is allowed."""
+    dtype = next(p.dtype for p in denoiser.net.parameters() if p.is_floating_point())
+    return max(TOLERANCE, 8 * torch.finfo(dtype).eps) if dtype != torch.float32 else TOLERANCE
+
+
+def compare(name: str, check: str, ours: Tensor, theirs: Tensor, denoiser: NetworkDenoiser) -> None:
+    """Raises the failure of a check whose relative difference is above 1e-4 (in fp32)."""
+    gap, allowed = difference(ours, theirs), _tolerance(denoiser)
+    if not gap <= allowed:
+        raise failure(name, check, f"the relative difference is {gap:.2g}, allowed {allowed:g}")
+
+
+def difference(ours: Tensor, theirs: Tensor) -> float:
+    """The largest difference, relative to the largest value."""
+    return float((ours - theirs).detach().abs().max() / theirs.abs().max().clamp(min=1e-6))
+
+
+def failure(name: str, check: str, measured: str) -> UserError:
+    """A failed check in words."""
+    return UserError(
+        f"{name} cannot be used as a teacher: the self-test failed at '{check}': {measured}. Use a pipeline that "
+        f"calls its denoiser once per step with its scheduler's own sample, or write a Denoiser for it"
+    )

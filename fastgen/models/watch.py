@@ -1,0 +1,173 @@
+"""Running a stock pipeline while its denoiser and its scheduler are watched.
+
+`record` runs the pipeline as it is. `rehearse` runs everything but the two: the denoiser answers with zeros and the
+scheduler does not move, so that what the pipeline *tells* them costs no more than its text encoders.
+"""
+
+import inspect
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from ..errors import UserError
+from .arguments import parameters
+from .denoiser import output_of
+
+PLUMBING = ("return_dict",)
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of the denoiser: its arguments by name, without those left out, and what it returned."""
+
+    arguments: dict[str, Any]
+    output: Any
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of the scheduler, [B, ...] each, and the denoiser's calls since the step before.
+
+    Args:
+        calls: one, or two where guidance calls twice.
+        model_output, timestep, sample: what `scheduler.step` was given.
+        stepped: what it returned.
+    """
+
+    calls: tuple[Call, ...]
+    model_output: Tensor
+    timestep: float
+    sample: Tensor
+    stepped: Tensor
+
+
+def denoiser_name(pipe: DiffusionPipeline) -> str:
+    """The component that denoises."""
+    for name in ("transformer", "unet"):
+        if isinstance(pipe.components.get(name), nn.Module):
+            return name
+    raise UserError(
+        f"{type(pipe).__name__} has neither a `unet` nor a `transformer`, so there is nothing to distil; its parts "
+        f"are {', '.join(pipe.components)}"
+    )
+
+
+def record(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> list[Step]:
+    """What happens in the first steps of a stock call; the global random streams are left as they were."""
+    forward = _network(pipe).forward
+    return _watched(pipe, call, steps, rows, answer=lambda told: forward(*told.args, **told.kwargs), step=None)
+
+
+def rehearse(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> list[Step]:
+    """What a stock call tells its denoiser and scheduler, with neither of them run; values of samples mean nothing."""
+
+    config = _network(pipe).config
+
+    def silent(told: inspect.BoundArguments) -> Any:
+        sample = next(iter(told.arguments.values()))
+        if isinstance(sample, list):
+            return _Answer([[torch.zeros_like(x) for x in sample]])
+        wide = sample.shape[1] == config.get("in_channels") and config.get("out_channels")
+        shape = (len(sample), wide, *sample.shape[2:]) if wide else sample.shape
+        return _Answer([sample.new_zeros(shape)])
+
+    def still(_output: Tensor, _timestep: Any, sample: Tensor, *_: Any, **__: Any) -> Any:
+        return _Answer([sample, sample])
+
+    return _watched(pipe, call, steps, rows, answer=silent, step=still)
+
+
+class _Answer(tuple):  # type: ignore[type-arg]
+    """A tuple that also has the names under which networks and schedulers give their results."""
+
+    sample = property(lambda self: self[0])
+    prev_sample = property(lambda self: self[0])
+    pred_original_sample = property(lambda self: self[-1])
+
+
+def _watched(
+    pipe: DiffusionPipeline,
+    call: Mapping[str, Any],
+    steps: int,
+    rows: int,
+    *,
+    answer: Callable[[inspect.BoundArguments], Any],
+    step: Callable[..., Any] | None,
+) -> list[Step]:
+    net, scheduler = _network(pipe), pipe.scheduler
+    signature, stock_step = inspect.signature(net.forward), scheduler.step
+    act = step or stock_step
+    calls: list[Call] = []
+    seen: list[Step] = []
+
+    @wraps(net.forward)  # pipelines look into signatures, e.g. for `generator`
+    def watched_forward(*args: Any, **kwargs: Any) -> Any:
+        told = signature.bind(*args, **kwargs)
+        raw = answer(told)
+        given = {name: value for name, value in told.arguments.items() if value is not None and name not in PLUMBING}
+        calls.append(Call(given, output_of(raw)))
+        return raw
+
+    @wraps(stock_step)
+    def watched_step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
+        given, before = model_output.clone(), sample.clone()
+        stepped = act(model_output, timestep, sample, *args, **kwargs)
+        moved = stepped[0] if isinstance(stepped, tuple) else stepped.prev_sample
+        when = float(torch.as_tensor(timestep).flatten()[0])
+        seen.append(Step(tuple(calls), given, when, before, moved.clone()))
+        calls.clear()
+        return stepped
+
+    devices = [pipe.device] if pipe.device.type == "cuda" else []
+    with (
+        _replaced(net, "forward", watched_forward),
+        _replaced(scheduler, "step", watched_step),
+        _quiet(pipe),
+        torch.random.fork_rng(devices),
+        torch.no_grad(),
+    ):
+        torch.manual_seed(0x5EED)
+        pipe(**_short(pipe, call, steps=steps, rows=rows))
+    return seen
+
+
+def _short(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> dict[str, Any]:
+    takes = parameters(pipe)
+    short = {"num_inference_steps": steps, "output_type": "latent" if "vae" in pipe.components else "pt"}
+    if "batch_size" in takes:
+        short["batch_size"] = rows
+    if "generator" in takes:
+        short["generator"] = torch.Generator().manual_seed(0)
+    copies = {name: list(value) if isinstance(value, list) else value for name, value in call.items()}
+    return {**copies, **short}  # copies, because some pipelines change the caller's list of prompts
+
+
+def _network(pipe: DiffusionPipeline) -> Any:
+    return getattr(pipe, denoiser_name(pipe))
+
+
+@contextmanager
+def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+    """Within, the instance has another method; afterwards its class's own."""
+    setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        delattr(owner, name)
+
+
+@contextmanager
+def _quiet(pipe: DiffusionPipeline) -> Iterator[None]:
+    """Within, the pipeline shows no progress bar."""
+    original = getattr(pipe, "_progress_bar_config", {})
+    pipe.set_progress_bar_config(disable=True)
+    try:
+        yield
+    finally:
+        pipe.set_progress_bar_config(**original)

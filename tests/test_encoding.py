@@ -1,0 +1,95 @@
+"""The conditioning of prompts: encoded once, kept on disk under what it depends on, mended when damaged."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from families import FAMILIES
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from fastgen.models.conditioning import Conditioning
+from fastgen.models.layout import flat
+from fastgen.models.pipeline import Pipeline
+
+PROMPTS = ["fox", "a red bird in the snow", "fox"]
+KINDS = ["stable_diffusion", "sdxl", "qwen_image", "z_image", "hidream"]  # tensors, nested, tuples, lists, another axis
+
+
+def seen(name: str, cache: Path | None, **settings: Any) -> tuple[Pipeline, list[Any]]:
+    """A family with its cache, and what its text encoders are asked from now on."""
+    family = FAMILIES[name]
+    pipe = family.build()
+    pipeline = Pipeline(pipe, size=settings.pop("size", family.size), cache=cache, **settings)
+    asked: list[Any] = []
+    encoder = next(part for key, part in pipe.components.items() if key.startswith("text_encoder"))
+    encoder.register_forward_pre_hook(lambda _net, args, kwargs: asked.append((args, kwargs)), with_kwargs=True)
+    return pipeline, asked
+
+
+def same(a: Conditioning, b: Conditioning) -> None:
+    ours, theirs = flat(a.kwargs), flat(b.kwargs)
+    assert ours.keys() == theirs.keys()
+    for path, one in ours.items():
+        for x, y in zip(tree_leaves(one), tree_leaves(theirs[path]), strict=True):
+            assert torch.equal(x, y) if isinstance(x, Tensor) else x == y, path
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_second_run_reads_what_the_first_one_encoded(name: str, tmp_path):
+    first, asked = seen(name, tmp_path)
+    told = first.condition(3, prompts=PROMPTS)
+    assert asked
+    again, asked = seen(name, tmp_path)
+    read = again.condition(3, prompts=PROMPTS)
+    assert not asked
+    same(read, told)
+    same(read, seen(name, None)[0].condition(3, prompts=PROMPTS))
+    if told.null is not None:
+        same(read.unconditional, told.unconditional)
+
+
+def test_prompts_are_encoded_ahead_and_then_never_again(tmp_path):
+    pipeline, asked = seen("stable_diffusion", tmp_path)
+    pipeline.encode(PROMPTS, progress=False)
+    count = len(asked)
+    pipeline.condition(3, prompts=PROMPTS)
+    assert len(asked) == count == 1
+
+
+def test_another_size_encoder_or_network_has_rows_of_its_own(tmp_path):
+    first, _ = seen("sdxl", tmp_path)
+    first.encode(PROMPTS, progress=False)
+    wide, asked = seen("sdxl", tmp_path, size={"height": 16, "width": 32})
+    told = wide.condition(1, prompts=["fox"])
+    assert asked
+    assert told.kwargs["added_cond_kwargs"]["time_ids"].tolist() == [[16, 32, 0, 0, 16, 32]]
+
+    family = FAMILIES["sdxl"]
+    pipe = family.build()
+    with torch.no_grad():
+        pipe.text_encoder.get_input_embeddings().weight.add_(0.1)
+    finetuned = Pipeline(pipe, size=family.size, cache=tmp_path).condition(1, prompts=["fox"])
+    plain = first.condition(1, prompts=["fox"])
+    assert not torch.equal(finetuned.kwargs["encoder_hidden_states"], plain.kwargs["encoder_hidden_states"])
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"x" * len(raw)])
+def test_a_damaged_row_is_encoded_again(damage, tmp_path):
+    first, _ = seen("stable_diffusion", tmp_path)
+    told = first.condition(3, prompts=PROMPTS)
+    for file in tmp_path.rglob("*.safetensors"):
+        file.write_bytes(damage(file.read_bytes()))
+    again, asked = seen("stable_diffusion", tmp_path)
+    same(again.condition(3, prompts=PROMPTS), told)
+    assert asked
+
+
+def test_prompts_of_different_length_come_back_padded_and_masked(tmp_path):
+    pipeline, _ = seen("qwen_image", tmp_path)
+    told = pipeline.condition(2, prompts=["fox", "a red bird in the snow"]).kwargs
+    short, long = told["encoder_hidden_states_mask"].sum(1).tolist()
+    assert short < long == told["encoder_hidden_states"].shape[1]
+    assert not told["encoder_hidden_states"][0, short:].any()
+    assert told["encoder_hidden_states"][0, short - 1].any()
