@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from .data import SOURCES
+from .models.source import Dtype, LoRAFile, Source
 from .objectives import OBJECTIVES, roles_of
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -56,13 +57,24 @@ class NewNetwork(_Strict):
 class Teacher(_Strict):
     """Who is distilled.
 
-    path: folder or hub id of a Diffusers pipeline.
+    path: folder or hub id of a Diffusers pipeline, or a single-file checkpoint (.safetensors).
+    config: folder or hub id of a pipeline with the single file's architecture; Diffusers recognises common ones.
+    loras: LoRAs fused into the pipeline, each a `path`, a `weight` and, where there are several, a `file`.
+    dtype: of the weights; auto follows the run's precision.
+    variant, revision: which weight files (such as fp16), and which branch, tag or commit on the hub.
+    negative_prompt: what guidance leads away from, in place of an empty prompt.
     recipe: config that trains it when the folder does not exist yet, relative to this config.
     new: instead of a path, a network with random weights (objective `pretrain`).
     num_classes, null_label: of a class-conditional pipeline, where its folder does not say them.
     """
 
     path: str | None = None
+    config: str | None = None
+    loras: tuple[LoRAFile, ...] = ()
+    dtype: Dtype = "auto"
+    variant: str | None = None
+    revision: str | None = None
+    negative_prompt: str | None = None
     recipe: Path | None = None
     new: NewNetwork | None = None
     num_classes: PositiveInt | None = None
@@ -74,16 +86,59 @@ class Teacher(_Strict):
             raise ValueError("give either `path` (a pipeline to distil) or `new` (a network to pretrain)")
         return self
 
+    @model_validator(mode="after")
+    def _new_networks_have_no_files(self) -> Self:
+        for name in ("config", "loras", "variant", "revision"):
+            if self.new is not None and getattr(self, name):
+                raise ValueError(f"`{name}` belongs to a pipeline that is loaded: remove it beside `new`")
+        return self
+
+    @property
+    def source(self) -> Source:
+        """Where the pipeline at `path` comes from."""
+        assert self.path is not None
+        return Source(
+            path=self.path,
+            config=self.config,
+            loras=self.loras,
+            dtype=self.dtype,
+            variant=self.variant,
+            revision=self.revision,
+        )
+
 
 class Student(_Strict):
     """What is exported.
 
     steps: step counts that the student serves; the first is the default of `sample`.
     sampler: renoise (predict x0, add fresh noise) or ode (deterministic).
+    height, width: of its pictures in pixels; the pipeline's own default where not given.
+    frames: of its videos, likewise.
+    shift: of a flow student's times towards the noise (SD3, arXiv:2403.03206, eq. 23); the teacher's own if not given.
     """
 
     steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
     sampler: Literal["renoise", "ode"] = "renoise"
+    height: PositiveInt | None = None
+    width: PositiveInt | None = None
+    frames: PositiveInt | None = None
+    shift: Annotated[float, Field(gt=0)] | None = None
+
+
+class LoRA(_Strict):
+    """The roles on one frozen network (`sharing: lora`): each trains a low-rank adapter of its own.
+
+    rank, alpha: the updates are alpha / rank times B A; alpha is the rank where it is not given.
+    targets: ends of layer names or regular expressions; the attention and feed-forward layers where not given.
+    norms: each role also has norm layers and biases of its own.
+    base: dtype of the frozen network; auto is bf16 under precision bf16 and fp32 otherwise.
+    """
+
+    rank: PositiveInt = 64
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    norms: bool = False
+    base: Literal["auto", "fp32", "bf16", "int8", "nf4"] = "auto"
 
 
 class Optim(_Strict):
@@ -214,14 +269,21 @@ class Config(_Strict):
     """A whole run.
 
     out: folder of checkpoints, log and pictures; export: folder of the exported pipeline, OUT/student by default.
+    cache: folder for the encoded prompts, which later runs find again; null keeps them in memory.
+    attention: kernel of the denoisers; auto and native leave the choice to PyTorch.
+    sharing: full gives every role a network of its own; lora puts all of them on the teacher's, see `lora`.
     """
 
     out: Path
     export: Path | None = None
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    cache: Path | None = Path("runs/cache")
     teacher: Teacher
     student: Student = Student()
+    attention: Literal["auto", "native", "flash", "cudnn", "xformers"] = "auto"
+    sharing: Literal["full", "lora"] = "full"
+    lora: LoRA = LoRA()
     data: Annotated[Any, _named(SOURCES, "source")]
     flip: bool = False
     pairs: Pairs = Pairs()
@@ -242,3 +304,8 @@ class Config(_Strict):
     def exported(self) -> Path:
         """Where the exported pipeline goes."""
         return self.export or self.out / "student"
+
+    @property
+    def exported_lora(self) -> Path:
+        """Where the LoRA of a shared network goes: beside the exported pipeline."""
+        return self.exported.with_name(f"{self.exported.name}-lora")

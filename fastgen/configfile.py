@@ -19,7 +19,7 @@ from .objectives import OBJECTIVES
 
 MAX_BYTES = 200_000
 MAX_LISTED = 20
-_VOLATILE = ("out", "export", "device", "log", "checkpoints", "evaluate")
+_VOLATILE = ("out", "export", "device", "cache", "attention", "log", "checkpoints", "evaluate")
 _TAGS = ("str", "int", "float", "bool", "null", "seq", "map")
 _PLAINER = {  # types of pydantic's errors in the words of a YAML file
     "extra_forbidden": "no such setting",

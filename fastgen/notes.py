@@ -21,16 +21,40 @@ from .files import atomic_json
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Stop:
+    """One stop of a student's sampler as it was trained: x_t = alpha x0 + sigma eps, output = p x0 + q eps.
+
+    Attributes:
+        timestep: as the scheduler lists it.
+        time: process time in [0, 1], 1 = noisiest.
+        alpha, sigma: of the process there.
+        p, q: of the network's parameterisation there.
+    """
+
+    timestep: FiniteFloat
+    time: FiniteFloat
+    alpha: FiniteFloat
+    sigma: FiniteFloat
+    p: FiniteFloat
+    q: FiniteFloat
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Notes:
     """How a student wants to be sampled and where it came from.
 
     Attributes:
         steps: sampler steps the student was trained for; the first is the default.
         guidance: w of uncond + w (cond - uncond), 1 = none; None leaves the pipeline's own default.
+        arguments: of the stock call besides prompt, label and steps: its size and its own name for guidance.
         num_classes: real classes, labels 0 .. num_classes - 1; None without class labels.
         null_label: the label that means "no class"; never drawn.
         objective: name of the last training objective.
         teacher: the folder or hub id that was distilled.
+        licence: front matter `license...` of the teacher's model card.
+        metrics: what was measured of the student, name -> value.
+        sampler: that was trained for: renoise or ode.
+        stops: step count -> where its sampler stops and what x_t and the network mean there.
     """
 
     FILE: ClassVar[str] = "fastgen.json"
@@ -38,10 +62,15 @@ class Notes:
     format: Literal[1] = 1
     steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     guidance: FiniteFloat | None = 1.0
+    arguments: dict[str, bool | int | FiniteFloat] = Field(default_factory=dict)
     num_classes: PositiveInt | None = None
     null_label: NonNegativeInt | None = None
     objective: str | None = None
     teacher: str | None = None
+    licence: dict[str, str] = Field(default_factory=dict)
+    metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
+    sampler: Literal["renoise", "ode"] | None = None
+    stops: dict[PositiveInt, tuple[Stop, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _null_label_is_no_class(self) -> Self:

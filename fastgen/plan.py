@@ -13,8 +13,8 @@ from .config import Config, Stage
 from .configfile import load
 from .errors import UserError
 from .models.create import create
-from .models.probe import denoiser_name
 from .models.roles import DENOISERS
+from .models.watch import denoiser_name
 from .objectives import roles_of
 
 TRAINED_BYTES = 4 + 4 + 8  # fp32 weight, gradient, two Adam moments
@@ -82,7 +82,7 @@ def _stage_lines(index: int, stage: Stage, size: int | None) -> list[str]:
     settings, cycle = stage.train, stage.objective.cycle
     cycles = math.ceil(settings.images / (settings.batch * sum("generator" in turn for turn in cycle)))
     updates = {role: cycles * sum(role in turn for turn in cycle) for role in roles_of(stage.objective)}
-    needs = sorted(stage.objective.needs - {"real_score", "null"})
+    needs = sorted(stage.objective.needs - {"real_score", "null", "one_step"})
     budget = f"{settings.images:,} images in batches of {settings.batch}, {settings.precision}"
     turns = [(len(list(repeats)), "+".join(turn)) for turn, repeats in groupby(cycle)]
     lines = [

@@ -11,136 +11,37 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler, LCMScheduler
+import yaml
+from diffusers import DDIMScheduler, DiffusionPipeline
+from exporting import family_student, listed
+from families import FAMILIES
 
 from fastgen.errors import UserError
-from fastgen.export.export import export
-from fastgen.export.scheduler import few_step_scheduler
-from fastgen.export.verify import verify
+from fastgen.export.card import licence_of
+from fastgen.export.export import export, push, with_scheduler
+from fastgen.export.guidance import unguided
+from fastgen.export.scheduler import servings
 from fastgen.models.loading import load
-from fastgen.models.pipeline import Pipeline
 from fastgen.notes import Notes
 from fastgen.sampling.stock import generate
 
-CPU = torch.device("cpu")
-BETAS: dict[str, dict[str, Any]] = {
-    "linear": {"beta_schedule": "linear"},
-    "sd": {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012},
-    "cosine": {"beta_schedule": "squaredcos_cap_v2"},
-    "zero-snr": {"beta_schedule": "scaled_linear", "rescale_betas_zero_snr": True},
-}
-COUNTS = {"renoise": [(1,), (4,), (1, 2, 4), (1, 2, 4, 8)], "ode": [(1, 2, 4, 5)]}
 
-
-def teacher(build=tiny.ddpm, *, betas: str = "linear", predicts: str = "epsilon") -> DiffusionPipeline:
+def teacher(build=tiny.ddpm, *, predicts: str = "epsilon") -> DiffusionPipeline:
     pipe = build()
-    pipe.scheduler = DDIMScheduler(**BETAS[betas], prediction_type=predicts, clip_sample=False)
+    pipe.scheduler = DDIMScheduler(prediction_type=predicts, clip_sample=False)
     return pipe
 
 
 def student(pipe: DiffusionPipeline, steps: tuple[int, ...], sampler: str) -> DiffusionPipeline:
-    seen = Pipeline(pipe)
-    return seen.student(seen.network.state_dict(), few_step_scheduler(pipe.scheduler, steps, sampler=sampler))
+    (serving,) = servings(pipe.scheduler, steps, sampler=sampler, emitted=listed)
+    return with_scheduler(pipe, serving.scheduler)
 
 
 def exported(folder: Path, pipe: DiffusionPipeline, steps: tuple[int, ...], sampler: str, **notes: Any) -> Path:
     return export(student(pipe, steps, sampler), Notes(steps=steps, **notes), folder)
 
 
-# Schedulers
-
-
-@pytest.mark.parametrize("betas", BETAS)
-@pytest.mark.parametrize(("sampler", "steps"), [(kind, steps) for kind, all_ in COUNTS.items() for steps in all_])
-def test_the_emitted_grid_is_exactly_even_and_starts_at_the_noisiest_step(betas: str, sampler: str, steps):
-    seen = Pipeline(student(teacher(betas=betas, predicts="v_prediction"), steps, sampler))
-    for n in steps:
-        assert seen.grid(n).tolist() == [(n - i) / n for i in range(n)]
-        assert seen.reading.timestep(seen.grid(n)).tolist() == [1000 * (n - i) // n - 1 for i in range(n)]
-
-
-@pytest.mark.parametrize("sampler", COUNTS)
-@pytest.mark.parametrize(
-    ("betas", "predicts"),
-    [
-        ("linear", "epsilon"),
-        ("cosine", "epsilon"),
-        ("zero-snr", "v_prediction"),
-        ("sd", "sample"),
-    ],
-)
-def test_the_stock_samples_are_ours_at_every_declared_count(tmp_path, betas: str, predicts: str, sampler: str):
-    steps = COUNTS[sampler][-1]
-    folder = exported(tmp_path / "student", teacher(betas=betas, predicts=predicts), steps, sampler)
-    agreements = verify(folder, steps, sampler=sampler, device=CPU)
-    assert [agreement.steps for agreement in agreements] == list(steps)
-    assert max(agreement.difference for agreement in agreements) <= 1e-5
-
-
-@pytest.mark.parametrize("sampler", COUNTS)
-@pytest.mark.parametrize(("build", "betas"), [(tiny.stable_diffusion, "cosine"), (tiny.class_conditional, "sd")])
-def test_latents_and_classes_agree_too(tmp_path, build, betas: str, sampler: str):
-    folder = exported(tmp_path / "student", teacher(build, betas=betas), (2,), sampler)
-    assert verify(folder, (2,), sampler=sampler, device=CPU)[0].difference <= 1e-5
-
-
-@pytest.mark.parametrize("betas", BETAS)
-@pytest.mark.parametrize("sampler", COUNTS)
-def test_the_students_scheduler_speaks_of_the_teachers_process_and_row(betas: str, sampler: str):
-    for predicts in ("epsilon", "v_prediction", "sample"):
-        given = teacher(betas=betas, predicts=predicts).scheduler
-        made = few_step_scheduler(given, (1, 2), sampler=sampler)
-        assert torch.equal(made.alphas_cumprod, given.alphas_cumprod)
-        assert made.config.prediction_type == predicts
-
-
-@pytest.mark.parametrize(
-    ("sampler", "steps", "refused"), [("renoise", (3, 4), "3"), ("renoise", (3,), "3"), ("ode", (2, 7), "7")]
-)
-def test_counts_that_no_stock_scheduler_serves_are_refused(sampler: str, steps: tuple[int, ...], refused: str):
-    with pytest.raises(UserError, match=f"cannot serve {refused} of the declared step counts"):
-        few_step_scheduler(DDIMScheduler(), steps, sampler=sampler)
-
-
-@pytest.mark.parametrize("scheduler", [EDMEulerScheduler(), FlowMatchEulerDiscreteScheduler()])
-def test_other_families_cannot_be_exported_yet(scheduler):
-    with pytest.raises(UserError, match=f"{type(scheduler).__name__} pipelines cannot be exported yet"):
-        few_step_scheduler(scheduler, (1,), sampler="ode")
-
-
-WRONG = {
-    "the other sampler": ("renoise", DDIMScheduler(clip_sample=False, timestep_spacing="trailing")),
-    "another grid": ("renoise", LCMScheduler(clip_sample=False, original_inference_steps=5)),
-    "another spacing": ("ode", DDIMScheduler(clip_sample=False, timestep_spacing="leading")),
-    "clipping": ("ode", DDIMScheduler(clip_sample=True, timestep_spacing="trailing")),
-}
-
-
-@pytest.mark.parametrize("fault", WRONG)
-def test_a_folder_with_a_wrong_scheduler_fails_verification(tmp_path, fault: str):
-    sampler, wrong = WRONG[fault]
-    folder = exported(tmp_path / "student", teacher(), (2,), sampler)
-    verify(folder, (2,), sampler=sampler, device=CPU)
-    pipe = load(folder, device="cpu")
-    pipe.register_modules(scheduler=wrong)
-    pipe.save_pretrained(folder)
-    with pytest.raises(UserError, match=r"(?s)student does not sample as it was trained: at 2 steps.*differs"):
-        verify(folder, (2,), sampler=sampler, device=CPU)
-
-
 # The folder
-
-
-def test_a_student_has_its_own_network_and_leaves_the_teacher_alone():
-    pipe = teacher()
-    before, scheduler = {name: value.clone() for name, value in pipe.unet.state_dict().items()}, pipe.scheduler
-    given = {name: value + 1 for name, value in before.items()}
-    made = Pipeline(pipe).student(given, LCMScheduler())
-    assert isinstance(made.scheduler, LCMScheduler)
-    assert all(torch.equal(value, given[name]) for name, value in made.unet.state_dict().items())
-    assert pipe.scheduler is scheduler
-    assert pipe.config["scheduler"][1] == "DDIMScheduler"
-    assert all(torch.equal(value, before[name]) for name, value in pipe.unet.state_dict().items())
 
 
 def test_a_folder_is_stock_and_names_no_path_of_this_machine(tmp_path):
@@ -232,3 +133,93 @@ def test_a_stranger_without_fastgen_draws_the_same_images(tmp_path):
     ours = torch.cat(list(generate(load(folder, device="cpu"), **asked)))
     assert np.abs(ours.permute(0, 2, 3, 1).numpy() - theirs).max() <= 1e-5
     assert ((theirs > 0) & (theirs < 1)).mean() > 0.2
+
+
+# Guidance
+
+
+def image(pipe: DiffusionPipeline, **call: Any) -> torch.Tensor:
+    told = {"prompt": ["a"], "num_inference_steps": 2, "output_type": "latent", "height": 16, "width": 16, **call}
+    return pipe(**told, generator=torch.Generator().manual_seed(0)).images
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion", "sdxl"])
+def test_a_plain_call_does_not_guide_an_exported_stable_diffusion(tmp_path, name):
+    pipe = FAMILIES[name].build()
+    before = {key: value.clone() for key, value in pipe.unet.state_dict().items()}
+    plain, guided = image(pipe, guidance_scale=1.0), image(pipe)
+    export(unguided(pipe), Notes(steps=(2,)), tmp_path / "student")
+    silent = load(tmp_path / "student", device="cpu")
+    assert not torch.allclose(plain, guided, atol=1e-2)
+    assert torch.equal(image(silent), plain)
+    assert torch.equal(image(pipe), guided)
+    assert pipe.unet.state_dict().keys() == before.keys()
+    assert unguided(silent) is silent
+
+
+@pytest.mark.parametrize("name", ["ddpm", "sd3", "pixart_sigma"])
+def test_other_pipelines_say_their_guidance_in_the_call(name):
+    pipe = FAMILIES[name].build()
+    assert unguided(pipe) is pipe
+
+
+CALLS = {"sd3": "guidance_scale=1, ", "z_image": "guidance_scale=0, ", "qwen_image": "true_cfg_scale=1, "}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_the_card_says_how_not_to_guide_and_how_to_seed(tmp_path, name):
+    made = family_student(name, (4,), "renoise")
+    folder = export(made.teacher.pipe, made.notes, tmp_path / "student", made.servings)
+    text = (folder / "README.md").read_text()
+    assert f"{CALLS[name]}height=16, width=16, num_inference_steps=4)" in text
+    assert "torch.manual_seed(seed)" in text
+    stops = ", ".join(f"{stop.timestep:.7g}" for stop in made.notes.stops[4])
+    assert f"| 4 | {stops} |" in text
+
+
+# Licence, metrics and the hub
+
+
+def test_the_licence_base_model_and_metrics_are_in_the_card(tmp_path):
+    (tmp_path / "teacher").mkdir()
+    (tmp_path / "teacher" / "README.md").write_text("---\nlicense: other\nlicense_name: own\ntags: [x]\n---\nhello\n")
+    licence = licence_of(str(tmp_path / "teacher"))
+    assert licence == {"license": "other", "license_name": "own"}
+    assert licence_of(str(tmp_path)) == {}
+    told = {"teacher": "owner/name", "licence": licence, "metrics": {"FID": 8.345678}}
+    folder = exported(tmp_path / "student", teacher(), (1,), "renoise", **told)
+    front = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+    assert front["license"] == "other"
+    assert front["license_name"] == "own"
+    assert front["base_model"] == "owner/name"
+    assert "| FID | 8.346 |" in (folder / "README.md").read_text()
+    assert Notes.read(folder).metrics == told["metrics"]
+    local = exported(tmp_path / "other", teacher(), (1,), "renoise", teacher=str(tmp_path / "teacher"))
+    assert "base_model" not in (local / "README.md").read_text()
+    assert "Teacher: teacher." in (local / "README.md").read_text()
+
+
+class Hub:
+    """Stands in for the hub's client."""
+
+    def __init__(self, fails: bool = False) -> None:
+        self.calls: list[Any] = []
+        self.fails = fails
+
+    def create_repo(self, repo_id: str, **told: Any) -> None:
+        if self.fails:
+            raise OSError("no network\nmore")
+        self.calls.append((repo_id, told))
+
+    def upload_folder(self, **told: Any) -> str:
+        self.calls.append(told)
+        return "https://hub/me/mine"
+
+
+def test_a_push_makes_a_private_repository_and_uploads_the_folder(tmp_path):
+    hub = Hub()
+    assert push(tmp_path, "me/mine", api=hub) == "https://hub/me/mine"
+    assert hub.calls[0] == ("me/mine", {"private": True, "exist_ok": True})
+    assert hub.calls[1]["folder_path"] == str(tmp_path)
+    with pytest.raises(UserError, match=r"could not be pushed to 'me/mine': no network. Give OWNER/NAME"):
+        push(tmp_path, "me/mine", api=Hub(fails=True))

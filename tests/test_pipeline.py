@@ -173,8 +173,16 @@ def test_a_pipeline_of_one_step_whatever_is_asked_is_refused():
 NETWORKS = {
     "blind to its sample": (lambda net, x, t: net(torch.ones_like(x), t), "a gradient reaches the sample", "zero"),
     "without a gradient": (lambda net, x, t: net(x.detach(), t), "a gradient reaches the sample", "zero"),
-    "coupling its batch": (lambda net, x, t: net(x + x.mean(0), t), "a batch of different times", "[0-9.]+, allowed"),
-    "of one time": (lambda net, x, t: net(x, t.flatten()[0]), "a batch of different times", "[0-9.]+, allowed"),
+    "coupling its batch": (
+        lambda net, x, t: net(x + x.mean(0), t),
+        "a batch of different times and prompts",
+        "[0-9.]+, allowed",
+    ),
+    "of one time": (
+        lambda net, x, t: net(x, t.flatten()[0]),
+        "a batch of different times and prompts",
+        "[0-9.]+, allowed",
+    ),
     "that forgets": (lambda net, x, t: net(x + torch.randn_like(x), t), "replay of the recorded", "[0-9.]+, allowed"),
 }
 

@@ -17,7 +17,7 @@ from fastgen.objectives.ops import guided, look
 
 PROMPTS = ["fox", "a red bird in the snow", "two"]
 UNGUIDED = {"ddpm", "consistency", "sana_sprint", "flux2"}
-REFUSED = {"cogview4"}
+REFUSED = {"cogview4", "latte"}
 every_family = pytest.mark.parametrize("name", [name for name in FAMILIES if name not in REFUSED])
 
 
@@ -84,9 +84,16 @@ def test_the_grid_is_where_the_stock_loop_stops(name: str):
     assert torch.equal(pipeline.grid(2), times(pipeline, seen))
 
 
-def test_cogview4_is_refused_because_it_tells_its_network_other_times_than_it_steps_by():
-    with pytest.raises(UserError, match=r"CogView4Pipeline cannot.*the scheduler's step from one time to the next.*0\.0"):
-        probed("cogview4")
+FAULTS = {
+    "cogview4": r"the scheduler's step from one time to the next'.*0\.0",  # its network is told other times
+    "latte": r"a prompt alone is told as it is among others'.*0\.0",  # it is cropped alone, zeroed among others
+}
+
+
+@pytest.mark.parametrize("name", FAULTS)
+def test_a_pipeline_that_the_recipe_does_not_fit_is_refused_by_the_check_that_sees_it(name: str):
+    with pytest.raises(UserError, match=f"Pipeline cannot be used as a teacher.*{FAULTS[name]}"):
+        probed(name)
 
 
 def test_sdxl_goes_without_a_condition_by_zeros_and_with_a_negative_prompt_by_its_embedding():

@@ -1,4 +1,4 @@
-"""The command line: `fastgen train | sample | eval`. A command's module is imported when it is asked for."""
+"""The command line: `fastgen train | sample | eval | verify`. A command's module is imported when it is asked for."""
 
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
@@ -25,6 +25,7 @@ COMMANDS: dict[str, Command] = {
     "train": Command("fastgen.cli.train", "distil a teacher pipeline into a student of a few steps"),
     "sample": Command("fastgen.cli.sample", "draw images from a student or any other stock pipeline"),
     "eval": Command("eval.cli", "measure a student beside its teacher"),
+    "verify": Command("fastgen.cli.verify", "check that an export samples as it was trained"),
 }
 
 

@@ -1,19 +1,19 @@
 """The roles of a stage: who exists, and whose weights each starts from."""
 
 import difflib
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..config import Config, DiscriminatorSpec, Precision
+from ..config import Config, DiscriminatorSpec, LoRA, Precision, Train
 from ..config import Stage as StageConfig
 from ..errors import UserError
-from ..models.denoiser import NetworkDenoiser
+from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, enable_checkpointing
 from ..models.discriminator import Discriminator, default_layers
 from ..models.pipeline import Pipeline
-from ..models.roles import DENOISERS, Roles
+from ..models.quantised import quantise
+from ..models.roles import DENOISERS, Roles, Sampler, weights_of
 from ..objectives import roles_of
 from .random import seed_of
 
@@ -24,28 +24,43 @@ AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_roles(
-    pipeline: Pipeline, stage: StageConfig, *, grids: list[Tensor], weights: Weights | None, seed: int
+    pipeline: Pipeline,
+    stage: StageConfig,
+    *,
+    grids: list[Tensor],
+    weights: Weights | None,
+    seed: int,
+    sampler: Sampler = "renoise",
+    lora: LoRA | None = None,
 ) -> Roles:
-    """Full copies of the teacher's network for every denoiser that the objective names.
+    """Every denoiser that the objective names: a copy of the teacher's network each, or with `lora` an adapter on it.
 
     The generator goes on from the stage before (its average if there is one), everyone else starts from the
     teacher, unless `carry` says otherwise. Without `weights` a checkpoint fills them in afterwards.
 
+    With `lora` the roles act on the tensors of `pipeline.network`, cast in place to the dtype of `lora.base`.
+
     Raises:
-        UserError: `carry` names a stage before that does not exist.
+        UserError: `carry` names a stage before that does not exist, or the network cannot be shared as asked.
     """
     trained = roles_of(stage.objective)
     names = [name for name in DENOISERS if name in trained or name in stage.objective.needs]
     origins = {name: _origin(name, stage, weights) for name in names}
-    members: dict[str, nn.Module] = {
-        name: _denoiser(pipeline, stage.train, (weights or {}).get(origin), frozen=name not in trained)
-        for name, origin in origins.items()
-    }
+    members: dict[str, nn.Module]
+    if lora is None:
+        members = {name: _copy(pipeline, stage.train, frozen=name not in trained) for name in names}
+    else:
+        own = [name for name in names if name in trained or origins[name] != "teacher"]
+        torch.manual_seed(seed_of(seed, stage.name, "adapters"))
+        members = _shared(pipeline, stage.train, lora, names=names, own=own)
+    for name, origin in origins.items():
+        if weights is not None and origin in weights:
+            weights_of(members[name]).load_state_dict(weights[origin])
     torch.manual_seed(seed_of(seed, stage.name, "discriminator"))
     if "discriminator" in trained:
         members["discriminator"] = _discriminator(pipeline, members, stage.discriminator)
     borrowed = [name for name, origin in origins.items() if name not in trained and origin == "teacher"]
-    return Roles(members, grids=grids, borrowed=borrowed)
+    return Roles(members, grids=grids, sampler=sampler, borrowed=borrowed)
 
 
 def check_needs(config: Config, pipeline: Pipeline) -> None:
@@ -61,11 +76,17 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
                 f"stage {stage.name!r} needs real images and the data source has none: use data.source folder, parquet "
                 "or digits, or switch its GAN term off (objective.gan=0)"
             )
-        if "null" in needs and pipeline.kind != "prompt" and pipeline.null_label is None:
+        if "null" in needs and not pipeline.has_null:
             raise UserError(
-                f"stage {stage.name!r} uses guidance or label dropout, but the teacher has no null label: set "
-                "teacher.null_label, or guidance to 1 and label_dropout to 0"
+                f"stage {stage.name!r} uses guidance or label dropout, but the teacher has no unconditional mode: set "
+                "guidance to 1 and label_dropout to 0, or name its null class with teacher.null_label"
             )
+    last, steps = config.stages[-1], config.student.steps
+    if "one_step" in last.objective.needs and steps != (1,):
+        raise UserError(
+            f"stage {last.name!r} trains one step only, but student.steps declares {', '.join(map(str, steps))}: set "
+            "student.steps=[1], or end with a stage that trains every step (dmd2)"
+        )
     if pipeline.kind == "label" and config.data.num_classes not in (None, len(pipeline.classes)):
         raise UserError(
             f"the data has {config.data.num_classes} classes, the teacher {len(pipeline.classes)}: use the data that "
@@ -86,26 +107,48 @@ def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:
     return origin
 
 
-def _denoiser(
-    pipeline: Pipeline, settings: Any, state: Mapping[str, Tensor] | None, *, frozen: bool
-) -> NetworkDenoiser:
-    precision: Precision = settings.precision
-    denoiser = pipeline.denoiser(autocast=AUTOCAST[precision])
-    if state is not None:
-        denoiser.net.load_state_dict(state)
-    if frozen and precision == "bf16":
+def _copy(pipeline: Pipeline, settings: Train, *, frozen: bool) -> nn.Module:
+    denoiser = pipeline.denoiser(autocast=AUTOCAST[settings.precision])
+    if frozen and settings.precision == "bf16":
         denoiser.net.to(torch.bfloat16)
     if settings.gradient_checkpointing and not frozen:
-        denoiser.net.enable_gradient_checkpointing()  # type: ignore[operator]
+        enable_checkpointing(denoiser.net)
     if settings.compile:
         denoiser.net.compile()
     return denoiser
 
 
+def _shared(
+    pipeline: Pipeline, settings: Train, lora: LoRA, *, names: Sequence[str], own: Sequence[str]
+) -> dict[str, nn.Module]:
+    """The roles `names` on one network, those of `own` with an adapter."""
+    adaptation = Adaptation(lora.rank, lora.alpha, lora.targets, lora.norms)
+    shared = SharedNetwork(_base(pipeline.network, lora, settings.precision), own, adaptation)
+    denoiser = pipeline.speaking(shared.net, autocast=AUTOCAST[settings.precision])
+    if settings.gradient_checkpointing:
+        shared.checkpoint_blocks()
+    if settings.compile:
+        shared.net.compile()
+    return {name: AdaptedDenoiser(denoiser, shared, name) for name in names}
+
+
+def _base(network: nn.Module, lora: LoRA, precision: Precision) -> nn.Module:
+    """The teacher's network to put adapters into, in the dtype that `lora.base` asks for."""
+    base = lora.base if lora.base != "auto" else "bf16" if precision == "bf16" else "fp32"
+    if base != "fp32" and precision != "bf16":
+        raise UserError(f"lora.base is {base}, train.precision {precision}: set train.precision=bf16 or lora.base=fp32")
+    kept = set(getattr(network, "_keep_in_fp32_modules", None) or ()) if base != "fp32" else set()
+    for name, parameter in network.named_parameters():
+        if parameter.is_floating_point() and kept.isdisjoint(name.split(".")):
+            parameter.data = parameter.data.to(torch.float32 if base == "fp32" else torch.bfloat16)
+    net = alias(network)
+    return quantise(net, base) if base in ("int8", "nf4") else net
+
+
 def _discriminator(pipeline: Pipeline, members: Mapping[str, nn.Module], spec: DiscriminatorSpec) -> Discriminator:
     if spec.backbone not in members:
         raise UserError(f"discriminator.backbone is {spec.backbone}, a role that this objective does not have")
-    device = next(members[spec.backbone].parameters()).device
+    device = next(pipeline.network.parameters()).device
     x = torch.zeros((2, *pipeline.shape), device=device)
     cond = pipeline.condition(2, labels=torch.tensor([0, 1]), prompts=["a", "b"]).to(device)
     t = torch.full((2,), 0.5, dtype=torch.float64, device=device)

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from accelerate import Accelerator
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config import Config
 from ..config import Stage as StageConfig
@@ -13,11 +13,10 @@ from ..configfile import digest, dump, fingerprint
 from ..data import Loader
 from ..errors import CheckpointError
 from ..files import atomic_text
-from ..models.denoiser import NetworkDenoiser
 from ..models.pipeline import Pipeline
-from ..models.roles import Roles
+from ..models.roles import weights_of
 from . import checkpoint
-from .build import AUTOCAST, Weights, build_roles, check_needs
+from .build import AUTOCAST, Weights, build_roles
 from .feed import Feed, PairSet
 from .log import RunLog
 from .loop import Stage, StageSpec
@@ -53,7 +52,6 @@ class Run:
         self.config, self.pipeline, self.grids = config, pipeline, grids
         self.accelerator, self.preview = accelerator, preview
         self.log = RunLog(accelerator, config.out)
-        check_needs(config, pipeline)
 
     def train(self, *, resume: bool) -> Trained:
         """All stages; with `resume`, from the newest valid checkpoint on if there is one.
@@ -87,7 +85,16 @@ class Run:
         return Trained(finished, seconds)
 
     def _stage(self, index: int, config: StageConfig, weights: Weights | None) -> Stage:
-        roles = build_roles(self.pipeline, config, grids=self.grids, weights=weights, seed=self.config.seed)
+        lora = self.config.lora if self.config.sharing == "lora" else None
+        roles = build_roles(
+            self.pipeline,
+            config,
+            grids=self.grids,
+            weights=weights,
+            seed=self.config.seed,
+            sampler=self.config.student.sampler,
+            lora=lora,
+        )
         loader = Loader(self.config.data, seed=seed_of(self.config.seed, "data"), flip=self.config.flip)
         needs = config.objective.needs
         pairs = self._pairs(config) if "pairs" in needs else None
@@ -175,19 +182,12 @@ class _Marks:
         return len(self._marks) < before
 
 
-def network(roles: Roles) -> nn.Module:
-    """The generator's network."""
-    generator = roles.generator
-    assert isinstance(generator, NetworkDenoiser)
-    return generator.net
-
-
 def _left_by(stage: Stage) -> dict[str, dict[str, Tensor]]:
-    net = network(stage.roles)
-    weights = {"generator": {k: v.detach().cpu().clone() for k, v in net.state_dict().items()}}
+    own = weights_of(stage.roles["generator"])
+    weights = {"generator": {k: v.detach().cpu().clone() for k, v in own.state_dict().items()}}
     if stage.ema is not None:
         with stage.ema.applied():
-            weights["ema"] = {k: v.detach().cpu().clone() for k, v in net.state_dict().items()}
+            weights["ema"] = {k: v.detach().cpu().clone() for k, v in own.state_dict().items()}
     return weights
 
 

@@ -1,44 +1,170 @@
-"""The README.md of an exported folder: what it is and the lines that sample from it."""
+"""The README.md of an export: what it is and the lines that sample from it."""
 
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
 from diffusers import DiffusionPipeline
+from huggingface_hub import ModelCard
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
-from ..models.arguments import conditioning_kind, guidance_argument
+from ..models.arguments import classifier_free, conditioning_kind, parameters
 from ..notes import Notes
+from .guidance import is_silent
+from .scheduler import Serving
+from .seeding import hands_generator_on
+from .stacked import StackedLoRA
+
+HERE = "path/to/this/folder"
+_LICENCE = ("license", "license_name", "license_link")
 
 
-def card(pipe: DiffusionPipeline, notes: Notes) -> str:
-    """Markdown with the call for every declared step count and the timesteps it stops at."""
-    kind = type(pipe).__name__
-    label = min(3, (notes.num_classes or 4) - 1)
-    asked_by = {"none": "", "label": f"class_labels=[{label}], ", "prompt": 'prompt="a photo of a cat", '}
-    unguided = {} if notes.guidance is None else guidance_argument(pipe, notes.guidance)
-    asked = asked_by[conditioning_kind(pipe)] + "".join(f"{name}={w:g}, " for name, w in unguided.items())
-    counts = ", ".join(map(str, notes.steps))
+def card(pipe: DiffusionPipeline, notes: Notes, *, subfolder: str = "") -> str:
+    """Markdown of a whole pipeline's folder: the call for every declared step count and where it stops.
+
+    Args:
+        subfolder: of the export, where each step count has its own.
+    """
+    here = f"{HERE}/{subfolder}" if subfolder else HERE
     lines = [
-        "---",
-        "library_name: diffusers",
-        "tags: [fastgen, distillation, few-step]",
-        "---",
-        "",
-        f"# {kind}, {counts} step{'s' if notes.steps != (1,) else ''}",
-        "",
-        f"Objective: {notes.objective or 'unknown'}. Teacher: {notes.teacher or 'none, trained from random weights'}.",
-        f"Made for `num_inference_steps` {counts}; other counts were not trained for.",
-        "",
-        "```python",
         "from diffusers import DiffusionPipeline",
         "",
-        'pipe = DiffusionPipeline.from_pretrained("path/to/this/folder")',
-        f"image = pipe({asked}num_inference_steps={notes.steps[0]}).images[0]",
-        "```",
-        "",
-        "| steps | timesteps |",
-        "|---|---|",
+        f'pipe = DiffusionPipeline.from_pretrained("{here}")',
+        _call(pipe, notes),
     ]
-    for steps in notes.steps:
-        pipe.scheduler.set_timesteps(steps)
-        stops = ", ".join(f"{float(t):g}" for t in pipe.scheduler.timesteps)
-        lines.append(f"| {steps} | {stops} |")
+    return _document(pipe, notes, lines)
+
+
+def lora_card(
+    pipe: DiffusionPipeline, notes: Notes, *, file: str, stacked: Sequence[StackedLoRA], subfolder: str
+) -> str:
+    """Markdown of a LoRA's folder: base, the LoRAs the teacher was made with, this one, scheduler, guidance."""
+    kind = type(pipe.scheduler).__name__
+    below = [StackedLoRA(_public(lora.folder), lora.file, lora.weight) for lora in stacked]
+    loras = {_name(lora): lora for lora in below} | {"fewstep": StackedLoRA(HERE, file)}
+    lines = [f"from diffusers import DiffusionPipeline, {kind}", ""]
+    lines.append(f'pipe = DiffusionPipeline.from_pretrained("{_public(notes.teacher or "base")}")')
+    for name, lora in loras.items():
+        lines.append(f'pipe.load_lora_weights("{lora.folder}", weight_name="{lora.file}", adapter_name="{name}")')
+    weights = [lora.weight for lora in loras.values()]
+    lines.append(f"pipe.set_adapters({json.dumps(list(loras))}, {json.dumps(weights)})")
+    place = f"{subfolder}/scheduler" if subfolder else "scheduler"
+    lines.append(f'pipe.scheduler = {kind}.from_pretrained("{HERE}", subfolder="{place}")')
+    return _document(pipe, notes, [*lines, _call(pipe, notes)])
+
+
+def top_card(pipe: DiffusionPipeline, notes: Notes, servings: Sequence[Serving]) -> str:
+    """Markdown above several folders, one for each step count."""
+    rows = [f"- `{serving.folder}`: `num_inference_steps={serving.steps[0]}`" for serving in servings]
+    text = "No single scheduler serves all these step counts, so each has a folder that is a whole pipeline:"
+    return "\n".join([*_head(pipe, notes), text, "", *rows]) + "\n"
+
+
+def licence_of(teacher: str) -> dict[str, str]:
+    """The licence fields of a teacher's model card, a folder's or the hub's; empty where there is none."""
+    local = Path(teacher)
+    source = local / "README.md" if local.is_dir() else teacher
+    if local.is_dir() and not (local / "README.md").is_file():
+        return {}
+    try:
+        data = ModelCard.load(source, ignore_metadata_errors=True).data.to_dict()
+    except (OSError, ValueError, HfHubHTTPError, HFValidationError, yaml.YAMLError):
+        return {}
+    return {key: str(data[key]) for key in _LICENCE if data.get(key)}
+
+
+def call_arguments(pipe: DiffusionPipeline, notes: Notes) -> dict[str, Any]:
+    """What a call needs besides prompt or label and steps: the size, and guidance as the pipeline names it."""
+    plain = notes.guidance is None or (notes.guidance == 1 and is_silent(pipe))
+    guidance = {} if plain else classifier_free(pipe, notes.guidance)
+    return {**guidance, **notes.arguments}
+
+
+def _public(place: str) -> str:
+    """A hub id as it is, a folder of this machine by its name alone."""
+    local = Path(place)
+    hub = place.count("/") == 1 and not local.exists() and not local.is_absolute()
+    return place if hub else f"path/to/{local.name}"
+
+
+def _name(lora: StackedLoRA) -> str:
+    return re.sub(r"\W+", "_", Path(lora.folder).name)
+
+
+def _document(pipe: DiffusionPipeline, notes: Notes, code: Sequence[str]) -> str:
+    lines = [*_head(pipe, notes), "```python", *code, "```", "", *_stops(pipe, notes)]
     if notes.null_label is not None:
         lines += ["", f"Label {notes.null_label} means no class; {notes.num_classes} real classes come before it."]
+    if notes.sampler == "renoise" and max(notes.steps) > 1 and not hands_generator_on(pipe):
+        lines += [
+            "",
+            "This pipeline draws the noise between steps from the global generator: for an image that can be drawn "
+            "again call `torch.manual_seed(seed)` before it, besides `generator=`.",
+        ]
+    if notes.metrics:
+        lines += [
+            "",
+            "| measured | |",
+            "|---|---|",
+            *(f"| {name} | {value:.4g} |" for name, value in notes.metrics.items()),
+        ]
     return "\n".join(lines) + "\n"
+
+
+def _head(pipe: DiffusionPipeline, notes: Notes) -> list[str]:
+    counts = ", ".join(map(str, notes.steps))
+    front: dict[str, Any] = {"library_name": "diffusers", "tags": ["fastgen", "distillation", "few-step"]}
+    front |= notes.licence
+    if notes.teacher and _public(notes.teacher) == notes.teacher:
+        front["base_model"] = notes.teacher
+    return [
+        "---",
+        yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
+        "---",
+        "",
+        f"# {type(pipe).__name__}, {counts} step{'s' if notes.steps != (1,) else ''}",
+        "",
+        f"Objective: {notes.objective or 'unknown'}. Teacher: {_title(notes.teacher)}.",
+        f"Made for `num_inference_steps` {counts}; other counts were not trained for."
+        + (f" Sampler: {notes.sampler}." if notes.sampler else ""),
+        "",
+    ]
+
+
+def _title(teacher: str | None) -> str:
+    return "none, trained from random weights" if teacher is None else _public(teacher).removeprefix("path/to/")
+
+
+def _call(pipe: DiffusionPipeline, notes: Notes) -> str:
+    label = min(3, (notes.num_classes or 4) - 1)
+    kinds = {"none": "", "label": f"class_labels=[{label}], ", "prompt": 'prompt="a photo of a cat", '}
+    told = "".join(f"{name}={_shown(value)}, " for name, value in call_arguments(pipe, notes).items())
+    result = "frames[0]" if "num_frames" in parameters(pipe) else "images[0]"
+    name = result.partition("[")[0].removesuffix("s") if result.startswith("images") else "video"
+    return f"{name} = pipe({kinds[conditioning_kind(pipe)]}{told}num_inference_steps={notes.steps[0]}).{result}"
+
+
+def _stops(pipe: DiffusionPipeline, notes: Notes) -> list[str]:
+    lines = ["| steps | timesteps | noise levels sigma |", "|---|---|---|"]
+    if not notes.stops:
+        lines = ["| steps | timesteps |", "|---|---|"]
+    for steps in notes.steps:
+        if steps in notes.stops:
+            stops = notes.stops[steps]
+            times, sigmas = ", ".join(_exact(s.timestep) for s in stops), ", ".join(_exact(s.sigma) for s in stops)
+            lines.append(f"| {steps} | {times} | {sigmas} |")
+        else:
+            pipe.scheduler.set_timesteps(steps)
+            lines.append(f"| {steps} | {', '.join(f'{float(t):g}' for t in pipe.scheduler.timesteps)} |")
+    return lines
+
+
+def _exact(value: float) -> str:
+    return f"{value:.7g}"
+
+
+def _shown(value: Any) -> str:
+    return f"{value:g}" if isinstance(value, float) else repr(value)

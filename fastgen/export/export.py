@@ -1,28 +1,109 @@
-"""A trained generator as a stock pipeline folder."""
+"""A trained generator as stock pipeline folders, and on the hub."""
 
+import copy
 import json
+import os
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from diffusers import DiffusionPipeline
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
+from ..errors import UserError
 from ..files import atomic_folder
 from ..notes import Notes
-from .card import card
+from .card import card, top_card
+from .scheduler import Serving
 
 
-def export(pipe: DiffusionPipeline, notes: Notes, folder: Path) -> Path:
-    """Saves a pipeline with its notes and model card; what was in `folder` is replaced once the new one is whole."""
+def export(pipe: DiffusionPipeline, notes: Notes, folder: Path, servings: Sequence[Serving] = ()) -> Path:
+    """Saves a pipeline with its notes and model card; what was in `folder` is replaced once the new one is whole.
+
+    Args:
+        servings: one folder for each, below `folder` where they say so, with weights in common as hard links; none
+            leaves the pipeline's own scheduler for all steps of the notes.
+    """
+    servings = servings or [Serving(notes.steps, pipe.scheduler)]
     with atomic_folder(folder, replace=True) as temporary:
-        pipe.save_pretrained(temporary, safe_serialization=True)
-        for file in temporary.rglob("*.json"):
-            _forget_origin(file)
-        notes.write(temporary)
-        (temporary / "README.md").write_text(card(pipe, notes), encoding="utf-8")
+        saved: list[Path] = []
+        for serving in servings:
+            served = with_scheduler(pipe, serving.scheduler)
+            part = notes_of(notes, serving)
+            place = temporary / serving.folder
+            if saved:
+                _save_beside(served, place, saved[0])
+            else:
+                served.save_pretrained(place, safe_serialization=True)
+                forget_origin(place)
+            saved.append(place)
+            part.write(place)
+            (place / "README.md").write_text(card(served, part, subfolder=serving.folder), encoding="utf-8")
+        if servings[0].folder:
+            (temporary / "README.md").write_text(top_card(pipe, notes, servings), encoding="utf-8")
     return folder
 
 
-def _forget_origin(file: Path) -> None:
-    """Removes the path of the machine that the weights came from."""
-    config = json.loads(file.read_text(encoding="utf-8"))
-    if isinstance(config, dict) and config.pop("_name_or_path", None) is not None:
-        file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+def with_scheduler(pipe: DiffusionPipeline, scheduler: Any) -> DiffusionPipeline:
+    """The same parts under another scheduler."""
+    served = copy.copy(pipe)
+    served.register_modules(scheduler=scheduler)
+    return served
+
+
+def notes_of(notes: Notes, serving: Serving) -> Notes:
+    """The notes of one serving's folder."""
+    return replace(notes, steps=serving.steps, stops={n: notes.stops[n] for n in serving.steps if n in notes.stops})
+
+
+def forget_origin(folder: Path) -> None:
+    """Removes the path of the machine that the weights came from out of every config."""
+    for file in folder.rglob("*.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(config, dict) and _without_origin(config):
+            file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def push(folder: Path, repo_id: str, *, api: Any = None) -> str:
+    """Uploads an export to the hub and returns its address.
+
+    Args:
+        repo_id: OWNER/NAME; made where it does not exist, as a private model.
+        api: a stand-in for `HfApi`, which uses the login of this machine.
+
+    Raises:
+        UserError: the hub refuses.
+    """
+    api = api or HfApi()
+    try:
+        api.create_repo(repo_id, private=True, exist_ok=True)
+        return str(api.upload_folder(folder_path=str(folder), repo_id=repo_id, commit_message="Few-step student"))
+    except (HfHubHTTPError, HFValidationError, OSError) as error:
+        raise UserError(
+            f"{folder} could not be pushed to {repo_id!r}: {str(error).splitlines()[0]}. Give OWNER/NAME of an account "
+            "that you are logged in to (`hf auth login`)"
+        ) from error
+
+
+def _without_origin(config: dict[str, Any]) -> bool:
+    """Drops `_name_or_path` at every depth; whether there was one."""
+    found = config.pop("_name_or_path", None) is not None
+    nested = [_without_origin(value) for value in config.values() if isinstance(value, dict)]
+    return found or any(nested)
+
+
+def _save_beside(pipe: DiffusionPipeline, place: Path, saved: Path) -> None:
+    """The same pipeline once more: hard links where the disk has them, and a scheduler of the same kind."""
+    shutil.copytree(saved, place, copy_function=_link, ignore=shutil.ignore_patterns("scheduler", "*.md", Notes.FILE))
+    pipe.scheduler.save_pretrained(place / "scheduler")
+    forget_origin(place / "scheduler")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)

@@ -1,46 +1,112 @@
-"""The scheduler that a stock pipeline will run a student with, chosen before training."""
+"""The scheduler that a stock pipeline will run a student with, chosen before training by what it emits."""
 
-from typing import Any, Literal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
 
-from diffusers import DDIMScheduler, LCMScheduler
+import numpy as np
 
 from ..errors import UserError
-from ..process import Discrete, from_scheduler
+from .families import Family, Sampler, family_of
 
-Sampler = Literal["renoise", "ode"]
-_BETAS = ("beta_schedule", "beta_start", "beta_end", "trained_betas", "num_train_timesteps", "rescale_betas_zero_snr")
+Emitted = Callable[[Any, int], list[float]]
+TOLERANCE = 1e-3  # of a scheduler timestep
+_USUAL = (1, 2, 3, 4, 8)
 
 
-def few_step_scheduler(scheduler: Any, steps: tuple[int, ...], *, sampler: Sampler) -> Any:
-    """A stock scheduler that does, for each declared step count, exactly what the student was trained for.
+@dataclass(frozen=True)
+class Serving:
+    """A scheduler and the step counts that it serves.
 
-    renoise: LCM's step (predict x0, add fresh noise), its consistency boundary scaled away, on an even grid of
-    the largest count. ode: DDIM with trailing times and a clean end.
+    Args:
+        steps: step counts.
+        scheduler: a stock scheduler, configured.
+        folder: where its export lies below the export's own folder; empty for that folder itself.
+    """
+
+    steps: tuple[int, ...]
+    scheduler: Any
+    folder: str = ""
+
+
+def servings(
+    stock: Any,
+    steps: Sequence[int],
+    *,
+    sampler: Sampler,
+    emitted: Emitted,
+    shift: float | None = None,
+    teacher_steps: int = 28,
+) -> list[Serving]:
+    """Stock schedulers that do, for each declared step count, exactly what the student will be trained for.
+
+    One serving where one configuration is right for every count, else one for each count. What decides is where the
+    stock pipeline's own call really stops.
+
+    Args:
+        stock: the teacher's scheduler.
+        steps: declared step counts.
+        sampler: renoise (predict x0, add fresh noise) or ode (deterministic).
+        emitted: (scheduler, n) -> scheduler timesteps at which the pipeline's call of n steps stops under it.
+        shift: of a flow's times (SD3, arXiv:2403.03206, eq. 23); None for the teacher's own.
+        teacher_steps: of the call that shows a resolution-dependent shift.
 
     Raises:
-        UserError: no stock scheduler does that for this process or these counts.
+        UserError: no stock scheduler does that for the process, the sampler or some count; names the counts that work.
     """
-    if not isinstance(from_scheduler(scheduler).process, Discrete):
-        raise UserError(
-            f"students of {type(scheduler).__name__} pipelines cannot be exported yet: only variance-preserving "
-            "ones (DDPM, DDIM, PNDM, Euler ... schedulers) can"
-        )
-    trained = scheduler.config.num_train_timesteps
-    betas = {key: scheduler.config[key] for key in _BETAS if key in scheduler.config}
-    common = {**betas, "prediction_type": scheduler.config.get("prediction_type", "epsilon"), "clip_sample": False}
-    common["steps_offset"] = 1  # read by neither, but Stable Diffusion warns of any other value
-    if sampler == "renoise":
-        _check_counts(steps, trained, lambda n: max(steps) % n == 0 and trained % max(steps) == 0)
-        return LCMScheduler(**common, original_inference_steps=max(steps), timestep_scaling=1e9)
-    _check_counts(steps, trained, lambda n: trained % n == 0)
-    return DDIMScheduler(**common, timestep_spacing="trailing", set_alpha_to_one=True)
 
+    @cache
+    def fault(scheduler: Any, n: int) -> str | None:
+        return _fault(family, emitted, scheduler, n)
 
-def _check_counts(steps: tuple[int, ...], trained: int, served: Any) -> None:
-    refused = [n for n in steps if not served(n)]
+    family = family_of(stock, sampler, emitted, shift=shift, teacher_steps=teacher_steps)
+    for scheduler in family.schedulers(max(steps)):
+        if all(fault(scheduler, n) is None for n in steps):
+            return [Serving(tuple(steps), scheduler)]
+    chosen = {n: _alone(family, fault, n) for n in steps}
+    refused = {n: why for n, why in chosen.items() if isinstance(why, str)}
     if refused:
-        raise UserError(
-            f"one stock scheduler cannot serve {', '.join(map(str, refused))} of the declared step counts "
-            f"{', '.join(map(str, steps))} on {trained} trained steps: declare counts that divide the largest, which "
-            f"divides {trained}, e.g. 1, 2, 4, 8"
-        )
+        served = [n for n in _USUAL if not isinstance(_alone(family, fault, n), str)]
+        raise UserError(_refusal(stock, sampler, refused, served))
+    return [Serving((n,), scheduler, f"{n}step") for n, scheduler in chosen.items()]
+
+
+def _alone(family: Family, fault: Callable[[Any, int], str | None], n: int) -> Any:
+    """A scheduler for that count alone, or the reason why there is none."""
+    why = "no stock scheduler samples so"
+    for scheduler in family.schedulers(n):
+        reason = fault(scheduler, n)
+        if reason is None:
+            return scheduler
+        why = reason
+    return why
+
+
+def _fault(family: Family, emitted: Emitted, scheduler: Any, n: int) -> str | None:
+    """Why that scheduler does not serve n steps; None if it does."""
+    refusal = family.refuses(n)
+    if refusal is not None:
+        return refusal
+    try:
+        with np.errstate(invalid="ignore", divide="ignore"):  # an end of the times divides by 0 at one step
+            times = emitted(scheduler, n)
+    except (ValueError, TypeError, IndexError, RuntimeError) as error:
+        return f"the pipeline's own call fails: {error}"
+    wanted = family.wanted(n)
+    if len(times) != n:
+        return f"the pipeline stops {len(times)} times instead of {n}"
+    worst = max(abs(t - w) for t, w in zip(times, wanted, strict=True))
+    if worst <= TOLERANCE:
+        return None
+    shown = ", ".join(f"{t:g}" for t in times)
+    return f"the pipeline stops at {shown} instead of {', '.join(f'{w:g}' for w in wanted)}"
+
+
+def _refusal(stock: Any, sampler: Sampler, refused: dict[int, str], served: list[int]) -> str:
+    reasons = "; ".join(f"{n} ({why})" for n, why in refused.items())
+    remedy = f"declare some of {', '.join(map(str, served))}" if served else "choose the other sampler"
+    return (
+        f"no stock scheduler can serve these step counts of a {type(stock).__name__} pipeline with sampler "
+        f"{sampler}: {reasons}. In student.steps {remedy}"
+    )

@@ -1,19 +1,28 @@
-"""Proof that a stranger's sampling of an exported folder is the sampling that was trained."""
+"""Proof that a stranger's sampling of an export is the sampling that was trained."""
 
-from dataclasses import dataclass
-from functools import wraps
+import json
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
+from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.pipeline import Pipeline
-from ..process import even_grid
-from ..sampling.sampler import ode, renoise, seeded_noise
-from .scheduler import Sampler
+from ..models.conditioning import Conditioning
+from ..models.contract import Denoiser
+from ..notes import Stop
+from ..sampling.sampler import ode, renoise
+from . import stranger
+from .families import Sampler, noise_factors, unit
+from .scheduler import TOLERANCE as TIMESTEP_TOLERANCE
+from .scheduler import Serving
+from .stacked import StackedLoRA
 
 TOLERANCE = 1e-5
 SEEDS = (0, 1, 2)
@@ -30,55 +39,154 @@ class Agreement:
     difference: float
 
 
-def verify(folder: Path, steps: tuple[int, ...], *, sampler: Sampler, device: torch.device) -> list[Agreement]:
-    """Loads the folder with plain Diffusers and compares, for each step count, with fastgen's own sampler.
+@dataclass(frozen=True)
+class Export:
+    """What a stranger loads.
+
+    Args:
+        pipeline: folder of a whole pipeline.
+        loras: stacked on it, in this order.
+        scheduler: folder of the scheduler that replaces the pipeline's own; None where it is exported with it.
+    """
+
+    pipeline: str
+    loras: tuple[StackedLoRA, ...] = ()
+    scheduler: str | None = None
+
+
+@dataclass(frozen=True)
+class Ours:
+    """The student as training knows it; nothing of it comes from the export.
+
+    Args:
+        model: the trained generator, float32.
+        cond: what it is told, one row for each seed.
+        calls: what the stock call is told for each seed: prompt or labels as lists of one, size, guidance.
+        sampler: that was trained for.
+        stops: step count -> where it was trained to stop.
+        seeds: one for each row.
+    """
+
+    model: Denoiser
+    cond: Conditioning
+    calls: Sequence[Mapping[str, Any]]
+    sampler: Sampler
+    stops: Mapping[int, Sequence[Stop]]
+    seeds: Sequence[int] = SEEDS
+
+
+def verify(export: Export, serving: Serving, ours: Ours, *, device: str = "cpu") -> list[Agreement]:
+    """Samples the export in a fresh process that knows only Diffusers, and compares for each step count served.
+
+    Args:
+        device: that the stranger samples on.
 
     Raises:
-        UserError: they differ by more than 1e-5 of the largest value.
+        UserError: it stops elsewhere, starts from other noise, or ends more than 1e-5 of the largest value away (and
+            float32's own rounding, where an EDM scheduler subtracts noise of sigma 80).
     """
+    seen = _ask_stranger(export, serving, ours, device)
     agreements = []
-    for count in steps:
-        stock = DiffusionPipeline.from_pretrained(folder, use_safetensors=True).to(device)
-        stock.set_progress_bar_config(disable=True)
-        theirs = _stock_samples(stock, count)
-        ours = _our_samples(stock, count, sampler, device)
-        difference = float((theirs - ours).abs().max() / ours.abs().max())
-        if not difference <= TOLERANCE:
-            raise UserError(
-                f"{folder} does not sample as it was trained: at {count} steps the stock pipeline differs from the "
-                f"sampler of training by {difference:.2g} of the largest value, allowed {TOLERANCE:g}. Do not publish "
-                "it; report this with the config"
-            )
-        agreements.append(Agreement(count, difference))
+    for n in serving.steps:
+        rows = [{key: seen[f"{n}/{i}/{key}"] for key in stranger.KEYS} for i in range(len(ours.seeds))]
+        fault = _wrong_stops(rows[0]["timesteps"].tolist(), ours.stops[n]) or _wrong_noise(rows, serving, ours, n)
+        if fault:
+            raise _failure(export, f"at {n} steps {fault}")
+        theirs = torch.cat([row["end"] for row in rows]) / unit(serving.scheduler)
+        samples = _samples(rows, serving, ours, n)
+        largest = float(samples.abs().max())
+        difference = float((theirs - samples).abs().max()) / largest
+        allowed = TOLERANCE + _rounding(ours.stops[n][-1]) / largest
+        if not difference <= allowed:
+            fault = f"the stock pipeline differs from the sampler of training by {difference:.2g} of the largest value"
+            raise _failure(export, f"at {n} steps {fault}, allowed {allowed:.2g}")
+        agreements.append(Agreement(n, difference))
     return agreements
 
 
-def _stock_samples(stock: DiffusionPipeline, steps: int) -> Tensor:
-    pipeline = Pipeline(stock)
-    call = {name: (values * 2)[: len(SEEDS)] for name, values in pipeline.example.items()}
-    if not call or "class_labels" in call:
-        call["batch_size"] = len(SEEDS)
-    call |= pipeline.unguided
-    generators = [torch.Generator().manual_seed(seed) for seed in SEEDS]
-    call["output_type"] = "latent" if "vae" in stock.components else "pt"
-    step, left = stock.scheduler.step, []
-
-    @wraps(step)  # pipelines look into its signature for `generator`
-    def watched_step(*args: Any, **kwargs: Any) -> Any:
-        stepped = step(*args, **kwargs)
-        left.append(stepped[0])
-        return stepped
-
-    stock.scheduler.step = watched_step
-    stock(**call, generator=generators, num_inference_steps=steps)
-    del stock.scheduler.step
-    return left[-1].float()
+def _rounding(last: Stop) -> float:
+    """What float32 leaves of x - sigma eps where x is much larger than data, as at the one step of an EDM student."""
+    return 4 * last.sigma * torch.finfo(torch.float32).eps if last.sigma > 1 else 0.0
 
 
-def _our_samples(stock: DiffusionPipeline, steps: int, sampler: Sampler, device: torch.device) -> Tensor:
-    pipeline = Pipeline(stock)
-    model, times = pipeline.denoiser(), even_grid(steps).tolist()
-    labels, prompts = torch.tensor([0, 1, 0]), ["a", "b", "a"]
-    cond = pipeline.condition(len(SEEDS), labels=labels, prompts=prompts).to(device)
-    noise = seeded_noise(SEEDS, pipeline.shape, device)
-    return renoise(model, noise, cond, times) if sampler == "renoise" else ode(model, noise(), cond, times)
+def _ask_stranger(export: Export, serving: Serving, ours: Ours, device: str) -> dict[str, Tensor]:
+    calls = [
+        {"name": f"{n}/{i}", "seed": seed, "arguments": {**ours.calls[i], "num_inference_steps": n}}
+        for n in serving.steps
+        for i, seed in enumerate(ours.seeds)
+    ]
+    kind = type(serving.scheduler).__name__
+    with TemporaryDirectory() as folder:
+        answer = f"{folder}/answer.safetensors"
+        replaced = {"kind": kind, "folder": export.scheduler} if export.scheduler else None
+        job = {**asdict(export), "scheduler": replaced, "device": device, "calls": calls, "answer": answer}
+        (Path(folder) / "job.json").write_text(json.dumps(job), encoding="utf-8")
+        command = [sys.executable, "-P", stranger.__file__, f"{folder}/job.json"]
+        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        if run.returncode:
+            last = run.stderr.strip().splitlines()[-1:]
+            raise _failure(export, f"a process that knows only Diffusers cannot sample it: {''.join(last)}")
+        return load_file(answer)
+
+
+def _wrong_stops(timesteps: Sequence[float], trained: Sequence[Stop]) -> str | None:
+    wanted = [stop.timestep for stop in trained]
+    if len(timesteps) == len(wanted) and all(
+        abs(t - w) <= TIMESTEP_TOLERANCE for t, w in zip(timesteps, wanted, strict=True)
+    ):
+        return None
+    shown, meant = (", ".join(f"{t:g}" for t in times) for times in (timesteps, wanted))
+    return f"the stock pipeline stops at the timesteps {shown}, but {meant} were trained"
+
+
+def _wrong_noise(rows: Sequence[Mapping[str, Tensor]], serving: Serving, ours: Ours, n: int) -> str | None:
+    """Pipelines pack their noise, so that what can be held against the seed's are the values in order."""
+    stop = ours.stops[n][0]
+    factor = _factors(serving, ours, n)[0]
+    for row, seed in zip(rows, ours.seeds, strict=True):
+        drawn = torch.randn(row["start"].numel(), generator=torch.Generator().manual_seed(seed))[None]
+        t = torch.tensor([stop.time], dtype=torch.float64)
+        expected = ours.model.process.prior(factor * drawn, t)[0].sort().values
+        start = (row["start"] / unit(serving.scheduler)).flatten().sort().values
+        gap = float((start - expected).abs().max() / expected.abs().max())
+        if not gap <= TOLERANCE:
+            return f"the stock pipeline starts {gap:.2g} away from the noise of its seed"
+    return None
+
+
+def _samples(rows: Sequence[Mapping[str, Tensor]], serving: Serving, ours: Ours, n: int) -> Tensor:
+    """Our sampler on the noise that the stock pipeline drew."""
+    times = [stop.time for stop in ours.stops[n]]
+    noises = _noises(rows, serving, ours, n)
+    if ours.sampler == "ode":
+        return ode(ours.model, next(noises), ours.cond, times).float().cpu()
+    return renoise(ours.model, lambda: next(noises), ours.cond, times).float().cpu()
+
+
+def _noises(rows: Sequence[Mapping[str, Tensor]], serving: Serving, ours: Ours, n: int) -> Any:
+    """Noise of the seeds for each stop: the first as it was packed, the others as `scheduler.step` draws them.
+
+    A pipeline that does not hand its generator on draws those from the global generator, seeded alike.
+    """
+    t = torch.full((1,), ours.stops[n][0].time, dtype=torch.float64)
+    device = next(iter(ours.model.parameters())).device if isinstance(ours.model, torch.nn.Module) else "cpu"
+    start = torch.cat([row["start"] for row in rows]) / unit(serving.scheduler)
+    yield (start / ours.model.process.prior(torch.ones(1), t)).to(device)
+    streams = [torch.Generator().manual_seed(seed) for seed in ours.seeds]
+    for stream, row in zip(streams, rows, strict=True):
+        if row["handed"]:
+            torch.randn(row["start"].numel(), generator=stream)
+    for factor in _factors(serving, ours, n)[1:]:
+        drawn = [torch.randn(row["start"].shape, generator=stream) for stream, row in zip(streams, rows, strict=True)]
+        yield factor * torch.cat(drawn).to(device)
+
+
+def _factors(serving: Serving, ours: Ours, n: int) -> list[float]:
+    return noise_factors(serving.scheduler, [stop.timestep for stop in ours.stops[n]])
+
+
+def _failure(export: Export, fault: str) -> UserError:
+    return UserError(
+        f"{export.loras[-1].folder if export.loras else export.pipeline} does not sample as it was trained: {fault}. "
+        "Do not publish it; report this with the config"
+    )

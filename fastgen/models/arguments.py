@@ -136,6 +136,21 @@ def guided_call(pipe: DiffusionPipeline, w: float, *, negative: str | None, rows
     return call
 
 
+def size_arguments(
+    pipe: DiffusionPipeline, *, height: int | None, width: int | None, frames: int | None
+) -> dict[str, int]:
+    """The call's own arguments for a size; None leaves the pipeline's default.
+
+    Raises:
+        UserError: the pipeline's call takes no such size.
+    """
+    counted = "video_length" if "video_length" in parameters(pipe) else "num_frames"
+    size = {"height": height, "width": width, counted: frames}
+    given = {name: value for name, value in size.items() if value is not None}
+    check_known(pipe, given)
+    return given
+
+
 def check_known(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> None:
     """Raise UserError for the first argument that the pipeline's call does not know."""
     takes = parameters(pipe)

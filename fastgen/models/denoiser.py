@@ -83,6 +83,11 @@ class NetworkDenoiser(nn.Module):
         return self.reading.process
 
     @property
+    def own(self) -> nn.Module:
+        """What a role has of its own: the whole network."""
+        return self.net
+
+    @property
     def _dtype(self) -> torch.dtype:
         return next(p.dtype for p in self.net.parameters() if p.is_floating_point())
 

@@ -1,9 +1,11 @@
 """Load a stock Diffusers pipeline: safetensors only, no code from the folder, clear words when it cannot be."""
 
 import re
+import warnings
 from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -16,10 +18,15 @@ from ..errors import UserError
 from ..notes import Notes
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WEIGHTS = re.compile(r"\w+(?:\.(?P<variant>[\w-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
 
 
-def locate(path: str | Path) -> Path:
-    """The local folder of a pipeline; a hub id is downloaded (safetensors only) into the hub's own cache.
+def locate(path: str | Path, *, variant: str | None = None, revision: str | None = None) -> Path:
+    """The local folder or file of a pipeline; a hub id is downloaded (safetensors only) into the hub's own cache.
+
+    Args:
+        variant: of the weight files on the hub.
+        revision: branch, tag or commit on the hub.
 
     Raises:
         UserError: neither a folder here nor a pipeline on the hub.
@@ -32,54 +39,76 @@ def locate(path: str | Path) -> Path:
             f"there is no pipeline folder {str(path)!r}. Give the folder that holds model_index.json, "
             "or a hub id such as owner/name."
         )
+    wanted: dict[str, Any] = {"revision": revision} if revision else {}
     try:
-        folder = Path(DiffusionPipeline.download(str(path), use_safetensors=True))
+        folder = Path(
+            DiffusionPipeline.download(
+                str(path), use_safetensors=True, **wanted, **({"variant": variant} if variant else {})
+            )
+        )
         with suppress(EntryNotFoundError):
-            hf_hub_download(str(path), Notes.FILE)
+            hf_hub_download(str(path), Notes.FILE, **wanted)
     except (OSError, ValueError) as error:
         raise UserError(
-            f"{str(path)!r} is neither a folder here nor a pipeline that the hub would give ({_line(error)}). "
-            "Check the spelling; a hub id needs a network or an earlier download."
+            f"{str(path)!r} is neither a folder here nor a pipeline that the hub would give ({line(error)}). "
+            "Check the spelling; a hub id needs a network or an earlier download, and teacher.variant (such as "
+            "fp16) where it has no other weights."
         ) from error
     return folder
 
 
-def load(path: str | Path, *, device: str | torch.device, dtype: torch.dtype | None = None) -> DiffusionPipeline:
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device,
+    dtype: torch.dtype | None = None,
+    variant: str | None = None,
+    revision: str | None = None,
+) -> DiffusionPipeline:
     """`DiffusionPipeline.from_pretrained` on a folder or hub id: safetensors only, no code from the folder.
 
     Args:
         dtype: of the weights; None is float32, the default of Diffusers.
+        variant: of the weight files; None takes the plain ones, or the only ones there are.
+        revision: branch, tag or commit on the hub.
 
     Raises:
         UserError: no folder, not a pipeline, a damaged weight file (named), no such device.
     """
-    folder = locate(path)
+    folder = locate(path, variant=variant, revision=revision)
     _check_is_pipeline(folder)
-    _check_weights(folder)
+    check_weights(*sorted(folder.rglob("*.safetensors")))
+    variant = variant or _only_variant(folder)
     try:
-        pipe = DiffusionPipeline.from_pretrained(folder, dtype=dtype, use_safetensors=True)
+        pipe = DiffusionPipeline.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, **({"variant": variant} if variant else {})
+        )
     except Exception as error:  # whatever a foreign folder can raise, the remedy is in the folder
         raise UserError(
-            f"{folder} cannot be loaded as a Diffusers pipeline ({_line(error)}). "
+            f"{folder} cannot be loaded as a Diffusers pipeline ({line(error)}). "
             "It needs one sub-folder with config and safetensors weights for each part that model_index.json "
             "lists, and no custom code."
         ) from error
-    _check_complete(pipe, folder)
+    check_complete(pipe, folder)
+    return moved(pipe, folder, device)
+
+
+def moved(pipe: DiffusionPipeline, origin: Path, device: str | torch.device) -> DiffusionPipeline:
+    """The pipeline on a device, or a UserError that says why it cannot be there."""
     try:
-        pipe.to(device)
+        return pipe.to(device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"{type(pipe).__name__} from {folder} cannot be moved to {device} ({_line(error)}). "
+            f"{type(pipe).__name__} from {origin} cannot be moved to {device} ({line(error)}). "
             "Choose another device, or a smaller dtype where memory is short."
         ) from error
-    return pipe
 
 
 def _check_is_pipeline(folder: Path) -> None:
     if folder.is_file():
         raise UserError(
-            f"{folder} is a single file, not a pipeline folder. Convert it once with the pipeline class's "
-            "from_single_file(...) and save_pretrained(folder), then give that folder."
+            f"{folder} is a single file, not a pipeline folder. Give it as a teacher (teacher.path), or convert it "
+            "once with the pipeline class's from_single_file(...) and save_pretrained(folder), then give that folder."
         )
     if not (folder / "model_index.json").is_file():
         found = sorted(entry.name for entry in folder.iterdir())[:8]
@@ -89,29 +118,52 @@ def _check_is_pipeline(folder: Path) -> None:
         )
 
 
-def _check_weights(folder: Path) -> None:
-    for file in sorted(folder.rglob("*.safetensors")):
+def check_weights(*files: Path) -> None:
+    """Raises a UserError that names the first of these safetensors files whose header cannot be read."""
+    for file in files:
         try:
             with safe_open(file, framework="pt"):
                 pass
         except (SafetensorError, OSError) as error:
             raise UserError(
-                f"{file} is damaged ({_line(error)}; {file.stat().st_size} bytes): truncated, or a "
+                f"{file} is damaged ({line(error)}; {file.stat().st_size} bytes): truncated, or a "
                 "placeholder of git-lfs. Copy or download it again."
             ) from error
 
 
-def _check_complete(pipe: DiffusionPipeline, folder: Path) -> None:
-    """Diffusers only warns of weights that a file lacks, and leaves them on the meta device."""
+def check_complete(pipe: DiffusionPipeline, origin: Path) -> None:
+    """Diffusers only warns of weights that a file lacks, and leaves them on the meta device: here it is an error."""
     for part, module in pipe.components.items():
         tensors = module.named_parameters() if isinstance(module, nn.Module) else ()
         missing = [name for name, tensor in tensors if tensor.is_meta]
         if missing:
+            place = origin / part if origin.is_dir() else f"{part} in {origin}"
             raise UserError(
-                f"{folder / part} lacks {len(missing)} weights of {type(module).__name__}, such as {missing[0]}. "
+                f"{place} lacks {len(missing)} weights of {type(module).__name__}, such as {missing[0]}. "
                 "Save the whole pipeline again with save_pretrained, or correct the part's config.json."
             )
 
 
-def _line(error: Exception) -> str:
+def _only_variant(folder: Path) -> str | None:
+    """The variant that must be asked for, because some part of the pipeline has no plain weights."""
+    variants: dict[str, set[str | None]] = {}
+    for file in folder.glob("*/*.safetensors"):
+        if match := _WEIGHTS.fullmatch(file.name):
+            variants.setdefault(file.parent.name, set()).add(match["variant"])
+    forced = [found for found in variants.values() if None not in found]
+    if not forced:
+        return None
+    common = sorted(str(variant) for variant in set.intersection(*forced))
+    if len(common) != 1:
+        offered = sorted({str(variant) for found in forced for variant in found})
+        raise UserError(
+            f"{folder} has no plain weights and its variants are {', '.join(offered)}: choose one that all of its "
+            "parts have with teacher.variant, or save the pipeline again with save_pretrained"
+        )
+    warnings.warn(f"{folder} has only {common[0]} weights for some parts: loading these", stacklevel=3)
+    return common[0]
+
+
+def line(error: Exception) -> str:
+    """The first 300 characters of an error's message on one line."""
     return shorten(str(error), 300, placeholder=" ...") or type(error).__name__

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..notes import Notes
 from ..process import Flow, even_grid
-from .arguments import check_known, classifier_free, conditioning_kind, parameters, real_classes
+from .arguments import classifier_free, conditioning_kind, parameters, real_classes
 from .codec import Codec, codec_of
 from .conditioning import Conditioning
 from .denoiser import NetworkDenoiser
@@ -55,7 +55,6 @@ class Pipeline:
         self.pipe = pipe
         self.kind = conditioning_kind(pipe)
         self.size = dict(size or {})
-        check_known(pipe, self.size)
         self.classes = range(num_classes) if num_classes else real_classes(pipe, None)
         self.null_label = null_label if null_label is not None else _null_label(pipe, self.classes)
         _check_labels(pipe, self.classes, self.null_label)
@@ -63,25 +62,24 @@ class Pipeline:
         asking = Asking(argument, _EXAMPLES[self.kind], self.size, negative_prompt, self.null_label)
         self.shape = tuple(opening(pipe, asking.call(asking.examples), rows=2).sample.shape[1:])
         small = Asking(argument, asking.examples, {**self.size, **_small(pipe, self.shape, self.size)})
-        probed = probe(pipe, small.call(asking.examples[:1] * 2), small.call(asking.examples))
+        probed = probe(pipe, small.call(asking.examples[:1]), small.call(asking.examples))
         self.reading, self.form = probed.reading, probed.form
         self._asking = asking
         self._encoder = Encoder(pipe, self.form, asking, folder=cache if self.kind == "prompt" else None)
 
     @classmethod
-    def load(cls, path: str, *, device: torch.device, num_classes: int | None, null_label: int | None) -> "Pipeline":
-        """From a folder or hub id; what its `fastgen.json` says of classes fills what is not given."""
-        pipe = load(path, device=device)
-        notes = Notes.read(Path(path)) if Path(path).is_dir() else None
-        if notes is not None:
-            num_classes = num_classes or notes.num_classes
-            null_label = notes.null_label if null_label is None else null_label
-        return cls(pipe, num_classes=num_classes, null_label=null_label)
+    def load(
+        cls, path: str, *, device: torch.device, num_classes: int | None = None, null_label: int | None = None
+    ) -> "Pipeline":
+        """From a folder or hub id, as it is there."""
+        num_classes, null_label = noted_classes(path, num_classes, null_label)
+        return cls(load(path, device=device), num_classes=num_classes, null_label=null_label)
 
     @cached_property
     def codec(self) -> Codec:
         """Between images and samples; looked for when it is first needed."""
-        return codec_of(self.pipe)
+        with self._encoder.awake():
+            return codec_of(self.pipe, self._asking.call(self._asking.examples[:1]))
 
     @property
     def example(self) -> dict[str, list[Any]]:
@@ -104,13 +102,22 @@ class Pipeline:
 
     def denoiser(self, *, autocast: torch.dtype | None = None) -> NetworkDenoiser:
         """A copy of the pipeline's network as a Denoiser."""
-        net = copy.deepcopy(self.network).requires_grad_(False)
-        return NetworkDenoiser(net, self.reading, self.form, autocast=autocast)
+        return self.speaking(copy.deepcopy(self.network), autocast=autocast)
+
+    def speaking(self, net: torch.nn.Module, *, autocast: torch.dtype | None = None) -> NetworkDenoiser:
+        """A network of the same kind as a Denoiser; its parameters are frozen."""
+        return NetworkDenoiser(net.requires_grad_(False), self.reading, self.form, autocast=autocast)
+
+    def emitted(self, scheduler: Any, steps: int) -> list[float]:
+        """The scheduler timesteps that the pipeline's own call of so many steps stops at under that scheduler."""
+        pipe = copy.copy(self.pipe)
+        pipe.register_modules(scheduler=scheduler)
+        with self._encoder.awake():
+            return emitted(pipe, self._asking.call(self._asking.examples), steps=steps)
 
     def grid(self, steps: int) -> Tensor:
         """The process times that the pipeline's scheduler really stops at, [n] in float64."""
-        with self._encoder.awake():
-            timesteps = emitted(self.pipe, self._asking.call(self._asking.examples), steps=steps)
+        timesteps = self.emitted(self.pipe.scheduler, steps)
         return self.reading.time(torch.tensor(timesteps, dtype=torch.float64))
 
     def teacher_grid(self, steps: int) -> Tensor:
@@ -162,6 +169,14 @@ class Pipeline:
             return float(config.get("shift") or config.get("flow_shift") or 1.0)
         middle = float(self.grid(8)[4])
         return middle / (1 - middle)
+
+
+def noted_classes(path: str, num_classes: int | None, null_label: int | None) -> tuple[int | None, int | None]:
+    """Classes and null label of a teacher: what is not given is filled from its folder's `fastgen.json`, if any."""
+    notes = Notes.read(Path(path)) if Path(path).is_dir() else None
+    if notes is None:
+        return num_classes, null_label
+    return num_classes or notes.num_classes, notes.null_label if null_label is None else null_label
 
 
 def _small(pipe: DiffusionPipeline, shape: tuple[int, ...], size: Mapping[str, int]) -> dict[str, Any]:

@@ -44,8 +44,8 @@ def probe(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[str,
 
     Args:
         pipe: a loaded pipeline; left as it was.
-        alone: the call's own arguments for two samples that ask for the same, e.g. `prompt`, and for its size.
-        mixed: the same for two samples that ask for different things, of different length.
+        alone: the call's own arguments for one sample, e.g. `prompt`, and for its size.
+        mixed: the same for two samples that ask for different things, of different length, the first as alone.
 
     Raises:
         UserError: a check of the self-test fails; it names the pipeline, the check and the measured difference.
@@ -59,7 +59,7 @@ def probe(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[str,
         form = replace(_form(name, reading, seen), layout=_layout(pipe, alone, mixed))
         denoiser = NetworkDenoiser(getattr(pipe, denoiser_name(pipe)), reading, form)
         told = capture(pipe, form, mixed, rows=2)
-        single = capture(pipe, form, alone, rows=2).index(torch.tensor([0]))
+        single = capture(pipe, form, alone, rows=1)
         self_test(name, denoiser, Evidence(seen, told, single, _is_deterministic(pipe)))
         null = capture_null(pipe, form, mixed, plain=told)
         if null is not None:
@@ -163,12 +163,21 @@ def _ddim(original: Any) -> DDIMScheduler:
     return scheduler
 
 
+def reading_of(scheduler: Any) -> Reading:
+    """A scheduler in our terms, as the network behind it sees them.
+
+    Raises:
+        ValueError: a scheduler of none of the four families.
+    """
+    reading = from_scheduler(scheduler)
+    return trigflow.READING if isinstance(reading.process, Trig) else reading
+
+
 def _own_reading(pipe: DiffusionPipeline) -> Reading:
     try:
-        reading = from_scheduler(pipe.scheduler)
+        return reading_of(pipe.scheduler)
     except ValueError as error:
         raise UserError(f"the scheduler of {type(pipe).__name__} cannot be read: {error}") from error
-    return trigflow.READING if isinstance(reading.process, Trig) else reading
 
 
 def view(pipe: DiffusionPipeline, step: Step) -> Step:
@@ -184,11 +193,11 @@ def _guided(pipe: DiffusionPipeline, negative: str | None, *, rows: int) -> dict
 
 def _layout(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[str, Any]) -> Layout:
     def told(call: Mapping[str, Any], rows: int) -> dict[str, Any]:
-        lists = {k: [v[i % 2] for i in range(rows)] if isinstance(v, list) else v for k, v in call.items()}
+        lists = {k: [v[i % len(v)] for i in range(rows)] if isinstance(v, list) else v for k, v in call.items()}
         return opening(pipe, {**lists, **classifier_free(pipe, 1.0)}, rows=rows).calls[0].arguments
 
     both = told(mixed, 2)
-    return Layout.learnt(both, told(mixed, 3)).with_masks(told(alone, 2), both)
+    return Layout.learnt(both, told(mixed, 3)).with_masks(told(alone, 1), both)
 
 
 def _form(name: str, reading: Reading, seen: list[Step]) -> CallForm:

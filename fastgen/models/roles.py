@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Literal
 
 from torch import Tensor, nn
 
@@ -9,6 +10,7 @@ from ..process import Process
 from .contract import Denoiser
 from .discriminator import Discriminator
 
+Sampler = Literal["renoise", "ode"]
 DENOISERS = ("generator", "fake_score", "real_score", "target")
 
 
@@ -19,14 +21,22 @@ class Roles:
         members: role name -> module. The denoisers all speak one process.
         grids: the descending process times [n] that the exported scheduler stops at, one grid for each declared
             number of steps; rollouts run on exactly these.
+        sampler: how the student steps from one of these times to the next: renoise (predict x0, add fresh noise) or
+            ode (keep the predicted noise).
         borrowed: roles whose weights are the teacher's for good, so that a checkpoint need not hold them.
     """
 
     def __init__(
-        self, members: Mapping[str, nn.Module], *, grids: Sequence[Tensor], borrowed: Sequence[str] = ("real_score",)
+        self,
+        members: Mapping[str, nn.Module],
+        *,
+        grids: Sequence[Tensor],
+        sampler: Sampler = "renoise",
+        borrowed: Sequence[str] = ("real_score",),
     ) -> None:
         self.members = dict(members)
         self.grids = tuple(grids)
+        self.sampler = sampler
         self.own = tuple(name for name in self.members if name not in borrowed)
         for module in self.members.values():
             module.requires_grad_(False)
@@ -78,3 +88,9 @@ class Roles:
         finally:
             for module in acting:
                 module.requires_grad_(False)
+
+
+def weights_of(denoiser: nn.Module) -> nn.Module:
+    """The module whose state dict is what a role has of its own: its network, or its adapter on a shared one."""
+    own: nn.Module = denoiser.own  # type: ignore[assignment]
+    return own

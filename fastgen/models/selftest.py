@@ -21,7 +21,7 @@ class Evidence:
     Args:
         seen: its steps.
         together: conditioning of both samples, captured in one call.
-        single: conditioning of the first sample, captured beside its like only.
+        single: conditioning of the first sample, captured alone.
         deterministic: the scheduler walked from x_t to x_s along x0 and eps as the network sees them.
     """
 
@@ -52,11 +52,14 @@ def self_test(name: str, denoiser: NetworkDenoiser, evidence: Evidence) -> None:
 def _test_mixed_batch(name: str, denoiser: NetworkDenoiser, evidence: Evidence, times: list[Time]) -> None:
     seen = evidence.seen
     x, t = torch.cat([s.sample[:1] for s in seen]).float().requires_grad_(), torch.cat([u[:1] for u in times])
+    with torch.no_grad():
+        alone = denoiser(x[:1], t[:1], evidence.single).output(denoiser.reading.row)
+    compare(name, "a prompt alone is told as it is among others", alone, seen[0].model_output[:1], denoiser)
     first = evidence.together.index(torch.tensor([0]))
     rows = Conditioning.cat([evidence.single, *[first] * (len(seen) - 1)])
     mixed = denoiser(x, t, rows).output(denoiser.reading.row)
     recorded = torch.cat([s.model_output[:1] for s in seen])
-    compare(name, "a batch of different times", mixed, recorded, denoiser)
+    compare(name, "a batch of different times and prompts", mixed, recorded, denoiser)
     (gradient,) = torch.autograd.grad(mixed.square().sum(), x, allow_unused=True)
     if gradient is None or not gradient.isfinite().all() or not (gradient.flatten(1).abs().sum(1) > 0).all():
         raise failure(name, "a gradient reaches the sample", "it is zero or not finite")

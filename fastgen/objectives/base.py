@@ -102,7 +102,10 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What it reads besides the roles it trains: "real_score", "images", "pairs", "null"."""
+        """What it reads besides the roles it trains: "real_score", "images", "pairs", "null".
+
+        "one_step": it trains the first time of a grid only, so that a student of more steps cannot end with it.
+        """
         ...
 
 

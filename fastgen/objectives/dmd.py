@@ -45,7 +45,7 @@ class DMD:
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"real_score", "pairs"} | ({"null"} if self.guidance != 1 else set()))
+        return frozenset({"real_score", "pairs", "one_step"} | ({"null"} if self.guidance != 1 else set()))
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         x0 = land("one_step", roles, batch).x

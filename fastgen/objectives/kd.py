@@ -27,7 +27,7 @@ class KnowledgeDistillation:
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"pairs"})
+        return frozenset({"pairs", "one_step"})
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         t = batch.full(roles.grids[0][0])

@@ -23,16 +23,15 @@ def one_step(roles: Roles, batch: Batch) -> Landing:
 def backward_simulation(roles: Roles, batch: Batch) -> Landing:
     """The generator's own sampling up to a random step of the grid (DMD2, arXiv:2405.14867, section 4.5).
 
-    Earlier steps predict x0 and renoise it, without gradient; the depth is the same on every rank.
+    Earlier steps go as the exported sampler goes, without gradient; the depth is the same on every rank.
     """
     grid = _drawn_grid(roles, batch)
     depth = _drawn(len(grid), batch)
     t = batch.full(grid[0])
     x_t = roles.process.prior(batch.noise(), t)
     for following in grid[1 : depth + 1]:
-        x0 = look(roles.generator, x_t, t, batch.cond).x0
-        t = batch.full(following)
-        x_t = roles.process.renoise(x0, t, batch.noise())
+        belief, t = look(roles.generator, x_t, t, batch.cond), batch.full(following)
+        x_t = belief.at(t) if roles.sampler == "ode" else roles.process.renoise(belief.x0, t, batch.noise())
     return _clean(roles, batch, x_t, t)
 
 

@@ -1,0 +1,63 @@
+"""Check that an export samples as it was trained: a fresh process that knows only Diffusers against our sampler.
+
+  fastgen verify out/student
+  fastgen verify out/student --push OWNER/NAME
+  fastgen verify out/lora --lora --base my-finetune --stack style.safetensors=0.8
+
+Each step count that the export declares must agree to 1e-5 of the largest value in float32.
+"""
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
+
+from ..errors import UserError
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options of `fastgen verify`."""
+    parser.add_argument("folder", type=Path, help="an export: a pipeline folder, or a LoRA folder with --lora")
+    parser.add_argument("--lora", action="store_true", help="the folder holds a LoRA")
+    parser.add_argument("--base", metavar="PIPELINE", help="pipeline under the LoRA (default: its teacher)")
+    parser.add_argument(
+        "--stack",
+        action="append",
+        type=stacked_file,
+        default=[],
+        metavar="FILE[=W]",
+        help="LoRA that the teacher was made with and its weight; may be repeated, in the same order",
+    )
+    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default cpu)")
+    parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to the hub once it is verified")
+
+
+def stacked_file(text: str) -> tuple[Path, float]:
+    """A LoRA file and its weight from "FILE" or "FILE=W"."""
+    name, equals, weight = text.rpartition("=")
+    try:
+        return (Path(name), float(weight)) if equals else (Path(text), 1.0)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{weight!r} in {text!r} is not a weight") from error
+
+
+def run(args: Namespace) -> None:
+    """Verify, say how well it agrees, and push if asked."""
+    from ..export.export import push
+    from ..export.rebuild import verify_folder, verify_lora
+    from ..export.stacked import StackedLoRA
+    from ..notes import Notes
+
+    if not args.lora and (args.base or args.stack):
+        raise UserError("--base and --stack belong to a LoRA: add --lora, or leave them out")
+    if args.lora:
+        notes = Notes.read(args.folder)
+        base = args.base or (notes.teacher if notes else None)
+        if base is None:
+            raise UserError(f"{args.folder} does not say which pipeline its LoRA belongs to: name it with --base")
+        stacked = [StackedLoRA(str(file.parent), file.name, weight) for file, weight in args.stack]
+        agreements = verify_lora(args.folder, base, stacked=stacked, device=args.device)
+    else:
+        agreements = verify_folder(args.folder, device=args.device)
+    for agreement in agreements:
+        print(f"{args.folder} at {agreement.steps} steps: difference {agreement.difference:.1e} of the largest value")
+    if args.push:
+        print(f"pushed to {push(args.folder, args.push)}")

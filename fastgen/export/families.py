@@ -1,0 +1,243 @@
+"""For each family of processes: the stock schedulers of a few-step student, and where they should stop.
+
+Times that a pipeline emits are scheduler timesteps. Every family wants times that start at the noisiest trained
+level and are even in the family's usual sense, with the clean end left out.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from diffusers import (
+    CMStochasticIterativeScheduler,
+    DDIMScheduler,
+    EDMEulerScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    LCMScheduler,
+    SCMScheduler,
+)
+from torch import Tensor
+
+from ..errors import UserError
+from ..process import even_grid, from_scheduler
+
+Sampler = Literal["renoise", "ode"]
+_BETAS = ("beta_schedule", "beta_start", "beta_end", "trained_betas", "num_train_timesteps", "rescale_betas_zero_snr")
+_SCM_TIMES = (1.57080, 1.3)  # the defaults of SanaSprint's call
+
+
+@dataclass(frozen=True)
+class Family:
+    """What a family offers.
+
+    Args:
+        schedulers: n -> schedulers that may serve n steps, the most widely useful first.
+        wanted: n -> the timesteps at which n steps should stop.
+        refuses: n -> why no scheduler can serve n steps, None if some may.
+    """
+
+    schedulers: Callable[[int], list[Any]]
+    wanted: Callable[[int], list[float]]
+    refuses: Callable[[int], str | None] = lambda n: None
+
+
+def family_of(stock: Any, sampler: Sampler, emitted: Any, *, shift: float | None, teacher_steps: int) -> Family:
+    """The family of a teacher's scheduler; arguments as in `servings`.
+
+    Raises:
+        UserError: no stock scheduler of that family samples so.
+    """
+    name, config = type(stock).__name__, stock.config
+    if name.startswith("FlowM") or config.get("prediction_type") == "flow_prediction":
+        trained = config.get("num_train_timesteps", 1000)
+        flow = FlowTimes(shift or _own_shift(stock, emitted, teacher_steps), trained)
+        return flow.family(stochastic=sampler == "renoise")
+    if shift not in (None, 1.0):
+        raise UserError(f"shift is {shift:g}, but the times of {name} cannot be shifted: only a flow's can. Leave it")
+    if name == "SCMScheduler":
+        return _trig(stock, sampler)
+    if name == "CMStochasticIterativeScheduler":
+        return _consistency(stock, sampler)
+    if name.startswith("EDM"):
+        return _edm(stock, sampler)
+    return _discrete(stock, sampler)
+
+
+def noise_factors(scheduler: Any, timesteps: list[float]) -> list[float]:
+    """The standard deviation of the noise that a stock scheduler brings to each stop, over the process's own there.
+
+    All ones, but an EDM scheduler starts from sqrt(sigma^2 + 1), and a consistency scheduler takes x0 to be noisy
+    by sigma_min already (Song et al. 2023, arXiv:2303.01469, algorithm 1).
+    """
+    factors = [1.0] * len(timesteps)
+    if type(scheduler).__name__.startswith("EDM"):
+        factors[0] = math.sqrt(1 + scheduler.config.sigma_max**-2)
+    if isinstance(scheduler, CMStochasticIterativeScheduler):
+        sigmas = [math.exp(t / 250) for t in timesteps]
+        factors[1:] = [math.sqrt(1 - (scheduler.config.sigma_min / sigma) ** 2) for sigma in sigmas[1:]]
+    return factors
+
+
+def unit(scheduler: Any) -> float:
+    """The standard deviation of data in a stock scheduler's samples, over the process's own."""
+    return float(scheduler.config.sigma_data) if isinstance(scheduler, SCMScheduler) else 1.0
+
+
+# Discrete, variance preserving
+
+
+def _discrete(stock: Any, sampler: Sampler) -> Family:
+    try:
+        from_scheduler(stock)
+    except ValueError as error:
+        raise UserError(f"students of {type(stock).__name__} pipelines cannot be exported: {error}") from error
+    trained = len(stock.alphas_cumprod)
+    common = {"prediction_type": stock.config.get("prediction_type", "epsilon"), "clip_sample": False}
+    common["steps_offset"] = 1  # read by neither, but Stable Diffusion warns of any other value
+
+    def wanted(n: int) -> list[float]:
+        return [float(trained - i * trained // n - 1) for i in range(n)]
+
+    if sampler == "renoise":
+        # Skipping through all trained steps serves every count; the boundary scaling of LCM is switched off.
+        common |= {"original_inference_steps": trained, "timestep_scaling": 1e9}
+        return Family(lambda n: [_with_betas(LCMScheduler, stock, common)], wanted)
+    common |= {"timestep_spacing": "trailing", "set_alpha_to_one": True}
+    return Family(
+        lambda n: [_with_betas(DDIMScheduler, stock, common)],
+        wanted,
+        lambda n: f"a deterministic step must divide {trained} trained steps" if trained % n else None,
+    )
+
+
+def _with_betas(kind: type, stock: Any, common: dict[str, Any]) -> Any:
+    """A scheduler with the very alphas_cumprod of `stock`: by its settings, or else written out as betas."""
+    settings = {key: stock.config[key] for key in _BETAS if key in stock.config}
+    made = kind(**settings, **common)
+    if torch.equal(made.alphas_cumprod, stock.alphas_cumprod):
+        return made
+    betas = betas_of(stock.alphas_cumprod)
+    return kind(trained_betas=betas, num_train_timesteps=len(betas), **common)
+
+
+def betas_of(alphas_cumprod: Tensor) -> list[float]:
+    """Float32 betas whose cumulated product is `alphas_cumprod` [N] to a few 1e-8.
+
+    Each beta makes up for the rounding of those before it.
+    """
+    betas, reached = [], 1.0
+    for power in alphas_cumprod.double().tolist():
+        beta = float(np.float32(1 - power / reached))
+        reached *= float(np.float32(1) - np.float32(beta))
+        betas.append(beta)
+    return betas
+
+
+# Flow matching
+
+
+@dataclass(frozen=True)
+class FlowTimes:
+    """Where a flow student stops: shifted, even times of `trained` timesteps.
+
+    A pipeline either hands its scheduler even sigmas, and a static shift does the rest for every count; or it lets
+    the scheduler spread them, which shifts twice and ends next to the data. There the shift that is wanted is reached
+    through another shift s and an end: both ways are Moebius maps of i / n.
+    """
+
+    shift: float
+    trained: int = 1000
+
+    def family(self, *, stochastic: bool) -> Family:
+        def schedulers(n: int) -> list[Any]:
+            plain = self._scheduler(stochastic, shift=self.shift)
+            return [plain] if n == 1 else [plain, *self._solved(n, stochastic)]
+
+        return Family(schedulers, lambda n: (self.trained * even_grid(n, shift=self.shift)).tolist())
+
+    def spread_shift(self, n: int) -> float:
+        """s such that n >= 2 spread times, shifted by s twice and stretched, have the wanted curvature; NaN if none.
+
+        Spread times x = i / (n - 1) become 1 - sigma = (1 - end) x (1 - k) / (1 - k x) with
+        k = (s - 1)(1 - m) / s, m the smallest shifted time. The wanted ones have k = (shift - 1)(n - 1) / (n shift).
+        With m written out, s - 1 solves a quadratic; its smaller root is the branch through shift 1.
+        """
+        if n == 2:
+            return 1.0
+        step = 1 / self.trained
+        k = (self.shift - 1) * (n - 1) / (n * self.shift)
+        b = 1 - step - k * (1 + step)
+        square = b * b - 4 * step * k * k
+        return 1 + 2 * k / (b + math.sqrt(square)) if square >= 0 and b > 0 else math.nan
+
+    def _solved(self, n: int, stochastic: bool) -> list[Any]:
+        spread, end = self.spread_shift(n), float(even_grid(n, shift=self.shift)[-1])
+        return [] if math.isnan(spread) else [self._scheduler(stochastic, shift=spread, shift_terminal=end)]
+
+    def _scheduler(self, stochastic: bool, **config: Any) -> FlowMatchEulerDiscreteScheduler:
+        return FlowMatchEulerDiscreteScheduler(
+            num_train_timesteps=self.trained, stochastic_sampling=stochastic, use_dynamic_shifting=False, **config
+        )
+
+
+def _own_shift(stock: Any, emitted: Any, steps: int) -> float:
+    """The static shift of a teacher, or the one that its pipeline asks for at the present resolution."""
+    config = stock.config
+    if not config.get("use_dynamic_shifting", False):
+        return float(config.get("shift") or config.get("flow_shift") or 1.0)
+    plain = FlowMatchEulerDiscreteScheduler(num_train_timesteps=config.num_train_timesteps)
+    open_ended = type(stock).from_config(config, shift_terminal=None)
+    u, t = (emitted(scheduler, steps)[1] / config.num_train_timesteps for scheduler in (plain, open_ended))
+    return t * (1 - u) / (u * (1 - t))
+
+
+# Variance exploding and TrigFlow
+
+
+def _edm(stock: Any, sampler: Sampler) -> Family:
+    config = stock.config
+    kept = {key: config[key] for key in ("sigma_max", "sigma_data", "prediction_type", "rho")}
+
+    def sigma(i: int, n: int) -> float:
+        high, low = config.sigma_max ** (1 / config.rho), config.sigma_min ** (1 / config.rho)
+        return float((high + i / n * (low - high)) ** config.rho)
+
+    return Family(
+        lambda n: [EDMEulerScheduler(**kept, sigma_min=sigma(max(n - 1, 1), max(n, 2)), sigma_schedule="karras")],
+        lambda n: [0.25 * math.log(sigma(i, n)) for i in range(n)],
+        lambda n: _only_one_step(n, sampler, allowed="ode", name="EDM"),
+    )
+
+
+def _consistency(stock: Any, sampler: Sampler) -> Family:
+    fine = 1000  # levels of Karras's ramp: any count then ends well above sigma_min
+
+    def made() -> CMStochasticIterativeScheduler:
+        return type(stock).from_config(stock.config, num_train_timesteps=fine, clip_denoised=False)
+
+    def wanted(n: int) -> list[float]:
+        config = stock.config
+        high, low = config.sigma_max ** (1 / config.rho), config.sigma_min ** (1 / config.rho)
+        ramp = [i * (fine // n) / (fine - 1) for i in range(n)]
+        return [250 * config.rho * math.log(high + r * (low - high)) for r in ramp]
+
+    return Family(
+        lambda n: [made()], wanted, lambda n: _only_one_step(n, sampler, allowed="renoise", name="consistency")
+    )
+
+
+def _trig(stock: Any, sampler: Sampler) -> Family:
+    return Family(
+        lambda n: [SCMScheduler.from_config(stock.config)],
+        lambda n: list(_SCM_TIMES[:n]) if n <= 2 else [math.nan] * n,
+        lambda n: _only_one_step(n, sampler, allowed="renoise", name="TrigFlow"),
+    )
+
+
+def _only_one_step(n: int, sampler: Sampler, *, allowed: Sampler, name: str) -> str | None:
+    if n == 1 or sampler == allowed:
+        return None
+    return f"{name} schedulers know no other sampler than {allowed}: set student.sampler to {allowed}, or one step"

@@ -1,0 +1,49 @@
+"""Students that a plain call does not guide."""
+
+import copy
+
+import torch
+from diffusers import DiffusionPipeline, UNet2DConditionModel
+
+_WIDTH = 16  # of the unused embedding; any
+_HIGH = 7.5
+_EMBEDDING = "time_embedding.cond_proj.weight"
+
+
+def unguided(pipe: DiffusionPipeline) -> DiffusionPipeline:
+    """The same pipeline, its guidance switched off where a network can say so; else the pipeline itself.
+
+    Stable Diffusion's pipelines do not guide a UNet that has an embedding for the guidance scale. One with zero
+    weight leaves every output as it is.
+    """
+    unet = pipe.components.get("unet")
+    if not isinstance(unet, UNet2DConditionModel) or unet.config.time_cond_proj_dim is not None:
+        return pipe
+    silent = copy.copy(pipe)
+    silent.register_modules(unet=_with_embedding(unet))
+    return silent if _guides(pipe) and not _guides(silent) else pipe
+
+
+def is_silent(pipe: DiffusionPipeline) -> bool:
+    """Whether a plain call of the pipeline does not guide, because `unguided` made it."""
+    unet = pipe.components.get("unet")
+    if not isinstance(unet, UNet2DConditionModel) or unet.config.time_cond_proj_dim is None:
+        return False
+    return not unet.get_parameter(_EMBEDDING).any()
+
+
+def _with_embedding(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    with torch.device("meta"):
+        wider = UNet2DConditionModel.from_config(unet.config, time_cond_proj_dim=_WIDTH)
+    zeros = torch.zeros(wider.get_parameter(_EMBEDDING).shape, dtype=unet.dtype, device=unet.device)
+    wider.load_state_dict({**unet.state_dict(), _EMBEDDING: zeros}, assign=True)
+    return wider.eval().requires_grad_(False)
+
+
+def _guides(pipe: DiffusionPipeline) -> bool:
+    """Whether a high guidance scale makes the pipeline guide."""
+    if not hasattr(type(pipe), "do_classifier_free_guidance"):
+        return False
+    trial = copy.copy(pipe)
+    trial._guidance_scale = _HIGH
+    return bool(trial.do_classifier_free_guidance)

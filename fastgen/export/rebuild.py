@@ -1,0 +1,124 @@
+"""An export verified by itself: the student rebuilt from the folder, its notes saying what was trained."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+
+from ..errors import UserError
+from ..models.arguments import parameters
+from ..models.loading import load
+from ..models.pipeline import Pipeline
+from ..notes import Notes
+from .card import call_arguments
+from .lora import FILES
+from .scheduler import Serving
+from .stacked import StackedLoRA
+from .stops import difference, stops_of
+from .verify import SEEDS, Agreement, Export, Ours, verify
+
+_SIZES = ("height", "width", "num_frames", "use_resolution_binning")
+_LABELS, _PROMPTS = (0, 1, 0), ("a", "b", "a")
+
+
+def verify_folder(folder: Path, *, device: str = "cpu") -> list[Agreement]:
+    """Verifies an exported pipeline, or each of those below it, against what its notes say was trained.
+
+    Raises:
+        UserError: no export, or one that does not sample as it was trained.
+    """
+    agreements = []
+    for place in places(folder):
+        notes = _notes(place)
+        pipe = load(place, device=device)
+        agreements += _verified(Export(str(place)), pipe, notes, pipe.scheduler, device)
+    return agreements
+
+
+def verify_lora(
+    folder: Path, base: str, *, stacked: Sequence[StackedLoRA] = (), device: str = "cpu"
+) -> list[Agreement]:
+    """Verifies an exported LoRA on its base pipeline and the LoRAs below it.
+
+    Raises:
+        UserError: no export, or one that does not sample as it was trained.
+    """
+    loras = (*stacked, StackedLoRA(str(folder), FILES["diffusers"]))
+    agreements, notes = [], _notes(folder)
+    for place in sorted({file.parent for file in folder.rglob("scheduler_config.json")}):
+        pipe = load(base, device=device)
+        pipe.register_modules(scheduler=_scheduler(place))
+        for i, lora in enumerate(loras):
+            pipe.load_lora_weights(lora.folder, weight_name=lora.file, adapter_name=f"lora{i}")
+        pipe.set_adapters([f"lora{i}" for i in range(len(loras))], [lora.weight for lora in loras])
+        pipe.fuse_lora(adapter_names=[f"lora{i}" for i in range(len(loras))])
+        pipe.unload_lora_weights()
+        steps = tuple(n for n in notes.steps if place.parent == folder or place.parent.name == f"{n}step")
+        export = Export(base, loras, str(place))
+        agreements += _verified(export, pipe, replace(notes, steps=steps), pipe.scheduler, device)
+    return agreements
+
+
+def places(folder: Path) -> list[Path]:
+    """The pipeline folders of an export: itself, or one for each step count.
+
+    Raises:
+        UserError: there is none.
+    """
+    found = (
+        [folder] if (folder / Notes.FILE).is_file() else sorted(f.parent for f in folder.glob(f"*step/{Notes.FILE}"))
+    )
+    if not found:
+        raise UserError(f"{folder} is no export: neither it nor a folder 1step, 4step ... in it has {Notes.FILE}")
+    return found
+
+
+def calls_for(pipeline: Pipeline, arguments: dict[str, Any]) -> list[dict[str, Any]]:
+    """What a stock call is told for each seed of a verification."""
+    asked: dict[str, list[dict[str, Any]]] = {
+        "none": [{} for _ in SEEDS],
+        "label": [{"class_labels": [label]} for label in _LABELS],
+        "prompt": [{"prompt": [prompt]} for prompt in _PROMPTS],
+    }
+    takes = parameters(pipeline.pipe)
+    return [{**row, **{k: v for k, v in arguments.items() if k in takes}} for row in asked[pipeline.kind]]
+
+
+def conditions_for(pipeline: Pipeline) -> Any:
+    """The same as the denoiser is told it."""
+    return pipeline.condition(len(SEEDS), labels=torch.tensor(_LABELS), prompts=_PROMPTS)
+
+
+def _verified(export: Export, pipe: DiffusionPipeline, notes: Notes, scheduler: Any, device: str) -> list[Agreement]:
+    assert notes.sampler is not None
+    size = {name: value for name, value in notes.arguments.items() if name in _SIZES}
+    pipeline = Pipeline(pipe, num_classes=notes.num_classes, null_label=notes.null_label, size=size)
+    for n in notes.steps:
+        found = stops_of(pipeline.reading, [stop.timestep for stop in notes.stops[n]])
+        fault = difference(notes.stops[n], found)
+        if fault:
+            raise UserError(f"{export.scheduler or export.pipeline} was changed since it was trained: {fault}")
+    calls = calls_for(pipeline, call_arguments(pipe, notes))
+    cond = conditions_for(pipeline).to(device)
+    ours = Ours(pipeline.denoiser(), cond, calls, notes.sampler, notes.stops)
+    return verify(export, Serving(notes.steps, scheduler), ours, device=device)
+
+
+def _notes(folder: Path) -> Notes:
+    notes = Notes.read(folder)
+    if notes is None or notes.sampler is None or set(notes.steps) - set(notes.stops):
+        raise UserError(
+            f"{folder} does not say what it was trained for ({Notes.FILE} lacks sampler and stops), so it cannot be "
+            "verified: export the student again"
+        )
+    return notes
+
+
+def _scheduler(folder: Path) -> Any:
+    name = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8"))["_class_name"]
+    return getattr(diffusers, name).from_pretrained(folder)

@@ -1,0 +1,70 @@
+"""What someone without fastgen gets from an export. `verify` runs this file as a script in a process of its own.
+
+The job, a JSON file named on the command line, says what to load and which calls to make. Of each call the answer,
+a safetensors file, holds the first sample that the scheduler was given, the last one that it left, its timesteps, and
+whether the pipeline hands its generator to the scheduler.
+"""
+
+import json
+import sys
+from functools import wraps
+from typing import Any
+
+import diffusers
+import torch
+from safetensors.torch import save_file
+
+KEYS = ("start", "end", "timesteps", "handed")
+
+
+def loaded(job: dict[str, Any]) -> Any:
+    """The pipeline, with the LoRAs and the scheduler that its card names, if any."""
+    pipe = diffusers.DiffusionPipeline.from_pretrained(job["pipeline"], use_safetensors=True)
+    for i, lora in enumerate(job["loras"]):
+        pipe.load_lora_weights(lora["folder"], weight_name=lora["file"], adapter_name=f"lora{i}")
+    if job["loras"]:
+        names = [f"lora{i}" for i in range(len(job["loras"]))]
+        pipe.set_adapters(names, [lora["weight"] for lora in job["loras"]])
+    if job["scheduler"]:
+        kind = getattr(diffusers, job["scheduler"]["kind"])
+        pipe.scheduler = kind.from_pretrained(job["scheduler"]["folder"])
+    pipe.set_progress_bar_config(disable=True)
+    return pipe.to(job["device"])
+
+
+def watched(pipe: Any, seed: int, arguments: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """One call from one seed, which also seeds the global generators."""
+    step, samples, timesteps, handed = pipe.scheduler.step, [], [], []
+
+    @wraps(step)  # pipelines look into its signature
+    def watching(model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
+        samples.append(sample.clone())
+        timesteps.append(float(torch.as_tensor(timestep).flatten()[0]))
+        handed.append(kwargs.get("generator") is not None)
+        stepped = step(model_output, timestep, sample, *args, **kwargs)
+        samples.append((stepped[0] if isinstance(stepped, tuple) else stepped.prev_sample).clone())
+        return stepped
+
+    pipe.scheduler.step = watching
+    torch.manual_seed(seed)
+    output_type = "latent" if "vae" in pipe.components else "pt"
+    pipe(**arguments, generator=torch.Generator().manual_seed(seed), output_type=output_type)
+    del pipe.scheduler.step
+    kept = {"start": samples[0].float().cpu().contiguous(), "end": samples[-1].float().cpu().contiguous()}
+    return {**kept, "timesteps": torch.tensor(timesteps, dtype=torch.float64), "handed": torch.tensor(all(handed))}
+
+
+def main(job: dict[str, Any]) -> None:
+    torch.backends.cudnn.allow_tf32 = False
+    pipe = loaded(job)
+    answer = {}
+    for call in job["calls"]:
+        seen = watched(pipe, call["seed"], call["arguments"])
+        answer |= {f"{call['name']}/{key}": value for key, value in seen.items()}
+    save_file(answer, job["answer"])
+
+
+if __name__ == "__main__":
+    with open(sys.argv[1], encoding="utf-8") as file:
+        main(json.load(file))
+    assert "fastgen" not in sys.modules, "this process should know only Diffusers"

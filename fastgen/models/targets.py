@@ -1,0 +1,110 @@
+"""Which layers of a network get an adapter: found by what the modules are, not by what they are called."""
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+
+from torch import nn
+
+from ..errors import UserError
+
+Convolution = nn.Conv2d | nn.Conv3d
+
+
+def find_targets(net: nn.Module, wanted: Sequence[str] | None = None) -> list[str]:
+    """Full names of the layers to adapt, in the network's order.
+
+    Args:
+        net: the network without adapters.
+        wanted: ends of layer names ("to_q", "ff.net.2") or regular expressions for whole names; None for all linear
+            layers and 1 x 1 convolutions in the attention and feed-forward parts of the repeated blocks. A network
+            without transformer blocks gets the convolutions of its residual blocks as well.
+
+    Raises:
+        UserError: one of `wanted` fits no layer, or there is nothing to adapt by default.
+    """
+    layers = {name: module for name, module in net.named_modules() if _adaptable(module)}
+    found = set(_named(layers, wanted)) if wanted is not None else _default(net) & set(layers)
+    if not found:
+        raise UserError(f"{type(net).__name__} has no blocks to adapt by default: name layers in lora.targets")
+    return [name for name in layers if name in found]
+
+
+def one_dimensional(net: nn.Module) -> list[tuple[str, nn.Module, str]]:
+    """(module name, module, parameter name) of what norm layers own and of the biases of linear layers."""
+    return [
+        (name, module, own)
+        for name, module in net.named_modules()
+        for own, parameter in module.named_parameters(recurse=False)
+        if (_is("Norm", module) and parameter.ndim == 1) or (isinstance(module, nn.Linear) and own == "bias")
+    ]
+
+
+def _named(layers: dict[str, nn.Module], wanted: Sequence[str]) -> Iterator[str]:
+    for one in wanted:
+        fitting = [name for name in layers if name == one or name.endswith(f".{one}") or _fullmatch(one, name)]
+        if not fitting:
+            ends = list(dict.fromkeys(end for name in layers for end in _ends(name)))
+            close = difflib.get_close_matches(one, ends, n=3) or list(layers)[:3]
+            raise UserError(f"lora.targets names {one!r}, which fits no layer: the network has e.g. {', '.join(close)}")
+        yield from fitting
+
+
+def _fullmatch(pattern: str, name: str) -> bool:
+    try:
+        return re.fullmatch(pattern, name) is not None
+    except re.error as error:
+        raise UserError(
+            f"lora.targets has {pattern!r}, which is no regular expression ({error}): correct it"
+        ) from error
+
+
+def _ends(name: str) -> Iterator[str]:
+    parts = name.split(".")
+    return (".".join(parts[i:]) for i in range(len(parts)))
+
+
+def _default(net: nn.Module) -> set[str]:
+    blocks = _attention_blocks(net)
+    found = {f"{path}.{name}".rstrip(".") for path, block in blocks.items() for name in _token_layers(block)}
+    if all(_is("Attention", block) for block in blocks.values()):
+        found |= {
+            f"{path}.{name}"
+            for path, block in net.named_modules()
+            if _is("Resnet", block) and not isinstance(block, nn.ModuleList)
+            for name, module in block.named_modules()
+            if isinstance(module, Convolution)
+        }
+    return found
+
+
+def _attention_blocks(net: nn.Module) -> dict[str, nn.Module]:
+    """The innermost members of module lists that hold an attention: transformer blocks, or bare attentions."""
+    blocks = {
+        f"{path}.{index}": block
+        for path, stack in net.named_modules()
+        if isinstance(stack, nn.ModuleList)
+        for index, block in stack.named_children()
+        if any(_is("Attention", module) for module in block.modules())
+    }
+    outer = {path[:i] for path in blocks for i, letter in enumerate(path) if letter == "."}
+    return {path: block for path, block in blocks.items() if path not in outer}
+
+
+def _token_layers(block: nn.Module, path: str = "") -> Iterator[str]:
+    """Linear layers and 1 x 1 convolutions, without those that turn the time or label into shifts, scales and gates:
+    they sit in norms and embeddings, or alone in a sequence with an activation."""
+    if isinstance(block, nn.Linear) or (isinstance(block, Convolution) and set(block.kernel_size) == {1}):
+        yield path
+    modulation = isinstance(block, nn.Sequential) and sum(isinstance(m, nn.Linear) for m in block.modules()) == 1
+    if not (modulation or _is("Norm", block) or _is("Embed", block)):
+        for name, child in block.named_children():
+            yield from _token_layers(child, f"{path}.{name}".lstrip("."))
+
+
+def _adaptable(module: nn.Module) -> bool:
+    return isinstance(module, nn.Linear) or (isinstance(module, Convolution) and module.groups == 1)
+
+
+def _is(kind: str, module: nn.Module) -> bool:
+    return kind in type(module).__name__

@@ -1,0 +1,29 @@
+"""The pipeline that a user wants to distil: a folder, a hub id or a single file, with LoRAs of their own."""
+
+import torch
+from diffusers import DiffusionPipeline
+
+from .fuse import fuse, lora_file
+from .loading import load, locate, moved
+from .single_file import load_single_file
+from .source import DTYPES, Source
+
+
+def load_teacher(source: Source, *, device: str | torch.device, auto: torch.dtype = torch.float32) -> DiffusionPipeline:
+    """The pipeline of a source, read straight into its dtype; its LoRAs are fused and its networks plain.
+
+    Args:
+        auto: what `dtype: auto` stands for.
+
+    Raises:
+        UserError: as `load`, or a single file or a LoRA cannot be used.
+    """
+    dtype = DTYPES.get(source.dtype, auto)
+    loras = [(lora_file(lora), lora.weight) for lora in source.loras]
+    base = locate(source.path, variant=source.variant, revision=source.revision)
+    if base.is_file():
+        pipe = moved(load_single_file(base, config=source.config, dtype=dtype), base, device)
+    else:
+        pipe = load(base, device=device, dtype=dtype, variant=source.variant)
+    fuse(pipe, loras)
+    return pipe

@@ -1,0 +1,146 @@
+"""A trained generator for strangers: a whole pipeline, a LoRA where it is one, and the proof that both sample."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor, nn
+
+from .config import Config
+from .engine.run import Trained
+from .export.card import call_arguments, licence_of
+from .export.export import export
+from .export.guidance import unguided
+from .export.lora import FILES, Adapter, export_lora, has_loader
+from .export.rebuild import calls_for, conditions_for
+from .export.scheduler import Serving
+from .export.stacked import StackedLoRA
+from .export.verify import Export, Ours, verify
+from .models.adapters import lora_layers, merged
+from .models.fuse import lora_file
+from .models.loading import load, locate
+from .models.pipeline import Pipeline
+from .models.source import DTYPES
+from .models.teacher import load_teacher
+from .models.watch import denoiser_name
+from .notes import Notes
+from .student import Student
+
+COPIES = 4  # fp32 networks beside each other while an export is verified
+
+
+def release(student: Student, trained: Trained) -> None:
+    """Exports the last stage's generator and verifies everything that was written.
+
+    Raises:
+        UserError: an export does not sample as the student was trained; it stays on disk for inspection.
+    """
+    config, pipeline = student.config, student.pipeline
+    weights = trained.weights[config.stages[-1].name]
+    network = _network(student, weights)
+    saved = copy.deepcopy(network).to(_saved_dtype(config))
+    pipe = pipeline.student(saved, student.servings[0].scheduler)
+    silent = unguided(pipe)
+    notes = _notes(student, guidance=1.0 if silent is pipe else None)
+    export(silent, notes, config.exported, student.servings)
+    judge = Judge(student, _roomy(student.device, network))
+    for serving in student.servings:
+        place = config.exported / serving.folder
+        judge(Export(str(place)), serving, load(place, device=judge.device), saved.float(), notes)
+    if config.sharing == "lora" and not config.lora.norms and has_loader(pipeline.pipe):
+        _release_lora(student, weights, network, judge)
+
+
+@dataclass(frozen=True)
+class Judge:
+    """Holds what was written against the student as it was trained."""
+
+    student: Student
+    device: str
+
+    def __call__(
+        self, written: Export, serving: Serving, pipe: DiffusionPipeline, network: nn.Module, notes: Notes
+    ) -> None:
+        """Verifies one export and says so.
+
+        Args:
+            pipe: as strangers load it, for what it tells its denoiser.
+            network: the trained one, float32.
+        """
+        teacher, network = self.student.pipeline, network.to(self.device)
+        pipe.register_modules(**{denoiser_name(pipe): network})
+        asked = Pipeline(pipe, num_classes=notes.num_classes, null_label=teacher.null_label, size=teacher.size)
+        calls = calls_for(asked, call_arguments(pipe, notes))
+        cond = conditions_for(asked).to(self.device)
+        ours = Ours(teacher.speaking(network), cond, calls, self.student.config.student.sampler, self.student.stops)
+        for agreement in verify(written, serving, ours, device=self.device):
+            what = written.loras[-1].folder if written.loras else written.pipeline
+            print(f"verified {what} at {agreement.steps} steps: difference {agreement.difference:.1e}")
+
+
+def _release_lora(student: Student, weights: Mapping[str, Tensor], network: nn.Module, judge: Judge) -> None:
+    config, source = student.config, student.config.teacher.source
+    stacked = [_stacked(lora_file(lora), lora.weight) for lora in source.loras]
+    adapter = Adapter(*lora_layers(weights, alpha=config.lora.alpha))
+    notes = _notes(student, guidance=1.0)
+    folder = config.exported_lora
+    published = [replace(lora, folder=Path(lora.folder).name) for lora in stacked]
+    export_lora(student.pipeline.pipe, adapter, notes, folder, student.servings, stacked=published)
+    base = locate(source.path, variant=source.variant, revision=source.revision)
+    if not base.is_dir():
+        print(f"{folder} was not verified: its base is the single file {base.name}, which from_pretrained cannot load")
+        return
+    for serving in student.servings:
+        loras = (*stacked, StackedLoRA(str(folder), FILES["diffusers"]))
+        written = Export(str(base), loras, str(folder / serving.folder / "scheduler"))
+        judge(written, serving, load_teacher(replace(source, dtype="fp32"), device=judge.device), network, notes)
+
+
+def _network(student: Student, weights: Mapping[str, Tensor]) -> nn.Module:
+    """The generator's network in float32, an adapter merged into the teacher's weights as they are on disk."""
+    config = student.config
+    if config.sharing == "full" or student.pipeline.network.dtype == torch.float32 or config.teacher.path is None:
+        return student.generator(weights).net.float()
+    teacher = load_teacher(replace(config.teacher.source, dtype="fp32"), device=student.device)
+    return merged(getattr(teacher, denoiser_name(teacher)), weights, alpha=config.lora.alpha)
+
+
+def _saved_dtype(config: Config) -> torch.dtype:
+    half = config.sharing == "lora" and config.stages[-1].train.precision == "bf16"
+    return DTYPES.get(config.teacher.dtype, torch.bfloat16 if half else torch.float32)
+
+
+def _notes(student: Student, *, guidance: float | None) -> Notes:
+    config, pipeline = student.config, student.pipeline
+    teacher = config.teacher.path
+    return Notes(
+        steps=config.student.steps,
+        guidance=guidance,
+        arguments=pipeline.size,
+        num_classes=len(pipeline.classes) or None,
+        null_label=pipeline.null_label,
+        objective=config.stages[-1].name,
+        teacher=_publishable(teacher),
+        licence=licence_of(teacher) if teacher is not None else {},
+        sampler=config.student.sampler,
+        stops=student.stops,
+    )
+
+
+def _stacked(file: Path, weight: float) -> StackedLoRA:
+    return StackedLoRA(str(file.parent), file.name, weight)
+
+
+def _publishable(teacher: str | None) -> str | None:
+    """A hub id as it is, a folder without the path of this machine."""
+    return Path(teacher).name if teacher is not None and Path(teacher).exists() else teacher
+
+
+def _roomy(device: torch.device, network: nn.Module) -> str:
+    """Where an export is verified: the device of training if some fp32 copies of the network fit, else the CPU."""
+    needed = COPIES * 4 * sum(p.numel() for p in network.parameters())
+    fits = device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > needed
+    return str(device) if fits else "cpu"

@@ -1,0 +1,116 @@
+"""The student while it is made: the schedulers it will be sampled with, its grids and its samples."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .config import Config
+from .data import Loader
+from .engine.loop import Stage
+from .export.scheduler import Serving, servings
+from .export.stops import stops_of
+from .models.adapters import merged
+from .models.conditioning import Conditioning
+from .models.contract import Denoiser
+from .models.denoiser import NetworkDenoiser
+from .models.pipeline import Pipeline
+from .models.probe import reading_of
+from .notes import Stop
+from .sampling.pictures import grid
+from .sampling.sampler import ode, renoise, seeded_noise
+
+PREVIEW_IMAGES = 20
+LARGE = 4 * 64 * 64  # values of a sample above which fewer previews are drawn
+AT_ONCE = 256
+
+
+class Student:
+    """What a run makes of its teacher.
+
+    Args:
+        config: of the run.
+        pipeline: the teacher.
+        device: of the networks.
+
+    Raises:
+        UserError: no stock scheduler samples as the config asks; names the step counts that work.
+    """
+
+    def __init__(self, config: Config, pipeline: Pipeline, device: torch.device) -> None:
+        self.config, self.pipeline, self.device = config, pipeline, device
+        self.servings = servings(
+            pipeline.pipe.scheduler,
+            config.student.steps,
+            sampler=config.student.sampler,
+            emitted=pipeline.emitted,
+            shift=config.student.shift,
+        )
+        found = {n: self._stops(serving, n) for serving in self.servings for n in serving.steps}
+        self.stops: dict[int, tuple[Stop, ...]] = {n: found[n] for n in config.student.steps}
+        self.grids = [torch.tensor([s.time for s in stops], dtype=torch.float64) for stops in self.stops.values()]
+
+    def generator(self, weights: Mapping[str, Tensor]) -> NetworkDenoiser:
+        """The generator with the weights that a stage left, in a network of its own."""
+        if self.config.sharing == "lora":
+            return self.pipeline.speaking(merged(self.pipeline.network, weights, alpha=self.config.lora.alpha))
+        net = copy.deepcopy(self.pipeline.network)
+        net.load_state_dict(weights)
+        return self.pipeline.speaking(net)
+
+    def preview(self, stage: Stage, name: str) -> None:
+        """A grid of the generator's samples at the first declared step count, always of the same seeds."""
+        large = torch.Size(self.pipeline.shape).numel() > LARGE
+        count, at_once = (8, 1) if large else (PREVIEW_IMAGES, PREVIEW_IMAGES)
+        cond = self._examples(count)
+        samples = [
+            self.sample(stage.roles.generator, cond.index(torch.arange(i, i + at_once)), seeds=range(i, i + at_once))
+            for i in range(0, count, at_once)
+        ]
+        images = self.pipeline.codec.decode(torch.cat(samples))
+        folder = self.config.out / "previews"
+        folder.mkdir(exist_ok=True)
+        still = images if images.ndim == 4 else images[:, :, images.shape[2] // 2]
+        grid(still / 2 + 0.5, columns=count // 2).save(folder / f"{name}.png")
+
+    def sample(self, model: Denoiser, cond: Conditioning, *, seeds: range) -> Tensor:
+        """Samples at the first declared step count, as the exported pipeline draws them."""
+        times, cond = self.grids[0].tolist(), cond.to(self.device)
+        noise = seeded_noise(seeds, self.pipeline.shape, self.device)
+        if self.config.student.sampler == "renoise":
+            return renoise(model, noise, cond, times)
+        return ode(model, noise(), cond, times)
+
+    def draw(self, model: Denoiser, labels: Tensor) -> Tensor:
+        """One sample of the student for each label, with seeds from 0."""
+        parts = ranges(len(labels))
+        return torch.cat([self.sample(model, self._labelled(labels[p.start : p.stop]), seeds=p) for p in parts])
+
+    def draw_teacher(self, model: Denoiser, labels: Tensor, *, steps: int, guidance: float) -> Tensor:
+        """One sample of the teacher's deterministic sampler for each label, from the same noise."""
+        times = self.pipeline.teacher_grid(steps).tolist()
+        drawn = []
+        for p in ranges(len(labels)):
+            noise = seeded_noise(p, self.pipeline.shape, self.device)()
+            cond = self._labelled(labels[p.start : p.stop]).to(self.device)
+            drawn.append(ode(model, noise, cond, times, guidance=guidance))
+        return torch.cat(drawn)
+
+    def _stops(self, serving: Serving, steps: int) -> tuple[Stop, ...]:
+        return stops_of(reading_of(serving.scheduler), self.pipeline.emitted(serving.scheduler, steps))
+
+    def _labelled(self, labels: Tensor) -> Conditioning:
+        return self.pipeline.condition(len(labels), labels=labels)
+
+    def _examples(self, count: int) -> Conditioning:
+        if self.pipeline.kind == "label":
+            return self._labelled(torch.arange(count) % len(self.pipeline.classes))
+        items: Any = Loader(self.config.data, seed=0, shuffle=False).take(0, count)
+        return self.pipeline.condition(count, prompts=items.prompts)
+
+
+def ranges(count: int) -> list[range]:
+    """Consecutive ranges of at most `AT_ONCE` samples."""
+    return [range(i, min(i + AT_ONCE, count)) for i in range(0, count, AT_ONCE)]

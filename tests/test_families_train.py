@@ -1,0 +1,70 @@
+"""Every family from a folder to verified exports, as `train.py` does it: data-free DMD2, with both sharings."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from exporting import near_stranger  # noqa: F401
+from families import FAMILIES, Family
+
+from fastgen.config import Config
+from fastgen.distil import distil
+from fastgen.export.lora import has_loader
+from fastgen.models.loading import load
+from fastgen.notes import Notes
+
+REFUSED = {"cogview4", "latte"}
+TRAINED = [name for name in FAMILIES if name not in REFUSED]
+
+
+def settings(family: Family, folder: Path, sharing: str) -> Config:
+    """Two generator updates of a two-step student."""
+    data = {"source": "prompts", "path": str(folder / "prompts.txt")}
+    if family.name in ("ddpm", "consistency", "dit"):
+        data = {"source": "noise", "num_classes": {"ddpm": None, "consistency": 10, "dit": 1000}[family.name]}
+    return Config.model_validate(
+        {
+            "out": folder / sharing,
+            "device": "cpu",
+            "cache": folder / "cache",
+            "teacher": {"path": str(folder / "teacher")},
+            "student": {"steps": [2]},
+            "sharing": sharing,
+            "lora": {"rank": 2, "alpha": 3},
+            "data": data,
+            "log": {"previews": 1, "trackers": []},
+            "stages": [
+                {
+                    "objective": {"name": "dmd2", "gan": 0, "ratio": 1},
+                    "train": {"images": 4, "batch": 2, "optim": {"lr": 1e-3}},
+                }
+            ],
+        }
+    )
+
+
+@pytest.mark.parametrize("name", TRAINED)
+def test_a_family_is_distilled_and_its_exports_sample_as_trained(name, tmp_path, near_stranger, capsys, monkeypatch):  # noqa: F811
+    family = FAMILIES[name]
+    monkeypatch.setattr("fastgen.distil.size_arguments", lambda *_, **__: dict(family.size))
+    teacher = family.build()
+    teacher.save_pretrained(tmp_path / "teacher")
+    (tmp_path / "prompts.txt").write_text("a fox\na red bird in the snow\ntwo\n")
+    for sharing in ("full", "lora"):
+        student = distil(settings(family, tmp_path, sharing), recipes=tmp_path)
+        said = capsys.readouterr().out
+        exports = 2 if sharing == "lora" and has_loader(teacher) else 1
+        assert said.count("verified") == exports, said
+        places = [student] if (student / Notes.FILE).exists() else sorted(student.glob("*step"))
+        for place in places:
+            assert changed(load(place, device="cpu"), teacher)
+            assert Notes.read(place).stops[2]
+        assert list((tmp_path / sharing / "previews").glob("*.png"))
+
+
+def changed(student: DiffusionPipeline, teacher: DiffusionPipeline) -> bool:
+    part = "transformer" if "transformer" in teacher.components else "unet"
+    before = getattr(teacher, part).state_dict()
+    after = getattr(student, part).state_dict()
+    return any(not torch.equal(before[key], after[key]) for key in before)
