@@ -1,8 +1,10 @@
-"""Measure a student beside its teacher, on one protocol.
+"""Measure a student beside its teacher, by one protocol.
 
-Every row of the report is one image set: the real images, the teacher, the student at each step count. All
-generated rows have the same number of images and the same seeds, because the Frechet distance is biased upwards
-by about 1 / N: figures of different N, extractors or resizing must not be compared.
+Every row of the report is one image set: the real images, the teacher at many steps and at the student's few, the
+student at each of its step counts. All generated rows have the same number of images and the same seeds, because a
+Frechet distance is biased upwards by about 1 / N: figures of different N or protocols must not be compared.
+Several GPUs: torchrun --nproc-per-node 4 -m eval --num-images 50000 ..., or accelerate launch -m eval likewise; the
+figures stay the same.
 """
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
@@ -10,13 +12,23 @@ from pathlib import Path
 
 from fastgen.cli.sample import DTYPES, natural, positive
 
-from .options import Options
+from .options import PROTOCOL_NAMES, Options
+
+FAILED_ASSERTION = 1
 
 _EXAMPLES = """\
 examples:
   a student of 1 and 4 steps beside its teacher, against a folder of real images:
-    %(prog)s --student out/student --steps 1,4 --teacher my/teacher --teacher-steps 50,4,1 \\
+    %(prog)s --student out/student --steps 1,4 --teacher my/teacher --teacher-steps 50 \\
         --reference real/ --extractor my/vision-model --out report
+
+  published conventions: clean-fid's network in the cache, or given with --extractor FILE:
+    %(prog)s --student out/student --reference real.zip --protocol clean --num 50000
+
+  a text pipeline with prompts, CLIP score and a reward model, failing a CI job when it is worse than it should be:
+    %(prog)s --student out/student --steps 4 --teacher my/teacher --prompts prompts.txt --reference real.tar \\
+        --protocol dinov2 --clip openai/clip-vit-large-patch14 --reward pick=PickScore_v1 \\
+        --assert 'fid[4] < 20' --assert 'diversity_ratio[4] > 0.9'
 
   an extractor that does not say how its images are made (no preprocessor_config.json):
     %(prog)s --student out/student --reference train.parquet --extractor my/resnet \\
@@ -26,12 +38,9 @@ examples:
     %(prog)s --reference train.parquet --extractor my/vision-model --save-stats train.npz
     %(prog)s --student samples/ --reference train.npz --real-images train.parquet --extractor my/vision-model
 
-how to read the table:
-  frechet   distance of feature distributions to the reference; lower is better. At small N it is mostly bias.
-  accuracy  share of images that the extractor's own classifier reads as the class that was asked for. Above the
-            real images' own figure means easy, not good: variety was lost.
-  nyquist   dB by which a pattern of period two pixels sticks out, beyond real images; near 0 is good.
-  a-b       power in the band of a to b cycles per image against real images, in dB; negative is too smooth.
+how to read the table: what each figure is, which way is better and who defined it stands in metrics.json, whose
+schema is docs/metrics.md. Quality is always several figures together: a Frechet distance does not see a fine grid
+(nyquist, SWD do), nor alone lost variety (div/teacher, recall, an accuracy above the real images' own).
 """
 
 
@@ -46,55 +55,61 @@ def build_parser() -> ArgumentParser:
     )
     _add_sets(parser)
     _add_extractor(parser)
+    _add_metrics(parser)
     _add_sampling(parser)
     _add_output(parser)
     return parser
 
 
-def run(args: Namespace) -> None:
-    """Evaluate, write the report and print it."""
+def run(args: Namespace) -> int:
+    """Evaluate, write the report and print it; 1 when an assertion fails."""
     from .evaluate import evaluate
 
+    report = evaluate(to_options(args))
+    failed = report is not None and not all(verdict.holds for verdict in report.verdicts())
+    return FAILED_ASSERTION if failed else 0
+
+
+def to_options(args: Namespace) -> Options:
+    """What the command line says; repeated options become tuples."""
     settings = {name: value for name, value in vars(args).items() if name != "debug"}
-    evaluate(Options(**settings))
+    return Options(**settings | {name: tuple(settings[name]) for name in ("rewards", "assertions")})
 
 
 def _add_sets(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("image sets")
-    what = "pipeline folder (model_index.json), hub id, folder of images or parquet file"
+    files = "folder, zip, parquet or tar file of images, or folder of tar shards"
+    what = f"pipeline folder (model_index.json), hub id, or {files}"
     group.add_argument("--student", metavar="PATH", help=what)
-    group.add_argument("--teacher", metavar="PATH", help=f"a row to compare with: {what}")
+    group.add_argument("--teacher", metavar="PATH", help="rows to compare with: the same")
     group.add_argument(
-        "--reference",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="real images (folder or parquet file with an image column), or their statistics (.npz)",
+        "--reference", type=Path, required=True, metavar="PATH", help=f"real images: {files}; or statistics (.npz)"
     )
     group.add_argument(
-        "--real-images",
-        type=Path,
-        metavar="PATH",
-        help="real images for the power spectrum, when --reference is a statistics file",
+        "--held-out", type=Path, metavar="PATH", help="real images that are not in the reference: the floor"
     )
+    group.add_argument(
+        "--real-images", type=Path, metavar="PATH", help="for pixel metrics, when --reference is a statistics file"
+    )
+    group.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, counted and reported")
 
 
 def _add_extractor(parser: ArgumentParser) -> None:
     group = parser.add_argument_group(
-        "feature extractor",
-        "How images are made for it is read from its preprocessor_config.json, or said here: squashed to a square, "
-        "(x / 255 - mean) / std per channel.",
+        "protocol",
+        "How images are made for a domain extractor is read from its preprocessor_config.json, or said here: squashed "
+        "to a square, (x / 255 - mean) / std per channel. The other protocols are fixed.",
     )
+    group.add_argument("--protocol", choices=PROTOCOL_NAMES, default="domain", help="default: domain")
     group.add_argument(
-        "--extractor", type=Path, required=True, metavar="FOLDER", help="folder of a transformers image model"
+        "--extractor",
+        metavar="PATH",
+        help="folder or hub name of a transformers image model; for clean, edm, adm a file",
     )
+    group.add_argument("--extractor-sha256", metavar="HEX", help="refuse another file, for clean, edm and adm")
     group.add_argument("--extractor-size", type=positive, metavar="PX", help="side of the square")
     group.add_argument(
-        "--extractor-range",
-        type=float,
-        nargs=2,
-        metavar=("LOW", "HIGH"),
-        help="values of black and white, such as -1 1",
+        "--extractor-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="values of black and white: -1 1"
     )
     for name in ("mean", "std"):
         group.add_argument(
@@ -108,6 +123,32 @@ def _add_extractor(parser: ArgumentParser) -> None:
         "--extractor-kernel", choices=("bilinear", "bicubic"), default="bilinear", help="default: bilinear"
     )
     group.add_argument("--extractor-antialias", action="store_true", help="widen the kernel when shrinking")
+    group.add_argument("--fast", action="store_true", help="TF32 in the extractors; named in every result")
+    group.add_argument("--allow-small", action="store_true", help="accept fewer images than the protocol: mostly bias")
+
+
+def _add_metrics(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("metrics")
+    group.add_argument(
+        "--metrics", type=names, metavar="LIST", help="such as fid,kid,prdc,vendi (default: those that are quick)"
+    )
+    group.add_argument("--clip", metavar="MODEL", help="folder or hub name of a CLIP model: CLIP score and CMMD")
+    group.add_argument(
+        "--reward",
+        dest="rewards",
+        action="append",
+        default=[],
+        metavar="NAME=MODEL",
+        help="in the CLIP format; may repeat",
+    )
+    group.add_argument(
+        "--assert",
+        dest="assertions",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="such as 'fid[4] < 5' of the student at 4 steps; exit code 1 if it fails; may repeat",
+    )
 
 
 def _add_sampling(parser: ArgumentParser) -> None:
@@ -116,30 +157,39 @@ def _add_sampling(parser: ArgumentParser) -> None:
         "--steps", type=step_counts, metavar="LIST", help="of the student, such as 1,4 (default: those it was made for)"
     )
     group.add_argument(
-        "--teacher-steps", type=step_counts, default=(50,), metavar="LIST", help="such as 50,4,1 (default: 50)"
+        "--teacher-steps",
+        type=step_counts,
+        default=(50,),
+        metavar="LIST",
+        help="such as 50,20 (default: 50); the student's step counts are added",
     )
     group.add_argument(
         "--guidance", type=float, metavar="W", help="of the student: uncond + W (cond - uncond), 1 is none"
     )
     group.add_argument("--teacher-guidance", type=float, metavar="W", help="the same for the teacher")
-    group.add_argument("--prompts", type=Path, metavar="FILE", help="one per line, cycled, for text pipelines")
-    group.add_argument("--num", type=positive, default=10_000, metavar="N", help="images per row (default: 10000)")
+    group.add_argument("--prompts", type=Path, metavar="FILE", help="one per line, in turn, for text pipelines")
+    group.add_argument("--labels", type=Path, metavar="FILE", help="one class per line, in turn (default: all classes)")
+    group.add_argument(
+        "--num",
+        "--num-images",
+        type=positive,
+        default=10_000,
+        metavar="N",
+        help="images per row (default: 10000); torchrun and accelerate launch pass on the long name only",
+    )
     group.add_argument("--seed", type=natural, default=0, metavar="S", help="image i uses seed S + i (default: 0)")
     group.add_argument("--batch-size", type=positive, default=64, metavar="B", help="default: 64")
+    group.add_argument("--workers", type=positive, default=4, metavar="N", help="decoding threads (default: 4)")
     group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default: auto)")
     group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the pipelines (default: float32)")
-    group.add_argument(
-        "--allow-small",
-        action="store_true",
-        help="accept fewer images than feature dimensions: the distance is then mostly bias",
-    )
 
 
 def _add_output(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--out", type=Path, default=Path("report"), metavar="DIR", help="gets metrics.json (default: report)"
+        "--out", type=Path, default=Path("report"), metavar="DIR", help="gets metrics.json, images/ (default: report)"
     )
+    group.add_argument("--gallery", type=natural, default=16, metavar="N", help="pictures per row (default: 16)")
     group.add_argument("--save-stats", type=Path, metavar="FILE", help="store the reference's statistics (.npz)")
     group.add_argument("--overwrite", action="store_true", help="replace an earlier report or statistics file")
     group.add_argument("--debug", action="store_true", help="show stack traces")
@@ -151,3 +201,8 @@ def step_counts(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) > 0 for part in parts):
         raise ArgumentTypeError(f"{text!r} is not a list of step counts such as 1,4")
     return tuple(dict.fromkeys(map(int, parts)))
+
+
+def names(text: str) -> tuple[str, ...]:
+    """Names from a list such as "fid,kid"."""
+    return tuple(part.strip() for part in text.split(",") if part.strip())

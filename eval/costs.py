@@ -1,4 +1,4 @@
-"""What drawing images costs: network calls and time."""
+"""What drawing images costs: network calls, time and memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,36 +7,68 @@ from statistics import median
 from time import perf_counter
 from typing import Any
 
+import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 _DENOISERS = ("unet", "transformer", "transformer_2")
 
 
+@dataclass(frozen=True)
+class Bill:
+    """The costs of a row.
+
+    Attributes:
+        nfe: denoiser calls per image, a guidance pair counted as 2; None for a denoiser of unknown name.
+        seconds_per_image: median over batches (p50), so that the first one's warm-up does not count; model
+            loading and feature extraction are left out.
+        images_per_second: of all processes together.
+        peak_memory_gib: largest allocation on the GPU of a process while it drew; None on a CPU.
+    """
+
+    nfe: float | None
+    seconds_per_image: float
+    images_per_second: float
+    peak_memory_gib: float | None
+    batch_size: int
+
+
 @dataclass
 class Costs:
-    """A ledger of the batches that one pipeline draws."""
+    """A ledger of the batches that one pipeline draws; ledgers of several processes are joined by `bill`."""
 
     _images: int = 0
     _calls: int = 0  # a call on a batch of n counts n
-    _seconds: list[float] = field(default_factory=list)
+    _seconds: list[float] = field(default_factory=list)  # per image, one entry per batch
+    _peak: int | None = None
 
     @property
-    def nfe(self) -> float | None:
-        """Denoiser calls per image, a guidance pair counted as 2; None for a denoiser of unknown name."""
-        return self._calls / self._images if self._calls else None
+    def images(self) -> int:
+        """Drawn so far."""
+        return self._images
 
-    @property
-    def seconds_per_image(self) -> float:
-        """Median over batches, so that the first one's warm-up does not count."""
-        return median(self._seconds)
+    @staticmethod
+    def bill(ledgers: "list[Costs]", batch_size: int) -> Bill:
+        """What all processes together did; each drew at least one batch."""
+        seconds = median([value for ledger in ledgers for value in ledger._seconds])
+        images, calls = sum(ledger._images for ledger in ledgers), sum(ledger._calls for ledger in ledgers)
+        peaks = [ledger._peak for ledger in ledgers if ledger._peak is not None]
+        return Bill(
+            nfe=calls / images if calls else None,
+            seconds_per_image=seconds,
+            images_per_second=len(ledgers) / seconds,
+            peak_memory_gib=max(peaks) / 2**30 if peaks else None,
+            batch_size=batch_size,
+        )
 
     @contextmanager
-    def counting(self, pipe: DiffusionPipeline) -> Iterator[None]:
-        """Counts the denoiser calls of `pipe` inside the block."""
+    def counting(self, pipe: DiffusionPipeline, device: torch.device) -> Iterator[None]:
+        """Counts the denoiser calls of `pipe`, and the memory of its GPU, inside the block."""
         parts: dict[str, Any] = pipe.components  # type: ignore[attr-defined]
         networks = [parts[name] for name in _DENOISERS if isinstance(parts.get(name), nn.Module)]
         hooks = [network.register_forward_pre_hook(self._count, with_kwargs=True) for network in networks]
+        if device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats(device)
         try:
             yield
         finally:
@@ -49,6 +81,7 @@ class Costs:
         for images in batches:
             self._images += len(images)
             self._seconds.append((perf_counter() - began) / len(images))
+            self._peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
             yield images
             began = perf_counter()
 

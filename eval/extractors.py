@@ -1,8 +1,6 @@
 """Feature extractors: frozen vision models that turn images into points of a feature space."""
 
-import hashlib
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,7 +10,9 @@ from torch import Tensor
 
 from fastgen.errors import UserError
 
+from .precision import Precision, computing
 from .preprocessing import Preprocess
+from .weights import fingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,7 +57,7 @@ class FeatureExtractor(Protocol):
 
 
 class TransformersExtractor:
-    """A local `transformers` image model, run in float32 whatever precision its weights are stored in.
+    """A local `transformers` image model, with weights in float32 whatever they are stored in.
 
     The feature is `pooler_output` flattened, or the mean of `last_hidden_state` over positions where the model
     pools nothing. Weights come from safetensors files only, and no code from the folder is run.
@@ -66,13 +66,22 @@ class TransformersExtractor:
         folder: as `save_pretrained` writes it.
         preprocess: how its input is made.
         device: where the model runs; images are moved there.
+        precision: "tf32" is faster on a GPU and another identity.
 
     Raises:
         UserError: the folder is missing or damaged, not an image model, or lacks weights of the model.
     """
 
-    def __init__(self, folder: Path, preprocess: Preprocess, *, device: str | torch.device = "cpu") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        preprocess: Preprocess,
+        *,
+        device: str | torch.device = "cpu",
+        precision: Precision = "float32",
+    ) -> None:
         self.device = torch.device(device)
+        self._precision = precision
         self.resizes = preprocess.resizes
         self._preprocess = preprocess
         self._loaded = _load(folder)
@@ -80,7 +89,7 @@ class TransformersExtractor:
         self.dim = self._dimension(folder)
         body = type(self._loaded.model.base_model).__name__
         feature = "pooled" if self._loaded.pools else "mean state"
-        self.identity = f"{body} {_fingerprint(folder)}, {preprocess.identity}, {feature} {self.dim}"
+        self.identity = f"{body} {fingerprint(folder)}, {preprocess.identity}, {feature} {self.dim}, {precision}"
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -99,7 +108,7 @@ class TransformersExtractor:
         bodies: list[Any] = []
         hook = model.base_model.register_forward_hook(lambda _module, _args, output: bodies.append(output))
         try:
-            with _exact_convolutions():
+            with computing(self._precision):
                 output = model(pixel_values=pixels)
         finally:
             hook.remove()
@@ -178,24 +187,3 @@ def _mean_state(output: Any) -> Tensor:
     """Mean over positions of tokens [B, n, d] or of a map [B, d, h, w]."""
     states: Tensor = output["last_hidden_state"]
     return states.mean(1) if states.ndim == 3 else states.mean((2, 3))
-
-
-def _fingerprint(folder: Path) -> str:
-    """12 hexadecimal digits for the weights in `folder`, whatever the folder is called."""
-    digest = hashlib.sha256()
-    for file in sorted(folder.glob("*.safetensors")):
-        with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()[:12]
-
-
-@contextmanager
-def _exact_convolutions() -> Iterator[None]:
-    """Keeps cuDNN from rounding float32 convolutions to TF32, its default; matrix products are exact by default."""
-    convolutions = torch.backends.cudnn.conv  # type: ignore[attr-defined]
-    before = convolutions.fp32_precision
-    convolutions.fp32_precision = "ieee"
-    try:
-        yield
-    finally:
-        convolutions.fp32_precision = before

@@ -6,7 +6,7 @@ tr (S1 S2)^(1/2) is the sum of the square roots of the eigenvalues of the symmet
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -34,6 +34,9 @@ class Statistics:
     def dim(self) -> int:
         return self.mean.shape[0]
 
+    def to(self, device: torch.device | str) -> "Statistics":
+        return replace(self, mean=self.mean.to(device), cov=self.cov.to(device))
+
 
 @dataclass
 class Moments:
@@ -42,6 +45,14 @@ class Moments:
     mean: Tensor
     scatter: Tensor
     count: int = 0
+
+    @classmethod
+    def of(cls, features: Tensor) -> "Moments":
+        """Of features [N, d]."""
+        moments = cls.zeros(features.shape[1], device=features.device)
+        for part in features.split(8192):
+            moments.update(part)
+        return moments
 
     @classmethod
     def zeros(cls, dim: int, *, device: torch.device | str = "cpu") -> "Moments":
@@ -76,6 +87,9 @@ class Moments:
         self.scatter = self.scatter + other.scatter.to(self.scatter) + between
         self.count = total
 
+    def to(self, device: torch.device | str) -> "Moments":
+        return Moments(self.mean.to(device), self.scatter.to(device), self.count)
+
     def statistics(self, extractor: str) -> Statistics:
         """The Gaussian fit so far.
 
@@ -87,6 +101,33 @@ class Moments:
         return Statistics(self.mean, self.scatter / (self.count - 1), self.count, extractor)
 
 
+@dataclass(frozen=True, eq=False)
+class Target:
+    """Statistics with the root of their covariance, for many distances from the same ones."""
+
+    statistics: Statistics
+    root: Tensor  # [d, r] with root root^T = cov
+
+    @classmethod
+    def of(cls, statistics: Statistics, *, device: torch.device | str | None = None) -> "Target":
+        """Raises UserError for a covariance with negative eigenvalues."""
+        home = statistics.to(statistics.mean.device if device is None else device)
+        return cls(home, _square_root(home.cov))
+
+    def distance(self, other: Statistics) -> float:
+        """Frechet distance to `other`, on the device of this side.
+
+        Raises:
+            UserError: the statistics come from different extractors or dimensions.
+        """
+        mine = self.statistics
+        require_same_features(mine, extractor=other.extractor, dim=other.dim)
+        other = other.to(mine.mean.device)
+        trace_root = torch.linalg.eigvalsh(self.root.T @ other.cov @ self.root).clamp(min=0).sqrt().sum()
+        shift = (mine.mean - other.mean).square().sum()
+        return max(0.0, float(shift + mine.cov.trace() + other.cov.trace() - 2 * trace_root))
+
+
 def frechet_distance(a: Statistics, b: Statistics) -> float:
     """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), computed on the GPU if either side lies there.
 
@@ -96,14 +137,10 @@ def frechet_distance(a: Statistics, b: Statistics) -> float:
         UserError: the statistics come from different extractors or dimensions, or a covariance is not one.
     """
     require_same_features(a, extractor=b.extractor, dim=b.dim)
-    home = a.mean if a.mean.is_cuda else b.mean
-    cov_a, cov_b = a.cov.to(home), b.cov.to(home)
-    # The side with fewer images has the lower rank: its root keeps null directions out of the eigenvalues below.
-    narrow, wide = (cov_b, cov_a) if _count(b) < _count(a) else (cov_a, cov_b)
-    root = _square_root(narrow)
-    trace_root = torch.linalg.eigvalsh(root.T @ wide @ root).clamp(min=0).sqrt().sum()
-    shift = (a.mean.to(home) - b.mean.to(home)).square().sum()
-    return max(0.0, float(shift + cov_a.trace() + cov_b.trace() - 2 * trace_root))
+    home = a.mean.device if a.mean.is_cuda else b.mean.device
+    # The side with fewer images has the lower rank: its root keeps null directions out of the eigenvalues.
+    narrow, wide = (b, a) if _count(b) < _count(a) else (a, b)
+    return Target.of(narrow, device=home).distance(wide)
 
 
 def require_same_features(statistics: Statistics, *, extractor: str | None, dim: int) -> None:
@@ -130,7 +167,11 @@ def _count(statistics: Statistics) -> float:
 
 
 def _square_root(cov: Tensor) -> Tensor:
-    """R [d, r] with R R^T = cov, r its numerical rank."""
+    """R [d, r] with R R^T = cov: the Cholesky factor, or for a deficient one of numerical rank r its eigenvectors."""
+    factor, failed = torch.linalg.cholesky_ex(cov)
+    pivots = factor.diagonal().square()
+    if not int(failed) and float(pivots.min()) > torch.finfo(cov.dtype).eps * len(cov) * float(pivots.max()):
+        return factor
     eigenvalues, vectors = torch.linalg.eigh(cov)
     smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
     if smallest < -1e-6 * largest or largest < 0:

@@ -9,15 +9,8 @@ Colour = tuple[float, float, float]
 
 Kernel = Literal["bilinear", "bicubic"]
 
-
-@dataclass(frozen=True)
-class Side:
-    """What is measured: a path as in `Options`, and how it is sampled if it is a pipeline."""
-
-    role: Literal["teacher", "student"]
-    path: str
-    steps: tuple[int, ...] | None
-    guidance: float | None
+ProtocolName = Literal["domain", "clean", "edm", "adm", "dinov2", "clip"]
+PROTOCOL_NAMES: tuple[ProtocolName, ...] = ("domain", "clean", "edm", "adm", "dinov2", "clip")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,51 +18,70 @@ class Options:
     """The settings of one evaluation, under the names of the command line.
 
     Attributes:
-        student, teacher: a pipeline folder, a hub id, a folder of images or a parquet file.
-        reference: a folder of images, a parquet file or statistics (.npz).
-        real_images: real images for the power spectrum where `reference` is a statistics file.
+        student, teacher: a pipeline folder, a hub id, or images as `reference`.
+        reference: a folder, zip, parquet or tar file of images, a folder of tar shards, or statistics (.npz).
+        held_out: real images that are not in the reference: the floor.
+        real_images: real images for pixel metrics where `reference` is a statistics file.
+        protocol: network, resize and feature; see `eval.protocols`.
+        extractor: its weights: a folder, file or hub name; None takes the protocol's own from the cache.
+        metrics: names of metrics or of their figures; None takes the default ones.
+        clip: folder or hub name of a CLIP model, for clip_score and cmmd.
+        rewards: "name=folder" of models in the CLIP format.
         steps: of the student; None takes those it was trained for.
+        teacher_steps: of the teacher, besides the student's own few.
         guidance: w of uncond + w (cond - uncond), 1 = none; None leaves it to the student's notes and the pipeline.
+        prompts, labels: files of what to ask for, one per line, in turn; labels default to all classes in turn.
         num: images per row of the report.
         seed: image i is drawn with seed + i.
         device: "auto" or a torch device.
+        fast: TF32 in the extractors; another identity, never compared with exact figures.
+        skip_bad: leave out unreadable images and report them.
+        assertions: such as "fid[4] < 5".
+        gallery: pictures per row.
     """
 
     reference: Path
-    extractor: Path
     student: str | None = None
     teacher: str | None = None
+    held_out: Path | None = None
     real_images: Path | None = None
+    protocol: ProtocolName = "domain"
+    extractor: str | None = None
+    extractor_sha256: str | None = None
     extractor_size: int | None = None
     extractor_range: tuple[float, float] | None = None
     extractor_mean: Colour | None = None
     extractor_std: Colour | None = None
     extractor_kernel: Kernel = "bilinear"
     extractor_antialias: bool = False
+    metrics: tuple[str, ...] | None = None
+    clip: str | None = None
+    rewards: tuple[str, ...] = ()
     steps: tuple[int, ...] | None = None
     teacher_steps: tuple[int, ...] = (50,)
     guidance: float | None = None
     teacher_guidance: float | None = None
     prompts: Path | None = None
+    labels: Path | None = None
     num: int = 10_000
     seed: int = 0
     batch_size: int = 64
+    workers: int = 4
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    fast: bool = False
     allow_small: bool = False
+    skip_bad: bool = False
+    assertions: tuple[str, ...] = ()
+    gallery: int = 16
     save_stats: Path | None = None
     out: Path = Path("report")
     overwrite: bool = False
 
     @property
-    def sides(self) -> tuple[Side, ...]:
-        """The sides that were asked for, in the order of the report."""
-        sides = []
-        if self.teacher is not None:
-            sides.append(Side("teacher", self.teacher, self.teacher_steps, self.teacher_guidance))
-        if self.student is not None:
-            sides.append(Side("student", self.student, self.steps, self.guidance))
-        return tuple(sides)
+    def generated(self) -> tuple[str, ...]:
+        """The paths of teacher and student, as far as they were given."""
+        return tuple(path for path in (self.teacher, self.student) if path is not None)
 
     @property
     def reference_is_statistics(self) -> bool:

@@ -11,9 +11,9 @@ from torch.nn import functional as F
 
 from fastgen.errors import UserError
 
-from .options import Colour, Kernel
+from .options import Colour, Kernel, Options
 
-FILE = "preprocessor_config.json"
+FILES = ("preprocessor_config.json", "processor_config.json")
 
 
 @dataclass(frozen=True)
@@ -69,37 +69,62 @@ class Resize:
         return (pixels - mean) / std
 
 
+def explicit_resize(options: Options) -> Resize | None:
+    """The preprocessing that was spelled out on the command line, None when nothing was.
+
+    Raises:
+        UserError: it was spelled out in part, or twice.
+    """
+    size, span = options.extractor_size, options.extractor_range
+    mean, std = options.extractor_mean, options.extractor_std
+    kernel, antialias = options.extractor_kernel, options.extractor_antialias
+    if not any((size, span, mean, std, antialias, kernel != "bilinear")):
+        return None
+    if size is not None and span is not None and mean is None and std is None:
+        if span[0] >= span[1]:
+            raise UserError(f"--extractor-range {span} is empty; give the value of black first, such as -1 1 or 0 1.")
+        return Resize.to_range(size, *span, kernel=kernel, antialias=antialias)
+    if size is None or span is not None or mean is None or std is None:
+        raise UserError(
+            "The extractor's preprocessing needs --extractor-size together with either --extractor-range, or both "
+            "--extractor-mean and --extractor-std."
+        )
+    if min(std) <= 0:
+        raise UserError(f"--extractor-std {std} must be positive: images in [0, 1] are divided by it.")
+    return Resize(size, mean, std, kernel=kernel, antialias=antialias)
+
+
 def preprocess_for(folder: Path, resize: Resize | None) -> Preprocess:
     """The preprocessing that `folder` declares in preprocessor_config.json, otherwise `resize`.
 
     Raises:
         UserError: both are there, neither is, or the file does not describe an image processor.
     """
-    declared = (folder / FILE).is_file()
-    if declared and resize is not None:
+    declared = next((folder / name for name in FILES if (folder / name).is_file()), None)
+    if declared is not None and resize is not None:
         raise UserError(
-            f"Extractor {folder} brings its own {FILE}, so preprocessing options would contradict it; leave "
+            f"Extractor {folder} brings its own {declared.name}, so preprocessing options would contradict it; leave "
             "the --extractor-... options out, or remove that file from a copy of the folder."
         )
-    if declared:
-        return _declared(folder)
+    if declared is not None:
+        return _declared(declared)
     if resize is None:
         raise UserError(
-            f"Extractor {folder} has no {FILE}, so how its images are made must be said: give --extractor-size "
+            f"Extractor {folder} has no {FILES[0]}, so how its images are made must be said: give --extractor-size "
             "and either --extractor-range LOW HIGH or --extractor-mean and --extractor-std."
         )
     return resize.preprocess
 
 
-def _declared(folder: Path) -> Preprocess:
+def _declared(file: Path) -> Preprocess:
     from transformers import AutoImageProcessor
 
     build: Callable[..., Any] = AutoImageProcessor.from_pretrained
     try:
-        processor = build(folder, backend="torchvision", local_files_only=True)
+        processor = build(file.parent, backend="torchvision", local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
-            f"{folder / FILE} does not describe an image processor that transformers can build ({error}); copy it "
+            f"{file} does not describe an image processor that transformers can build ({error}); copy it "
             "again from where the model was published."
         ) from error
 
@@ -107,5 +132,5 @@ def _declared(folder: Path) -> Preprocess:
         made = processor(images=images, input_data_format="channels_first", return_tensors="pt")
         return cast(Tensor, made["pixel_values"])
 
-    digest = hashlib.sha256((folder / FILE).read_bytes()).hexdigest()[:12]
-    return Preprocess(apply, f"{FILE} {digest}", resizes=bool(processor.do_resize))
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    return Preprocess(apply, f"{file.name} {digest}", resizes=bool(processor.do_resize))

@@ -1,93 +1,142 @@
-"""The report: one row per image set, as JSON and as a table for the terminal."""
+"""The report: one row per image set, as JSON (docs/metrics.md) and as a table for the terminal."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from fastgen.files import atomic_json
 
-from .observe import Figures
+from .assertions import Assertion, Verdict
+from .classes import ClassRow
+from .costs import Bill
+from .figure import Figure
+from .images import Skipped
+from .metrics import about
 from .options import Options
-from .sources import Origin
+from .sources import Origin, Role
+from .spectrum import Band
 
 FILE = "metrics.json"
+FORMAT = 2
+
+
+@dataclass(frozen=True)
+class Levels:
+    """The power spectrum of a row: bands against the real images (empty for these), power at 1, 2 ... cycles."""
+
+    bands: tuple[Band, ...]
+    radial: tuple[float, ...]
 
 
 @dataclass(frozen=True)
 class Row:
     """One image set of the report."""
 
-    role: Literal["real", "teacher", "student"]
+    id: str
+    role: Role
+    title: str
     origin: Origin
-    figures: Figures
+    num: int | None
+    figures: Mapping[str, Figure]
+    not_measured: Mapping[str, str]
+    skipped: tuple[Skipped, ...] = ()
+    bill: Bill | None = None
+    levels: Levels | None = None
+    per_class: tuple[ClassRow, ...] | None = None
+
+
+@dataclass(frozen=True)
+class ProtocolNote:
+    """What all rows were measured by."""
+
+    name: str
+    extractor: str
+    dim: int
+    resizes: bool
+    precision: str
+    min_images: int
+    reference_extractor: str | None
+    classes: tuple[str, ...]
+    clip: str | None
 
 
 @dataclass(frozen=True)
 class Report:
-    """Rows that were measured on one protocol.
-
-    Attributes:
-        extractor: its identity.
-        dim: of its features.
-        device: where everything ran, in words.
-        versions: of the libraries behind the figures.
-        reference_extractor: identity in the reference's statistics; None when a foreign file does not say.
-    """
+    """Rows that were measured by one protocol."""
 
     options: Options
-    extractor: str
-    dim: int
-    device: str
-    versions: dict[str, str]
-    reference_extractor: str | None
+    protocol: ProtocolNote
     rows: tuple[Row, ...]
+    gallery: Mapping[str, Any] | None
+    provenance: Mapping[str, Any]
+
+    @property
+    def figure_names(self) -> tuple[str, ...]:
+        """Of any row, in the order of the table of metrics."""
+        return tuple(dict.fromkeys(name for row in self.rows for name in row.figures))
+
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """What --assert says of the student's rows."""
+        return tuple(
+            Verdict(
+                assertion,
+                tuple(
+                    (row.id, _value(row, assertion.name))
+                    for row in self.rows
+                    if row.role == "student" and assertion.applies(row.origin.steps)
+                ),
+            )
+            for assertion in map(Assertion.parse, self.options.assertions)
+        )
 
 
 def write(report: Report, folder: Path) -> None:
     """Writes metrics.json, whole or not at all."""
-    settings = {
-        name: str(value) if isinstance(value, Path) else value for name, value in asdict(report.options).items()
+    atomic_json(folder / FILE, as_json(report))
+
+
+def as_json(report: Report) -> dict[str, Any]:
+    """See docs/metrics.md."""
+    return {
+        "format": FORMAT,
+        "protocol": asdict(report.protocol),
+        "figures": {name: asdict(about(name)) for name in report.figure_names},
+        "rows": [_row(row) for row in report.rows],
+        "gallery": report.gallery,
+        "assertions": [
+            {
+                "text": verdict.assertion.text,
+                "holds": verdict.holds,
+                "measured": [{"row": row, "value": value} for row, value in verdict.measured],
+            }
+            for verdict in report.verdicts()
+        ],
+        "provenance": report.provenance,
     }
-    atomic_json(
-        folder / FILE,
-        {
-            "format": 1,
-            "extractor": {"identity": report.extractor, "dim": report.dim},
-            "reference_extractor": report.reference_extractor,
-            "device": report.device,
-            "versions": report.versions,
-            "settings": settings,
-            "rows": [_as_json(row) for row in report.rows],
-        },
-    )
 
 
 def table(report: Report) -> str:
-    """The rows side by side, and under them what they may be compared with."""
-    bands = next((row.figures.bands for row in report.rows if row.figures.bands), ())
-    head = ["", "steps", "NFE", "N", "frechet", "accuracy", "nyquist"]
-    lines = [
-        [*head, *(band.label for band in bands), "s/image"],
-        *(_cells(row, len(bands)) for row in report.rows),
-    ]
+    """The rows side by side, the spectrum's bands, and what the figures may be compared with."""
+    names = report.figure_names
+    bands = next((row.levels.bands for row in report.rows if row.levels and row.levels.bands), ())
+    head = ["", "NFE", "N", *(about(name).label for name in names), *(band.label for band in bands), "s/image"]
+    lines = [head, *(_cells(row, names, len(bands)) for row in report.rows)]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    aligned = ("  ".join(map(str.rjust, line, widths)) for line in lines)
+    aligned = ("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
     return "\n".join([*aligned, "", _footnotes(report)])
 
 
-def _cells(row: Row, bands: int) -> list[str]:
-    origin, figures = row.origin, row.figures
-    levels = [_cell(band.db, "+.1f") for band in figures.bands] if figures.bands else ["-"] * bands
+def _cells(row: Row, names: tuple[str, ...], bands: int) -> list[str]:
+    figures = [row.figures.get(name) for name in names]
+    levels = row.levels.bands if row.levels else ()
     return [
-        row.role,
-        _cell(origin.steps, "d"),
-        _cell(origin.nfe, "g"),
-        _cell(figures.num, ",d"),
-        _cell(figures.frechet, ".4g"),
-        _cell(figures.accuracy, ".3f"),
-        _cell(figures.nyquist_peak, "+.1f"),
-        *levels,
-        _cell(origin.seconds_per_image, ".3g"),
+        row.title,
+        _cell(row.bill.nfe if row.bill else None, "g"),
+        _cell(row.num, ",d"),
+        *(_cell(figure.value if figure else None, ".4g") + _half_width(figure) for figure in figures),
+        *([_cell(band.db, "+.1f") for band in levels] or ["-"] * bands),
+        _cell(row.bill.seconds_per_image if row.bill else None, ".3g"),
     ]
 
 
@@ -95,20 +144,59 @@ def _cell(value: float | None, style: str) -> str:
     return "-" if value is None else format(value, style)
 
 
+def _half_width(figure: Figure | None) -> str:
+    if figure is None or figure.high is None:
+        return ""
+    return f" ±{figure.high - figure.value:.2g}"
+
+
 def _footnotes(report: Report) -> str:
+    protocol, options = report.protocol, report.options
     notes = [
-        f"extractor  {report.extractor}",
-        f"real       {report.options.reference}",
-        "Frechet distances are biased upwards by about 1 / N: compare at equal N, extractor and reference only.",
-        "Bands (cycles per image) and nyquist are dB relative to real images. - is not applicable or not measured.",
+        f"protocol   {protocol.extractor}; {protocol.dim} dimensions",
+        f"real       {options.reference}",
+        f"seeds      {options.seed} to {options.seed + options.num - 1}, pipelines in {options.dtype}",
+        "FID is biased upwards by about 1 / N, which its interval does not show: compare at equal N and protocol only.",
+        "Bands (cycles per image) and nyquist are dB relative to real images. - does not apply or was not measured.",
     ]
-    if report.reference_extractor is None:
-        notes.append("WARNING: the reference does not name its extractor; frechet means nothing if it is another one.")
-    small = [row.figures.num for row in report.rows if row.figures.num and row.figures.num < report.dim]
+    if protocol.reference_extractor is None:
+        notes.append("WARNING: the reference does not name its extractor; FID means nothing if it is another one.")
+    small = [row.num for row in report.rows if row.num is not None and row.num < protocol.min_images]
     if small:
-        notes.append(f"WARNING: N = {min(small)} is below the {report.dim} feature dimensions: frechet is mostly bias.")
-    return "\n".join(notes)
+        notes.append(f"WARNING: N = {min(small)} is below {protocol.min_images:,}: FID is mostly bias.")
+    reasons = {name: reason for row in report.rows for name, reason in row.not_measured.items()}
+    notes += [f"no {name}: {reason}." for name, reason in reasons.items()]
+    notes += [f"skipped {len(row.skipped)} images of {row.origin.path}." for row in report.rows if row.skipped]
+    return "\n".join([*notes, *(verdict.line() for verdict in report.verdicts())])
 
 
-def _as_json(row: Row) -> dict[str, Any]:
-    return {"role": row.role, **asdict(row.origin), **asdict(row.figures)}
+def _row(row: Row) -> dict[str, Any]:
+    origin, levels = row.origin, row.levels
+    return {
+        "id": row.id,
+        "role": row.role,
+        "title": row.title,
+        "source": {name: value for name, value in asdict(origin).items() if name != "steps"},
+        "num": row.num,
+        "skipped": [asdict(skip) for skip in row.skipped],
+        "steps": origin.steps,
+        "nfe": row.bill.nfe if row.bill else None,
+        "metrics": {name: asdict(figure) for name, figure in row.figures.items()},
+        "not_measured": dict(row.not_measured),
+        "costs": asdict(row.bill) if row.bill else None,
+        "spectrum": None if levels is None else _levels(levels),
+        "per_class": None if row.per_class is None else [asdict(one) for one in row.per_class],
+    }
+
+
+def _levels(levels: Levels) -> dict[str, Any]:
+    radial = [{"cycles": cycles, "power": power} for cycles, power in enumerate(levels.radial, start=1)]
+    return {"bands": [asdict(band) for band in levels.bands], "radial": radial}
+
+
+def _value(row: Row, name: str) -> float | None:
+    """A figure of a row, or one of its costs, by name."""
+    if name in row.figures:
+        return row.figures[name].value
+    costs: dict[str, float | None] = asdict(row.bill) if row.bill else {}
+    return costs.get(name)

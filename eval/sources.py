@@ -1,199 +1,250 @@
 """Where the images of a report's row come from: files, or a stock pipeline sampled on the fly."""
 
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Literal, Protocol
 
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from fastgen.data.prompts import PromptFile
+from fastgen.data.text import read_lines
 from fastgen.errors import UserError
 from fastgen.models import loading
-from fastgen.models.arguments import conditioning_kind, default_steps, draw_labels, real_classes
+from fastgen.models.arguments import conditioning_kind, default_steps, parameters, real_classes
 from fastgen.notes import Notes
 from fastgen.sampling import stock
 
 from .costs import Costs
-from .images import ImageBatch, ImageSet, image_batches, open_images
+from .guided import guiding
+from .images import ImageBatch, Reading, Skipped, image_batches
+from .imagesets import open_images
+
+Role = Literal["real", "teacher", "student"]
 
 
 @dataclass(frozen=True)
 class Origin:
-    """How the images of a row were made; what does not apply is None.
-
-    Attributes:
-        steps: sampler steps.
-        nfe: denoiser calls per image, a guidance pair counted as 2.
-        seconds_per_image: median over batches, model loading and feature extraction left out.
-    """
+    """How the images of a row were made; what does not apply is None."""
 
     path: str
+    kind: Literal["pipeline", "images", "statistics"]
     steps: int | None = None
     guidance: float | None = None
     first_seed: int | None = None
     dtype: str | None = None
-    nfe: float | None = None
-    seconds_per_image: float | None = None
 
 
 class Source(Protocol):
-    """Images, and, once they have been drawn, how they were made."""
+    """Images, and how they were made. A share is a range of image numbers."""
 
     @property
-    def title(self) -> str: ...
-
-    def batches(self) -> Iterator[ImageBatch]: ...
-
     def origin(self) -> Origin: ...
+
+    @property
+    def skipped(self) -> Sequence[Skipped]: ...
+
+    @property
+    def costs(self) -> Costs | None: ...
+
+    def batches(self, share: range) -> Iterator[ImageBatch]: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for by image number: labels or prompts in turn; None leaves it to the pipeline's classes.
+
+    Raises:
+        UserError: a file that cannot be read, or holds something else.
+    """
+
+    prompts: tuple[str, ...] | None = None
+    labels: tuple[int, ...] | None = None
+
+    @classmethod
+    def read(cls, prompts: Path | None, labels: Path | None) -> "Request":
+        return cls(
+            prompts=None if prompts is None else PromptFile(prompts).prompts,
+            labels=None if labels is None else _numbers(labels),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
 class Draw:
-    """What is alike for every row of a report.
+    """What is alike for every pipeline of a report: image i uses seed + i."""
 
-    Attributes:
-        num: images per row.
-        seed: image i uses seed + i.
-        mixed_sizes: whether image files may differ in size.
-    """
-
-    num: int
     seed: int
     batch_size: int
     device: torch.device
     dtype: torch.dtype
-    prompts: Path | None
-    mixed_sizes: bool = False
+    request: Request
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class FileSource:
-    """The first images of a folder or parquet file."""
+    """Images of a folder or file; `prompts` are what they were asked for, in turn."""
 
     path: Path
-    draw: Draw
+    reading: Reading
+    prompts: tuple[str, ...] | None = None
+    costs: None = None
 
     @property
-    def title(self) -> str:
-        return self.path.name
-
-    def batches(self) -> Iterator[ImageBatch]:
-        draw = self.draw
-        return image_batches(open_images(self.path), draw.batch_size, limit=draw.num, mixed_sizes=draw.mixed_sizes)
-
     def origin(self) -> Origin:
-        return Origin(str(self.path))
+        return Origin(str(self.path), "images")
+
+    @property
+    def skipped(self) -> Sequence[Skipped]:
+        return self.reading.skipped
+
+    def batches(self, share: range) -> Iterator[ImageBatch]:
+        start = share.start
+        for batch in image_batches(open_images(self.path), self.reading, share):
+            yield batch if self.prompts is None else _asked(batch, self.prompts, start)
+            start += len(batch.images)
 
 
 @dataclass(frozen=True, eq=False)
 class PipelineSource:
-    """A loaded pipeline at one step count; classes and prompts are taken in turn."""
+    """A loaded pipeline at one step count."""
 
     path: str
     pipe: DiffusionPipeline
     classes: range
+    null_label: int | None
     steps: int | None
     guidance: float | None
     draw: Draw
-    _costs: Costs = field(default_factory=Costs)
+    costs: Costs = field(default_factory=Costs)
+    skipped: tuple[Skipped, ...] = ()
 
     @property
-    def title(self) -> str:
-        name = Path(self.path).name
-        return name if self.steps is None else f"{name}, {self.steps} steps"
+    def origin(self) -> Origin:
+        dtype = str(self.draw.dtype).removeprefix("torch.")
+        return Origin(self.path, "pipeline", self.steps, self.guidance, self.draw.seed, dtype)
 
-    def batches(self) -> Iterator[ImageBatch]:
-        draw = self.draw
-        labels = draw_labels(self.classes, draw.num) if self.classes else None
-        drawn = stock.generate(
-            self.pipe,
-            seeds=range(draw.seed, draw.seed + draw.num),
-            steps=self.steps,
-            labels=labels,
-            prompts=_cycled_prompts(draw) if conditioning_kind(self.pipe) == "prompt" else None,
-            guidance=self.guidance,
-            batch_size=draw.batch_size,
-            progress=False,
-        )
-        start = 0
-        with self._costs.counting(self.pipe):
-            for images in self._costs.timing(drawn):
-                part = slice(start, start + len(images))
-                yield ImageBatch(_to_bytes(images), torch.tensor(labels[part]) if labels else None)
+    def asked(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """Labels or prompts of images by their numbers, as arguments of `stock.generate`."""
+        kind, request = conditioning_kind(self.pipe), self.draw.request
+        if kind == "prompt":
+            if request.prompts is None:
+                raise UserError(
+                    "A text pipeline is measured on prompts and got none; give a text file of them with --prompts."
+                )
+            return {"prompts": [request.prompts[i % len(request.prompts)] for i in numbers]}
+        if kind == "label":
+            labels = request.labels or tuple(self.classes)
+            return {"labels": [labels[i % len(labels)] for i in numbers]}
+        return {}
+
+    def batches(self, share: range) -> Iterator[ImageBatch]:
+        with self.costs.counting(self.pipe, self.draw.device):
+            yield from self._batches(share, share, watch=self.costs)
+
+    def strip(self, count: int) -> Iterator[ImageBatch]:
+        """`count` images of what image 0 asks for, with the seeds of images 0, 1, 2 ...; costs do not count."""
+        yield from self._batches(range(count), [0] * count, watch=Costs())
+
+    def _batches(self, seeds: range, numbers: Sequence[int], *, watch: Costs) -> Iterator[ImageBatch]:
+        asked = self.asked(numbers)
+        with ExitStack() as stack:
+            guidance = self.guidance
+            if guidance not in (None, 1.0) and "guidance_scale" not in parameters(self.pipe) and _by_label(self.pipe):
+                stack.enter_context(guiding(self.pipe, guidance, self.null_label))
+                guidance = None
+            drawn = stock.generate(
+                self.pipe,
+                seeds=[self.draw.seed + i for i in seeds],
+                steps=self.steps,
+                guidance=guidance,
+                batch_size=self.draw.batch_size,
+                progress=False,
+                **asked,
+            )
+            start = 0
+            for images in watch.timing(drawn):
+                part = {name: values[start : start + len(images)] for name, values in asked.items()}
+                yield _drawn(images, part, self.draw.request)
                 start += len(images)
 
-    def origin(self) -> Origin:
-        return Origin(
-            path=self.path,
-            steps=self.steps,
-            guidance=self.guidance,
-            first_seed=self.draw.seed,
-            dtype=str(self.draw.dtype).removeprefix("torch."),
-            nfe=self._costs.nfe,
-            seconds_per_image=self._costs.seconds_per_image,
-        )
+
+def is_image_set(path: str) -> bool:
+    local = Path(path)
+    return local.is_file() or (local.is_dir() and not (local / "model_index.json").is_file())
 
 
-def check_source(path: str, num: int) -> None:
-    """Refuses image files that cannot fill a row, before anything slow has been done.
-
-    Raises:
-        UserError: no images, or fewer than `num`.
-    """
-    if not _is_image_set(path):
-        return
-    images: ImageSet = open_images(Path(path))
-    if len(images) < num:
-        raise UserError(
-            f"{path} has {len(images):,} images, but every row of the report needs {num:,}; rows of different N "
-            f"cannot be compared. Add images, or compare everything at --num {len(images)}."
-        )
-
-
-def sources(path: str, draw: Draw, *, steps: Sequence[int] | None, guidance: float | None) -> Iterator[Source]:
-    """One source per step count of the pipeline at `path`, or the image files there.
+def pipelines(path: str, draw: Draw, *, steps: Sequence[int], guidance: float | None) -> Iterator[PipelineSource]:
+    """One source per step count of the pipeline at `path`, which is loaded once.
 
     Args:
-        steps: None takes those that a student's notes declare, otherwise the pipeline's default.
         guidance: None takes that of a student's notes, otherwise the pipeline's default.
 
     Raises:
-        UserError: there is neither a pipeline nor images.
+        UserError: there is no pipeline that can be loaded.
     """
-    if _is_image_set(path):
-        yield FileSource(Path(path), draw)
-        return
     folder = loading.locate(path)
     notes = Notes.read(folder)
     pipe = loading.load(folder, device=draw.device, dtype=draw.dtype)
-    known = notes.steps if notes else (default_steps(pipe),)
-    for count in steps or known:
+    classes = real_classes(pipe, notes)
+    for count in steps or (default_steps(pipe),):
         yield PipelineSource(
             path=path,
             pipe=pipe,
-            classes=real_classes(pipe, notes),
+            classes=classes,
+            null_label=notes.null_label if notes and notes.null_label is not None else _label_above(pipe, classes),
             steps=count,
             guidance=notes.guidance if notes and guidance is None else guidance,
             draw=draw,
         )
 
 
-def _is_image_set(path: str) -> bool:
-    local = Path(path)
-    return local.is_file() or (local.is_dir() and not (local / "model_index.json").is_file())
+def declared_steps(path: str) -> tuple[int, ...]:
+    """The step counts a student was trained for, as its notes say; empty without notes or pipeline."""
+    if is_image_set(path):
+        return ()
+    notes = Notes.read(loading.locate(path))
+    return notes.steps if notes else ()
 
 
-def _cycled_prompts(draw: Draw) -> list[str]:
-    if draw.prompts is None:
-        raise UserError("A text pipeline is measured on prompts and got none; give a text file of them with --prompts.")
-    return list(islice(cycle(PromptFile(draw.prompts).prompts), draw.num))
+def _by_label(pipe: DiffusionPipeline) -> bool:
+    return conditioning_kind(pipe) == "label"
 
 
-def _to_bytes(images: Tensor) -> Tensor:
-    """float [B, 1 or 3, H, W] in [0, 1] -> uint8 [B, 3, H, W], rounded to the nearest level."""
-    levels = (images.clamp(0, 1) * 255).round().to(torch.uint8)
-    return levels.expand(-1, 3, -1, -1)
+def _label_above(pipe: DiffusionPipeline, classes: range) -> int | None:
+    """The embedding just above the real classes, if the UNet has one."""
+    unet = pipe.components.get("unet")
+    known = unet.config.get("num_class_embeds") or 0 if unet is not None else 0
+    return classes.stop if known > classes.stop > 0 else None
+
+
+def _drawn(images: Tensor, asked: dict[str, Any], request: Request) -> ImageBatch:
+    """Samples in [0, 1] with what was asked for; uint8 is rounded to the nearest level."""
+    pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    if "labels" in asked:
+        labels = torch.tensor(asked["labels"])
+        return ImageBatch(pixels, labels, conditions=labels)
+    if "prompts" in asked:
+        return _with_prompts(ImageBatch(pixels, None), tuple(asked["prompts"]), request.prompts or ())
+    return ImageBatch(pixels, None, conditions=torch.zeros(len(pixels), dtype=torch.int64))
+
+
+def _asked(batch: ImageBatch, prompts: tuple[str, ...], start: int) -> ImageBatch:
+    own = tuple(islice(cycle(prompts), start % len(prompts), start % len(prompts) + len(batch.images)))
+    return _with_prompts(batch, own, prompts)
+
+
+def _with_prompts(batch: ImageBatch, own: tuple[str, ...], prompts: tuple[str, ...]) -> ImageBatch:
+    number = {prompt: index for index, prompt in enumerate(prompts)}
+    return ImageBatch(batch.images, batch.labels, own, torch.tensor([number[prompt] for prompt in own]))
+
+
+def _numbers(file: Path) -> tuple[int, ...]:
+    lines = tuple(read_lines(file))
+    wrong = next((line for line in lines if not line.strip().isdecimal()), None)
+    if wrong is not None or not lines:
+        raise UserError(f"Label file {file} needs one class number per line, but holds {wrong or 'nothing'!r}.")
+    return tuple(map(int, lines))

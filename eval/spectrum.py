@@ -71,6 +71,11 @@ class SpectrumMean:
         self._total = self._total + power.cpu() / size.numel()
         self._count += len(images)
 
+    def merge(self, other: "SpectrumMean") -> None:
+        """Adds the images of `other`, of the same size, for example those of another process."""
+        self._total = self._total + other._total
+        self._count += other._count
+
     def spectrum(self) -> Spectrum:
         return Spectrum(self._total / self._count, self._count)
 
@@ -99,6 +104,14 @@ def spectrum_db(sample: Spectrum, real: Spectrum, edges: Sequence[float] | None 
             raise ValueError(f"no frequency f of these images satisfies {low:g} <= f < {high:g}")
         bands.append(Band(low, high, _db(sample.power[inside], real.power[inside])))
     return tuple(bands)
+
+
+def radial_profile(spectrum: Spectrum) -> list[float]:
+    """Mean power at 1, 2, 3 ... cycles per image (of the shorter side), each within half a cycle."""
+    radius = _radius(spectrum.power.shape).round().long().flatten()
+    total = torch.bincount(radius, spectrum.power.flatten())
+    mean: list[float] = (total / torch.bincount(radius).clamp(min=1))[1:].tolist()
+    return mean
 
 
 def nyquist_peak(sample: Spectrum, real: Spectrum) -> float:

@@ -20,7 +20,8 @@ from transformers import (
 
 from eval.extractors import TransformersExtractor
 from eval.frechet import Moments, frechet_distance
-from eval.images import image_batches, open_images
+from eval.images import Reading, image_batches
+from eval.imagesets import open_images
 from eval.preprocessing import Resize, preprocess_for
 from eval.statistics_file import load_statistics
 from fastgen.errors import UserError
@@ -192,7 +193,7 @@ def test_real_cifar10_has_its_known_distance_and_accuracy(assets: Path) -> None:
     folder = assets / "extractors" / "cifar10_resnet"
     seen = extractor(folder, Resize.to_range(96, -1, 1, kernel="bilinear", antialias=False))
     moments, hits = Moments.zeros(seen.dim), 0
-    for batch in image_batches(open_images(assets / "data" / "cifar10" / "test.parquet"), 100):
+    for batch in image_batches(open_images(assets / "data" / "cifar10" / "test.parquet"), Reading(100)):
         sight = seen.see(batch.images)
         moments.update(sight.features)
         hits += int((sight.logits.argmax(1) == batch.labels).sum())

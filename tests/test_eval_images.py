@@ -1,4 +1,8 @@
+import io
+import json
 import struct
+import tarfile
+import zipfile
 import zlib
 from pathlib import Path
 
@@ -10,7 +14,8 @@ import torch
 from encoded import encoded, noise_image, pixels_of, save
 from PIL import Image
 
-from eval.images import EncodedImage, ImageBatch, decode, image_batches, open_images
+from eval.images import ImageBatch, Reading, decode, image_batches
+from eval.imagesets import EncodedImage, open_images
 from fastgen.errors import UserError
 
 
@@ -18,8 +23,8 @@ def opened(content: bytes) -> torch.Tensor:
     return decode(EncodedImage("it", content, None))
 
 
-def read(path: Path, batch_size: int = 4, **options: object) -> list[ImageBatch]:
-    return list(image_batches(open_images(path), batch_size, **options))
+def read(path: Path, batch_size: int = 4, *, share: range | None = None, **options: object) -> list[ImageBatch]:
+    return list(image_batches(open_images(path), Reading(batch_size, **options), share))
 
 
 def parquet_file(path: Path, **columns: list) -> Path:
@@ -41,11 +46,13 @@ def test_a_folder_is_read_in_the_order_of_its_paths(tmp_path: Path) -> None:
     assert torch.equal(images, expected)
 
 
-def test_batches_are_full_until_the_last_and_stop_at_the_limit(tmp_path: Path) -> None:
+def test_batches_are_full_until_the_last_and_a_share_is_a_part_of_them(tmp_path: Path) -> None:
     for seed in range(7):
         save(tmp_path / f"{seed}.png", encoded(noise_image(seed)))
     assert [len(batch.images) for batch in read(tmp_path, 3)] == [3, 3, 1]
-    assert [len(batch.images) for batch in read(tmp_path, 3, limit=5)] == [3, 2]
+    assert [len(batch.images) for batch in read(tmp_path, 3, share=range(5))] == [3, 2]
+    part = torch.cat([batch.images for batch in read(tmp_path, 3, share=range(2, 6))])
+    assert torch.equal(part, torch.stack([pixels_of(noise_image(seed)) for seed in range(2, 6)]))
     assert len(open_images(tmp_path)) == 7
 
 
@@ -165,3 +172,66 @@ def test_places_without_images_are_refused(tmp_path: Path) -> None:
         open_images(tmp_path / "none")
     with pytest.raises(UserError, match=r"holds no image.*no model_index\.json"):
         open_images(tmp_path)
+
+
+def zip_file(path: Path, members: dict[str, bytes]) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return path
+
+
+def tar_file(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, content in members.items():
+            info = tarfile.TarInfo(name)
+            info.size = len(content)
+            archive.addfile(info, io.BytesIO(content))
+    return path
+
+
+def test_zip_images_come_in_the_order_of_their_names_with_the_labels_of_dataset_json(tmp_path: Path) -> None:
+    members = {f"{seed}.png": encoded(noise_image(seed)) for seed in (2, 0, 1)}
+    labels = json.dumps({"labels": [["0.png", 7], ["1.png", 8], ["2.png", 9]]}).encode()
+    (batch,) = read(zip_file(tmp_path / "a.zip", members | {"dataset.json": labels, "notes.txt": b"x"}))
+    assert torch.equal(batch.images, torch.stack([pixels_of(noise_image(seed)) for seed in range(3)]))
+    assert batch.labels.tolist() == [7, 8, 9]
+    assert read(zip_file(tmp_path / "b.zip", members))[0].labels is None
+
+
+def test_tar_shards_are_read_in_order_and_classes_belong_to_the_image_of_their_name(tmp_path: Path) -> None:
+    for shard in (1, 0):
+        members = {}
+        for seed in (2 * shard, 2 * shard + 1):
+            members |= {f"{seed}.cls": str(seed + 3).encode(), f"{seed}.png": encoded(noise_image(seed))}
+        tar_file(tmp_path / f"{shard}.tar", members)
+    (batch,) = read(tmp_path)
+    assert torch.equal(batch.images, torch.stack([pixels_of(noise_image(seed)) for seed in range(4)]))
+    assert batch.labels.tolist() == [3, 4, 5, 6]
+    assert len(open_images(tmp_path)) == 4
+    assert len(open_images(tmp_path / "1.tar")) == 2
+
+
+def test_damaged_archives_are_refused_by_name(tmp_path: Path) -> None:
+    for name in ("a.zip", "a.tar"):
+        save(tmp_path / name, b"x" * 3000)
+        with pytest.raises(UserError, match=rf"{name} cannot be read"):
+            open_images(tmp_path / name)
+    with pytest.raises(UserError, match="holds no image"):
+        open_images(zip_file(tmp_path / "b.zip", {"a.txt": b""}))
+    whole = zip_file(tmp_path / "c.zip", {"1.png": encoded(noise_image(0))}).read_bytes()
+    save(tmp_path / "c.zip", whole.replace(b"IHDR", b"IHDX"))  # the archive's own checksum fails
+    with pytest.raises(UserError, match=r"1\.png of .*c\.zip cannot be read"):
+        read(tmp_path / "c.zip")
+
+
+def test_bad_images_are_skipped_on_request_and_named(tmp_path: Path) -> None:
+    contents = [encoded(noise_image(0)), b"", encoded(noise_image(1, 9, 9)), encoded(noise_image(2)), bomb()]
+    for number, content in enumerate(contents):
+        save(tmp_path / f"{number}.png", content)
+    reading = Reading(2, skip_bad=True)
+    images = torch.cat([batch.images for batch in image_batches(open_images(tmp_path), reading)])
+    assert torch.equal(images, torch.stack([pixels_of(noise_image(seed)) for seed in (0, 2)]))
+    assert [Path(skip.name).name for skip in reading.skipped] == ["1.png", "2.png", "4.png"]
+    assert "0 bytes" in reading.skipped[0].reason
+    assert "9 x 9 pixels" in reading.skipped[1].reason

@@ -1,0 +1,262 @@
+"""One pass over an image set: what the chosen metrics need of every image is collected, and nothing else."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from fastgen.errors import UserError
+
+from . import sliced
+from .clip import Clip, Reward
+from .colour import saturation_and_contrast
+from .extractors import FeatureExtractor, Sight
+from .frechet import Moments
+from .images import ImageBatch, Skipped
+from .spectrum import MIN_SIDE, SpectrumMean
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What was collected of an image set, or of one process's share of it.
+
+    Attributes:
+        moments: of the features; None without an extractor.
+        spectrum: None when images differ in size or are small.
+        columns: tensors [N, ...] on the CPU, one row per image in order ("patches_0" ...: of the first images only).
+        sizes: (height, width) that occur.
+        pictures: the first images, uint8 [3, H, W] each.
+        skipped: images that were left out.
+    """
+
+    count: int
+    moments: Moments | None
+    spectrum: SpectrumMean | None
+    columns: Mapping[str, Tensor]
+    sizes: frozenset[tuple[int, ...]]
+    pictures: tuple[Tensor, ...]
+    skipped: tuple[Skipped, ...]
+
+    @classmethod
+    def join(cls, parts: Sequence["Seen"]) -> "Seen":
+        """The shares of several processes in order, as if one had seen all."""
+        filled = [part for part in parts if part.count]
+        if not filled:
+            raise UserError("No image could be read; give others, or leave --skip-bad out to see why.")
+        sizes = frozenset().union(*(part.sizes for part in filled))
+        whole = len(sizes) == 1
+        names = [name for name in filled[0].columns if _in_all(name, filled)]
+        return cls(
+            count=sum(part.count for part in filled),
+            moments=_all_moments([part.moments for part in filled]),
+            spectrum=_whole_spectrum([part.spectrum for part in filled]) if whole else None,
+            columns={name: _stacked(name, filled) for name in names if whole or not name.startswith("patches")},
+            sizes=sizes,
+            pictures=tuple(picture for part in filled for picture in part.pictures),
+            skipped=tuple(skip for part in parts for skip in part.skipped),
+        )
+
+    @property
+    def patches(self) -> list[Tensor]:
+        """Patches by pyramid level, finest first; empty where none were collected."""
+        names = sorted((name for name in self.columns if name.startswith("patches")), key=lambda name: int(name[8:]))
+        return [self.columns[name] for name in names]
+
+
+@dataclass(frozen=True, eq=False)
+class Eyes:
+    """The models that look at images."""
+
+    extractor: FeatureExtractor | None
+    clip: Clip | None = None
+    rewards: Mapping[str, Reward] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, eq=False)
+class View:
+    """A batch as the models saw it; `first` is the number of its first image."""
+
+    batch: ImageBatch
+    images: Tensor
+    sight: Sight | None
+    first: int
+    eyes: Eyes
+    seed: int
+
+
+class Collector:
+    """Takes in images batch by batch.
+
+    Args:
+        wanted: names of `COLUMNS`, and "spectrum".
+        first: number of the first image.
+        pictures: images with a number below this are kept.
+    """
+
+    def __init__(self, eyes: Eyes, wanted: frozenset[str], *, first: int, pictures: int, seed: int) -> None:
+        self._eyes, self._wanted, self._seed = eyes, wanted, seed
+        self._first, self._count, self._shown = first, 0, pictures
+        extractor = eyes.extractor
+        self._device = extractor.device if extractor is not None else torch.device("cpu")
+        self._moments = None if extractor is None else Moments.zeros(extractor.dim, device=extractor.device)
+        self._spectrum = SpectrumMean()
+        self._sizes: set[tuple[int, ...]] = set()
+        self._columns: dict[str, list[Tensor]] = {}
+        self._pictures: list[Tensor] = []
+
+    def update(self, batch: ImageBatch) -> None:
+        """Looks at a batch.
+
+        Raises:
+            UserError: features are not finite, or the device's memory is too small.
+        """
+        images = batch.images.to(self._device)
+        extractor = self._eyes.extractor
+        sight = None if extractor is None else _see(extractor, images)
+        if sight is not None and self._moments is not None:
+            self._moments.update(sight.features)
+        number = self._first + self._count
+        self._sizes.add(tuple(images.shape[-2:]))
+        view = View(batch, images, sight, number, self._eyes, self._seed)
+        for name in self._wanted & COLUMNS.keys():
+            for column, rows in COLUMNS[name](view).items():
+                self._columns.setdefault(column, []).append(rows.cpu())
+        if "spectrum" in self._wanted and self._has_spectrum:
+            self._spectrum.update(images)
+        self._pictures += list(batch.images[: max(0, self._shown - number)].cpu())
+        self._count += len(images)
+
+    def seen(self, skipped: Sequence[Skipped]) -> Seen:
+        columns = {name: torch.cat(parts) for name, parts in self._columns.items() if self._is_whole(name, parts)}
+        spectrum = self._spectrum if "spectrum" in self._wanted and self._has_spectrum else None
+        return Seen(
+            count=self._count,
+            moments=None if self._moments is None else self._moments.to("cpu"),
+            spectrum=spectrum,
+            columns=columns,
+            sizes=frozenset(self._sizes),
+            pictures=tuple(self._pictures),
+            skipped=tuple(skipped),
+        )
+
+    @property
+    def _has_spectrum(self) -> bool:
+        return len(self._sizes) == 1 and all(min(size) >= MIN_SIDE for size in self._sizes)
+
+    def _is_whole(self, name: str, parts: Sequence[Tensor]) -> bool:
+        """Patches need images of one size, every other column a row for each image."""
+        if name.startswith("patches"):
+            return len(self._sizes) == 1
+        return sum(map(len, parts)) == self._count
+
+
+def collect(
+    batches: Iterator[ImageBatch], collector: Collector, *, total: int, title: str, skipped: Sequence[Skipped] = ()
+) -> Seen:
+    """Looks at every image once, with a progress bar of `total` images on a terminal.
+
+    Raises:
+        UserError: an image cannot be read; see also `Collector.update`.
+    """
+    with tqdm(total=total, desc=title, unit="image", disable=None) as bar:
+        for batch in batches:
+            collector.update(batch)
+            bar.update(len(batch.images))
+    return collector.seen(skipped)
+
+
+def _features(view: View) -> dict[str, Tensor]:
+    return {"features": view.sight.features} if view.sight else {}
+
+
+def _logits(view: View) -> dict[str, Tensor]:
+    return {"logits": view.sight.logits} if view.sight and view.sight.logits is not None else {}
+
+
+def _labels(view: View) -> dict[str, Tensor]:
+    return {} if view.batch.labels is None else {"labels": view.batch.labels}
+
+
+def _conditions(view: View) -> dict[str, Tensor]:
+    return {} if view.batch.conditions is None else {"conditions": view.batch.conditions}
+
+
+def _colour(view: View) -> dict[str, Tensor]:
+    return {"colour": saturation_and_contrast(view.images)}
+
+
+def _patches(view: View) -> dict[str, Tensor]:
+    images = view.images[: max(0, sliced.IMAGES - view.first)]
+    if not len(images) or min(images.shape[-2:]) < sliced.PATCH:
+        return {}
+    levels = sliced.patches(images, view.first, seed=view.seed)
+    return {f"patches_{depth}": level for depth, level in enumerate(levels)}
+
+
+def _clip(view: View) -> dict[str, Tensor]:
+    if view.eyes.clip is None:
+        return {}
+    embedding = view.eyes.clip(view.images)
+    prompts = view.batch.prompts
+    aligned = {} if prompts is None else {"alignment": view.eyes.clip.alignment(embedding, prompts)}
+    return {"embedding": embedding, **aligned}
+
+
+def _rewards(view: View) -> dict[str, Tensor]:
+    prompts = view.batch.prompts
+    if prompts is None:
+        return {}
+    return {f"reward_{name}": reward(view.images, prompts).float() for name, reward in view.eyes.rewards.items()}
+
+
+COLUMNS: Mapping[str, Callable[[View], dict[str, Tensor]]] = {
+    "features": _features,
+    "logits": _logits,
+    "labels": _labels,
+    "conditions": _conditions,
+    "colour": _colour,
+    "patches": _patches,
+    "clip": _clip,
+    "rewards": _rewards,
+}
+
+
+def _see(extractor: FeatureExtractor, images: Tensor) -> Sight:
+    try:
+        return extractor.see(images)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"{extractor.device} has too little memory to look at {len(images)} images at once; choose a smaller "
+            "--batch-size."
+        ) from error
+
+
+def _stacked(name: str, parts: Sequence[Seen]) -> Tensor:
+    return torch.cat([part.columns[name] for part in parts if name in part.columns])
+
+
+def _in_all(name: str, parts: Sequence[Seen]) -> bool:
+    """Patches are kept of the first images alone, so that a later share may have none."""
+    return name.startswith("patches") or all(name in part.columns for part in parts)
+
+
+def _all_moments(parts: Sequence[Moments | None]) -> Moments | None:
+    known = [part for part in parts if part is not None]
+    if not known:
+        return None
+    whole = Moments.zeros(len(known[0].mean))
+    for part in known:
+        whole.merge(part)
+    return whole
+
+
+def _whole_spectrum(parts: Sequence[SpectrumMean | None]) -> SpectrumMean | None:
+    if any(part is None for part in parts):
+        return None
+    whole = SpectrumMean()
+    for part in parts:
+        if part is not None:
+            whole.merge(part)
+    return whole

@@ -1,0 +1,127 @@
+"""From what was collected of an image set to its row of the report."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .classes import ClassRow, per_class
+from .collect import Seen
+from .figure import Figure, NotMeasured
+from .frechet import Statistics, Target
+from .metrics import Comparison, Metric
+from .report import Levels, Row
+from .session import Session
+from .sources import Origin, Role
+from .spectrum import radial_profile, spectrum_db
+
+
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """The real images: statistics of their features, and what else is known of them.
+
+    Attributes:
+        seen: None for a statistics file; only pixels of --real-images beside one.
+        named: whether the statistics say which extractor made them.
+    """
+
+    target: Target
+    seen: Seen | None
+    named: bool
+
+    @property
+    def statistics(self) -> Statistics:
+        return self.target.statistics
+
+    @property
+    def features(self) -> Tensor | None:
+        """[N, d] on the CPU, where they were kept."""
+        return None if self.seen is None else self.seen.columns.get("features")
+
+
+def reference_row(session: Session, real: Reference) -> Row:
+    """The row of the real images: figures that compare with nothing."""
+    kind = "statistics" if session.options.reference_is_statistics else "images"
+    origin = Origin(str(session.options.reference), kind)
+    if real.seen is None or kind == "statistics":
+        return Row("real", "real", "real", origin, real.statistics.count, {}, {}, levels=_levels(real.seen, None))
+    alone = tuple(metric for metric in session.metrics if not metric.against_real)
+    figures, missing = figures_of(alone, _comparison(session, real.seen, real, {}))
+    return Row(
+        id="real",
+        role="real",
+        title="real",
+        origin=origin,
+        num=real.seen.count,
+        figures=figures,
+        not_measured=missing,
+        skipped=real.seen.skipped,
+        levels=_levels(real.seen, None),
+        per_class=_classes(session, real.seen),
+    )
+
+
+def measured_row(
+    session: Session, role: Role, title: str, origin: Origin, seen: Seen, real: Reference, teacher: Mapping[str, Figure]
+) -> Row:
+    """The row of images compared with the real ones and, where it is there, with the teacher's first row."""
+    figures, missing = figures_of(session.metrics, _comparison(session, seen, real, teacher))
+    name = title if role == "real" else role
+    return Row(
+        id=name if origin.steps is None else f"{name}-{origin.steps}",
+        role=role,
+        title=title,
+        origin=origin,
+        num=seen.count,
+        figures=figures,
+        not_measured=missing,
+        skipped=seen.skipped,
+        levels=_levels(seen, real.seen),
+        per_class=_classes(session, seen),
+    )
+
+
+def figures_of(metrics: Sequence[Metric], comparison: Comparison) -> tuple[dict[str, Figure], dict[str, str]]:
+    """Figures by name, and why others are missing."""
+    figures: dict[str, Figure] = {}
+    missing: dict[str, str] = {}
+    for metric in metrics:
+        try:
+            figures |= metric.measure(comparison)
+        except NotMeasured as reason:
+            missing |= {name: str(reason) for name in metric.figures}
+    return figures, missing
+
+
+def _comparison(session: Session, seen: Seen, real: Reference, teacher: Mapping[str, Figure]) -> Comparison:
+    assert seen.moments is not None
+    return Comparison(
+        seen=seen,
+        statistics=seen.moments.statistics(session.identity),
+        target=real.target,
+        real=real.seen,
+        teacher=teacher,
+        classes=session.extractor.classes,
+        device=session.device,
+        seed=session.options.seed,
+    )
+
+
+def _levels(seen: Seen | None, real: Seen | None) -> Levels | None:
+    if seen is None or seen.spectrum is None:
+        return None
+    spectrum = seen.spectrum.spectrum()
+    base = None if real is None or real.spectrum is None else real.spectrum.spectrum()
+    comparable = base is not None and base.power.shape == spectrum.power.shape
+    return Levels(spectrum_db(spectrum, base) if base and comparable else (), tuple(radial_profile(spectrum)))
+
+
+def _classes(session: Session, seen: Seen) -> tuple[ClassRow, ...] | None:
+    if "labels" not in seen.columns:
+        return None
+    features, logits = seen.columns.get("features"), seen.columns.get("logits")
+    home: torch.device = session.device
+    return per_class(
+        seen.columns["labels"], None if features is None else features.to(home), logits, session.extractor.classes
+    )

@@ -1,0 +1,69 @@
+"""Where weights are found: a local path, then the caches. Nothing is downloaded here; errors say what to fetch."""
+
+import hashlib
+import os
+from pathlib import Path
+
+from fastgen.errors import UserError
+
+INCEPTION = "inception-2015-12-05.pt"
+INCEPTION_ADDRESS = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + INCEPTION
+
+
+def cache() -> Path:
+    """The folder for weights that are no hub models: $FASTGEN_CACHE, else ~/.cache/fastgen."""
+    return Path(os.environ.get("FASTGEN_CACHE") or Path.home() / ".cache" / "fastgen")
+
+
+def model_folder(path: str) -> Path:
+    """A local folder, or the hub model of that name in the hub's cache.
+
+    Raises:
+        UserError: neither is there; the message says how to fetch it.
+    """
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    if Path(path).is_dir():
+        return Path(path)
+    try:
+        return Path(snapshot_download(path, local_files_only=True))
+    except (HFValidationError, LocalEntryNotFoundError) as error:
+        raise UserError(
+            f"There is no model folder {path!r}, and the hub cache has no model of that name. Give a folder as "
+            f"save_pretrained writes it, or fetch one into the cache first: hf download owner/name."
+        ) from error
+
+
+def inception_file(path: str | None, sha256: str | None) -> Path:
+    """The TorchScript Inception network, given or in the cache, after its checksum.
+
+    Raises:
+        UserError: it is nowhere, or its checksum is not `sha256`.
+    """
+    file = cache() / INCEPTION if path is None else Path(path)
+    if not file.is_file():
+        raise UserError(
+            f"The Inception network {file} does not exist; fetch {INCEPTION_ADDRESS} and put it there, or give its "
+            "path with --extractor."
+        )
+    found = file_sha256(file)
+    if sha256 is not None and found != sha256.lower():
+        raise UserError(
+            f"{file} has the sha256 {found}, but --extractor-sha256 says {sha256}; fetch {INCEPTION_ADDRESS} again."
+        )
+    return file
+
+
+def file_sha256(file: Path) -> str:
+    """64 hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def fingerprint(folder: Path) -> str:
+    """12 hexadecimal digits for the safetensors weights in a folder, whatever the folder is called."""
+    digest = hashlib.sha256()
+    for file in sorted(folder.glob("*.safetensors")):
+        digest.update(bytes.fromhex(file_sha256(file)))
+    return digest.hexdigest()[:12]
