@@ -73,7 +73,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     """The config of a run.
 
     A top-level `objective` is short for a single stage. `train` at the top holds for every stage, whose own
-    `train` changes it.
+    `train` changes it. `data.prompts=FILE` is short for a source of prompts.
 
     Raises:
         UserError: no such file, no YAML, or settings that do not fit; every wrong setting is listed.
@@ -82,7 +82,7 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     for override in overrides:
         _override(raw, override)
     try:
-        return Config.model_validate(_with_stages(raw))
+        return Config.model_validate(_with_stages(_with_source(raw)))
     except ValidationError as error:
         lines = "\n".join(f"  {line}" for line in _listed(error))
         raise UserError(f"{path} is not a valid config:\n{lines}") from error
@@ -167,6 +167,13 @@ def _position(node: list[Any], key: str, override: str) -> int:
     if not key.isdecimal() or int(key) >= len(node):
         raise UserError(f"the override {override!r} needs a number below {len(node)} in place of {key!r}")
     return int(key)
+
+
+def _with_source(raw: dict[str, Any]) -> dict[str, Any]:
+    data = raw.get("data")
+    if isinstance(data, dict) and "prompts" in data and data.get("source", "prompts") == "prompts":
+        return {**raw, "data": {"source": "prompts", "path": data["prompts"]}}
+    return raw
 
 
 def _with_stages(raw: dict[str, Any]) -> dict[str, Any]:

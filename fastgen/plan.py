@@ -5,19 +5,23 @@ import math
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
 import diffusers
 import torch
+from torch import nn
 
-from .config import Config, Stage
+from .config import Config, LoRA, Stage
 from .configfile import load
 from .errors import UserError
 from .models.create import create
 from .models.roles import DENOISERS
+from .models.targets import find_targets
 from .models.watch import denoiser_name
 from .objectives import roles_of
 
 TRAINED_BYTES = 4 + 4 + 8  # fp32 weight, gradient, two Adam moments
+BASE_BYTES = {"auto": 4.0, "fp32": 4.0, "bf16": 2.0, "int8": 1.0, "nf4": 0.5}
 MIB = 2**20
 
 
@@ -67,18 +71,20 @@ def plan(config: Config, *, recipes: Path) -> str:
     if recipe is not None:
         lines += [f"first, because {teacher.path} does not exist yet, {recipe.file}:"]
         lines += [f"  {line}" for line in plan(recipe.config, recipes=recipe.file.parent).splitlines()]
-    size = _denoiser_size(config, recipes)
-    counted = f"{size / 1e6:.2f} M parameters" if size is not None else "not here, it would be downloaded"
-    lines += [f"teacher: {teacher.path or 'random weights'}, denoiser {counted}"]
-    lines += [
-        f"student: {', '.join(map(str, config.student.steps))} steps, {config.student.sampler}, {config.exported}"
-    ]
+    net = _denoiser(config, recipes)
+    counted = f"{_count(net) / 1e6:.2f} M parameters" if net is not None else "not here, it would be downloaded"
+    loras = "".join(f" + {lora.path} x {lora.weight:g}" for lora in teacher.loras)
+    lines += [f"teacher: {teacher.path or 'random weights'}{loras}, denoiser {counted}"]
+    student = config.student
+    lines += [f"student: {', '.join(map(str, student.steps))} steps, {student.sampler}, {config.exported}"]
+    if config.sharing == "lora":
+        lines += [f"roles share the teacher's network: LoRAs of rank {config.lora.rank}, {config.exported_lora}"]
     for index, stage in enumerate(config.stages):
-        lines += _stage_lines(index, stage, size)
+        lines += _stage_lines(index, stage, config, net)
     return "\n".join(lines)
 
 
-def _stage_lines(index: int, stage: Stage, size: int | None) -> list[str]:
+def _stage_lines(index: int, stage: Stage, config: Config, net: nn.Module | None) -> list[str]:
     settings, cycle = stage.train, stage.objective.cycle
     cycles = math.ceil(settings.images / (settings.batch * sum("generator" in turn for turn in cycle)))
     updates = {role: cycles * sum(role in turn for turn in cycle) for role in roles_of(stage.objective)}
@@ -90,8 +96,8 @@ def _stage_lines(index: int, stage: Stage, size: int | None) -> list[str]:
         f"  turns of a cycle: {', '.join(f'{count} x {turn}' if count > 1 else turn for count, turn in turns)}",
         f"  updates: {', '.join(f'{role} {count:,}' for role, count in updates.items())}",
     ]
-    if size is not None:
-        parts = _memory(stage, size)
+    if net is not None:
+        parts = _shared_memory(stage, config.lora, net) if config.sharing == "lora" else _memory(stage, _count(net))
         total = sum(part.bytes for part in parts)
         lines += [f"  {part.name:<24}{part.parameters / 1e6:>10.2f} M{part.bytes / MIB:>12.1f} MiB" for part in parts]
         lines += [f"  {'sum, without activations':<24}{'':>12}{total / MIB:>12.1f} MiB"]
@@ -99,46 +105,73 @@ def _stage_lines(index: int, stage: Stage, size: int | None) -> list[str]:
 
 
 def _memory(stage: Stage, size: int) -> list[Part]:
+    """Full copies of a network of that size, beside the teacher's own."""
     trained = roles_of(stage.objective)
     frozen_bytes = 2 if stage.train.precision == "bf16" else 4
-    parts = [
+    parts = [Part("teacher's pipeline", size, 4 * size)]
+    parts += [
         Part(
-            f"{role} ({'trained' if role in trained else 'frozen'})", size, size * _bytes(role in trained, frozen_bytes)
+            f"{role} ({'trained' if role in trained else 'frozen'})",
+            size,
+            size * (TRAINED_BYTES if role in trained else frozen_bytes),
         )
-        for role in DENOISERS
-        if role in trained or role in stage.objective.needs
+        for role in _roles(stage)
     ]
     if stage.train.ema is not None:
         parts.append(Part("generator average", size, 4 * size))
     return parts
 
 
-def _bytes(trained: bool, frozen_bytes: int) -> int:
-    return TRAINED_BYTES if trained else frozen_bytes
+def _shared_memory(stage: Stage, lora: LoRA, net: nn.Module) -> list[Part]:
+    """One frozen network and an adapter for each role that is trained."""
+    base = "bf16" if lora.base == "auto" and stage.train.precision == "bf16" else lora.base
+    parts = [Part("network of all roles", _count(net), int(_count(net) * BASE_BYTES[base]))]
+    size = sum(lora.rank * _ends(net.get_submodule(name)) for name in find_targets(net, lora.targets))
+    trained = [role for role in _roles(stage) if role in roles_of(stage.objective)]
+    parts += [Part(f"{role} (adapter)", size, TRAINED_BYTES * size) for role in trained]
+    if stage.train.ema is not None:
+        parts.append(Part("generator average", size, 4 * size))
+    return parts
 
 
-def _denoiser_size(config: Config, recipes: Path) -> int | None:
-    """Parameters of the denoiser, counted on torch's meta device; None if the teacher is not on this machine."""
+def _ends(layer: nn.Module) -> int:
+    """Inputs and outputs of a layer: what a low-rank update has per rank."""
+    weight: Any = layer.weight
+    return int(weight.shape[0] + weight[0].numel())
+
+
+def _roles(stage: Stage) -> list[str]:
+    return [role for role in DENOISERS if role in roles_of(stage.objective) or role in stage.objective.needs]
+
+
+def _count(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def _denoiser(config: Config, recipes: Path) -> nn.Module | None:
+    """The denoiser on torch's meta device; None if its config is not on this machine."""
     teacher = config.teacher
     with torch.device("meta"):
         if teacher.new is not None:
             pipe = create(teacher.new.pipeline, teacher.new.parts, seed=0)
-            return sum(p.numel() for p in getattr(pipe, denoiser_name(pipe)).parameters())
+            return getattr(pipe, denoiser_name(pipe))
         assert teacher.path is not None
         recipe = recipe_of(config, recipes)
         if recipe is not None:
-            return _denoiser_size(recipe.config, recipe.file.parent)
+            return _denoiser(recipe.config, recipe.file.parent)
         folder = Path(teacher.path)
-        return _size_in(folder) if folder.exists() else None
+        if folder.is_file():
+            return None
+        return _network_in(folder) if folder.exists() else None
 
 
-def _size_in(folder: Path) -> int:
+def _network_in(folder: Path) -> nn.Module:
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         name = next((part for part in ("transformer", "unet") if part in index), "unet")
         kind = getattr(diffusers, index[name][1])
         settings = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
-        return sum(p.numel() for p in kind.from_config(settings).parameters())
+        return kind.from_config(settings)
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{folder} is not a pipeline that could be read ({type(error).__name__}: {error}): give the folder that "
