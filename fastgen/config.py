@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from .data import SOURCES
+from .evaluate import Evaluate
 from .models.source import Dtype, LoRAFile, Source
 from .objectives import OBJECTIVES, roles_of
 
@@ -131,6 +132,7 @@ class LoRA(_Strict):
     rank, alpha: the updates are alpha / rank times B A; alpha is the rank where it is not given.
     targets: ends of layer names or regular expressions; the attention and feed-forward layers where not given.
     norms: each role also has norm layers and biases of its own.
+    keys: of the exported LoRA's files: diffusers, kohya (kohya-ss, ComfyUI; for Stable Diffusion, SDXL and Flux).
     base: dtype of the frozen network; auto is bf16 under precision bf16 and fp32 otherwise.
     """
 
@@ -138,6 +140,7 @@ class LoRA(_Strict):
     alpha: Annotated[float, Field(gt=0)] | None = None
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     norms: bool = False
+    keys: Annotated[tuple[Literal["diffusers", "kohya"], ...], Field(min_length=1)] = ("diffusers",)
     base: Literal["auto", "fp32", "bf16", "int8", "nf4"] = "auto"
 
 
@@ -251,18 +254,10 @@ class Log(_Strict):
 
 
 class Checkpoints(_Strict):
-    """every: images between checkpoints, null for one at each stage's end; keep: how many stay on disk."""
+    """every: images between checkpoints, null for a tenth of the stage's; keep: how many stay on disk."""
 
     every: PositiveInt | None = None
     keep: PositiveInt = 2
-
-
-class Evaluate(_Strict):
-    """What is measured after the export."""
-
-    protocol: Literal["none", "digits"] = "none"
-    teacher_steps: PositiveInt = 25
-    teacher_guidance: float = 1.0
 
 
 class Config(_Strict):

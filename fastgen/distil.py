@@ -19,7 +19,8 @@ from .models.teacher import load_teacher
 from .models.watch import denoiser_name
 from .notes import Notes
 from .plan import recipe_of
-from .release import release
+from .quick import yardstick
+from .release import check_release, release
 from .student import Student
 
 
@@ -50,12 +51,20 @@ def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     accelerator.wait_for_everyone()
     pipeline = _teacher(config, accelerator.device)
     check_needs(config, pipeline)
+    check_release(config, pipeline)
     student = Student(config, pipeline, accelerator.device)
     _make(config.out)
     with accelerator.main_process_first():
         pipeline.encode(config.data.prompts or (), progress=accelerator.is_main_process)
     accelerator.init_trackers("fastgen")
-    run = Run(config, pipeline, grids=student.grids, accelerator=accelerator, preview=student.preview)
+    run = Run(
+        config,
+        pipeline,
+        grids=student.grids,
+        accelerator=accelerator,
+        preview=student.preview,
+        yardstick=yardstick(student, here=accelerator.is_main_process),
+    )
     trained = run.train(resume=resume)
     for tracker in accelerator.trackers:
         tracker.finish()
@@ -66,9 +75,9 @@ def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
 
 
 def _measure(student: Student, trained: Trained) -> None:
-    """The protocol that the config asks for: teacher and student side by side."""
+    """The digits' report: teacher and student side by side."""
     config, pipeline = student.config, student.pipeline
-    if config.evaluate.protocol == "none":
+    if config.evaluate.protocol != "digits":
         return
     from eval.digits_report import Sampler, digits_report, save
 

@@ -14,16 +14,17 @@ from .engine.run import Trained
 from .export.card import call_arguments, licence_of
 from .export.export import export
 from .export.guidance import unguided
-from .export.lora import FILES, Adapter, export_lora, has_loader
+from .export.lora import FILES, Adapter, check_kohya, export_lora, has_loader
 from .export.rebuild import calls_for, conditions_for
 from .export.scheduler import Serving
 from .export.stacked import StackedLoRA
 from .export.verify import Export, Ours, verify
-from .models.adapters import lora_layers, merged
+from .models.adapters import lora_layers, merge
 from .models.fuse import lora_file
 from .models.loading import load, locate
 from .models.pipeline import Pipeline
 from .models.source import DTYPES
+from .models.targets import find_targets
 from .models.teacher import load_teacher
 from .models.watch import denoiser_name
 from .notes import Notes
@@ -50,8 +51,20 @@ def release(student: Student, trained: Trained) -> None:
     for serving in student.servings:
         place = config.exported / serving.folder
         judge(Export(str(place)), serving, load(place, device=judge.device), saved.float(), notes)
-    if config.sharing == "lora" and not config.lora.norms and has_loader(pipeline.pipe):
+    if makes_lora(config, pipeline):
         _release_lora(student, weights, network, judge)
+
+
+def makes_lora(config: Config, pipeline: Pipeline) -> bool:
+    """Whether the student is also exported as a LoRA: strangers can load it, and onto something."""
+    trained = config.sharing == "lora" and not config.lora.norms
+    return trained and config.teacher.path is not None and has_loader(pipeline.pipe)
+
+
+def check_release(config: Config, pipeline: Pipeline) -> None:
+    """Raises UserError before anything is trained where the LoRA could not be written as the config asks."""
+    if "kohya" in config.lora.keys and makes_lora(config, pipeline):
+        check_kohya(pipeline.pipe, find_targets(pipeline.network, config.lora.targets))
 
 
 @dataclass(frozen=True)
@@ -88,13 +101,14 @@ def _release_lora(student: Student, weights: Mapping[str, Tensor], network: nn.M
     notes = _notes(student, guidance=1.0)
     folder = config.exported_lora
     published = [replace(lora, folder=Path(lora.folder).name) for lora in stacked]
-    export_lora(student.pipeline.pipe, adapter, notes, folder, student.servings, stacked=published)
+    keys = config.lora.keys
+    export_lora(student.pipeline.pipe, adapter, notes, folder, student.servings, stacked=published, keys=keys)
     base = locate(source.path, variant=source.variant, revision=source.revision)
     if not base.is_dir():
         print(f"{folder} was not verified: its base is the single file {base.name}, which from_pretrained cannot load")
         return
     for serving in student.servings:
-        loras = (*stacked, StackedLoRA(str(folder), FILES["diffusers"]))
+        loras = (*stacked, StackedLoRA(str(folder), FILES[keys[0]]))
         written = Export(str(base), loras, str(folder / serving.folder / "scheduler"))
         judge(written, serving, load_teacher(replace(source, dtype="fp32"), device=judge.device), network, notes)
 
@@ -104,8 +118,8 @@ def _network(student: Student, weights: Mapping[str, Tensor]) -> nn.Module:
     config = student.config
     if config.sharing == "full" or student.pipeline.network.dtype == torch.float32 or config.teacher.path is None:
         return student.generator(weights).net.float()
-    teacher = load_teacher(replace(config.teacher.source, dtype="fp32"), device=student.device)
-    return merged(getattr(teacher, denoiser_name(teacher)), weights, alpha=config.lora.alpha)
+    teacher = load_teacher(replace(config.teacher.source, dtype="fp32"), device="cpu")
+    return merge(getattr(teacher, denoiser_name(teacher)), weights, alpha=config.lora.alpha)
 
 
 def _saved_dtype(config: Config) -> torch.dtype:

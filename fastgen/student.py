@@ -1,14 +1,13 @@
 """The student while it is made: the schedulers it will be sampled with, its grids and its samples."""
 
 import copy
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
 
 from .config import Config
-from .data import Loader
+from .data import Items
 from .engine.loop import Stage
 from .export.scheduler import Serving, servings
 from .export.stops import stops_of
@@ -24,6 +23,7 @@ from .sampling.sampler import ode, renoise, seeded_noise
 
 PREVIEW_IMAGES = 20
 LARGE = 4 * 64 * 64  # values of a sample above which fewer previews are drawn
+BESIDE = 4 * LARGE  # values that are drawn at once beside a training run
 AT_ONCE = 256
 
 
@@ -62,18 +62,27 @@ class Student:
 
     def preview(self, stage: Stage, name: str) -> None:
         """A grid of the generator's samples at the first declared step count, always of the same seeds."""
-        large = torch.Size(self.pipeline.shape).numel() > LARGE
-        count, at_once = (8, 1) if large else (PREVIEW_IMAGES, PREVIEW_IMAGES)
-        cond = self._examples(count)
-        samples = [
-            self.sample(stage.roles.generator, cond.index(torch.arange(i, i + at_once)), seeds=range(i, i + at_once))
-            for i in range(0, count, at_once)
-        ]
-        images = self.pipeline.codec.decode(torch.cat(samples))
+        count = 8 if torch.Size(self.pipeline.shape).numel() > LARGE else PREVIEW_IMAGES
+        pictures = torch.cat(list(self.pictures(stage.roles.generator, count)))
         folder = self.config.out / "previews"
         folder.mkdir(exist_ok=True)
-        still = images if images.ndim == 4 else images[:, :, images.shape[2] // 2]
-        grid(still / 2 + 0.5, columns=count // 2).save(folder / f"{name}.png")
+        grid(pictures / 2 + 0.5, columns=count // 2).save(folder / f"{name}.png")
+
+    def pictures(self, model: Denoiser, count: int) -> Iterator[Tensor]:
+        """Samples of the seeds 0 .. `count` - 1 as pictures [B, C, H, W] in [-1, 1], of a video its middle frame."""
+        at_once = max(1, min(AT_ONCE, BESIDE // torch.Size(self.pipeline.shape).numel()))
+        for part in ranges(count, at_once):
+            asked = self.asked(part)
+            cond = self.pipeline.condition(len(part), labels=asked.labels, prompts=asked.prompts)
+            images = self.pipeline.codec.decode(self.sample(model, cond, seeds=part))
+            yield images if images.ndim == 4 else images[:, :, images.shape[2] // 2]
+
+    def asked(self, numbers: range) -> Items:
+        """What the samples of these numbers are asked for: the classes in turn, or the data's prompts in turn."""
+        if self.pipeline.kind == "label":
+            return Items(labels=torch.tensor(numbers) % len(self.pipeline.classes))
+        prompts = self.config.data.prompts
+        return Items(prompts=tuple(prompts[i % len(prompts)] for i in numbers) if prompts else None)
 
     def sample(self, model: Denoiser, cond: Conditioning, *, seeds: range) -> Tensor:
         """Samples at the first declared step count, as the exported pipeline draws them."""
@@ -104,13 +113,7 @@ class Student:
     def _labelled(self, labels: Tensor) -> Conditioning:
         return self.pipeline.condition(len(labels), labels=labels)
 
-    def _examples(self, count: int) -> Conditioning:
-        if self.pipeline.kind == "label":
-            return self._labelled(torch.arange(count) % len(self.pipeline.classes))
-        items: Any = Loader(self.config.data, seed=0, shuffle=False).take(0, count)
-        return self.pipeline.condition(count, prompts=items.prompts)
 
-
-def ranges(count: int) -> list[range]:
-    """Consecutive ranges of at most `AT_ONCE` samples."""
-    return [range(i, min(i + AT_ONCE, count)) for i in range(0, count, AT_ONCE)]
+def ranges(count: int, at_once: int = AT_ONCE) -> list[range]:
+    """Consecutive ranges of at most `at_once` samples."""
+    return [range(i, min(i + at_once, count)) for i in range(0, count, at_once)]

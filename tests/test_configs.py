@@ -35,7 +35,7 @@ def save_style(pipe: DiffusionPipeline, folder: Path) -> None:
     pipe.save_lora_weights(folder, **{f"{part}_lora_layers": get_peft_model_state_dict(network)})
 
 
-def run(config: str, folder: Path) -> Path:
+def run(config: str, folder: Path, *more: str) -> Path:
     """`train.py` as the config's header says, made short and small; the folder of the run."""
     family = FAMILIES[ANYBODYS[config]]
     family.build().save_pretrained(folder / "teacher")
@@ -55,7 +55,7 @@ def run(config: str, folder: Path) -> Path:
         "log.previews=1",
         "device=cpu",
     ]
-    assert main(["train", "--config", str(CONFIGS / config / "dmd2_4step_lora.yaml"), *options, *small]) == 0
+    assert main(["train", "--config", str(CONFIGS / config / "dmd2_4step_lora.yaml"), *options, *small, *more]) == 0
     return out
 
 
@@ -65,17 +65,32 @@ def without_binning(monkeypatch):
     monkeypatch.setattr("fastgen.distil.size_arguments", lambda _, height, width, **__: dict(FAMILIES["sana"].size))
 
 
-@pytest.mark.parametrize("config", ["sd15", "flux", "sana"])
-def test_anybodys_pipeline_with_a_lora_becomes_verified_exports(config, tmp_path, near_stranger, request, capsys):  # noqa: F811
+@pytest.mark.parametrize(("config", "kohya"), [("sd15", True), ("flux", False), ("sana", False)])
+def test_anybodys_pipeline_with_a_lora_becomes_verified_exports(
+    config, kohya, tmp_path, near_stranger, request, capsys
+):  # noqa: F811
     if config == "sana":
         request.getfixturevalue("without_binning")
-    out = run(config, tmp_path)
+    out = run(config, tmp_path, *["lora.keys=[diffusers,kohya]"] * kohya)
     served = {"sd15": 3, "flux": 1, "sana": 2}[config]
     assert capsys.readouterr().out.count("verified") == 2 * served
     assert list((out / "previews").glob("*.png"))
     card = (out / "student-lora" / "README.md").read_text()
     assert "set_adapters" in card
+    written = {file.name for file in (out / "student-lora").glob("*.safetensors")}
+    assert written == {"pytorch_lora_weights.safetensors"} | ({"kohya_lora_weights.safetensors"} if kohya else set())
     assert str(tmp_path) not in card
+
+
+def test_kohya_keys_that_nobody_could_read_are_refused_before_training(tmp_path, capsys):
+    family = FAMILIES["flux"]
+    family.build().save_pretrained(tmp_path / "teacher")
+    (tmp_path / "prompts.txt").write_text("a fox\n")
+    options = [f"teacher.path={tmp_path / 'teacher'}", f"data.prompts={tmp_path / 'prompts.txt'}", "device=cpu"]
+    options += ["student.height=16", "student.width=16", f"out={tmp_path / 'run'}", "lora.keys=[kohya]", "cache=null"]
+    assert main(["train", "--config", str(CONFIGS / "flux" / "dmd2_4step_lora.yaml"), *options]) == 2
+    assert "lora.targets on the attention alone" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def snippet(card: Path, places: dict[str, str]) -> str:

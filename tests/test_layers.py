@@ -20,13 +20,13 @@ MAY_IMPORT = {  # package -> what it may import of ours, besides itself
     "data": {"errors", "files"},
 }
 MUST_NOT_IMPORT = {"engine": {"export", "cli", "distil", "sampling.stock", "sampling.gallery"}}
-CALLERS_OF_EVAL = ("fastgen.distil", "fastgen.cli")
+CALLERS_OF_EVAL = ("fastgen.distil", "fastgen.quick", "fastgen.cli")
 UNSAFE = ("torch.load", "pickle.load", "pickle.loads", "eval", "exec", "yaml.unsafe_load", "yaml.full_load")
 
 
 @dataclass(frozen=True)
 class Import:
-    """One imported module, and whether it is imported only when a function runs."""
+    """One imported module, and whether it is imported only when a function runs, or for type checkers alone."""
 
     of: str
     target: str
@@ -43,15 +43,14 @@ def dotted(file: Path) -> str:
 def imports(file: Path) -> list[Import]:
     tree, name = ast.parse(file.read_text(encoding="utf-8")), dotted(file)
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    in_functions = {
-        id(node)
-        for function in ast.walk(tree)
-        if isinstance(function, (ast.FunctionDef, ast.AsyncFunctionDef))
-        for node in ast.walk(function)
-    }
-    return [
-        Import(name, target, id(node) in in_functions) for node in ast.walk(tree) for target in targets(node, package)
-    ]
+    later = {id(node) for block in ast.walk(tree) if runs_later(block) for node in ast.walk(block)}
+    return [Import(name, target, id(node) in later) for node in ast.walk(tree) for target in targets(node, package)]
+
+
+def runs_later(block: ast.AST) -> bool:
+    if isinstance(block, ast.If):
+        return ast.unparse(block.test) == "TYPE_CHECKING"
+    return isinstance(block, (ast.FunctionDef, ast.AsyncFunctionDef))
 
 
 def targets(node: ast.AST, package: str) -> Iterator[str]:

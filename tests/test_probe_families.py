@@ -1,5 +1,6 @@
 """Every family through the probe: no list of names, the recorded stock loop is the judge."""
 
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -112,3 +113,12 @@ def test_another_size_is_told_to_the_network_and_changes_the_samples():
     assert (small.shape, wide.shape) == ((4, 8, 8), (4, 8, 16))
     told = [p.condition(1, prompts=["fox"]).kwargs["added_cond_kwargs"]["time_ids"].tolist() for p in (small, wide)]
     assert told == [[[16, 16, 0, 0, 16, 16]], [[16, 32, 0, 0, 16, 32]]]
+
+
+@pytest.mark.parametrize("name", ["sdxl", "flux", "chroma", "z_image", "sana_sprint", "wan"])
+def test_in_half_precision_whose_loops_round_their_times_the_same_is_found(name: str):
+    family = FAMILIES[name]
+    half = Pipeline(family.build().to(torch.bfloat16), size=family.size)
+    exact = probed(name).form
+    assert (half.form.slope, half.form.offset) == pytest.approx((exact.slope, exact.offset), abs=1e-6)
+    assert half.form == replace(exact, slope=half.form.slope, offset=half.form.offset)

@@ -32,7 +32,9 @@ def finished(folder, tmp_path):
 def short(folder, out, *, optim=None, objective=None, **changes):
     train = {"images": 8, "batch": 2, "optim": optim or {}}
     stages = [{"name": "kd", "objective": objective or {"name": "kd"}, "train": train}]
-    return small_run.run_config(folder, **{"out": out, "checkpoints": {"every": 4}, "stages": stages, **changes})
+    return small_run.run_config(
+        folder, **{"out": out, "student": {"steps": [1]}, "checkpoints": {"every": 4}, "stages": stages, **changes}
+    )
 
 
 def files(folder):

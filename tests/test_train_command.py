@@ -167,7 +167,7 @@ def test_a_recipe_that_makes_another_folder_is_refused(here, refused):
         ("sead=3", "run.yaml is not a valid config:\n  sead: no such setting; did you mean seed?"),
         ("train.images=many", "stages.0.train.images: Input should be a valid integer"),
         ("objective.name=dmd3", "there is no 'dmd3'; did you mean dmd?"),
-        ("teacher.path={here}/run.yaml", "run.yaml is a single file, not a pipeline folder"),
+        ("teacher.path={here}/run.yaml", "run.yaml is not a .safetensors file"),
         ("teacher.path={here}/empty", "empty is not a pipeline: it has no model_index.json"),
         ("teacher.path={here}/nowhere", "there is no pipeline folder"),
         ("data.num_classes=7", "the data has 7 classes, the teacher 10: use the data"),
@@ -185,7 +185,7 @@ def test_a_recipe_that_makes_another_folder_is_refused(here, refused):
         ("export={here}/teacher", "would replace {here}/teacher"),
         ("export={here}", "would replace {here}/out"),
         ("export={here}/out", "would replace {here}/out"),
-        ("student.steps=[3]", "one stock scheduler cannot serve 3"),
+        ("student={steps: [3], sampler: ode}", "3 (a deterministic step must divide 1000 trained steps)"),
         ("train.micro_batch=3", "batch 4 is not a multiple of micro_batch 3"),
     ],
 )
@@ -219,7 +219,7 @@ def test_a_damaged_teacher_is_refused_and_named(here, refused):
 
 
 def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(here, train, refused):
-    assert train("student.sampler=ode") == 0
+    assert train("student.sampler=ode", "checkpoints.keep=1") == 0
     assert "already holds a run: go on with it by --resume" in refused()
     assert "already holds files" in refused(f"out={here / 'two'}", f"export={here / 'out/student'}")
     told = refused("--resume", "seed=4", code=3)

@@ -1,6 +1,7 @@
 """What a run says: a progress bar, JSON lines always, Accelerate's trackers if asked for."""
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -33,13 +34,17 @@ class RunLog:
             kept = [line for line in lines if _position(line) <= (stage, cycle)]
             atomic_text(self._path, "".join(f"{line}\n" for line in kept))
 
-    def write(self, *, stage: int, cycle: int, step: int, values: Mapping[str, Any]) -> None:
-        """One line: the position of the run and its figures."""
+    def write(self, *, stage: int, cycle: int, step: int, values: Mapping[str, float], note: str | None = None) -> None:
+        """One line: where the run stands, its figures (null if not finite), and a note for the person who watches."""
         if not self._accelerator.is_main_process:
             return
+        finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
+        noted = {"note": note} if note else {}
         with self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": stage, "cycle": cycle, **values}) + "\n")
+            file.write(json.dumps({"stage": stage, "cycle": cycle, **finite, **noted}, allow_nan=False) + "\n")
         self._accelerator.log(dict(values), step=step)
+        if note:
+            self.say(note)
 
     def say(self, text: str) -> None:
         """A sentence for the person who watches."""

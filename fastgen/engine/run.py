@@ -1,8 +1,8 @@
 """A run from its config: stages one after the other, with checkpoints, previews and a log."""
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from accelerate import Accelerator
 from torch import Tensor
@@ -14,8 +14,8 @@ from ..data import Loader
 from ..errors import CheckpointError
 from ..files import atomic_text
 from ..models.pipeline import Pipeline
-from ..models.roles import weights_of
 from . import checkpoint
+from .best import Quality, Yardstick, averaged, copied, passed, read_weights, write_weights
 from .build import AUTOCAST, Weights, build_roles
 from .feed import Feed, PairSet
 from .log import RunLog
@@ -29,10 +29,12 @@ Preview = Callable[[Stage, str], None]
 
 @dataclass(frozen=True)
 class Trained:
-    """What a run leaves: the generator's weights, averaged where an average was kept, after each stage."""
+    """What a run leaves: the generator's weights after each stage, averaged where an average was kept.
+
+    They are the stage's last, or with `evaluate.keep_best` the best of those that were measured.
+    """
 
     weights: dict[str, dict[str, Tensor]]
-    seconds: dict[str, float]
 
 
 class Run:
@@ -44,13 +46,21 @@ class Run:
         grids: process times of the exported scheduler, one grid for each declared step count.
         accelerator: device and processes.
         preview: makes pictures of the generator.
+        yardstick: measures the generator now and then; None never does.
     """
 
     def __init__(
-        self, config: Config, pipeline: Pipeline, *, grids: list[Tensor], accelerator: Accelerator, preview: Preview
+        self,
+        config: Config,
+        pipeline: Pipeline,
+        *,
+        grids: list[Tensor],
+        accelerator: Accelerator,
+        preview: Preview,
+        yardstick: Yardstick | None = None,
     ) -> None:
         self.config, self.pipeline, self.grids = config, pipeline, grids
-        self.accelerator, self.preview = accelerator, preview
+        self.accelerator, self.preview, self.yardstick = accelerator, preview, yardstick
         self.log = RunLog(accelerator, config.out)
 
     def train(self, *, resume: bool) -> Trained:
@@ -63,26 +73,49 @@ class Run:
         snapshot = self._resumed() if resume else None
         start = snapshot.state["stage"] if snapshot else 0
         if snapshot is None:
-            self.log.rewind(0, 0)
+            self.log.rewind(0, -1)
         if self.accelerator.is_main_process:
             atomic_text(self.config.out / "config.yaml", dump(self.config))
+        finished = self._finished_before(start)
         weights: dict[str, dict[str, Tensor]] = {}
-        finished: dict[str, dict[str, Tensor]] = {}
-        seconds: dict[str, float] = {}
-        for index, stage_config in enumerate(self.config.stages):
-            if index < start:
-                continue
+        for index, stage_config in enumerate(self.config.stages[start:], start):
             resumed = snapshot if index == start else None
             stage = self._stage(index, stage_config, weights if resumed is None else None)
+            quality = Quality(self.yardstick, self.config.evaluate, self.config.out / "best")
             if resumed is not None:
                 stage.restore(resumed)
-            started = time.perf_counter()
-            self._run(stage)
-            seconds[stage_config.name] = time.perf_counter() - started
-            weights = _left_by(stage)
+                self._restore(quality, resumed)
+            self._run(stage, quality)
+            weights = _left_by(stage, quality)
             finished[stage_config.name] = weights.get("ema", weights["generator"])
+            self._finish(stage, quality, finished[stage_config.name])
             del stage  # its networks and moments must not stand beside the next stage's
-        return Trained(finished, seconds)
+        return Trained(finished)
+
+    def _finished_before(self, start: int) -> dict[str, dict[str, Tensor]]:
+        """What the stages before `start` left on disk."""
+        finished = {}
+        for stage in self.config.stages[:start]:
+            try:
+                finished[stage.name] = read_weights(self.config.out / "stages" / stage.name)
+            except CheckpointError as error:
+                self.log.say(f"the report will lack stage {stage.name!r}: {error}")
+        return finished
+
+    def _restore(self, quality: Quality, snapshot: checkpoint.Snapshot) -> None:
+        if not quality.restore(snapshot.state.get("quality"), snapshot.tensors.get("best", {})):
+            self.log.say("what is measured has changed (evaluate): the best weights so far are forgotten")
+
+    def _finish(self, stage: Stage, quality: Quality, weights: dict[str, Tensor]) -> None:
+        name, position = stage.spec.name, stage.position
+        if self.accelerator.is_main_process:
+            write_weights(self.config.out / "stages" / name, weights, {"stage": name, "images": position.images})
+        best = quality.best
+        if quality.weights and best is not None and best.images < position.images:
+            self.log.say(
+                f"stage {name!r} was best at {best.images:,} images ({quality.metric} {best.value:.4g}): these weights "
+                "are used, not the last"
+            )
 
     def _stage(self, index: int, config: StageConfig, weights: Weights | None) -> Stage:
         lora = self.config.lora if self.config.sharing == "lora" else None
@@ -112,42 +145,44 @@ class Run:
             folder, self.pipeline, teacher, self.config.pairs, loader=loader, key=key, accelerator=self.accelerator
         )
 
-    def _run(self, stage: Stage) -> None:
-        settings, position = stage.spec.settings, stage.position
-        saved, every = position.images, self.config.checkpoints.every
-        due = _Marks(settings.images, self.config.log.previews, start=position.images)
+    def _run(self, stage: Stage, quality: Quality) -> None:
+        settings, position, log = stage.spec.settings, stage.position, self.config.log
         with self.log.bar(stage.spec.name, total=settings.images, done=position.images) as bar:
-            while not stage.done:
+            if position.cycle == 0 and self.yardstick is not None:
+                self._report(stage, quality.measure(stage))
+            while not (stage.done or quality.exhausted):
+                before = position.images
                 figures = stage.cycle()
                 bar.update(position.images - bar.n)
-                if position.cycle % self.config.log.every == 0 or stage.done:
-                    self._report(stage, figures)
-                    bar.set_postfix({name.split("/")[1]: f"{v:.3g}" for name, v in figures.items() if "lr" not in name})
-                if due.passed(position.images):
+                measured = quality.measure(stage) if quality.due(before, stage) else {}
+                ends = stage.done or quality.exhausted
+                reached = partial(passed, before, position.images, total=settings.images)
+                if position.cycle % log.every == 0 or ends or measured:
+                    self._report(stage, figures | measured, note=_stopped(stage, quality))
+                    losses = {name.split("/")[1]: f"{v:.3g}" for name, v in figures.items() if "lr" not in name}
+                    bar.set_postfix(quality.shown | losses)
+                if reached(every=None, marks=log.previews):
                     self._preview(stage)
-                if stage.done or (every and position.images - saved >= every):
-                    self._save(stage)
-                    saved = position.images
+                if ends or reached(every=self.config.checkpoints.every):
+                    self._save(stage, quality)
 
-    def _report(self, stage: Stage, figures: dict[str, float]) -> None:
+    def _report(self, stage: Stage, figures: dict[str, float], *, note: str | None = None) -> None:
         values = {"images": stage.position.images, **figures}
         step = stage.position.images + sum(s.train.images for s in self.config.stages[: stage.spec.index])
-        self.log.write(stage=stage.spec.index, cycle=stage.position.cycle, step=step, values=values)
+        self.log.write(stage=stage.spec.index, cycle=stage.position.cycle, step=step, values=values, note=note)
 
     def _preview(self, stage: Stage) -> None:
         if not self.accelerator.is_main_process:
             return
-        name = f"{stage.spec.index}-{stage.spec.name}-{stage.position.images:09d}"
-        if stage.ema is None:
-            self.preview(stage, name)
-        else:
-            with stage.ema.applied():
-                self.preview(stage, name)
+        with averaged(stage):
+            self.preview(stage, f"{stage.spec.index}-{stage.spec.name}-{stage.position.images:09d}")
 
-    def _save(self, stage: Stage) -> None:
+    def _save(self, stage: Stage, quality: Quality) -> None:
         if self.accelerator.is_main_process:
             snapshot = stage.snapshot()
-            snapshot.state["fingerprint"] = fingerprint(self.config)
+            snapshot.state.update({"fingerprint": fingerprint(self.config), "quality": quality.state()})
+            if quality.weights:
+                snapshot.tensors["best"] = quality.weights
             step = sum(s.train.images for s in self.config.stages[: stage.spec.index]) + stage.position.images
             checkpoint.save(self.config.out / "checkpoints", step, snapshot, keep=self.config.checkpoints.keep)
         self.accelerator.wait_for_everyone()
@@ -169,25 +204,25 @@ class Run:
         return loaded.snapshot
 
 
-class _Marks:
-    """Evenly spread marks over a budget, the last at its end."""
+def _stopped(stage: Stage, quality: Quality) -> str | None:
+    """Why a stage ends before its budget, if it does."""
+    if stage.done or not quality.exhausted:
+        return None
+    found = "no value was finite" if quality.best is None else f"{quality.best.value:.4g} stands"
+    since = "" if quality.best is None else f" since {quality.best.images:,} images"
+    return (
+        f"stage {stage.spec.name!r} stops at {stage.position.images:,} of {stage.spec.settings.images:,} images: "
+        f"{quality.metric} did not improve in {quality.since} measurements ({found}{since})"
+    )
 
-    def __init__(self, total: int, count: int, *, start: int) -> None:
-        self._marks = [total * (i + 1) / count for i in range(count) if total * (i + 1) / count > start]
 
-    def passed(self, images: int) -> bool:
-        """Whether a mark was reached since the last call."""
-        before = len(self._marks)
-        self._marks = [mark for mark in self._marks if mark > images]
-        return len(self._marks) < before
-
-
-def _left_by(stage: Stage) -> dict[str, dict[str, Tensor]]:
-    own = weights_of(stage.roles["generator"])
-    weights = {"generator": {k: v.detach().cpu().clone() for k, v in own.state_dict().items()}}
+def _left_by(stage: Stage, quality: Quality) -> dict[str, dict[str, Tensor]]:
+    weights = {"generator": copied(stage)}
     if stage.ema is not None:
-        with stage.ema.applied():
-            weights["ema"] = {k: v.detach().cpu().clone() for k, v in own.state_dict().items()}
+        with averaged(stage):
+            weights["ema"] = copied(stage)
+    if quality.weights:
+        weights["generator" if stage.ema is None else "ema"] = quality.weights
     return weights
 
 

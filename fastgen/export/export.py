@@ -39,6 +39,7 @@ def export(pipe: DiffusionPipeline, notes: Notes, folder: Path, servings: Sequen
             else:
                 served.save_pretrained(place, safe_serialization=True)
                 forget_origin(place)
+                load_alike(place)
             saved.append(place)
             part.write(place)
             (place / "README.md").write_text(card(served, part, subfolder=serving.folder), encoding="utf-8")
@@ -65,6 +66,17 @@ def forget_origin(folder: Path) -> None:
         config = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(config, dict) and _without_origin(config):
             file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+
+
+def load_alike(folder: Path) -> None:
+    """Lets a call that names no dtype load every part in float32, whatever its weights are saved in.
+
+    That is what Diffusers does with its own networks; Transformers follows the config of each text encoder instead.
+    """
+    for file in folder.glob("*/config.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if "dtype" in config:
+            file.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
 
 
 def push(folder: Path, repo_id: str, *, api: Any = None) -> str:

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -48,6 +48,11 @@ class Adapter:
     weights: Mapping[str, Tensor]
     config: LoraConfig
 
+    @property
+    def layers(self) -> set[str]:
+        """The names of the layers that it changes."""
+        return {_split(key)[0] for key in self.weights}
+
     def alpha(self, layer: str) -> float:
         """Alpha of a layer: its update is alpha / rank times B A."""
         own = (value for name, value in self.config.alpha_pattern.items() if re.fullmatch(rf"(.*\.)?({name})", layer))
@@ -77,7 +82,7 @@ def export_lora(
     _check_loader(pipe)
     _check_weights(adapter)
     if "kohya" in keys:
-        _check_kohya(pipe, adapter)
+        check_kohya(pipe, adapter.layers)
     with atomic_folder(folder, replace=True) as temporary:
         for kind in keys:
             _SAVERS[kind](pipe, adapter, temporary)
@@ -98,7 +103,7 @@ def kohya_state(pipe: DiffusionPipeline, adapter: Adapter) -> dict[str, Tensor]:
     Raises:
         UserError: no conversion is known for this network or one of its layers.
     """
-    _check_kohya(pipe, adapter)
+    check_kohya(pipe, adapter.layers)
     prefix = _KOHYA_PREFIX[type(getattr(pipe, denoiser_name(pipe)))]
     names = {".lora_A.weight": ".lora_down.weight", ".lora_B.weight": ".lora_up.weight"}
     state: dict[str, Tensor] = {}
@@ -172,14 +177,14 @@ def _check_weights(adapter: Adapter) -> None:
         )
 
 
-def _check_kohya(pipe: DiffusionPipeline, adapter: Adapter) -> None:
+def check_kohya(pipe: DiffusionPipeline, layers: Collection[str]) -> None:
+    """Raises UserError where no conversion is known for the pipeline's network or for one of these layers of it."""
     kind = type(getattr(pipe, denoiser_name(pipe)))
     if kind not in _KOHYA_PREFIX:
         raise UserError(
             f"no Kohya keys are known for {kind.__name__}, only for the UNet of Stable Diffusion and for Flux: use "
             "Diffusers keys"
         )
-    layers = {_split(key)[0] for key in adapter.weights}
     unknown = sorted(layer for layer in layers if not _KOHYA_FLUX.fullmatch(layer))
     if kind is FluxTransformer2DModel and unknown:
         raise UserError(

@@ -19,7 +19,8 @@ KEYS = ("start", "end", "timesteps", "handed")
 
 def loaded(job: dict[str, Any]) -> Any:
     """The pipeline, with the LoRAs and the scheduler that its card names, if any."""
-    pipe = diffusers.DiffusionPipeline.from_pretrained(job["pipeline"], use_safetensors=True)
+    said = {"dtype": torch.float32} if job["loras"] else {}  # of a base that we did not save
+    pipe = diffusers.DiffusionPipeline.from_pretrained(job["pipeline"], use_safetensors=True, **said)
     for i, lora in enumerate(job["loras"]):
         pipe.load_lora_weights(lora["folder"], weight_name=lora["file"], adapter_name=f"lora{i}")
     if job["loras"]:

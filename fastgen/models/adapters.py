@@ -185,24 +185,28 @@ def enable_checkpointing(net: nn.Module, **settings: Any) -> None:
 
 
 def merged(base: nn.Module, state: Mapping[str, Tensor], *, alpha: float | None = None) -> nn.Module:
-    """A copy of the base with a role's adapter added into its weights; a stock network, without adapter layers.
+    """A copy of the base with a role's adapter added into its weights, see `merge`."""
+    return merge(copy.deepcopy(base), state, alpha=alpha)
+
+
+@torch.no_grad()
+def merge(net: nn.Module, state: Mapping[str, Tensor], *, alpha: float | None = None) -> nn.Module:
+    """Adds a role's adapter into the weights of its base, in place; a stock network, without adapter layers.
 
     Args:
-        base: network without adapters.
+        net: network without adapters.
         state: of an `AdaptedDenoiser.adapter`.
         alpha: that the adapter was trained with.
     """
-    net = copy.deepcopy(base)
     weights = dict(net.named_parameters())
-    with torch.no_grad():
-        for key, value in state.items():
-            if key.endswith(".lora_B.weight"):
-                name = key.removesuffix(".lora_B.weight")
-                weight, down = weights[f"{name}.weight"], state[f"{name}.lora_A.weight"].float()
-                update = value.float().flatten(1) @ down.flatten(1) * ((alpha or len(down)) / len(down))
-                weight.copy_(weight + update.view_as(weight).to(weight.device))
-            elif not key.endswith(".lora_A.weight"):
-                weights[key].copy_(value)
+    for key, value in state.items():
+        if key.endswith(".lora_B.weight"):
+            name = key.removesuffix(".lora_B.weight")
+            weight, down = weights[f"{name}.weight"], state[f"{name}.lora_A.weight"].float()
+            update = value.float().flatten(1) @ down.flatten(1) * ((alpha or len(down)) / len(down))
+            weight.copy_(weight + update.view_as(weight).to(weight.device))
+        elif not key.endswith(".lora_A.weight"):
+            weights[key].copy_(value)
     return net
 
 

@@ -67,6 +67,11 @@ def default_steps(pipe: DiffusionPipeline) -> int | None:
     return parameter.default if parameter else None
 
 
+def free_count(pipe: DiffusionPipeline) -> dict[str, None]:
+    """The argument that lets a pipeline whose defaults fix the number of steps run any number (SANA-Sprint)."""
+    return {"intermediate_timesteps": None} if "intermediate_timesteps" in parameters(pipe) else {}
+
+
 def conditions(
     pipe: DiffusionPipeline, *, labels: Sequence[int] | None, prompts: Sequence[str] | None
 ) -> dict[str, list[Any]]:
@@ -116,12 +121,13 @@ def guidance_argument(pipe: DiffusionPipeline, w: float) -> dict[str, float]:
 def classifier_free(pipe: DiffusionPipeline, w: float) -> dict[str, float]:
     """The pipeline's own argument for calling its denoiser with and without the condition; none if it never does.
 
-    A guidance that the network is given as an embedding (Flux dev) is another thing and stays at its default.
+    A guidance that the network is given as an embedding (Flux dev, an LCM's UNet) is another thing and stays at its
+    default.
     """
-    takes = parameters(pipe)
+    takes, config = parameters(pipe), _denoiser_config(pipe)
     if "true_cfg_scale" in takes:
         return {"true_cfg_scale": w}
-    if _denoiser_config(pipe).get("guidance_embeds", False):
+    if config.get("guidance_embeds") or config.get("time_cond_proj_dim"):
         return {}
     return guidance_argument(pipe, w) if "guidance_scale" in takes else {}
 

@@ -21,10 +21,11 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..process import Trig, from_scheduler
 from .arguments import classifier_free, conditioning_kind, parameters
-from .watch import denoiser_name
+from .watch import Answer, denoiser_name, replaced, undisturbed, unshared
 
 TOLERANCE = 1e-4  # relative; a pipeline in low precision is allowed 8 of its roundings
-AT_ONCE = 4  # images through the autoencoder together; videos go one by one
+AT_ONCE = 4  # images through the autoencoder together, if they are small; videos go one by one
+MOST = 2**17  # values of the samples that go together: two of SDXL at 1024 px
 _BASE = 32  # of the digits that number the elements: as many as bfloat16 tells apart after scaling
 _PLUMBING = ("return_dict", "generator")
 
@@ -83,6 +84,17 @@ class Wiring:
         return torch.empty_like(flat).index_copy_(1, self.source, flat).reshape(-1, *shape)
 
 
+@contextmanager
+def _untuned() -> Iterator[None]:
+    """Within, cuDNN tries no kernels out: at the size of images their workspaces take tens of GiB for a moment."""
+    tuned = torch.backends.cudnn.benchmark
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.benchmark = tuned
+
+
 class LatentCodec:
     """The denoiser works on an autoencoder's latents, wired as the pipeline has it; float32 outside, no graph.
 
@@ -99,17 +111,20 @@ class LatentCodec:
             vae.float()
 
     @torch.no_grad()
+    @_untuned()
     def encode(self, images: Tensor) -> Tensor:
         return torch.cat([self._encode(part) for part in images.split(self._at_once)]).to(images.device)
 
     @torch.no_grad()
+    @_untuned()
     def decode(self, x0: Tensor) -> Tensor:
         return torch.cat([self._decode(part) for part in x0.split(self._at_once)]).to(x0.device)
 
     @property
     def _at_once(self) -> int:
         frames = len(self.wiring.latents) == 5 and self.wiring.latents[2]
-        return 1 if frames > 1 or self.wiring.latents[0] > 1 else AT_ONCE
+        video = frames > 1 or self.wiring.latents[0] > 1
+        return 1 if video else max(1, min(AT_ONCE, MOST // self.shape.numel()))
 
     def _encode(self, images: Tensor) -> Tensor:
         if len(self.wiring.latents) == 5:
@@ -194,13 +209,6 @@ class _Stop(Exception):
     """The autoencoder was reached."""
 
 
-class _Stepped(tuple):  # type: ignore[type-arg]
-    """What a scheduler returns, in each of the forms that pipelines read."""
-
-    prev_sample = property(lambda self: self[0])
-    pred_original_sample = property(lambda self: self[-1])
-
-
 @contextmanager
 def _posing(pipe: DiffusionPipeline, vae: Any, call: Mapping[str, Any]) -> Iterator[Decode]:
     """Within, the stock loop can be run with its samples replaced; its denoiser is called once in all."""
@@ -219,10 +227,10 @@ def _posing(pipe: DiffusionPipeline, vae: Any, call: Mapping[str, Any]) -> Itera
         shapes: list[torch.Size] = []
 
         @wraps(step)
-        def pose(_output: Tensor, _timestep: Any, sample: Tensor, *_: Any, **__: Any) -> _Stepped:
+        def pose(_output: Tensor, _timestep: Any, sample: Tensor, *_: Any, **__: Any) -> Answer:
             shapes.append(sample.shape[1:])
             x = gain * values(shapes[0].numel()).to(sample.device).reshape(1, *shapes[0])
-            return _Stepped([x, x])
+            return Answer([x, x])
 
         def stop(*args: Any, **kwargs: Any) -> Any:
             z, *extras = told.bind(*args, **kwargs).arguments.items()
@@ -230,31 +238,15 @@ def _posing(pipe: DiffusionPipeline, vae: Any, call: Mapping[str, Any]) -> Itera
             decoded.append(Decoded(z[1].float(), kept, shapes[0]))
             raise _Stop
 
-        copies = {name: list(value) if isinstance(value, list) else value for name, value in call.items()}
-        with _replaced(pipe.scheduler, "step", pose), _replaced(vae, "decode", stop):
+        with replaced(pipe.scheduler, "step", pose), replaced(vae, "decode", stop):
             try:
-                pipe(**copies)
+                pipe(**unshared(call))
             except _Stop:
                 return decoded.pop()
         raise _failure(type(pipe).__name__, "its call did not reach its autoencoder")
 
-    bar = getattr(pipe, "_progress_bar_config", {})
-    pipe.set_progress_bar_config(disable=True)
-    devices = [pipe.device] if pipe.device.type == "cuda" else []
-    try:
-        with _replaced(net, "forward", answer), torch.random.fork_rng(devices), torch.no_grad():
-            yield run
-    finally:
-        pipe.set_progress_bar_config(**bar)
-
-
-@contextmanager
-def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
-    setattr(owner, name, function)
-    try:
-        yield
-    finally:
-        delattr(owner, name)
+    with replaced(net, "forward", answer), undisturbed(pipe):
+        yield run
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import ast
 import hashlib
+import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
+from transformers import PreTrainedTokenizerBase
 
 from .conditioning import Conditioning
 from .denoiser import CallForm
@@ -126,14 +128,12 @@ class Encoder:
         return first
 
     def _has(self, value: Any) -> bool:
-        return value in self._memory or (self._folder is not None and _read(self._file(value)) is not None)
+        return value in self._memory or (self._folder is not None and _is_whole(self._file(value)))
 
     def _kept(self, value: Any) -> Conditioning:
         if value in self._memory:
             return self._memory[value]
-        read = _read(self._file(value))
-        assert read is not None, "rows are filled before they are read"
-        return read
+        return _read(self._file(value))
 
     def _keep(self, value: Any, row: Conditioning) -> None:
         if self._folder is None:
@@ -161,13 +161,22 @@ def identity(pipe: DiffusionPipeline, form: CallForm, asking: Asking) -> str:
     ]
     digest.update(repr(told).encode())
     for name, part in sorted(pipe.components.items()):
-        if hasattr(part, "get_vocab"):
-            digest.update(repr((name, sorted(part.get_vocab().items()), part.model_max_length)).encode())
+        if isinstance(part, PreTrainedTokenizerBase):
+            digest.update(repr((name, _spelt_out(part))).encode())
     for module in _encoders(pipe):
         for name, tensor in module.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _spelt_out(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
+    """All that decides over the tokens of a prompt: tokenizers of one vocabulary may split a prompt otherwise."""
+    rules: Any = sorted(tokenizer.get_vocab().items())
+    if hasattr(tokenizer, "backend_tokenizer"):
+        last_call = {"truncation": None, "padding": None}
+        rules = json.loads(tokenizer.backend_tokenizer.to_str()) | last_call
+    return rules, tokenizer.model_max_length, tokenizer.padding_side, tokenizer.chat_template
 
 
 def _encoders(pipe: DiffusionPipeline) -> list[nn.Module]:
@@ -187,14 +196,20 @@ def _write(file: Path, row: Conditioning) -> None:
     os.replace(temporary, file)
 
 
-def _read(file: Path) -> Conditioning | None:
-    """A row as it was written; None for a file that is not there or damaged, which is then made again."""
+def _is_whole(file: Path) -> bool:
+    """Whether a row can be read; one that is not there or truncated is made again."""
     try:
-        with safe_open(file, framework="pt") as content:
-            leaves: dict[str, Any] = {path: content.get_tensor(path) for path in content.keys()}  # noqa: SIM118
-            notes = content.metadata() or {}
+        with safe_open(file, framework="pt"):
+            return True
     except (SafetensorError, OSError):
-        return None
+        return False
+
+
+def _read(file: Path) -> Conditioning:
+    """A row as it was written."""
+    with safe_open(file, framework="pt") as content:
+        leaves: dict[str, Any] = {path: content.get_tensor(path) for path in content.keys()}  # noqa: SIM118
+        notes = content.metadata() or {}
     for path, note in notes.items():
         leaves[path] = [leaves[path] if note == "tensor" else ast.literal_eval(note)]
     return Conditioning(1, tree(leaves))

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from .loading import check_weights, line
-from .probe import denoiser_name
 from .source import LoRAFile
+from .watch import denoiser_name
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 METADATA = "lora_adapter_metadata"
@@ -61,7 +61,7 @@ def _chosen(lora: LoRAFile, names: Sequence[str]) -> str:
     if any(Path(name).suffix in PICKLES for name in names):
         raise UserError(
             f"the LoRA {lora.path} is a pickle, which can run code when it is opened. "
-            "Convert it to safetensors on a machine you can spare, or find one that is published so."
+            "Convert it to safetensors, or find one that is published so."
         )
     raise UserError(f"{lora.path} holds no .safetensors file: give the LoRA's weight file in teacher.loras")
 

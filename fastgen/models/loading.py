@@ -61,14 +61,14 @@ def load(
     path: str | Path,
     *,
     device: str | torch.device,
-    dtype: torch.dtype | None = None,
+    dtype: torch.dtype = torch.float32,
     variant: str | None = None,
     revision: str | None = None,
 ) -> DiffusionPipeline:
     """`DiffusionPipeline.from_pretrained` on a folder or hub id: safetensors only, no code from the folder.
 
     Args:
-        dtype: of the weights; None is float32, the default of Diffusers.
+        dtype: of the weights of all parts, whatever they are saved in.
         variant: of the weight files; None takes the plain ones, or the only ones there are.
         revision: branch, tag or commit on the hub.
 

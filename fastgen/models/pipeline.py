@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Mapping, Sequence
 from functools import cached_property
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -110,8 +111,7 @@ class Pipeline:
 
     def emitted(self, scheduler: Any, steps: int) -> list[float]:
         """The scheduler timesteps that the pipeline's own call of so many steps stops at under that scheduler."""
-        pipe = copy.copy(self.pipe)
-        pipe.register_modules(scheduler=scheduler)
+        pipe = _built(self.pipe, scheduler=scheduler)
         with self._encoder.awake():
             return emitted(pipe, self._asking.call(self._asking.examples), steps=steps)
 
@@ -131,8 +131,9 @@ class Pipeline:
         return pipe
 
     def encode(self, prompts: Sequence[str], *, progress: bool = True) -> None:
-        """Encodes prompts ahead of training; those in the cache already cost nothing."""
-        self._encoder.fill(prompts, progress=progress)
+        """Encodes prompts ahead of training, if the pipeline takes any; those in the cache already cost nothing."""
+        if self.kind == "prompt":
+            self._encoder.fill(prompts, progress=progress)
 
     def condition(
         self, rows: int, *, labels: Tensor | None = None, prompts: Sequence[str] | None = None
@@ -144,7 +145,8 @@ class Pipeline:
         """
         if self.kind == "none":
             return Conditioning(rows, shared=self._encoder.shared)
-        keys: list[Any] = labels.tolist() if self.kind == "label" and labels is not None else list(prompts or ())
+        given = prompts if self.kind == "prompt" else None if labels is None else labels.tolist()
+        keys: list[Any] = list(given or ())
         if len(keys) != rows:
             raise UserError(
                 f"{type(self.pipe).__name__} is conditioned on {self.kind}s and the data has none for its rows: "
@@ -169,6 +171,13 @@ class Pipeline:
             return float(config.get("shift") or config.get("flow_shift") or 1.0)
         middle = float(self.grid(8)[4])
         return middle / (1 - middle)
+
+
+def _built(pipe: DiffusionPipeline, **parts: Any) -> DiffusionPipeline:
+    """The pipeline as its class builds it with other parts; DDIMPipeline makes a DDIM of any scheduler it is given."""
+    takes = signature(type(pipe).__init__).parameters
+    settings = {name: value for name, value in pipe.config.items() if name in takes and name not in pipe.components}
+    return type(pipe)(**{**settings, **pipe.components, **parts})
 
 
 def noted_classes(path: str, num_classes: int | None, null_label: int | None) -> tuple[int | None, int | None]:

@@ -19,14 +19,15 @@ from torch.utils._pytree import tree_leaves
 from ..errors import UserError
 from ..process import Discrete, Flow, Reading, Trig, from_scheduler
 from . import trigflow
-from .arguments import classifier_free, guided_call, parameters
+from .arguments import classifier_free, free_count, guided_call
 from .conditioning import Conditioning
 from .denoiser import CallForm, NetworkDenoiser
 from .layout import Layout
-from .selftest import TOLERANCE, Evidence, failure, fitting_guidance, self_test
+from .selftest import Evidence, failure, fitting_guidance, running, self_test, tolerance
 from .watch import Step, denoiser_name, record, rehearse
 
 _TIMES = ("timestep", "timesteps", "t")
+_SIMPLE_MAPS = ((1.0, 0.0), (1e-3, 0.0), (-1.0, 1000.0), (-1e-3, 1.0))  # slope and offset
 _GUIDANCE = 3.0
 STEPS = 4  # divides the trained steps of discrete schedulers, whose own step back is rounded otherwise
 
@@ -53,11 +54,13 @@ def probe(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[str,
     name = type(pipe).__name__
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), canonical(pipe) as reading:
         plain = {**classifier_free(pipe, 1.0), **free_count(pipe)}
-        seen = [view(pipe, step) for step in record(pipe, {**mixed, **plain}, steps=STEPS, rows=2)]
+        with running(name, mixed):
+            seen = [view(pipe, step) for step in record(pipe, {**mixed, **plain}, steps=STEPS, rows=2)]
         if len({step.timestep for step in seen}) < 2:
             raise failure(name, "the scheduler steps through several times", f"{len(seen)} steps were seen of {STEPS}")
-        form = replace(_form(name, reading, seen), layout=_layout(pipe, alone, mixed))
-        denoiser = NetworkDenoiser(getattr(pipe, denoiser_name(pipe)), reading, form)
+        net = getattr(pipe, denoiser_name(pipe))
+        form = replace(_form(name, reading, seen, tolerance(net)), layout=_layout(pipe, alone, mixed))
+        denoiser = NetworkDenoiser(net, reading, form)
         told = capture(pipe, form, mixed, rows=2)
         single = capture(pipe, form, alone, rows=1)
         self_test(name, denoiser, Evidence(seen, told, single, _is_deterministic(pipe)))
@@ -111,19 +114,22 @@ def capture_null(
 
 
 def opening(pipe: DiffusionPipeline, call: Mapping[str, Any], *, rows: int) -> Step:
-    """The first step of a rehearsed call."""
-    with canonical(pipe):
-        return rehearse(pipe, {**call, **free_count(pipe)}, steps=1, rows=rows)[0]
+    """The first step of a rehearsed call.
+
+    Raises:
+        UserError: the pipeline's call wants more than that (an image to start from), or steps no scheduler.
+    """
+    name = type(pipe).__name__
+    with canonical(pipe), running(name, call):
+        steps = rehearse(pipe, {**call, **free_count(pipe)}, steps=1, rows=rows)
+    if not steps:
+        raise failure(name, "its call steps its scheduler", "it did not")
+    return steps[0]
 
 
 def emitted(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int = 2) -> list[float]:
     """The scheduler timesteps that a stock call with `num_inference_steps=steps` really stops at."""
     return [step.timestep for step in rehearse(pipe, {**call, **classifier_free(pipe, 1.0)}, steps=steps, rows=rows)]
-
-
-def free_count(pipe: DiffusionPipeline) -> dict[str, None]:
-    """The argument that lets a pipeline whose defaults fix the number of steps run any number (SANA-Sprint)."""
-    return {"intermediate_timesteps": None} if "intermediate_timesteps" in parameters(pipe) else {}
 
 
 @contextmanager
@@ -200,23 +206,24 @@ def _layout(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[st
     return Layout.learnt(both, told(mixed, 3)).with_masks(told(alone, 1), both)
 
 
-def _form(name: str, reading: Reading, seen: list[Step]) -> CallForm:
+def _form(name: str, reading: Reading, seen: list[Step], allowed: float) -> CallForm:
     first, last = seen[0], seen[-1]
-    if not first.calls:
-        raise failure(name, "the denoiser is called before the scheduler steps", "it was not")
-    sample, listed = _sample_argument(name, reading, first)
+    silent = sum(not step.calls for step in seen)
+    if silent:
+        raise failure(name, "the denoiser is called before every scheduler step", f"not in {silent} of {len(seen)}")
+    sample, listed = _sample_argument(name, reading, first, allowed)
     timestep = next((k for k in _TIMES if k in first.calls[-1].arguments), None)
     if timestep is None:
         raise failure(name, "the denoiser takes a time", f"its arguments are {', '.join(first.calls[-1].arguments)}")
-    basis, slope, offset = _time_map(name, reading, seen, timestep)
+    basis, slope, offset = _time_map(name, reading, seen, timestep, allowed)
     output = CallForm(listed=listed).taken(last.calls[-1].output, last.sample)
     channels = last.model_output.shape[1]
     sliced = channels if channels != output.shape[1] else None
-    sign = _sign(name, output[:, :channels], last.model_output)
+    sign = _sign(name, output[:, :channels], last.model_output, allowed)
     return CallForm(sample, timestep, basis, slope, offset, sign, sliced, listed)
 
 
-def _sample_argument(name: str, reading: Reading, seen: Step) -> tuple[str, tuple[int, ...] | None]:
+def _sample_argument(name: str, reading: Reading, seen: Step, allowed: float) -> tuple[str, tuple[int, ...] | None]:
     t = reading.time(torch.tensor([seen.timestep], dtype=torch.float64))
     expected = (seen.sample * float(reading.input_scale(t))).float()
     gaps: dict[str, float] = {}
@@ -228,8 +235,9 @@ def _sample_argument(name: str, reading: Reading, seen: Step) -> tuple[str, tupl
             gaps[key] = float((rows.reshape(expected.shape).float() - expected).abs().max())
             listed[key] = inserted if rows is not value else None
     best = min(gaps, key=gaps.__getitem__, default=None)
-    if best is None or gaps[best] > TOLERANCE * float(expected.abs().max()):
-        raise failure(name, "the denoiser is given the scheduler's sample", f"closest argument: {best}, {gaps}")
+    if best is None or gaps[best] > allowed * float(expected.abs().max()):
+        found = f"{best} differs by {gaps[best]:.2g}" if best else "no argument has its shape"
+        raise failure(name, "the denoiser is given the scheduler's sample", found)
     return best, listed[best]
 
 
@@ -252,31 +260,35 @@ def _inserted(shape: torch.Size, plain: torch.Size) -> tuple[int, ...] | None:
 
 
 def _time_map(
-    name: str, reading: Reading, seen: list[Step], timestep: str
+    name: str, reading: Reading, seen: list[Step], timestep: str, allowed: float
 ) -> tuple[Literal["timestep", "time"], float, float]:
-    """The affine map to the network's timestep, from the scheduler's or else from the process time."""
+    """The affine map to the network's timestep, from the scheduler's or else from the process time.
+
+    The simplest one that fits is taken: times that a pipeline rounded to half precision would bend a free fit.
+    """
     said = [float(torch.as_tensor(step.calls[-1].arguments[timestep]).flatten()[0]) for step in seen]
     listed = torch.tensor([step.timestep for step in seen], dtype=torch.float64)
     bases: dict[Literal["timestep", "time"], list[float]]
     bases = {"timestep": listed.tolist(), "time": reading.time(listed).tolist()}
-    fits = {basis: _affine(asked, said) for basis, asked in bases.items()}
-    best = min(fits, key=lambda basis: (fits[basis][2] > TOLERANCE * max(1.0, *map(abs, said)), basis == "time"))
-    slope, offset, worst = fits[best]
-    if worst > TOLERANCE * max(1.0, *map(abs, said)):
-        raise failure(name, "the network's timestep is affine in the scheduler's", f"off by {fits['timestep'][2]:.2g}")
-    return best, slope, offset
+    lines = [(basis, line) for line in _SIMPLE_MAPS for basis in bases]
+    lines += [(basis, _through(asked, said)) for basis, asked in bases.items()]
+    gaps = []
+    for basis, (slope, offset) in lines:
+        gaps.append(max(abs(slope * u + offset - v) for u, v in zip(bases[basis], said, strict=True)))
+        if gaps[-1] <= allowed * max(map(abs, said)):
+            return basis, slope, offset
+    raise failure(name, "the network's timestep is affine in the scheduler's", f"off by {min(gaps):.2g}")
 
 
-def _affine(asked: list[float], said: list[float]) -> tuple[float, float, float]:
+def _through(asked: list[float], said: list[float]) -> tuple[float, float]:
     slope = (said[-1] - said[0]) / (asked[-1] - asked[0])
-    offset = said[0] - slope * asked[0]
-    return slope, offset, max(abs(slope * u + offset - v) for u, v in zip(asked, said, strict=True))
+    return slope, said[0] - slope * asked[0]
 
 
-def _sign(name: str, output: Tensor, model_output: Tensor) -> float:
+def _sign(name: str, output: Tensor, model_output: Tensor, allowed: float) -> float:
     gaps = {sign: float((sign * output - model_output).abs().max()) for sign in (1.0, -1.0)}
     best = min(gaps, key=gaps.__getitem__)
-    if gaps[best] > TOLERANCE * max(1.0, float(model_output.abs().max())):
+    if gaps[best] > allowed * max(1.0, float(model_output.abs().max())):
         raise failure(name, "the scheduler is given the network's output up to sign", f"off by {gaps[best]:.2g}")
     return best
 

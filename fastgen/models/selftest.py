@@ -1,9 +1,13 @@
 """What was read from a pipeline, held against what the pipeline does."""
 
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from textwrap import shorten
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..errors import UserError
 from ..process import Time
@@ -37,6 +41,8 @@ def self_test(name: str, denoiser: NetworkDenoiser, evidence: Evidence) -> None:
     Raises:
         UserError: a check fails; it names the pipeline, the check and the measured difference.
     """
+    if tolerance(denoiser.net) > TOLERANCE:
+        denoiser = _with_rounded_times(denoiser, evidence.seen)
     row, seen = denoiser.reading.row, evidence.seen
     times = [_times(denoiser, step) for step in seen]
     with torch.no_grad():
@@ -80,24 +86,37 @@ def fitting_guidance(name: str, denoiser: NetworkDenoiser, step: Step, cond: Con
         model = NetworkDenoiser(denoiser.net, denoiser.reading, replace(denoiser.form, rescaled=rescaled))
         gaps[rescaled] = difference(model.guide(plain, null, w).output(row), guided)
     best = min(gaps, key=gaps.__getitem__)
-    if not gaps[best] <= _tolerance(denoiser):
+    if not gaps[best] <= tolerance(denoiser.net):
         raise failure(name, "guidance is uncond + w (cond - uncond)", f"the relative difference is {gaps[best]:.2g}")
     return best
+
+
+def _with_rounded_times(denoiser: NetworkDenoiser, seen: list[Step]) -> NetworkDenoiser:
+    """The same network, told the very timesteps of the recording, which a half precision loop has rounded."""
+    form = denoiser.form
+    said = torch.tensor([float(torch.as_tensor(s.calls[-1].arguments[form.timestep]).flatten()[0]) for s in seen])
+    times = torch.cat([_times(denoiser, step)[:1] for step in seen])
+
+    def recorded(t: Time) -> torch.Tensor:
+        return said.double()[(t.cpu()[:, None] - times).abs().argmin(dim=1)]
+
+    reading = replace(denoiser.reading, timestep=recorded)
+    return NetworkDenoiser(denoiser.net, reading, replace(form, basis="timestep", slope=1.0, offset=0.0))
 
 
 def _times(denoiser: NetworkDenoiser, step: Step) -> Time:
     return denoiser.reading.time(torch.full((len(step.sample),), step.timestep, dtype=torch.float64))
 
 
-def _tolerance(denoiser: NetworkDenoiser) -> float:
-    """Half precision replays exactly only in the same batch, so its own rounding is allowed."""
-    dtype = next(p.dtype for p in denoiser.net.parameters() if p.is_floating_point())
-    return max(TOLERANCE, 8 * torch.finfo(dtype).eps) if dtype != torch.float32 else TOLERANCE
+def tolerance(net: nn.Module) -> float:
+    """Relative difference that a check allows: 1e-4 in fp32, a few roundings in half precision."""
+    dtype = next(p.dtype for p in net.parameters() if p.is_floating_point())
+    return TOLERANCE if dtype == torch.float32 else 8 * torch.finfo(dtype).eps
 
 
 def compare(name: str, check: str, ours: Tensor, theirs: Tensor, denoiser: NetworkDenoiser) -> None:
     """Raises the failure of a check whose relative difference is above 1e-4 (in fp32)."""
-    gap, allowed = difference(ours, theirs), _tolerance(denoiser)
+    gap, allowed = difference(ours, theirs), tolerance(denoiser.net)
     if not gap <= allowed:
         raise failure(name, check, f"the relative difference is {gap:.2g}, allowed {allowed:g}")
 
@@ -105,6 +124,16 @@ def compare(name: str, check: str, ours: Tensor, theirs: Tensor, denoiser: Netwo
 def difference(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference, relative to the largest value."""
     return float((ours - theirs).detach().abs().max() / theirs.abs().max().clamp(min=1e-6))
+
+
+@contextmanager
+def running(name: str, call: Mapping[str, Any]) -> Iterator[None]:
+    """Within, the pipeline's own call runs with those arguments; what it raises for lack of others is a failure."""
+    try:
+        yield
+    except (TypeError, ValueError, AttributeError, LookupError) as error:
+        check = f"its call runs with no more than {', '.join(call) or 'its defaults'}"
+        raise failure(name, check, shorten(str(error), 300)) from error
 
 
 def failure(name: str, check: str, measured: str) -> UserError:

@@ -25,7 +25,7 @@ def load_single_file(file: Path, *, config: str | None, dtype: torch.dtype) -> D
     if file.suffix != ".safetensors":
         raise UserError(
             f"{file} is not a .safetensors file: checkpoints of other kinds can run code when they are opened. "
-            "Convert it to safetensors on a machine you can spare, or find one that is published so."
+            "Convert it to safetensors, or find one that is published so."
         )
     check_weights(file)
     config = config or _recognised(file)

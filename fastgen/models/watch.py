@@ -72,18 +72,18 @@ def rehearse(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, ro
     def silent(told: inspect.BoundArguments) -> Any:
         sample = next(iter(told.arguments.values()))
         if isinstance(sample, list):
-            return _Answer([[torch.zeros_like(x) for x in sample]])
+            return Answer([[torch.zeros_like(x) for x in sample]])
         wide = sample.shape[1] == config.get("in_channels") and config.get("out_channels")
         shape = (len(sample), wide, *sample.shape[2:]) if wide else sample.shape
-        return _Answer([sample.new_zeros(shape)])
+        return Answer([sample.new_zeros(shape)])
 
     def still(_output: Tensor, _timestep: Any, sample: Tensor, *_: Any, **__: Any) -> Any:
-        return _Answer([sample, sample])
+        return Answer([sample, sample])
 
     return _watched(pipe, call, steps, rows, answer=silent, step=still)
 
 
-class _Answer(tuple):  # type: ignore[type-arg]
+class Answer(tuple):  # type: ignore[type-arg]
     """A tuple that also has the names under which networks and schedulers give their results."""
 
     sample = property(lambda self: self[0])
@@ -124,14 +124,7 @@ def _watched(
         calls.clear()
         return stepped
 
-    devices = [pipe.device] if pipe.device.type == "cuda" else []
-    with (
-        _replaced(net, "forward", watched_forward),
-        _replaced(scheduler, "step", watched_step),
-        _quiet(pipe),
-        torch.random.fork_rng(devices),
-        torch.no_grad(),
-    ):
+    with replaced(net, "forward", watched_forward), replaced(scheduler, "step", watched_step), undisturbed(pipe):
         torch.manual_seed(0x5EED)
         pipe(**_short(pipe, call, steps=steps, rows=rows))
     return seen
@@ -144,8 +137,12 @@ def _short(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows
         short["batch_size"] = rows
     if "generator" in takes:
         short["generator"] = torch.Generator().manual_seed(0)
-    copies = {name: list(value) if isinstance(value, list) else value for name, value in call.items()}
-    return {**copies, **short}  # copies, because some pipelines change the caller's list of prompts
+    return {**unshared(call), **short}
+
+
+def unshared(call: Mapping[str, Any]) -> dict[str, Any]:
+    """The same arguments with lists of their own, because some pipelines change the caller's list of prompts."""
+    return {name: list(value) if isinstance(value, list) else value for name, value in call.items()}
 
 
 def _network(pipe: DiffusionPipeline) -> Any:
@@ -153,7 +150,7 @@ def _network(pipe: DiffusionPipeline) -> Any:
 
 
 @contextmanager
-def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
+def replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[None]:
     """Within, the instance has another method; afterwards its class's own."""
     setattr(owner, name, function)
     try:
@@ -163,11 +160,13 @@ def _replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[N
 
 
 @contextmanager
-def _quiet(pipe: DiffusionPipeline) -> Iterator[None]:
-    """Within, the pipeline shows no progress bar."""
-    original = getattr(pipe, "_progress_bar_config", {})
+def undisturbed(pipe: DiffusionPipeline) -> Iterator[None]:
+    """Within, the pipeline runs without graph and progress bar; the random streams are afterwards as they were."""
+    bar = getattr(pipe, "_progress_bar_config", {})
+    devices = [pipe.device] if pipe.device.type == "cuda" else []
     pipe.set_progress_bar_config(disable=True)
     try:
-        yield
+        with torch.random.fork_rng(devices), torch.no_grad():
+            yield
     finally:
-        pipe.set_progress_bar_config(**original)
+        pipe.set_progress_bar_config(**bar)

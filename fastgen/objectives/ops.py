@@ -19,6 +19,9 @@ RowName = Literal["x0", "eps", "v", "flow", "edm"]
 
 Call = Callable[[Denoiser, Latent, Time, Conditioning], Prediction]
 
+LARGE = 2**16
+"""Values of a large sample (SDXL at 1024 px): a few of them fill a GPU, and a guidance pair need not be one call."""
+
 
 def look(model: Denoiser, x_t: Latent, t: Time, cond: Conditioning) -> Prediction:
     """The model's belief, evaluated without autograd."""
@@ -32,9 +35,14 @@ def through(model: Denoiser, x_t: Latent, t: Time, cond: Conditioning) -> Predic
 
 
 def guided(call: Call, model: Denoiser, x_t: Latent, t: Time, cond: Conditioning, *, w: float) -> Prediction:
-    """The belief under classifier-free guidance, both halves in one call; w = 1 is a plain call."""
+    """The belief under classifier-free guidance; w = 1 is a plain call.
+
+    Both halves go in one call, but those of several large samples one after the other, which takes less memory.
+    """
     if w == 1:
         return call(model, x_t, t, cond)
+    if len(x_t) > 1 and x_t[0].numel() >= LARGE:
+        return model.guide(call(model, x_t, t, cond), call(model, x_t, t, cond.unconditional), w)
     both = Conditioning.cat([cond, cond.unconditional])
     halves = call(model, torch.cat([x_t, x_t]), torch.cat([t, t]), both).split(len(t))
     return model.guide(halves[0], halves[1], w)

@@ -1,0 +1,148 @@
+"""Pipelines that nobody thought of: each is taken for what it is, or refused in words before anything is trained."""
+
+import copy
+import json
+
+import families
+import families_image as image
+import pytest
+import tiny
+import torch
+from diffusers import (
+    ControlNetModel,
+    DDIMPipeline,
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionControlNetPipeline,
+    StableDiffusionInpaintPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    WanPipeline,
+)
+from tokenizers import Tokenizer
+
+from fastgen.errors import UserError
+from fastgen.export.export import export
+from fastgen.export.scheduler import servings
+from fastgen.models.denoiser import CallForm
+from fastgen.models.encoding import Asking, identity
+from fastgen.models.loading import load
+from fastgen.models.pipeline import Pipeline
+from fastgen.notes import Notes
+
+SQUARE = {"height": 16, "width": 16}
+UNCHECKED = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
+
+
+def inpainting():
+    return StableDiffusionInpaintPipeline(**tiny.stable_diffusion().components | UNCHECKED)
+
+
+def controlled():
+    pipe = tiny.stable_diffusion()
+    net = ControlNetModel.from_unet(pipe.unet, conditioning_embedding_out_channels=(4, 8))
+    return StableDiffusionControlNetPipeline(**pipe.components | UNCHECKED, controlnet=net)
+
+
+def told_of_classes():
+    pipe = tiny.stable_diffusion()
+    pipe.register_modules(unet=UNet2DConditionModel.from_config(pipe.unet.config, num_class_embeds=5).eval())
+    return pipe
+
+
+def two_transformers():
+    pipe = families.FAMILIES["wan"].build()
+    parts = {**pipe.components, "transformer_2": copy.deepcopy(pipe.transformer)}
+    return WanPipeline(**parts, boundary_ratio=0.875)
+
+
+REFUSED = {
+    "an image to paint into": (inpainting, {}, "runs with no more than prompt"),
+    "an image to follow": (controlled, {}, "runs with no more than prompt"),
+    "a class beside the prompt": (told_of_classes, SQUARE, "class_labels should be provided"),
+    "two networks": (two_transformers, {**SQUARE, "num_frames": 5}, "before every scheduler step"),
+    "a size that does not fit": (tiny.stable_diffusion, {"height": 17, "width": 16}, "divisible by 8 but are 17"),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_pipeline_that_wants_more_than_a_prompt_is_refused(name):
+    builder, size, words = REFUSED[name]
+    pipe = builder()
+    with pytest.raises(UserError, match=words) as refusal:
+        Pipeline(pipe, size=size)
+    assert type(pipe).__name__ in str(refusal.value)
+
+
+def test_a_pipeline_that_swaps_its_scheduler_is_refused_what_it_would_not_sample():
+    pipeline = Pipeline(DDIMPipeline(tiny.unet(), DDIMScheduler()))
+    with pytest.raises(UserError, match="stops at 1 instead of 999"):
+        servings(pipeline.pipe.scheduler, [1], sampler="renoise", emitted=pipeline.emitted)
+    (serving,) = servings(pipeline.pipe.scheduler, [1, 4], sampler="ode", emitted=pipeline.emitted)
+    assert serving.steps == (1, 4)
+
+
+def test_an_embedded_guidance_stays_at_the_default_that_strangers_call_with():
+    pipe = image.sdxl()
+    pipe.register_modules(unet=UNet2DConditionModel.from_config(pipe.unet.config, time_cond_proj_dim=8).eval())
+    pipeline = Pipeline(pipe, size=SQUARE)
+    told = pipeline.condition(1, prompts=["a"]).batched["timestep_cond"]
+    torch.testing.assert_close(told, pipe.get_guidance_scale_embedding(torch.tensor([5.0 - 1]), embedding_dim=8))
+    assert not pipeline.has_null
+
+
+def key(pipe) -> str:
+    return identity(pipe, CallForm(), Asking("prompt", ("a", "b"), SQUARE))
+
+
+def test_the_cache_key_outlives_a_call_and_knows_how_words_are_split():
+    pipe = tiny.stable_diffusion()
+    before = key(pipe)
+    pipe.encode_prompt("abc", "cpu", 1, False)
+    assert key(pipe) == before
+    rules = json.loads(pipe.tokenizer.backend_tokenizer.to_str())
+    rules["model"]["merges"] = []
+    pipe.tokenizer._tokenizer = Tokenizer.from_str(json.dumps(rules))
+    assert key(pipe) != before
+
+
+def test_prompts_are_not_mistaken_for_the_labels_that_a_teacher_wants():
+    pipeline = Pipeline(tiny.dit())
+    pipeline.encode(["a fox"])
+    with pytest.raises(UserError, match="conditioned on labels and the data has none"):
+        pipeline.condition(1, prompts=["a fox"])
+
+
+class Rescaled(StableDiffusionPipeline):
+    """Guidance whose standard deviation is given back by default (Lin et al. 2023, arXiv:2305.08891)."""
+
+    @property
+    def guidance_rescale(self):
+        return 0.7
+
+
+def test_guidance_that_is_not_the_plain_formula_is_refused():
+    with pytest.raises(UserError, match=r"uncond \+ w \(cond - uncond\)"):
+        Pipeline(Rescaled(**tiny.stable_diffusion().components | UNCHECKED), size=SQUARE)
+
+
+def test_a_network_that_couples_its_batch_is_refused():
+    pipe = tiny.ddpm()
+    pipe.unet.conv_in.register_forward_hook(lambda module, given, output: output + output.mean(0, keepdim=True))
+    with pytest.raises(UserError, match="self-test failed at 'a prompt alone"):
+        Pipeline(pipe)
+
+
+def test_a_plain_call_loads_an_export_in_one_dtype_whatever_it_was_saved_in(tmp_path):
+    pipe = tiny.stable_diffusion().to(dtype=torch.bfloat16)
+    export(pipe, Notes(steps=(1,)), tmp_path / "student")
+    for loaded in (DiffusionPipeline.from_pretrained(tmp_path / "student"), load(tmp_path / "student", device="cpu")):
+        assert {part.dtype for part in loaded.components.values() if isinstance(part, torch.nn.Module)} == {
+            torch.float32
+        }
+        loaded("a", num_inference_steps=1, output_type="latent", **SQUARE)
+
+
+def test_a_folder_in_half_precision_is_loaded_in_the_precision_that_is_asked_for(tmp_path):
+    tiny.stable_diffusion().to(dtype=torch.bfloat16).save_pretrained(tmp_path)
+    assert load(tmp_path, device="cpu").text_encoder.dtype == torch.float32
