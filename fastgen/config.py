@@ -125,6 +125,12 @@ class Student(_Strict):
     frames: PositiveInt | None = None
     shift: Annotated[float, Field(gt=0)] | None = None
 
+    @model_validator(mode="after")
+    def _steps_are_declared_once(self) -> Self:
+        if len(set(self.steps)) < len(self.steps):
+            raise ValueError(f"steps {list(self.steps)} names a count twice: declare each once")
+        return self
+
 
 class LoRA(_Strict):
     """The roles on one frozen network (`sharing: lora`): each trains a low-rank adapter of its own.

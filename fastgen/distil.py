@@ -18,6 +18,7 @@ from .models.pipeline import Pipeline, noted_classes
 from .models.teacher import load_teacher
 from .models.watch import denoiser_name
 from .notes import Notes
+from .objectives.ops import LARGE
 from .plan import recipe_of
 from .quick import yardstick
 from .release import check_release, release
@@ -50,6 +51,7 @@ def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     _ensure_teacher(config, recipes, accelerator)
     accelerator.wait_for_everyone()
     pipeline = _teacher(config, accelerator.device)
+    torch.backends.cudnn.benchmark = torch.Size(pipeline.shape).numel() < LARGE  # trials of large maps cost much memory
     check_needs(config, pipeline)
     check_release(config, pipeline)
     student = Student(config, pipeline, accelerator.device)
@@ -103,7 +105,6 @@ def _accelerator(config: Config) -> Accelerator:
         raise UserError(f"device is {config.device}, but torch sees no CUDA device: set device=cpu, or auto")
     if "wandb" in config.log.trackers and find_spec("wandb") is None:
         raise UserError("log.trackers names wandb, which is not installed: pip install 'fastgen[wandb]', or remove it")
-    torch.backends.cudnn.benchmark = True
     avoid_cudnn()
     return Accelerator(cpu=cpu, log_with=list(config.log.trackers) or None, project_dir=config.out / "trackers")
 

@@ -30,7 +30,7 @@ from .models.watch import denoiser_name
 from .notes import Notes
 from .student import Student
 
-COPIES = 4  # fp32 networks beside each other while an export is verified
+COPIES = 3  # of the pipeline in fp32 beside each other while an export is verified: ours, the stranger's, the network
 
 
 def release(student: Student, trained: Trained) -> None:
@@ -41,13 +41,13 @@ def release(student: Student, trained: Trained) -> None:
     """
     config, pipeline = student.config, student.pipeline
     weights = trained.weights[config.stages[-1].name]
-    network = _network(student, weights)
+    network = _network(student, weights).to("cpu")
     saved = copy.deepcopy(network).to(_saved_dtype(config))
     pipe = pipeline.student(saved, student.servings[0].scheduler)
     silent = unguided(pipe)
     notes = _notes(student, guidance=1.0 if silent is pipe else None)
     export(silent, notes, config.exported, student.servings)
-    judge = Judge(student, _roomy(student.device, network))
+    judge = Judge(student, _roomy(student))
     for serving in student.servings:
         place = config.exported / serving.folder
         judge(Export(str(place)), serving, load(place, device=judge.device), saved.float(), notes)
@@ -153,8 +153,9 @@ def _publishable(teacher: str | None) -> str | None:
     return Path(teacher).name if teacher is not None and Path(teacher).exists() else teacher
 
 
-def _roomy(device: torch.device, network: nn.Module) -> str:
-    """Where an export is verified: the device of training if some fp32 copies of the network fit, else the CPU."""
-    needed = COPIES * 4 * sum(p.numel() for p in network.parameters())
-    fits = device.type == "cuda" and torch.cuda.mem_get_info(device)[0] > needed
-    return str(device) if fits else "cpu"
+def _roomy(student: Student) -> str:
+    """Where exports are verified: the device of training if a few fp32 copies of the pipeline fit, else the CPU."""
+    parts = [part for part in student.pipeline.pipe.components.values() if isinstance(part, nn.Module)]
+    needed = COPIES * 4 * sum(p.numel() for part in parts for p in part.parameters())
+    fits = student.device.type == "cuda" and torch.cuda.mem_get_info(student.device)[0] > needed
+    return str(student.device) if fits else "cpu"

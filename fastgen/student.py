@@ -12,11 +12,11 @@ from .engine.loop import Stage
 from .export.scheduler import Serving, servings
 from .export.stops import stops_of
 from .models.adapters import merged
+from .models.canonical import reading_of
 from .models.conditioning import Conditioning
 from .models.contract import Denoiser
 from .models.denoiser import NetworkDenoiser
 from .models.pipeline import Pipeline
-from .models.probe import reading_of
 from .notes import Stop
 from .sampling.pictures import grid
 from .sampling.sampler import ode, renoise, seeded_noise
@@ -41,14 +41,15 @@ class Student:
 
     def __init__(self, config: Config, pipeline: Pipeline, device: torch.device) -> None:
         self.config, self.pipeline, self.device = config, pipeline, device
-        self.servings = servings(
-            pipeline.pipe.scheduler,
-            config.student.steps,
-            sampler=config.student.sampler,
-            emitted=pipeline.emitted,
-            shift=config.student.shift,
-        )
-        found = {n: self._stops(serving, n) for serving in self.servings for n in serving.steps}
+        with pipeline.encoder.awake():
+            self.servings = servings(
+                pipeline.pipe.scheduler,
+                config.student.steps,
+                sampler=config.student.sampler,
+                emitted=pipeline.emitted,
+                shift=config.student.shift,
+            )
+            found = {n: self._stops(serving, n) for serving in self.servings for n in serving.steps}
         self.stops: dict[int, tuple[Stop, ...]] = {n: found[n] for n in config.student.steps}
         self.grids = [torch.tensor([s.time for s in stops], dtype=torch.float64) for stops in self.stops.values()]
 

@@ -1,15 +1,10 @@
 """Tiny students of any family, and verification without the wait for a fresh process."""
 
-import json
 from dataclasses import dataclass
-from pathlib import Path
-from types import SimpleNamespace
 
-import pytest
 from diffusers import DiffusionPipeline
 from families import FAMILIES
 
-from fastgen.export import stranger
 from fastgen.export.card import call_arguments
 from fastgen.export.rebuild import calls_for, conditions_for
 from fastgen.export.scheduler import Emitted, Serving, servings
@@ -72,17 +67,3 @@ def student_of(pipe: DiffusionPipeline, steps, sampler, size=None, **told) -> St
 def family_student(name: str, steps, sampler) -> Student:
     family = FAMILIES[name]
     return student_of(family.build(), steps, sampler, family.size)
-
-
-@pytest.fixture
-def near_stranger(monkeypatch):
-    """The stranger's own lines, run here: what they see is the same, only less strange."""
-
-    def run(command, **_):
-        try:
-            stranger.main(json.loads(Path(command[-1]).read_text()))
-        except Exception as error:
-            return SimpleNamespace(returncode=1, stderr=repr(error))
-        return SimpleNamespace(returncode=0, stderr="")
-
-    monkeypatch.setattr("fastgen.export.verify.subprocess.run", run)

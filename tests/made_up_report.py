@@ -24,7 +24,7 @@ FIGURES = {
 
 def figure(value: float, half: float | None = None) -> dict[str, Any]:
     low, high = (None, None) if half is None else (value - half, value + half)
-    return {"value": value, "low": low, "high": high, "details": {"groups": 10}}
+    return {"value": value, "low": low, "high": high, "details": {"groups": 10}, "spread": None, "values": []}
 
 
 def row(role: str, steps: int | None, fid: float | None, peak: float = 0.0) -> dict[str, Any]:
@@ -59,6 +59,7 @@ def row(role: str, steps: int | None, fid: float | None, peak: float = 0.0) -> d
         if drawn
         else None,
         "spectrum": {
+            "side": 32,
             "bands": [{"low": 1, "high": 4, "db": -0.2}, {"low": 4, "high": 8, "db": peak}] if drawn else [],
             "radial": [{"cycles": f, "power": p} for f, p in enumerate(power, start=1)],
         },

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from exporting import near_stranger  # noqa: F401
 from families import FAMILIES
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -68,7 +67,7 @@ def without_binning(monkeypatch):
 @pytest.mark.parametrize(("config", "kohya"), [("sd15", True), ("flux", False), ("sana", False)])
 def test_anybodys_pipeline_with_a_lora_becomes_verified_exports(
     config, kohya, tmp_path, near_stranger, request, capsys
-):  # noqa: F811
+):
     if config == "sana":
         request.getfixturevalue("without_binning")
     out = run(config, tmp_path, *["lora.keys=[diffusers,kohya]"] * kohya)

@@ -1,7 +1,16 @@
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 import torch
+from encoded import pixels_of
+from PIL import Image
+from torch import Tensor
 
-from eval.digits import class_balanced_labels, digits_figures, real_digits, real_halves
+from eval.digits import class_balanced_labels, digits_figures, figures_by_class, real_digits, real_halves
+from eval.digits_report import Report, Sampler, digits_report, save
+from fastgen.data.digits import from_canvas, to_canvas
 
 REAL = real_digits()
 
@@ -75,3 +84,96 @@ def test_noise_is_far_from_digits() -> None:
 def test_anything_but_labelled_digits_is_refused(images: torch.Tensor, labels: torch.Tensor, problem: str) -> None:
     with pytest.raises(ValueError, match=problem):
         digits_figures(images, labels)
+
+
+def drawing(noise: float, contrast: float = 1.0) -> Callable[[Tensor], Tensor]:
+    """Real digits of the labels on canvases, noisier or paler."""
+
+    def draw(labels: Tensor) -> Tensor:
+        rng = torch.Generator().manual_seed(0)
+        classes = [REAL.images[REAL.labels == label].float() for label in range(10)]
+        picked = torch.stack([classes[label][i % len(classes[label])] for i, label in enumerate(labels.tolist())])
+        noisy = contrast * picked + noise * torch.randn(picked.shape, generator=rng)
+        return to_canvas(noisy.clamp(0, 1).reshape(-1, 1, 8, 8))
+
+    return draw
+
+
+@pytest.fixture(scope="module")
+def report() -> Report:
+    samplers = {
+        "teacher, 25 steps": Sampler(drawing(0.05), 50, steps=25),
+        "teacher, 1 step": Sampler(drawing(0.4), 1),
+        "student after kd": Sampler(drawing(0.2), 1),
+        "student after dmd2": Sampler(drawing(0.05, 0.9), 1),
+    }
+    return digits_report(samplers, seed=0)
+
+
+@pytest.fixture(scope="module")
+def folder(report: Report, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("digits")
+    save(report, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(folder: Path) -> dict:
+    return json.loads((folder / "metrics.json").read_text())
+
+
+def test_the_table_has_a_line_per_row(report: Report) -> None:
+    lines = report.table().splitlines()
+    names = ["real half against real half", "teacher, 25 steps", "teacher, 1 step"]
+    assert [line[:28].strip() for line in lines[1:]] == [*names, "student after kd", "student after dmd2"]
+    assert [line.split()[-2] for line in lines[1:]] == ["-", "50", "1", "1", "1"]
+    frechet = [row.figures.frechet for row in report.rows]
+    assert frechet[1] < frechet[3] < frechet[2]
+
+
+def test_the_rows_of_metrics_json_are_those_of_the_table(report: Report, data: dict) -> None:
+    real, half, *rows = data["rows"]
+    assert (real["id"], real["num"], real["metrics"]) == ("real", 1797, {})
+    assert (half["id"], half["role"], half["num"], half["nfe"]) == ("held-out", "real", 898, None)
+    assert [row["id"] for row in rows] == [
+        "teacher-25-steps",
+        "teacher-1-step",
+        "student-after-kd",
+        "student-after-dmd2",
+    ]
+    assert [row["role"] for row in rows] == ["teacher", "teacher", "student", "student"]
+    assert [(row["steps"], row["nfe"]) for row in rows] == [(25, 50), (1, 1), (1, 1), (1, 1)]
+    assert {row["num"] for row in rows} == {1797}
+    for row, line in zip([half, *rows], report.rows, strict=True):
+        assert {name: row["metrics"][name]["value"] for name in data["figures"]} == vars(line.figures)
+
+
+def test_classes_average_to_the_whole() -> None:
+    labels = class_balanced_labels(1000)
+    digits = from_canvas(drawing(0.2)(labels))
+    whole, rows = digits_figures(digits, labels), figures_by_class(digits, labels)
+    assert [(row.label, row.num) for row in rows] == [(label, 100) for label in range(10)]
+    assert sum(row.accuracy for row in rows) / 10 == pytest.approx(whole.accuracy)
+    assert min(row.diversity for row in rows) < whole.diversity < max(row.diversity for row in rows)
+
+
+def test_pictures_show_the_same_labels_and_seeds(report: Report, folder: Path, data: dict) -> None:
+    gallery = data["gallery"]
+    assert [(item["seed"], item["label"]) for item in gallery["items"]] == [(i, i % 10) for i in range(20)]
+    teacher, student = report.rows[1].digits, report.rows[-1].digits
+    for path, one in zip(gallery["images"]["student-after-dmd2"], student, strict=False):
+        assert torch.equal(pixels_of(Image.open(folder / path))[0], (one.reshape(8, 8) * 255).round().to(torch.uint8))
+    assert gallery["strip"]["seeds"] == [0, 10, 20, 30, 40, 50, 60, 70]
+    assert gallery["strip"]["images"]["student-after-kd"][1] == "images/student-after-kd/strip-10.png"
+    for seed, near in enumerate(gallery["neighbours"]["teacher-25-steps"]):
+        away = (REAL.images - teacher[seed]).norm(dim=1)
+        assert near[0]["distance"] == pytest.approx(float(away.min()), rel=1e-4)
+        assert near[0]["index"] == int(away.argmin())
+
+
+def test_the_page_stops_at_every_stage(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    assert 'label="student after kd"' in text
+    assert '<figure class="grid student" data-steps="student after dmd2">' in text
+    assert text.count('data-steps="student after kd"><figcaption>teacher, 1 step') == 2
+    assert "<small>was not measured" not in text

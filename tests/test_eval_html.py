@@ -134,7 +134,7 @@ def test_every_picture_has_words(read: Reader):
 def test_small_pictures_are_embedded_as_they_are_and_large_ones_reduced(tmp_path: Path):
     small = Reader(written(tmp_path, report(tmp_path))).all("img")[0]
     assert small["src"].startswith("data:image/png")
-    large = Reader(written(tmp_path, report(tmp_path, size=2 * LARGEST))).all("img")[0]
+    large = Reader(written(tmp_path, report(tmp_path, size=LARGEST + 4))).all("img")[0]
     assert large["src"].startswith("data:image/jpeg")
     assert large["width"] == str(LARGEST)
 
@@ -209,10 +209,19 @@ def test_a_teacher_that_was_not_drawn_at_the_students_steps_is_said_to_be_missin
     assert "<small>was not measured" not in written(tmp_path, {**data, "rows": students})
 
 
-def test_the_first_figure_is_the_frechet_distance(tmp_path: Path):
+def test_several_blocks_of_seeds_show_their_spread_and_every_value(tmp_path: Path):
     data = report(tmp_path)
-    data["figures"] = dict(reversed(data["figures"].items()))
-    assert "<strong>FID 3.9</strong>" in written(tmp_path, data)
+    data["rows"][-1]["metrics"]["fid"] |= {"spread": 0.125, "values": [3.8, 3.9, 4.0]}
+    text = written(tmp_path, data)
+    assert text.count("<small>sd 0.125: 3.8, 3.9, 4</small>") == 2
+    assert "student, 4 steps: 3.9 [3.775, 4.025] at 8" in text
+
+
+def test_students_of_equal_steps_are_told_apart_by_their_titles(tmp_path: Path):
+    data = report(tmp_path)
+    data["rows"][-1] |= {"id": "later", "steps": 2, "title": "student after dmd2"}
+    options = [option["label"] for option in Reader(written(tmp_path, data)).all("option") if "label" in option]
+    assert options == ["1", "student, 2 steps", "student after dmd2"]
 
 
 def test_rings_mark_the_rows_that_none_beats(text: str):

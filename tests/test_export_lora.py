@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from exporting import near_stranger, student_of
+from exporting import student_of
 from families import FAMILIES
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import load_file
@@ -17,8 +17,6 @@ from fastgen.export.rebuild import verify_lora
 from fastgen.export.stacked import StackedLoRA
 from fastgen.export.verify import Export, verify
 from fastgen.models.watch import denoiser_name
-
-__all__ = ["near_stranger"]
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 

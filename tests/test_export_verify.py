@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny
 from diffusers import EDMEulerScheduler
-from exporting import Student, family_student, near_stranger, student_of
+from exporting import Student, family_student, student_of
 from families import FAMILIES
 
 from fastgen.cli import main
@@ -18,8 +18,6 @@ from fastgen.export.guidance import unguided
 from fastgen.export.rebuild import verify_folder
 from fastgen.export.seeding import hands_generator_on
 from fastgen.export.verify import Export, verify
-
-__all__ = ["near_stranger"]
 
 # One count or two for each family, with one of the two samplers.
 CASES = {

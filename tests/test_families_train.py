@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import DiffusionPipeline
-from exporting import near_stranger  # noqa: F401
 from families import FAMILIES, Family
 
 from fastgen.config import Config
@@ -45,7 +44,7 @@ def settings(family: Family, folder: Path, sharing: str) -> Config:
 
 
 @pytest.mark.parametrize("name", TRAINED)
-def test_a_family_is_distilled_and_its_exports_sample_as_trained(name, tmp_path, near_stranger, capsys, monkeypatch):  # noqa: F811
+def test_a_family_is_distilled_and_its_exports_sample_as_trained(name, tmp_path, near_stranger, capsys, monkeypatch):
     family = FAMILIES[name]
     monkeypatch.setattr("fastgen.distil.size_arguments", lambda *_, **__: dict(family.size))
     teacher = family.build()

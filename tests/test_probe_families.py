@@ -10,9 +10,9 @@ from families import FAMILIES
 from torch import Tensor
 
 from fastgen.errors import UserError
-from fastgen.models.arguments import classifier_free, guided_call
+from fastgen.models.arguments import classifier_free, free_count, guided_call
+from fastgen.models.canonical import canonical, view
 from fastgen.models.pipeline import Pipeline
-from fastgen.models.probe import canonical, free_count, view
 from fastgen.models.watch import Step, record
 from fastgen.objectives.ops import guided, look
 

@@ -81,6 +81,10 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
                 f"stage {stage.name!r} uses guidance or label dropout, but the teacher has no unconditional mode: set "
                 "guidance to 1 and label_dropout to 0, or name its null class with teacher.null_label"
             )
+    if pipeline.kind == "none" and config.data.prompts is not None and not config.data.has_images:
+        raise UserError(
+            f"the data are prompts, but {type(pipeline.pipe).__name__} takes none: use data={{source: noise}}"
+        )
     last, steps = config.stages[-1], config.student.steps
     if "one_step" in last.objective.needs and steps != (1,):
         raise UserError(

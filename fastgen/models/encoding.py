@@ -68,6 +68,7 @@ class Encoder:
     def __init__(self, pipe: DiffusionPipeline, form: CallForm, asking: Asking, *, folder: Path | None) -> None:
         self._pipe, self._form, self._asking = pipe, form, asking
         self._memory: dict[Any, Conditioning] = {}
+        self._depth = 0
         with self.awake():
             example = capture(pipe, form, asking.call(asking.examples), rows=2)
             self.shared = Conditioning(1, shared=example.shared).to("cpu").shared
@@ -102,15 +103,18 @@ class Encoder:
 
     @contextmanager
     def awake(self) -> Iterator[None]:
-        """Within, the text encoders are on the denoiser's device; afterwards they are in main memory."""
+        """Within, the text encoders are on the denoiser's device; afterwards they are in main memory. It nests."""
         device = next(getattr(self._pipe, denoiser_name(self._pipe)).parameters()).device
+        self._depth += 1
         for module in _encoders(self._pipe):
             module.to(device)
         try:
             yield
         finally:
-            for module in _encoders(self._pipe):
-                module.to("cpu")
+            self._depth -= 1
+            if not self._depth:
+                for module in _encoders(self._pipe):
+                    module.to("cpu")
 
     def _captured_null(self, example: Conditioning) -> Conditioning | None:
         pipe, form, asking = self._pipe, self._form, self._asking

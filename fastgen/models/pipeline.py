@@ -66,7 +66,7 @@ class Pipeline:
         probed = probe(pipe, small.call(asking.examples[:1]), small.call(asking.examples))
         self.reading, self.form = probed.reading, probed.form
         self._asking = asking
-        self._encoder = Encoder(pipe, self.form, asking, folder=cache if self.kind == "prompt" else None)
+        self.encoder = Encoder(pipe, self.form, asking, folder=cache if self.kind == "prompt" else None)
 
     @classmethod
     def load(
@@ -79,7 +79,7 @@ class Pipeline:
     @cached_property
     def codec(self) -> Codec:
         """Between images and samples; looked for when it is first needed."""
-        with self._encoder.awake():
+        with self.encoder.awake():
             return codec_of(self.pipe, self._asking.call(self._asking.examples[:1]))
 
     @property
@@ -95,7 +95,7 @@ class Pipeline:
     @property
     def has_null(self) -> bool:
         """Whether there is an unconditional half, which guidance needs."""
-        return self._encoder.has_null
+        return self.encoder.has_null
 
     @property
     def network(self) -> torch.nn.Module:
@@ -112,7 +112,7 @@ class Pipeline:
     def emitted(self, scheduler: Any, steps: int) -> list[float]:
         """The scheduler timesteps that the pipeline's own call of so many steps stops at under that scheduler."""
         pipe = _built(self.pipe, scheduler=scheduler)
-        with self._encoder.awake():
+        with self.encoder.awake():
             return emitted(pipe, self._asking.call(self._asking.examples), steps=steps)
 
     def grid(self, steps: int) -> Tensor:
@@ -133,7 +133,7 @@ class Pipeline:
     def encode(self, prompts: Sequence[str], *, progress: bool = True) -> None:
         """Encodes prompts ahead of training, if the pipeline takes any; those in the cache already cost nothing."""
         if self.kind == "prompt":
-            self._encoder.fill(prompts, progress=progress)
+            self.encoder.fill(prompts, progress=progress)
 
     def condition(
         self, rows: int, *, labels: Tensor | None = None, prompts: Sequence[str] | None = None
@@ -144,7 +144,7 @@ class Pipeline:
             UserError: the pipeline wants labels or prompts and got none, or a label it does not have.
         """
         if self.kind == "none":
-            return Conditioning(rows, shared=self._encoder.shared)
+            return Conditioning(rows, shared=self.encoder.shared)
         given = prompts if self.kind == "prompt" else None if labels is None else labels.tolist()
         keys: list[Any] = list(given or ())
         if len(keys) != rows:
@@ -154,7 +154,7 @@ class Pipeline:
             )
         if self.kind == "label":
             self._check_classes(keys)
-        return self._encoder.rows(keys)
+        return self.encoder.rows(keys)
 
     def _check_classes(self, labels: Sequence[int]) -> None:
         for label in labels:

@@ -5,21 +5,18 @@ timestep, the sign and slice of the output and the form of a sample; rehearsals 
 sample. The self-test (`selftest`) then holds what was read against the recording.
 """
 
-import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from diffusers import DDIMScheduler, DiffusionPipeline, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DiffusionPipeline
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from ..errors import UserError
-from ..process import Discrete, Flow, Reading, Trig, from_scheduler
-from . import trigflow
+from ..process import Reading
 from .arguments import classifier_free, free_count, guided_call
+from .canonical import canonical, is_deterministic, view
 from .conditioning import Conditioning
 from .denoiser import CallForm, NetworkDenoiser
 from .layout import Layout
@@ -63,13 +60,13 @@ def probe(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[str,
         denoiser = NetworkDenoiser(net, reading, form)
         told = capture(pipe, form, mixed, rows=2)
         single = capture(pipe, form, alone, rows=1)
-        self_test(name, denoiser, Evidence(seen, told, single, _is_deterministic(pipe)))
+        self_test(name, denoiser, Evidence(seen, told, single, is_deterministic(pipe)))
         null = capture_null(pipe, form, mixed, plain=told)
         if null is not None:
             guided = record(pipe, {**mixed, **_guided(pipe, None, rows=2)}, steps=STEPS, rows=2)[0]
             cond = replace(told, null=null)
             form = replace(form, rescaled=fitting_guidance(name, denoiser, view(pipe, guided), cond, w=_GUIDANCE))
-    return Probed(_own_reading(pipe), form)
+    return Probed(reading, form)
 
 
 def capture(pipe: DiffusionPipeline, form: CallForm, call: Mapping[str, Any], *, rows: int) -> Conditioning:
@@ -130,67 +127,6 @@ def opening(pipe: DiffusionPipeline, call: Mapping[str, Any], *, rows: int) -> S
 def emitted(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int = 2) -> list[float]:
     """The scheduler timesteps that a stock call with `num_inference_steps=steps` really stops at."""
     return [step.timestep for step in rehearse(pipe, {**call, **classifier_free(pipe, 1.0)}, steps=steps, rows=rows)]
-
-
-@contextmanager
-def canonical(pipe: DiffusionPipeline) -> Iterator[Reading]:
-    """Within, the process is run by its plainest scheduler, which keeps x_t as it is and steps deterministically.
-
-    DDIM for a discrete process (Euler's would keep x_t / alpha), Euler for flow matching; others stay.
-    """
-    original = pipe.scheduler
-    reading = _own_reading(pipe)
-    if isinstance(reading.process, Discrete):
-        pipe.scheduler = _ddim(original)
-    elif isinstance(reading.process, Flow) and not isinstance(from_scheduler(original).process, Trig):
-        config = original.config
-        shift = config.get("shift") or config.get("flow_shift") or 1.0
-        dynamic = bool(config.get("use_dynamic_shifting"))
-        pipe.scheduler = FlowMatchEulerDiscreteScheduler(
-            num_train_timesteps=config.num_train_timesteps, shift=shift, use_dynamic_shifting=dynamic
-        )
-    try:
-        yield reading
-    finally:
-        pipe.scheduler = original
-
-
-def _is_deterministic(pipe: DiffusionPipeline) -> bool:
-    plain = (DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler)
-    return isinstance(pipe.scheduler, plain) and not pipe.scheduler.config.get("stochastic_sampling")
-
-
-def _ddim(original: Any) -> DDIMScheduler:
-    known = inspect.signature(DDIMScheduler).parameters
-    config = {key: value for key, value in original.config.items() if key in known}
-    fixed = {"clip_sample": False, "thresholding": False, "set_alpha_to_one": True, "timestep_spacing": "trailing"}
-    scheduler = DDIMScheduler(**{**config, **fixed})
-    scheduler.alphas_cumprod = original.alphas_cumprod.clone()  # some schedulers bend them after their betas
-    return scheduler
-
-
-def reading_of(scheduler: Any) -> Reading:
-    """A scheduler in our terms, as the network behind it sees them.
-
-    Raises:
-        ValueError: a scheduler of none of the four families.
-    """
-    reading = from_scheduler(scheduler)
-    return trigflow.READING if isinstance(reading.process, Trig) else reading
-
-
-def _own_reading(pipe: DiffusionPipeline) -> Reading:
-    try:
-        return reading_of(pipe.scheduler)
-    except ValueError as error:
-        raise UserError(f"the scheduler of {type(pipe).__name__} cannot be read: {error}") from error
-
-
-def view(pipe: DiffusionPipeline, step: Step) -> Step:
-    """The step as the network sees it; only TrigFlow loops show their scheduler something else."""
-    if isinstance(from_scheduler(pipe.scheduler).process, Trig):
-        return trigflow.as_flow(step, sigma_data=pipe.scheduler.config.sigma_data)
-    return step
 
 
 def _guided(pipe: DiffusionPipeline, negative: str | None, *, rows: int) -> dict[str, Any]:
