@@ -134,6 +134,9 @@ def _add_metrics(parser: ArgumentParser) -> None:
     )
     group.add_argument("--clip", metavar="MODEL", help="folder or hub name of a CLIP model: CLIP score and CMMD")
     group.add_argument(
+        "--lpips", metavar="FILE", help="torchvision's AlexNet weights: LPIPS between images of one prompt or class"
+    )
+    group.add_argument(
         "--reward",
         dest="rewards",
         action="append",
@@ -178,16 +181,32 @@ def _add_sampling(parser: ArgumentParser) -> None:
         help="images per row (default: 10000); torchrun and accelerate launch pass on the long name only",
     )
     group.add_argument("--seed", type=natural, default=0, metavar="S", help="image i uses seed S + i (default: 0)")
+    group.add_argument(
+        "--seeds",
+        type=positive,
+        default=1,
+        metavar="K",
+        help="measure pipelines on K blocks of N seeds, S, S + N ...: means and their spread (default: 1)",
+    )
     group.add_argument("--batch-size", type=positive, default=64, metavar="B", help="default: 64")
     group.add_argument("--workers", type=positive, default=4, metavar="N", help="decoding threads (default: 4)")
     group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default: auto)")
-    group.add_argument("--dtype", choices=DTYPES, default="float32", help="of the pipelines (default: float32)")
+    group.add_argument(
+        "--dtype",
+        choices=(*DTYPES, "autocast"),
+        default="float32",
+        help="of the pipelines (default: float32); autocast: float32 weights and samples, networks compute in bfloat16",
+    )
 
 
 def _add_output(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
-        "--out", type=Path, default=Path("report"), metavar="DIR", help="gets metrics.json, images/ (default: report)"
+        "--out",
+        type=Path,
+        default=Path("report"),
+        metavar="DIR",
+        help="gets report.html, metrics.json, images/ (default: report)",
     )
     group.add_argument("--gallery", type=natural, default=16, metavar="N", help="pictures per row (default: 16)")
     group.add_argument("--save-stats", type=Path, metavar="FILE", help="store the reference's statistics (.npz)")

@@ -15,6 +15,7 @@ from .colour import saturation_and_contrast
 from .extractors import FeatureExtractor, Sight
 from .frechet import Moments
 from .images import ImageBatch, Skipped
+from .lpips import Lpips
 from .spectrum import MIN_SIDE, SpectrumMean
 
 
@@ -72,6 +73,7 @@ class Eyes:
     extractor: FeatureExtractor | None
     clip: Clip | None = None
     rewards: Mapping[str, Reward] = field(default_factory=dict)
+    lpips: Lpips | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,6 +197,11 @@ def _patches(view: View) -> dict[str, Tensor]:
     return {f"patches_{depth}": level for depth, level in enumerate(levels)}
 
 
+def _lpips(view: View) -> dict[str, Tensor]:
+    """Half precision: there are 31,872 values per image."""
+    return {} if view.eyes.lpips is None else {"lpips": view.eyes.lpips(view.images).half()}
+
+
 def _clip(view: View) -> dict[str, Tensor]:
     if view.eyes.clip is None:
         return {}
@@ -218,6 +225,7 @@ COLUMNS: Mapping[str, Callable[[View], dict[str, Tensor]]] = {
     "conditions": _conditions,
     "colour": _colour,
     "patches": _patches,
+    "lpips": _lpips,
     "clip": _clip,
     "rewards": _rewards,
 }

@@ -17,6 +17,7 @@ from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
+from .classes import ClassRow
 from .frechet import Moments, Statistics, frechet_distance
 
 CLASSES = 10
@@ -95,11 +96,21 @@ def real_halves(seed: int) -> DigitsFigures:
 
 def compare(sample: LabelledDigits, real: LabelledDigits) -> DigitsFigures:
     """The figures of `sample` with `real` as the reference, the classifier's training set and the unit of variety."""
-    reader = KNeighborsClassifier(n_neighbors=NEIGHBOURS).fit(real.images.numpy(), real.labels.numpy())
     return DigitsFigures(
         frechet=frechet_distance(_statistics(sample), _statistics(real)),
-        accuracy=float(reader.score(sample.images.numpy(), sample.labels.numpy())),
-        diversity=_variety(sample) / _variety(real),
+        accuracy=float(_read_as_asked(sample, real).mean()),
+        diversity=float(_variety(sample).mean() / _variety(real).mean()),
+    )
+
+
+def figures_by_class(images: Tensor, labels: Tensor) -> tuple[ClassRow, ...]:
+    """Accuracy and diversity of generated digits, as `digits_figures` takes them, for each class asked for."""
+    sample, real = LabelledDigits(images.detach().cpu().double(), labels.cpu()), real_digits()
+    right, ratios = _read_as_asked(sample, real), _variety(sample) / _variety(real)
+    asked = [sample.labels == label for label in range(CLASSES)]
+    return tuple(
+        ClassRow(label, str(label), int(own.sum()), float(right[own].mean()), float(ratios[label]))
+        for label, own in enumerate(asked)
     )
 
 
@@ -109,6 +120,12 @@ def _statistics(digits: LabelledDigits) -> Statistics:
     return moments.statistics("64 pixels of 8x8 digits")
 
 
-def _variety(digits: LabelledDigits) -> float:
-    within = [digits.images[digits.labels == label].std(0) for label in range(CLASSES)]
-    return float(torch.stack(within).mean())
+def _read_as_asked(sample: LabelledDigits, real: LabelledDigits) -> Tensor:
+    """float64 [N]: 1 where the classifier fitted on `real` reads what was asked for, else 0."""
+    reader = KNeighborsClassifier(n_neighbors=NEIGHBOURS).fit(real.images.numpy(), real.labels.numpy())
+    return (torch.from_numpy(reader.predict(sample.images.numpy())) == sample.labels).double()
+
+
+def _variety(digits: LabelledDigits) -> Tensor:
+    """Standard deviation of a pixel within each class, mean over pixels: float64 [10]."""
+    return torch.stack([digits.images[digits.labels == label].std(0).mean() for label in range(CLASSES)])

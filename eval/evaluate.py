@@ -1,15 +1,16 @@
 """One evaluation from its options to its report."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
-import torch
-
 from fastgen.errors import UserError
 
+from . import html
 from . import report as reports
+from .blocks import pooled
 from .checks import check
 from .clip import Reward
 from .collect import Eyes, Seen
@@ -30,15 +31,19 @@ from .statistics_file import load_statistics, save_statistics
 
 @dataclass(frozen=True, eq=False)
 class Side:
-    """A source with its place in the report."""
+    """A place in the report and its source: one, or a pipeline's for each block of seeds."""
 
     role: Role
     title: str
-    source: Source
+    sources: tuple[Source, ...]
+
+    @property
+    def path(self) -> str:
+        return self.sources[0].origin.path
 
 
 def evaluate(options: Options, *, rewards: Mapping[str, Reward] | None = None) -> Report | None:
-    """Measures teacher and student, writes metrics.json after every row and prints the table.
+    """Measures teacher and student, writes metrics.json after every row, prints the table and writes report.html.
 
     Args:
         rewards: scores (uint8 images [B, 3, H, W], prompts) -> [B] by name, beside those of the options.
@@ -55,7 +60,7 @@ def evaluate(options: Options, *, rewards: Mapping[str, Reward] | None = None) -
     real = _reference(session)
     if real is None:
         for side in _sides(session):
-            _collect(session, side)
+            deque(_collected(session, side), maxlen=0)
         session.processes.leave()
         return None
     if options.save_stats:
@@ -64,7 +69,7 @@ def evaluate(options: Options, *, rewards: Mapping[str, Reward] | None = None) -
     report = _measure(session, real, started)
     print(reports.table(report))
     if options.generated or options.held_out:
-        print(f"all figures are in {options.out / reports.FILE}")
+        print(f"the report is in {html.write(options.out)}, all figures are in {options.out / reports.FILE}")
     session.processes.leave()
     return report
 
@@ -75,15 +80,7 @@ def _measure(session: Session, real: Reference, started: datetime) -> Report:
     showcase = Showcase(options.out, count=options.gallery, seed=options.seed)
     report = Report(options, _protocol(session, real), (reference_row(session, real),), None, {})
     for side in _sides(session):
-        seen, ledgers = _collect(session, side)
-        assert seen is not None
-        _refuse_short(session, seen, side)
-        teacher = _first_teacher(report.rows)
-        row = measured_row(session, side.role, side.title, side.source.origin, seen, real, teacher)
-        if ledgers:
-            row = replace(row, bill=Costs.bill(ledgers, options.batch_size))
-        if options.gallery:
-            _show(showcase, side, row.id, seen, real)
+        row = _row(session, side, real, _first_teacher(report.rows), showcase)
         report = replace(
             report,
             rows=(*report.rows, row),
@@ -96,19 +93,35 @@ def _measure(session: Session, real: Reference, started: datetime) -> Report:
     return report
 
 
-def _collect(session: Session, side: Side) -> tuple[Seen | None, list[Costs]]:
-    """What all processes saw and spent, on the first one."""
-    seen = session.see(side.source, session.options.num, side.title)
-    ledgers = session.processes.gather(side.source.costs)
-    return seen, [ledger for ledger in ledgers if ledger is not None and ledger.images]
+def _row(session: Session, side: Side, real: Reference, teacher: Mapping[str, Figure], showcase: Showcase) -> Row:
+    """One row of the report from all blocks of seeds; the first one's pictures are shown."""
+    blocks: list[Row] = []
+    bill = None
+    for source, seen, ledgers in _collected(session, side):
+        assert seen is not None
+        _refuse_short(session, seen, side)
+        blocks.append(measured_row(session, side.role, side.title, source.origin, seen, real, teacher))
+        bill = Costs.bill(ledgers, session.options.batch_size) if ledgers else None
+        if session.options.gallery and len(blocks) == 1:
+            _show(showcase, side.role, blocks[0].id, source, seen, real)
+    return replace(pooled(blocks), bill=bill)
 
 
-def _show(showcase: Showcase, side: Side, row: str, seen: Seen, real: Reference) -> None:
+def _collected(session: Session, side: Side) -> Iterator[tuple[Source, Seen | None, list[Costs]]]:
+    """What all processes saw of each source, on the first one, and what they have spent so far."""
+    for number, source in enumerate(side.sources, start=1):
+        title = side.title if len(side.sources) == 1 else f"{side.title}, seeds {number} of {len(side.sources)}"
+        seen = session.see(source, session.options.num, title)
+        ledgers = session.processes.gather(source.costs)
+        yield source, seen, [ledger for ledger in ledgers if ledger is not None and ledger.images]
+
+
+def _show(showcase: Showcase, role: Role, row: str, source: Source, seen: Seen, real: Reference) -> None:
     if real.seen is not None and real.seen.pictures:
         showcase.add_row("real", real.seen, None)
-    showcase.add_row(row, seen, None if side.role == "real" else real.features)
-    if isinstance(side.source, PipelineSource):
-        showcase.add_strip(row, side.source)
+    showcase.add_row(row, seen, None if role == "real" else real.features)
+    if isinstance(source, PipelineSource):
+        showcase.add_strip(row, source)
 
 
 def _reference(session: Session) -> Reference | None:
@@ -139,7 +152,7 @@ def _sides(session: Session) -> Iterator[Side]:
     """Held-out real images, the teacher at many steps and at the student's, the student."""
     options = session.options
     if options.held_out is not None:
-        yield Side("real", "held-out", FileSource(options.held_out, session.reading()))
+        yield Side("real", "held-out", (FileSource(options.held_out, session.reading()),))
     few = () if options.student is None else options.steps or declared_steps(options.student)
     if options.teacher is not None:
         many = tuple(dict.fromkeys((*options.teacher_steps, *few)))
@@ -152,26 +165,26 @@ def _generated(
     session: Session, role: Role, path: str, steps: tuple[int, ...], guidance: float | None
 ) -> Iterator[Side]:
     if is_image_set(path):
-        yield Side(role, role, FileSource(Path(path), session.reading(), session.request.prompts))
+        yield Side(role, role, (FileSource(Path(path), session.reading(), session.request.prompts),))
         return
     draw = Draw(
         seed=session.options.seed,
         batch_size=session.options.batch_size,
         device=session.device,
-        dtype=getattr(torch, session.options.dtype),
+        dtype=session.options.dtype,
         request=session.request,
     )
     for source in pipelines(path, draw, steps=steps, guidance=guidance):
         counted = "step" if source.steps == 1 else "steps"
         title = role if source.steps is None else f"{role}, {source.steps} {counted}"
-        yield Side(role, title, source)
+        yield Side(role, title, tuple(source.at(seed) for seed in session.options.first_seeds))
 
 
 def _refuse_short(session: Session, seen: Seen, side: Side) -> None:
     """Rows of another N cannot stand beside these: images that were skipped must be replaced."""
     if seen.count < session.options.num:
         raise UserError(
-            f"Only {seen.count:,} images of {side.source.origin.path} could be used, {len(seen.skipped):,} were "
+            f"Only {seen.count:,} images of {side.path} could be used, {len(seen.skipped):,} were "
             f"skipped, the first being {seen.skipped[0].name}; every row needs {session.options.num:,}. Add images, or "
             f"compare everything at --num {seen.count}."
         )

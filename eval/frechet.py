@@ -106,7 +106,7 @@ class Target:
     """Statistics with the root of their covariance, for many distances from the same ones."""
 
     statistics: Statistics
-    root: Tensor  # [d, r] with root root^T = cov
+    root: "Root"
 
     @classmethod
     def of(cls, statistics: Statistics, *, device: torch.device | str | None = None) -> "Target":
@@ -123,7 +123,7 @@ class Target:
         mine = self.statistics
         require_same_features(mine, extractor=other.extractor, dim=other.dim)
         other = other.to(mine.mean.device)
-        trace_root = torch.linalg.eigvalsh(self.root.T @ other.cov @ self.root).clamp(min=0).sqrt().sum()
+        trace_root = torch.linalg.eigvalsh(self.root.around(other.cov)).clamp(min=0).sqrt().sum()
         shift = (mine.mean - other.mean).square().sum()
         return max(0.0, float(shift + mine.cov.trace() + other.cov.trace() - 2 * trace_root))
 
@@ -166,12 +166,40 @@ def _count(statistics: Statistics) -> float:
     return math.inf if statistics.count is None else statistics.count
 
 
-def _square_root(cov: Tensor) -> Tensor:
-    """R [d, r] with R R^T = cov: the Cholesky factor, or for a deficient one of numerical rank r its eigenvectors."""
+@dataclass(frozen=True, eq=False)
+class Root:
+    """R with R R^T = S.
+
+    Attributes:
+        matrix: R [d, r]; below full rank r < d.
+        triangular: whether it is zero above its diagonal.
+    """
+
+    matrix: Tensor
+    triangular: bool
+
+    def around(self, cov: Tensor) -> Tensor:
+        """R^T cov R [r, r], of which only the lower triangle counts."""
+        root = self.matrix
+        if not self.triangular:
+            return root.T @ cov @ root
+        product = torch.zeros_like(cov)
+        for start in range(0, len(cov), BLOCK):
+            columns = slice(start, start + BLOCK)
+            product[start:, columns] = root[start:, start:].T @ (cov[start:, start:] @ root[start:, columns])
+        return product
+
+
+BLOCK = 256
+"""Columns of a triangular root that are multiplied at once; what lies above them is zero and left out."""
+
+
+def _square_root(cov: Tensor) -> Root:
+    """The Cholesky factor, or for a covariance of numerical rank r < d its scaled eigenvectors."""
     factor, failed = torch.linalg.cholesky_ex(cov)
     pivots = factor.diagonal().square()
     if not int(failed) and float(pivots.min()) > torch.finfo(cov.dtype).eps * len(cov) * float(pivots.max()):
-        return factor
+        return Root(factor, triangular=True)
     eigenvalues, vectors = torch.linalg.eigh(cov)
     smallest, largest = float(eigenvalues[0]), float(eigenvalues[-1])
     if smallest < -1e-6 * largest or largest < 0:
@@ -180,5 +208,4 @@ def _square_root(cov: Tensor) -> Tensor:
             "negative, so these statistics are damaged. Recompute them from the images."
         )
     kept = eigenvalues > torch.finfo(cov.dtype).eps * len(cov) * largest
-    root: Tensor = vectors[:, kept] * eigenvalues[kept].sqrt()
-    return root
+    return Root(vectors[:, kept] * eigenvalues[kept].sqrt(), triangular=False)

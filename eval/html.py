@@ -19,14 +19,13 @@ from fastgen.files import atomic_text
 from . import html_gallery, html_notes, html_quality, html_spectrum, html_tables
 from .html_markup import Markup, join, number, tag
 from .html_pictures import Pictures
-from .html_sides import Row, Sides
+from .html_sides import Row, Sides, scatter
 
 PAGE = "report.html"
 FILE = "metrics.json"
 FORMAT = 2
 """Of metrics.json, as this reader knows it."""
 
-_FIRST = ("fid", "fid_infinity")  # what most readers look for
 _HERE = Path(__file__).parent
 
 
@@ -43,7 +42,6 @@ def write(folder: Path) -> Path:
 
 def page(data: Mapping[str, Any], pictures: Pictures) -> str:
     """The whole document for a parsed metrics.json."""
-    data = {**data, "figures": dict(sorted(data["figures"].items(), key=lambda entry: entry[0] not in _FIRST))}
     sides = Sides.of(data["rows"])
     title = _title(sides)
     style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("html_page.css", "html_page.js"))
@@ -94,13 +92,13 @@ def _tile(data: Mapping[str, Any], row: Row, name: str | None, kind: str, key: s
     figure = row["metrics"].get(name)
     label = data["figures"][name]["label"] if name else ""
     value = f"{label} {number(figure['value'])}" if figure else f"{label} not measured"
-    interval = "" if figure is None or figure["low"] is None else f"{number(figure['low'])} to {number(figure['high'])}"
     costs = [f"NFE {number(row['nfe'])}" if row["nfe"] is not None else "NFE unknown"]
     if row["costs"]:
         costs.append(f"{number(row['costs']['seconds_per_image'])} s per image")
     if row["num"] is not None:
         costs.append(f"N = {row['num']:,}")
-    parts = [tag("span", row["title"]), tag("strong", value), tag("small", interval), tag("small", ", ".join(costs))]
+    off = scatter(figure) if figure else ""
+    parts = [tag("span", row["title"]), tag("strong", value), tag("small", off), tag("small", ", ".join(costs))]
     return tag("div", join(parts), class_=f"tile {kind}", data_steps=key)
 
 

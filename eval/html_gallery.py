@@ -32,7 +32,7 @@ def slider(sides: Sides) -> Markup:
     ruler = tag("input", id="steps", type="range", min=0, max=last, step=1, value=last, list="stops")
     return tag(
         "div",
-        tag("label", "Student's steps", for_="steps"),
+        tag("label", "Student's steps" if all(map(str.isdecimal, keys)) else "Student", for_="steps"),
         tag("span", ruler, tag("datalist", *options, id="stops"), class_="ruler"),
         tag("output", keys[-1], for_="steps"),
         class_="bar",

@@ -15,7 +15,7 @@ if (slider) {
   const move = () => {
     const key = stops[slider.valueAsNumber];
     show("steps", key);
-    slider.setAttribute("aria-valuetext", key === "files" ? "image files" : `${key} steps`);
+    slider.setAttribute("aria-valuetext", /^\d+$/.test(key) ? `${key} steps` : key);
     document.querySelector("output[for=steps]").value = key;
   };
   const follow = () => {

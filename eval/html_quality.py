@@ -32,8 +32,10 @@ class Point:
 
     @property
     def ends(self) -> tuple[float, float]:
-        """The interval; the value alone where there is none."""
-        value, low, high = (self.figure[name] for name in ("value", "low", "high"))
+        """One spread over blocks of seeds on either side, or the interval; the value alone where there is neither."""
+        value, low, high, spread = (self.figure[name] for name in ("value", "low", "high", "spread"))
+        if spread is not None:
+            return (value - spread, value + spread)
         return (value if low is None else low, value if high is None else high)
 
 
@@ -142,6 +144,9 @@ _LEGEND = join(
             tag("span", "\u25cb ringed: no row is both better and cheaper"),
             class_="legend",
         ),
-        note("Numbers beside the marks are sampler steps, bars are intervals (see the definitions below)."),
+        note(
+            "Numbers beside the marks are sampler steps, bars are intervals (see the definitions below) or, of several "
+            "blocks of seeds, one standard deviation to either side."
+        ),
     ]
 )

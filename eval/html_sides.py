@@ -1,5 +1,6 @@
 """Who stands beside whom: the teacher at many steps, the teacher at the student's few steps, the student."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ class Stop:
     """One position of the step slider.
 
     Attributes:
-        key: the step count, or "files" for a student that is image files.
+        key: the step count, "files" for a student that is image files, or a title where several have the same steps.
         teacher: at the same few steps; None where it was not measured.
         student: None in a report on a teacher alone.
     """
@@ -41,13 +42,21 @@ class Sides:
         real, teachers, students = ([row for row in rows if row["role"] == role] for role in _ROLES)
         many = max(teachers, key=_steps, default=None)
         few = {_key(row): row for row in teachers if row is not many}
-        own = {_key(row): row for row in students}
-        keys = sorted(own or few, key=lambda key: _steps(own.get(key) or few[key]))
-        return cls(tuple(real), many, tuple(Stop(key, few.get(key), own.get(key)) for key in keys))
+        counts = Counter(map(_key, students))
+        own = {
+            _key(row) if counts[_key(row)] == 1 else row["title"].removeprefix("student "): row for row in students
+        } or few
+        stops = [
+            Stop(key, few.get(_key(row)), row if students else None)
+            for key, row in sorted(own.items(), key=lambda entry: _steps(entry[1]))
+        ]
+        return cls(tuple(real), many, tuple(stops))
 
     def lacks_teacher(self, stop: Stop) -> bool:
         """Whether the teacher has rows, but none at the steps of `stop`; of files the steps are not known."""
-        return stop.teacher is None and self.teacher is not None and stop.key not in ("files", _key(self.teacher))
+        if stop.teacher is not None or self.teacher is None or stop.student is None:
+            return False
+        return _key(stop.student) not in ("files", _key(self.teacher))
 
     def shown(self) -> Iterator[tuple[str | None, str, Row]]:
         """Teacher and student rows as (slider key or None for always, CSS class, row), the teacher first."""
@@ -57,6 +66,13 @@ class Sides:
             for kind, row in (("few", stop.teacher), ("student", stop.student)):
                 if row is not None:
                     yield stop.key, kind, row
+
+
+def scatter(figure: Mapping[str, Any]) -> str:
+    """How far a figure may be off: its spread over blocks of seeds with their values, or its interval."""
+    if figure["spread"] is not None:
+        return f"sd\u00a0{figure['spread']:.2g}: {', '.join(f'{value:.3g}' for value in figure['values'])}"
+    return "" if figure["low"] is None else f"{figure['low']:.3g} to {figure['high']:.3g}"
 
 
 _ROLES = ("real", "teacher", "student")

@@ -5,16 +5,16 @@ from string import ascii_lowercase
 from typing import Any
 
 from .html_markup import Markup, join, note, number, section, tag
-from .html_sides import Row, Sides
+from .html_sides import Row, Sides, scatter
 
-_ARROWS = {"lower": "\u2193", "higher": "\u2191", "one": "\u2192 1", "zero": "\u2192 0"}
+_ARROWS = {"lower": "\u2193", "higher": "\u2191", "one": "\u2192\u00a01", "zero": "\u2192\u00a00"}
 _WORDS = {"lower": "lower", "higher": "higher", "one": "near 1", "zero": "near 0"}
 _CAVEAT = "Figures of another protocol, or of another N, are not comparable with these."
 _COSTS = (
-    ("NFE", "network calls per image, a guided pair counts two"),
-    ("s/image", "median over batches"),
-    ("images/s", "of all processes together"),
-    ("peak GiB", "largest GPU allocation; a dash on a CPU"),
+    ("NFE", "nfe", "network calls per image, a guided pair counts two"),
+    ("s/image", "seconds_per_image", "median over batches"),
+    ("images/s", "images_per_second", "of all processes together"),
+    ("peak GiB", "peak_memory_gib", "largest GPU allocation"),
 )
 
 
@@ -23,11 +23,13 @@ def headline(data: Mapping[str, Any]) -> Markup:
     figures, rows = data["figures"], data["rows"]
     reasons = {reason: None for row in rows for reason in row["not_measured"].values()}
     letters = {reason: _letter(index) for index, reason in enumerate(reasons)}
+    costs = [cost for cost in _COSTS if any(_cost(row, cost[1]) is not None for row in rows)]
     heads = [
-        *(tag("th", name, scope="col", title=words) for name, words in (("N", "images measured"), *_COSTS)),
+        tag("th", "N", scope="col", title="images measured"),
+        *(tag("th", name, scope="col", title=words) for name, _, words in costs),
         *(_head(about) for about in figures.values()),
     ]
-    lines = [_line(row, figures, letters) for row in rows]
+    lines = [_line(row, [key for _, key, _ in costs], figures, letters) for row in rows]
     table = tag("table", tag("thead", tag("tr", tag("td"), *heads)), tag("tbody", *lines), class_="headline")
     notes = [tag("li", tag("sup", letter), f" not measured: {reason}") for reason, letter in letters.items()]
     return section(
@@ -93,14 +95,18 @@ def _head(about: Mapping[str, Any]) -> Markup:
     return tag("th", f"{about['label']}{unit} {_ARROWS[about['better']]}", scope="col", title=explained or None)
 
 
-def _line(row: Row, figures: Iterable[str], letters: Mapping[str, str]) -> Markup:
-    costs = row["costs"] or {}
-    bill = [row["nfe"], *(costs.get(name) for name in ("seconds_per_image", "images_per_second", "peak_memory_gib"))]
+def _cost(row: Row, key: str) -> float | None:
+    """Network calls are also known of rows that were not timed."""
+    value: float | None = row["nfe"] if key == "nfe" else (row["costs"] or {}).get(key)
+    return value
+
+
+def _line(row: Row, costs: Iterable[str], figures: Iterable[str], letters: Mapping[str, str]) -> Markup:
     return tag(
         "tr",
         tag("th", row["title"], scope="row"),
         tag("td", "unknown" if row["num"] is None else f"{row['num']:,}"),
-        *(tag("td", number(value)) for value in bill),
+        *(tag("td", number(value)) for value in (_cost(row, key) for key in costs)),
         *(_figure(row, name, letters) for name in figures),
         class_=row["role"],
     )
@@ -114,13 +120,12 @@ def _figure(row: Row, name: str, letters: Mapping[str, str]) -> Markup:
     if figure is None:
         return tag("td", number(None))
     details = "; ".join(f"{key} {value}" for key, value in figure["details"].items())
-    return tag("td", number(figure["value"]), _interval(figure), title=details or None)
+    return tag("td", number(figure["value"]), _off(figure), title=details or None)
 
 
-def _interval(figure: Mapping[str, Any]) -> Markup:
-    if figure["low"] is None and figure["high"] is None:
-        return Markup()
-    return join([tag("small", f"{number(figure['low'])} to {number(figure['high'])}")])
+def _off(figure: Mapping[str, Any]) -> Markup:
+    words = scatter(figure)
+    return join([tag("small", words)]) if words else Markup()
 
 
 _KINDS = ("N", "accuracy", "diversity")

@@ -114,7 +114,8 @@ def _levels(seen: Seen | None, real: Seen | None) -> Levels | None:
     spectrum = seen.spectrum.spectrum()
     base = None if real is None or real.spectrum is None else real.spectrum.spectrum()
     comparable = base is not None and base.power.shape == spectrum.power.shape
-    return Levels(spectrum_db(spectrum, base) if base and comparable else (), tuple(radial_profile(spectrum)))
+    bands = spectrum_db(spectrum, base) if base and comparable else ()
+    return Levels(min(spectrum.power.shape), bands, tuple(radial_profile(spectrum)))
 
 
 def _classes(session: Session, seen: Seen) -> tuple[ClassRow, ...] | None:

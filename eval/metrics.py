@@ -1,93 +1,14 @@
 """The table of metrics: what each needs, what it gives, and the paper that defined it."""
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from . import classes, colour, kernels, manifold, sliced, spectrum, uncertainty, variety
-from .collect import Seen
+from .comparison import About, Comparison, Figures, Metric
 from .figure import Figure, NotMeasured
-from .frechet import Statistics, Target
-
-Figures = dict[str, Figure]
-
-
-@dataclass(frozen=True)
-class About:
-    """What a figure is, for readers of a report; see docs/metrics.md."""
-
-    label: str
-    better: Literal["lower", "higher", "one", "zero"]
-    unit: str = ""
-    paper: str = ""
-    interval: str = ""
-
-
-@dataclass(frozen=True, eq=False)
-class Comparison:
-    """A row under measurement and what it is measured against.
-
-    Attributes:
-        statistics: of the row's features.
-        target: of the real images' features.
-        real: the real images; of a statistics file, at most their pixels.
-        teacher: figures of the first teacher row; empty before it.
-        classes: of the extractor.
-    """
-
-    seen: Seen
-    statistics: Statistics
-    target: Target
-    real: Seen | None
-    teacher: Mapping[str, Figure]
-    classes: Sequence[str]
-    device: torch.device
-    seed: int
-
-    def column(self, name: str) -> Tensor:
-        """Rows [N, ...] of the measured images on the device of the evaluation."""
-        if name not in self.seen.columns:
-            raise NotMeasured(MISSING[name])
-        return self.seen.columns[name].to(self.device)
-
-    def real_column(self, name: str) -> Tensor:
-        if self.real is None or name not in self.real.columns:
-            raise NotMeasured(f"of the real images: {MISSING[name]}")
-        return self.real.columns[name].to(self.device)
-
-
-MISSING = {
-    "features": "features are not stored in a statistics file; give the images",
-    "logits": "the extractor has no classifier",
-    "labels": "the images have no class labels",
-    "conditions": "it is not known which images were asked for alike",
-    "colour": "their pixels are not there; give --real-images beside a statistics file",
-    "embedding": "it needs a CLIP model; give --clip and the images",
-    "alignment": "it needs a CLIP model and prompts; give --clip and --prompts",
-}
-
-
-@dataclass(frozen=True)
-class Metric:
-    """A measurement.
-
-    Attributes:
-        figures: what it gives.
-        columns: what has to be collected for it, from the images measured and the real ones.
-        measure: figures by name; NotMeasured says why not.
-        against_real: whether it compares with the real images, so that these have no such figure themselves.
-        default: whether it is measured unless --metrics names others.
-    """
-
-    name: str
-    figures: Mapping[str, About]
-    columns: tuple[str, ...]
-    measure: Callable[[Comparison], Figures]
-    against_real: bool = True
-    default: bool = True
 
 
 def _fid(side: Comparison) -> Figures:
@@ -127,6 +48,13 @@ def _diversity(side: Comparison) -> Figures:
         return {"diversity": own}
     theirs = side.teacher["diversity"].value
     return {"diversity": own, "diversity_ratio": _over(own, theirs)}
+
+
+def _lpips(side: Comparison) -> Figures:
+    own = variety.mean_pairwise_square(side.column("lpips"), side.column("conditions").cpu())
+    if "lpips" not in side.teacher:
+        return {"lpips": own}
+    return {"lpips": own, "lpips_ratio": _over(own, side.teacher["lpips"].value)}
 
 
 def _vendi(side: Comparison) -> Figures:
@@ -242,6 +170,16 @@ METRICS: tuple[Metric, ...] = (
         against_real=False,
     ),
     Metric(
+        "lpips",
+        {
+            "lpips": About("LPIPS", "higher", paper="Zhang et al. 2018, 1801.03924", interval=_STANDARD),
+            "lpips_ratio": About("LPIPS/teacher", "one", interval=_STANDARD),
+        },
+        ("lpips", "conditions"),
+        _lpips,
+        against_real=False,
+    ),
+    Metric(
         "vendi",
         {"vendi": About("Vendi", "higher", paper="Friedman and Dieng 2023, 2210.02410")},
         ("features",),
@@ -277,14 +215,27 @@ METRICS: tuple[Metric, ...] = (
 )
 
 
-def chosen(names: Sequence[str] | None, *, clip: bool) -> tuple[Metric, ...]:
-    """The metrics of these names (or of figures that they give), in the table's order; None: the default ones."""
+_KNOWN: Mapping[str, About] = {name: entry for metric in METRICS for name, entry in metric.figures.items()}
+
+
+def chosen(names: Sequence[str] | None, *, clip: bool, lpips: bool = False) -> tuple[Metric, ...]:
+    """The metrics of these names (or of figures that they give), in the table's order; None: the default ones.
+
+    Args:
+        clip, lpips: whether there is such a model, without which its metrics are no default.
+    """
     if names is None:
-        return tuple(metric for metric in METRICS if metric.default and (clip or "clip" not in metric.columns))
+        absent = {name for name, there in (("clip", clip), ("lpips", lpips)) if not there}
+        return tuple(metric for metric in METRICS if metric.default and absent.isdisjoint(metric.columns))
     return tuple(metric for metric in METRICS if {metric.name, *metric.figures} & set(names))
+
+
+def in_order(names: Iterable[str]) -> tuple[str, ...]:
+    """Names of figures once each in the table's order, unknown ones last."""
+    ranks = {name: rank for rank, name in enumerate(_KNOWN)}
+    return tuple(sorted(dict.fromkeys(names), key=lambda name: ranks.get(name, len(ranks))))
 
 
 def about(name: str) -> About:
     """What a figure of any metric is."""
-    known = {name: entry for metric in METRICS for name, entry in metric.figures.items()}
-    return known.get(name) or About(name.removeprefix("reward_"), "higher", interval=_STANDARD)
+    return _KNOWN.get(name) or About(name.removeprefix("reward_"), "higher", interval=_STANDARD)

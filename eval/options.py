@@ -26,6 +26,7 @@ class Options:
         extractor: its weights: a folder, file or hub name; None takes the protocol's own from the cache.
         metrics: names of metrics or of their figures; None takes the default ones.
         clip: folder or hub name of a CLIP model, for clip_score and cmmd.
+        lpips: weights of torchvision's AlexNet, for lpips; None takes those in torch's cache if `metrics` asks for it.
         rewards: "name=folder" of models in the CLIP format.
         steps: of the student; None takes those it was trained for.
         teacher_steps: of the teacher, besides the student's own few.
@@ -33,6 +34,7 @@ class Options:
         prompts, labels: files of what to ask for, one per line, in turn; labels default to all classes in turn.
         num: images per row of the report.
         seed: image i is drawn with seed + i.
+        seeds: blocks of `num` seeds, one after the other, that a pipeline is measured on.
         device: "auto" or a torch device.
         fast: TF32 in the extractors; another identity, never compared with exact figures.
         skip_bad: leave out unreadable images and report them.
@@ -56,6 +58,7 @@ class Options:
     extractor_antialias: bool = False
     metrics: tuple[str, ...] | None = None
     clip: str | None = None
+    lpips: str | None = None
     rewards: tuple[str, ...] = ()
     steps: tuple[int, ...] | None = None
     teacher_steps: tuple[int, ...] = (50,)
@@ -65,10 +68,11 @@ class Options:
     labels: Path | None = None
     num: int = 10_000
     seed: int = 0
+    seeds: int = 1
     batch_size: int = 64
     workers: int = 4
     device: str = "auto"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["float32", "bfloat16", "float16", "autocast"] = "float32"
     fast: bool = False
     allow_small: bool = False
     skip_bad: bool = False
@@ -82,6 +86,16 @@ class Options:
     def generated(self) -> tuple[str, ...]:
         """The paths of teacher and student, as far as they were given."""
         return tuple(path for path in (self.teacher, self.student) if path is not None)
+
+    @property
+    def wants_lpips(self) -> bool:
+        """By its weights, or by its name."""
+        return self.lpips is not None if self.metrics is None else not {"lpips", "lpips_ratio"}.isdisjoint(self.metrics)
+
+    @property
+    def first_seeds(self) -> range:
+        """The first seed of every block."""
+        return range(self.seed, self.seed + self.seeds * self.num, self.num)
 
     @property
     def reference_is_statistics(self) -> bool:

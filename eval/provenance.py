@@ -28,13 +28,20 @@ def provenance(session: Session, real: Reference, started: datetime) -> dict[str
             "num": real.statistics.count,
             "skipped": len(real.seen.skipped) if real.seen else 0,
         },
-        "seeds": [options.seed, options.seed + options.num - 1] if options.generated else None,
+        "seeds": [options.seed, options.seed + options.seeds * options.num - 1] if options.generated else None,
         "prompts": _file(options.prompts, session.request.prompts),
         "labels": _file(options.labels, session.request.labels),
         "processes": session.processes.count,
+        "settings": {name: _plain(value) for name, value in asdict(options).items()},
+        **circumstances(device, started),
+    }
+
+
+def circumstances(device: torch.device, started: datetime) -> dict[str, Any]:
+    """Machine, versions, command and time of a measurement that ends now."""
+    return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}",
         "versions": {name: _version(name) for name in _VERSIONED},
-        "settings": {name: _plain(value) for name, value in asdict(options).items()},
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round((datetime.now(UTC) - started).total_seconds(), 1),

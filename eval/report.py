@@ -12,7 +12,7 @@ from .classes import ClassRow
 from .costs import Bill
 from .figure import Figure
 from .images import Skipped
-from .metrics import about
+from .metrics import about, in_order
 from .options import Options
 from .sources import Origin, Role
 from .spectrum import Band
@@ -23,8 +23,15 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Levels:
-    """The power spectrum of a row: bands against the real images (empty for these), power at 1, 2 ... cycles."""
+    """The power spectrum of a row.
 
+    Attributes:
+        side: of the images in pixels, the shorter one; Nyquist is at half as many cycles.
+        bands: against the real images; empty for these.
+        radial: power at 1, 2 ... cycles per image.
+    """
+
+    side: int
     bands: tuple[Band, ...]
     radial: tuple[float, ...]
 
@@ -73,8 +80,8 @@ class Report:
 
     @property
     def figure_names(self) -> tuple[str, ...]:
-        """Of any row, in the order of the table of metrics."""
-        return tuple(dict.fromkeys(name for row in self.rows for name in row.figures))
+        """Of any row, in the order of the table of metrics; others, such as rewards, behind them."""
+        return in_order(name for row in self.rows for name in row.figures)
 
     def verdicts(self) -> tuple[Verdict, ...]:
         """What --assert says of the student's rows."""
@@ -102,7 +109,7 @@ def as_json(report: Report) -> dict[str, Any]:
         "format": FORMAT,
         "protocol": asdict(report.protocol),
         "figures": {name: asdict(about(name)) for name in report.figure_names},
-        "rows": [_row(row) for row in report.rows],
+        "rows": [row_json(row) for row in report.rows],
         "gallery": report.gallery,
         "assertions": [
             {
@@ -121,7 +128,8 @@ def table(report: Report) -> str:
     names = report.figure_names
     bands = next((row.levels.bands for row in report.rows if row.levels and row.levels.bands), ())
     head = ["", "NFE", "N", *(about(name).label for name in names), *(band.label for band in bands), "s/image"]
-    lines = [head, *(_cells(row, names, len(bands)) for row in report.rows)]
+    rows = [line for row in report.rows for line in (_cells(row, names, len(bands)), *_blocks(row, names, len(bands)))]
+    lines = [head, *rows]
     widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
     aligned = ("  ".join([line[0].ljust(widths[0]), *map(str.rjust, line[1:], widths[1:])]) for line in lines)
     return "\n".join([*aligned, "", _footnotes(report)])
@@ -134,7 +142,7 @@ def _cells(row: Row, names: tuple[str, ...], bands: int) -> list[str]:
         row.title,
         _cell(row.bill.nfe if row.bill else None, "g"),
         _cell(row.num, ",d"),
-        *(_cell(figure.value if figure else None, ".4g") + _half_width(figure) for figure in figures),
+        *(_cell(figure.value if figure else None, ".4g") + _scatter(figure) for figure in figures),
         *([_cell(band.db, "+.1f") for band in levels] or ["-"] * bands),
         _cell(row.bill.seconds_per_image if row.bill else None, ".3g"),
     ]
@@ -144,10 +152,27 @@ def _cell(value: float | None, style: str) -> str:
     return "-" if value is None else format(value, style)
 
 
-def _half_width(figure: Figure | None) -> str:
-    if figure is None or figure.high is None:
-        return ""
-    return f" ±{figure.high - figure.value:.2g}"
+def _scatter(figure: Figure | None) -> str:
+    """Standard deviation over blocks of seeds, or half the width of the interval."""
+    if figure is not None and figure.spread is not None:
+        return f" sd {figure.spread:.2g}"
+    return "" if figure is None or figure.high is None else f" ±{figure.high - figure.value:.2g}"
+
+
+def _blocks(row: Row, names: tuple[str, ...], bands: int) -> list[list[str]]:
+    """A line for each block of seeds, if there are several."""
+    found = [row.figures.get(name) for name in names]
+    count = max((len(figure.values) for figure in found if figure), default=0)
+    first, num = row.origin.first_seed or 0, row.num or 0
+    return [
+        [
+            f"  from seed {first + block * num}",
+            *["", ""],
+            *(_cell(figure.values[block] if figure else None, ".4g") for figure in found),
+            *[""] * (bands + 1),
+        ]
+        for block in range(count)
+    ]
 
 
 def _footnotes(report: Report) -> str:
@@ -155,7 +180,7 @@ def _footnotes(report: Report) -> str:
     notes = [
         f"protocol   {protocol.extractor}; {protocol.dim} dimensions",
         f"real       {options.reference}",
-        f"seeds      {options.seed} to {options.seed + options.num - 1}, pipelines in {options.dtype}",
+        f"seeds      {_seeds(options)}, pipelines in {options.dtype}",
         "FID is biased upwards by about 1 / N, which its interval does not show: compare at equal N and protocol only.",
         "Bands (cycles per image) and nyquist are dB relative to real images. - does not apply or was not measured.",
     ]
@@ -170,7 +195,14 @@ def _footnotes(report: Report) -> str:
     return "\n".join([*notes, *(verdict.line() for verdict in report.verdicts())])
 
 
-def _row(row: Row) -> dict[str, Any]:
+def _seeds(options: Options) -> str:
+    last = options.seed + options.seeds * options.num - 1
+    blocks = f" in {options.seeds} blocks, sd over blocks" if options.seeds > 1 else ""
+    return f"{options.seed} to {last}{blocks}"
+
+
+def row_json(row: Row) -> dict[str, Any]:
+    """A row as docs/metrics.md says."""
     origin, levels = row.origin, row.levels
     return {
         "id": row.id,
@@ -191,7 +223,7 @@ def _row(row: Row) -> dict[str, Any]:
 
 def _levels(levels: Levels) -> dict[str, Any]:
     radial = [{"cycles": cycles, "power": power} for cycles, power in enumerate(levels.radial, start=1)]
-    return {"bands": [asdict(band) for band in levels.bands], "radial": radial}
+    return {"side": levels.side, "bands": [asdict(band) for band in levels.bands], "radial": radial}
 
 
 def _value(row: Row, name: str) -> float | None:

@@ -11,12 +11,13 @@ from .clip import Clip, Reward
 from .collect import Collector, Eyes, Seen, collect
 from .extractors import FeatureExtractor
 from .images import Reading
+from .lpips import Lpips
 from .metrics import Metric, chosen
 from .options import Options
 from .processes import Processes
 from .protocols import build_extractor, min_images, precision_of
 from .sources import Request, Source
-from .weights import model_folder
+from .weights import alexnet_file, model_folder
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,12 +84,13 @@ def open_session(options: Options, rewards: Mapping[str, Reward]) -> Session:
     clip = Clip(model_folder(options.clip), device=device, precision=precision) if options.clip else None
     named = [text.partition("=") for text in options.rewards]
     judges = {name: Clip(model_folder(path), device=device, precision=precision) for name, _, path in named}
+    lpips = Lpips(alexnet_file(options.lpips), device=device, precision=precision) if options.wants_lpips else None
     session = Session(
         options=options,
         processes=processes,
         extractor=extractor,
-        eyes=Eyes(extractor, clip, {**{name: judge.reward for name, judge in judges.items()}, **rewards}),
-        metrics=chosen(options.metrics, clip=clip is not None),
+        eyes=Eyes(extractor, clip, {**{name: judge.reward for name, judge in judges.items()}, **rewards}, lpips),
+        metrics=chosen(options.metrics, clip=clip is not None, lpips=lpips is not None),
         request=Request.read(options.prompts, options.labels),
         identity=f"{options.protocol}: {extractor.identity}",
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -73,6 +73,9 @@ class Request:
         )
 
 
+AUTOCAST = "autocast"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Draw:
     """What is alike for every pipeline of a report: image i uses seed + i."""
@@ -80,7 +83,7 @@ class Draw:
     seed: int
     batch_size: int
     device: torch.device
-    dtype: torch.dtype
+    dtype: str
     request: Request
 
 
@@ -124,8 +127,7 @@ class PipelineSource:
 
     @property
     def origin(self) -> Origin:
-        dtype = str(self.draw.dtype).removeprefix("torch.")
-        return Origin(self.path, "pipeline", self.steps, self.guidance, self.draw.seed, dtype)
+        return Origin(self.path, "pipeline", self.steps, self.guidance, self.draw.seed, self.draw.dtype)
 
     def asked(self, numbers: Sequence[int]) -> dict[str, Any]:
         """Labels or prompts of images by their numbers, as arguments of `stock.generate`."""
@@ -144,6 +146,10 @@ class PipelineSource:
     def batches(self, share: range) -> Iterator[ImageBatch]:
         with self.costs.counting(self.pipe, self.draw.device):
             yield from self._batches(share, share, watch=self.costs)
+
+    def at(self, seed: int) -> "PipelineSource":
+        """The same pipeline and ledger of costs, image i with `seed` + i."""
+        return replace(self, draw=replace(self.draw, seed=seed))
 
     def strip(self, count: int) -> Iterator[ImageBatch]:
         """`count` images of what image 0 asks for, with the seeds of images 0, 1, 2 ...; costs do not count."""
@@ -166,10 +172,21 @@ class PipelineSource:
                 **asked,
             )
             start = 0
+            drawn = _autocasting(drawn, self.draw.device) if self.draw.dtype == AUTOCAST else drawn
             for images in watch.timing(drawn):
                 part = {name: values[start : start + len(images)] for name, values in asked.items()}
                 yield _drawn(images, part, self.draw.request)
                 start += len(images)
+
+
+def _autocasting(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """Batches that are drawn under autocast; who takes them is not."""
+    while True:
+        with torch.autocast(device.type, dtype=torch.bfloat16):
+            batch = next(batches, None)
+        if batch is None:
+            return
+        yield batch
 
 
 def is_image_set(path: str) -> bool:
@@ -188,7 +205,8 @@ def pipelines(path: str, draw: Draw, *, steps: Sequence[int], guidance: float | 
     """
     folder = loading.locate(path)
     notes = Notes.read(folder)
-    pipe = loading.load(folder, device=draw.device, dtype=draw.dtype)
+    dtype = torch.float32 if draw.dtype == AUTOCAST else getattr(torch, draw.dtype)
+    pipe = loading.load(folder, device=draw.device, dtype=dtype)
     classes = real_classes(pipe, notes)
     for count in steps or (default_steps(pipe),):
         yield PipelineSource(

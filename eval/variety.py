@@ -1,5 +1,7 @@
 """How varied a set of images is: pairwise distances under one condition, and the Vendi score."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -22,7 +24,24 @@ def mean_pairwise_distance(features: Tensor, conditions: Tensor) -> Figure:
     Raises:
         NotMeasured: no condition has two images.
     """
-    means = torch.tensor(list(pairwise_by_condition(features, conditions).values()), dtype=torch.float64)
+    return _mean_over_conditions(list(pairwise_by_condition(features, conditions).values()))
+
+
+def mean_pairwise_square(features: Tensor, conditions: Tensor) -> Figure:
+    """Mean squared Euclidean distance between two images of the same prompt or class, otherwise as above.
+
+    Over all pairs of n images it is 2 / (n - 1) times the sum of squares about their mean. Of `eval.lpips` features
+    it is the mean LPIPS.
+
+    Raises:
+        NotMeasured: no condition has two images.
+    """
+    groups = [features[conditions.to(features.device) == label] for label in conditions.unique().tolist()]
+    return _mean_over_conditions([2 * float(rows.double().var(0).sum()) for rows in groups if len(rows) > 1])
+
+
+def _mean_over_conditions(found: Sequence[float]) -> Figure:
+    means = torch.tensor(found, dtype=torch.float64)
     if not len(means):
         raise NotMeasured("no prompt or class has two images; ask for more images than prompts")
     value = float(means.mean())

@@ -4,10 +4,14 @@ import hashlib
 import os
 from pathlib import Path
 
+import torch
+
 from fastgen.errors import UserError
 
 INCEPTION = "inception-2015-12-05.pt"
 INCEPTION_ADDRESS = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + INCEPTION
+
+ALEXNET = "alexnet-owt-7be5be79.pth"
 
 
 def cache() -> Path:
@@ -51,6 +55,21 @@ def inception_file(path: str | None, sha256: str | None) -> Path:
     if sha256 is not None and found != sha256.lower():
         raise UserError(
             f"{file} has the sha256 {found}, but --extractor-sha256 says {sha256}; fetch {INCEPTION_ADDRESS} again."
+        )
+    return file
+
+
+def alexnet_file(path: str | None) -> Path:
+    """The state dict of torchvision's AlexNet, given or in torch's cache.
+
+    Raises:
+        UserError: it is nowhere.
+    """
+    file = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET if path is None else Path(path)
+    if not file.is_file():
+        raise UserError(
+            f"LPIPS needs the weights of torchvision's AlexNet, but {file} does not exist; fetch {ALEXNET} "
+            "(AlexNet_Weights.IMAGENET1K_V1) and put it there, or give its path with --lpips."
         )
     return file
 

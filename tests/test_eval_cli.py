@@ -18,10 +18,14 @@ from PIL import Image
 from torch import Tensor
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from eval.blocks import pooled
 from eval.cli import build_parser, to_options
 from eval.costs import Costs
+from eval.figure import Figure
 from eval.options import Options
 from eval.preprocessing import Resize, explicit_resize
+from eval.report import Row
+from eval.sources import Origin
 from eval.statistics_file import load_statistics
 from fastgen.cli import main
 from fastgen.models import loading
@@ -202,6 +206,7 @@ def test_classes_of_another_extractor_give_no_accuracy(place: Path, tmp_path: Pa
         (["--student", "{place}/student", "--reward", "pick"], "must be NAME=FOLDER"),
         (["--student", "{place}/student", "--protocol", "clean"], "fixes how images are made"),
         (["--student", "{place}/student", "--clip", "{place}/none"], "no model folder"),
+        (["--student", "{place}/student", "--lpips", "{place}/none"], "give its path with --lpips"),
         (["--student", "{place}/student", "--labels", "{place}/words.txt"], "one class number per line"),
         (["--student", "{place}/student", "--prompts", "{place}/none.txt"], "none.txt cannot be read"),
         (["--student", "{place}/student", "--real-images", "{place}/real"], "leave --real-images out"),
@@ -416,7 +421,7 @@ def test_two_processes_give_the_figures_of_one(place: Path, tmp_path: Path) -> N
     sides = ["--student", str(place / "student"), "--steps", "2", "--device", "cpu", "--num-images", str(COUNT)]
     paths = ["--reference", str(place / "labelled.parquet"), "--extractor", str(place / "extractor")]
     more = ["--metrics", "fid,kid,prdc,diversity,colour,spectrum,swd,accuracy,vendi,inception_score"]
-    arguments = [*paths, *sides, *more, *EXTRACTOR_OPTIONS]
+    arguments = [*paths, *sides, *more, *EXTRACTOR_OPTIONS, "--seeds", "2"]
     assert main(["eval", *arguments, "--out", str(tmp_path / "one")]) == 0
     launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "eval"]
     done = subprocess.run(
@@ -435,3 +440,57 @@ def test_two_processes_give_the_figures_of_one(place: Path, tmp_path: Path) -> N
         for name, figure in alone["metrics"].items():
             assert together["metrics"][name]["value"] == pytest.approx(figure["value"], rel=1e-6, abs=1e-9), name
     assert json.loads((tmp_path / "two" / "metrics.json").read_text())["provenance"]["processes"] == 2
+
+
+def test_blocks_of_seeds_give_mean_spread_and_every_value(
+    place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    student = ["--student", str(place / "student"), "--steps", "1", "--metrics", "fid,accuracy"]
+    for block in range(3):
+        assert evaluate(place, tmp_path / str(block), *student, "--seed", str(5 + COUNT * block)) == 0
+    alone = [value(rows_of(tmp_path / str(block))[1], "fid") for block in range(3)]
+    capsys.readouterr()
+    teacher = ["--teacher", str(place / "real")]
+    mean, spread = float(np.mean(alone)), float(np.std(alone, ddof=1))
+    bounds = ["--assert", f"fid > {mean - 1e-4 * mean}", "--assert", f"fid < {mean + 1e-4 * mean}"]
+    assert evaluate(place, tmp_path / "three", *student, *teacher, "--seed", "5", "--seeds", "3", *bounds) == 0
+    (_, files, row) = rows_of(tmp_path / "three")
+    found = row["metrics"]["fid"]
+    assert found["values"] == pytest.approx(alone, rel=1e-6)
+    assert (found["value"], found["spread"]) == pytest.approx((mean, spread), rel=1e-6)
+    assert found["low"] < mean < found["high"]
+    assert (row["num"], row["nfe"], row["source"]["first_seed"]) == (COUNT, 1, 5)
+    assert row["costs"]["images_per_second"] == pytest.approx(1 / row["costs"]["seconds_per_image"])
+    assert (files["metrics"]["fid"]["values"], files["metrics"]["fid"]["spread"]) == ([], None)
+    assert json.loads((tmp_path / "three" / "metrics.json").read_text())["provenance"]["seeds"] == [5, 76]
+    printed = capsys.readouterr().out
+    assert f"{mean:.4g} sd {spread:.2g}" in printed
+    for block, single in enumerate(alone):
+        assert f"{single:.4g}" in next(
+            line for line in printed.splitlines() if f"from seed {5 + COUNT * block}" in line
+        )
+
+
+def test_a_figure_that_one_block_lacks_is_not_measured() -> None:
+    def block(**figures: Figure) -> Row:
+        missing = {} if "kid" in figures else {"kid": "why"}
+        return Row("s", "student", "s", Origin("s", "pipeline"), 9, figures, missing)
+
+    row = pooled([block(fid=Figure(1, 0, 2), kid=Figure(3)), block(fid=Figure(2, 1, 5))])
+    assert row.figures == {"fid": Figure(1.5, 0.5, 3.5, spread=0.5**0.5, values=(1, 2))}
+    assert row.not_measured == {"kid": "why"}
+
+
+def test_the_report_ends_with_a_page(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert evaluate(place, tmp_path, "--student", str(place / "student"), "--metrics", "fid", "--steps", "2") == 0
+    fid = value(rows_of(tmp_path)[1], "fid")
+    assert f"FID {fid:.4g}" in (tmp_path / "report.html").read_text()
+    assert f"the report is in {tmp_path / 'report.html'}" in capsys.readouterr().out
+
+
+def test_the_frechet_distance_stands_first(place: Path, tmp_path: Path) -> None:
+    student = ["--student", str(place / "student"), "--steps", "1"]
+    assert evaluate(place, tmp_path, *student, reference="labelled.parquet") == 0
+    assert "accuracy" in rows_of(tmp_path)[0]["metrics"]
+    assert list(json.loads((tmp_path / "metrics.json").read_text())["figures"])[:2] == ["fid", "kid"]
+    assert rows_of(tmp_path)[1]["spectrum"]["side"] == 16

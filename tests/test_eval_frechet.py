@@ -6,7 +6,7 @@ import torch
 from scipy import linalg
 from torch import Tensor
 
-from eval import statistics_file
+from eval import frechet, statistics_file
 from eval.frechet import Moments, Statistics, frechet_distance, require_same_features
 from eval.statistics_file import load_statistics, save_statistics
 from fastgen.errors import UserError
@@ -42,6 +42,12 @@ def test_distance_of_diagonal_gaussians_has_a_closed_form() -> None:
     a, b = Statistics(mean_a, var_a.diag(), 99, "e"), Statistics(mean_b, var_b.diag(), 99, "e")
     expected = (mean_a - mean_b).square().sum() + (var_a.sqrt() - var_b.sqrt()).square().sum()
     assert frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-12)
+
+
+def test_distance_does_not_depend_on_the_blocks_of_its_product(monkeypatch: pytest.MonkeyPatch) -> None:
+    a, b = fitted(features(500, 48, seed=1)), fitted(features(300, 48, seed=2, offset=0.1))
+    monkeypatch.setattr(frechet, "BLOCK", 7)
+    assert frechet_distance(a, b) == pytest.approx(classic_distance(a, b), rel=1e-6)
 
 
 @pytest.mark.parametrize(("few", "many"), [(20, 500), (20, 20), (20, 35)])

@@ -1,5 +1,6 @@
 import colorsys
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,8 +11,10 @@ from scipy.stats import wasserstein_distance
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
+from torchmetrics.functional.image import lpips
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
+from torchvision.models import alexnet
 
 from eval.assertions import Assertion
 from eval.classes import accuracy, inception_score, per_class
@@ -19,11 +22,12 @@ from eval.colour import colour_ratios, saturation_and_contrast
 from eval.figure import NotMeasured
 from eval.frechet import Moments, Statistics, Target
 from eval.kernels import cmmd, kernel_inception_distance
+from eval.lpips import Lpips
 from eval.manifold import nearest, prdc
 from eval.metrics import METRICS, about, chosen
 from eval.sliced import laplacian_pyramid, patch_distance, patches, sliced_wasserstein
 from eval.uncertainty import frechet_infinity, jackknife
-from eval.variety import mean_pairwise_distance, pairwise_by_condition, vendi_score
+from eval.variety import mean_pairwise_distance, mean_pairwise_square, pairwise_by_condition, vendi_score
 from fastgen.errors import UserError
 
 
@@ -313,3 +317,23 @@ def test_an_assertion_speaks_of_its_step_count() -> None:
 def test_other_assertions_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         Assertion.parse(text)
+
+
+def test_lpips_vectors_have_the_distances_of_torchmetrics(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = alexnet(weights=None)
+    torch.save(network.state_dict(), tmp_path / "alexnet.pth")
+    theirs = lpips._LPIPS(net="alex", pnet_rand=True, resize=64)
+    layers = dict(theirs.net.named_parameters())
+    for name, weights in network.features.named_parameters():
+        layers[next(own for own in layers if own.partition(".")[2] == name)].data = weights.data
+    images = torch.randint(0, 256, (4, 3, 96, 80), dtype=torch.uint8)
+    vectors = Lpips(tmp_path / "alexnet.pth", device=torch.device("cpu"))(images)
+    one, two = torch.tensor([[a, b] for a in range(4) for b in range(a)]).T
+    with torch.no_grad():
+        expected = theirs(images[one] / 127.5 - 1, images[two] / 127.5 - 1).flatten()
+    assert torch.allclose((vectors[one] - vectors[two]).square().sum(1), expected, rtol=1e-4)
+    of_pairs = mean_pairwise_square(vectors, torch.zeros(4, dtype=torch.int64))
+    assert of_pairs.value == pytest.approx(float(expected.mean()), rel=1e-4)
+    with pytest.raises(UserError, match=r"does not hold the weights of torchvision's AlexNet"):
+        Lpips(Path(__file__), device=torch.device("cpu"))

@@ -115,8 +115,9 @@ def unsafe_calls(source: str) -> list[str]:
             continue
         name, options = ast.unparse(call.func), {k.arg: ast.unparse(k.value) for k in call.keywords}
         loader = options.get("Loader", ast.unparse(call.args[1]) if len(call.args) > 1 else "none")
+        restricted = name == "torch.load" and options.get("weights_only") == "True"  # tensors only, no code
         if (
-            name in UNSAFE
+            (name in UNSAFE and not restricted)
             or (name == "yaml.load" and loader not in ("_Loader", "yaml.SafeLoader"))
             or options.get("allow_pickle", "False") != "False"
             or options.get("trust_remote_code", "False") != "False"
@@ -135,6 +136,7 @@ def test_no_file_can_run_code():
     "call",
     [
         "torch.load(f)",
+        "torch.load(f, weights_only=False)",
         "pickle.load(f)",
         "yaml.load(s)",
         "yaml.load(s, yaml.Loader)",
