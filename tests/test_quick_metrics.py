@@ -177,9 +177,9 @@ def test_a_measured_run_that_is_killed_ends_as_if_nothing_had_happened(folder, w
     for place in [*places, "best/about.json"]:
         assert (broken.out / place).read_bytes() == (whole / place).read_bytes(), place
     reports = [json.loads((run / "report/metrics.json").read_text())["rows"] for run in (whole, broken.out)]
-    names = [row["name"] for row in reports[0]]
+    names = [row["title"] for row in reports[0]]
     assert names[-2:] == ["student after kd", "student after dmd2"]
-    assert [(row["name"], row["figures"]) for row in reports[1]] == [(r["name"], r["figures"]) for r in reports[0]]
+    assert [(row["title"], row["metrics"]) for row in reports[1]] == [(r["title"], r["metrics"]) for r in reports[0]]
 
 
 def test_the_figures_of_digits_are_those_of_the_exported_student(folder, whole):
