@@ -231,7 +231,7 @@ def in_processes(count: int, target: Callable[..., None], *args: Any) -> list[in
     for process in processes:
         process.start()
     for process in processes:
-        process.join(timeout=60)
+        process.join(timeout=300)
         process.kill()
         process.join()
     return [process.exitcode for process in processes]
