@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from .models.conditioning import Conditioning
-from .models.denoiser import refuse_undeclared
+from .models.scalars import refuse_undeclared
 from .process import Prediction, Process, Time
 
 
@@ -75,6 +75,8 @@ class Mixture:
 class ExactDenoiser(nn.Module):
     """The optimal denoiser of a mixture. x_t is [B, d]; labels of -1 mean the whole mixture."""
 
+    scalars: tuple[str, ...] = ()
+
     def __init__(self, process: Process, data: Mixture) -> None:
         super().__init__()
         self.process = process
@@ -85,12 +87,9 @@ class ExactDenoiser(nn.Module):
         x_t: Tensor,
         t: Time,
         cond: Conditioning,
-        *,
-        s: Time | None = None,
-        guidance: Time | None = None,
-        extra: Mapping[str, Tensor] | None = None,
+        scalars: Mapping[str, Tensor] | None = None,
     ) -> Prediction:
-        refuse_undeclared(s=s, guidance=guidance, **(extra or {}))
+        refuse_undeclared(self.scalars, scalars or {})
         alpha = self.process.alpha(t)[:, None, None]
         values, vectors = self.data.eigen
         y, variance = self._whitened(x_t.double(), t)
@@ -168,6 +167,8 @@ class ExactRatio(nn.Module):
 class AffineGenerator(nn.Module):
     """x0 = mean + factor z with z the unit noise that x_t was made from: its output law N(mean, factor factor^T)."""
 
+    scalars: tuple[str, ...] = ()
+
     def __init__(self, process: Process, mean: Tensor, factor: Tensor) -> None:
         super().__init__()
         self.process = process
@@ -179,12 +180,9 @@ class AffineGenerator(nn.Module):
         x_t: Tensor,
         t: Time,
         cond: Conditioning,
-        *,
-        s: Time | None = None,
-        guidance: Time | None = None,
-        extra: Mapping[str, Tensor] | None = None,
+        scalars: Mapping[str, Tensor] | None = None,
     ) -> Prediction:
-        refuse_undeclared(s=s, guidance=guidance, **(extra or {}))
+        refuse_undeclared(self.scalars, scalars or {})
         z = x_t / self.process.prior(torch.ones_like(x_t), t)
         x0 = self.mean + z.double() @ self.factor.T
         return Prediction.of_x0(self.process, x_t, t, x0.to(x_t.dtype))

@@ -214,10 +214,14 @@ class Pairs(_Strict):
 
 
 class DiscriminatorSpec(_Strict):
-    """Heads on features of `backbone`; layers default to the bottleneck or the middle block."""
+    """Heads on features of `backbone`; layers default to the bottleneck or the middle block.
+
+    heads: trained on the features, or their mean over channels, which has no parameters.
+    """
 
     backbone: Literal["fake_score", "real_score"] = "fake_score"
     layers: tuple[str, ...] | None = None
+    heads: Literal["trained", "mean"] = "trained"
 
 
 class Stage(_Strict):

@@ -10,8 +10,9 @@ from .analytic import ExactDenoiser, Mixture
 from .models.conditioning import Conditioning
 from .models.denoiser import CallForm, NetworkDenoiser
 from .models.discriminator import Discriminator
-from .models.roles import Roles
-from .objectives.base import Batch
+from .models.roles import Roles, Sampler
+from .models.state import STATES
+from .objectives.base import Batch, Objective, scalars_of
 from .process import Process, Reading, Uniform
 from .process.prediction import edm_row
 
@@ -23,13 +24,14 @@ class Perceptron(nn.Module):
         super().__init__()
         self.embed = nn.Embedding(classes + 1, width)
         nn.init.zeros_(self.embed.weight)
-        self.enter = nn.Linear(dim + 8, width)
+        self.enter = nn.Linear(dim, width)
+        self.time_embedding = nn.Linear(8, width)
         self.hidden = nn.ModuleList(nn.Linear(width, width) for _ in range(3))
         self.leave = nn.Linear(width, dim)
 
     def forward(self, sample: Tensor, timestep: Tensor, class_labels: Tensor) -> Tensor:
         waves = timestep[:, None] * torch.arange(1, 5, device=timestep.device)
-        h = self.enter(torch.cat([sample, waves.sin(), waves.cos()], dim=1))
+        h = self.enter(sample) + self.time_embedding(torch.cat([waves.sin(), waves.cos()], dim=1))
         h = torch.nn.functional.silu(h + self.embed(class_labels + 1))
         for layer in self.hidden:
             h = h + torch.nn.functional.silu(layer(h))
@@ -71,23 +73,54 @@ def imitate(student: NetworkDenoiser, teacher: ExactDenoiser, *, updates: int, b
         optimizer.zero_grad()
 
 
-def toy_roles(process: Process, data: Mixture, grids: list[Tensor], *, updates: int = 600, seed: int = 0) -> Roles:
-    """Exact real score; generator, fake score and target start from one learned imitation of it."""
+def toy_roles(
+    process: Process,
+    data: Mixture,
+    grids: list[Tensor],
+    *,
+    objective: Objective | None = None,
+    updates: int = 600,
+    seed: int = 0,
+    sampler: Sampler = "renoise",
+) -> Roles:
+    """Exact real score; generator, fake score and target start from one learned imitation of it.
+
+    They have the embeddings that the objective asks for, and its states stand beside them.
+    """
     torch.manual_seed(seed)
     real = ExactDenoiser(process, data)
     learned = toy_denoiser(process, data)
     imitate(learned, real, updates=updates, batch=512, seed=seed)
-    fake = copy.deepcopy(learned)
-    x = torch.zeros(2, data.means.shape[1])
-    example = (x, torch.full((2,), 0.5, dtype=torch.float64), data.uncond(2))
-    members = {
-        "generator": learned,
-        "fake_score": fake,
-        "real_score": real,
-        "target": copy.deepcopy(learned),
-        "discriminator": Discriminator(fake, ["hidden.1"], example),
+    return toy_roles_of(learned, real, grids, objective=objective, sampler=sampler)
+
+
+def toy_roles_of(
+    learned: NetworkDenoiser,
+    real: ExactDenoiser,
+    grids: list[Tensor],
+    *,
+    objective: Objective | None = None,
+    sampler: Sampler = "renoise",
+) -> Roles:
+    """`toy_roles` from an imitation that is there already; it is copied."""
+    needs = objective.needs if objective is not None else frozenset()
+    members: dict[str, nn.Module] = {
+        role: NetworkDenoiser(
+            copy.deepcopy(learned.net),
+            learned.reading,
+            learned.form,
+            scalars=scalars_of(objective, role) if objective is not None else (),
+        )
+        for role in ("generator", "fake_score", "target")
     }
-    return Roles(members, grids=grids)
+    x = torch.zeros(2, real.data.means.shape[1])
+    example = (x, torch.full((2,), 0.5, dtype=torch.float64), real.data.uncond(2))
+    members |= {
+        "real_score": real,
+        "discriminator": Discriminator(members["fake_score"], ["hidden.1"], example),
+    }
+    members |= {name: kind() for name, kind in STATES.items() if name in needs}
+    return Roles(members, grids=grids, sampler=sampler)
 
 
 def toy_batch(data: Mixture, size: int, rng: torch.Generator, shared_rng: torch.Generator) -> Batch:

@@ -12,6 +12,7 @@ from fastgen.analytic import AffineGenerator, ExactDenoiser, Mixture
 from fastgen.models.roles import Roles
 from fastgen.objectives import (
     Batch,
+    Landing,
     Objective,
 )
 from fastgen.process import EDM, Discrete, Flow, Process, Trig, Uniform, even_grid
@@ -52,6 +53,11 @@ def streams(seed: int = 0) -> dict[str, torch.Generator]:
 def scripted(*script: Tensor, seed: int = 0, real: Tensor | None = None) -> ScriptedBatch:
     cond = REAL.uncond(len(script[0]))
     return ScriptedBatch(cond, tuple(script[0].shape[1:]), **streams(seed), real=real, script=list(script))
+
+
+def clean(batch: Batch, x0: Tensor) -> Landing:
+    """The landing of a sample that one step made."""
+    return Landing(x0, batch.full(0.0), batch.full(1.0), x0)
 
 
 def cubature(dim: int) -> tuple[Tensor, Tensor]:

@@ -28,10 +28,11 @@ from fastgen.models.pipeline import Pipeline
 from fastgen.models.roles import weights_of
 from fastgen.models.targets import find_targets
 from fastgen.objectives import DMD2
+from fastgen.objectives.guidance import Fixed
 from fastgen.process import even_grid
 
 TRAINED = ("generator", "fake_score")
-ONE_TURN = DMD2(ratio=1, guidance=1.5)
+ONE_TURN = DMD2(ratio=1, guidance=Fixed(1.5))
 SMALL = LoRA(rank=4, alpha=8)
 X, T = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.8]).double()
 

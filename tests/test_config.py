@@ -12,6 +12,7 @@ from fastgen.cli import main
 from fastgen.config import Config
 from fastgen.configfile import dump, fingerprint, load
 from fastgen.errors import UserError
+from fastgen.objectives.guidance import Fixed
 from fastgen.plan import plan
 
 ROOT = Path(__file__).parent.parent
@@ -170,7 +171,7 @@ def test_a_wrong_setting_is_told_with_its_rule(refusal, override, words):
 def test_overrides_reach_settings_lists_and_sections_that_are_not_there(read):
     config = read(STAGED, "student.steps=[1, 2]", "stages.1.objective.guidance=1.5", "checkpoints.every=5", "out=a=b")
     assert config.student.steps == (1, 2)
-    assert config.stages[1].objective.guidance == 1.5
+    assert config.stages[1].objective.guidance == Fixed(1.5)
     assert config.stages[0] == read(STAGED).stages[0]
     assert config.checkpoints.every == 5
     assert config.out == Path("a=b")
@@ -233,7 +234,7 @@ def test_shipped_configs_survive_being_written_and_planned(file, tmp_path, monke
 def test_numbers_and_words_survive_being_written(read):
     config = read(STAGED, f"stages.1.objective.guidance={math.pi!r}", "export=no", "train.optim.eps=1e-12", "flip=true")
     assert read(dump(config)) == config
-    assert config.stages[1].objective.guidance == math.pi
+    assert config.stages[1].objective.guidance == Fixed(math.pi)
     assert config.exported == Path("no")
 
 

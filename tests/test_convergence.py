@@ -16,6 +16,8 @@ from fastgen.models.roles import Roles
 from fastgen.objectives import Batch, Objective, Pair
 from fastgen.objectives.dmd import DMD
 from fastgen.objectives.dmd2 import DMD2
+from fastgen.objectives.gan import GAN
+from fastgen.objectives.guidance import Fixed
 from fastgen.objectives.kd import KnowledgeDistillation
 from fastgen.objectives.vsd import VSD
 from fastgen.process import EDM, Discrete, Flow, Process, Trig, even_grid
@@ -48,11 +50,11 @@ class Recipe:
 
 RECIPES = {
     "kd": Recipe(KnowledgeDistillation(), steps=1, cycles=500, share=0.25),
-    "vsd": Recipe(VSD(guidance=1.0, ratio=2), steps=1, cycles=300, share=0.25),
+    "vsd": Recipe(VSD(guidance=Fixed(1.0), ratio=2), steps=1, cycles=300, share=0.25),
     "dmd": Recipe(DMD(ratio=2), steps=1, cycles=300, share=0.25),
-    "dmd2": Recipe(DMD2(gan=0.0, ratio=2), steps=1, cycles=300, share=0.25),
-    "dmd2_2step": Recipe(DMD2(gan=0.0, ratio=2), steps=2, cycles=400, share=0.75),
-    "dmd2_4step": Recipe(DMD2(gan=0.0, ratio=2), steps=4, cycles=500, share=0.9),
+    "dmd2": Recipe(DMD2(gan=GAN(0.0), ratio=2), steps=1, cycles=300, share=0.25),
+    "dmd2_2step": Recipe(DMD2(gan=GAN(0.0), ratio=2), steps=2, cycles=400, share=0.75),
+    "dmd2_4step": Recipe(DMD2(gan=GAN(0.0), ratio=2), steps=4, cycles=500, share=0.9),
 }
 
 # Sliced Wasserstein distance to the data, mean over seeds 0, 1, 2; `python tests/test_convergence.py` prints it.

@@ -31,6 +31,8 @@ from fastgen.objectives import (
 )
 from fastgen.objectives.dmd import DMD
 from fastgen.objectives.dmd2 import DMD2
+from fastgen.objectives.gan import GAN
+from fastgen.objectives.guidance import Fixed
 from fastgen.objectives.kd import KnowledgeDistillation
 from fastgen.objectives.pretrain import Pretrain
 from fastgen.objectives.vsd import VSD
@@ -46,12 +48,12 @@ GENERATOR, FAKE, BOTH = ("generator",), ("fake_score",), ("fake_score", "discrim
     ("objective", "cycle", "needs"),
     [
         (VSD(), (GENERATOR, FAKE), {"real_score", "null"}),
-        (VSD(guidance=1.0, ratio=3), (GENERATOR, FAKE, FAKE, FAKE), {"real_score"}),
+        (VSD(guidance=Fixed(1.0), ratio=3), (GENERATOR, FAKE, FAKE, FAKE), {"real_score"}),
         (DMD(), (GENERATOR, FAKE), {"real_score", "pairs", "one_step"}),
-        (DMD(guidance=2.0), (GENERATOR, FAKE), {"real_score", "pairs", "one_step", "null"}),
+        (DMD(guidance=Fixed(2.0)), (GENERATOR, FAKE), {"real_score", "pairs", "one_step", "null"}),
         (DMD2(), (GENERATOR, *5 * (BOTH,)), {"real_score", "images"}),
-        (DMD2(gan=0.0, ratio=2), (GENERATOR, FAKE, FAKE), {"real_score"}),
-        (DMD2(gan=0.0, rollout="noised_data", ratio=1), (GENERATOR, FAKE), {"real_score", "images"}),
+        (DMD2(gan=GAN(0.0), ratio=2), (GENERATOR, FAKE, FAKE), {"real_score"}),
+        (DMD2(gan=GAN(0.0), rollout="noised_data", ratio=1), (GENERATOR, FAKE), {"real_score", "images"}),
         (KnowledgeDistillation(), (GENERATOR,), {"pairs", "one_step"}),
         (Pretrain(), (GENERATOR,), {"images", "null"}),
         (Pretrain(label_dropout=0.0), (GENERATOR,), {"images"}),
@@ -106,7 +108,7 @@ LEARNERS: dict[str, Objective] = {
     "pretrain": Pretrain(label_dropout=0.0, times=only(0.5), space="x0"),
     "vsd": VSD(fake_times=only(0.5), fake_space="x0"),
     "dmd": DMD(fake_times=only(0.5), fake_space="x0"),
-    "dmd2": DMD2(gan=0.0, fake_times=only(0.5), fake_space="x0"),
+    "dmd2": DMD2(gan=GAN(0.0), fake_times=only(0.5), fake_space="x0"),
 }
 
 

@@ -18,12 +18,13 @@ from fastgen.engine.random import seed_of, stream
 from fastgen.errors import NonFiniteError, UserError
 from fastgen.models.pipeline import Pipeline
 from fastgen.objectives import DMD2, Pretrain
+from fastgen.objectives.guidance import Fixed
 from fastgen.sampling.sampler import ode
 
 compile_in_place = nn.Module.compile
 TRAINED = {"generator": 1, "fake_score": 3, "discriminator": 3}  # updates per cycle
-THREE_FAKE_TURNS = DMD2(ratio=3, guidance=1.5)  # unguided, the first generator gradient is exactly zero
-ONE_FAKE_TURN = DMD2(ratio=1, guidance=1.5)
+THREE_FAKE_TURNS = DMD2(ratio=3, guidance=Fixed(1.5))  # unguided, the first generator gradient is exactly zero
+ONE_FAKE_TURN = DMD2(ratio=1, guidance=Fixed(1.5))
 
 
 @pytest.fixture(scope="module")

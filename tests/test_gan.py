@@ -11,6 +11,7 @@ from closed_forms import (
     OTHER_MEAN,
     PLANE,
     REAL,
+    clean,
     close,
     gaussian_roles,
     only,
@@ -27,9 +28,9 @@ from fastgen.analytic import ExactRatio
 from fastgen.models.conditioning import Conditioning
 from fastgen.objectives import (
     Batch,
-    Landing,
 )
 from fastgen.objectives.dmd2 import DMD2
+from fastgen.objectives.gan import GAN
 from fastgen.process import Flow, Process, even_grid
 from fastgen.toy import toy_batch, toy_roles
 
@@ -51,7 +52,7 @@ def check_gan_gradient(process: Process) -> None:
     z, eps, other = *quasi_random(2), quasi_random(2)[1].flip(0)
     roles = gaussian_roles(process)
     roles.members["discriminator"] = ExactRatio(roles["real_score"], roles["fake_score"])
-    measured = slopes(roles, DMD2(gan=0.7, gan_times=only(0.6)), scripted(z, eps, other), "gan")
+    measured = slopes(roles, DMD2(gan=GAN(0.7, times=only(0.6))), scripted(z, eps, other), "gan")
     t = torch.tensor(0.6, dtype=torch.float64)
     alpha, sigma = process.alpha(t), process.sigma(t)
     x_t = alpha * (OTHER_MEAN + z @ OTHER_FACTOR.T) + sigma * other
@@ -76,9 +77,9 @@ def judged(*, real: Tensor, fake: Tensor, gan_fake: float) -> tuple[Judge, float
     roles = gaussian_roles(Flow(), discriminator=judge)
     batch = scripted(real, real=real)
     batch = Batch(batch.cond, (2,), **streams(), real=real)
-    batch.landing = Landing(fake, batch.full(0.0), batch.full(1.0))
+    batch.landing = clean(batch, fake)
     with roles.training(("fake_score", "discriminator")):
-        term = DMD2(gan_fake=gan_fake).fake_score(roles, batch)["gan"]
+        term = DMD2(gan=GAN(learned=gan_fake)).fake_score(roles, batch)["gan"]
         term.backward()
     return judge, term.item()
 
@@ -115,7 +116,7 @@ def test_real_and_fake_are_noised_independently():
 def test_gan_weights_scale_their_terms_alone(turn: str):
     roles = toy_roles(Flow(), PLANE, [even_grid(1)], updates=0)
     first, second = (
-        getattr(DMD2(gan=gan, gan_fake=gan), turn)(roles, toy_batch(PLANE, 16, *streams().values()))
+        getattr(DMD2(gan=GAN(gan, learned=gan)), turn)(roles, toy_batch(PLANE, 16, *streams().values()))
         for gan in (0.1, 0.3)
     )
     torch.testing.assert_close(second["gan"], 3 * first["gan"])
@@ -123,7 +124,7 @@ def test_gan_weights_scale_their_terms_alone(turn: str):
 
 
 def test_without_a_gan_dmd2_needs_neither_images_nor_a_discriminator():
-    objective, roles = DMD2(gan=0.0), gaussian_roles(Flow())
+    objective, roles = DMD2(gan=GAN(0.0)), gaussian_roles(Flow())
     assert "discriminator" not in roles
     for turn in (objective.generator, objective.fake_score):
         assert "gan" not in turn(roles, Batch(REAL.uncond(8), (2,), **streams()))

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import pytest
+import test_objectives
 import torch
 from closed_forms import PROCESSES, streams
 from test_denoising import check_denoising_floor, check_label_dropout, check_regression
@@ -26,24 +27,24 @@ from fastgen.objectives import (
     Batch,
     dmd,
     dmd2,
+    gan,
     kd,
     matching,
     pretrain,
     rollout,
+    weights,
 )
 from fastgen.objectives import vsd as vsd_module
 from fastgen.objectives.ops import look, mean_abs, surrogate, through
 from fastgen.process import Flow
 
 
-def undetached_scores(roles: Roles, batch: Batch, x0: Tensor, *, law: object, guidance: float) -> matching.Scores:
-    noised = matching.renoised(roles, batch, x0, law=law)
-    real, fake = (through(model, noised.x_t, noised.t, batch.cond) for model in (roles.real_score, roles.fake_score))
-    return matching.Scores(noised.t, real, fake)
+def undetached_scores(call: object, *rest: object) -> matching.Scores:
+    return matching.compare(through, *rest)
 
 
-def one_noise_for_all(roles: Roles, batch: Batch, x0: Tensor, *, law: object) -> object:
-    return matching.renoised(roles, replace(batch, **streams()), x0, law=law)
+def one_noise_for_all(roles: Roles, batch: Batch, x: Tensor, **settings: object) -> object:
+    return matching.renoised(roles, replace(batch, **streams()), x, **settings)
 
 
 @dataclass(frozen=True)
@@ -62,31 +63,31 @@ def dmd2_on_flow() -> None:
     check_dmd_direction(Flow(), "dmd2")
 
 
-RIGHT = matching.matching_gradient
+RIGHT = weights.direction
 MUTANTS = {
-    "flipped direction": Mutant([(dmd2, "matching_gradient", lambda x0, s: -RIGHT(x0, s))], dmd2_on_flow),
-    "no normaliser": Mutant([(dmd2, "matching_gradient", lambda x0, s: s.fake.x0 - s.real.x0)], dmd2_on_flow),
-    "one normaliser for the batch": Mutant([(matching, "mean_abs", lambda x: x.abs().mean())], dmd2_on_flow),
+    "flipped direction": Mutant([(dmd2, "direction", lambda w, s, x0: -RIGHT(w, s, x0))], dmd2_on_flow),
+    "no normaliser": Mutant([(dmd2, "direction", lambda w, s, x0: s.fake.x0 - s.real.x0)], dmd2_on_flow),
+    "one normaliser for the batch": Mutant([(weights, "mean_abs", lambda x: x.abs().mean())], dmd2_on_flow),
     "normalised by the fake score": Mutant(
-        [(dmd2, "matching_gradient", lambda x0, s: RIGHT(x0 + s.real.x0 - s.fake.x0, s))], dmd2_on_flow
+        [(dmd2, "direction", lambda w, s, x0: RIGHT(w, s, x0 + s.real.x0 - s.fake.x0))], dmd2_on_flow
     ),
     "no floor": Mutant(
         [
             (
                 dmd2,
-                "matching_gradient",
-                lambda x0, s: (s.fake.x0 - s.real.x0) / mean_abs(x0.detach() - s.real.x0),
+                "direction",
+                lambda w, s, x0: (s.fake.x0 - s.real.x0) / mean_abs(x0.detach() - s.real.x0),
             )
         ],
         check_noise_below_resolution_is_harmless,
     ),
-    "vsd without weight": Mutant([(vsd_module, "pad_like", lambda level, x: torch.ones_like(x))], vsd_on_flow),
+    "vsd without weight": Mutant([(weights, "pad_like", lambda level, x: torch.ones_like(x))], vsd_on_flow),
     "vsd uphill": Mutant([(vsd_module, "surrogate", lambda x, grad: surrogate(x, -grad))], vsd_on_flow),
     "summed, not averaged": Mutant(
         [(vsd_module, "surrogate", lambda x, grad: x.numel() * surrogate(x, grad))], vsd_on_flow
     ),
     "detached generator": Mutant([(rollout, "through", look)], vsd_on_flow),
-    "scores with a graph": Mutant([(matching, "look", through)], check_scores_hold_no_graph),
+    "scores with a graph": Mutant([(test_objectives, "look", through)], check_scores_hold_no_graph),
     "scores in the loss": Mutant(
         [(dmd2, "compare", undetached_scores), (dmd2, "surrogate", lambda x, grad: (x * grad).mean())],
         dmd2_on_flow,
@@ -99,17 +100,15 @@ MUTANTS = {
         [(matching, "guided", lambda call, *rest, w: call(*rest))], check_only_the_real_score_is_guided
     ),
     "generator against the discriminator": Mutant(
-        [(dmd2, "generator_loss", lambda fake: softplus(fake).mean())], lambda: check_gan_gradient(Flow())
+        [(gan, "softplus", lambda x: softplus(-x))], lambda: check_gan_gradient(Flow())
     ),
-    "saturating generator": Mutant(
-        [(dmd2, "generator_loss", lambda fake: -softplus(fake).mean())], lambda: check_gan_gradient(Flow())
-    ),
+    "saturating generator": Mutant([(gan, "softplus", lambda x: -softplus(-x))], lambda: check_gan_gradient(Flow())),
     "real and fake swapped": Mutant(
-        [(dmd2, "discriminator_loss", lambda real, fake: softplus(real).mean() + softplus(-fake).mean())],
+        [(gan, "softplus", lambda x: softplus(-x))],
         check_discriminator_gradient,
     ),
     "one noise for real and fake": Mutant(
-        [(dmd2, "renoised", one_noise_for_all)], check_real_and_fake_are_noised_independently
+        [(gan, "renoised", one_noise_for_all)], check_real_and_fake_are_noised_independently
     ),
     "gradient through the whole rollout": Mutant(
         [(rollout, "look", through)], lambda: check_backward_simulation(Flow())
@@ -129,11 +128,11 @@ MUTANTS = {
         lambda: check_regression(Flow(), "dmd"),
     ),
     "fake score taught in another space": Mutant(
-        [(matching, "denoising_loss", lambda p, x0, eps, *, space: (p.eps - eps).square().mean())],
+        [(matching, "denoising_loss", lambda p, noised, *, space: (p.eps - noised.eps).square().mean())],
         lambda: check_denoising_floor(PROCESSES["vp"], "dmd2"),
     ),
     "teacher taught other samples": Mutant(
-        [(pretrain, "denoising_loss", lambda p, x0, eps, *, space: (p.x0 - x0.flip(0)).square().mean())],
+        [(pretrain, "denoising_loss", lambda p, noised, *, space: (p.x0 - noised.truth.x0.flip(0)).square().mean())],
         lambda: check_denoising_floor(Flow(), "pretrain"),
     ),
     "labels never dropped": Mutant(

@@ -14,6 +14,7 @@ from closed_forms import (
     OTHER_MEAN,
     PLANE,
     believed,
+    clean,
     close,
     cubature,
     gaussian_roles,
@@ -35,18 +36,20 @@ from fastgen.objectives import (
 )
 from fastgen.objectives.dmd import DMD
 from fastgen.objectives.dmd2 import DMD2
+from fastgen.objectives.gan import GAN
+from fastgen.objectives.guidance import Fixed
 from fastgen.objectives.matching import compare
 from fastgen.objectives.ops import guided, look, surrogate, through
 from fastgen.objectives.rollout import land
 from fastgen.objectives.vsd import VSD
-from fastgen.process import EDM, Flow, Process, Uniform, even_grid
+from fastgen.process import EDM, Flow, Process, even_grid
 from fastgen.toy import toy_batch, toy_roles
 
 
 def check_vsd_is_the_kl_gradient(process: Process, t: float) -> None:
     """alpha sigma (fake - real) is the KL gradient times sigma^3 / alpha (alpha^2 + sigma^2)."""
     z, eps = cubature(2)
-    measured = slopes(gaussian_roles(process), VSD(guidance=1.0, times=only(t)), scripted(z, eps), "vsd")
+    measured = slopes(gaussian_roles(process), VSD(guidance=Fixed(1.0), times=only(t)), scripted(z, eps), "vsd")
     level = torch.tensor(t, dtype=torch.float64)
     alpha, sigma = process.alpha(level), process.sigma(level)
     mean, factor = OTHER_MEAN.clone().requires_grad_(), OTHER_FACTOR.clone().requires_grad_()
@@ -65,7 +68,7 @@ def test_vsd_is_the_kl_gradient(process: Process, t: float):
     check_vsd_is_the_kl_gradient(process, t)
 
 
-DIRECTIONS: dict[str, Objective] = {"dmd": DMD(times=only(0.5)), "dmd2": DMD2(gan=0.0, times=only(0.5))}
+DIRECTIONS: dict[str, Objective] = {"dmd": DMD(times=only(0.5)), "dmd2": DMD2(gan=GAN(0.0), times=only(0.5))}
 
 
 def check_dmd_direction(process: Process, name: str) -> None:
@@ -94,7 +97,7 @@ def test_dmd_follows_its_formula(process: Process, name: str):
 def check_noise_below_resolution_is_harmless() -> None:
     """On EDM the lowest times add noise that fp32 cannot hold: both scores then return the sample itself."""
     z, eps = (x.float() for x in quasi_random(2))
-    for slope in slopes(gaussian_roles(EDM()), DMD2(gan=0.0, times=only(0.02)), scripted(z, eps), "dm"):
+    for slope in slopes(gaussian_roles(EDM()), DMD2(gan=GAN(0.0), times=only(0.02)), scripted(z, eps), "dm"):
         assert (slope.abs() < 0.1).all()
 
 
@@ -103,9 +106,9 @@ def test_noise_below_resolution_is_harmless():
 
 
 MATCHING: dict[str, tuple[Objective, str]] = {
-    "vsd": (VSD(guidance=1.0), "vsd"),
+    "vsd": (VSD(guidance=Fixed(1.0)), "vsd"),
     "dmd": (DMD(), "dm"),
-    "dmd2": (DMD2(gan=0.0), "dm"),
+    "dmd2": (DMD2(gan=GAN(0.0)), "dm"),
 }
 
 
@@ -131,7 +134,7 @@ def check_only_the_real_score_is_guided() -> None:
     real, fake = Recorder(ExactDenoiser(process, PLANE)), Recorder(ExactDenoiser(process, PLANE))
     roles = gaussian_roles(process, real_score=real, fake_score=fake)
     batch = toy_batch(PLANE, 64, *streams().values())
-    scores = compare(roles, batch, batch.x0, law=Uniform(), guidance=3.0)
+    scores = compare(look, VSD(guidance=Fixed(3.0)), roles, batch, clean(batch, batch.x0))
     x_t, t = fake.calls[0].x_t, scores.t
     exact = ExactDenoiser(process, PLANE)
     cond, null = exact(x_t, t, batch.cond), exact(x_t, t, batch.cond.unconditional)
@@ -159,7 +162,8 @@ def batch_for(objective: Objective) -> Batch:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_gradients_reach_exactly_the_turns_roles(name: str):
     objective = OBJECTIVES[name]()
-    roles = toy_roles(Flow(), PLANE, [even_grid(1), even_grid(4)], updates=0)
+    sampler = "ode" if "ode" in objective.needs else "renoise"
+    roles = toy_roles(Flow(), PLANE, [even_grid(2), even_grid(4)], updates=0, objective=objective, sampler=sampler)
     for turn in dict.fromkeys(objective.cycle):
         with roles.training(turn):
             terms = getattr(objective, turn[0])(roles, batch_for(objective))
@@ -176,7 +180,7 @@ def check_scores_hold_no_graph() -> None:
     batch = toy_batch(PLANE, 16, *streams().values())
     with roles.training(("generator", "fake_score")):
         x0 = land("one_step", roles, batch).x
-        scores = compare(roles, batch, x0, law=Uniform(), guidance=1.0)
+        scores = compare(look, VSD(guidance=Fixed(1.0)), roles, batch, clean(batch, x0))
     assert x0.requires_grad
     assert not scores.fake.x0.requires_grad
 

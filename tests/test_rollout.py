@@ -12,6 +12,7 @@ from fastgen.models.roles import Roles
 from fastgen.objectives import (
     Batch,
 )
+from fastgen.objectives.ops import NONE, Scalars
 from fastgen.objectives.rollout import land, landed
 from fastgen.process import Flow, Prediction, Process, even_grid
 from fastgen.toy import toy_batch
@@ -31,11 +32,12 @@ class Recorder(nn.Module):
 
     def __init__(self, inner: nn.Module) -> None:
         super().__init__()
-        self.inner, self.process, self.guide, self.tap = inner, inner.process, inner.guide, inner.tap
+        self.inner, self.process, self.scalars = inner, inner.process, inner.scalars
+        self.guide, self.tap = inner.guide, inner.tap
         self.calls: list[Call] = []
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning) -> Prediction:
-        prediction = self.inner(x_t, t, cond)
+    def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning, scalars: Scalars = NONE) -> Prediction:
+        prediction = self.inner(x_t, t, cond, scalars)
         self.calls.append(Call(x_t.detach(), t, cond, prediction.x0.detach(), torch.is_grad_enabled()))
         return prediction
 

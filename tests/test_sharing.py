@@ -19,6 +19,7 @@ from fastgen.models.denoiser import CallForm, NetworkDenoiser
 from fastgen.models.discriminator import Discriminator, default_layers
 from fastgen.models.roles import Roles
 from fastgen.objectives import DMD, DMD2, Batch, Pair
+from fastgen.objectives.gan import GAN
 from fastgen.objectives.ops import renoised, through
 from fastgen.objectives.rollout import land
 from fastgen.process import even_grid, from_scheduler
@@ -165,8 +166,8 @@ class Case:
 CASES = {
     "dmd, generator": Case(DMD(), ("generator",)),
     "dmd, fake score": Case(DMD(), ("fake_score",)),
-    "gan, generator": Case(DMD2(gan=1.0), ("generator",)),
-    "gan, fake score": Case(DMD2(gan=1.0, gan_fake=1.0), ("fake_score", "discriminator")),
+    "gan, generator": Case(DMD2(gan=GAN(1.0)), ("generator",)),
+    "gan, fake score": Case(DMD2(gan=GAN(1.0, learned=1.0)), ("fake_score", "discriminator")),
     "path gradient": Case(PathGradient(), ("generator",)),
 }
 

@@ -6,15 +6,17 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..config import Config, DiscriminatorSpec, LoRA, Precision, Train
+from ..config import Config, DiscriminatorSpec, LoRA, Precision, Student, Train
 from ..config import Stage as StageConfig
 from ..errors import UserError
 from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, enable_checkpointing
+from ..models.contract import Denoiser
 from ..models.discriminator import Discriminator, default_layers
 from ..models.pipeline import Pipeline
 from ..models.quantised import quantise
 from ..models.roles import DENOISERS, Roles, Sampler, weights_of
-from ..objectives import roles_of
+from ..models.state import STATES
+from ..objectives import roles_of, scalars_of
 from .random import seed_of
 
 Weights = Mapping[str, Mapping[str, Tensor]]
@@ -48,17 +50,23 @@ def build_roles(
     origins = {name: _origin(name, stage, weights) for name in names}
     members: dict[str, nn.Module]
     if lora is None:
-        members = {name: _copy(pipeline, stage.train, frozen=name not in trained) for name in names}
+        members = {
+            name: _copy(pipeline, stage.train, frozen=name not in trained, scalars=scalars_of(stage.objective, name))
+            for name in names
+        }
     else:
         own = [name for name in names if name in trained or origins[name] != "teacher"]
         torch.manual_seed(seed_of(seed, stage.name, "adapters"))
-        members = _shared(pipeline, stage.train, lora, names=names, own=own)
+        scalars = {name: scalars_of(stage.objective, name) for name in names}
+        members = _shared(pipeline, stage.train, lora, scalars=scalars, own=own)
     for name, origin in origins.items():
         if weights is not None and origin in weights:
             weights_of(members[name]).load_state_dict(weights[origin])
     torch.manual_seed(seed_of(seed, stage.name, "discriminator"))
     if "discriminator" in trained:
         members["discriminator"] = _discriminator(pipeline, members, stage.discriminator)
+    device = next(pipeline.network.parameters()).device
+    members |= {name: kind().to(device) for name, kind in STATES.items() if name in stage.objective.needs}
     borrowed = [name for name, origin in origins.items() if name not in trained and origin == "teacher"]
     return Roles(members, grids=grids, sampler=sampler, borrowed=borrowed)
 
@@ -85,6 +93,7 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
         raise UserError(
             f"the data are prompts, but {type(pipeline.pipe).__name__} takes none: use data={{source: noise}}"
         )
+        _check_steps(stage, config.student)
     last, steps = config.stages[-1], config.student.steps
     if "one_step" in last.objective.needs and steps != (1,):
         raise UserError(
@@ -95,6 +104,22 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
         raise UserError(
             f"the data has {config.data.num_classes} classes, the teacher {len(pipeline.classes)}: use the data that "
             "the teacher was trained on, or set teacher.num_classes if its folder does not say it right"
+        )
+
+
+def _check_steps(stage: StageConfig, student: Student) -> None:
+    """Refuses a student that steps otherwise, or less often, than the stage's objective can train."""
+    needs = stage.objective.needs
+    if "ode" in needs and student.sampler != "ode":
+        raise UserError(
+            f"stage {stage.name!r} trains deterministic steps, but student.sampler is {student.sampler}: set "
+            "student.sampler=ode"
+        )
+    least = max((int(need.removeprefix("steps>=")) for need in needs if need.startswith("steps>=")), default=1)
+    if min(student.steps) < least:
+        raise UserError(
+            f"stage {stage.name!r} needs at least {least} steps, but student.steps declares {min(student.steps)}: "
+            "declare more, or choose an objective of one step"
         )
 
 
@@ -111,8 +136,8 @@ def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:
     return origin
 
 
-def _copy(pipeline: Pipeline, settings: Train, *, frozen: bool) -> nn.Module:
-    denoiser = pipeline.denoiser(autocast=AUTOCAST[settings.precision])
+def _copy(pipeline: Pipeline, settings: Train, *, frozen: bool, scalars: Sequence[str]) -> nn.Module:
+    denoiser = pipeline.denoiser(autocast=AUTOCAST[settings.precision], scalars=scalars)
     if frozen and settings.precision == "bf16":
         denoiser.net.to(torch.bfloat16)
     if settings.gradient_checkpointing and not frozen:
@@ -123,9 +148,9 @@ def _copy(pipeline: Pipeline, settings: Train, *, frozen: bool) -> nn.Module:
 
 
 def _shared(
-    pipeline: Pipeline, settings: Train, lora: LoRA, *, names: Sequence[str], own: Sequence[str]
+    pipeline: Pipeline, settings: Train, lora: LoRA, *, scalars: Mapping[str, Sequence[str]], own: Sequence[str]
 ) -> dict[str, nn.Module]:
-    """The roles `names` on one network, those of `own` with an adapter."""
+    """Roles with their scalars on one network, those of `own` with an adapter."""
     adaptation = Adaptation(lora.rank, lora.alpha, lora.targets, lora.norms)
     shared = SharedNetwork(_base(pipeline.network, lora, settings.precision), own, adaptation)
     denoiser = pipeline.speaking(shared.net, autocast=AUTOCAST[settings.precision])
@@ -133,7 +158,7 @@ def _shared(
         shared.checkpoint_blocks()
     if settings.compile:
         shared.net.compile()
-    return {name: AdaptedDenoiser(denoiser, shared, name) for name in names}
+    return {name: AdaptedDenoiser(denoiser, shared, name, scalars=told) for name, told in scalars.items()}
 
 
 def _base(network: nn.Module, lora: LoRA, precision: Precision) -> nn.Module:
@@ -162,4 +187,5 @@ def _discriminator(pipeline: Pipeline, members: Mapping[str, nn.Module], spec: D
     if unknown:
         close = difflib.get_close_matches(unknown[0], known, n=3) or known[:3]
         raise UserError(f"discriminator.layers names {unknown[0]!r}, the network has e.g. {', '.join(close)}")
-    return Discriminator(members[spec.backbone], layers, (x, t, cond)).to(device)  # type: ignore[arg-type]
+    backbone: Denoiser = members[spec.backbone]  # type: ignore[assignment]
+    return Discriminator(backbone, layers, (x, t, cond), heads=spec.heads).to(device)

@@ -72,6 +72,7 @@ class Stage:
                 total=self.cycles * sum(role in turn for turn in cycle),
             )
             for role in roles_of(spec.objective)
+            if roles.parameters(role)
         }
         self.ema = EMA(roles["generator"], decay=settings.ema) if settings.ema is not None else None
         half, device = settings.precision == "fp16", accelerator.device.type
@@ -98,13 +99,14 @@ class Stage:
         return figures
 
     def _turn(self, turn: Turn, batches: list[Batch]) -> dict[str, float]:
-        optimizers = [self.optimizers[role] for role in turn]
+        acting = [role for role in turn if role in self.optimizers]
+        optimizers = [self.optimizers[role] for role in acting]
         with self.roles.training(turn):
             terms = [self._backward(turn, batch, parts=len(batches)) for batch in batches]
         for optimizer in optimizers:
             average_gradients(optimizer.parameters)
             self._scalers[turn[0]].unscale_(optimizer.optimizer)
-        figures = self._figures(turn, terms, [optimizer.clip() for optimizer in optimizers])
+        figures = self._figures(turn, terms, {role: self.optimizers[role].clip() for role in acting})
         if self._sound(turn, figures):
             for optimizer in optimizers:
                 optimizer.step()
@@ -140,12 +142,12 @@ class Stage:
         self.position.drawn += self.spec.settings.batch
         return batches
 
-    def _figures(self, turn: Turn, terms: list[Terms], norms: list[Tensor]) -> dict[str, float]:
+    def _figures(self, turn: Turn, terms: list[Terms], norms: dict[str, Tensor]) -> dict[str, float]:
         """Losses averaged over micro-batches and processes, and gradient norms, in one transfer from the device."""
-        names = [f"{turn[0]}/{term}" for term in terms[0]] + [f"{role}/grad" for role in turn]
+        names = [f"{turn[0]}/{term}" for term in terms[0]] + [f"{role}/grad" for role in norms]
         losses = [torch.stack([part[term] for part in terms]).sum() for term in terms[0]]
-        values = average(torch.stack([value.float() for value in [*losses, *norms]])).tolist()
-        rates = {f"{role}/lr": self.optimizers[role].lr for role in turn}
+        values = average(torch.stack([value.float() for value in [*losses, *norms.values()]])).tolist()
+        rates = {f"{role}/lr": self.optimizers[role].lr for role in norms}
         return {**dict(zip(names, values, strict=True)), **rates}
 
     def _sound(self, turn: Turn, figures: dict[str, float]) -> bool:

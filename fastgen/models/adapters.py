@@ -23,6 +23,7 @@ from ..errors import UserError
 from ..process import Latent, Prediction, Process, Time
 from .conditioning import Conditioning
 from .denoiser import NetworkDenoiser
+from .scalars import Scalars
 from .targets import find_targets, one_dimensional
 
 
@@ -128,10 +129,14 @@ class AdaptedDenoiser(nn.Module):
         denoiser: over `network.net`, shared by all roles.
         network: the switch.
         role: who acts; a role without an adapter is the base itself.
+        scalars: names of further values that this role can be told, see `Scalars`.
     """
 
-    def __init__(self, denoiser: NetworkDenoiser, network: SharedNetwork, role: str) -> None:
+    def __init__(
+        self, denoiser: NetworkDenoiser, network: SharedNetwork, role: str, *, scalars: Sequence[str] = ()
+    ) -> None:
         super().__init__()
+        self.embeddings = Scalars(network.net, scalars)
         self._shared = (denoiser, network)  # a tuple, so that the network is not registered as a submodule
         self.role = role if role in network.adapters else None
         self.adapter = network.adapters.get(role, nn.Module())
@@ -150,10 +155,16 @@ class AdaptedDenoiser(nn.Module):
     def process(self) -> Process:
         return self._shared[0].process
 
-    def forward(self, x_t: Latent, t: Time, cond: Conditioning, **embeddings: Any) -> Prediction:
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        return self.embeddings.names
+
+    def forward(
+        self, x_t: Latent, t: Time, cond: Conditioning, scalars: Mapping[str, Tensor] | None = None
+    ) -> Prediction:
         denoiser, network = self._shared
-        with network.acting(self.role):
-            return denoiser(x_t, t, cond, **embeddings)
+        with network.acting(self.role), self.embeddings.told(network.net, scalars or {}):
+            return denoiser(x_t, t, cond)
 
     def guide(self, cond: Prediction, null: Prediction, w: float | Tensor) -> Prediction:
         return self._shared[0].guide(cond, null, w)

@@ -49,7 +49,8 @@ class Conditioning:
     def dropped(self, null_rows: Tensor) -> "Conditioning":
         """These rows with the null twin's where `null_rows` [size] is true (label dropout)."""
         rows = torch.arange(self.size, device=null_rows.device)
-        return Conditioning.cat([self, self.unconditional]).index(rows + self.size * null_rows)
+        mixed = Conditioning.cat([self, self.unconditional]).index(rows + self.size * null_rows)
+        return replace(mixed, null=self.null)
 
     @property
     def unconditional(self) -> "Conditioning":

@@ -16,22 +16,24 @@ class Denoiser(Protocol):
     @property
     def process(self) -> Process: ...
 
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        """Names of the scalars that it can be told."""
+        ...
+
     def __call__(
         self,
         x_t: Latent,
         t: Time,
         cond: Conditioning,
-        *,
-        s: Time | None = None,
-        guidance: Time | None = None,
-        extra: Mapping[str, Tensor] | None = None,
+        scalars: Mapping[str, Tensor] | None = None,
     ) -> Prediction:
         """The belief about x_t [B, ...] at process times t [B].
 
-        `s`, `guidance` and each name in `extra` are scalar embeddings [B] declared when the role is built.
+        `scalars` are further values [B] by name, such as a second time "s", for which the role was given embeddings.
 
         Raises:
-            ValueError: an embedding was given that the network does not have.
+            ValueError: a scalar was given that the network has no embedding for.
         """
         ...
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from ..process import Latent, Prediction, Process, Reading, Time, pad_like
 from .conditioning import Conditioning
 from .layout import Layout
+from .scalars import Scalars
 
 
 @dataclass(frozen=True)
@@ -65,15 +66,23 @@ class NetworkDenoiser(nn.Module):
         reading: the process, the row and the timestep of the network's scheduler.
         form: names, sign and channels of the call.
         autocast: dtype of the forward pass, None for the parameters' own.
+        scalars: names of further values that it can be told, see `Scalars`.
     """
 
     net: nn.Module
 
     def __init__(
-        self, net: nn.Module, reading: Reading, form: CallForm, *, autocast: torch.dtype | None = None
+        self,
+        net: nn.Module,
+        reading: Reading,
+        form: CallForm,
+        *,
+        autocast: torch.dtype | None = None,
+        scalars: Sequence[str] = (),
     ) -> None:
         super().__init__()
         self.net = net.eval()
+        self.embeddings = Scalars(net, scalars)
         self.reading = reading
         self.form = form
         self.autocast = autocast
@@ -81,6 +90,10 @@ class NetworkDenoiser(nn.Module):
     @property
     def process(self) -> Process:
         return self.reading.process
+
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        return self.embeddings.names
 
     @property
     def own(self) -> nn.Module:
@@ -96,13 +109,11 @@ class NetworkDenoiser(nn.Module):
         x_t: Latent,
         t: Time,
         cond: Conditioning,
-        *,
-        s: Time | None = None,
-        guidance: Time | None = None,
-        extra: Mapping[str, Tensor] | None = None,
+        scalars: Mapping[str, Tensor] | None = None,
     ) -> Prediction:
-        refuse_undeclared(s=s, guidance=guidance, **(extra or {}))
-        output = self._run(x_t, t, cond).to(x_t.dtype) * self.form.sign
+        with self.embeddings.told(self.net, scalars or {}):
+            raw = self._run(x_t, t, cond, call=self.net._call_impl if scalars else None)
+        output = raw.to(x_t.dtype) * self.form.sign
         return Prediction.solve(self.process, x_t, t, output[:, : self.form.channels], row=self.reading.row)
 
     def guide(self, cond: Prediction, null: Prediction, w: float | Tensor) -> Prediction:
@@ -147,10 +158,16 @@ class RetargetedDenoiser(nn.Module):
         self.inner = inner
         self.process = process
 
-    def forward(self, x_t: Latent, t: Time, cond: Conditioning, **embeddings: Any) -> Prediction:
+    @property
+    def scalars(self) -> tuple[str, ...]:
+        return self.inner.scalars
+
+    def forward(
+        self, x_t: Latent, t: Time, cond: Conditioning, scalars: Mapping[str, Tensor] | None = None
+    ) -> Prediction:
         seen = self.process.retarget(self.inner.process, t)
         x_u = (x_t * pad_like(seen.scale, x_t)).to(x_t.dtype)
-        inner = self.inner(x_u, seen.t, cond, **embeddings)
+        inner = self.inner(x_u, seen.t, cond, scalars)
         return Prediction(self.process, t, inner.x0, inner.eps)
 
     def guide(self, cond: Prediction, null: Prediction, w: float | Tensor) -> Prediction:
@@ -166,13 +183,6 @@ def output_of(raw: Any) -> Any:
     if isinstance(raw, tuple):
         return raw[0]
     return raw if isinstance(raw, Tensor | list) else raw.sample
-
-
-def refuse_undeclared(**embeddings: Tensor | None) -> None:
-    """Raises ValueError if a scalar embedding is given to a network that was built without it."""
-    given = sorted(name for name, value in embeddings.items() if value is not None)
-    if given:
-        raise ValueError(f"the network has no embedding for {', '.join(given)}: declare it when the role is built")
 
 
 class _Stop(Exception):

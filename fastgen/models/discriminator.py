@@ -11,7 +11,7 @@ from ..process import Latent, Time
 from .conditioning import Conditioning
 from .contract import Denoiser
 
-GanLoss = Literal["logistic", "hinge", "relativistic"]
+HeadKind = Literal["trained", "mean"]
 
 
 class MapHead(nn.Module):
@@ -42,6 +42,14 @@ class TokenHead(nn.Module):
         return self.logit(self.body(features)).flatten(1).mean(dim=1)
 
 
+class MeanHead(nn.Module):
+    """Logits that are the mean over channels: no parameters, the backbone learns (SiDA, arXiv:2410.14919)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        channels = -1 if features.ndim < 4 else 1
+        return features.mean(dim=channels).flatten(1)
+
+
 class VideoHead(nn.Module):
     """A logit from a video feature map [B, C, F, H, W]: the map head on every frame, averaged."""
 
@@ -55,13 +63,13 @@ class VideoHead(nn.Module):
 
 
 class Discriminator(nn.Module):
-    """(x_t, t, cond) -> logits [B, k], one per tapped layer; large means real.
+    """(x_t, t, cond) -> logits [B, k], one per tapped layer or, of mean heads, per place in them; large means real.
 
     Args:
         backbone: the denoiser whose features are read; it is not a part of this module's parameters.
         layers: names of its layers.
         example: an input of the backbone, to size the heads by.
-        loss: the GAN loss the logits are trained with.
+        heads: "trained" on the features, or their "mean" without parameters of its own.
     """
 
     def __init__(
@@ -70,28 +78,22 @@ class Discriminator(nn.Module):
         layers: Sequence[str],
         example: tuple[Latent, Time, Conditioning],
         *,
-        loss: GanLoss = "logistic",
+        heads: HeadKind = "trained",
     ) -> None:
         super().__init__()
         self._backbone = (backbone,)  # a tuple, so that it is not registered as a submodule
         self.layers = tuple(layers)
-        self.loss = loss
         with torch.no_grad():
             features = backbone.tap(*example, self.layers)
-        self.heads = nn.ModuleList(_head_for(feature) for feature in features)
+        self.heads = nn.ModuleList(MeanHead() if heads == "mean" else _head_for(feature) for feature in features)
 
     def forward(self, x_t: Latent, t: Time, cond: Conditioning) -> Tensor:
         features = self._backbone[0].tap(x_t, t, cond, self.layers)
-        return torch.stack([head(f) for head, f in zip(self.heads, features, strict=True)], dim=1)
+        logits = [head(feature) for head, feature in zip(self.heads, features, strict=True)]
+        return torch.cat([logit.reshape(len(x_t), -1) for logit in logits], dim=1)
 
     def ratio(self, x_t: Latent, t: Time, cond: Conditioning) -> Tensor:
-        """log p_real / p_fake [B]: the optimum of the logistic loss, and of no other.
-
-        Raises:
-            ValueError: the discriminator is trained with a loss whose optimum is no log ratio.
-        """
-        if self.loss != "logistic":
-            raise ValueError(f"a {self.loss} discriminator gives no density ratio: set discriminator.loss to logistic")
+        """log p_real / p_fake [B]: the optimum of the logistic loss, and of no other."""
         return self(x_t, t, cond).mean(dim=1)
 
 

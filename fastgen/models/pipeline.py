@@ -15,13 +15,14 @@ from ..errors import UserError
 from ..notes import Notes
 from ..process import Flow, even_grid
 from .arguments import classifier_free, conditioning_kind, parameters, real_classes
+from .canonical import static_shift
 from .codec import Codec, codec_of
 from .conditioning import Conditioning
 from .denoiser import NetworkDenoiser
 from .encoding import Asking, Encoder
 from .loading import load
 from .probe import emitted, opening, probe
-from .watch import denoiser_name
+from .watch import denoiser_name, network_of
 
 PROBE_PIXELS, PROBE_FRAMES = 256, 9
 _EXAMPLES = {"none": (None, None), "label": (0, 1), "prompt": ("a", "a longer one")}
@@ -62,7 +63,7 @@ class Pipeline:
         argument = {"none": None, "label": "class_labels", "prompt": "prompt"}[self.kind]
         asking = Asking(argument, _EXAMPLES[self.kind], self.size, negative_prompt, self.null_label)
         self.shape = tuple(opening(pipe, asking.call(asking.examples), rows=2).sample.shape[1:])
-        small = Asking(argument, asking.examples, {**self.size, **_small(pipe, self.shape, self.size)})
+        small = Asking(argument, asking.examples, {**self.size, **_small(pipe, self.shape)})
         probed = probe(pipe, small.call(asking.examples[:1]), small.call(asking.examples))
         self.reading, self.form = probed.reading, probed.form
         self._asking = asking
@@ -99,15 +100,18 @@ class Pipeline:
 
     @property
     def network(self) -> torch.nn.Module:
-        return getattr(self.pipe, denoiser_name(self.pipe))
+        return network_of(self.pipe)
 
-    def denoiser(self, *, autocast: torch.dtype | None = None) -> NetworkDenoiser:
-        """A copy of the pipeline's network as a Denoiser."""
-        return self.speaking(copy.deepcopy(self.network), autocast=autocast)
+    def denoiser(self, *, autocast: torch.dtype | None = None, scalars: Sequence[str] = ()) -> NetworkDenoiser:
+        """A copy of the pipeline's network as a Denoiser, with zero embeddings of further scalars."""
+        return self.speaking(copy.deepcopy(self.network), autocast=autocast, scalars=scalars)
 
-    def speaking(self, net: torch.nn.Module, *, autocast: torch.dtype | None = None) -> NetworkDenoiser:
+    def speaking(
+        self, net: torch.nn.Module, *, autocast: torch.dtype | None = None, scalars: Sequence[str] = ()
+    ) -> NetworkDenoiser:
         """A network of the same kind as a Denoiser; its parameters are frozen."""
-        return NetworkDenoiser(net.requires_grad_(False), self.reading, self.form, autocast=autocast)
+        net.requires_grad_(False)
+        return NetworkDenoiser(net, self.reading, self.form, autocast=autocast, scalars=scalars)
 
     def emitted(self, scheduler: Any, steps: int) -> list[float]:
         """The scheduler timesteps that the pipeline's own call of so many steps stops at under that scheduler."""
@@ -166,9 +170,9 @@ class Pipeline:
 
     def _shift(self) -> float:
         """A flow's shift at this size: its middle stop of an even count lies at shift / (1 + shift)."""
-        config = self.pipe.scheduler.config
-        if not isinstance(self.reading.process, Flow) or not config.get("use_dynamic_shifting"):
-            return float(config.get("shift") or config.get("flow_shift") or 1.0)
+        scheduler = self.pipe.scheduler
+        if not isinstance(self.reading.process, Flow) or not scheduler.config.get("use_dynamic_shifting"):
+            return static_shift(scheduler)
         middle = float(self.grid(8)[4])
         return middle / (1 - middle)
 
@@ -188,7 +192,7 @@ def noted_classes(path: str, num_classes: int | None, null_label: int | None) ->
     return num_classes or notes.num_classes, notes.null_label if null_label is None else null_label
 
 
-def _small(pipe: DiffusionPipeline, shape: tuple[int, ...], size: Mapping[str, int]) -> dict[str, Any]:
+def _small(pipe: DiffusionPipeline, shape: tuple[int, ...]) -> dict[str, Any]:
     """Call arguments that keep the probe's real runs of the network small, where its samples are large."""
     if torch.Size(shape).numel() <= 4 * (PROBE_PIXELS // 8) ** 2:
         return {}
@@ -202,7 +206,7 @@ def _small(pipe: DiffusionPipeline, shape: tuple[int, ...], size: Mapping[str, i
 
 
 def _check_labels(pipe: DiffusionPipeline, classes: range, null_label: int | None) -> None:
-    config = getattr(pipe, denoiser_name(pipe)).config
+    config = network_of(pipe).config
     dit = config.get("num_embeds_ada_norm")  # DiT's null label lies above its classes
     known, highest = config.get("num_class_embeds") or (dit + 1 if dit else 0), max(classes.stop - 1, null_label or 0)
     if 0 < known <= highest:
@@ -214,5 +218,5 @@ def _check_labels(pipe: DiffusionPipeline, classes: range, null_label: int | Non
 
 def _null_label(pipe: DiffusionPipeline, classes: range) -> int | None:
     """The embedding just above the real classes, if there is one."""
-    count = getattr(pipe, denoiser_name(pipe)).config.get("num_class_embeds") or 0
+    count = network_of(pipe).config.get("num_class_embeds") or 0
     return classes.stop if count > classes.stop > 0 else None

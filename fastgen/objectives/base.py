@@ -1,7 +1,9 @@
 """What an objective is, and what it is given. No behaviour: shared code is verbs in `ops` and `rollout`."""
 
+import math
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,11 +23,16 @@ class Landing:
         x: the sample at time s, with gradient to the last call.
         s: its time [B]; 0 for a clean sample.
         t: the time [B] of the last call.
+        x0: the clean sample that the last call predicted, with gradient; `x` itself where s = 0.
     """
 
     x: Latent
     s: Time
     t: Time
+    x0: Latent
+
+    def detach(self) -> "Landing":
+        return Landing(self.x.detach(), self.s, self.t, self.x0.detach())
 
 
 @dataclass(frozen=True)
@@ -102,17 +109,41 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What it reads besides the roles it trains: "real_score", "images", "pairs", "null".
+        """What it reads besides the roles it trains: "real_score", "images", "pairs", "null", a state's name.
 
         "one_step": it trains the first time of a grid only, so that a student of more steps cannot end with it.
+        "steps>=2": it cannot train a student of fewer steps. "ode": it steps deterministically.
+        "fake_score.called": a role with an embedding of a scalar, see `fastgen.models.scalars`.
         """
         ...
+
+
+def shorthand(raw: Any, build: Callable[[float], Any]) -> Any:
+    """What a number in a config stands for; anything else as it is.
+
+    Raises:
+        ValueError: it is infinite or not a number.
+    """
+    try:
+        number = float(raw) if isinstance(raw, int | float | str) and not isinstance(raw, bool) else None
+    except ValueError:  # some other text
+        number = None
+    if number is None:
+        return raw
+    if not math.isfinite(number):
+        raise ValueError("Input should be a finite number")
+    return build(number)
 
 
 def check_ratio(ratio: int) -> None:
     """Raises ValueError for a cycle without a fake turn: the generator would chase a score that never learns of it."""
     if ratio < 1:
         raise ValueError(f"ratio is {ratio}: the fake score needs at least one update per generator update")
+
+
+def scalars_of(objective: Objective, role: str) -> tuple[str, ...]:
+    """The scalars that a role has to have embeddings of, by `needs`."""
+    return tuple(sorted(need.partition(".")[2] for need in objective.needs if need.startswith(f"{role}.")))
 
 
 def roles_of(objective: Objective) -> tuple[str, ...]:

@@ -4,14 +4,17 @@ grad = (fake - real) / mean|x0 - real| (eq. 7 and 8, in the form of the publishe
 less than the text), plus a regression to the teacher's own samples of stored noises (eq. 9) that keeps the modes.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Literal
 
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, Uniform
 from .base import Batch, Terms, Turn, check_ratio
-from .matching import compare, fake_denoising, matching_gradient
-from .ops import RowName, pseudo_huber, surrogate
-from .rollout import land
+from .guidance import AnyGuidance, Fixed
+from .matching import compare, cycle_of, fake_denoising, reads
+from .ops import RowName, look, pseudo_huber, surrogate
+from .rollout import land, landed
+from .weights import direction
 
 
 @dataclass(frozen=True)
@@ -19,20 +22,22 @@ class DMD:
     """Distribution matching with regression; one step.
 
     Args:
-        guidance: of the real score.
+        guidance: of the scores.
         regression: weight of the regression term.
-        huber: c of its pseudo-Huber loss (the paper uses LPIPS).
+        distance: of the regression: pseudo-Huber in latents, or LPIPS of the decoded images as in the paper.
+        huber: c of the pseudo-Huber loss.
         times: where the two scores are compared.
         fake_times: where the fake score is trained.
         fake_space: row in which the fake score's errors are squared.
         ratio: fake updates per generator update.
     """
 
-    guidance: float = 1.0
+    guidance: AnyGuidance = Fixed(1.0)
     regression: float = 0.25
+    distance: Literal["pseudo_huber", "lpips"] = "pseudo_huber"
     huber: float = 0.03
-    times: AnyTimeLaw = field(default_factory=lambda: Uniform(0.02, 0.98))
-    fake_times: AnyTimeLaw = field(default_factory=lambda: Uniform(0.02, 0.98))
+    times: AnyTimeLaw = Uniform(0.02, 0.98)
+    fake_times: AnyTimeLaw = Uniform(0.02, 0.98)
     fake_space: RowName = "eps"
     ratio: int = 1
 
@@ -41,22 +46,27 @@ class DMD:
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return (("generator",), *self.ratio * (("fake_score",),))
+        return cycle_of(self.ratio)
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"real_score", "pairs", "one_step"} | ({"null"} if self.guidance != 1 else set()))
+        extra = {"pairs", "one_step"} | ({"lpips"} if self.distance == "lpips" else set())
+        return reads(guidance=self.guidance) | extra
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
-        x0 = land("one_step", roles, batch).x
-        scores = compare(roles, batch, x0, law=self.times, guidance=self.guidance)
+        landing = land("one_step", roles, batch)
+        scores = compare(look, self, roles, batch, landing)
         t = batch.full(roles.grids[0][0])
         paired = roles.generator(roles.process.prior(batch.pair.eps, t), t, batch.cond).x0
+        if self.distance == "lpips":
+            regression = roles["lpips"](paired, batch.pair.x0).mean()
+        else:
+            regression = pseudo_huber(paired - batch.pair.x0, c=self.huber)
         return {
-            "dm": surrogate(x0, matching_gradient(x0, scores)),
-            "regression": self.regression * pseudo_huber(paired - batch.pair.x0, c=self.huber),
+            "dm": surrogate(landing.x0, direction("l1", scores, landing.x0)),
+            "regression": self.regression * regression,
         }
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        loss = fake_denoising(roles, batch, "one_step", law=self.fake_times, space=self.fake_space)
-        return {"denoise": loss}
+        landing = landed("one_step", roles, batch)
+        return {"denoise": fake_denoising(self, roles, batch, landing)}

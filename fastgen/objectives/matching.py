@@ -1,44 +1,102 @@
 """Verbs of distribution matching: the two scores of a generated sample, and the training of the second."""
 
 from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
 
+import torch
 from torch import Tensor
 
 from ..models.roles import Roles
 from ..process import Latent, Prediction, Time, TimeLaw
-from .base import Batch
-from .ops import RowName, denoising_loss, guided, look, mean_abs, renoised
-from .rollout import RolloutName, landed
+from .base import Batch, Landing, Turn
+from .gan import GAN
+from .guidance import GuidanceLaw
+from .ops import Call, Noised, RowName, Scalars, denoising_loss, guided, renoised, through
+from .rollout import RolloutName
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What the real and the fake score believe of the same renoised samples at times t [B]."""
+    """What the real and the fake score believe of the same renoised samples."""
 
-    t: Time
+    noised: Noised
     real: Prediction
     fake: Prediction
 
+    @property
+    def x_t(self) -> Latent:
+        return self.noised.x_t
 
-def compare(roles: Roles, batch: Batch, x0: Latent, *, law: TimeLaw, guidance: float) -> Scores:
-    """Both scores of generated samples x0, without autograd; only the real one is guided."""
-    noised = renoised(roles, batch, x0.detach(), law=law)
-    real = guided(look, roles.real_score, noised.x_t, noised.t, batch.cond, w=guidance)
-    fake = look(roles.fake_score, noised.x_t, noised.t, batch.cond)
-    return Scores(noised.t, real, fake)
+    @property
+    def t(self) -> Time:
+        return self.noised.t
+
+    @property
+    def levels(self) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at the times, [B] each."""
+        return self.real.process.alpha(self.t), self.real.process.sigma(self.t)
 
 
-def matching_gradient(x0: Latent, scores: Scores) -> Latent:
-    """DMD's gradient (fake - real) / mean|x0 - real|, the mean over each sample (arXiv:2311.18828, eq. 7 and 8).
+@runtime_checkable
+class Matching(Protocol):
+    """The settings that every objective with a real and a fake score has."""
 
-    Where so little noise was added that real and x0 agree in fp32, the floor keeps 0 / 0 and rounding errors out.
+    @property
+    def guidance(self) -> GuidanceLaw: ...
+
+    @property
+    def times(self) -> TimeLaw:
+        """Where the two scores are compared."""
+        ...
+
+    @property
+    def fake_times(self) -> TimeLaw:
+        """Where the fake score is trained."""
+        ...
+
+    @property
+    def fake_space(self) -> RowName:
+        """The row in which the fake score's errors are squared."""
+        ...
+
+
+def compare(call: Call, settings: Matching, roles: Roles, batch: Batch, landing: Landing) -> Scores:
+    """Both scores of a landing at times drawn above its own.
+
+    `look` gives a direction; `through` keeps the graph from the landing through both networks.
     """
-    return (scores.fake.x0 - scores.real.x0) / mean_abs(x0.detach() - scores.real.x0).clamp(min=1e-5)
+    scales = settings.guidance.drawn(batch.shared_rng)
+    noised = renoised(roles, batch, landing.x, law=settings.times, s=landing.s)
+    real = guided(call, roles.real_score, noised.x_t, noised.t, batch.cond, w=scales.real)
+    fake = guided(call, roles.fake_score, noised.x_t, noised.t, batch.cond, told(roles, landing), w=scales.fake)
+    return Scores(noised, real, fake)
 
 
-def fake_denoising(roles: Roles, batch: Batch, rollout: RolloutName, *, law: TimeLaw, space: RowName) -> Tensor:
-    """Denoising loss of the fake score on generated samples, unguided."""
-    x0 = landed(rollout, roles, batch).x
-    noised = renoised(roles, batch, x0, law=law)
-    prediction = roles.fake_score(noised.x_t, noised.t, batch.cond)
-    return denoising_loss(prediction, x0, noised.eps, space=space)
+def fake_denoising(settings: Matching, roles: Roles, batch: Batch, landing: Landing) -> Tensor:
+    """Denoising loss of the fake score on a detached landing, under the guidance it is to be used with."""
+    scales, dropout = settings.guidance.drawn(batch.shared_rng), settings.guidance.dropout
+    noised, cond = renoised(roles, batch, landing.x, law=settings.fake_times, s=landing.s), batch.cond
+    if dropout:
+        cond = cond.dropped(torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < dropout)
+    known = told(roles, landing)
+    prediction = guided(through, roles.fake_score, noised.x_t, noised.t, cond, known, w=scales.learned)
+    return denoising_loss(prediction, noised, space=settings.fake_space)
+
+
+def told(roles: Roles, landing: Landing) -> Scalars:
+    """What the fake score is told of a landing if it has embeddings: the times of the last call and of the sample."""
+    known = {"called": landing.t, "landed": landing.s}
+    return {name: known[name] for name in roles.fake_score.scalars}
+
+
+def cycle_of(ratio: int, gan: GAN | None = None) -> tuple[Turn, ...]:
+    """A generator turn, then `ratio` fake turns, with the discriminator where there is one."""
+    turn = ("fake_score", "discriminator") if gan is not None and gan.weight else ("fake_score",)
+    return (("generator",), *ratio * (turn,))
+
+
+def reads(*, guidance: GuidanceLaw, rollout: RolloutName = "one_step", gan: GAN | None = None) -> frozenset[str]:
+    """`needs` of an objective that compares scores under these settings."""
+    images = (gan is not None and gan.weight) or rollout == "noised_data"
+    wanted = {"real_score": True, "images": images, "null": guidance.null, "ode": rollout in ("trajectory", "phased")}
+    return frozenset(name for name, needed in wanted.items() if needed)

@@ -4,7 +4,7 @@ min E || output(x_t, t, c) - output of (x0, eps) ||^2 in the space of any row, w
 that the same network also knows the unconditional score (Ho & Salimans 2022, arXiv:2207.12598).
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
@@ -25,7 +25,7 @@ class Pretrain:
     """
 
     label_dropout: float = 0.1
-    times: AnyTimeLaw = field(default_factory=Uniform)
+    times: AnyTimeLaw = Uniform()
     space: RowName = "v"
 
     @property
@@ -43,4 +43,4 @@ class Pretrain:
             drawn = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device)
             cond = cond.dropped(drawn < self.label_dropout)
         prediction = roles.generator(noised.x_t, noised.t, cond)
-        return {"denoise": denoising_loss(prediction, batch.x0, noised.eps, space=self.space)}
+        return {"denoise": denoising_loss(prediction, noised, space=self.space)}

@@ -10,14 +10,16 @@ from ..models.roles import Roles
 from .base import Batch, Landing
 from .ops import look, through
 
-Rollout = Callable[[Roles, Batch], Landing]
-RolloutName = Literal["one_step", "backward_simulation", "noised_data"]
+Rollout = Callable[..., Landing]
+"""(roles, batch, settings of its own) -> Landing."""
+
+RolloutName = Literal["one_step", "backward_simulation", "noised_data", "trajectory", "phased"]
 
 
 def one_step(roles: Roles, batch: Batch) -> Landing:
     """Noise to a clean sample in one call, at the first time of a grid."""
     t = batch.full(_drawn_grid(roles, batch)[0])
-    return _clean(roles, batch, roles.process.prior(batch.noise(), t), t)
+    return _jump(roles, batch, roles.process.prior(batch.noise(), t), t, to=0.0)
 
 
 def backward_simulation(roles: Roles, batch: Batch) -> Landing:
@@ -26,13 +28,8 @@ def backward_simulation(roles: Roles, batch: Batch) -> Landing:
     Earlier steps go as the exported sampler goes, without gradient; the depth is the same on every rank.
     """
     grid = _drawn_grid(roles, batch)
-    depth = _drawn(len(grid), batch)
-    t = batch.full(grid[0])
-    x_t = roles.process.prior(batch.noise(), t)
-    for following in grid[1 : depth + 1]:
-        belief, t = look(roles.generator, x_t, t, batch.cond), batch.full(following)
-        x_t = belief.at(t) if roles.sampler == "ode" else roles.process.renoise(belief.x0, t, batch.noise())
-    return _clean(roles, batch, x_t, t)
+    x_t, t = _sampled(roles, batch, grid, depth=_drawn(len(grid), batch))
+    return _jump(roles, batch, x_t, t, to=0.0)
 
 
 def noised_data(roles: Roles, batch: Batch) -> Landing:
@@ -41,29 +38,54 @@ def noised_data(roles: Roles, batch: Batch) -> Landing:
     depth = _drawn(len(grid), batch)
     t, eps = batch.full(grid[depth]), batch.noise()
     x_t = roles.process.prior(eps, t) if depth == 0 else roles.process.renoise(batch.x0, t, eps)
-    return _clean(roles, batch, x_t, t)
+    return _jump(roles, batch, x_t, t, to=0.0)
+
+
+def trajectory(roles: Roles, batch: Batch) -> Landing:
+    """The generator's own deterministic sampling, ended by one step to the following time of the grid.
+
+    TDM (Luo et al. 2025, arXiv:2503.06674): the sample at the end of each segment is matched there, at s > 0.
+    """
+    grid = _drawn_grid(roles, batch)
+    depth = _drawn(len(grid), batch)
+    x_t, t = _sampled(roles, batch, grid, depth=depth)
+    return _jump(roles, batch, x_t, t, to=([*grid.tolist(), 0.0])[depth + 1])
+
+
+def phased(roles: Roles, batch: Batch, *, phases: int = 2) -> Landing:
+    """The generator's own sampling to a random step, ended by a jump to the end of that step's phase.
+
+    Phased DMD (Fan et al. 2025, arXiv:2510.27684, section 3.2); the grid is split into `phases` runs of steps.
+    """
+    grid = _drawn_grid(roles, batch)
+    depth = _drawn(len(grid), batch)
+    x_t, t = _sampled(roles, batch, grid, depth=depth)
+    ends = torch.tensor_split(torch.cat([grid[1:], grid.new_zeros(1)]), phases)
+    return _jump(roles, batch, x_t, t, to=[float(end[-1]) for end in ends for _ in end][depth])
 
 
 ROLLOUTS: dict[RolloutName, Rollout] = {
     "one_step": one_step,
     "backward_simulation": backward_simulation,
     "noised_data": noised_data,
+    "trajectory": trajectory,
+    "phased": phased,
 }
 
 
-def land(rollout: RolloutName, roles: Roles, batch: Batch) -> Landing:
+def land(rollout: RolloutName, roles: Roles, batch: Batch, **settings: int) -> Landing:
     """Runs the rollout with gradient and leaves it, detached, in the batch for the turns that share it."""
-    landing = ROLLOUTS[rollout](roles, batch)
-    batch.landing = Landing(landing.x.detach(), landing.s, landing.t)
+    landing = ROLLOUTS[rollout](roles, batch, **settings)
+    batch.landing = landing.detach()
     return landing
 
 
-def landed(rollout: RolloutName, roles: Roles, batch: Batch) -> Landing:
+def landed(rollout: RolloutName, roles: Roles, batch: Batch, **settings: int) -> Landing:
     """The batch's rollout, detached: that of an earlier turn if they share the batch, otherwise a fresh one."""
     if batch.landing is not None:
         return batch.landing
     with torch.no_grad():
-        return land(rollout, roles, batch)
+        return land(rollout, roles, batch, **settings)
 
 
 def _drawn_grid(roles: Roles, batch: Batch) -> Tensor:
@@ -75,6 +97,17 @@ def _drawn(count: int, batch: Batch) -> int:
     return int(torch.randint(count, (), generator=batch.shared_rng, device=batch.shared_rng.device))
 
 
-def _clean(roles: Roles, batch: Batch, x_t: Tensor, t: Tensor) -> Landing:
-    x0 = through(roles.generator, x_t, t, batch.cond).x0
-    return Landing(x0, s=torch.zeros_like(t), t=t)
+def _sampled(roles: Roles, batch: Batch, grid: Tensor, *, depth: int) -> tuple[Tensor, Tensor]:
+    """x_t and t after `depth` steps of the exported sampler, without gradient."""
+    t = batch.full(grid[0])
+    x_t = roles.process.prior(batch.noise(), t)
+    for following in grid[1 : depth + 1]:
+        belief, t = look(roles.generator, x_t, t, batch.cond), batch.full(following)
+        x_t = belief.at(t) if roles.sampler == "ode" else roles.process.renoise(belief.x0, t, batch.noise())
+    return x_t, t
+
+
+def _jump(roles: Roles, batch: Batch, x_t: Tensor, t: Tensor, *, to: float) -> Landing:
+    """One call of the generator with gradient, and its deterministic step to that time."""
+    belief, s = through(roles.generator, x_t, t, batch.cond), batch.full(to)
+    return Landing(belief.at(s) if to else belief.x0, s, t, belief.x0)

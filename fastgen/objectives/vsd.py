@@ -1,18 +1,20 @@
-"""VSD: variational score distillation (Wang et al. 2023, ProlificDreamer, arXiv:2305.16213, eq. 9; for images
-SwiftBrush, Nguyen & Tran 2023, arXiv:2312.05239).
+"""VSD: variational score distillation (Wang et al. 2023, ProlificDreamer, arXiv:2305.16213, eq. 9), and SwiftBrush,
+its form for images (Nguyen & Tran 2023, arXiv:2312.05239).
 
 grad = sigma^2 (eps_real - eps_fake) = alpha sigma (fake - real) in x0, on a variance-preserving process; on others the
 weight is that of the variance-preserving process with the same signal-to-noise ratio.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from ..models.roles import Roles
-from ..process import AnyTimeLaw, Uniform, pad_like
+from ..process import AnyTimeLaw, Uniform
 from .base import Batch, Terms, Turn, check_ratio
-from .matching import compare, fake_denoising
-from .ops import RowName, surrogate
-from .rollout import RolloutName, land
+from .guidance import AnyGuidance, Fixed, Shared
+from .matching import compare, cycle_of, fake_denoising, reads
+from .ops import RowName, look, surrogate
+from .rollout import RolloutName, land, landed
+from .weights import direction
 
 
 @dataclass(frozen=True)
@@ -20,7 +22,7 @@ class VSD:
     """Variational score distillation.
 
     Args:
-        guidance: of the real score; the fake score is never guided.
+        guidance: of the scores.
         times: where the two scores are compared.
         fake_times: where the fake score is trained.
         fake_space: row in which the fake score's errors are squared.
@@ -28,9 +30,9 @@ class VSD:
         rollout: how samples are generated.
     """
 
-    guidance: float = 4.5
-    times: AnyTimeLaw = field(default_factory=lambda: Uniform(0.02, 0.98))
-    fake_times: AnyTimeLaw = field(default_factory=Uniform)
+    guidance: AnyGuidance = Fixed(4.5)
+    times: AnyTimeLaw = Uniform(0.02, 0.98)
+    fake_times: AnyTimeLaw = Uniform()
     fake_space: RowName = "eps"
     ratio: int = 1
     rollout: RolloutName = "backward_simulation"
@@ -40,20 +42,25 @@ class VSD:
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return (("generator",), *self.ratio * (("fake_score",),))
+        return cycle_of(self.ratio)
 
     @property
     def needs(self) -> frozenset[str]:
-        images = {"images"} if self.rollout == "noised_data" else set()
-        return frozenset({"real_score"} | images | ({"null"} if self.guidance != 1 else set()))
+        return reads(guidance=self.guidance, rollout=self.rollout)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
-        x0 = land(self.rollout, roles, batch).x
-        scores = compare(roles, batch, x0, law=self.times, guidance=self.guidance)
-        alpha, sigma = roles.process.alpha(scores.t), roles.process.sigma(scores.t)
-        weight = pad_like(alpha * sigma / (alpha**2 + sigma**2), x0).to(x0.dtype)
-        return {"vsd": surrogate(x0, weight * (scores.fake.x0 - scores.real.x0))}
+        landing = land(self.rollout, roles, batch)
+        scores = compare(look, self, roles, batch, landing)
+        return {"vsd": surrogate(landing.x0, direction("vsd", scores, landing.x0))}
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        loss = fake_denoising(roles, batch, self.rollout, law=self.fake_times, space=self.fake_space)
-        return {"denoise": loss}
+        landing = landed(self.rollout, roles, batch)
+        return {"denoise": fake_denoising(self, roles, batch, landing)}
+
+
+@dataclass(frozen=True)
+class SwiftBrush(VSD):
+    """VSD in one step with both scores under the same guidance; the fake score is a LoRA with a large learning rate."""
+
+    guidance: AnyGuidance = Shared(4.5, 4.5)
+    rollout: RolloutName = "one_step"

@@ -45,6 +45,11 @@ def flow_row(process: Process, t: Time) -> Coefficients:
     return Coefficients(process.d_alpha(t), process.d_sigma(t))
 
 
+def difference_row(process: Process, t: Time) -> Coefficients:
+    """eps - x0: the flow's velocity, on any process."""
+    return Coefficients(-torch.ones_like(t), torch.ones_like(t))
+
+
 def edm_row(process: Process, t: Time, sigma_data: float = 0.5, *, sign: float = 1.0) -> Coefficients:
     """EDM's F, from D = c_skip x + c_out F (Karras et al. 2022, table 1), written for any alpha; `sign` is F's."""
     alpha, sigma = process.alpha(t), process.sigma(t)
@@ -65,6 +70,7 @@ ROWS: dict[str, Row] = {
     "eps": eps_row,
     "v": v_row,
     "flow": flow_row,
+    "difference": difference_row,
     "edm": edm_row,
     "consistency": consistency_row,
 }

@@ -1,0 +1,96 @@
+"""Scalars that a network is told beside its time, such as a second time: embeddings added to its time embedding.
+
+They start as exact zeros, so that a pretrained network first says what it said before.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+TIME_EMBEDDINGS = ("TimestepEmbedding", "TimestepEmbedder")
+FREQUENCIES = 64
+
+
+class Scalars(nn.Module):
+    """Zero-initialised embeddings of named scalars in [0, 1], one perceptron each; none without names.
+
+    Args:
+        net: network whose time embedding they are added to.
+        names: of the scalars.
+
+    Raises:
+        ValueError: the network has no layer that embeds its time.
+    """
+
+    def __init__(self, net: nn.Module, names: Sequence[str]) -> None:
+        super().__init__()
+        self.embed = nn.ModuleDict()
+        if names:
+            self.layer = find_time_embedding(net)
+            width = [m for m in net.get_submodule(self.layer).modules() if isinstance(m, nn.Linear)][-1].out_features
+            self.embed.update({name: _perceptron(width) for name in names})
+            self.embed.to(next(net.parameters()).device)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self.embed)
+
+    @contextmanager
+    def told(self, net: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within, `net` knows the values [B]; what is not given keeps its zero.
+
+        Raises:
+            ValueError: a scalar is given that was not declared.
+        """
+        refuse_undeclared(self.names, values)
+        if not values:
+            yield
+            return
+        added = torch.stack([self.embed[name](_waves(value)) for name, value in values.items()]).sum(dim=0)
+
+        def add(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
+            return output + added.to(output.device, output.dtype)
+
+        hook = net.get_submodule(self.layer).register_forward_hook(add)
+        try:
+            yield
+        finally:
+            hook.remove()
+
+
+def refuse_undeclared(declared: Sequence[str], given: Mapping[str, Tensor]) -> None:
+    """Raises ValueError if a scalar is given to a network that was built without it."""
+    unknown = sorted(set(given) - set(declared))
+    if unknown:
+        raise ValueError(f"the network has no embedding for {', '.join(unknown)}: declare it when the role is built")
+
+
+def find_time_embedding(net: nn.Module) -> str:
+    """Name of the layer that makes a vector of the time, of the first that is not one of the guidance.
+
+    Raises:
+        ValueError: there is none.
+    """
+    for name, module in net.named_modules():
+        known = type(module).__name__ in TIME_EMBEDDINGS or name.split(".")[-1] == "time_embedding"
+        if known and "guidance" not in name:
+            return name
+    raise ValueError(f"{type(net).__name__} has no time embedding that a scalar could be added to")
+
+
+def _perceptron(width: int) -> nn.Sequential:
+    last = nn.Linear(width, width)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    return nn.Sequential(nn.Linear(2 * FREQUENCIES, width), nn.SiLU(), last)
+
+
+def _waves(value: Tensor) -> Tensor:
+    """Sinusoids of a scalar [B] at wave numbers from 1 to 1000, [B, 2 FREQUENCIES] in fp32."""
+    numbers = torch.logspace(0, 3, FREQUENCIES, dtype=torch.float64, device=value.device)
+    angles = math.pi / 2 * value.double()[:, None] * numbers
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()

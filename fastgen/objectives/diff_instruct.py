@@ -1,0 +1,56 @@
+"""Diff-Instruct: integral KL (Luo et al. 2023, arXiv:2305.18455).
+
+grad = fake - real in x0, at EDM's training noise levels: no normaliser, so that large noises dominate.
+"""
+
+from dataclasses import dataclass
+
+from ..models.roles import Roles
+from ..process import AnyTimeLaw, LogNormal
+from .base import Batch, Terms, Turn, check_ratio
+from .guidance import AnyGuidance, Fixed
+from .matching import compare, cycle_of, fake_denoising, reads
+from .ops import RowName, look, surrogate
+from .rollout import RolloutName, land, landed
+from .weights import direction
+
+
+@dataclass(frozen=True)
+class DiffInstruct:
+    """Integral KL with weight one.
+
+    Args:
+        guidance: of the scores; the paper has none.
+        times: where the two scores are compared.
+        fake_times: where the fake score is trained.
+        fake_space: row in which the fake score's errors are squared; "edm" has the paper's weight.
+        ratio: fake updates per generator update.
+        rollout: how samples are generated.
+    """
+
+    guidance: AnyGuidance = Fixed(1.0)
+    times: AnyTimeLaw = LogNormal(-1.2, 1.2)
+    fake_times: AnyTimeLaw = LogNormal(-1.2, 1.2)
+    fake_space: RowName = "edm"
+    ratio: int = 1
+    rollout: RolloutName = "one_step"
+
+    def __post_init__(self) -> None:
+        check_ratio(self.ratio)
+
+    @property
+    def cycle(self) -> tuple[Turn, ...]:
+        return cycle_of(self.ratio)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return reads(guidance=self.guidance, rollout=self.rollout)
+
+    def generator(self, roles: Roles, batch: Batch) -> Terms:
+        landing = land(self.rollout, roles, batch)
+        scores = compare(look, self, roles, batch, landing)
+        return {"dm": surrogate(landing.x0, direction("none", scores, landing.x0))}
+
+    def fake_score(self, roles: Roles, batch: Batch) -> Terms:
+        landing = landed(self.rollout, roles, batch)
+        return {"denoise": fake_denoising(self, roles, batch, landing)}
