@@ -134,7 +134,7 @@ def _add_metrics(parser: ArgumentParser) -> None:
     )
     group.add_argument("--clip", metavar="MODEL", help="folder or hub name of a CLIP model: CLIP score and CMMD")
     group.add_argument(
-        "--lpips", metavar="FILE", help="torchvision's AlexNet weights: LPIPS between images of one prompt or class"
+        "--lpips", metavar="FILE", help="AlexNet weights (.safetensors): LPIPS between images of one prompt or class"
     )
     group.add_argument(
         "--reward",
@@ -189,13 +189,13 @@ def _add_sampling(parser: ArgumentParser) -> None:
         help="measure pipelines on K blocks of N seeds, S, S + N ...: means and their spread (default: 1)",
     )
     group.add_argument("--batch-size", type=positive, default=64, metavar="B", help="default: 64")
-    group.add_argument("--workers", type=positive, default=4, metavar="N", help="decoding threads (default: 4)")
+    group.add_argument("--workers", type=positive, default=4, metavar="N", help="decoding processes (default: 4)")
     group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default: auto)")
     group.add_argument(
         "--dtype",
         choices=(*DTYPES, "autocast"),
         default="float32",
-        help="of the pipelines (default: float32); autocast: float32 weights and samples, networks compute in bfloat16",
+        help="of the pipelines (default: float32); autocast: bfloat16 inside the networks alone, weights are float32",
     )
 
 

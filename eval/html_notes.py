@@ -56,9 +56,9 @@ def _warnings(data: Mapping[str, Any]) -> Iterator[str]:
             f"N = {', '.join(f'{num:,}' for num in small)} is below {protocol['min_images']:,}: FID is mostly bias at "
             "such an N, which its interval does not show."
         )
-    sizes = {row["num"] for row in rows if row["id"] != "real"}
+    sizes = {row["num"] for row in rows if row["role"] != "real"}
     if len(sizes) > 1:
-        yield "Rows differ in N; FID falls as N grows, so compare only rows of equal N."
+        yield "Generated rows differ in N; FID falls as N grows, so compare only rows of equal N."
     if len({row["source"]["first_seed"] for row in rows if row["source"]["kind"] == "pipeline"}) > 1:
         yield "Rows start at different seeds; pictures side by side are not of one seed."
     if protocol["reference_extractor"] is None:

@@ -2,7 +2,8 @@
 
 LPIPS is a weighted sum of squares of differences of unit-normalised activations, averaged over positions. With the
 roots of the weights and of 1 / positions multiplied in, it is the squared Euclidean distance of two vectors, so that
-all pairs of n images cost n passes. The weights of the sum come with torchmetrics, those of AlexNet do not.
+all pairs of n images cost n passes. The weights of the sum are a file of the installed torchmetrics package, as trusted
+as its code; those of AlexNet are the user's.
 """
 
 from importlib.util import find_spec
@@ -10,12 +11,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torchvision.models import alexnet
 
 from fastgen.errors import UserError
 
 from .precision import Precision, computing
+from .weights import CONVERT_ALEXNET
 
 SIDE = 64
 """Images are brought to this side first by averaging areas: the size of the patches it was fitted on."""
@@ -28,21 +32,22 @@ class Lpips:
     """Vectors [B, d] whose squared distances are LPIPS at 64 px.
 
     Args:
-        file: the state dict of torchvision's AlexNet.
+        file: the state dict of torchvision's AlexNet, as safetensors.
 
     Raises:
-        UserError: it is another file.
+        UserError: it is another file; for a pickled one the message says how to convert it.
     """
 
     def __init__(self, file: Path, *, device: torch.device, precision: Precision = "float32") -> None:
         self._device, self._precision = device, precision
         network = alexnet(weights=None)
         try:
-            network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-        except Exception as error:  # torch raises RuntimeError, UnpicklingError, EOFError, KeyError ... on other files
+            network.load_state_dict(load_file(file))
+        except (SafetensorError, RuntimeError, OSError) as error:
             raise UserError(
-                f"{file} does not hold the weights of torchvision's AlexNet ({' '.join(str(error).split())[:200]}); "
-                "give its state dict with --lpips."
+                f"{file} does not hold the weights of torchvision's AlexNet as safetensors "
+                f"({' '.join(str(error).split())[:200]}). Pickled files are not read; convert the published one: "
+                f"{CONVERT_ALEXNET}."
             ) from error
         self._layers: nn.Module = network.features[: _TAPS[-1] + 1].to(device).eval()
         self._weights = [weight.to(device) for weight in _weights()]

@@ -26,7 +26,7 @@ class Options:
         extractor: its weights: a folder, file or hub name; None takes the protocol's own from the cache.
         metrics: names of metrics or of their figures; None takes the default ones.
         clip: folder or hub name of a CLIP model, for clip_score and cmmd.
-        lpips: weights of torchvision's AlexNet, for lpips; None takes those in torch's cache if `metrics` asks for it.
+        lpips: weights of torchvision's AlexNet, for lpips; None takes those in the cache if `metrics` asks for it.
         rewards: "name=folder" of models in the CLIP format.
         steps: of the student; None takes those it was trained for.
         teacher_steps: of the teacher, besides the student's own few.

@@ -1,10 +1,13 @@
-"""How exactly extractors compute: float32 throughout, or TF32 where a user asked for speed."""
+"""How exactly networks compute: extractors in float32 or, for speed, TF32; pipelines under autocast."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Literal
+from typing import Any, Literal
 
 import torch
+from accelerate.utils import convert_outputs_to_fp32
+from diffusers import DiffusionPipeline
+from torch import nn
 
 Precision = Literal["float32", "tf32"]
 
@@ -21,3 +24,22 @@ def computing(precision: Precision) -> Iterator[None]:
     finally:
         for backend, value in zip(backends, before, strict=True):
             backend.fp32_precision = value
+
+
+@contextmanager
+def autocasting(pipe: DiffusionPipeline, device: torch.device) -> Iterator[None]:
+    """Inside the block each network of `pipe` computes in bfloat16 and answers in float32.
+
+    Guidance and scheduler stay in float32. A scheduler that is given a bfloat16 output rounds the parts of its step one
+    by one; their errors no longer cancel and add noise at every step.
+    """
+    parts: dict[str, Any] = pipe.components  # type: ignore[attr-defined]
+    networks = [part for part in parts.values() if isinstance(part, nn.Module)]
+    cast = torch.autocast(device.type, dtype=torch.bfloat16)
+    for network in networks:
+        network.forward = convert_outputs_to_fp32(cast(network.forward))
+    try:
+        yield
+    finally:
+        for network in networks:
+            del network.forward

@@ -23,6 +23,7 @@ from .costs import Costs
 from .guided import guiding
 from .images import ImageBatch, Reading, Skipped, image_batches
 from .imagesets import open_images
+from .precision import autocasting
 
 Role = Literal["real", "teacher", "student"]
 
@@ -171,22 +172,13 @@ class PipelineSource:
                 progress=False,
                 **asked,
             )
+            if self.draw.dtype == AUTOCAST:
+                stack.enter_context(autocasting(self.pipe, self.draw.device))
             start = 0
-            drawn = _autocasting(drawn, self.draw.device) if self.draw.dtype == AUTOCAST else drawn
             for images in watch.timing(drawn):
                 part = {name: values[start : start + len(images)] for name, values in asked.items()}
                 yield _drawn(images, part, self.draw.request)
                 start += len(images)
-
-
-def _autocasting(batches: Iterator[Tensor], device: torch.device) -> Iterator[Tensor]:
-    """Batches that are drawn under autocast; who takes them is not."""
-    while True:
-        with torch.autocast(device.type, dtype=torch.bfloat16):
-            batch = next(batches, None)
-        if batch is None:
-            return
-        yield batch
 
 
 def is_image_set(path: str) -> bool:

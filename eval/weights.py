@@ -4,14 +4,17 @@ import hashlib
 import os
 from pathlib import Path
 
-import torch
-
 from fastgen.errors import UserError
 
 INCEPTION = "inception-2015-12-05.pt"
 INCEPTION_ADDRESS = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + INCEPTION
 
-ALEXNET = "alexnet-owt-7be5be79.pth"
+ALEXNET = "alexnet.safetensors"
+CONVERT_ALEXNET = (
+    "import torch, safetensors.torch as s; "
+    f"s.save_file(torch.load('alexnet-owt-7be5be79.pth', weights_only=True), '{ALEXNET}')"
+)
+"""Python that makes the file out of the published one (torchvision's AlexNet_Weights.IMAGENET1K_V1)."""
 
 
 def cache() -> Path:
@@ -60,16 +63,16 @@ def inception_file(path: str | None, sha256: str | None) -> Path:
 
 
 def alexnet_file(path: str | None) -> Path:
-    """The state dict of torchvision's AlexNet, given or in torch's cache.
+    """The state dict of torchvision's AlexNet as safetensors, given or in the cache.
 
     Raises:
         UserError: it is nowhere.
     """
-    file = Path(torch.hub.get_dir()) / "checkpoints" / ALEXNET if path is None else Path(path)
+    file = cache() / ALEXNET if path is None else Path(path)
     if not file.is_file():
         raise UserError(
-            f"LPIPS needs the weights of torchvision's AlexNet, but {file} does not exist; fetch {ALEXNET} "
-            "(AlexNet_Weights.IMAGENET1K_V1) and put it there, or give its path with --lpips."
+            f"LPIPS needs the weights of torchvision's AlexNet, but {file} does not exist; make it once in Python by "
+            f"{CONVERT_ALEXNET}, and put it there, or give its path with --lpips."
         )
     return file
 

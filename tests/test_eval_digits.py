@@ -1,6 +1,8 @@
 import json
 from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import pytest
 import torch
@@ -8,8 +10,10 @@ from encoded import pixels_of
 from PIL import Image
 from torch import Tensor
 
+from eval import digits_report as digits_report_module
 from eval.digits import class_balanced_labels, digits_figures, figures_by_class, real_digits, real_halves
 from eval.digits_report import Report, Sampler, digits_report, save
+from fastgen import distil
 from fastgen.data.digits import from_canvas, to_canvas
 
 REAL = real_digits()
@@ -169,6 +173,36 @@ def test_pictures_show_the_same_labels_and_seeds(report: Report, folder: Path, d
         away = (REAL.images - teacher[seed]).norm(dim=1)
         assert near[0]["distance"] == pytest.approx(float(away.min()), rel=1e-4)
         assert near[0]["index"] == int(away.argmin())
+
+
+def test_half_of_the_real_digits_is_no_reason_to_warn(folder: Path) -> None:
+    text = (folder / "report.html").read_text()
+    assert "differ in N" not in text
+    assert 'class="warnings"' not in text
+
+
+@pytest.mark.parametrize(("guidance", "doubled"), [(1.5, 2), (1.0, 1)])
+def test_a_run_reports_the_steps_of_a_guided_teacher_and_twice_as_many_calls(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, guidance: float, doubled: int
+) -> None:
+    given: dict[str, Sampler] = {}
+
+    def report_of(samplers: dict[str, Sampler], *, seed: int) -> Report:
+        given.update(samplers)
+        return Report([], seed, torch.device("cpu"), datetime.now(UTC))
+
+    monkeypatch.setattr(digits_report_module, "digits_report", report_of)
+    monkeypatch.setattr(digits_report_module, "save", lambda *_: None)
+    student = MagicMock(grids=[torch.tensor([1.0, 0.5])])
+    student.config.evaluate.configure_mock(protocol="digits", teacher_steps=25, teacher_guidance=guidance)
+    distil._measure(student, MagicMock(weights={"dmd2": {}}))
+    assert {name: (one.nfe, one.steps or one.nfe) for name, one in given.items()} == {
+        "teacher, 25 steps": (25 * doubled, 25),
+        "teacher, 2 steps": (2 * doubled, 2),
+        "student after dmd2": (2, 2),
+    }
+    given["teacher, 25 steps"].draw(torch.arange(3))
+    assert student.draw_teacher.call_args.kwargs == {"steps": 25, "guidance": guidance}
 
 
 def test_the_page_stops_at_every_stage(folder: Path) -> None:

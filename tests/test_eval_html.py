@@ -175,7 +175,7 @@ def test_warnings_name_small_n_unequal_n_and_skipped_images(tmp_path: Path):
     data["rows"][-1] |= {"num": 900, "skipped": [{"name": "bad<1>.png", "reason": "truncated"}]}
     text = written(tmp_path, data)
     assert "N = 900 is below 1,000" in text
-    assert "Rows differ in N" in text
+    assert "Generated rows differ in N" in text
     assert "student, 4 steps: images left out: 1" in text
     assert "bad&lt;1&gt;.png: truncated" in text
 

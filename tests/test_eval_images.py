@@ -2,6 +2,7 @@ import io
 import json
 import struct
 import tarfile
+import threading
 import zipfile
 import zlib
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from encoded import encoded, noise_image, pixels_of, save
 from PIL import Image
 
+from eval import images
 from eval.images import ImageBatch, Reading, decode, image_batches
 from eval.imagesets import EncodedImage, open_images
 from fastgen.errors import UserError
@@ -230,8 +232,58 @@ def test_bad_images_are_skipped_on_request_and_named(tmp_path: Path) -> None:
     for number, content in enumerate(contents):
         save(tmp_path / f"{number}.png", content)
     reading = Reading(2, skip_bad=True)
-    images = torch.cat([batch.images for batch in image_batches(open_images(tmp_path), reading)])
-    assert torch.equal(images, torch.stack([pixels_of(noise_image(seed)) for seed in (0, 2)]))
+    read_back = torch.cat([batch.images for batch in image_batches(open_images(tmp_path), reading)])
+    assert torch.equal(read_back, torch.stack([pixels_of(noise_image(seed)) for seed in (0, 2)]))
     assert [Path(skip.name).name for skip in reading.skipped] == ["1.png", "2.png", "4.png"]
     assert "0 bytes" in reading.skipped[0].reason
     assert "9 x 9 pixels" in reading.skipped[1].reason
+
+
+def test_many_images_are_decoded_by_processes_in_the_same_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contents = [b"" if number == 20 else encoded(noise_image(number)) for number in range(50)]
+    file = parquet_file(tmp_path / "a.parquet", image=contents, label=list(range(50)))
+    share = range(5, 48)
+    by_threads, by_processes = (Reading(8, skip_bad=True, workers=2) for _ in range(2))
+    alone = list(image_batches(open_images(file), by_threads, share))
+    monkeypatch.setattr("eval.images.MANY", 40)
+    here: list[str] = []
+    whole = images._pixels
+
+    def pixels(image: EncodedImage) -> images.Pixels:
+        here.append(image.name)
+        return whole(image)
+
+    monkeypatch.setattr(images, "_pixels", pixels)
+    together = list(image_batches(open_images(file), by_processes, share))
+    assert here == []  # this process decoded none
+    assert [batch.labels.tolist() for batch in together] == [batch.labels.tolist() for batch in alone]
+    assert [len(batch.images) for batch in together] == [8] * 5 + [2]
+    for one, other in zip(alone, together, strict=True):
+        assert torch.equal(one.images, other.images)
+    assert [skip.name for skip in by_processes.skipped] == [skip.name for skip in by_threads.skipped]
+    assert "row 20 of" in by_processes.skipped[0].name
+    with pytest.raises(UserError, match="row 20 of"):
+        list(image_batches(open_images(file), Reading(8, workers=2)))
+
+
+def test_the_next_batch_is_made_while_the_last_one_is_looked_at(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = parquet_file(tmp_path / "a.parquet", image=[encoded(noise_image(number)) for number in range(6)])
+    made: list[int] = []
+    second = threading.Event()
+
+    def batch(pixels: list[torch.Tensor], _: object) -> ImageBatch:
+        made.append(len(pixels))
+        if len(made) == 2:
+            second.set()
+        return ImageBatch(torch.stack(pixels), None)
+
+    monkeypatch.setattr(images, "_batch", batch)
+    batches = image_batches(open_images(file), Reading(2))
+    next(batches)
+    assert second.wait(10)
+    batches.close()
+    assert len(made) == 2
