@@ -16,7 +16,7 @@ from .models.attention import avoid_cudnn, check_attention, set_attention
 from .models.create import create
 from .models.pipeline import Pipeline, noted_classes
 from .models.teacher import load_teacher
-from .models.watch import denoiser_name
+from .models.watch import network_of
 from .notes import Notes
 from .objectives.ops import LARGE
 from .plan import recipe_of
@@ -87,7 +87,7 @@ def _measure(student: Student, trained: Trained) -> None:
     doubled = 2 if spec.teacher_guidance != 1 else 1
     samplers = {
         f"teacher, {n} step{'s' * (n > 1)}": Sampler(
-            partial(student.draw_teacher, teacher, steps=n, guidance=spec.teacher_guidance), n * doubled
+            partial(student.draw_teacher, teacher, steps=n, guidance=spec.teacher_guidance), n * doubled, steps=n
         )
         for n in (spec.teacher_steps, few)
     }
@@ -96,7 +96,7 @@ def _measure(student: Student, trained: Trained) -> None:
     report = digits_report(samplers, seed=config.seed)
     save(report, config.out / "report")
     print(report.table())
-    print(f"picture: {config.out / 'report' / 'digits.png'}")
+    print(f"picture: {config.out / 'report' / 'digits.png'}, page: {config.out / 'report' / 'report.html'}")
 
 
 def _accelerator(config: Config) -> Accelerator:
@@ -165,7 +165,7 @@ def _teacher(config: Config, device: torch.device) -> Pipeline:
         half = config.sharing == "lora" and all(stage.train.precision == "bf16" for stage in config.stages)
         pipe = load_teacher(spec.source, device=device, auto=torch.bfloat16 if half else torch.float32)
         num_classes, null_label = noted_classes(spec.source.path, num_classes, null_label)
-    set_attention(getattr(pipe, denoiser_name(pipe)), config.attention)
+    set_attention(network_of(pipe), config.attention)
     return Pipeline(
         pipe,
         num_classes=num_classes,

@@ -17,7 +17,7 @@ from .errors import UserError
 from .models.create import create
 from .models.roles import DENOISERS
 from .models.targets import find_targets
-from .models.watch import denoiser_name
+from .models.watch import NETWORKS, network_of
 from .objectives import roles_of
 
 TRAINED_BYTES = 4 + 4 + 8  # fp32 weight, gradient, two Adam moments
@@ -88,7 +88,7 @@ def _stage_lines(index: int, stage: Stage, config: Config, net: nn.Module | None
     settings, cycle = stage.train, stage.objective.cycle
     cycles = math.ceil(settings.images / (settings.batch * sum("generator" in turn for turn in cycle)))
     updates = {role: cycles * sum(role in turn for turn in cycle) for role in roles_of(stage.objective)}
-    needs = sorted(stage.objective.needs - {"real_score", "null", "one_step"})
+    needs = sorted(stage.objective.needs & {"images", "pairs"})
     budget = f"{settings.images:,} images in batches of {settings.batch}, {settings.precision}"
     turns = [(len(list(repeats)), "+".join(turn)) for turn, repeats in groupby(cycle)]
     lines = [
@@ -154,21 +154,21 @@ def _denoiser(config: Config, recipes: Path) -> nn.Module | None:
     with torch.device("meta"):
         if teacher.new is not None:
             pipe = create(teacher.new.pipeline, teacher.new.parts, seed=0)
-            return getattr(pipe, denoiser_name(pipe))
+            return network_of(pipe)
         assert teacher.path is not None
         recipe = recipe_of(config, recipes)
         if recipe is not None:
             return _denoiser(recipe.config, recipe.file.parent)
         folder = Path(teacher.path)
-        if folder.is_file():
-            return None
-        return _network_in(folder) if folder.exists() else None
+        return _network_in(folder) if folder.is_dir() else None
 
 
 def _network_in(folder: Path) -> nn.Module:
     try:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-        name = next((part for part in ("transformer", "unet") if part in index), "unet")
+        name = next((part for part in NETWORKS if part in index), None)
+        if name is None:
+            raise UserError(f"{folder} holds neither a `unet` nor a `transformer`, so there is nothing to distil")
         kind = getattr(diffusers, index[name][1])
         settings = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
         return kind.from_config(settings)

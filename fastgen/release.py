@@ -26,7 +26,7 @@ from .models.pipeline import Pipeline
 from .models.source import DTYPES
 from .models.targets import find_targets
 from .models.teacher import load_teacher
-from .models.watch import denoiser_name
+from .models.watch import denoiser_name, network_of
 from .notes import Notes
 from .student import Student
 
@@ -119,7 +119,7 @@ def _network(student: Student, weights: Mapping[str, Tensor]) -> nn.Module:
     if config.sharing == "full" or student.pipeline.network.dtype == torch.float32 or config.teacher.path is None:
         return student.generator(weights).net.float()
     teacher = load_teacher(replace(config.teacher.source, dtype="fp32"), device="cpu")
-    return merge(getattr(teacher, denoiser_name(teacher)), weights, alpha=config.lora.alpha)
+    return merge(network_of(teacher), weights, alpha=config.lora.alpha)
 
 
 def _saved_dtype(config: Config) -> torch.dtype:

@@ -4,14 +4,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
+from diffusers import DDIMScheduler, LDMPipeline
 from families import FAMILIES
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from fastgen.models.conditioning import Conditioning
+from fastgen.models.encoding import _encoders
 from fastgen.models.layout import flat
+from fastgen.models.layout import same as alike
 from fastgen.models.pipeline import Pipeline
+from fastgen.models.watch import autoencoder_of
 
 PROMPTS = ["fox", "a red bird in the snow", "fox"]
 KINDS = ["stable_diffusion", "sdxl", "qwen_image", "z_image", "hidream"]  # tensors, nested, tuples, lists, another axis
@@ -84,6 +89,20 @@ def test_a_damaged_row_is_encoded_again(damage, tmp_path):
     again, asked = seen("stable_diffusion", tmp_path)
     same(again.condition(3, prompts=PROMPTS), told)
     assert asked
+
+
+def test_rows_are_the_same_only_if_every_tensor_shape_and_word_is():
+    a = Conditioning(1, {"x": torch.ones(1, 2), "more": {"said": ["a"]}})
+    assert alike(a, Conditioning(1, {"x": torch.ones(1, 2) + 1e-7, "more": {"said": ["a"]}}))
+    assert not alike(a, Conditioning(1, {"x": torch.ones(1, 2), "more": {"said": ["b"]}}))
+    assert not alike(a, Conditioning(1, {"x": torch.ones(1, 3), "more": {"said": ["a"]}}))
+    assert not alike(a, Conditioning(1, {"x": torch.ones(1, 2)}))
+
+
+def test_an_autoencoder_of_any_name_is_no_encoder_of_prompts():
+    pipe = LDMPipeline(tiny.autoencoder(), tiny.unet(), DDIMScheduler())
+    assert autoencoder_of(pipe) is pipe.vqvae
+    assert _encoders(pipe) == []
 
 
 def test_prompts_of_different_length_come_back_padded_and_masked(tmp_path):

@@ -15,6 +15,7 @@ import yaml
 from diffusers import DDIMScheduler, DiffusionPipeline
 from exporting import family_student, listed
 from families import FAMILIES
+from huggingface_hub.errors import HTTPError
 
 from fastgen.errors import UserError
 from fastgen.export.card import licence_of
@@ -202,13 +203,13 @@ def test_the_licence_base_model_and_metrics_are_in_the_card(tmp_path):
 class Hub:
     """Stands in for the hub's client."""
 
-    def __init__(self, fails: bool = False) -> None:
+    def __init__(self, failure: Exception | None = None) -> None:
         self.calls: list[Any] = []
-        self.fails = fails
+        self.failure = failure
 
     def create_repo(self, repo_id: str, **told: Any) -> None:
-        if self.fails:
-            raise OSError("no network\nmore")
+        if self.failure:
+            raise self.failure
         self.calls.append((repo_id, told))
 
     def upload_folder(self, **told: Any) -> str:
@@ -221,5 +222,6 @@ def test_a_push_makes_a_private_repository_and_uploads_the_folder(tmp_path):
     assert push(tmp_path, "me/mine", api=hub) == "https://hub/me/mine"
     assert hub.calls[0] == ("me/mine", {"private": True, "exist_ok": True})
     assert hub.calls[1]["folder_path"] == str(tmp_path)
-    with pytest.raises(UserError, match=r"could not be pushed to 'me/mine': no network. Give OWNER/NAME"):
-        push(tmp_path, "me/mine", api=Hub(fails=True))
+    for failure in (OSError("no network\nhere"), HTTPError("no network here")):
+        with pytest.raises(UserError, match=r"could not be pushed to 'me/mine': no network here. It takes"):
+            push(tmp_path, "me/mine", api=Hub(failure))

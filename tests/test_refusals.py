@@ -5,6 +5,7 @@ import json
 
 import families
 import families_image as image
+import huggingface_hub
 import pytest
 import tiny
 import torch
@@ -19,15 +20,19 @@ from diffusers import (
     UNet2DConditionModel,
     WanPipeline,
 )
+from huggingface_hub.errors import HTTPError
 from tokenizers import Tokenizer
 
 from fastgen.errors import UserError
 from fastgen.export.export import export
 from fastgen.export.scheduler import servings
+from fastgen.models import fuse
 from fastgen.models.denoiser import CallForm
 from fastgen.models.encoding import Asking, identity
+from fastgen.models.fuse import lora_file
 from fastgen.models.loading import load
 from fastgen.models.pipeline import Pipeline
+from fastgen.models.source import LoRAFile
 from fastgen.notes import Notes
 
 SQUARE = {"height": 16, "width": 16}
@@ -122,14 +127,26 @@ class Rescaled(StableDiffusionPipeline):
 
 
 def test_guidance_that_is_not_the_plain_formula_is_refused():
-    with pytest.raises(UserError, match=r"uncond \+ w \(cond - uncond\)"):
+    with pytest.raises(UserError, match=r"uncond \+ w \(cond - uncond\)'.*without guidance_rescale"):
         Pipeline(Rescaled(**tiny.stable_diffusion().components | UNCHECKED), size=SQUARE)
+
+
+def test_epsilon_of_pure_noise_is_refused_and_its_velocity_is_not():
+    pipe = tiny.stable_diffusion()
+    for prediction in ("epsilon", "v_prediction"):
+        config = {"rescale_betas_zero_snr": True, "prediction_type": prediction}
+        pipe.register_modules(scheduler=DDIMScheduler.from_config(pipe.scheduler.config, **config))
+        if prediction == "epsilon":
+            with pytest.raises(UserError, match=r"StableDiffusionPipeline predicts epsilon, but .* v_prediction if"):
+                Pipeline(pipe, size=SQUARE)
+        else:
+            assert Pipeline(pipe, size=SQUARE).shape == (4, 8, 8)
 
 
 def test_a_network_that_couples_its_batch_is_refused():
     pipe = tiny.ddpm()
     pipe.unet.conv_in.register_forward_hook(lambda module, given, output: output + output.mean(0, keepdim=True))
-    with pytest.raises(UserError, match="self-test failed at 'a prompt alone"):
+    with pytest.raises(UserError, match=r"self-test failed at 'a prompt alone.*every sample of a batch by itself"):
         Pipeline(pipe)
 
 
@@ -141,6 +158,23 @@ def test_a_plain_call_loads_an_export_in_one_dtype_whatever_it_was_saved_in(tmp_
             torch.float32
         }
         loaded("a", num_inference_steps=1, output_type="latent", **SQUARE)
+
+
+def test_a_lora_on_the_hub_may_have_a_dot_in_its_name_and_a_missing_file_is_none(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(UserError, match=r"'somebody/style-1.5' is neither here nor would the hub give it"):
+        lora_file(LoRAFile(path="somebody/style-1.5", file="x.safetensors"))
+    with pytest.raises(UserError, match=r"there is no LoRA 'loras/style.safetensors'"):
+        lora_file(LoRAFile(path="loras/style.safetensors"))
+
+
+def test_a_hub_that_cannot_be_reached_is_said(monkeypatch):
+    def unreachable(_repository: str) -> list[str]:
+        raise HTTPError("connection refused")
+
+    monkeypatch.setattr(fuse, "list_repo_files", unreachable)
+    with pytest.raises(UserError, match=r"nor would the hub give it \(connection refused\)"):
+        lora_file(LoRAFile(path="somebody/style"))
 
 
 def test_a_folder_in_half_precision_is_loaded_in_the_precision_that_is_asked_for(tmp_path):

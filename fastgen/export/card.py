@@ -9,9 +9,9 @@ from typing import Any
 import yaml
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from ..models.arguments import classifier_free, conditioning_kind, parameters
+from ..models.loading import HUB_FAILURES
 from ..notes import Notes
 from .guidance import is_silent
 from .scheduler import Serving
@@ -71,7 +71,7 @@ def licence_of(teacher: str) -> dict[str, str]:
         return {}
     try:
         data = ModelCard.load(source, ignore_metadata_errors=True).data.to_dict()
-    except (OSError, ValueError, HfHubHTTPError, HFValidationError, yaml.YAMLError):
+    except (*HUB_FAILURES, yaml.YAMLError):
         return {}
     return {key: str(data[key]) for key in _LICENCE if data.get(key)}
 
@@ -142,15 +142,13 @@ def _call(pipe: DiffusionPipeline, notes: Notes) -> str:
     label = min(3, (notes.num_classes or 4) - 1)
     kinds = {"none": "", "label": f"class_labels=[{label}], ", "prompt": 'prompt="a photo of a cat", '}
     told = "".join(f"{name}={_shown(value)}, " for name, value in call_arguments(pipe, notes).items())
-    result = "frames[0]" if "num_frames" in parameters(pipe) else "images[0]"
-    name = result.partition("[")[0].removesuffix("s") if result.startswith("images") else "video"
-    return f"{name} = pipe({kinds[conditioning_kind(pipe)]}{told}num_inference_steps={notes.steps[0]}).{result}"
+    made, field = ("video", "frames") if "num_frames" in parameters(pipe) else ("image", "images")
+    return f"{made} = pipe({kinds[conditioning_kind(pipe)]}{told}num_inference_steps={notes.steps[0]}).{field}[0]"
 
 
 def _stops(pipe: DiffusionPipeline, notes: Notes) -> list[str]:
-    lines = ["| steps | timesteps | noise levels sigma |", "|---|---|---|"]
-    if not notes.stops:
-        lines = ["| steps | timesteps |", "|---|---|"]
+    known = ["| steps | timesteps | noise levels sigma |", "|---|---|---|"]
+    lines = known if notes.stops else ["| steps | timesteps |", "|---|---|"]
     for steps in notes.steps:
         if steps in notes.stops:
             stops = notes.stops[steps]

@@ -11,10 +11,10 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi
-from huggingface_hub.errors import HfHubHTTPError, HFValidationError
 
 from ..errors import UserError
 from ..files import atomic_folder
+from ..models.loading import HUB_FAILURES, line
 from ..notes import Notes
 from .card import card, top_card
 from .scheduler import Serving
@@ -87,16 +87,16 @@ def push(folder: Path, repo_id: str, *, api: Any = None) -> str:
         api: a stand-in for `HfApi`, which uses the login of this machine.
 
     Raises:
-        UserError: the hub refuses.
+        UserError: the hub refuses, or cannot be reached.
     """
     api = api or HfApi()
     try:
         api.create_repo(repo_id, private=True, exist_ok=True)
         return str(api.upload_folder(folder_path=str(folder), repo_id=repo_id, commit_message="Few-step student"))
-    except (HfHubHTTPError, HFValidationError, OSError) as error:
+    except HUB_FAILURES as error:
         raise UserError(
-            f"{folder} could not be pushed to {repo_id!r}: {str(error).splitlines()[0]}. Give OWNER/NAME of an account "
-            "that you are logged in to (`hf auth login`)"
+            f"{folder} could not be pushed to {repo_id!r}: {line(error)}. It takes a network, and OWNER/NAME of an "
+            "account that you are logged in to (`hf auth login`)"
         ) from error
 
 

@@ -22,7 +22,8 @@ from diffusers import (
 from torch import Tensor
 
 from ..errors import UserError
-from ..process import even_grid, from_scheduler
+from ..models.canonical import static_shift
+from ..process import EDM, Flow, Process, Trig, even_grid, from_scheduler
 
 Sampler = Literal["renoise", "ode"]
 _BETAS = ("beta_schedule", "beta_start", "beta_end", "trained_betas", "num_train_timesteps", "rescale_betas_zero_snr")
@@ -50,20 +51,26 @@ def family_of(stock: Any, sampler: Sampler, emitted: Any, *, shift: float | None
     Raises:
         UserError: no stock scheduler of that family samples so.
     """
-    name, config = type(stock).__name__, stock.config
-    if name.startswith("FlowM") or config.get("prediction_type") == "flow_prediction":
-        trained = config.get("num_train_timesteps", 1000)
-        flow = FlowTimes(shift or _own_shift(stock, emitted, teacher_steps), trained)
+    process = _process_of(stock)
+    if isinstance(process, Flow):
+        flow = FlowTimes(shift or _own_shift(stock, emitted, teacher_steps), stock.config.num_train_timesteps)
         return flow.family(stochastic=sampler == "renoise")
     if shift not in (None, 1.0):
-        raise UserError(f"shift is {shift:g}, but the times of {name} cannot be shifted: only a flow's can. Leave it")
-    if name == "SCMScheduler":
+        kind = type(stock).__name__
+        raise UserError(f"shift is {shift:g}, but the times of {kind} cannot be shifted: only a flow's can. Leave it")
+    if isinstance(process, Trig):
         return _trig(stock, sampler)
-    if name == "CMStochasticIterativeScheduler":
-        return _consistency(stock, sampler)
-    if name.startswith("EDM"):
-        return _edm(stock, sampler)
+    if isinstance(process, EDM):
+        karras = _consistency if isinstance(stock, CMStochasticIterativeScheduler) else _edm
+        return karras(stock, sampler)
     return _discrete(stock, sampler)
+
+
+def _process_of(stock: Any) -> Process:
+    try:
+        return from_scheduler(stock).process
+    except ValueError as error:
+        raise UserError(f"students of {type(stock).__name__} pipelines cannot be exported: {error}") from error
 
 
 def noise_factors(scheduler: Any, timesteps: list[float]) -> list[float]:
@@ -73,7 +80,7 @@ def noise_factors(scheduler: Any, timesteps: list[float]) -> list[float]:
     by sigma_min already (Song et al. 2023, arXiv:2303.01469, algorithm 1).
     """
     factors = [1.0] * len(timesteps)
-    if type(scheduler).__name__.startswith("EDM"):
+    if isinstance(scheduler, EDMEulerScheduler):
         factors[0] = math.sqrt(1 + scheduler.config.sigma_max**-2)
     if isinstance(scheduler, CMStochasticIterativeScheduler):
         sigmas = [math.exp(t / 250) for t in timesteps]
@@ -90,10 +97,6 @@ def unit(scheduler: Any) -> float:
 
 
 def _discrete(stock: Any, sampler: Sampler) -> Family:
-    try:
-        from_scheduler(stock)
-    except ValueError as error:
-        raise UserError(f"students of {type(stock).__name__} pipelines cannot be exported: {error}") from error
     trained = len(stock.alphas_cumprod)
     common = {"prediction_type": stock.config.get("prediction_type", "epsilon"), "clip_sample": False}
     common["steps_offset"] = 1  # read by neither, but Stable Diffusion warns of any other value
@@ -187,7 +190,7 @@ def _own_shift(stock: Any, emitted: Any, steps: int) -> float:
     """The static shift of a teacher, or the one that its pipeline asks for at the present resolution."""
     config = stock.config
     if not config.get("use_dynamic_shifting", False):
-        return float(config.get("shift") or config.get("flow_shift") or 1.0)
+        return static_shift(stock)
     plain = FlowMatchEulerDiscreteScheduler(num_train_timesteps=config.num_train_timesteps)
     open_ended = type(stock).from_config(config, shift_terminal=None)
     u, t = (emitted(scheduler, steps)[1] / config.num_train_timesteps for scheduler in (plain, open_ended))
@@ -208,7 +211,7 @@ def _edm(stock: Any, sampler: Sampler) -> Family:
     return Family(
         lambda n: [EDMEulerScheduler(**kept, sigma_min=sigma(max(n - 1, 1), max(n, 2)), sigma_schedule="karras")],
         lambda n: [0.25 * math.log(sigma(i, n)) for i in range(n)],
-        lambda n: _only_one_step(n, sampler, allowed="ode", name="EDM"),
+        lambda n: _other_sampler(n, sampler, allowed="ode", name="EDM"),
     )
 
 
@@ -225,19 +228,21 @@ def _consistency(stock: Any, sampler: Sampler) -> Family:
         return [250 * config.rho * math.log(high + r * (low - high)) for r in ramp]
 
     return Family(
-        lambda n: [made()], wanted, lambda n: _only_one_step(n, sampler, allowed="renoise", name="consistency")
+        lambda n: [made()], wanted, lambda n: _other_sampler(n, sampler, allowed="renoise", name="consistency")
     )
 
 
 def _trig(stock: Any, sampler: Sampler) -> Family:
-    return Family(
-        lambda n: [SCMScheduler.from_config(stock.config)],
-        lambda n: list(_SCM_TIMES[:n]) if n <= 2 else [math.nan] * n,
-        lambda n: _only_one_step(n, sampler, allowed="renoise", name="TrigFlow"),
-    )
+    def refuses(n: int) -> str | None:
+        if n != len(_SCM_TIMES):
+            return "SANA-Sprint's plain call makes 2 steps; any other count must be told intermediate_timesteps=None"
+        return _other_sampler(n, sampler, allowed="renoise", name="TrigFlow")
+
+    return Family(lambda n: [SCMScheduler.from_config(stock.config)], lambda n: list(_SCM_TIMES), refuses)
 
 
-def _only_one_step(n: int, sampler: Sampler, *, allowed: Sampler, name: str) -> str | None:
+def _other_sampler(n: int, sampler: Sampler, *, allowed: Sampler, name: str) -> str | None:
+    """Why a family of one sampler does not serve n steps of another; at one step samplers are the same."""
     if n == 1 or sampler == allowed:
         return None
     return f"{name} schedulers know no other sampler than {allowed}: set student.sampler to {allowed}, or one step"

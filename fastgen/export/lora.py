@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import atomic_folder
-from ..models.watch import denoiser_name
+from ..models.watch import denoiser_name, network_of
 from ..notes import Notes
 from .card import lora_card
 from .export import forget_origin, notes_of, with_scheduler
@@ -104,7 +104,7 @@ def kohya_state(pipe: DiffusionPipeline, adapter: Adapter) -> dict[str, Tensor]:
         UserError: no conversion is known for this network or one of its layers.
     """
     check_kohya(pipe, adapter.layers)
-    prefix = _KOHYA_PREFIX[type(getattr(pipe, denoiser_name(pipe)))]
+    prefix = _KOHYA_PREFIX[type(network_of(pipe))]
     names = {".lora_A.weight": ".lora_down.weight", ".lora_B.weight": ".lora_up.weight"}
     state: dict[str, Tensor] = {}
     for key, weight in adapter.weights.items():
@@ -138,7 +138,7 @@ _SAVERS = {"diffusers": _save_diffusers, "kohya": _save_kohya}
 def _cards(
     pipe: DiffusionPipeline, notes: Notes, servings: Sequence[Serving], stacked: Sequence[StackedLoRA], file: str
 ) -> str:
-    """The card of the first serving, and the call of each other one below it."""
+    """The card of the first serving, and the body of each other one's below it."""
     texts = [
         lora_card(
             with_scheduler(pipe, serving.scheduler),
@@ -179,7 +179,7 @@ def _check_weights(adapter: Adapter) -> None:
 
 def check_kohya(pipe: DiffusionPipeline, layers: Collection[str]) -> None:
     """Raises UserError where no conversion is known for the pipeline's network or for one of these layers of it."""
-    kind = type(getattr(pipe, denoiser_name(pipe)))
+    kind = type(network_of(pipe))
     if kind not in _KOHYA_PREFIX:
         raise UserError(
             f"no Kohya keys are known for {kind.__name__}, only for the UNet of Stable Diffusion and for Flux: use "

@@ -12,6 +12,8 @@ from diffusers import DiffusionPipeline
 
 from ..errors import UserError
 from ..models.arguments import parameters
+from ..models.conditioning import Conditioning
+from ..models.fuse import fuse
 from ..models.loading import load
 from ..models.pipeline import Pipeline
 from ..notes import Notes
@@ -53,11 +55,7 @@ def verify_lora(
     for place in sorted({file.parent for file in folder.rglob("scheduler_config.json")}):
         pipe = load(base, device=device)
         pipe.register_modules(scheduler=_scheduler(place))
-        for i, lora in enumerate(loras):
-            pipe.load_lora_weights(lora.folder, weight_name=lora.file, adapter_name=f"lora{i}")
-        pipe.set_adapters([f"lora{i}" for i in range(len(loras))], [lora.weight for lora in loras])
-        pipe.fuse_lora(adapter_names=[f"lora{i}" for i in range(len(loras))])
-        pipe.unload_lora_weights()
+        fuse(pipe, [(Path(lora.folder) / lora.file, lora.weight) for lora in loras])
         steps = tuple(n for n in notes.steps if place.parent == folder or place.parent.name == f"{n}step")
         export = Export(base, loras, str(place))
         agreements += _verified(export, pipe, replace(notes, steps=steps), pipe.scheduler, device)
@@ -89,7 +87,7 @@ def calls_for(pipeline: Pipeline, arguments: dict[str, Any]) -> list[dict[str, A
     return [{**row, **{k: v for k, v in arguments.items() if k in takes}} for row in asked[pipeline.kind]]
 
 
-def conditions_for(pipeline: Pipeline) -> Any:
+def conditions_for(pipeline: Pipeline) -> Conditioning:
     """The same as the denoiser is told it."""
     return pipeline.condition(len(SEEDS), labels=torch.tensor(_LABELS), prompts=_PROMPTS)
 

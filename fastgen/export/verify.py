@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -163,7 +163,7 @@ def _samples(rows: Sequence[Mapping[str, Tensor]], serving: Serving, ours: Ours,
     return renoise(ours.model, lambda: next(noises), ours.cond, times).float().cpu()
 
 
-def _noises(rows: Sequence[Mapping[str, Tensor]], serving: Serving, ours: Ours, n: int) -> Any:
+def _noises(rows: Sequence[Mapping[str, Tensor]], serving: Serving, ours: Ours, n: int) -> Iterator[Tensor]:
     """Noise of the seeds for each stop: the first as it was packed, the others as `scheduler.step` draws them.
 
     A pipeline that does not hand its generator on draws those from the global generator, seeded alike.

@@ -9,9 +9,9 @@ from diffusers import DiffusionPipeline
 from ..errors import UserError
 from ..notes import Notes
 
-Conditioning = Literal["none", "label", "prompt"]
+Kind = Literal["none", "label", "prompt"]
 
-_TAKES: dict[Conditioning, str] = {
+_TAKES: dict[Kind, str] = {
     "none": "takes neither class labels nor prompts",
     "label": "is conditioned on class labels and takes no prompts",
     "prompt": "is conditioned on prompts and takes no class labels",
@@ -26,7 +26,7 @@ def parameters(pipe: DiffusionPipeline) -> Mapping[str, inspect.Parameter]:
     return {name: parameter for name, parameter in declared.items() if name != "self"}
 
 
-def conditioning_kind(pipe: DiffusionPipeline) -> Conditioning:
+def conditioning_kind(pipe: DiffusionPipeline) -> Kind:
     """What an image of this pipeline is asked for by."""
     if "prompt" in parameters(pipe):
         return "prompt"
@@ -163,8 +163,7 @@ def check_known(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> None:
     for name in arguments:
         if name not in takes:
             raise UserError(
-                f"{type(pipe).__name__} takes no {name}: it {_TAKES[conditioning_kind(pipe)]}, and its call "
-                f"knows {', '.join(takes)}. Leave {name} out."
+                f"{type(pipe).__name__} takes no {name}: its call knows {', '.join(takes)}. Leave {name} out."
             )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from diffusers import DDIMScheduler, DiffusionPipeline, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 
 from ..errors import UserError
-from ..process import Discrete, Flow, Reading, Trig, from_scheduler
+from ..process import ROWS, Discrete, Flow, Reading, Trig, from_scheduler
 from . import trigflow
 from .watch import Step
 
@@ -23,22 +23,29 @@ def reading_of(scheduler: Any) -> Reading:
     return trigflow.READING if isinstance(reading.process, Trig) else reading
 
 
+def static_shift(scheduler: Any) -> float:
+    """The shift of a flow scheduler's times that does not depend on the resolution; 1 where it names none."""
+    return float(scheduler.config.get("shift") or scheduler.config.get("flow_shift") or 1.0)
+
+
 @contextmanager
 def canonical(pipe: DiffusionPipeline) -> Iterator[Reading]:
     """Within, the process is run by its plainest scheduler, which keeps x_t as it is and steps deterministically.
 
     DDIM for a discrete process (Euler's would keep x_t / alpha), Euler for flow matching; others stay.
+
+    Raises:
+        UserError: the scheduler is of no known family, or predicts epsilon where nothing but noise is left.
     """
     original = pipe.scheduler
     reading = _own_reading(pipe)
     if isinstance(reading.process, Discrete):
         pipe.scheduler = _ddim(original)
     elif isinstance(reading.process, Flow) and not isinstance(from_scheduler(original).process, Trig):
-        config = original.config
-        shift = config.get("shift") or config.get("flow_shift") or 1.0
-        dynamic = bool(config.get("use_dynamic_shifting"))
         pipe.scheduler = FlowMatchEulerDiscreteScheduler(
-            num_train_timesteps=config.num_train_timesteps, shift=shift, use_dynamic_shifting=dynamic
+            num_train_timesteps=original.config.num_train_timesteps,
+            shift=static_shift(original),
+            use_dynamic_shifting=bool(original.config.get("use_dynamic_shifting")),
         )
     try:
         yield reading
@@ -62,10 +69,18 @@ def _ddim(original: Any) -> DDIMScheduler:
 
 
 def _own_reading(pipe: DiffusionPipeline) -> Reading:
+    scheduler, name = pipe.scheduler, type(pipe).__name__
     try:
-        return reading_of(pipe.scheduler)
+        reading = reading_of(scheduler)
     except ValueError as error:
-        raise UserError(f"the scheduler of {type(pipe).__name__} cannot be read: {error}") from error
+        raise UserError(f"the scheduler of {name} cannot be read: {error}") from error
+    if isinstance(reading.process, Discrete) and reading.row is ROWS["eps"] and not scheduler.alphas_cumprod[-1]:
+        raise UserError(
+            f"the scheduler of {name} predicts epsilon, but its noisiest step is pure noise (rescale_betas_zero_snr), "
+            "where epsilon says nothing of the image. In scheduler/scheduler_config.json set prediction_type to "
+            "v_prediction if the network was trained so, or else rescale_betas_zero_snr to false"
+        )
+    return reading
 
 
 def view(pipe: DiffusionPipeline, step: Step) -> Step:

@@ -16,14 +16,14 @@ from typing import Any, Protocol
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..errors import UserError
 from ..process import Trig, from_scheduler
 from .arguments import classifier_free, conditioning_kind, parameters
-from .watch import Answer, denoiser_name, replaced, undisturbed, unshared
+from .selftest import tolerance
+from .watch import Answer, autoencoder_of, network_of, replaced, undisturbed, unshared
 
-TOLERANCE = 1e-4  # relative; a pipeline in low precision is allowed 8 of its roundings
 AT_ONCE = 4  # images through the autoencoder together, if they are small; videos go one by one
 MOST = 2**17  # values of the samples that go together: two of SDXL at 1024 px
 _BASE = 32  # of the digits that number the elements: as many as bfloat16 tells apart after scaling
@@ -156,11 +156,11 @@ def codec_of(pipe: DiffusionPipeline, call: Mapping[str, Any] | None = None) -> 
     Raises:
         UserError: what the pipeline decodes is not its sample rearranged and scaled.
     """
-    vae = next((part for part in pipe.components.values() if _is_autoencoder(part)), None)
+    vae = autoencoder_of(pipe)
     if vae is None:
         return PixelCodec()
     with _in_float32(vae), _posing(pipe, vae, {**_anyone(pipe), **(call or {})}) as decoded:
-        shape, wiring, extras = _read(type(pipe).__name__, decoded, _tolerance(pipe))
+        shape, wiring, extras = _read(type(pipe).__name__, decoded, tolerance(network_of(pipe)))
     return LatentCodec(vae, wiring, shape, extras)
 
 
@@ -176,25 +176,27 @@ class Decoded:
 Decode = Callable[[Callable[[int], Tensor]], Decoded]  # from a sample's flat values, given their number
 
 
-def _read(name: str, decoded: Decode, tolerance: float) -> tuple[torch.Size, Wiring, dict[str, Any]]:
+def _read(name: str, decoded: Decode, allowed: float) -> tuple[torch.Size, Wiring, dict[str, Any]]:
     """Zeros show the shift, ones the scale, and the digits of each element's number where it went."""
     zero = decoded(torch.zeros)
     shift = zero.z.flatten()
     scale = decoded(torch.ones).z.flatten() - shift
+    if not scale.all():
+        raise _failure(name, f"{int((scale == 0).sum())} of its {len(scale)} latents do not depend on the sample")
     count = zero.shape.numel()
     source = torch.zeros(len(shift), dtype=torch.int64, device=shift.device)
     for place in (_BASE**power for power in range(math.ceil(math.log(max(count, 2), _BASE)))):
         digits = decoded(lambda n, place=place: (torch.arange(n) // place % _BASE).float()).z.flatten()
-        source += place * ((digits - shift) / scale).nan_to_num(posinf=0, neginf=0).round().long()
+        source += place * ((digits - shift) / scale).round().long()
     reached = len(source.clamp(0, count - 1).unique())
-    if len(source) != count or reached != count or not scale.all():
+    if len(source) != count or reached != count:
         raise _failure(name, f"{reached} of a sample's {count} elements reach its {len(source)} latents")
     wiring = Wiring(zero.z.shape, source, scale, shift)
     noise = torch.randn(count, generator=torch.Generator().manual_seed(0))
     theirs = decoded(lambda _: noise).z
     gap = (wiring.to_latents(noise[None].to(theirs.device)) - theirs).abs().max() / theirs.abs().max()
-    if not gap <= tolerance:
-        raise _failure(name, f"a random sample differs by {float(gap):.2g} of its largest, allowed is {tolerance:.2g}")
+    if not gap <= allowed:
+        raise _failure(name, f"a random sample differs by {float(gap):.2g} of its largest, allowed is {allowed:.2g}")
     return zero.shape, wiring, zero.extras
 
 
@@ -212,7 +214,7 @@ class _Stop(Exception):
 @contextmanager
 def _posing(pipe: DiffusionPipeline, vae: Any, call: Mapping[str, Any]) -> Iterator[Decode]:
     """Within, the stock loop can be run with its samples replaced; its denoiser is called once in all."""
-    net, gain = getattr(pipe, denoiser_name(pipe)), _gain(pipe)
+    net, gain = network_of(pipe), _gain(pipe)
     forward, step, told = net.forward, pipe.scheduler.step, signature(vae.decode)
     answers: list[Any] = []
     decoded: list[Decoded] = []
@@ -277,11 +279,3 @@ def _anyone(pipe: DiffusionPipeline) -> dict[str, Any]:
 def _gain(pipe: DiffusionPipeline) -> float:
     """The scheduler's samples over ours: TrigFlow loops scale data by sigma_data, which the denoiser takes off."""
     return float(pipe.scheduler.config.sigma_data) if isinstance(from_scheduler(pipe.scheduler).process, Trig) else 1.0
-
-
-def _tolerance(pipe: DiffusionPipeline) -> float:
-    return max(TOLERANCE, 8 * torch.finfo(getattr(pipe, denoiser_name(pipe)).dtype).eps)
-
-
-def _is_autoencoder(part: Any) -> bool:
-    return isinstance(part, nn.Module) and hasattr(part, "encode") and hasattr(part, "decode")

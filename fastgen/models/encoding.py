@@ -16,16 +16,15 @@ from diffusers import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from .conditioning import Conditioning
 from .denoiser import CallForm
-from .layout import flat, tree
+from .layout import flat, same, tree
 from .probe import capture, capture_null
 from .selftest import failure
-from .watch import denoiser_name
+from .watch import autoencoder_of, network_of
 
 AT_ONCE = 32
 
@@ -104,7 +103,7 @@ class Encoder:
     @contextmanager
     def awake(self) -> Iterator[None]:
         """Within, the text encoders are on the denoiser's device; afterwards they are in main memory. It nests."""
-        device = next(getattr(self._pipe, denoiser_name(self._pipe)).parameters()).device
+        device = next(network_of(self._pipe).parameters()).device
         self._depth += 1
         for module in _encoders(self._pipe):
             module.to(device)
@@ -127,7 +126,7 @@ class Encoder:
                 return None
             null = found
         first, second = (null.index(torch.tensor([i])) for i in (0, 1))
-        if not _equal(first, second):
+        if not same(first, second):
             raise failure(type(pipe).__name__, "the unconditional half does not depend on the prompt", "it does")
         return first
 
@@ -154,14 +153,13 @@ class Encoder:
 def identity(pipe: DiffusionPipeline, form: CallForm, asking: Asking) -> str:
     """A hash of everything that a prompt's conditioning depends on but the prompt: encoders, sizes, call."""
     digest = hashlib.blake2b(digest_size=16)
-    config = getattr(pipe, denoiser_name(pipe)).config
     told = [
         type(pipe).__name__,
         diffusers.__version__,
         sorted(asking.size.items()),
         asking.argument,
         form,
-        dict(config),
+        dict(network_of(pipe).config),
     ]
     digest.update(repr(told).encode())
     for name, part in sorted(pipe.components.items()):
@@ -184,8 +182,9 @@ def _spelt_out(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
 
 
 def _encoders(pipe: DiffusionPipeline) -> list[nn.Module]:
-    kept = (denoiser_name(pipe), "vae")
-    return [part for name, part in sorted(pipe.components.items()) if isinstance(part, nn.Module) and name not in kept]
+    others = (network_of(pipe), autoencoder_of(pipe))
+    networks = [part for _, part in sorted(pipe.components.items()) if isinstance(part, nn.Module)]
+    return [part for part in networks if not any(part is other for other in others)]
 
 
 def _write(file: Path, row: Conditioning) -> None:
@@ -217,8 +216,3 @@ def _read(file: Path) -> Conditioning:
     for path, note in notes.items():
         leaves[path] = [leaves[path] if note == "tensor" else ast.literal_eval(note)]
     return Conditioning(1, tree(leaves))
-
-
-def _equal(a: Conditioning, b: Conditioning) -> bool:
-    ours, theirs = (tree_leaves(dict(cond.batched)) for cond in (a, b))
-    return all(torch.equal(x, y) if isinstance(x, Tensor) else x == y for x, y in zip(ours, theirs, strict=True))

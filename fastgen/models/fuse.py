@@ -19,9 +19,9 @@ from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .loading import check_weights, line
+from .loading import HUB_FAILURES, HUB_ID, check_weights, line
 from .source import LoRAFile
-from .watch import denoiser_name
+from .watch import network_of
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 METADATA = "lora_adapter_metadata"
@@ -39,7 +39,7 @@ def lora_file(lora: LoRAFile) -> Path:
         file = path / _chosen(lora, [entry.name for entry in path.iterdir()])
     elif path.is_file():
         file = path.parent / _chosen(LoRAFile(path=lora.path), [path.name])
-    elif lora.path.count("/") == 1 and not path.suffix:
+    elif HUB_ID.fullmatch(lora.path) and path.suffix not in {".safetensors", *PICKLES}:
         file = _downloaded(lora)
     else:
         raise UserError(f"there is no LoRA {lora.path!r}: give a .safetensors file, its folder, or a hub id owner/name")
@@ -69,7 +69,7 @@ def _chosen(lora: LoRAFile, names: Sequence[str]) -> str:
 def _downloaded(lora: LoRAFile) -> Path:
     try:
         return Path(hf_hub_download(lora.path, lora.file or _chosen(lora, list_repo_files(lora.path))))
-    except (OSError, ValueError) as error:
+    except HUB_FAILURES as error:
         raise UserError(
             f"the LoRA {lora.path!r} is neither here nor would the hub give it ({line(error)}). Check the spelling; "
             "without a network give its file, or `file` beside the id of an earlier download."
@@ -84,10 +84,9 @@ def fuse(pipe: DiffusionPipeline, loras: Sequence[tuple[Path, float]]) -> None:
     """
     if loras and hasattr(pipe, "load_lora_weights"):
         _fuse_by_pipeline(pipe, loras)
-    elif loras:
-        net = getattr(pipe, denoiser_name(pipe))
-        for file, weight in loras:
-            _add(pipe, net, file, weight)
+        return
+    for file, weight in loras:
+        _add(pipe, network_of(pipe), file, weight)
 
 
 def _fuse_by_pipeline(pipe: DiffusionPipeline, loras: Sequence[tuple[Path, float]]) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from .conditioning import Conditioning
 
@@ -77,6 +78,21 @@ def _row_axis(two: Any, three: Any) -> int | None:
 
 def _rows_first(leaf: Any, axis: int | None) -> Any:
     return leaf.movedim(axis, 0) if axis else list(leaf) if axis is None else leaf
+
+
+def same(a: Conditioning, b: Conditioning) -> bool:
+    """Whether the rows of two conditionings say the same, up to rounding; what they share is not looked at."""
+    ours, theirs = flat(a.batched), flat(b.batched)
+    if ours.keys() != theirs.keys():
+        return False
+    pairs = [(tree_leaves(ours[path]), tree_leaves(theirs[path])) for path in ours]
+    return all(len(xs) == len(ys) and all(map(_alike, xs, ys)) for xs, ys in pairs)
+
+
+def _alike(x: Any, y: Any) -> bool:
+    if isinstance(x, Tensor) and isinstance(y, Tensor):
+        return x.shape == y.shape and torch.allclose(x, y)
+    return type(x) is type(y) and x == y
 
 
 def flat(nested: Mapping[str, Any], path: str = "") -> dict[str, Any]:

@@ -10,14 +10,15 @@ from typing import Any
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download
-from huggingface_hub.errors import EntryNotFoundError
+from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ..errors import UserError
 from ..notes import Notes
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_FAILURES = (HTTPError, OSError, ValueError)  # no network, no login, no such thing there
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _WEIGHTS = re.compile(r"\w+(?:\.(?P<variant>[\w-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
 
 
@@ -34,7 +35,7 @@ def locate(path: str | Path, *, variant: str | None = None, revision: str | None
     folder = Path(path)
     if folder.exists():
         return folder
-    if not _HUB_ID.fullmatch(str(path)):
+    if not HUB_ID.fullmatch(str(path)):
         raise UserError(
             f"there is no pipeline folder {str(path)!r}. Give the folder that holds model_index.json, "
             "or a hub id such as owner/name."
@@ -48,7 +49,7 @@ def locate(path: str | Path, *, variant: str | None = None, revision: str | None
         )
         with suppress(EntryNotFoundError):
             hf_hub_download(str(path), Notes.FILE, **wanted)
-    except (OSError, ValueError) as error:
+    except HUB_FAILURES as error:
         raise UserError(
             f"{str(path)!r} is neither a folder here nor a pipeline that the hub would give ({line(error)}). "
             "Check the spelling; a hub id needs a network or an earlier download, and teacher.variant (such as "

@@ -12,16 +12,15 @@ from typing import Any, Literal
 import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
-from torch.utils._pytree import tree_leaves
 
 from ..process import Reading
 from .arguments import classifier_free, free_count, guided_call
 from .canonical import canonical, is_deterministic, view
 from .conditioning import Conditioning
 from .denoiser import CallForm, NetworkDenoiser
-from .layout import Layout
+from .layout import Layout, same
 from .selftest import Evidence, failure, fitting_guidance, running, self_test, tolerance
-from .watch import Step, denoiser_name, record, rehearse
+from .watch import Step, first_value, network_of, record, rehearse
 
 _TIMES = ("timestep", "timesteps", "t")
 _SIMPLE_MAPS = ((1.0, 0.0), (1e-3, 0.0), (-1.0, 1000.0), (-1e-3, 1.0))  # slope and offset
@@ -55,7 +54,7 @@ def probe(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[str,
             seen = [view(pipe, step) for step in record(pipe, {**mixed, **plain}, steps=STEPS, rows=2)]
         if len({step.timestep for step in seen}) < 2:
             raise failure(name, "the scheduler steps through several times", f"{len(seen)} steps were seen of {STEPS}")
-        net = getattr(pipe, denoiser_name(pipe))
+        net = network_of(pipe)
         form = replace(_form(name, reading, seen, tolerance(net)), layout=_layout(pipe, alone, mixed))
         denoiser = NetworkDenoiser(net, reading, form)
         told = capture(pipe, form, mixed, rows=2)
@@ -107,7 +106,7 @@ def capture_null(
     else:
         measured = f"{len(told)} calls, the first with {given} rows for {rows} samples"
         raise failure(type(pipe).__name__, "guidance calls the denoiser with and without the condition", measured)
-    return halves[1] if _same(halves[0], plain) else halves[0]
+    return halves[1] if same(halves[0], plain) else halves[0]
 
 
 def opening(pipe: DiffusionPipeline, call: Mapping[str, Any], *, rows: int) -> Step:
@@ -160,6 +159,7 @@ def _form(name: str, reading: Reading, seen: list[Step], allowed: float) -> Call
 
 
 def _sample_argument(name: str, reading: Reading, seen: Step, allowed: float) -> tuple[str, tuple[int, ...] | None]:
+    """The name of the argument that holds the scheduled sample, and the axes more that its rows have in a list."""
     t = reading.time(torch.tensor([seen.timestep], dtype=torch.float64))
     expected = (seen.sample * float(reading.input_scale(t))).float()
     gaps: dict[str, float] = {}
@@ -202,7 +202,7 @@ def _time_map(
 
     The simplest one that fits is taken: times that a pipeline rounded to half precision would bend a free fit.
     """
-    said = [float(torch.as_tensor(step.calls[-1].arguments[timestep]).flatten()[0]) for step in seen]
+    said = [first_value(step.calls[-1].arguments[timestep]) for step in seen]
     listed = torch.tensor([step.timestep for step in seen], dtype=torch.float64)
     bases: dict[Literal["timestep", "time"], list[float]]
     bases = {"timestep": listed.tolist(), "time": reading.time(listed).tolist()}
@@ -231,8 +231,3 @@ def _sign(name: str, output: Tensor, model_output: Tensor, allowed: float) -> fl
 
 def _without_sample(arguments: Mapping[str, Any], form: CallForm) -> dict[str, Any]:
     return {name: value for name, value in arguments.items() if name not in (form.sample, form.timestep)}
-
-
-def _same(a: Conditioning, b: Conditioning) -> bool:
-    pairs = zip(tree_leaves(dict(a.batched)), tree_leaves(dict(b.batched)), strict=False)
-    return all(x.shape == y.shape and torch.allclose(x, y) for x, y in pairs if isinstance(x, Tensor))

@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from textwrap import shorten
 from typing import Any
 
 import torch
@@ -13,9 +12,16 @@ from ..errors import UserError
 from ..process import Time
 from .conditioning import Conditioning
 from .denoiser import NetworkDenoiser
-from .watch import Step
+from .loading import line
+from .watch import Step, first_value
 
 TOLERANCE = 1e-4
+_PLAIN_LOOP = (
+    "use a pipeline that calls its denoiser once per step with its scheduler's own sample, or write a Denoiser for it"
+)
+_PLAIN_CALL = "use a pipeline that is asked by a prompt, a class label or nothing, and a size that it takes"
+_PLAIN_GUIDANCE = "use a pipeline class that by default guides by the plain formula, without guidance_rescale"
+_OWN_ROWS = "use a network that treats every sample of a batch by itself"
 
 
 @dataclass(frozen=True)
@@ -60,12 +66,13 @@ def _test_mixed_batch(name: str, denoiser: NetworkDenoiser, evidence: Evidence, 
     x, t = torch.cat([s.sample[:1] for s in seen]).float().requires_grad_(), torch.cat([u[:1] for u in times])
     with torch.no_grad():
         alone = denoiser(x[:1], t[:1], evidence.single).output(denoiser.reading.row)
-    compare(name, "a prompt alone is told as it is among others", alone, seen[0].model_output[:1], denoiser)
+    check = "a prompt alone is told as it is among others"
+    compare(name, check, alone, seen[0].model_output[:1], denoiser, remedy=_OWN_ROWS)
     first = evidence.together.index(torch.tensor([0]))
     rows = Conditioning.cat([evidence.single, *[first] * (len(seen) - 1)])
     mixed = denoiser(x, t, rows).output(denoiser.reading.row)
     recorded = torch.cat([s.model_output[:1] for s in seen])
-    compare(name, "a batch of different times and prompts", mixed, recorded, denoiser)
+    compare(name, "a batch of different times and prompts", mixed, recorded, denoiser, remedy=_OWN_ROWS)
     (gradient,) = torch.autograd.grad(mixed.square().sum(), x, allow_unused=True)
     if gradient is None or not gradient.isfinite().all() or not (gradient.flatten(1).abs().sum(1) > 0).all():
         raise failure(name, "a gradient reaches the sample", "it is zero or not finite")
@@ -87,14 +94,15 @@ def fitting_guidance(name: str, denoiser: NetworkDenoiser, step: Step, cond: Con
         gaps[rescaled] = difference(model.guide(plain, null, w).output(row), guided)
     best = min(gaps, key=gaps.__getitem__)
     if not gaps[best] <= tolerance(denoiser.net):
-        raise failure(name, "guidance is uncond + w (cond - uncond)", f"the relative difference is {gaps[best]:.2g}")
+        check, measured = "guidance is uncond + w (cond - uncond)", f"the relative difference is {gaps[best]:.2g}"
+        raise failure(name, check, measured, remedy=_PLAIN_GUIDANCE)
     return best
 
 
 def _with_rounded_times(denoiser: NetworkDenoiser, seen: list[Step]) -> NetworkDenoiser:
     """The same network, told the very timesteps of the recording, which a half precision loop has rounded."""
     form = denoiser.form
-    said = torch.tensor([float(torch.as_tensor(s.calls[-1].arguments[form.timestep]).flatten()[0]) for s in seen])
+    said = torch.tensor([first_value(step.calls[-1].arguments[form.timestep]) for step in seen])
     times = torch.cat([_times(denoiser, step)[:1] for step in seen])
 
     def recorded(t: Time) -> torch.Tensor:
@@ -111,14 +119,16 @@ def _times(denoiser: NetworkDenoiser, step: Step) -> Time:
 def tolerance(net: nn.Module) -> float:
     """Relative difference that a check allows: 1e-4 in fp32, a few roundings in half precision."""
     dtype = next(p.dtype for p in net.parameters() if p.is_floating_point())
-    return TOLERANCE if dtype == torch.float32 else 8 * torch.finfo(dtype).eps
+    return max(TOLERANCE, 8 * torch.finfo(dtype).eps)
 
 
-def compare(name: str, check: str, ours: Tensor, theirs: Tensor, denoiser: NetworkDenoiser) -> None:
+def compare(
+    name: str, check: str, ours: Tensor, theirs: Tensor, denoiser: NetworkDenoiser, *, remedy: str = _PLAIN_LOOP
+) -> None:
     """Raises the failure of a check whose relative difference is above 1e-4 (in fp32)."""
     gap, allowed = difference(ours, theirs), tolerance(denoiser.net)
     if not gap <= allowed:
-        raise failure(name, check, f"the relative difference is {gap:.2g}, allowed {allowed:g}")
+        raise failure(name, check, f"the relative difference is {gap:.2g}, allowed {allowed:g}", remedy=remedy)
 
 
 def difference(ours: Tensor, theirs: Tensor) -> float:
@@ -133,12 +143,11 @@ def running(name: str, call: Mapping[str, Any]) -> Iterator[None]:
         yield
     except (TypeError, ValueError, AttributeError, LookupError) as error:
         check = f"its call runs with no more than {', '.join(call) or 'its defaults'}"
-        raise failure(name, check, shorten(str(error), 300)) from error
+        raise failure(name, check, line(error), remedy=_PLAIN_CALL) from error
 
 
-def failure(name: str, check: str, measured: str) -> UserError:
+def failure(name: str, check: str, measured: str, *, remedy: str = _PLAIN_LOOP) -> UserError:
     """A failed check in words."""
     return UserError(
-        f"{name} cannot be used as a teacher: the self-test failed at '{check}': {measured}. Use a pipeline that "
-        f"calls its denoiser once per step with its scheduler's own sample, or write a Denoiser for it"
+        f"{name} cannot be used as a teacher: the self-test failed at '{check}': {measured}. To mend it, {remedy}"
     )

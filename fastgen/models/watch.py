@@ -20,6 +20,7 @@ from .arguments import parameters
 from .denoiser import output_of
 
 PLUMBING = ("return_dict",)
+NETWORKS = ("transformer", "unet")  # the names of the components that denoise
 
 
 @dataclass(frozen=True)
@@ -48,8 +49,12 @@ class Step:
 
 
 def denoiser_name(pipe: DiffusionPipeline) -> str:
-    """The component that denoises."""
-    for name in ("transformer", "unet"):
+    """The name of the component that denoises.
+
+    Raises:
+        UserError: the pipeline has none.
+    """
+    for name in NETWORKS:
         if isinstance(pipe.components.get(name), nn.Module):
             return name
     raise UserError(
@@ -58,16 +63,26 @@ def denoiser_name(pipe: DiffusionPipeline) -> str:
     )
 
 
+def network_of(pipe: DiffusionPipeline) -> Any:
+    """The component that denoises; raises as `denoiser_name`."""
+    return getattr(pipe, denoiser_name(pipe))
+
+
+def autoencoder_of(pipe: DiffusionPipeline) -> Any:
+    """The component that encodes and decodes images, whatever its name; None for a pipeline of pixels."""
+    networks = (part for part in pipe.components.values() if isinstance(part, nn.Module))
+    return next((part for part in networks if hasattr(part, "encode") and hasattr(part, "decode")), None)
+
+
 def record(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> list[Step]:
     """What happens in the first steps of a stock call; the global random streams are left as they were."""
-    forward = _network(pipe).forward
+    forward = network_of(pipe).forward
     return _watched(pipe, call, steps, rows, answer=lambda told: forward(*told.args, **told.kwargs), step=None)
 
 
 def rehearse(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> list[Step]:
     """What a stock call tells its denoiser and scheduler, with neither of them run; values of samples mean nothing."""
-
-    config = _network(pipe).config
+    config = network_of(pipe).config
 
     def silent(told: inspect.BoundArguments) -> Any:
         sample = next(iter(told.arguments.values()))
@@ -100,7 +115,7 @@ def _watched(
     answer: Callable[[inspect.BoundArguments], Any],
     step: Callable[..., Any] | None,
 ) -> list[Step]:
-    net, scheduler = _network(pipe), pipe.scheduler
+    net, scheduler = network_of(pipe), pipe.scheduler
     signature, stock_step = inspect.signature(net.forward), scheduler.step
     act = step or stock_step
     calls: list[Call] = []
@@ -119,8 +134,7 @@ def _watched(
         given, before = model_output.clone(), sample.clone()
         stepped = act(model_output, timestep, sample, *args, **kwargs)
         moved = stepped[0] if isinstance(stepped, tuple) else stepped.prev_sample
-        when = float(torch.as_tensor(timestep).flatten()[0])
-        seen.append(Step(tuple(calls), given, when, before, moved.clone()))
+        seen.append(Step(tuple(calls), given, first_value(timestep), before, moved.clone()))
         calls.clear()
         return stepped
 
@@ -145,8 +159,9 @@ def unshared(call: Mapping[str, Any]) -> dict[str, Any]:
     return {name: list(value) if isinstance(value, list) else value for name, value in call.items()}
 
 
-def _network(pipe: DiffusionPipeline) -> Any:
-    return getattr(pipe, denoiser_name(pipe))
+def first_value(timestep: Any) -> float:
+    """The time of the first sample in a number or tensor of times."""
+    return float(torch.as_tensor(timestep).flatten()[0])
 
 
 @contextmanager
