@@ -1,7 +1,5 @@
-import json
 import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -27,14 +25,13 @@ def _seeded() -> None:
 
 @pytest.fixture
 def near_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The stranger's own lines, run in this process: what they see is the same, only less strange, and sooner."""
-    from fastgen.export import stranger
+    """Exports are verified in this process instead of a fresh one."""
+    from strangers import NEAR
 
-    def run(command: list[str], **_: object) -> SimpleNamespace:
-        try:
-            stranger.main(json.loads(Path(command[-1]).read_text(encoding="utf-8")))
-        except Exception as error:
-            return SimpleNamespace(returncode=1, stderr=repr(error))
-        return SimpleNamespace(returncode=0, stderr="")
+    monkeypatch.setattr("fastgen.export.verify.subprocess", NEAR)
 
-    monkeypatch.setattr("fastgen.export.verify.subprocess.run", run)
+
+@pytest.fixture
+def few_previews(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures cost as much as tiny training runs do."""
+    monkeypatch.setattr("fastgen.student.PREVIEW_IMAGES", 4)

@@ -1,5 +1,10 @@
 """Tiny image pipelines whose samples are maps, with random weights, for `families`."""
 
+import inspect
+import re
+from collections.abc import Callable
+from typing import Any
+
 import families_text as text
 import families_vae as vaes
 import tiny
@@ -32,6 +37,7 @@ from diffusers import (
     ZImageTransformer2DModel,
 )
 from diffusers import FlowMatchEulerDiscreteScheduler as FlowMatch
+from transformers import GemmaTokenizer
 
 WIDTH = text.WIDTH
 
@@ -147,18 +153,20 @@ def _sana_transformer(*, sprint: bool) -> SanaTransformer2DModel:
     return transformer
 
 
+def _instructed_tokenizer(call: Callable[..., Any]) -> GemmaTokenizer:
+    """Words of the long instruction that Sana puts before a prompt are single tokens."""
+    instruction = inspect.signature(call).parameters["complex_human_instruction"].default
+    return text.gemma_tokenizer(words=list(set(re.findall(r"[A-Za-z]{4,}", " ".join(instruction)))))
+
+
 def sana() -> SanaPipeline:
-    tokenizer = text.gemma_tokenizer()
-    return SanaPipeline(
-        tokenizer, text.gemma(tokenizer), vaes.dc(), _sana_transformer(sprint=False), FlowMatch(shift=3.0)
-    )
+    transformer, tokenizer = _sana_transformer(sprint=False), _instructed_tokenizer(SanaPipeline.__call__)
+    return SanaPipeline(tokenizer, text.gemma(tokenizer), vaes.dc(), transformer, FlowMatch(shift=3.0))
 
 
 def sana_sprint() -> SanaSprintPipeline:
-    tokenizer = text.gemma_tokenizer()
-    return SanaSprintPipeline(
-        tokenizer, text.gemma(tokenizer), vaes.dc(), _sana_transformer(sprint=True), SCMScheduler()
-    )
+    transformer, tokenizer = _sana_transformer(sprint=True), _instructed_tokenizer(SanaSprintPipeline.__call__)
+    return SanaSprintPipeline(tokenizer, text.gemma(tokenizer), vaes.dc(), transformer, SCMScheduler())
 
 
 def z_image() -> ZImagePipeline:
@@ -219,7 +227,10 @@ def aura_flow() -> AuraFlowPipeline:
 
 
 def hidream() -> HiDreamImagePipeline:
-    """Whatever size is asked for, this pipeline samples 128 x 128 latents: large patches keep them cheap."""
+    """Whatever size is asked for, this pipeline samples 128 x 128 latents: large patches keep them cheap.
+
+    So does an autoencoder without attention over all of them.
+    """
     tokenizer, encoder = text.clip(218)
     tokenizer_2, encoder_2 = text.clip(218)
     t5, llama = tiny.t5_tokenizer(), text.llama_tokenizer()
@@ -239,7 +250,7 @@ def hidream() -> HiDreamImagePipeline:
     )
     return HiDreamImagePipeline(
         FlowMatch(shift=3.0),
-        vaes.kl(shift=0.1),
+        vaes.kl(shift=0.1, attention=False),
         encoder,
         tokenizer,
         encoder_2,

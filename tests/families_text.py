@@ -135,9 +135,12 @@ def mistral(tokenizer: Qwen2Tokenizer, layers: int) -> Mistral3ForConditionalGen
     return Mistral3ForConditionalGeneration(Mistral3Config(text_config=text, vision_config=vision)).eval()
 
 
-def gemma_tokenizer() -> GemmaTokenizer:
+def gemma_tokenizer(words: list[str] | None = None) -> GemmaTokenizer:
+    """Characters, and each of `words` as one token."""
     tokens = ["<pad>", "<eos>", "<bos>", "<unk>", "<mask>", *CHARACTERS]
-    return GemmaTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[])
+    tokenizer = GemmaTokenizer(vocab={token: i for i, token in enumerate(tokens)}, merges=[])
+    tokenizer.add_tokens(sorted(words or []))
+    return tokenizer
 
 
 def gemma(tokenizer: GemmaTokenizer) -> Gemma2Model:

@@ -13,7 +13,7 @@ from diffusers import (
 )
 
 
-def kl(channels: int = 4, *, shift: float | None = None, levels: int = 2) -> AutoencoderKL:
+def kl(channels: int = 4, *, shift: float | None = None, levels: int = 2, attention: bool = True) -> AutoencoderKL:
     """Half the resolution, or halved `levels` - 1 times."""
     return AutoencoderKL(
         block_out_channels=(8,) * (levels - 1) + (16,),
@@ -24,6 +24,7 @@ def kl(channels: int = 4, *, shift: float | None = None, levels: int = 2) -> Aut
         sample_size=16,
         scaling_factor=0.7,
         shift_factor=shift,
+        mid_block_add_attention=attention,
     ).eval()
 
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from strangers import come_near
 
 from fastgen.config import Config, Pairs, Stage, Train
 from fastgen.configfile import dump
@@ -140,7 +141,6 @@ def train_several_steps(teacher: Path, **settings: Any) -> Record:
 
 def train_a_rank(teacher: Path, folder: Path) -> None:
     """In one of two processes: training, and averages of what the processes have."""
-    torch.set_num_threads(1)
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
     rank = accelerator.process_index
@@ -155,9 +155,9 @@ def train_a_rank(teacher: Path, folder: Path) -> None:
     torch.save(record, folder / f"{rank}.pt")
 
 
-def run_config(folder: Path, **changes: Any) -> Config:
+def run_config(folder: Path, *, images: int = 20, **changes: Any) -> Config:
     """A run of ten cycles of kd and ten of dmd2 on 16 px digits; `folder / "teacher"` is a saved pipeline."""
-    train = {"images": 20, "batch": 2, "ema": 0.9, "optim": {"warmup": 3, "schedule": "cosine"}}
+    train = {"images": images, "batch": 2, "ema": 0.9, "optim": {"warmup": 3, "schedule": "cosine"}}
     settings = {
         "out": folder / "run",
         "device": "cpu",
@@ -176,8 +176,7 @@ def run_config(folder: Path, **changes: Any) -> Config:
 
 
 def run_or_die(config: Config, resume: bool, at: tuple[int, int] | None) -> None:
-    """In a process of its own: a run on one thread, ended by kill -9 before cycle `at` = (stage, cycle)."""
-    torch.set_num_threads(1)
+    """In a process of its own: a run, ended by kill -9 before cycle `at` = (stage, cycle)."""
     cycle = loop.Stage.cycle
 
     def cycle_or_die(self: loop.Stage) -> dict[str, float]:
@@ -223,7 +222,7 @@ def run_with_recipe(folder: Path) -> None:
 
 
 def in_processes(count: int, target: Callable[..., None], *args: Any) -> list[int | None]:
-    """Exit codes of `count` processes that meet on a free port, as torchrun would start them."""
+    """Exit codes of `count` processes of one thread that meet on a free port, as torchrun would start them."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -238,6 +237,8 @@ def in_processes(count: int, target: Callable[..., None], *args: Any) -> list[in
 
 
 def _ranked(rank: int, count: int, port: int, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    come_near()
     if count > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

@@ -18,6 +18,7 @@ from fastgen.notes import Notes
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 ANYBODYS = {"sdxl": "sdxl", "sd15": "stable_diffusion", "flux": "flux", "sana": "sana"}
+pytestmark = pytest.mark.usefixtures("near_stranger", "few_previews")
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -65,9 +66,7 @@ def without_binning(monkeypatch):
 
 
 @pytest.mark.parametrize(("config", "kohya"), [("sd15", True), ("flux", False), ("sana", False)])
-def test_anybodys_pipeline_with_a_lora_becomes_verified_exports(
-    config, kohya, tmp_path, near_stranger, request, capsys
-):
+def test_anybodys_pipeline_with_a_lora_becomes_verified_exports(config, kohya, tmp_path, request, capsys):
     if config == "sana":
         request.getfixturevalue("without_binning")
     out = run(config, tmp_path, *["lora.keys=[diffusers,kohya]"] * kohya)
@@ -109,10 +108,12 @@ def test_sdxl_with_a_lora_of_the_user_is_distilled_and_strangers_load_both_expor
     places = {"path/to/teacher": str(tmp_path / "teacher"), "path/to/style": str(tmp_path / "style")}
     places["path/to/this/folder"] = str(out / "student-lora")
     lora = snippet(out / "student-lora" / "README.md", places)
+    both = "import sys, torch"
     for name, code in {"full": full, "lora": lora}.items():
-        code = f"import sys, torch\n{code.replace('num_inference', 'generator=torch.manual_seed(3), num_inference')}"
-        code += f"\nimage.save(r'{tmp_path / name}.png')\nassert 'fastgen' not in sys.modules"
-        subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path, capture_output=True)
+        both += f"\n{code.replace('num_inference', 'generator=torch.manual_seed(3), num_inference')}"
+        both += f"\nimage.save(r'{tmp_path / name}.png')\ndel image"
+    both += "\nassert 'fastgen' not in sys.modules"
+    subprocess.run([sys.executable, "-c", both], check=True, cwd=tmp_path, capture_output=True)
     assert (tmp_path / "full.png").read_bytes() == (tmp_path / "lora.png").read_bytes()
     teacher = DiffusionPipeline.from_pretrained(tmp_path / "teacher").unet.state_dict()
     student = DiffusionPipeline.from_pretrained(out / "student").unet.state_dict()

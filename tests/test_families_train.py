@@ -1,5 +1,6 @@
 """Every family from a folder to verified exports, as `train.py` does it: data-free DMD2, with both sharings."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from fastgen.notes import Notes
 
 REFUSED = {"cogview4", "latte"}
 TRAINED = [name for name in FAMILIES if name not in REFUSED]
+FULL = {"ddpm", "dit", "stable_diffusion", "sd3", "flux", "sana_sprint", "wan"}  # each kind of sample and of call
 
 
 def settings(family: Family, folder: Path, sharing: str) -> Config:
@@ -43,23 +45,30 @@ def settings(family: Family, folder: Path, sharing: str) -> Config:
     )
 
 
-@pytest.mark.parametrize("name", TRAINED)
-def test_a_family_is_distilled_and_its_exports_sample_as_trained(name, tmp_path, near_stranger, capsys, monkeypatch):
+def runs() -> Iterator[object]:
+    """Each family with a shared network, which exports a LoRA beside the whole; some, else by hand, with full ones."""
+    for name in TRAINED:
+        yield pytest.param(name, "lora", id=f"{name}-lora")
+        yield pytest.param(name, "full", id=f"{name}-full", marks=[pytest.mark.slow] * (name not in FULL))
+
+
+@pytest.mark.usefixtures("near_stranger", "few_previews")
+@pytest.mark.parametrize(("name", "sharing"), runs())
+def test_a_family_is_distilled_and_its_exports_sample_as_trained(name, sharing, tmp_path, capsys, monkeypatch):
     family = FAMILIES[name]
     monkeypatch.setattr("fastgen.distil.size_arguments", lambda *_, **__: dict(family.size))
     teacher = family.build()
     teacher.save_pretrained(tmp_path / "teacher")
     (tmp_path / "prompts.txt").write_text("a fox\na red bird in the snow\ntwo\n")
-    for sharing in ("full", "lora"):
-        student = distil(settings(family, tmp_path, sharing), recipes=tmp_path)
-        said = capsys.readouterr().out
-        exports = 2 if sharing == "lora" and has_loader(teacher) else 1
-        assert said.count("verified") == exports, said
-        places = [student] if (student / Notes.FILE).exists() else sorted(student.glob("*step"))
-        for place in places:
-            assert changed(load(place, device="cpu"), teacher)
-            assert Notes.read(place).stops[2]
-        assert list((tmp_path / sharing / "previews").glob("*.png"))
+    student = distil(settings(family, tmp_path, sharing), recipes=tmp_path)
+    said = capsys.readouterr().out
+    exports = 2 if sharing == "lora" and has_loader(teacher) else 1
+    assert said.count("verified") == exports, said
+    places = [student] if (student / Notes.FILE).exists() else sorted(student.glob("*step"))
+    for place in places:
+        assert changed(load(place, device="cpu"), teacher)
+        assert Notes.read(place).stops[2]
+    assert list((tmp_path / sharing / "previews").glob("*.png"))
 
 
 def changed(student: DiffusionPipeline, teacher: DiffusionPipeline) -> bool:

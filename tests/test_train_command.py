@@ -18,6 +18,7 @@ from fastgen.errors import UserError
 from fastgen.notes import Notes
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.usefixtures("few_previews")
 QUICK = """\
 out: {here}/out
 device: cpu
@@ -113,6 +114,7 @@ def test_a_class_conditional_teacher_becomes_a_student_that_a_stranger_can_load(
     assert len(log) == 2
 
 
+@pytest.mark.usefixtures("near_stranger")
 def test_an_unconditional_teacher(here, train):
     tiny.ddpm().save_pretrained(here / "free")
     assert train(f"teacher.path={here / 'free'}", "data={source: noise}") == 0
@@ -120,6 +122,7 @@ def test_an_unconditional_teacher(here, train):
     assert student(batch_size=2, num_inference_steps=1, output_type="np").images.shape == (2, 8, 8, 3)
 
 
+@pytest.mark.usefixtures("near_stranger")
 def test_a_text_to_image_teacher_without_images_with_guidance_and_two_step_counts(here, train):
     tiny.stable_diffusion().save_pretrained(here / "text")
     (here / "prompts.txt").write_text("a red fox\n\na blue jay\n")
@@ -138,6 +141,7 @@ def test_a_text_to_image_teacher_without_images_with_guidance_and_two_step_count
     assert (here / "samples/00000.png").is_file()
 
 
+@pytest.mark.usefixtures("near_stranger")
 def test_a_missing_teacher_is_pretrained_by_its_recipe_then_distilled(here, train, capsys):
     shutil.rmtree(here / "teacher")
     images(here / "images", count=5, size=10)
@@ -218,6 +222,7 @@ def test_a_damaged_teacher_is_refused_and_named(here, refused):
         assert f"{here / 'teacher'} " in refused(*options)
 
 
+@pytest.mark.usefixtures("near_stranger")
 def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(here, train, refused):
     assert train("student.sampler=ode", "checkpoints.keep=1") == 0
     assert "already holds a run: go on with it by --resume" in refused()
