@@ -176,6 +176,7 @@ class Train(_Strict):
     """How a stage is trained.
 
     images: budget, counted in samples of the generator's turns over all processes.
+    minutes: of training after which a stage ends before its budget; none where not given.
     batch: samples per update over all processes.
     micro_batch: samples per forward pass; the rest of the batch is accumulated.
     ema: decay per generator update; the average is what is exported.
@@ -184,6 +185,7 @@ class Train(_Strict):
     """
 
     images: PositiveInt
+    minutes: Annotated[float, Field(gt=0)] | None = None
     batch: PositiveInt = 64
     micro_batch: PositiveInt | None = None
     precision: Precision = "fp32"

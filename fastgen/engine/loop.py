@@ -1,6 +1,7 @@
 """The training loop: for each turn of a cycle, forward, backward, average, check, step. It knows no maths."""
 
 import math
+import time
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,11 +32,13 @@ class Position:
         cycle: cycles done.
         images: samples of generator turns that ended in an update, over all processes.
         drawn: samples taken from the data stream.
+        seconds: spent in cycles, the mean over all processes.
     """
 
     cycle: int = 0
     images: int = 0
     drawn: int = 0
+    seconds: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,9 @@ class Stage:
 
     @property
     def done(self) -> bool:
-        return self.position.images >= self.spec.settings.images
+        minutes = self.spec.settings.minutes
+        late = minutes is not None and self.position.seconds >= 60 * minutes
+        return late or self.position.images >= self.spec.settings.images
 
     def cycle(self) -> dict[str, float]:
         """One pass over the objective's turns; returns their losses, gradient norms and learning rates.
@@ -89,6 +94,7 @@ class Stage:
         Raises:
             NonFiniteError: a loss or gradient is not finite; no optimizer has stepped in that turn.
         """
+        start = time.perf_counter()
         figures: dict[str, float] = {}
         batches: list[Batch] = []
         for number, turn in enumerate(self.spec.objective.cycle):
@@ -96,6 +102,7 @@ class Stage:
                 batches = self._batches(number)
             figures |= self._turn(turn, batches)
         self.position.cycle += 1
+        self.position.seconds += average(torch.tensor(time.perf_counter() - start)).item()
         return figures
 
     def _turn(self, turn: Turn, batches: list[Batch]) -> dict[str, float]:
