@@ -5,7 +5,6 @@ less than the text), plus a regression to the teacher's own samples of stored no
 """
 
 from dataclasses import dataclass
-from typing import Literal
 
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, Uniform
@@ -24,8 +23,7 @@ class DMD:
     Args:
         guidance: of the scores.
         regression: weight of the regression term.
-        distance: of the regression: pseudo-Huber in latents, or LPIPS of the decoded images as in the paper.
-        huber: c of the pseudo-Huber loss.
+        huber: c of its pseudo-Huber loss (the paper uses LPIPS).
         times: where the two scores are compared.
         fake_times: where the fake score is trained.
         fake_space: row in which the fake score's errors are squared.
@@ -34,7 +32,6 @@ class DMD:
 
     guidance: AnyGuidance = Fixed(1.0)
     regression: float = 0.25
-    distance: Literal["pseudo_huber", "lpips"] = "pseudo_huber"
     huber: float = 0.03
     times: AnyTimeLaw = Uniform(0.02, 0.98)
     fake_times: AnyTimeLaw = Uniform(0.02, 0.98)
@@ -50,21 +47,16 @@ class DMD:
 
     @property
     def needs(self) -> frozenset[str]:
-        extra = {"pairs", "one_step"} | ({"lpips"} if self.distance == "lpips" else set())
-        return reads(guidance=self.guidance) | extra
+        return reads(guidance=self.guidance) | {"pairs", "one_step"}
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land("one_step", roles, batch)
         scores = compare(look, self, roles, batch, landing)
         t = batch.full(roles.grids[0][0])
         paired = roles.generator(roles.process.prior(batch.pair.eps, t), t, batch.cond).x0
-        if self.distance == "lpips":
-            regression = roles["lpips"](paired, batch.pair.x0).mean()
-        else:
-            regression = pseudo_huber(paired - batch.pair.x0, c=self.huber)
         return {
             "dm": surrogate(landing.x0, direction("l1", scores, landing.x0)),
-            "regression": self.regression * regression,
+            "regression": self.regression * pseudo_huber(paired - batch.pair.x0, c=self.huber),
         }
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
