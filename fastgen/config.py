@@ -23,6 +23,7 @@ from .objectives import OBJECTIVES, roles_of
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["fp32", "bf16", "fp16"]
+Sharing = Literal["full", "lora", "scores"]
 
 
 class _Strict(BaseModel):
@@ -133,7 +134,7 @@ class Student(_Strict):
 
 
 class LoRA(_Strict):
-    """The roles on one frozen network (`sharing: lora`): each trains a low-rank adapter of its own.
+    """Roles on one frozen network (`sharing: lora` or `scores`): each trains a low-rank adapter of its own.
 
     rank, alpha: the updates are alpha / rank times B A; alpha is the rank where it is not given.
     targets: ends of layer names or regular expressions; the attention and feed-forward layers where not given.
@@ -278,7 +279,8 @@ class Config(_Strict):
     out: folder of checkpoints, log and pictures; export: folder of the exported pipeline, OUT/student by default.
     cache: folder for the encoded prompts, which later runs find again; null keeps them in memory.
     attention: kernel of the denoisers; auto and native leave the choice to PyTorch.
-    sharing: full gives every role a network of its own; lora puts all of them on the teacher's, see `lora`.
+    sharing: full gives every role a network of its own; lora puts all of them on the teacher's, see `lora`; scores
+        puts the real and the fake score there, beside a generator of its own (SwiftBrush).
     """
 
     out: Path
@@ -289,7 +291,7 @@ class Config(_Strict):
     teacher: Teacher
     student: Student = Student()
     attention: Literal["auto", "native", "flash", "cudnn", "xformers"] = "auto"
-    sharing: Literal["full", "lora"] = "full"
+    sharing: Sharing = "full"
     lora: LoRA = LoRA()
     data: Annotated[Any, _named(SOURCES, "source")]
     flip: bool = False

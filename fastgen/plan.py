@@ -13,6 +13,7 @@ from torch import nn
 
 from .config import Config, LoRA, Stage
 from .configfile import load
+from .engine.build import SHARED
 from .errors import UserError
 from .models.create import create
 from .models.roles import DENOISERS
@@ -79,6 +80,8 @@ def plan(config: Config, *, recipes: Path) -> str:
     lines += [f"student: {', '.join(map(str, student.steps))} steps, {student.sampler}, {config.exported}"]
     if config.sharing == "lora":
         lines += [f"roles share the teacher's network: LoRAs of rank {config.lora.rank}, {config.exported_lora}"]
+    if config.sharing == "scores":
+        lines += [f"the scores share the teacher's network: a LoRA of rank {config.lora.rank}"]
     for index, stage in enumerate(config.stages):
         lines += _stage_lines(index, stage, config, net)
     return "\n".join(lines)
@@ -97,41 +100,36 @@ def _stage_lines(index: int, stage: Stage, config: Config, net: nn.Module | None
         f"  updates: {', '.join(f'{role} {count:,}' for role, count in updates.items())}",
     ]
     if net is not None:
-        parts = _shared_memory(stage, config.lora, net) if config.sharing == "lora" else _memory(stage, _count(net))
+        parts = _memory(stage, config, net)
         total = sum(part.bytes for part in parts)
         lines += [f"  {part.name:<24}{part.parameters / 1e6:>10.2f} M{part.bytes / MIB:>12.1f} MiB" for part in parts]
         lines += [f"  {'sum, without activations':<24}{'':>12}{total / MIB:>12.1f} MiB"]
     return lines
 
 
-def _memory(stage: Stage, size: int) -> list[Part]:
-    """Full copies of a network of that size, beside the teacher's own."""
-    trained = roles_of(stage.objective)
-    frozen_bytes = 2 if stage.train.precision == "bf16" else 4
-    parts = [Part("teacher's pipeline", size, 4 * size)]
-    parts += [
-        Part(
-            f"{role} ({'trained' if role in trained else 'frozen'})",
-            size,
-            size * (TRAINED_BYTES if role in trained else frozen_bytes),
-        )
-        for role in _roles(stage)
-    ]
+def _memory(stage: Stage, config: Config, net: nn.Module) -> list[Part]:
+    """The teacher's network, the copies and the adapters of it, and the generator's average."""
+    trained, shared, size = roles_of(stage.objective), SHARED[config.sharing], _count(net)
+    base = "bf16" if config.lora.base == "auto" and stage.train.precision == "bf16" else config.lora.base
+    name = "network of shared roles" if shared else "teacher's pipeline"
+    parts = [Part(name, size, int(size * (BASE_BYTES[base] if shared else 4)))]
+    adapter = _adapter(net, config.lora) if shared else 0
+    for role in _roles(stage):
+        if role not in shared:
+            frozen = 2 if stage.train.precision == "bf16" else 4
+            kind, bytes_each = ("trained", TRAINED_BYTES) if role in trained else ("frozen", frozen)
+            parts.append(Part(f"{role} ({kind})", size, size * bytes_each))
+        elif role in trained:
+            parts.append(Part(f"{role} (adapter)", adapter, TRAINED_BYTES * adapter))
     if stage.train.ema is not None:
-        parts.append(Part("generator average", size, 4 * size))
+        averaged = adapter if "generator" in shared else size
+        parts.append(Part("generator average", averaged, 4 * averaged))
     return parts
 
 
-def _shared_memory(stage: Stage, lora: LoRA, net: nn.Module) -> list[Part]:
-    """One frozen network and an adapter for each role that is trained."""
-    base = "bf16" if lora.base == "auto" and stage.train.precision == "bf16" else lora.base
-    parts = [Part("network of all roles", _count(net), int(_count(net) * BASE_BYTES[base]))]
-    size = sum(lora.rank * _ends(net.get_submodule(name)) for name in find_targets(net, lora.targets))
-    trained = [role for role in _roles(stage) if role in roles_of(stage.objective)]
-    parts += [Part(f"{role} (adapter)", size, TRAINED_BYTES * size) for role in trained]
-    if stage.train.ema is not None:
-        parts.append(Part("generator average", size, 4 * size))
-    return parts
+def _adapter(net: nn.Module, lora: LoRA) -> int:
+    """Parameters of a low-rank adapter."""
+    return sum(lora.rank * _ends(net.get_submodule(name)) for name in find_targets(net, lora.targets))
 
 
 def _ends(layer: nn.Module) -> int:

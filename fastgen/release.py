@@ -116,7 +116,7 @@ def _release_lora(student: Student, weights: Mapping[str, Tensor], network: nn.M
 def _network(student: Student, weights: Mapping[str, Tensor]) -> nn.Module:
     """The generator's network in float32, an adapter merged into the teacher's weights as they are on disk."""
     config = student.config
-    if config.sharing == "full" or student.pipeline.network.dtype == torch.float32 or config.teacher.path is None:
+    if config.sharing != "lora" or student.pipeline.network.dtype == torch.float32 or config.teacher.path is None:
         return student.generator(weights).net.float()
     teacher = load_teacher(replace(config.teacher.source, dtype="fp32"), device="cpu")
     return merge(network_of(teacher), weights, alpha=config.lora.alpha)

@@ -58,6 +58,8 @@ class Student:
         if self.config.sharing == "lora":
             return self.pipeline.speaking(merged(self.pipeline.network, weights, alpha=self.config.lora.alpha))
         net = copy.deepcopy(self.pipeline.network)
+        if self.config.sharing == "scores":  # the teacher's may have been cast for them
+            net = net.float()
         net.load_state_dict(weights)
         return self.pipeline.speaking(net)
 

@@ -42,10 +42,11 @@ def pipeline():
     return Pipeline(tiny.class_conditional())
 
 
-def roles_on(pipeline, lora=SMALL, *, weights=None, objective=ONE_TURN, carry=None, **train):
+def roles_on(pipeline, lora=SMALL, *, sharing="lora", weights=None, objective=ONE_TURN, carry=None, **train):
     settings = Train.model_validate({"images": 1000, "batch": 4, "optim": {"lr": 1e-2}, **train})
     config = Stage(name="small", objective=objective, train=settings, carry=carry or {})
-    return build_roles(pipeline, config, grids=[even_grid(1)], weights=weights or {}, seed=0, lora=lora), config
+    grids, left = [even_grid(1)], weights or {}
+    return build_roles(pipeline, config, grids=grids, weights=left, seed=0, sharing=sharing, lora=lora), config
 
 
 def stage_on(pipeline, lora=SMALL, **changes):
@@ -109,6 +110,19 @@ def test_memory_holds_one_network_and_the_adapters(pipeline):
     targets = [pipeline.network.get_submodule(name).weight for name in find_targets(pipeline.network)]
     expected = 2 * sum(4 * (w.shape[0] + w[0].numel()) for w in targets)
     assert size(own) == expected
+
+
+def test_scores_share_a_network_beside_a_generator_of_its_own(pipeline):
+    roles, _ = roles_on(pipeline, sharing="scores")
+    assert roles.real_score.net is roles.fake_score.net
+    assert roles.generator.net is not roles.fake_score.net
+    assert all("lora_" in key for key in roles.fake_score.state_dict())
+    assert set(weights_of(roles.generator).state_dict()) == set(pipeline.network.state_dict())
+    for role in ("generator", "fake_score"):
+        before = answer(roles[role], pipeline)
+        moved(roles)
+        assert not torch.equal(answer(roles[role], pipeline), before)
+    assert torch.equal(answer(roles.real_score, pipeline), answer(pipeline.denoiser(), pipeline))
 
 
 def test_a_role_owns_its_adapter_and_nothing_else(pipeline):

@@ -98,6 +98,18 @@ def images(folder: Path, *, count: int, size: int) -> None:
         Image.fromarray(pixels).save(folder / f"{i}.png")
 
 
+def test_scores_on_one_network_train_a_whole_student(near_stranger, here, train, capsys):
+    assert train("sharing=scores", "lora.rank=2", "objective={name: vsd, guidance: 1}") == 0
+    assert "verified" in capsys.readouterr().out
+    assert not (here / "out/student-lora").exists()
+
+
+def test_a_stage_ends_after_its_minutes(near_stranger, here, train):
+    assert train("train.images=1000000", "train.minutes=0.01") == 0
+    lines = (here / "out/log.jsonl").read_text().splitlines()
+    assert 4 <= max(json.loads(line)["images"] for line in lines if "images" in line) < 1_000_000
+
+
 def test_a_class_conditional_teacher_becomes_a_student_that_a_stranger_can_load(here, train, capsys):
     assert train() == 0
     assert "verified" in capsys.readouterr().out

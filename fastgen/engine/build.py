@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..config import Config, DiscriminatorSpec, LoRA, Precision, Student, Train
+from ..config import Config, DiscriminatorSpec, LoRA, Precision, Sharing, Student, Train
 from ..config import Stage as StageConfig
 from ..errors import UserError
 from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, enable_checkpointing
@@ -22,6 +22,9 @@ from .random import seed_of
 Weights = Mapping[str, Mapping[str, Tensor]]
 """Origin ("generator", "ema") -> state dict of the stage before."""
 
+SHARED: dict[Sharing, tuple[str, ...]] = {"full": (), "scores": ("real_score", "fake_score"), "lora": DENOISERS}
+"""The roles on the teacher's own network."""
+
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -33,14 +36,15 @@ def build_roles(
     weights: Weights | None,
     seed: int,
     sampler: Sampler = "renoise",
+    sharing: Sharing = "full",
     lora: LoRA | None = None,
 ) -> Roles:
-    """Every denoiser that the objective names: a copy of the teacher's network each, or with `lora` an adapter on it.
+    """Every denoiser that the objective names: a copy of the teacher's network, or where it shares, an adapter on it.
 
     The generator goes on from the stage before (its average if there is one), everyone else starts from the
     teacher, unless `carry` says otherwise. Without `weights` a checkpoint fills them in afterwards.
 
-    With `lora` the roles act on the tensors of `pipeline.network`, cast in place to the dtype of `lora.base`.
+    Shared roles act on the tensors of `pipeline.network`, cast in place to the dtype of `lora.base`.
 
     Raises:
         UserError: `carry` names a stage before that does not exist, or the network cannot be shared as asked.
@@ -48,17 +52,17 @@ def build_roles(
     trained = roles_of(stage.objective)
     names = [name for name in DENOISERS if name in trained or name in stage.objective.needs]
     origins = {name: _origin(name, stage, weights) for name in names}
-    members: dict[str, nn.Module]
-    if lora is None:
-        members = {
-            name: _copy(pipeline, stage.train, frozen=name not in trained, scalars=scalars_of(stage.objective, name))
-            for name in names
-        }
-    else:
-        own = [name for name in names if name in trained or origins[name] != "teacher"]
+    scalars = {name: scalars_of(stage.objective, name) for name in names}
+    members: dict[str, nn.Module] = {
+        name: _copy(pipeline, stage.train, frozen=name not in trained, scalars=scalars[name])
+        for name in names
+        if name not in SHARED[sharing]
+    }
+    if sharing != "full":
         torch.manual_seed(seed_of(seed, stage.name, "adapters"))
-        scalars = {name: scalars_of(stage.objective, name) for name in names}
-        members = _shared(pipeline, stage.train, lora, scalars=scalars, own=own)
+        shared = {name: told for name, told in scalars.items() if name in SHARED[sharing]}
+        own = [name for name in shared if name in trained or origins[name] != "teacher"]
+        members |= _shared(pipeline, stage.train, lora or LoRA(), scalars=shared, own=own)
     for name, origin in origins.items():
         if weights is not None and origin in weights:
             weights_of(members[name]).load_state_dict(weights[origin])
@@ -71,28 +75,14 @@ def build_roles(
     return Roles(members, grids=grids, sampler=sampler, borrowed=borrowed)
 
 
-def check_needs(config: Config, pipeline: Pipeline) -> None:
-    """Refuses, before anything is trained, data or a teacher that lacks what an objective reads.
+def check_stages(config: Config) -> None:
+    """Refuses, before anything is loaded, stages that cannot be trained on this data or cannot make this student.
 
     Raises:
         UserError: naming the stage, what it needs and how to give it.
     """
     for stage in config.stages:
-        needs = stage.objective.needs
-        if "images" in needs and not config.data.has_images:
-            raise UserError(
-                f"stage {stage.name!r} needs real images and the data source has none: use data.source folder, parquet "
-                "or digits, or switch its GAN term off (objective.gan=0)"
-            )
-        if "null" in needs and not pipeline.has_null:
-            raise UserError(
-                f"stage {stage.name!r} uses guidance or label dropout, but the teacher has no unconditional mode: set "
-                "guidance to 1 and label_dropout to 0, or name its null class with teacher.null_label"
-            )
-    if pipeline.kind == "none" and config.data.prompts is not None and not config.data.has_images:
-        raise UserError(
-            f"the data are prompts, but {type(pipeline.pipe).__name__} takes none: use data={{source: noise}}"
-        )
+        _check_sources(stage, config)
         _check_steps(stage, config.student)
     last, steps = config.stages[-1], config.student.steps
     if "one_step" in last.objective.needs and steps != (1,):
@@ -100,10 +90,50 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
             f"stage {last.name!r} trains one step only, but student.steps declares {', '.join(map(str, steps))}: set "
             "student.steps=[1], or end with a stage that trains every step (dmd2)"
         )
+
+
+def check_needs(config: Config, pipeline: Pipeline) -> None:
+    """Refuses, before anything is trained, a teacher that lacks what an objective or the data ask of it.
+
+    Raises:
+        UserError: naming the stage, what it needs and how to give it.
+    """
+    for stage in config.stages:
+        needs = stage.objective.needs
+        if "null" in needs and not pipeline.has_null:
+            raise UserError(
+                f"stage {stage.name!r} uses guidance or label dropout, but the teacher has no unconditional mode: set "
+                "guidance to 1 and label_dropout to 0, or name its null class with teacher.null_label"
+            )
+        if "pairs" in needs and config.pairs.guidance != 1 and not pipeline.has_null:
+            raise UserError(
+                f"stage {stage.name!r} reads pairs under guidance {config.pairs.guidance:g}, but the teacher has no "
+                "unconditional mode: set pairs.guidance=1, or name its null class with teacher.null_label"
+            )
+    if pipeline.kind == "none" and config.data.prompts is not None and not config.data.has_images:
+        raise UserError(
+            f"the data are prompts, but {type(pipeline.pipe).__name__} takes none: use data={{source: noise}}"
+        )
     if pipeline.kind == "label" and config.data.num_classes not in (None, len(pipeline.classes)):
         raise UserError(
             f"the data has {config.data.num_classes} classes, the teacher {len(pipeline.classes)}: use the data that "
             "the teacher was trained on, or set teacher.num_classes if its folder does not say it right"
+        )
+
+
+def _check_sources(stage: StageConfig, config: Config) -> None:
+    """Refuses an objective without the images that it reads, or with the teachings of a network that knows nothing."""
+    needs = stage.objective.needs
+    if "images" in needs and not config.data.has_images:
+        raise UserError(
+            f"stage {stage.name!r} needs real images and the data source has none: use data.source folder, parquet or "
+            "digits, or settings that read none (most GAN terms can be switched off: objective.gan=0)"
+        )
+    taught = "pairs" in needs or ("real_score" in needs and stage.carry.get("real_score", "teacher") == "teacher")
+    if config.teacher.new is not None and taught:
+        raise UserError(
+            f"stage {stage.name!r} learns from the teacher, but teacher.new has random weights: train it in a run of "
+            "its own and give its folder as teacher.path, with that run's config as teacher.recipe"
         )
 
 

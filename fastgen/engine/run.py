@@ -118,7 +118,6 @@ class Run:
             )
 
     def _stage(self, index: int, config: StageConfig, weights: Weights | None) -> Stage:
-        lora = self.config.lora if self.config.sharing == "lora" else None
         roles = build_roles(
             self.pipeline,
             config,
@@ -126,7 +125,8 @@ class Run:
             weights=weights,
             seed=self.config.seed,
             sampler=self.config.student.sampler,
-            lora=lora,
+            sharing=self.config.sharing,
+            lora=self.config.lora,
         )
         loader = Loader(self.config.data, seed=seed_of(self.config.seed, "data"), flip=self.config.flip)
         needs = config.objective.needs
