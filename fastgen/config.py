@@ -116,6 +116,7 @@ class Student(_Strict):
     sampler: renoise (predict x0, add fresh noise) or ode (deterministic).
     height, width: of its pictures in pixels; the pipeline's own default where not given.
     frames: of its videos, likewise.
+    guidance: w that a student with guidance as an input is made for; others have none.
     shift: of a flow student's times towards the noise (SD3, arXiv:2403.03206, eq. 23); the teacher's own if not given.
     """
 
@@ -124,6 +125,7 @@ class Student(_Strict):
     height: PositiveInt | None = None
     width: PositiveInt | None = None
     frames: PositiveInt | None = None
+    guidance: Annotated[float, Field(ge=1, le=20)] | None = None
     shift: Annotated[float, Field(gt=0)] | None = None
 
     @model_validator(mode="after")

@@ -25,7 +25,7 @@ _PLAINER = {  # types of pydantic's errors in the words of a YAML file
     "extra_forbidden": "no such setting",
     "unexpected_keyword_argument": "no such setting",
     "missing": "this setting is required",
-    "union_tag_not_found": "this needs a `law`, e.g. {law: uniform}",
+    "union_tag_not_found": "this needs a `law`, e.g. {law: uniform} of times, {law: shared} of guidance",
     "tuple_type": "this must be a list",
     "dict_type": "this must be a mapping",
     "model_type": "this must be a mapping",
@@ -212,6 +212,8 @@ def _listed(error: ValidationError) -> list[str]:
 def _explained(item: Mapping[str, Any]) -> str:
     where = ".".join(str(part) for part in item["loc"] if part != "settings") or "the file"
     message = _PLAINER.get(item["type"], str(item["msg"]).removeprefix("Value error, "))
+    if item["type"] == "union_tag_invalid":
+        message = f"there is no law {item['ctx']['tag']!r}; known: {item['ctx']['expected_tags']}"
     if item["type"] == "missing":
         return f"{where}: {message}"
     if message == "no such setting":

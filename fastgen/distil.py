@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from .config import Config
-from .engine.build import AUTOCAST, check_needs
+from .engine.build import AUTOCAST, check_needs, check_stages
 from .engine.run import Run, Trained
 from .errors import UserError
 from .models.arguments import size_arguments
@@ -42,6 +42,7 @@ def distil(config: Config, *, recipes: Path, resume: bool = False) -> Path:
 
 
 def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
+    check_stages(config)
     accelerator = _accelerator(config)
     _check_output(config, resume=resume)
     config.data.check()

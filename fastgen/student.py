@@ -19,7 +19,7 @@ from .models.denoiser import NetworkDenoiser
 from .models.pipeline import Pipeline
 from .notes import Stop
 from .sampling.pictures import grid
-from .sampling.sampler import ode, renoise, seeded_noise
+from .sampling.sampler import ode, renoise, seeded_noise, told_at
 
 PREVIEW_IMAGES = 20
 LARGE = 4 * 64 * 64  # values of a sample above which fewer previews are drawn
@@ -91,9 +91,12 @@ class Student:
         """Samples at the first declared step count, as the exported pipeline draws them."""
         times, cond = self.grids[0].tolist(), cond.to(self.device)
         noise = seeded_noise(seeds, self.pipeline.shape, self.device)
-        if self.config.student.sampler == "renoise":
-            return renoise(model, noise, cond, times)
-        return ode(model, noise(), cond, times)
+        settings = self.config.student
+        deterministic = settings.sampler == "ode"
+        told = told_at(times, model.scalars, deterministic=deterministic, guidance=settings.guidance)
+        if deterministic:
+            return ode(model, noise(), cond, times, told=told)
+        return renoise(model, noise, cond, times, told=told)
 
     def draw(self, model: Denoiser, labels: Tensor) -> Tensor:
         """One sample of the student for each label, with seeds from 0."""

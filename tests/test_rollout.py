@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import pytest
 import torch
 from closed_forms import OTHER_FACTOR, OTHER_MEAN, PLANE, REAL, close, processes, scripted, streams
 from torch import Tensor, nn
@@ -132,3 +133,67 @@ def test_turns_that_share_a_batch_share_its_rollout():
     assert not kept.x.requires_grad
     assert not fresh.x.requires_grad
     assert len(recorder.calls) == 2
+
+
+# Deterministic rollouts that end before the clean sample
+
+
+def check_deterministic_rollout(process: Process, rollout: str, ends: list[float], **settings: int) -> None:
+    """The ODE's steps without gradient, then one with it to the end of each depth's segment."""
+    depths = set()
+    for seed in range(24):
+        roles, recorder = recorded_roles(process, [STOPS])
+        roles.sampler = "ode"
+        z = torch.randn(6, 2, dtype=torch.float64)
+        with roles.training(("generator",)):
+            landing = land(rollout, roles, scripted(z, seed=seed), **settings)
+            (slope,) = torch.autograd.grad(landing.x.sum(), recorder.inner.mean, retain_graph=True)
+            (clean_slope,) = torch.autograd.grad(landing.x0.sum(), recorder.inner.mean)
+        depth = len(recorder.calls) - 1
+        depths.add(depth)
+        alphas, sigmas = process.alpha(STOPS), process.sigma(STOPS)
+        x = process.prior(z, torch.full((6,), STOPS[0].item(), dtype=torch.float64))
+        for i, call in enumerate(recorder.calls):
+            close(call.x_t, x)
+            close(call.t, torch.full((6,), STOPS[i].item(), dtype=torch.float64))
+            noise = (x - alphas[i] * call.x0) / sigmas[i]
+            following = torch.tensor(ends[depth] if i == depth else STOPS[i + 1].item(), dtype=torch.float64)
+            x = process.alpha(following) * call.x0 + process.sigma(following) * noise
+        share = process.alpha(following) - process.sigma(following) * alphas[depth] / sigmas[depth]
+        close((landing.x, landing.x0), (x, recorder.calls[-1].x0))
+        close((landing.s, landing.t), (following.expand(6), STOPS[depth].expand(6)))
+        assert [call.recorded_graph for call in recorder.calls] == depth * [False] + [True]
+        close((slope, clean_slope), (6 * share.expand(2), torch.full((2,), 6.0, dtype=torch.float64)))
+    assert depths == {0, 1, 2, 3}
+
+
+@processes
+def test_a_trajectory_lands_on_the_next_time_of_the_grid(process: Process):
+    check_deterministic_rollout(process, "trajectory", [0.7, 0.4, 0.2, 0.0])
+
+
+@processes
+@pytest.mark.parametrize(
+    ("phases", "ends"),
+    [(1, [0.0] * 4), (2, [0.4, 0.4, 0.0, 0.0]), (3, [0.4, 0.4, 0.2, 0.0]), (4, [0.7, 0.4, 0.2, 0.0])],
+)
+def test_a_phase_ends_where_its_last_step_does(process: Process, phases: int, ends: list[float]):
+    check_deterministic_rollout(process, "phased", ends, phases=phases)
+
+
+@pytest.mark.parametrize(("grid", "phases", "ends"), [(STOPS[:3], 2, [0.4, 0.4, 0.0]), (STOPS[:2], 2, [0.7, 0.0])])
+def test_the_first_phases_get_the_odd_step(grid: Tensor, phases: int, ends: list[float]):
+    seen = {}
+    for seed in range(24):
+        roles, _ = recorded_roles(Flow(), [grid])
+        roles.sampler = "ode"
+        landing = land("phased", roles, scripted(torch.randn(2, 2), seed=seed), phases=phases)
+        seen[landing.t[0].item()] = landing.s[0].item()
+    assert seen == dict(zip(grid.tolist(), ends, strict=True))
+
+
+def test_a_landing_on_a_clean_sample_is_its_prediction():
+    roles, _ = recorded_roles(Flow(), [even_grid(1)])
+    roles.sampler = "ode"
+    landing = land("trajectory", roles, scripted(torch.randn(4, 2)))
+    assert landing.x is landing.x0

@@ -30,14 +30,14 @@ def at(t: float, count: int) -> Tensor:
 class FlowMap(ExactDenoiser):
     """The perfect one-step generator: carries x_t along the probability flow to clean data."""
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning, **_: object) -> Prediction:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning, _scalars: object = None) -> Prediction:
         return Prediction.of_x0(self.process, x_t, t, self.flow_map(x_t, t, torch.zeros_like(t), cond))
 
 
 class Ones(ExactDenoiser):
     """Believes that every sample is one, and remembers what it was shown."""
 
-    def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning, **_: object) -> Prediction:
+    def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning, _scalars: object = None) -> Prediction:
         self.seen = [*getattr(self, "seen", []), x_t]
         return Prediction.of_x0(self.process, x_t, t, torch.ones_like(x_t))
 

@@ -26,8 +26,10 @@ def run(args: Namespace) -> int:
 
     config = load(args.config, args.overrides)
     if args.dry_run:
+        from ..engine.build import check_stages
         from ..plan import plan
 
+        check_stages(config)
         print(dump(config))
         print(plan(config, recipes=args.config.parent))
         return 0

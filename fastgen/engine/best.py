@@ -20,6 +20,7 @@ from ..configfile import digest
 from ..errors import CheckpointError
 from ..evaluate import Evaluate
 from ..files import atomic_folder, atomic_json
+from ..models.baking import baked
 from ..models.roles import weights_of
 from .loop import Stage
 
@@ -145,9 +146,16 @@ def averaged(stage: Stage) -> AbstractContextManager[None]:
 
 
 def copied(stage: Stage) -> dict[str, Tensor]:
-    """The generator's weights as they are now, or its adapter's on a shared network, on the CPU."""
-    own = weights_of(stage.roles["generator"])
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in own.state_dict().items()}
+    """The generator's weights as they are now, or its adapter's on a shared network, on the CPU.
+
+    What its embeddings are told at the student's stops is baked in, see `fastgen.models.baking`.
+    """
+    generator, feed = stage.roles["generator"], stage.spec.feed
+    own = weights_of(generator).state_dict()
+    weights = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in own.items()}
+    if not stage.roles.told:
+        return weights
+    return baked(generator, weights, stage.roles.told, feed.example())  # type: ignore[arg-type]
 
 
 def write_weights(folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

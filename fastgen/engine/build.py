@@ -17,6 +17,7 @@ from ..models.quantised import quantise
 from ..models.roles import DENOISERS, Roles, Sampler, weights_of
 from ..models.state import STATES
 from ..objectives import roles_of, scalars_of
+from ..sampling.sampler import told_at
 from .random import seed_of
 
 Weights = Mapping[str, Mapping[str, Tensor]]
@@ -36,6 +37,7 @@ def build_roles(
     weights: Weights | None,
     seed: int,
     sampler: Sampler = "renoise",
+    guidance: float | None = None,
     sharing: Sharing = "full",
     lora: LoRA | None = None,
 ) -> Roles:
@@ -72,7 +74,8 @@ def build_roles(
     device = next(pipeline.network.parameters()).device
     members |= {name: kind().to(device) for name, kind in STATES.items() if name in stage.objective.needs}
     borrowed = [name for name, origin in origins.items() if name not in trained and origin == "teacher"]
-    return Roles(members, grids=grids, sampler=sampler, borrowed=borrowed)
+    told = told_at(grids[0].tolist(), scalars["generator"], deterministic=sampler == "ode", guidance=guidance)
+    return Roles(members, grids=grids, sampler=sampler, told=told if scalars["generator"] else None, borrowed=borrowed)
 
 
 def check_stages(config: Config) -> None:

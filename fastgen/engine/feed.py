@@ -7,6 +7,7 @@ from torch import Tensor
 
 from ..data import Items, Loader
 from ..errors import UserError
+from ..models.conditioning import Conditioning
 from ..models.pipeline import Pipeline
 from ..objectives import Batch, Pair
 
@@ -62,6 +63,12 @@ class Feed:
             real = self._encoded(items.images)
         cond = self.pipeline.condition(size, labels=items.labels, prompts=items.prompts).to(self.device)
         return Batch(cond, self.pipeline.shape, rng, shared_rng, real=real, pairs=pair)
+
+    def example(self) -> tuple[Tensor, Conditioning]:
+        """An x_t [1, ...] of zeros and a conditioning."""
+        items = self.loader.take(0, 1)
+        cond = self.pipeline.condition(1, labels=items.labels, prompts=items.prompts).to(self.device)
+        return torch.zeros((1, *self.pipeline.shape), device=self.device), cond
 
     def _encoded(self, images: Tensor) -> Tensor:
         vae = getattr(self.pipeline.pipe, "vae", None)

@@ -125,6 +125,7 @@ class Run:
             weights=weights,
             seed=self.config.seed,
             sampler=self.config.student.sampler,
+            guidance=self.config.student.guidance,
             sharing=self.config.sharing,
             lora=self.config.lora,
         )

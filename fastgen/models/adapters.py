@@ -59,6 +59,7 @@ class SharedNetwork:
 
     def __init__(self, net: nn.Module, roles: Sequence[str], adaptation: Adaptation) -> None:
         self.net = net.requires_grad_(False)
+        self.scale = (adaptation.alpha or adaptation.rank) / adaptation.rank
         self.role: str | None = None
         self.adapters: dict[str | None, nn.Module] = {}
         self._swaps: list[tuple[nn.Module, str, dict[str | None, nn.Parameter]]] = []
@@ -145,6 +146,11 @@ class AdaptedDenoiser(nn.Module):
     def net(self) -> nn.Module:
         """The shared network, under whatever role acts now."""
         return self._shared[1].net
+
+    @property
+    def scale(self) -> float:
+        """What its low-rank updates are multiplied by."""
+        return self._shared[1].scale
 
     @property
     def own(self) -> nn.Module:

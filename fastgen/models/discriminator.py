@@ -47,7 +47,7 @@ class MeanHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         channels = -1 if features.ndim < 4 else 1
-        return features.mean(dim=channels).flatten(1)
+        return features.mean(dim=channels).reshape(len(features), -1)
 
 
 class VideoHead(nn.Module):

@@ -23,6 +23,7 @@ class Roles:
             number of steps; rollouts run on exactly these.
         sampler: how the student steps from one of these times to the next: renoise (predict x0, add fresh noise) or
             ode (keep the predicted noise).
+        told: what the generator's embeddings are told at each stop of the one grid that it then has.
         borrowed: roles whose weights are the teacher's for good, so that a checkpoint need not hold them.
     """
 
@@ -32,11 +33,13 @@ class Roles:
         *,
         grids: Sequence[Tensor],
         sampler: Sampler = "renoise",
+        told: Mapping[float, Mapping[str, float]] | None = None,
         borrowed: Sequence[str] = ("real_score",),
     ) -> None:
         self.members = dict(members)
         self.grids = tuple(grids)
         self.sampler = sampler
+        self.told = told or {}
         self.own = tuple(name for name in self.members if name not in borrowed)
         for module in self.members.values():
             module.requires_grad_(False)

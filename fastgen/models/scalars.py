@@ -39,6 +39,10 @@ class Scalars(nn.Module):
     def names(self) -> tuple[str, ...]:
         return tuple(self.embed)
 
+    def forward(self, values: Mapping[str, Tensor]) -> Tensor:
+        """What the values [B] add to the time embedding, [B, width]."""
+        return torch.stack([self.embed[name](_waves(value)) for name, value in values.items()]).sum(dim=0)
+
     @contextmanager
     def told(self, net: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
         """Within, `net` knows the values [B]; what is not given keeps its zero.
@@ -50,7 +54,7 @@ class Scalars(nn.Module):
         if not values:
             yield
             return
-        added = torch.stack([self.embed[name](_waves(value)) for name, value in values.items()]).sum(dim=0)
+        added = self(values)
 
         def add(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
             return output + added.to(output.device, output.dtype)

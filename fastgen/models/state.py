@@ -30,5 +30,25 @@ class RatioMeans(nn.Module):
         return ratio / self.means.to(ratio)[bins]
 
 
-STATES: dict[str, type[nn.Module]] = {"ratio_means": RatioMeans}
+class LogVariance(nn.Module):
+    """A trained log-variance of a loss at each time, zero at first (sCM, arXiv:2410.11081, after EDM2).
+
+    A linear layer on Fourier features of process time, trained beside the generator.
+    """
+
+    def __init__(self, features: int = 32) -> None:
+        super().__init__()
+        self.features = features
+        self.out = nn.Linear(2 * features, 1)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
+
+    def forward(self, t: Time) -> Tensor:
+        """[B] in the dtype of its parameters."""
+        angles = torch.pi * t[:, None] * torch.arange(self.features, dtype=torch.float64, device=t.device)
+        waves = torch.cat([angles.sin(), angles.cos()], dim=1)
+        return self.out(waves.to(self.out.weight))[:, 0]
+
+
+STATES: dict[str, type[nn.Module]] = {"ratio_means": RatioMeans, "weight": LogVariance}
 """State modules by the name that an objective's `needs` has for them."""

@@ -60,7 +60,7 @@ def generator_loss(gan: GAN, roles: Roles, batch: Batch, landing: Landing) -> Te
     if gan.kind == "hinge":
         return -logits.mean(dim=1)
     if gan.kind == "relativistic":
-        real = renoised(roles, batch, batch.x0, law=gan.times)
+        real = _real(gan, roles, batch, noised)
         logits = logits - roles.discriminator(real.x_t, real.t, batch.cond)
     return softplus(-logits).mean(dim=1)
 
@@ -68,7 +68,7 @@ def generator_loss(gan: GAN, roles: Roles, batch: Batch, landing: Landing) -> Te
 def discriminator_losses(gan: GAN, roles: Roles, batch: Batch, landing: Landing) -> Terms:
     """The discriminator's loss on real and generated samples in one call, and its regularisers."""
     fake = renoised(roles, batch, landing.x, law=gan.times, s=landing.s)
-    real = _like(roles, batch, fake) if gan.paired else renoised(roles, batch, batch.x0, law=gan.times)
+    real = _real(gan, roles, batch, fake)
     both = Conditioning.cat([batch.cond, batch.cond])
     logits = roles.discriminator(torch.cat([real.x_t, fake.x_t]), torch.cat([real.t, fake.t]), both)
     terms = {"gan": gan.learned * LOSSES[gan.kind](*logits.chunk(2))}
@@ -103,9 +103,11 @@ LOSSES: dict[GanKind, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _like(roles: Roles, batch: Batch, fake: Noised) -> Noised:
-    """The real samples at the times and with the noises of others."""
-    return Noised.of(roles.process, batch.x0, fake.t, fake.eps)
+def _real(gan: GAN, roles: Roles, batch: Batch, fake: Noised) -> Noised:
+    """The real samples; in pairs at the times and with the noises of the generated ones."""
+    if gan.paired:
+        return Noised.of(roles.process, batch.x0, fake.t, fake.eps)
+    return renoised(roles, batch, batch.x0, law=gan.times)
 
 
 def _gradient_penalty(roles: Roles, batch: Batch, real: Noised) -> Tensor:

@@ -74,7 +74,8 @@ def compare(call: Call, settings: Matching, roles: Roles, batch: Batch, landing:
 
 def fake_denoising(settings: Matching, roles: Roles, batch: Batch, landing: Landing) -> Tensor:
     """Denoising loss of the fake score on a detached landing, under the guidance it is to be used with."""
-    scales, dropout = settings.guidance.drawn(batch.shared_rng), settings.guidance.dropout
+    scales = settings.guidance.drawn(batch.shared_rng)
+    dropout = settings.guidance.dropout if settings.guidance.null else 0.0
     noised, cond = renoised(roles, batch, landing.x, law=settings.fake_times, s=landing.s), batch.cond
     if dropout:
         cond = cond.dropped(torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < dropout)

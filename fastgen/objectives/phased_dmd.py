@@ -59,7 +59,7 @@ class PhasedDMD:
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land("phased", roles, batch, phases=self.phases)
         scores = compare(look, self, roles, batch, landing)
-        return {"dm": surrogate(landing.x, direction(self.weight, scores, landing.x))}
+        return {"dm": surrogate(landing.x, direction(self.weight, scores, landing.x0))}
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
         landing = landed("phased", roles, batch, phases=self.phases)

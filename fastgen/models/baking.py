@@ -1,0 +1,91 @@
+r"""Scalars of a student baked into its time embedding, since a stock pipeline tells a network nothing but its time.
+
+At the stops t_i of one step count every scalar is a function of the time, so that what its embeddings add there, e_i,
+can come from the last layer of the time embedding. With h_i the input of that layer at t_i, the smallest update is
+
+    dW = E H^+,    (W + dW) h_i = W h_i + e_i,    rank at most the number of stops,
+
+exact at the stops, and small enough for a LoRA.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .adapters import AdaptedDenoiser
+from .conditioning import Conditioning
+from .denoiser import NetworkDenoiser
+
+Scalars = Mapping[str, float]
+
+
+def baked(
+    model: NetworkDenoiser | AdaptedDenoiser,
+    state: Mapping[str, Tensor],
+    stops: Mapping[float, Scalars],
+    example: tuple[Tensor, Conditioning],
+) -> dict[str, Tensor]:
+    """A role's own weights, changed so that its plain network says at each stop what it says when told the scalars.
+
+    Args:
+        state: of `weights_of(model)`, on the CPU; not changed.
+        stops: process time -> values of its scalars.
+        example: x_t [1, ...] and its conditioning, to run the network once for each stop.
+
+    Raises:
+        ValueError: the adapter's rank is below the number of stops, or it has an update of that layer already.
+    """
+    name, last = _last_layer(model.net, model.embeddings.layer)
+    hidden = torch.stack([_input_of(last, model, t, example) for t in stops]).double()
+    told = torch.stack([_added(model, values) for values in stops.values()]).double()
+    update = (torch.linalg.pinv(hidden) @ told).T.cpu()
+    if isinstance(model, AdaptedDenoiser):
+        return {**state, **_low_rank(update / model.scale, state, name, stops=len(stops))}
+    key = f"{name}.weight"
+    return {**state, key: (state[key].double() + update).to(state[key].dtype)}
+
+
+def _last_layer(net: nn.Module, embedding: str) -> tuple[str, nn.Linear]:
+    module = net.get_submodule(embedding)
+    if module._modules.get("post_act") is not None:
+        raise ValueError(f"{embedding} ends with an activation, behind which nothing can be baked into its weights")
+    path, layer = [(path, m) for path, m in module.named_modules() if isinstance(m, nn.Linear)][-1]
+    return f"{embedding}.{path}" if path else embedding, layer
+
+
+@torch.no_grad()
+def _input_of(layer: nn.Linear, model: Any, t: float, example: tuple[Tensor, Conditioning]) -> Tensor:
+    """What reaches the layer at time t, [in]."""
+    seen: list[Tensor] = []
+    hook = layer.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
+    x, cond = example
+    try:
+        model(x, torch.full((len(x),), t, dtype=torch.float64, device=x.device), cond)
+    finally:
+        hook.remove()
+    return seen[0].reshape(-1, seen[0].shape[-1])[0]
+
+
+@torch.no_grad()
+def _added(model: Any, values: Scalars) -> Tensor:
+    """What the embeddings add to the time embedding, [out]."""
+    device = next(model.embeddings.parameters()).device
+    added: Tensor = model.embeddings({name: torch.tensor([value], device=device) for name, value in values.items()})[0]
+    return added
+
+
+def _low_rank(update: Tensor, state: Mapping[str, Tensor], name: str, *, stops: int) -> dict[str, Tensor]:
+    """The update as two factors of the adapter's rank."""
+    rank = len(next(value for key, value in state.items() if key.endswith(".lora_A.weight")))
+    if rank < stops or f"{name}.lora_A.weight" in state:
+        raise ValueError(
+            f"what the student was told at its {stops} stops is baked into an update of {name}: lora.rank must be at "
+            f"least {stops} (it is {rank}), and lora.targets must leave that layer out"
+        )
+    u, s, v = torch.linalg.svd(update, full_matrices=False)
+    down, up = torch.zeros(rank, update.shape[1]), torch.zeros(update.shape[0], rank)
+    down[:stops] = (s[:stops, None].sqrt() * v[:stops]).float()
+    up[:, :stops] = (u[:, :stops] * s[:stops].sqrt()).float()
+    return {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}

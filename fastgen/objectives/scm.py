@@ -1,0 +1,138 @@
+"""sCM: simplified continuous-time consistency models (Lu & Song 2024, arXiv:2410.11081).
+
+Written for TrigFlow, x = cos(u) x0 + sd sin(u) eps and f = cos(u) x - sd sin(u) F, it holds on every process: x0 and
+eps are the same there, F = -sin(u) x0 / sd + cos(u) eps, and tan(u) = sigma / (sd alpha). In units of sd the tangent
+cos(u) df / du is
+
+    g = -cos(u)^2 (F - F_real) - r cos(u) sin(u) (x / sd + dF / du)
+
+with the derivative along the teacher's trajectory and the warm-up r; F is pulled to sg(F) + g / (|g| + c).
+"""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ..models.roles import Roles
+from ..process import AnyTimeLaw, Latent, LogNormal, Prediction, Process, Time, TimeLaw, pad_like
+from .base import Batch, Terms, Turn
+from .derivative import along
+from .ops import Noised, through
+from .solvers import AnyScale, Guidance
+from .velocity import Course, Velocity, check_velocity, course, needs_velocity
+
+
+@dataclass(frozen=True)
+class Angle:
+    """The noise angle u of process times and its rate du / d clock, [B] each, where data have that deviation."""
+
+    cos: Tensor
+    sin: Tensor
+    rate: Tensor
+
+    @classmethod
+    def of(cls, process: Process, t: Time, sigma_data: float) -> "Angle":
+        alpha, sigma = process.alpha(t) * sigma_data, process.sigma(t)
+        square = alpha**2 + sigma**2
+        turning = (process.d_sigma(t) * alpha - sigma * process.d_alpha(t) * sigma_data) / square
+        return cls(alpha / square.sqrt(), sigma / square.sqrt(), turning)
+
+
+@runtime_checkable
+class Tangents(Protocol):
+    """The settings that `tangent_loss` reads, see `SimplifiedConsistency`."""
+
+    @property
+    def velocity(self) -> Velocity: ...
+
+    @property
+    def guidance(self) -> Guidance: ...
+
+    @property
+    def times(self) -> TimeLaw: ...
+
+    @property
+    def sigma_data(self) -> float: ...
+
+    @property
+    def warmup(self) -> int: ...
+
+    @property
+    def normaliser(self) -> float: ...
+
+
+@dataclass(frozen=True)
+class SimplifiedConsistency:
+    """sCD from the teacher's velocity, or sCT from the data's.
+
+    Args:
+        velocity: whose trajectory is followed.
+        guidance: of the teacher.
+        times: of training, in the log of sigma / alpha; the paper's is of sigma_data tan(u).
+        sigma_data: standard deviation of the samples; 1 for scaled latents.
+        warmup: images until the unstable part of the tangent has its whole weight r = 1.
+        normaliser: c; the norm of g is taken per element, so that it does not depend on the resolution.
+    """
+
+    velocity: Velocity = "real_score"
+    guidance: AnyScale = Guidance()
+    times: AnyTimeLaw = LogNormal(-1.0, 1.4)
+    sigma_data: float = 1.0
+    warmup: int = 10_000_000
+    normaliser: float = 0.1
+
+    def __post_init__(self) -> None:
+        check_velocity(self)
+
+    @property
+    def cycle(self) -> tuple[Turn, ...]:
+        return (("generator", "weight"),)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return needs_velocity(self, "generator") | {"weight"}
+
+    def generator(self, roles: Roles, batch: Batch) -> Terms:
+        return {"tangent": tangent_loss(self, roles, batch)}
+
+
+def trig_output(belief: Prediction, angle: Angle, sigma_data: float) -> Latent:
+    """F of a TrigFlow network (eq. 4): unit-scaled, sd F is the velocity by the angle."""
+    x0, eps = belief.x0 / sigma_data, belief.eps
+    return (pad_like(angle.cos, eps) * eps - pad_like(angle.sin, eps) * x0).to(eps.dtype)
+
+
+def tangent_loss(settings: Tangents, roles: Roles, batch: Batch) -> Tensor:
+    """Equation 8 with the adaptive weight of a trained log-variance."""
+    t = settings.times.sample(roles.process, batch.size, batch.rng)
+    start = Noised.of(roles.process, batch.x0, t, batch.noise())
+    followed = course(settings, roles, batch, start)
+    share = min(batch.images / settings.warmup, 1.0) if settings.warmup else 1.0
+    constant, g = tangent(roles, batch, start, followed, sigma_data=settings.sigma_data, warmup=share)
+    g = g / (g.square().flatten(1).mean(dim=1).sqrt() + settings.normaliser).reshape(-1, *[1] * (g.ndim - 1))
+    angle = Angle.of(roles.process, t, settings.sigma_data)
+    output = trig_output(through(roles.generator, start.x_t, t, batch.cond, followed.told), angle, settings.sigma_data)
+    square = (output - constant - g).square().flatten(1).mean(dim=1)
+    log_variance: Tensor = roles["weight"](t)
+    weight = roles.process.alpha(t) / roles.process.sigma(t)
+    return (weight.to(square) * torch.exp(-log_variance) * square + log_variance).mean()
+
+
+def tangent(
+    roles: Roles, batch: Batch, start: Noised, followed: Course, *, sigma_data: float, warmup: float
+) -> tuple[Latent, Latent]:
+    """F and g at the noised samples, both constants."""
+    process, model, angle = roles.process, roles.generator, Angle.of(roles.process, start.t, sigma_data)
+
+    def curve(x: Latent, clock: Tensor) -> Latent:
+        t = process.from_clock(clock)
+        return trig_output(model(x, t, batch.cond, followed.told), Angle.of(process, t, sigma_data), sigma_data)
+
+    found = along(model, curve, start.x_t, start.t, followed.belief.velocity, unit=1 / angle.rate)
+    x = start.x_t / pad_like(torch.hypot(process.alpha(start.t) * sigma_data, process.sigma(start.t)), start.x_t)
+    cos, sin, rate = (pad_like(level, x) for level in (angle.cos, angle.sin, angle.rate))
+    g = -(cos**2) * (found.value - trig_output(followed.belief, angle, sigma_data))
+    g = g - warmup * cos * sin * (x + found.rate / rate)
+    return found.value, g.to(found.value.dtype).detach()

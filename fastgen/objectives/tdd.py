@@ -1,0 +1,97 @@
+"""TDD: target-driven distillation (Wang et al. 2024, arXiv:2409.01347).
+
+Times are mapped only to times that the student will stop at, whatever of its declared step counts it is run with,
+and a little below them, so that stochastic samplers find a trained target too. Where the condition is dropped, the
+teacher's guidance cancels, so that the student keeps an unguided unconditional mode.
+"""
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..models.roles import Roles
+from ..process import Time
+from .adversarial import check_kind, taken_for_target, told_apart
+from .base import Batch, Terms, Turn
+from .distances import DISTANCES, DistanceName
+from .flow_map import Interval, Jumps, cells, drawn_cell, edges_of, jumps, noised, origin
+from .gan import GAN, AnyGAN
+from .pcm import RIVALS
+from .solvers import SOLVERS, AnyScale, Guidance, SolverName
+
+
+@dataclass(frozen=True)
+class TargetDriven:
+    """TDD; the paper declares 4 to 8 steps for one student.
+
+    Args:
+        guidance: of the teacher; the paper's 3.5 is 4.5 in Diffusers' convention.
+        grid: solver steps from noise to data, rounded up to a whole number in each of the student's steps.
+        solver: of one of them.
+        window: targets lie at most so far below t, where there are any.
+        jitter: eta: a target s becomes (1 - eta u) s with u uniform in [0, 1].
+        dropout: share of rows without condition.
+        distance: between the two jumps.
+        huber: c of the Huber distances.
+        gan: adversarial term, compared up to `window` above the target.
+    """
+
+    guidance: AnyScale = Guidance(4.5, 4.5)
+    grid: int = 250
+    solver: SolverName = "ddim"
+    window: float = 0.26
+    jitter: float = 0.3
+    dropout: float = 0.2
+    distance: DistanceName = "huber"
+    huber: float = 1e-3
+    gan: AnyGAN = GAN(weight=0.1, learned=1.0, kind="hinge")
+
+    def __post_init__(self) -> None:
+        check_kind(self.gan)
+        if not (0 <= self.jitter <= 1 and 0 <= self.dropout <= 1):
+            raise ValueError(f"jitter is {self.jitter} and dropout {self.dropout}: both lie in [0, 1]")
+
+    @property
+    def cycle(self) -> tuple[Turn, ...]:
+        return RIVALS if self.gan.weight else RIVALS[1:]
+
+    @property
+    def needs(self) -> frozenset[str]:
+        null = {"null"} if self.dropout else set()
+        return frozenset({"images", "real_score"} | null) | self.guidance.needs("generator")
+
+    def generator(self, roles: Roles, batch: Batch) -> Terms:
+        ends = self._jumps(roles, batch)
+        terms = {"consistency": DISTANCES[self.distance](ends.gap, self.huber).mean()}
+        if self.gan.weight:
+            until = (ends.s + self.window).clamp(max=1)
+            terms["gan"] = self.gan.weight * taken_for_target(self.gan, roles, batch, ends, until=until)
+        return terms
+
+    def discriminator(self, roles: Roles, batch: Batch) -> Terms:
+        with torch.no_grad():
+            ends = self._jumps(roles, batch)
+        return told_apart(self.gan, roles, batch, ends, until=(ends.s + self.window).clamp(max=1))
+
+    def _jumps(self, roles: Roles, batch: Batch) -> Jumps:
+        if self.dropout:
+            rows = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < self.dropout
+            batch = replace(batch, cond=batch.cond.dropped(rows))
+        t, r = drawn_cell(cells(edges_of(roles, batch), self.grid), batch, roles.process)
+        x_t, field = noised(roles, batch, t).x_t, self.guidance.field(roles, batch)
+        x_r = SOLVERS[self.solver](field, x_t, t, r)
+        s = self.targets(roles, batch, t, r)
+        return jumps(roles, batch, Interval(t, r, s), x_t, x_r, ema=0.0, scalars=self.guidance.tell(batch, field))
+
+    def targets(self, roles: Roles, batch: Batch, t: Time, r: Time) -> Time:
+        """One of the student's times in [t - window, r] for each row, or the highest below, moved down a little."""
+        stops = torch.unique(torch.cat([*roles.grids, torch.zeros(1)]).double()).to(t.device)
+        reached = stops <= r[:, None]
+        highest = reached.sum(dim=1) - 1
+        allowed = reached & (stops >= t[:, None] - self.window)
+        allowed[torch.arange(len(t), device=t.device), highest] = True
+        drawn = torch.multinomial(allowed.double(), 1, generator=batch.rng)[:, 0]
+        u = torch.rand(len(t), generator=batch.rng, device=t.device, dtype=torch.float64)
+        s: Tensor = stops[drawn] * (1 - self.jitter * u)
+        return s.clamp(min=origin(roles.process).to(t.device))
