@@ -20,6 +20,7 @@ from .data import SOURCES
 from .evaluate import Evaluate
 from .models.source import Dtype, LoRAFile, Source
 from .objectives import OBJECTIVES, roles_of
+from .process.retold import ProcessName
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -280,6 +281,7 @@ class Config(_Strict):
 
     out: folder of checkpoints, log and pictures; export: folder of the exported pipeline, OUT/student by default.
     cache: folder for the encoded prompts, which later runs find again; null keeps them in memory.
+    process: that the roles speak in training; flow and trig retarget networks of another process.
     attention: kernel of the denoisers; auto and native leave the choice to PyTorch.
     sharing: full gives every role a network of its own; lora puts all of them on the teacher's, see `lora`; scores
         puts the real and the fake score there, beside a generator of its own (SwiftBrush).
@@ -292,6 +294,7 @@ class Config(_Strict):
     cache: Path | None = Path("runs/cache")
     teacher: Teacher
     student: Student = Student()
+    process: ProcessName = "native"
     attention: Literal["auto", "native", "flash", "cudnn", "xformers"] = "auto"
     sharing: Sharing = "full"
     lora: LoRA = LoRA()

@@ -89,7 +89,7 @@ class Student:
 
     def sample(self, model: Denoiser, cond: Conditioning, *, seeds: range) -> Tensor:
         """Samples at the first declared step count, as the exported pipeline draws them."""
-        times, cond = self.grids[0].tolist(), cond.to(self.device)
+        times, cond = model.process.grid_of(self.grids[0]).tolist(), cond.to(self.device)
         noise = seeded_noise(seeds, self.pipeline.shape, self.device)
         settings = self.config.student
         deterministic = settings.sampler == "ode"

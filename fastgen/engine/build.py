@@ -11,12 +11,14 @@ from ..config import Stage as StageConfig
 from ..errors import UserError
 from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, enable_checkpointing
 from ..models.contract import Denoiser
+from ..models.denoiser import RetargetedDenoiser
 from ..models.discriminator import Discriminator, default_layers
 from ..models.pipeline import Pipeline
 from ..models.quantised import quantise
 from ..models.roles import DENOISERS, Roles, Sampler, weights_of
 from ..models.state import STATES
 from ..objectives import roles_of, scalars_of
+from ..process.retold import ProcessName, retold
 from ..sampling.sampler import told_at
 from .random import seed_of
 
@@ -38,6 +40,7 @@ def build_roles(
     seed: int,
     sampler: Sampler = "renoise",
     guidance: float | None = None,
+    process: ProcessName = "native",
     sharing: Sharing = "full",
     lora: LoRA | None = None,
 ) -> Roles:
@@ -45,6 +48,8 @@ def build_roles(
 
     The generator goes on from the stage before (its average if there is one), everyone else starts from the
     teacher, unless `carry` says otherwise. Without `weights` a checkpoint fills them in afterwards.
+
+    Roles that speak another `process` than their networks are retargeted.
 
     Shared roles act on the tensors of `pipeline.network`, cast in place to the dtype of `lora.base`.
 
@@ -68,6 +73,10 @@ def build_roles(
     for name, origin in origins.items():
         if weights is not None and origin in weights:
             weights_of(members[name]).load_state_dict(weights[origin])
+    spoken = retold(process, pipeline.reading.process)
+    if spoken is not pipeline.reading.process:
+        members = {name: RetargetedDenoiser(model, spoken) for name, model in members.items()}
+    grids = [spoken.grid_of(grid) for grid in grids]
     torch.manual_seed(seed_of(seed, stage.name, "discriminator"))
     if "discriminator" in trained:
         members["discriminator"] = _discriminator(pipeline, members, stage.discriminator)
@@ -91,7 +100,8 @@ def check_stages(config: Config) -> None:
     if "one_step" in last.objective.needs and steps != (1,):
         raise UserError(
             f"stage {last.name!r} trains one step only, but student.steps declares {', '.join(map(str, steps))}: set "
-            "student.steps=[1], or end with a stage that trains every step (dmd2)"
+            "student.steps=[1], or end with a stage that trains every step (objective.rollout=backward_simulation where "
+            "there is a rollout, or dmd2)"
         )
 
 

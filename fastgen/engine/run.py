@@ -126,6 +126,7 @@ class Run:
             seed=self.config.seed,
             sampler=self.config.student.sampler,
             guidance=self.config.student.guidance,
+            process=self.config.process,
             sharing=self.config.sharing,
             lora=self.config.lora,
         )

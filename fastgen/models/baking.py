@@ -16,13 +16,13 @@ from torch import Tensor, nn
 
 from .adapters import AdaptedDenoiser
 from .conditioning import Conditioning
-from .denoiser import NetworkDenoiser
+from .denoiser import NetworkDenoiser, RetargetedDenoiser
 
 Scalars = Mapping[str, float]
 
 
 def baked(
-    model: NetworkDenoiser | AdaptedDenoiser,
+    model: NetworkDenoiser | AdaptedDenoiser | RetargetedDenoiser,
     state: Mapping[str, Tensor],
     stops: Mapping[float, Scalars],
     example: tuple[Tensor, Conditioning],
@@ -41,8 +41,9 @@ def baked(
     hidden = torch.stack([_input_of(last, model, t, example) for t in stops]).double()
     told = torch.stack([_added(model, values) for values in stops.values()]).double()
     update = (torch.linalg.pinv(hidden) @ told).T.cpu()
-    if isinstance(model, AdaptedDenoiser):
-        return {**state, **_low_rank(update / model.scale, state, name, stops=len(stops))}
+    inner = model.inner if isinstance(model, RetargetedDenoiser) else model
+    if isinstance(inner, AdaptedDenoiser):
+        return {**state, **_low_rank(update / inner.scale, state, name, stops=len(stops))}
     key = f"{name}.weight"
     return {**state, key: (state[key].double() + update).to(state[key].dtype)}
 

@@ -153,7 +153,7 @@ class NetworkDenoiser(nn.Module):
 class RetargetedDenoiser(nn.Module):
     """A denoiser of one process that is spoken to in another: x0 and eps are the same on both."""
 
-    def __init__(self, inner: NetworkDenoiser, process: Process) -> None:
+    def __init__(self, inner: Any, process: Process) -> None:
         super().__init__()
         self.inner = inner
         self.process = process
@@ -161,6 +161,19 @@ class RetargetedDenoiser(nn.Module):
     @property
     def scalars(self) -> tuple[str, ...]:
         return self.inner.scalars
+
+    @property
+    def embeddings(self) -> Scalars:
+        return self.inner.embeddings
+
+    @property
+    def net(self) -> nn.Module:
+        return self.inner.net
+
+    @property
+    def own(self) -> nn.Module:
+        """What a role has of its own, see `NetworkDenoiser.own`."""
+        return self.inner.own
 
     def forward(
         self, x_t: Latent, t: Time, cond: Conditioning, scalars: Mapping[str, Tensor] | None = None

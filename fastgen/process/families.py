@@ -157,7 +157,8 @@ class Discrete(Process):
             middle = (low + high) / 2
             noisier = self.logsnr(middle) < wanted
             low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
-        return torch.where(wanted == torch.inf, 0, high)
+        moved = high + (wanted - wanted.detach()) / (self.steps * self._slope(high))  # high itself, with its derivative
+        return torch.where(wanted == torch.inf, 0, torch.where(wanted.isfinite() & (high < 1), moved, high))
 
     @cached_property
     def _tables(self) -> Callable[[torch.device], tuple[Tensor, Tensor]]:

@@ -75,6 +75,10 @@ class Process(ABC):
         variance = self.sigma(t) ** 2 - (scale * self.sigma(s)) ** 2
         return Kernel(scale, variance.clamp(min=0).sqrt())
 
+    def grid_of(self, times: Levels) -> Levels:
+        """The times at which this process is where its native one is at `times`; the same unless it was retold."""
+        return times
+
     def retarget(self, other: "Process", t: Time) -> "Retargeted":
         """How `other` sees the noise level t of this process: its time of equal log-SNR and the rescaling of x_t.
 
