@@ -222,10 +222,11 @@ class Pairs(_Strict):
 class DiscriminatorSpec(_Strict):
     """Heads on features of `backbone`; layers default to the bottleneck or the middle block.
 
+    backbone: auto is the fake score, or the real one where there is no other.
     heads: trained on the features, or their mean over channels, which has no parameters.
     """
 
-    backbone: Literal["fake_score", "real_score"] = "fake_score"
+    backbone: Literal["auto", "fake_score", "real_score"] = "auto"
     layers: tuple[str, ...] | None = None
     heads: Literal["trained", "mean"] = "trained"
 

@@ -218,8 +218,10 @@ def _base(network: nn.Module, lora: LoRA, precision: Precision) -> nn.Module:
 
 
 def _discriminator(pipeline: Pipeline, members: Mapping[str, nn.Module], spec: DiscriminatorSpec) -> Discriminator:
-    if spec.backbone not in members:
-        raise UserError(f"discriminator.backbone is {spec.backbone}, a role that this objective does not have")
+    automatic = "fake_score" if "fake_score" in members else "real_score"
+    reader = automatic if spec.backbone == "auto" else spec.backbone
+    if reader not in members:
+        raise UserError(f"discriminator.backbone is {reader}, a role that this objective does not have")
     device = next(pipeline.network.parameters()).device
     x = torch.zeros((2, *pipeline.shape), device=device)
     cond = pipeline.condition(2, labels=torch.tensor([0, 1]), prompts=["a", "b"]).to(device)
@@ -230,5 +232,5 @@ def _discriminator(pipeline: Pipeline, members: Mapping[str, nn.Module], spec: D
     if unknown:
         close = difflib.get_close_matches(unknown[0], known, n=3) or known[:3]
         raise UserError(f"discriminator.layers names {unknown[0]!r}, the network has e.g. {', '.join(close)}")
-    backbone: Denoiser = members[spec.backbone]  # type: ignore[assignment]
+    backbone: Denoiser = members[reader]  # type: ignore[assignment]
     return Discriminator(backbone, layers, (x, t, cond), heads=spec.heads).to(device)
