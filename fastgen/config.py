@@ -1,18 +1,13 @@
 """A run, typed. `configfile` reads it from YAML and dotted overrides."""
 
-import difflib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
-    ConfigDict,
     Field,
-    PlainValidator,
     PositiveInt,
-    create_model,
     model_validator,
 )
 
@@ -21,43 +16,21 @@ from .evaluate import Evaluate
 from .models.source import Dtype, LoRAFile, Source
 from .objectives import OBJECTIVES, roles_of
 from .process.retold import ProcessName
+from .strict import Strict, named
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["fp32", "bf16", "fp16"]
 Sharing = Literal["full", "lora", "scores"]
 
 
-class _Strict(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True)
-
-
-def _named(table: Mapping[str, type], key: str) -> PlainValidator:
-    """Builds an entry of `table` from a mapping that names it under `key` and gives its settings."""
-
-    def build(raw: Any) -> Any:
-        if isinstance(raw, tuple(table.values())):
-            return raw
-        if not isinstance(raw, Mapping) or key not in raw:
-            raise ValueError(f"give a mapping with `{key}`, one of {', '.join(table)}")
-        name, settings = raw[key], {k: v for k, v in raw.items() if k != key}
-        if not isinstance(name, str) or name not in table:
-            close = difflib.get_close_matches(str(name), table, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(table)}"
-            raise ValueError(f"there is no {name!r}; {hint}")
-        model = create_model("Settings", __config__=_Strict.model_config, settings=(table[name], ...))
-        return model.model_validate({"settings": settings}).settings  # type: ignore[attr-defined]
-
-    return PlainValidator(build)
-
-
-class NewNetwork(_Strict):
+class NewNetwork(Strict):
     """A pipeline with random weights, to be trained by `pretrain`: Diffusers class names and their configs."""
 
     pipeline: str
     parts: dict[str, dict[str, Any]]
 
 
-class Teacher(_Strict):
+class Teacher(Strict):
     """Who is distilled.
 
     path: folder or hub id of a Diffusers pipeline, or a single-file checkpoint (.safetensors).
@@ -110,7 +83,7 @@ class Teacher(_Strict):
         )
 
 
-class Student(_Strict):
+class Student(Strict):
     """What is exported.
 
     steps: step counts that the student serves; the first is the default of `sample`.
@@ -136,7 +109,7 @@ class Student(_Strict):
         return self
 
 
-class LoRA(_Strict):
+class LoRA(Strict):
     """Roles on one frozen network (`sharing: lora` or `scores`): each trains a low-rank adapter of its own.
 
     rank, alpha: the updates are alpha / rank times B A; alpha is the rank where it is not given.
@@ -154,7 +127,7 @@ class LoRA(_Strict):
     base: Literal["auto", "fp32", "bf16", "int8", "nf4"] = "auto"
 
 
-class Optim(_Strict):
+class Optim(Strict):
     """AdamW of one role.
 
     clip: largest norm of the role's gradient.
@@ -176,7 +149,7 @@ def _optim_settings(raw: dict[str, Any]) -> dict[str, Any]:
     return raw
 
 
-class Train(_Strict):
+class Train(Strict):
     """How a stage is trained.
 
     images: budget, counted in samples of the generator's turns over all processes.
@@ -198,7 +171,7 @@ class Train(_Strict):
     gradient_checkpointing: bool = False
     compile: bool = False
     optim: Optim = Optim()
-    roles: dict[str, Annotated[dict[str, Any], AfterValidator(_optim_settings)]] = {}
+    roles: dict[str, Annotated[dict[str, Any], AfterValidator(_optim_settings)]] = Field(default_factory=dict)
 
     def optim_of(self, role: str) -> Optim:
         """The optimizer settings of a role."""
@@ -211,7 +184,7 @@ class Train(_Strict):
         return self
 
 
-class Pairs(_Strict):
+class Pairs(Strict):
     """Teacher samples for objectives that regress them: deterministic sampling from stored noises."""
 
     count: PositiveInt = 1000
@@ -219,7 +192,7 @@ class Pairs(_Strict):
     guidance: float = 1.0
 
 
-class DiscriminatorSpec(_Strict):
+class DiscriminatorSpec(Strict):
     """Heads on features of `backbone`; layers default to the bottleneck or the middle block.
 
     backbone: auto is the fake score, or the real one where there is no other.
@@ -231,16 +204,16 @@ class DiscriminatorSpec(_Strict):
     heads: Literal["trained", "mean"] = "trained"
 
 
-class Stage(_Strict):
+class Stage(Strict):
     """One objective, its budget and where its roles start from.
 
     carry: role -> whose weights it starts from: teacher, generator or ema (the stage before).
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-    objective: Annotated[Any, _named(OBJECTIVES, "name")]
+    objective: Annotated[Any, named(OBJECTIVES, "name")]
     train: Train
-    carry: dict[str, Literal["teacher", "generator", "ema"]] = {}
+    carry: dict[str, Literal["teacher", "generator", "ema"]] = Field(default_factory=dict)
     discriminator: DiscriminatorSpec = DiscriminatorSpec()
 
     @model_validator(mode="before")
@@ -262,7 +235,7 @@ class Stage(_Strict):
         return self
 
 
-class Log(_Strict):
+class Log(Strict):
     """every: generator updates between log lines; previews: pictures per stage; trackers: of Accelerate."""
 
     every: PositiveInt = 10
@@ -270,14 +243,14 @@ class Log(_Strict):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
 
 
-class Checkpoints(_Strict):
+class Checkpoints(Strict):
     """every: images between checkpoints, null for a tenth of the stage's; keep: how many stay on disk."""
 
     every: PositiveInt | None = None
     keep: PositiveInt = 2
 
 
-class Config(_Strict):
+class Config(Strict):
     """A whole run.
 
     out: folder of checkpoints, log and pictures; export: folder of the exported pipeline, OUT/student by default.
@@ -299,7 +272,7 @@ class Config(_Strict):
     attention: Literal["auto", "native", "flash", "cudnn", "xformers"] = "auto"
     sharing: Sharing = "full"
     lora: LoRA = LoRA()
-    data: Annotated[Any, _named(SOURCES, "source")]
+    data: Annotated[Any, named(SOURCES, "source")]
     flip: bool = False
     pairs: Pairs = Pairs()
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]

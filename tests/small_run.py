@@ -25,6 +25,7 @@ from fastgen.engine.loop import StageSpec
 from fastgen.models.loading import load
 from fastgen.models.pipeline import Pipeline
 from fastgen.objectives import DMD2, KnowledgeDistillation
+from fastgen.objectives.guidance import Fixed
 from fastgen.process import even_grid
 
 CPU = torch.device("cpu")
@@ -132,7 +133,7 @@ class Watched(DMD2):
 
 def train_several_steps(teacher: Path, **settings: Any) -> Record:
     """Three cycles of DMD2 to four steps, from a saved pipeline."""
-    objective = Watched(ratio=2, guidance=1.5)
+    objective = Watched(ratio=2, guidance=Fixed(1.5))
     pipeline = Pipeline(load(teacher, device="cpu"))
     record = recorded(stage(pipeline, objective, steps=4, **settings), 3)
     record.depths, record.noises = objective.depths, objective.noises

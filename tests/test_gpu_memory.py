@@ -19,7 +19,7 @@ def believed(rows: int, monkeypatch: pytest.MonkeyPatch, *, large: int) -> tuple
     monkeypatch.setattr(ops, "LARGE", large)
     batch, called = toy_batch(PLANE, rows, *streams().values()), []
 
-    def watched(model, x_t, t, cond):
+    def watched(model, x_t, t, cond, _scalars):
         called.append(len(x_t))
         return look(model, x_t, t, cond)
 

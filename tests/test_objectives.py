@@ -27,18 +27,21 @@ from closed_forms import (
 )
 from test_rollout import Recorder
 
-from fastgen.analytic import ExactDenoiser
+from fastgen.analytic import ExactDenoiser, ExactRatio
+from fastgen.models.roles import Roles
+from fastgen.models.state import STATES
 from fastgen.objectives import (
     OBJECTIVES,
     Batch,
     Objective,
     Pair,
 )
+from fastgen.objectives.decoupled_dmd import DecoupledDMD
 from fastgen.objectives.dmd import DMD
 from fastgen.objectives.dmd2 import DMD2
 from fastgen.objectives.gan import GAN
 from fastgen.objectives.guidance import Fixed
-from fastgen.objectives.matching import compare
+from fastgen.objectives.matching import Matching, compare
 from fastgen.objectives.ops import guided, look, surrogate, through
 from fastgen.objectives.rollout import land
 from fastgen.objectives.vsd import VSD
@@ -105,22 +108,26 @@ def test_noise_below_resolution_is_harmless():
     check_noise_below_resolution_is_harmless()
 
 
-MATCHING: dict[str, tuple[Objective, str]] = {
-    "vsd": (VSD(guidance=Fixed(1.0)), "vsd"),
-    "dmd": (DMD(), "dm"),
-    "dmd2": (DMD2(gan=GAN(0.0)), "dm"),
-}
+MATCHING = [name for name, kind in OBJECTIVES.items() if isinstance(kind(), Matching)]
+UNGUIDED: dict[str, Objective] = {"decoupled_dmd": DecoupledDMD(augmentation=1.0)}
+"""Guidance moves the point where the scores agree; here is how to leave it out where it is not a law."""
 
 
 def check_fixed_point(process: Process, name: str) -> None:
-    objective, term = MATCHING[name]
+    """Exactly, sample by sample: where the scores agree so do their slopes, which the path objectives see as well."""
+    objective = UNGUIDED.get(name) or replace(OBJECTIVES[name](), guidance=Fixed(1.0))
     real = ExactDenoiser(process, PLANE)
-    roles = gaussian_roles(process, real_score=real, fake_score=real)
-    z, eps = quasi_random(2)
-    batch = scripted(z, eps)
-    batch.pairs = Pair(z, z)
-    for slope in slopes(roles, objective, batch, term):
-        assert torch.equal(slope, torch.zeros_like(slope))
+    states = {state: kind() for state, kind in STATES.items() if state in objective.needs}
+    roles = gaussian_roles(process, real_score=real, fake_score=real, discriminator=ExactRatio(real, real), **states)
+    roles = Roles(roles.members, grids=[even_grid(2)], sampler="ode" if "ode" in objective.needs else "renoise")
+    batch = toy_batch(PLANE, 64, *streams().values())
+    batch.pairs = Pair(batch.noise(), batch.noise())
+    with roles.training(("generator",)):
+        terms = objective.generator(roles, batch)
+        terms.pop("regression", None)
+        sum(terms.values()).backward()
+    for parameter in roles.parameters("generator"):
+        assert torch.equal(parameter.grad, torch.zeros_like(parameter))
 
 
 @processes
@@ -173,6 +180,24 @@ def test_gradients_reach_exactly_the_turns_roles(name: str):
             reached = [parameter.grad is not None for parameter in roles.parameters(role)]
             assert all(reached) if role in turn else not any(reached), f"{turn}: {role}"
             roles[role].zero_grad()
+
+
+THROUGH_THE_SCORES = {"sid", "sida", "sid_lsg", "sid_few_step", "sim", "uni_instruct"}
+
+
+@pytest.mark.parametrize("name", MATCHING)
+def test_the_generators_turn_goes_through_the_scores_or_only_looks(name: str):
+    """By the family that the objective is of; and no turn writes a gradient to what it only asks."""
+    objective = OBJECTIVES[name]()
+    sampler = "ode" if "ode" in objective.needs else "renoise"
+    roles = toy_roles(Flow(), PLANE, [even_grid(2)], updates=0, objective=objective, sampler=sampler)
+    asked = {role: Recorder(roles[role]) for role in ("real_score", "fake_score")}
+    roles = Roles(roles.members | asked, grids=roles.grids, sampler=sampler)
+    with roles.training(("generator",)):
+        sum(objective.generator(roles, batch_for(objective)).values()).backward()
+    for recorder in asked.values():
+        assert {call.recorded_graph for call in recorder.calls} == {name in THROUGH_THE_SCORES}
+        assert all(parameter.grad is None for parameter in recorder.parameters())
 
 
 def check_scores_hold_no_graph() -> None:

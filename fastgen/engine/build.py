@@ -100,8 +100,8 @@ def check_stages(config: Config) -> None:
     if "one_step" in last.objective.needs and steps != (1,):
         raise UserError(
             f"stage {last.name!r} trains one step only, but student.steps declares {', '.join(map(str, steps))}: set "
-            "student.steps=[1], or end with a stage that trains every step (objective.rollout=backward_simulation where "
-            "there is a rollout, or dmd2)"
+            "student.steps=[1], or end with a stage that trains every step (dmd2, or objective.rollout="
+            "backward_simulation where the objective has a rollout)"
         )
 
 

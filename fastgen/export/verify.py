@@ -155,12 +155,13 @@ def _wrong_noise(rows: Sequence[Mapping[str, Tensor]], serving: Serving, ours: O
 
 
 def _samples(rows: Sequence[Mapping[str, Tensor]], serving: Serving, ours: Ours, n: int) -> Tensor:
-    """Our sampler on the noise that the stock pipeline drew."""
+    """Our sampler on the noise that the stock pipeline drew, in full precision as the stranger's."""
     times = [stop.time for stop in ours.stops[n]]
     noises = _noises(rows, serving, ours, n)
-    if ours.sampler == "ode":
-        return ode(ours.model, next(noises), ours.cond, times).float().cpu()
-    return renoise(ours.model, lambda: next(noises), ours.cond, times).float().cpu()
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+        if ours.sampler == "ode":
+            return ode(ours.model, next(noises), ours.cond, times).float().cpu()
+        return renoise(ours.model, lambda: next(noises), ours.cond, times).float().cpu()
 
 
 def _noises(rows: Sequence[Mapping[str, Tensor]], serving: Serving, ours: Ours, n: int) -> Iterator[Tensor]:

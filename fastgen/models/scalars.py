@@ -57,7 +57,8 @@ class Scalars(nn.Module):
         added = self(values)
 
         def add(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-            return output + added.to(output.device, output.dtype)
+            rows = added.reshape(len(added), *[1] * (output.ndim - 2), -1)
+            return output + rows.to(output.device, output.dtype)
 
         hook = net.get_submodule(self.layer).register_forward_hook(add)
         try:
@@ -74,16 +75,20 @@ def refuse_undeclared(declared: Sequence[str], given: Mapping[str, Tensor]) -> N
 
 
 def find_time_embedding(net: nn.Module) -> str:
-    """Name of the layer that makes a vector of the time, of the first that is not one of the guidance.
+    """Name of the layer that makes a vector of the time: the outermost, and no embedding of a guidance scale.
 
     Raises:
         ValueError: there is none.
     """
-    for name, module in net.named_modules():
-        known = type(module).__name__ in TIME_EMBEDDINGS or name.split(".")[-1] == "time_embedding"
-        if known and "guidance" not in name:
-            return name
-    raise ValueError(f"{type(net).__name__} has no time embedding that a scalar could be added to")
+    found = [name for name, module in net.named_modules() if _embeds_time(name.split(".")[-1], module)]
+    if not found:
+        raise ValueError(f"{type(net).__name__} has no time embedding that a scalar could be added to")
+    return min(found, key=lambda name: name.count("."))
+
+
+def _embeds_time(name: str, module: nn.Module) -> bool:
+    known = type(module).__name__.endswith(TIME_EMBEDDINGS) or name == "time_embedding"
+    return known and "guidance" not in name
 
 
 def _perceptron(width: int) -> nn.Sequential:

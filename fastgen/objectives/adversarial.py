@@ -1,22 +1,53 @@
 """Adversarial consistency: the generator's jump against the target's, not against data (PCM, arXiv:2405.18407)."""
 
+from typing import Protocol, runtime_checkable
+
 from torch import Tensor
 from torch.nn.functional import softplus
 
 from ..models.roles import Roles
 from ..process import Latent, Time
-from .base import Batch, Terms
+from .base import Batch, Terms, Turn
+from .distances import DISTANCES, DistanceName
 from .flow_map import Jumps
 from .gan import GAN, LOSSES
 from .ops import Noised, renoised
 
 
-def check_kind(gan: GAN) -> None:
+@runtime_checkable
+class Rivalry(Protocol):
+    """The settings of a consistency objective with an adversary."""
+
+    @property
+    def distance(self) -> DistanceName: ...
+
+    @property
+    def huber(self) -> float: ...
+
+    @property
+    def gan(self) -> GAN: ...
+
+
+def check_rivalry(settings: Rivalry) -> None:
     """Raises ValueError for settings that adversarial consistency does not read."""
+    gan = settings.gan
     if gan.kind == "relativistic" or gan.r1 or gan.approximate_r1:
         raise ValueError(
             "adversarial consistency has hinge or logistic losses without r1: set gan.kind=hinge, gan.r1=0"
         )
+
+
+def turns(settings: Rivalry) -> tuple[Turn, ...]:
+    """The discriminator's turn, if there is one, and the generator's."""
+    return (("discriminator",), ("generator",)) if settings.gan.weight else (("generator",),)
+
+
+def consistency_terms(settings: Rivalry, roles: Roles, batch: Batch, jumps: Jumps, *, until: Time) -> Terms:
+    """The distance of the jumps and the adversary's opinion, which looks at times up to `until` [B]."""
+    terms = {"consistency": DISTANCES[settings.distance](jumps.gap, settings.huber).mean()}
+    if settings.gan.weight:
+        terms["gan"] = settings.gan.weight * taken_for_target(settings.gan, roles, batch, jumps, until=until)
+    return terms
 
 
 def taken_for_target(gan: GAN, roles: Roles, batch: Batch, jumps: Jumps, *, until: Time) -> Tensor:
@@ -32,6 +63,11 @@ def told_apart(gan: GAN, roles: Roles, batch: Batch, jumps: Jumps, *, until: Tim
     fake = _carried(gan, roles, batch, jumps.generated.detach(), jumps.s, until)
     logits = [roles.discriminator(x.x_t, x.t, batch.cond) for x in (real, fake)]
     return {"gan": gan.learned * LOSSES[gan.kind](*logits)}
+
+
+def above(s: Time, width: float) -> Time:
+    """Times that far above s, at most 1."""
+    return (s + width).clamp(max=1)
 
 
 def _carried(gan: GAN, roles: Roles, batch: Batch, x: Latent, s: Time, until: Time) -> Noised:

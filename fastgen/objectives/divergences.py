@@ -51,3 +51,11 @@ DIVERGENCES: dict[DivergenceName, Divergence] = {
     "neyman": Divergence(lambda u: (1 - u.exp()).square() * (-u).exp(), lambda u: 2 * (-u).exp()),
 }
 """Jensen-Shannon is KL(p|m) + KL(q|m), twice the usual one; softened reverse KL is a bounded mode-seeking one."""
+
+
+def check_clip(clip: tuple[float, float]) -> None:
+    """Raises ValueError for bounds that no ratio lies between, or whose logarithm is infinite."""
+    if not 0 < clip[0] < clip[1]:
+        raise ValueError(
+            f"clip is {clip[0]:g}, {clip[1]:g}: it bounds a density ratio, need 0 < low < high, as 0.1, 20"
+        )

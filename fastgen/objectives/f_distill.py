@@ -13,7 +13,7 @@ from ..models.roles import Roles
 from ..models.state import RatioMeans
 from ..process import AnyTimeLaw, Uniform, pad_like
 from .base import Batch, Terms, Turn, check_ratio
-from .divergences import DIVERGENCES, DivergenceName
+from .divergences import DIVERGENCES, DivergenceName, check_clip
 from .gan import GAN, AnyGAN, check_gives_ratio, discriminator_losses, generator_loss
 from .guidance import AnyGuidance, Fixed
 from .matching import Scores, compare, cycle_of, fake_denoising, reads
@@ -53,6 +53,11 @@ class FDistill:
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
         check_gives_ratio(self.gan)
+        check_clip(self.clip)
+        if not 0 <= self.keep < 1:
+            raise ValueError(
+                f"keep is {self.keep:g}: a share of the old means, need 0 <= keep < 1; 0 is the batch's own"
+            )
 
     @property
     def cycle(self) -> tuple[Turn, ...]:

@@ -28,6 +28,13 @@ class GuidanceDistillation:
     times: AnyTimeLaw = Uniform()
     space: RowName = "v"
 
+    def __post_init__(self) -> None:
+        if self.guidance.low < self.guidance.high and not self.guidance.told:
+            raise ValueError(
+                f"guidance is drawn from [{self.guidance.low:g}, {self.guidance.high:g}] and the student is not told: "
+                "set guidance.told=true, or one fixed scale"
+            )
+
     @property
     def cycle(self) -> tuple[Turn, ...]:
         return ONE_TURN

@@ -99,5 +99,11 @@ def cycle_of(ratio: int, gan: GAN | None = None) -> tuple[Turn, ...]:
 def reads(*, guidance: GuidanceLaw, rollout: RolloutName = "one_step", gan: GAN | None = None) -> frozenset[str]:
     """`needs` of an objective that compares scores under these settings."""
     images = (gan is not None and gan.weight) or rollout == "noised_data"
-    wanted = {"real_score": True, "images": images, "null": guidance.null, "ode": rollout in ("trajectory", "phased")}
+    wanted = {
+        "real_score": True,
+        "images": images,
+        "null": guidance.null,
+        "one_step": rollout == "one_step",
+        "ode": rollout in ("trajectory", "phased"),
+    }
     return frozenset(name for name, needed in wanted.items() if needed)

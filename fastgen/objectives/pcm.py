@@ -9,14 +9,12 @@ from dataclasses import dataclass
 import torch
 
 from ..models.roles import Roles
-from .adversarial import check_kind, taken_for_target, told_apart
+from .adversarial import above, check_rivalry, consistency_terms, told_apart, turns
 from .base import Batch, Terms, Turn
-from .distances import DISTANCES, DistanceName
+from .distances import DistanceName
 from .flow_map import Interval, Jumps, cells, drawn_cell, edges_of, jumps, noised, segment_end
 from .gan import GAN, AnyGAN
 from .solvers import SOLVERS, AnyScale, Guidance, SolverName
-
-RIVALS: tuple[Turn, ...] = (("discriminator",), ("generator",))
 
 
 @dataclass(frozen=True)
@@ -40,11 +38,11 @@ class PhasedConsistency:
     gan: AnyGAN = GAN(weight=0.1, learned=1.0, kind="hinge")
 
     def __post_init__(self) -> None:
-        check_kind(self.gan)
+        check_rivalry(self)
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return RIVALS if self.gan.weight else RIVALS[1:]
+        return turns(self)
 
     @property
     def needs(self) -> frozenset[str]:
@@ -53,18 +51,13 @@ class PhasedConsistency:
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         edges = edges_of(roles, batch)
         ends = self._jumps(roles, batch, edges)
-        terms = {"consistency": DISTANCES[self.distance](ends.gap, self.huber).mean()}
-        if self.gan.weight:
-            until = (ends.s + 1 / (len(edges) - 1)).clamp(max=1)
-            terms["gan"] = self.gan.weight * taken_for_target(self.gan, roles, batch, ends, until=until)
-        return terms
+        return consistency_terms(self, roles, batch, ends, until=above(ends.s, 1 / (len(edges) - 1)))
 
     def discriminator(self, roles: Roles, batch: Batch) -> Terms:
         edges = edges_of(roles, batch)
         with torch.no_grad():
             ends = self._jumps(roles, batch, edges)
-        until = (ends.s + 1 / (len(edges) - 1)).clamp(max=1)
-        return told_apart(self.gan, roles, batch, ends, until=until)
+        return told_apart(self.gan, roles, batch, ends, until=above(ends.s, 1 / (len(edges) - 1)))
 
     def _jumps(self, roles: Roles, batch: Batch, edges: torch.Tensor) -> Jumps:
         t, r = drawn_cell(cells(edges, self.grid), batch, roles.process)

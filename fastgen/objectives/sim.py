@@ -55,6 +55,10 @@ class SIM:
 
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
+        if self.huber <= 0:
+            raise ValueError(
+                f"huber is {self.huber:g}: the distance has no slope where the scores agree, need huber > 0"
+            )
 
     @property
     def cycle(self) -> tuple[Turn, ...]:

@@ -12,18 +12,17 @@ from torch import Tensor
 
 from ..models.roles import Roles
 from ..process import Time
-from .adversarial import check_kind, taken_for_target, told_apart
+from .adversarial import above, check_rivalry, consistency_terms, told_apart, turns
 from .base import Batch, Terms, Turn
-from .distances import DISTANCES, DistanceName
+from .distances import DistanceName
 from .flow_map import Interval, Jumps, cells, drawn_cell, edges_of, jumps, noised, origin
 from .gan import GAN, AnyGAN
-from .pcm import RIVALS
 from .solvers import SOLVERS, AnyScale, Guidance, SolverName
 
 
 @dataclass(frozen=True)
 class TargetDriven:
-    """TDD; the paper declares 4 to 8 steps for one student.
+    """TDD; the paper declares 4 to 8 steps for one student, which steps deterministically.
 
     Args:
         guidance: of the teacher; the paper's 3.5 is 4.5 in Diffusers' convention.
@@ -48,31 +47,27 @@ class TargetDriven:
     gan: AnyGAN = GAN(weight=0.1, learned=1.0, kind="hinge")
 
     def __post_init__(self) -> None:
-        check_kind(self.gan)
+        check_rivalry(self)
         if not (0 <= self.jitter <= 1 and 0 <= self.dropout <= 1):
             raise ValueError(f"jitter is {self.jitter} and dropout {self.dropout}: both lie in [0, 1]")
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return RIVALS if self.gan.weight else RIVALS[1:]
+        return turns(self)
 
     @property
     def needs(self) -> frozenset[str]:
         null = {"null"} if self.dropout else set()
-        return frozenset({"images", "real_score"} | null) | self.guidance.needs("generator")
+        return frozenset({"images", "real_score", "ode"} | null) | self.guidance.needs("generator")
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         ends = self._jumps(roles, batch)
-        terms = {"consistency": DISTANCES[self.distance](ends.gap, self.huber).mean()}
-        if self.gan.weight:
-            until = (ends.s + self.window).clamp(max=1)
-            terms["gan"] = self.gan.weight * taken_for_target(self.gan, roles, batch, ends, until=until)
-        return terms
+        return consistency_terms(self, roles, batch, ends, until=above(ends.s, self.window))
 
     def discriminator(self, roles: Roles, batch: Batch) -> Terms:
         with torch.no_grad():
             ends = self._jumps(roles, batch)
-        return told_apart(self.gan, roles, batch, ends, until=(ends.s + self.window).clamp(max=1))
+        return told_apart(self.gan, roles, batch, ends, until=above(ends.s, self.window))
 
     def _jumps(self, roles: Roles, batch: Batch) -> Jumps:
         if self.dropout:

@@ -1,7 +1,8 @@
 """TSCD: trajectory segmented consistency distillation of Hyper-SD (Ren et al. 2024, arXiv:2404.13686, section 3.1).
 
 One stage per number of segments, 8, 4, 2 and 1, each going on from the generator of the one before: every time is
-mapped to the lower end of its segment. With one segment that is a consistency model. The paper goes on with human
+mapped to the lower end of its segment, for a student that steps deterministically. With one segment that is a
+consistency model. The paper goes on with human
 feedback and score distillation (a DMD2 stage here).
 """
 
@@ -10,9 +11,9 @@ from dataclasses import dataclass
 import torch
 
 from ..models.roles import Roles
-from .adversarial import check_kind, taken_for_target, told_apart
+from .adversarial import above, check_rivalry, consistency_terms, told_apart, turns
 from .base import Batch, Terms, Turn
-from .distances import DISTANCES, DistanceName
+from .distances import DistanceName
 from .flow_map import (
     Interval,
     Jumps,
@@ -28,7 +29,6 @@ from .flow_map import (
     segment_end,
 )
 from .gan import GAN, AnyGAN
-from .pcm import RIVALS
 from .solvers import SOLVERS, AnyScale, Guidance, SolverName
 
 
@@ -58,31 +58,28 @@ class SegmentedConsistency:
 
     def __post_init__(self) -> None:
         check_decay(self.ema)
-        check_kind(self.gan)
+        check_rivalry(self)
         if self.segments < 1:
             raise ValueError(f"segments is {self.segments}: need at least one, the paper's stages have 8, 4, 2 and 1")
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return RIVALS if self.gan.weight else RIVALS[1:]
+        return turns(self)
 
     @property
     def needs(self) -> frozenset[str]:
-        target = needs_target(self.ema)
-        return frozenset({"images", "real_score"}) | target | self.guidance.needs("generator", *target)
+        target, steps = needs_target(self.ema), frozenset({"ode"} if self.segments > 1 else ())
+        return frozenset({"images", "real_score"}) | target | steps | self.guidance.needs("generator", *target)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         follow(roles, self.ema)
         ends = self._jumps(roles, batch)
-        terms = {"consistency": DISTANCES[self.distance](ends.gap, self.huber).mean()}
-        if self.gan.weight:
-            terms["gan"] = self.gan.weight * taken_for_target(self.gan, roles, batch, ends, until=self._until(ends))
-        return terms
+        return consistency_terms(self, roles, batch, ends, until=above(ends.s, 1 / self.segments))
 
     def discriminator(self, roles: Roles, batch: Batch) -> Terms:
         with torch.no_grad():
             ends = self._jumps(roles, batch)
-        return told_apart(self.gan, roles, batch, ends, until=self._until(ends))
+        return told_apart(self.gan, roles, batch, ends, until=above(ends.s, 1 / self.segments))
 
     def _jumps(self, roles: Roles, batch: Batch) -> Jumps:
         edges = divided(edges_of(roles, batch), self.segments)
@@ -91,6 +88,3 @@ class SegmentedConsistency:
         x_r = SOLVERS[self.solver](field, x_t, t, r)
         interval, told = Interval(t, r, segment_end(edges, r, roles.process)), self.guidance.tell(batch, field)
         return jumps(roles, batch, interval, x_t, x_r, ema=self.ema, scalars=told)
-
-    def _until(self, ends: Jumps) -> torch.Tensor:
-        return (ends.s + 1 / self.segments).clamp(max=1)

@@ -16,7 +16,7 @@ from torch import Tensor
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, LogNormal, Uniform, pad_like
 from .base import Batch, Terms, Turn, check_ratio
-from .divergences import DIVERGENCES, DivergenceName
+from .divergences import DIVERGENCES, DivergenceName, check_clip
 from .gan import GAN, AnyGAN, check_gives_ratio, discriminator_losses, generator_loss
 from .guidance import AnyGuidance, Fixed
 from .matching import Scores, compare, cycle_of, fake_denoising, reads
@@ -58,6 +58,7 @@ class UniInstruct:
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
         check_gives_ratio(self.gan)
+        check_clip(self.clip)
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
