@@ -6,18 +6,49 @@ import sys
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 from diffusers import DiffusionPipeline
 from families import FAMILIES
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from PIL import Image
 
 from fastgen.cli import main
+from fastgen.configfile import load
 from fastgen.models.watch import denoiser_name
 from fastgen.notes import Notes
+from fastgen.objectives import OBJECTIVES
+from fastgen.objectives.guidance import Fixed
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-ANYBODYS = {"sdxl": "sdxl", "sd15": "stable_diffusion", "flux": "flux", "sana": "sana"}
+README = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
+ANYBODYS = {
+    "sdxl": "sdxl",
+    "sd15": "stable_diffusion",
+    "sd21": "stable_diffusion",
+    "flux": "flux",
+    "sana": "sana",
+    "qwen_image": "qwen_image",
+}
+MATCHING = {
+    "vsd": "sd15/vsd_1step_lora",
+    "swiftbrush": "sd21/swiftbrush_1step_lora",
+    "diff_instruct": "cifar10/diff_instruct_1step",
+    "dmd": "cifar10/dmd_1step",
+    "dmd2": "cifar10/dmd2_1step",
+    "f_distill": "cifar10/f_distill_1step",
+    "tdm": "sdxl/tdm_4step_lora",
+    "phased_dmd": "qwen_image/phased_dmd_4step_lora",
+    "decoupled_dmd": "sdxl/decoupled_dmd_4step_lora",
+    "sid": "cifar10/sid_1step",
+    "sida": "cifar10/sida_1step",
+    "sid_lsg": "sd15/sid_lsg_1step_lora",
+    "sid_few_step": "sdxl/sid_few_step_4step_lora",
+    "sim": "cifar10/sim_1step",
+    "uni_instruct": "cifar10/uni_instruct_1step",
+}
+COMPARED = ("dmd2", "sid", "sim", "f_distill", "tdm", "phased_dmd")
 pytestmark = pytest.mark.usefixtures("near_stranger", "few_previews")
 
 
@@ -25,6 +56,79 @@ pytestmark = pytest.mark.usefixtures("near_stranger", "few_previews")
 def test_a_shipped_config_can_be_planned(config: Path, capsys):
     assert main(["train", "--config", str(config), "--dry-run"]) == 0
     assert "updates: generator" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(("name", "config"), MATCHING.items())
+def test_a_matching_objective_has_a_config_that_tells_its_paper_from_what_we_measured(name, config):
+    file = CONFIGS / f"{config}.yaml"
+    last = load(file).stages[-1]
+    assert type(last.objective) is OBJECTIVES[name]
+    header = "".join(line for line in file.read_text().splitlines(keepends=True) if line.startswith("#"))
+    paper = re.search(r"arXiv:\d{4}\.\d{5}", header.splitlines()[0])
+    assert paper
+    assert f"# python train.py --config configs/{config}.yaml" in header
+    assert "Hardware guess: " in header or "of one H200" in header
+    assert "Paper, not measured here: " in header or "docs/figures.md" in header
+    assert f"| `{name}` | " in README
+    assert f"[{paper[0].removeprefix('arXiv:')}](https://arxiv.org/abs/{paper[0].removeprefix('arXiv:')})" in README
+    assert f"`{config}`" in README
+
+
+def test_the_compared_runs_differ_in_objective_and_steps_alone():
+    runs = [load(CONFIGS / "cifar10/compare" / f"{name}.yaml") for name in COMPARED]
+    assert [type(run.stages[-1].objective) for run in runs] == [OBJECTIVES[name] for name in COMPARED]
+    for run in runs:
+        assert sum(stage.train.minutes for stage in run.stages) == pytest.approx(3.5)
+        same = {"out", "student", "pairs", "stages"}
+        assert run.model_dump(exclude=same) == runs[0].model_dump(exclude=same)
+        differing = {"minutes"}
+        trained, first = (r.stages[-1].train.model_dump(exclude=differing) for r in (run, runs[0]))
+        assert trained == first
+        assert run.stages[-1].objective.guidance == Fixed(1.5)
+    warmed, cold = runs[:4], runs[4:]
+    assert all(run.student.steps == (1,) and run.stages[:1] == runs[0].stages[:1] for run in warmed)
+    assert all(run.student.steps == (4,) and len(run.stages) == 1 for run in cold)
+
+
+def save_images(folder: Path, *, classes: int = 0) -> Path:
+    """Four pictures with captions, or one of each class."""
+    for i in range(classes or 4):
+        place = folder / (str(i) if classes else "")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (20 * i, 90, 120)).save(place / f"{i}.png")
+        if not classes:
+            (place / f"{i}.txt").write_text("a fox")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [c for c in MATCHING.values() if "lora" in c])
+def test_a_matching_config_of_text_to_image_runs_on_a_stand_in(config, tmp_path, capsys):
+    images = f"data={{source: folder, path: {save_images(tmp_path / 'images')}, size: 16}}"
+    place, name = config.split("/")
+    eps = ["train.optim.eps=1e-8"]
+    run(place, tmp_path, *[images] * ("sid_few_step" in config), *eps, name=name)
+    assert "verified" in capsys.readouterr().out
+
+
+CIFAR10 = [c for c in MATCHING.values() if "cifar10" in c] + [f"cifar10/compare/{name}" for name in COMPARED]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CIFAR10)
+def test_a_config_of_cifar10_runs_on_a_stand_in(config, tmp_path, capsys):
+    tiny.class_conditional(size=32).save_pretrained(tmp_path / "teacher")
+    images = save_images(tmp_path / "images", classes=10)
+    file, shape = CONFIGS / f"{config}.yaml", {"images": 4, "batch": 2, "precision": "fp32"}
+    stages = range(len(load(file).stages))
+    staged = (CONFIGS / f"{config}.yaml").read_text().count("stages:")
+    short = [f"stages.{i}.train.{key}={value}" for i in stages for key, value in shape.items()]
+    options = short if staged else [f"train.{key}={value}" for key, value in shape.items()]
+    options += [f"teacher.path={tmp_path / 'teacher'}", f"data={{source: folder, path: {images}, size: 32}}"]
+    options += ["pairs.count=4", "pairs.steps=2", f"out={tmp_path / 'run'}", "device=cpu", "log.previews=1"]
+    options += ["objective.gan_from=0"] * ("sida" in config or "uni_instruct" in config)
+    assert main(["train", "--config", str(file), *options]) == 0, capsys.readouterr().err
+    assert "verified" in capsys.readouterr().out
 
 
 def save_style(pipe: DiffusionPipeline, folder: Path) -> None:
@@ -35,7 +139,7 @@ def save_style(pipe: DiffusionPipeline, folder: Path) -> None:
     pipe.save_lora_weights(folder, **{f"{part}_lora_layers": get_peft_model_state_dict(network)})
 
 
-def run(config: str, folder: Path, *more: str) -> Path:
+def run(config: str, folder: Path, *more: str, name: str = "dmd2_4step_lora") -> Path:
     """`train.py` as the config's header says, made short and small; the folder of the run."""
     family = FAMILIES[ANYBODYS[config]]
     family.build().save_pretrained(folder / "teacher")
@@ -46,7 +150,7 @@ def run(config: str, folder: Path, *more: str) -> Path:
     small = ["train.images=4", "train.batch=2", "train.micro_batch=1", "train.precision=fp32", "lora.rank=3"]
     options = [
         f"teacher.path={folder / 'teacher'}",
-        f"data.prompts={folder / 'prompts.txt'}",
+        f"data={{source: prompts, path: {folder / 'prompts.txt'}}}",
         f"teacher.loras=[{{path: {folder / 'style'}, weight: 0.7}}]",
         f"student.height={side}",
         f"student.width={side}",
@@ -55,7 +159,7 @@ def run(config: str, folder: Path, *more: str) -> Path:
         "log.previews=1",
         "device=cpu",
     ]
-    assert main(["train", "--config", str(CONFIGS / config / "dmd2_4step_lora.yaml"), *options, *small, *more]) == 0
+    assert main(["train", "--config", str(CONFIGS / config / f"{name}.yaml"), *options, *small, *more]) == 0
     return out
 
 

@@ -18,6 +18,7 @@ from ..models.quantised import quantise
 from ..models.roles import DENOISERS, Roles, Sampler, weights_of
 from ..models.state import STATES
 from ..objectives import roles_of, scalars_of
+from ..process import Flow
 from ..process.retold import ProcessName, retold
 from ..sampling.sampler import told_at
 from .random import seed_of
@@ -61,18 +62,20 @@ def build_roles(
     origins = {name: _origin(name, stage, weights) for name in names}
     scalars = {name: scalars_of(stage.objective, name) for name in names}
     members: dict[str, nn.Module] = {
-        name: _copy(pipeline, stage.train, frozen=name not in trained, scalars=scalars[name])
+        name: _copy(pipeline, stage.train, frozen=name not in (*trained, "target"), scalars=scalars[name])
         for name in names
         if name not in SHARED[sharing]
     }
     if sharing != "full":
         torch.manual_seed(seed_of(seed, stage.name, "adapters"))
         shared = {name: told for name, told in scalars.items() if name in SHARED[sharing]}
-        own = [name for name in shared if name in trained or origins[name] != "teacher"]
+        own = [name for name in shared if name in (*trained, "target") or origins[name] != "teacher"]
         members |= _shared(pipeline, stage.train, lora or LoRA(), scalars=shared, own=own)
     for name, origin in origins.items():
         if weights is not None and origin in weights:
             weights_of(members[name]).load_state_dict(weights[origin])
+    if "target" in members:
+        members["target"].load_state_dict(members["generator"].state_dict())
     spoken = retold(process, pipeline.reading.process)
     if spoken is not pipeline.reading.process:
         members = {name: RetargetedDenoiser(model, spoken) for name, model in members.items()}
@@ -82,7 +85,8 @@ def build_roles(
         members["discriminator"] = _discriminator(pipeline, members, stage.discriminator)
     device = next(pipeline.network.parameters()).device
     members |= {name: kind().to(device) for name, kind in STATES.items() if name in stage.objective.needs}
-    borrowed = [name for name, origin in origins.items() if name not in trained and origin == "teacher"]
+    kept = (*trained, "target")
+    borrowed = [name for name, origin in origins.items() if name not in kept and origin == "teacher"]
     told = told_at(grids[0].tolist(), scalars["generator"], deterministic=sampler == "ode", guidance=guidance)
     return Roles(members, grids=grids, sampler=sampler, told=told if scalars["generator"] else None, borrowed=borrowed)
 
@@ -96,12 +100,28 @@ def check_stages(config: Config) -> None:
     for stage in config.stages:
         _check_sources(stage, config)
         _check_steps(stage, config.student)
+        _check_scalars(stage, config.student)
     last, steps = config.stages[-1], config.student.steps
     if "one_step" in last.objective.needs and steps != (1,):
         raise UserError(
             f"stage {last.name!r} trains one step only, but student.steps declares {', '.join(map(str, steps))}: set "
             "student.steps=[1], or end with a stage that trains every step (dmd2, or objective.rollout="
             "backward_simulation where the objective has a rollout)"
+        )
+
+
+def _check_scalars(stage: StageConfig, student: Student) -> None:
+    """Refuses a student whose embeddings could not be baked into a stock network."""
+    told = scalars_of(stage.objective, "generator")
+    if "s" in told and len(student.steps) > 1:
+        raise UserError(
+            f"stage {stage.name!r} trains a generator that is told where a step leads, which a stock pipeline knows of "
+            f"one step count only, but student.steps declares {', '.join(map(str, student.steps))}: declare one"
+        )
+    if "w" in told and student.guidance is None:
+        raise UserError(
+            f"stage {stage.name!r} trains a generator that is told its guidance, which a stock pipeline does not tell "
+            "it: choose the scale that it is exported with, such as student.guidance=8"
         )
 
 
@@ -117,6 +137,10 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
             raise UserError(
                 f"stage {stage.name!r} uses guidance or label dropout, but the teacher has no unconditional mode: set "
                 "guidance to 1 and label_dropout to 0, or name its null class with teacher.null_label"
+            )
+        if "linear" in needs and not isinstance(retold(config.process, pipeline.reading.process), Flow):
+            raise UserError(
+                f"stage {stage.name!r} holds on the flow process only, and the teacher has another: set process=flow"
             )
         if "pairs" in needs and config.pairs.guidance != 1 and not pipeline.has_null:
             raise UserError(

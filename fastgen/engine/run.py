@@ -163,7 +163,7 @@ class Run:
                     self._report(stage, figures | measured, note=_stopped(stage, quality))
                     losses = {name.split("/")[1]: f"{v:.3g}" for name, v in figures.items() if "lr" not in name}
                     bar.set_postfix(quality.shown | losses)
-                if reached(every=None, marks=log.previews):
+                if log.previews and (ends or reached(every=None, marks=log.previews)):
                     self._preview(stage)
                 if ends or reached(every=self.config.checkpoints.every):
                     self._save(stage, quality)
