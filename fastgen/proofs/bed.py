@@ -1,0 +1,172 @@
+"""The proof bed: two-dimensional mixtures whose scores are exact, on every process."""
+
+import math
+from dataclasses import dataclass
+from functools import cache
+
+import torch
+from diffusers import DDIMScheduler
+from torch import Tensor
+
+from ..analytic import ExactDenoiser, Mixture
+from ..models.conditioning import Conditioning
+from ..models.contract import Denoiser
+from ..models.denoiser import NetworkDenoiser
+from ..models.roles import Roles, Sampler
+from ..objectives import Batch, Objective, Pair
+from ..process import EDM, Discrete, Flow, Process, Trig
+from ..toy import imitate, sliced_wasserstein, toy_denoiser, toy_roles_of
+
+PROCESSES: dict[str, Process] = {
+    "vp": Discrete(DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).alphas_cumprod),
+    "flow": Flow(),
+    "edm": EDM(),
+    "trig": Trig(),
+}
+SAMPLES, PAIRS = 10_000, 4096
+
+
+def ring(weights: list[float], *, variance: float, classes: int = 1) -> Mixture:
+    """Round Gaussians on the unit circle, their classes in turn."""
+    count = len(weights)
+    angles = 2 * math.pi * torch.arange(count) / count
+    means = torch.stack([angles.cos(), angles.sin()], dim=1)
+    covariances = variance * torch.eye(2).expand(count, 2, 2)
+    return Mixture(means, covariances, weights=torch.tensor(weights), labels=torch.arange(count) % classes)
+
+
+DATA: dict[str, Mixture] = {
+    "five": ring([0.3, 0.1, 0.2, 0.25, 0.15], variance=0.02, classes=2),
+    "eight": ring([0.2, 0.05, 0.15, 0.1, 0.2, 0.05, 0.15, 0.1], variance=0.01),
+}
+
+UPDATES = {"five": 400, "eight": 2000}
+"""Of the regression to the exact denoiser that every network starts from."""
+
+
+@dataclass(frozen=True)
+class Bed:
+    """A process and a distribution by name, so that what was learned of them can be kept.
+
+    Args:
+        process: of `PROCESSES`.
+        data: of `DATA`.
+        classes: whether samples are asked for by class.
+    """
+
+    process: str
+    data: str = "five"
+    classes: bool = False
+
+    @property
+    def real(self) -> ExactDenoiser:
+        return ExactDenoiser(PROCESSES[self.process], DATA[self.data])
+
+    def labels(self, count: int, rng: torch.Generator) -> Tensor:
+        """Classes [count] as frequent as in the data; -1, the whole distribution, without classes."""
+        data = DATA[self.data]
+        drawn = torch.multinomial(data.weights, count, replacement=True, generator=rng)
+        return data.labels[drawn] if self.classes else torch.full((count,), -1)
+
+    def cond(self, labels: Tensor) -> Conditioning:
+        """With a null twin only where there are classes."""
+        return DATA[self.data].cond(labels) if self.classes else DATA[self.data].uncond(len(labels))
+
+
+def bed_of(objective: Objective, process: str, data: str = "five") -> Bed:
+    """The bed with the conditioning that the objective needs."""
+    return Bed(process, data, classes="null" in objective.needs)
+
+
+def sampler_of(objective: Objective) -> Sampler:
+    return "ode" if "ode" in objective.needs else "renoise"
+
+
+@cache
+def learned(process: str, data: str, seed: int) -> NetworkDenoiser:
+    """A small network that imitates the exact denoiser; every trained role starts from a copy."""
+    torch.manual_seed(seed)
+    student = toy_denoiser(PROCESSES[process], DATA[data])
+    imitate(student, ExactDenoiser(PROCESSES[process], DATA[data]), updates=UPDATES[data], batch=512, seed=seed)
+    return student
+
+
+def started(objective: Objective, bed: Bed, grid: Tensor, *, seed: int) -> Roles:
+    """The objective's roles before any training."""
+    network = learned(bed.process, bed.data, seed)
+    return toy_roles_of(network, bed.real, [grid], objective=objective, sampler=sampler_of(objective))
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Noises, the ends of the exact probability flow that starts there, and their classes, [N, ...] each."""
+
+    labels: Tensor
+    eps: Tensor
+    x0: Tensor
+
+
+@cache
+def pairs(bed: Bed) -> Rows:
+    process, real = PROCESSES[bed.process], bed.real
+    labels, eps = bed.labels(PAIRS, seeded(0)), noise(1, PAIRS)
+    one = torch.ones(PAIRS, dtype=torch.float64)
+    return Rows(labels, eps, real.flow_map(process.prior(eps, one), one, 0 * one, bed.cond(labels), steps=60))
+
+
+def batch_for(
+    objective: Objective, bed: Bed, size: int, rng: torch.Generator, shared_rng: torch.Generator, *, images: int = 0
+) -> Batch:
+    """A batch with exactly what the objective says it needs."""
+    labels, drawn, real = bed.labels(size, rng), None, None
+    if "pairs" in objective.needs:
+        stored, rows = pairs(bed), torch.randint(PAIRS, (size,), generator=rng)
+        labels, drawn = stored.labels[rows], Pair(stored.eps[rows], stored.x0[rows])
+    if "images" in objective.needs:
+        real = DATA[bed.data].sample(size, rng, labels=labels if bed.classes else None).float()
+    return Batch(bed.cond(labels), (2,), rng, shared_rng, real=real, pairs=drawn, images=images)
+
+
+@torch.no_grad()
+def generated(generator: Denoiser, bed: Bed, grid: Tensor, sampler: Sampler) -> list[Tensor]:
+    """The clean samples that each step of the student's sampler predicts; the last are what it returns."""
+    process, cond = generator.process, bed.cond(bed.labels(SAMPLES, seeded(0)))
+    x, landings = process.prior(noise(2, SAMPLES), _full(grid[0])), []
+    for i, (t, s) in enumerate(_moves(grid)):
+        told = {"s": _full(s)} if "s" in generator.scalars else {}
+        belief = generator(x, _full(t), cond, told)
+        landings.append(belief.x0)
+        x = belief.at(_full(s)) if sampler == "ode" else process.renoise(belief.x0, _full(s), noise(4 + i, SAMPLES))
+    return landings
+
+
+@torch.no_grad()
+def integrated(bed: Bed, grid: Tensor) -> Tensor:
+    """Samples of the teacher's deterministic sampler on the same grid."""
+    teacher, cond = bed.real, bed.cond(bed.labels(SAMPLES, seeded(0)))
+    x = teacher.process.prior(noise(2, SAMPLES), _full(grid[0]))
+    for t, s in _moves(grid):
+        x = teacher(x, _full(t), cond).at(_full(s))
+    return x
+
+
+def distance(samples: Tensor, bed: Bed) -> float:
+    """Sliced Wasserstein distance to as many samples of the data."""
+    return sliced_wasserstein(samples, DATA[bed.data].sample(len(samples), seeded(3)))
+
+
+def noise(seed: int, count: int) -> Tensor:
+    """[count, 2]."""
+    return torch.randn(count, 2, generator=seeded(seed))
+
+
+def seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def _full(t: Tensor) -> Tensor:
+    return t.double().expand(SAMPLES)
+
+
+def _moves(grid: Tensor) -> list[tuple[Tensor, Tensor]]:
+    return list(zip(grid, [*grid[1:], torch.zeros(())], strict=True))

@@ -1,0 +1,142 @@
+"""Proof 4: which modes of an eight-mode mixture a student finds, and how well it weighs them.
+
+  python -m fastgen.proofs.modes --jobs 8 --out docs/objectives
+  python -m fastgen.proofs.modes --only dmd2 sid --process flow --out /tmp/modes
+
+Writes FOLDER/NAME.png (grey: the teacher's samples after 32 steps, in colour: the student's), prints the table and,
+where all recipes were run, puts it into the page FOLDER.md between its markers.
+"""
+
+import subprocess
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from ..analytic import Mixture
+from ..files import atomic_text
+from ..process import even_grid
+from .bed import DATA, PROCESSES, SAMPLES, bed_of, distance, generated, integrated, sampler_of, started
+from .recipes import RECIPES
+from .training import train
+
+SEED, PIXELS, HALF_WIDTH, DRAWN, MANY = 0, 240, 1.5, 3000, 32
+GREY, COLOUR = (200, 200, 200), (200, 40, 90)
+BEGIN, END = "<!-- modes: begin -->", "<!-- modes: end -->"
+HEADER = "| recipe | steps | modes found | mass error | off all modes | distance | teacher's | |\n" + "|---" * 8 + "|"
+
+
+@dataclass(frozen=True)
+class Coverage:
+    """Of samples over the modes of a mixture.
+
+    Args:
+        modes: how many have at least a fifth of their share within three standard deviations.
+        mass_error: total variation between the shares of the modes and the data's, each sample to its nearest mode.
+        off: share of samples farther than three standard deviations from every mode.
+    """
+
+    modes: int
+    mass_error: float
+    off: float
+
+    @classmethod
+    def of(cls, samples: Tensor, data: Mixture) -> "Coverage":
+        """Samples [N, d]; the modes are round."""
+        far = torch.cdist(samples.double(), data.means) / data.covariances[:, 0, 0].sqrt()
+        nearest, mode = far.min(dim=1)
+        inside = nearest < 3
+        near_share = _shares(mode[inside], len(data.means)) * inside.double().mean()
+        modes = int((near_share >= data.weights / 5).sum())
+        error = (_shares(mode, len(data.means)) - data.weights).abs().sum() / 2
+        return cls(modes, float(error), float((~inside).double().mean()))
+
+
+def _shares(mode: Tensor, count: int) -> Tensor:
+    return torch.bincount(mode, minlength=count).double() / max(1, len(mode))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A recipe's student beside the teacher with as many steps."""
+
+    name: str
+    coverage: Coverage
+    distance: float
+    teacher: float
+
+    def markdown(self, pictures: str) -> str:
+        found, steps = self.coverage, RECIPES[self.name].steps
+        figures = f"{found.modes} of 8 | {found.mass_error:.3f} | {found.off:.3f}"
+        picture = f"![{self.name}]({pictures}/{self.name}.png)"
+        return f"| `{self.name}` | {steps} | {figures} | {self.distance:.3f} | {self.teacher:.3f} | {picture} |"
+
+
+def row_of(name: str, process: str, folder: Path) -> Row:
+    """Trains a recipe eight times as long as on five modes, draws its picture and measures."""
+    torch.set_num_threads(1)
+    recipe = replace(RECIPES[name], cycles=8 * RECIPES[name].cycles)
+    bed, grid = bed_of(recipe.objective, process, "eight"), recipe.grid
+    student = train(recipe, started(recipe.objective, bed, grid, seed=SEED), bed, seed=SEED)
+    samples = generated(student, bed, grid, sampler_of(recipe.objective))[-1]
+    teacher = integrated(bed, grid)
+    drawing(integrated(bed, even_grid(MANY)), samples).save(folder / f"{name}.png", optimize=True)
+    return Row(name, Coverage.of(samples, DATA["eight"]), distance(samples, bed), distance(teacher, bed))
+
+
+def drawing(teacher: Tensor, student: Tensor) -> Image.Image:
+    """Both samples [N, 2] as points of a square around the origin, in three colours so that the file is small."""
+    canvas = torch.zeros(PIXELS, PIXELS, dtype=torch.uint8)
+    for index, points in ((1, teacher), (2, student)):
+        places = ((points[:DRAWN] / HALF_WIDTH + 1) / 2 * PIXELS).long()
+        places = places[((places >= 0) & (places < PIXELS)).all(dim=1)]
+        canvas[PIXELS - 1 - places[:, 1], places[:, 0]] = index
+    image = Image.fromarray(canvas.numpy(), mode="P")
+    image.putpalette([255, 255, 255, *GREY, *COLOUR])
+    return image
+
+
+def table(names: list[str], process: str, folder: Path, *, jobs: int) -> str:
+    """The markdown table with its heading; pictures go to the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+        rows = list(pool.map(row_of, names, [process] * len(names), [folder] * len(names)))
+    command = f"python -m fastgen.proofs.modes --process {process} --out {folder}"
+    heading = f"`{command}`, seed {SEED}, commit {_commit()}, {SAMPLES:,} samples, the last step's."
+    return "\n".join([heading, "", HEADER, *(row.markdown(folder.name) for row in rows)])
+
+
+def inserted(page: str, block: str) -> str:
+    """The page with the block between its markers."""
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n{block}\n{END}{rest.partition(END)[2]}"
+
+
+def _commit() -> str:
+    """Of the working tree, "+" where it was changed since."""
+    found = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
+
+
+def main() -> None:
+    parser = ArgumentParser(prog="python -m fastgen.proofs.modes", description=__doc__)
+    parser.formatter_class = RawDescriptionHelpFormatter
+    parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default 1)")
+    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME", help="recipes")
+    parser.add_argument("--process", choices=PROCESSES, default="flow", help="default: flow")
+    parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the pictures and the table")
+    options = parser.parse_args()
+    block = table(options.only, options.process, options.out, jobs=options.jobs)
+    print(block)
+    page = options.out.with_suffix(".md")
+    if set(options.only) == set(RECIPES):
+        atomic_text(page, inserted(page.read_text() if page.exists() else "", block))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""Training on the proof bed: a plain loop that knows no objective."""
+
+import copy
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from ..models.roles import Roles
+from ..objectives import Objective, roles_of
+from ..process import even_grid
+from .bed import Bed, batch_for, seeded
+
+SIZE = 256
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """An objective, and how it is trained on the bed.
+
+    Args:
+        objective: with its settings.
+        steps: of the student.
+        shift: of its times towards the noise, see `even_grid`.
+        cycles: of the objective's turns.
+        rate: learning rate of the generator.
+        other_rate: of every other role that is trained.
+        share: bound of the distance to the data, in distances of the teacher's samples after as many steps.
+        judged: the student's "last" samples, or the mixture of all its steps' "landings".
+    """
+
+    objective: Objective
+    steps: int = 1
+    shift: float = 1.0
+    cycles: int = 300
+    rate: float = 2e-3
+    other_rate: float = 4e-3
+    share: float = 0.25
+    judged: Literal["last", "landings"] = "last"
+
+    @property
+    def grid(self) -> Tensor:
+        return even_grid(self.steps, shift=self.shift)
+
+
+def train(recipe: Recipe, roles: Roles, bed: Bed, *, seed: int) -> nn.Module:
+    """Trains the roles in place with rates that fall to zero; returns the moving average of the generator."""
+    objective, rng, shared_rng = recipe.objective, seeded(seed + 10), seeded(seed + 20)
+    optimizers = {role: _optimizer(recipe, roles, role) for role in roles_of(objective) if roles.parameters(role)}
+    schedules = [torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.0, recipe.cycles) for o in optimizers.values()]
+    ema = copy.deepcopy(roles["generator"])
+    for cycle in range(recipe.cycles):
+        for turn in objective.cycle:
+            batch = batch_for(objective, bed, SIZE, rng, shared_rng, images=cycle * SIZE)
+            with roles.training(turn):
+                torch.stack(list(getattr(objective, turn[0])(roles, batch).values())).sum().backward()
+            for role in optimizers.keys() & turn:
+                optimizers[role].step()
+                optimizers[role].zero_grad()
+        for schedule in schedules:
+            schedule.step()
+        torch._foreach_lerp_(list(ema.parameters()), roles.parameters("generator"), 0.02)
+    return ema
+
+
+def _optimizer(recipe: Recipe, roles: Roles, role: str) -> torch.optim.Optimizer:
+    rate = recipe.rate if role == "generator" else recipe.other_rate
+    return torch.optim.Adam(roles.parameters(role), lr=rate, betas=(0.5, 0.99), fused=True)
