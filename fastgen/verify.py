@@ -26,25 +26,31 @@ from .models.roles import DENOISERS
 from .models.state import STATES
 from .objectives import OBJECTIVES, Objective, roles_of
 from .objectives.guidance import Anti, Fixed, LongShort, Shared, Zero
+from .objectives.solvers import Guidance
 from .proofs.bed import PROCESSES
 from .proofs.check import Check, attempted
-from .proofs.convergence import convergence_checks
+from .proofs.convergence import ALL, convergence_checks
 from .proofs.gaussians import applies, gaussian_checks
-from .proofs.recipes import RECIPES, SHIFT
+from .proofs.recipes import SHIFT
 from .proofs.routing import routing_checks
 from .proofs.training import Recipe
 
-OFFERED = {"real_score", "images", "pairs", "null", "one_step", "ode", *STATES}
+OFFERED = {"real_score", "target", "images", "pairs", "null", "one_step", "ode", "linear", *STATES}
 
 
 def proved(objective: Objective, recipe: Recipe | None, processes: Sequence[str], *, quick: bool) -> Iterator[Check]:
     """Proofs 1 to 3, each check as soon as it is made; without the third if `quick`.
+
+    An objective that needs the linear process is looked at on the flow alone.
 
     Args:
         objective: what proofs 1 and 2 look at.
         recipe: how it is trained for proof 3, which is left out without.
         processes: names of `PROCESSES`.
     """
+    if "linear" in objective.needs:
+        yield Check("processes", True, "the flow alone, on others it asks to be retold (process: flow)")
+        processes = ["flow"]
     if applies(objective):
         for process in processes:
             yield from attempted(f"gaussians/{process}", lambda p=process: gaussian_checks(objective, p))
@@ -82,7 +88,7 @@ def found(target: str) -> tuple[Objective, Recipe | None]:
     """
     if target in OBJECTIVES:
         objective = unguided(OBJECTIVES[target]())
-        recipe = next((recipe for recipe in RECIPES.values() if type(recipe.objective) is OBJECTIVES[target]), None)
+        recipe = next((recipe for recipe in ALL.values() if type(recipe.objective) is OBJECTIVES[target]), None)
     elif target.endswith(".py"):
         objective = unguided(_made(_only_class(Path(target)), target))
         recipe = Recipe(objective, steps=fewest_steps(objective), shift=SHIFT)
@@ -112,6 +118,8 @@ def _at_one(law: Any) -> Any:
             return replace(law, scale=1.0)
         case Fixed() | Zero() | Anti():
             return Fixed(1.0)
+        case Guidance():
+            return Guidance()
         case _:
             return law
 

@@ -22,7 +22,7 @@ from ..analytic import Mixture
 from ..files import atomic_text
 from ..process import even_grid
 from .bed import DATA, PROCESSES, SAMPLES, bed_of, distance, generated, integrated, sampler_of, started
-from .recipes import RECIPES
+from .convergence import ALL
 from .training import train
 
 SEED, PIXELS, HALF_WIDTH, DRAWN, MANY = 0, 240, 1.5, 3000, 32
@@ -71,7 +71,7 @@ class Row:
     teacher: float
 
     def markdown(self, pictures: str) -> str:
-        found, steps = self.coverage, RECIPES[self.name].steps
+        found, steps = self.coverage, ALL[self.name].steps
         figures = f"{found.modes} of 8 | {found.mass_error:.3f} | {found.off:.3f}"
         picture = f"![{self.name}]({pictures}/{self.name}.png)"
         return f"| `{self.name}` | {steps} | {figures} | {self.distance:.3f} | {self.teacher:.3f} | {picture} |"
@@ -80,7 +80,7 @@ class Row:
 def row_of(name: str, process: str, folder: Path) -> Row:
     """Trains a recipe eight times as long as on five modes, draws its picture and measures."""
     torch.set_num_threads(1)
-    recipe = replace(RECIPES[name], cycles=8 * RECIPES[name].cycles)
+    recipe = replace(ALL[name], cycles=8 * ALL[name].cycles)
     bed, grid = bed_of(recipe.objective, process, "eight"), recipe.grid
     student = train(recipe, started(recipe.objective, bed, grid, seed=SEED), bed, seed=SEED)
     samples = generated(student, bed, grid, sampler_of(recipe.objective))[-1]
@@ -127,14 +127,14 @@ def main() -> None:
     parser = ArgumentParser(prog="python -m fastgen.proofs.modes", description=__doc__)
     parser.formatter_class = RawDescriptionHelpFormatter
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default 1)")
-    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME", help="recipes")
+    parser.add_argument("--only", nargs="+", choices=ALL, default=list(ALL), metavar="NAME", help="recipes")
     parser.add_argument("--process", choices=PROCESSES, default="flow", help="default: flow")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the pictures and the table")
     options = parser.parse_args()
     block = table(options.only, options.process, options.out, jobs=options.jobs)
     print(block)
     page = options.out.with_suffix(".md")
-    if set(options.only) == set(RECIPES):
+    if set(options.only) == set(ALL):
         atomic_text(page, inserted(page.read_text() if page.exists() else "", block))
 
 

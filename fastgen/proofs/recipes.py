@@ -34,7 +34,7 @@ FOUR: dict[str, Any] = TWO | {"steps": 4}
 RECIPES: dict[str, Recipe] = {
     "kd": Recipe(KnowledgeDistillation(), cycles=500),
     "vsd": Recipe(VSD(guidance=Fixed(1.0), ratio=2)),
-    "swiftbrush": Recipe(SwiftBrush(guidance=Shared(1.0, 1.0), ratio=2)),
+    "swiftbrush": Recipe(SwiftBrush(guidance=Shared(1.0, 1.0), ratio=2), cycles=500),
     "diff_instruct": Recipe(DiffInstruct(ratio=2)),
     "dmd": Recipe(DMD(ratio=2)),
     "dmd2": Recipe(DMD2(gan=NO_GAN, ratio=2)),
@@ -52,7 +52,7 @@ RECIPES: dict[str, Recipe] = {
     "sid_half": Recipe(SiD(alpha=0.5, ratio=2)),
     "sida": Recipe(SiDA(ratio=2)),
     "sid_lsg": Recipe(SiDLSG(guidance=LongShort(1.0), ratio=2)),
-    "sid_few_step": Recipe(FewStepSiD(guidance=Fixed(1.0), ratio=2), **TWO, judged="landings"),
+    "sid_few_step": Recipe(FewStepSiD(guidance=Fixed(1.0), fake_space="edm", ratio=2), **TWO, judged="landings"),
     "sim": Recipe(SIM(ratio=2)),
     "uni_instruct": Recipe(UniInstruct(ratio=2)),
 }
