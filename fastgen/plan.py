@@ -116,11 +116,11 @@ def _memory(stage: Stage, config: Config, net: nn.Module) -> list[Part]:
     adapter = _adapter(net, config.lora) if shared else 0
     for role in _roles(stage):
         if role not in shared:
-            frozen = 2 if stage.train.precision == "bf16" else 4
+            frozen = 2 if stage.train.precision == "bf16" and role != "target" else 4
             kind, bytes_each = ("trained", TRAINED_BYTES) if role in trained else ("frozen", frozen)
             parts.append(Part(f"{role} ({kind})", size, size * bytes_each))
-        elif role in trained:
-            parts.append(Part(f"{role} (adapter)", adapter, TRAINED_BYTES * adapter))
+        elif role in trained or role == "target":
+            parts.append(Part(f"{role} (adapter)", adapter, adapter * (TRAINED_BYTES if role in trained else 4)))
     if stage.train.ema is not None:
         averaged = adapter if "generator" in shared else size
         parts.append(Part("generator average", averaged, 4 * averaged))

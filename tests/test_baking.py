@@ -5,6 +5,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
+from fastgen.errors import UserError
 from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, merged
 from fastgen.models.baking import baked
 from fastgen.models.pipeline import Pipeline
@@ -81,7 +82,7 @@ def test_each_stop_is_told_where_its_step_leads():
 def test_an_adapter_of_too_low_a_rank_is_refused(pipeline):
     told = told_at(GRID, NAMES, deterministic=True, guidance=7.0)
     model = adapted(pipeline, rank=3)
-    with pytest.raises(ValueError, match=r"at least 4 \(it is 3\)"):
+    with pytest.raises(UserError, match=r"at least 4 \(it is 3\)"):
         baked(
             model,
             weights_of(model).state_dict(),

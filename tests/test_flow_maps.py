@@ -16,7 +16,7 @@ from fastgen.objectives.distances import DISTANCES, adaptive
 from fastgen.objectives.flow_map import Interval, cells, divided, follow, jumps, origin, same_masks, segment_end
 from fastgen.objectives.lcm import LatentConsistency
 from fastgen.process import Discrete, Flow, LogNormal, Process, even_grid
-from fastgen.toy import toy_roles
+from fastgen.toy import toy_batch, toy_roles
 
 VP = PROCESSES["vp"]
 EDGES = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0], dtype=torch.float64)
@@ -75,10 +75,13 @@ def test_the_target_follows_the_generator():
     with torch.no_grad():
         for p in roles.parameters("generator"):
             p.add_(1.0)
-    follow(roles, 0.9)
+    batch = toy_batch(PLANE, 4, *streams().values())
+    follow(roles, batch, 0.9)
     for mean, old, now in zip(roles.parameters("target"), before, live, strict=True):
         close(mean, 0.9 * old + 0.1 * (now + 1))
-    follow(roles, 0.0)
+    follow(roles, batch, 0.0)
+    batch.part = 1
+    follow(roles, batch, 0.9)
     close(roles.parameters("target")[0], 0.9 * before[0] + 0.1 * (live[0] + 1))
 
 
@@ -86,7 +89,7 @@ def test_a_target_without_weights_of_its_own_is_refused():
     roles = toy_roles(Flow(), PLANE, [even_grid(1)], updates=0)
     roles.members["target"] = ExactDenoiser(Flow(), PLANE)
     with pytest.raises(ValueError, match="give it its own copy"):
-        follow(roles, 0.9)
+        follow(roles, toy_batch(PLANE, 4, *streams().values()), 0.9)
 
 
 def test_both_calls_of_a_pair_share_their_dropout():

@@ -21,7 +21,7 @@ from ..errors import CheckpointError
 from ..evaluate import Evaluate
 from ..files import atomic_folder, atomic_json
 from ..models.baking import baked
-from ..models.roles import weights_of
+from ..models.roles import EMBEDDED, put, taken
 from .loop import Stage
 
 _FILE = "generator.safetensors"
@@ -146,16 +146,21 @@ def averaged(stage: Stage) -> AbstractContextManager[None]:
 
 
 def copied(stage: Stage) -> dict[str, Tensor]:
-    """The generator's weights as they are now, or its adapter's on a shared network, on the CPU.
+    """The generator's weights as they are now, or its adapter's on a shared network, and its embeddings, on the CPU."""
+    return taken(stage.roles["generator"])
 
-    What its embeddings are told at the student's stops is baked in, see `fastgen.models.baking`.
+
+def plain(stage: Stage, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What was `copied`, for a stock network: what the embeddings are told at the student's stops is baked in.
+
+    See `fastgen.models.baking`. The generator of the stage, which is over, gets these weights.
     """
-    generator, feed = stage.roles["generator"], stage.spec.feed
-    own = weights_of(generator).state_dict()
-    weights = {name: value.detach().to("cpu", copy=True).contiguous() for name, value in own.items()}
     if not stage.roles.told:
-        return weights
-    return baked(generator, weights, stage.roles.told, feed.example())  # type: ignore[arg-type]
+        return dict(weights)
+    generator = stage.roles["generator"]
+    put(generator, weights)
+    own = {name: value for name, value in weights.items() if not name.startswith(EMBEDDED)}
+    return baked(generator, own, stage.roles.told, stage.spec.feed.example())  # type: ignore[arg-type]
 
 
 def write_weights(folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

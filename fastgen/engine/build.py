@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -10,12 +11,14 @@ from ..config import Config, DiscriminatorSpec, LoRA, Precision, Sharing, Studen
 from ..config import Stage as StageConfig
 from ..errors import UserError
 from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, enable_checkpointing
+from ..models.baking import check_bakeable
 from ..models.contract import Denoiser
 from ..models.denoiser import RetargetedDenoiser
 from ..models.discriminator import Discriminator, default_layers
+from ..models.perceptual import Perceptual, lpips_network
 from ..models.pipeline import Pipeline
 from ..models.quantised import quantise
-from ..models.roles import DENOISERS, Roles, Sampler, weights_of
+from ..models.roles import DENOISERS, Roles, Sampler, put
 from ..models.state import STATES
 from ..objectives import roles_of, scalars_of
 from ..process import Flow
@@ -28,6 +31,9 @@ Weights = Mapping[str, Mapping[str, Tensor]]
 
 SHARED: dict[Sharing, tuple[str, ...]] = {"full": (), "scores": ("real_score", "fake_score"), "lora": DENOISERS}
 """The roles on the teacher's own network."""
+
+SCALARS = {"s": "where its steps lead", "w": "its guidance"}
+"""What a generator may be told beside its time, in words."""
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -73,7 +79,7 @@ def build_roles(
         members |= _shared(pipeline, stage.train, lora or LoRA(), scalars=shared, own=own)
     for name, origin in origins.items():
         if weights is not None and origin in weights:
-            weights_of(members[name]).load_state_dict(weights[origin])
+            put(members[name], weights[origin])
     if "target" in members:
         members["target"].load_state_dict(members["generator"].state_dict())
     spoken = retold(process, pipeline.reading.process)
@@ -85,10 +91,14 @@ def build_roles(
         members["discriminator"] = _discriminator(pipeline, members, stage.discriminator)
     device = next(pipeline.network.parameters()).device
     members |= {name: kind().to(device) for name, kind in STATES.items() if name in stage.objective.needs}
+    if "lpips" in stage.objective.needs:
+        members["lpips"] = Perceptual(pipeline.codec, lpips_network().to(device))
     kept = (*trained, "target")
     borrowed = [name for name, origin in origins.items() if name not in kept and origin == "teacher"]
-    told = told_at(grids[0].tolist(), scalars["generator"], deterministic=sampler == "ode", guidance=guidance)
-    return Roles(members, grids=grids, sampler=sampler, told=told if scalars["generator"] else None, borrowed=borrowed)
+    told = _told(grids, scalars["generator"], deterministic=sampler == "ode", guidance=guidance)
+    if told:
+        check_bakeable(members["generator"], stops=len(told))
+    return Roles(members, grids=grids, sampler=sampler, told=told, borrowed=borrowed)
 
 
 def check_stages(config: Config) -> None:
@@ -100,7 +110,9 @@ def check_stages(config: Config) -> None:
     for stage in config.stages:
         _check_sources(stage, config)
         _check_steps(stage, config.student)
-        _check_scalars(stage, config.student)
+        _check_scalars(stage, config)
+    for before, stage in pairwise(config.stages):
+        _check_goes_on(before, stage)
     last, steps = config.stages[-1], config.student.steps
     if "one_step" in last.objective.needs and steps != (1,):
         raise UserError(
@@ -110,9 +122,9 @@ def check_stages(config: Config) -> None:
         )
 
 
-def _check_scalars(stage: StageConfig, student: Student) -> None:
+def _check_scalars(stage: StageConfig, config: Config) -> None:
     """Refuses a student whose embeddings could not be baked into a stock network."""
-    told = scalars_of(stage.objective, "generator")
+    told, student = scalars_of(stage.objective, "generator"), config.student
     if "s" in told and len(student.steps) > 1:
         raise UserError(
             f"stage {stage.name!r} trains a generator that is told where a step leads, which a stock pipeline knows of "
@@ -123,6 +135,27 @@ def _check_scalars(stage: StageConfig, student: Student) -> None:
             f"stage {stage.name!r} trains a generator that is told its guidance, which a stock pipeline does not tell "
             "it: choose the scale that it is exported with, such as student.guidance=8"
         )
+    if told and config.sharing == "lora" and config.lora.rank < max(student.steps):
+        raise UserError(
+            f"lora.rank is {config.lora.rank}, but stage {stage.name!r} trains a generator that is told values at each "
+            f"of its {max(student.steps)} stops, which become part of the LoRA: set lora.rank to at least "
+            f"{max(student.steps)}"
+        )
+
+
+def _check_goes_on(before: StageConfig, stage: StageConfig) -> None:
+    """Refuses a role that goes on from a generator that was told what this role is not."""
+    known = scalars_of(before.objective, "generator")
+    for role in (*roles_of(stage.objective), *sorted(stage.objective.needs & set(DENOISERS))):
+        origin = stage.carry.get(role, "generator" if role == "generator" else "teacher")
+        lost = [name for name in known if name not in scalars_of(stage.objective, role)]
+        if origin != "teacher" and lost:
+            what = " and ".join(SCALARS.get(name, name) for name in lost)
+            raise UserError(
+                f"the {role} of stage {stage.name!r} goes on from the generator of stage {before.name!r}, which is "
+                f"told {what}, and is not told it itself: start it from the teacher (carry: {{{role}: teacher}}), or "
+                "choose objectives that are told the same"
+            )
 
 
 def check_needs(config: Config, pipeline: Pipeline) -> None:
@@ -188,6 +221,16 @@ def _check_steps(stage: StageConfig, student: Student) -> None:
             f"stage {stage.name!r} needs at least {least} steps, but student.steps declares {min(student.steps)}: "
             "declare more, or choose an objective of one step"
         )
+
+
+def _told(
+    grids: Sequence[Tensor], names: Sequence[str], *, deterministic: bool, guidance: float | None
+) -> dict[float, Mapping[str, float]]:
+    """What a generator with embeddings of these names is told at the stops of all its grids."""
+    told: dict[float, Mapping[str, float]] = {}
+    for grid in grids if names else ():
+        told |= told_at(grid.tolist(), names, deterministic=deterministic, guidance=guidance)
+    return told
 
 
 def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:

@@ -144,7 +144,7 @@ class Stage:
                 rng=stream(device, *place, i),
                 shared_rng=stream(torch.device("cpu"), *place, "shared"),
             )
-            batch.images = self.position.images
+            batch.images, batch.part = self.position.images, part
             batches.append(batch)
         self.position.drawn += self.spec.settings.batch
         return batches

@@ -15,7 +15,7 @@ from ..errors import CheckpointError
 from ..files import atomic_text
 from ..models.pipeline import Pipeline
 from . import checkpoint
-from .best import Quality, Yardstick, averaged, copied, passed, read_weights, write_weights
+from .best import Quality, Yardstick, averaged, copied, passed, plain, read_weights, write_weights
 from .build import AUTOCAST, Weights, build_roles
 from .feed import Feed, PairSet
 from .log import RunLog
@@ -87,7 +87,7 @@ class Run:
                 self._restore(quality, resumed)
             self._run(stage, quality)
             weights = _left_by(stage, quality)
-            finished[stage_config.name] = weights.get("ema", weights["generator"])
+            finished[stage_config.name] = plain(stage, weights.get("ema", weights["generator"]))
             self._finish(stage, quality, finished[stage_config.name])
             del stage  # its networks and moments must not stand beside the next stage's
         return Trained(finished)

@@ -8,15 +8,18 @@ can come from the last layer of the time embedding. With h_i the input of that l
 exact at the stops, and small enough for a LoRA.
 """
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from .adapters import AdaptedDenoiser
 from .conditioning import Conditioning
 from .denoiser import NetworkDenoiser, RetargetedDenoiser
+from .roles import weights_of
 
 Scalars = Mapping[str, float]
 
@@ -35,25 +38,55 @@ def baked(
         example: x_t [1, ...] and its conditioning, to run the network once for each stop.
 
     Raises:
-        ValueError: the adapter's rank is below the number of stops, or it has an update of that layer already.
+        UserError: see `check_bakeable`.
     """
+    check_bakeable(model, stops=len(stops))
     name, last = _last_layer(model.net, model.embeddings.layer)
     hidden = torch.stack([_input_of(last, model, t, example) for t in stops]).double()
     told = torch.stack([_added(model, values) for values in stops.values()]).double()
     update = (torch.linalg.pinv(hidden) @ told).T.cpu()
     inner = model.inner if isinstance(model, RetargetedDenoiser) else model
     if isinstance(inner, AdaptedDenoiser):
-        return {**state, **_low_rank(update / inner.scale, state, name, stops=len(stops))}
+        return {**state, **_low_rank(update / inner.scale, _rank(state), name, stops=len(stops))}
     key = f"{name}.weight"
     return {**state, key: (state[key].double() + update).to(state[key].dtype)}
 
 
+def check_bakeable(model: Any, *, stops: int) -> None:
+    """Refuses a role whose embeddings could not be baked.
+
+    Raises:
+        UserError: its adapter's rank is below the number of stops, or it adapts that layer already.
+    """
+    name, _ = _last_layer(model.net, model.embeddings.layer)
+    state = weights_of(model).state_dict()
+    inner = model.inner if isinstance(model, RetargetedDenoiser) else model
+    if isinstance(inner, AdaptedDenoiser) and (_rank(state) < stops or f"{name}.lora_A.weight" in state):
+        raise UserError(
+            f"what the student is told at its {stops} stops is baked into an update of {name}: lora.rank must be at "
+            f"least {stops} (it is {_rank(state)}), and lora.targets must leave that layer out"
+        )
+
+
+def _rank(state: Mapping[str, Tensor]) -> int:
+    return len(next(value for key, value in state.items() if key.endswith(".lora_A.weight")))
+
+
 def _last_layer(net: nn.Module, embedding: str) -> tuple[str, nn.Linear]:
+    """The layer whose output is the time embedding, and its name.
+
+    Raises:
+        UserError: an activation follows it.
+    """
     module = net.get_submodule(embedding)
     if module._modules.get("post_act") is not None:
-        raise ValueError(f"{embedding} ends with an activation, behind which nothing can be baked into its weights")
+        raise UserError(
+            f"{embedding} of {type(net).__name__} ends with an activation, behind which nothing that a student is told "
+            "could be baked into its weights: choose an objective without such values, or guidance.told=false"
+        )
     path, layer = [(path, m) for path, m in module.named_modules() if isinstance(m, nn.Linear)][-1]
-    return f"{embedding}.{path}" if path else embedding, layer
+    name = f"{embedding}.{path}" if path else embedding
+    return re.split(r"\.(?:base_layer|lora_[AB])\b", name)[0], layer  # an adapted layer consists of several
 
 
 @torch.no_grad()
@@ -77,14 +110,8 @@ def _added(model: Any, values: Scalars) -> Tensor:
     return added
 
 
-def _low_rank(update: Tensor, state: Mapping[str, Tensor], name: str, *, stops: int) -> dict[str, Tensor]:
+def _low_rank(update: Tensor, rank: int, name: str, *, stops: int) -> dict[str, Tensor]:
     """The update as two factors of the adapter's rank."""
-    rank = len(next(value for key, value in state.items() if key.endswith(".lora_A.weight")))
-    if rank < stops or f"{name}.lora_A.weight" in state:
-        raise ValueError(
-            f"what the student was told at its {stops} stops is baked into an update of {name}: lora.rank must be at "
-            f"least {stops} (it is {rank}), and lora.targets must leave that layer out"
-        )
     u, s, v = torch.linalg.svd(update, full_matrices=False)
     down, up = torch.zeros(rank, update.shape[1]), torch.zeros(update.shape[0], rank)
     down[:stops] = (s[:stops, None].sqrt() * v[:stops]).float()

@@ -37,6 +37,10 @@ class Codec(Protocol):
 
     def decode(self, x0: Tensor) -> Tensor: ...
 
+    def images_of(self, x0: Tensor) -> Tensor:
+        """As `decode`, with the graph to x0."""
+        ...
+
 
 class PixelCodec:
     """The denoiser works on pixels."""
@@ -46,6 +50,9 @@ class PixelCodec:
 
     def decode(self, x0: Tensor) -> Tensor:
         return x0.clamp(-1, 1)
+
+    def images_of(self, x0: Tensor) -> Tensor:
+        return self.decode(x0)
 
 
 @dataclass(frozen=True)
@@ -96,7 +103,7 @@ def _untuned() -> Iterator[None]:
 
 
 class LatentCodec:
-    """The denoiser works on an autoencoder's latents, wired as the pipeline has it; float32 outside, no graph.
+    """The denoiser works on an autoencoder's latents, wired as the pipeline has it; float32 outside.
 
     Args:
         vae: frozen here; in its own dtype and on its own device, but float32 where float16 is known to overflow.
@@ -116,8 +123,11 @@ class LatentCodec:
         return torch.cat([self._encode(part) for part in images.split(self._at_once)]).to(images.device)
 
     @torch.no_grad()
-    @_untuned()
     def decode(self, x0: Tensor) -> Tensor:
+        return self.images_of(x0)
+
+    @_untuned()
+    def images_of(self, x0: Tensor) -> Tensor:
         return torch.cat([self._decode(part) for part in x0.split(self._at_once)]).to(x0.device)
 
     @property

@@ -23,7 +23,7 @@ class Roles:
             number of steps; rollouts run on exactly these.
         sampler: how the student steps from one of these times to the next: renoise (predict x0, add fresh noise) or
             ode (keep the predicted noise).
-        told: what the generator's embeddings are told at each stop of the one grid that it then has.
+        told: what the generator's embeddings are told at each stop of its grids.
         borrowed: roles whose weights are the teacher's for good, so that a checkpoint need not hold them.
     """
 
@@ -91,6 +91,24 @@ class Roles:
         finally:
             for module in acting:
                 module.requires_grad_(False)
+
+
+EMBEDDED = "embeddings."
+"""What the keys of a role's embeddings begin with beside those of its network."""
+
+
+def taken(denoiser: nn.Module) -> dict[str, Tensor]:
+    """What a role has of its own, copied to the CPU: its network or adapter, and its embeddings if it has any."""
+    embedded = {f"{EMBEDDED}{name}": value for name, value in denoiser.embeddings.state_dict().items()}  # type: ignore[union-attr,operator]
+    own = {**weights_of(denoiser).state_dict(), **embedded}
+    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in own.items()}
+
+
+def put(denoiser: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Gives a role what was `taken` of one; embeddings that the other had not stay as they are."""
+    embedded = {name.removeprefix(EMBEDDED): value for name, value in state.items() if name.startswith(EMBEDDED)}
+    denoiser.embeddings.load_state_dict(embedded, strict=False)  # type: ignore[union-attr,operator]
+    weights_of(denoiser).load_state_dict({name: v for name, v in state.items() if not name.startswith(EMBEDDED)})
 
 
 def weights_of(denoiser: nn.Module) -> nn.Module:

@@ -54,6 +54,7 @@ class Batch:
         shared_rng: a stream with the same draws on every rank.
         real: real samples [B, *shape], None in data-free training.
         pairs: ends of teacher trajectories, None where there are none.
+        part: which of the micro-batches of its update it is, from 0.
         images: images seen by the generator so far in this stage, over all ranks.
         landing: the detached rollout of an earlier turn, where turns share a batch.
     """
@@ -65,6 +66,7 @@ class Batch:
     real: Tensor | None = None
     pairs: Pair | None = None
     images: int = 0
+    part: int = 0
     landing: Landing | None = field(default=None, repr=False)
 
     @property
@@ -109,7 +111,7 @@ class Objective(Protocol):
 
     @property
     def needs(self) -> frozenset[str]:
-        """What it reads besides the roles it trains: "real_score", "images", "pairs", "null", a state's name.
+        """What it reads besides the roles it trains: "real_score", "images", "pairs", "null", a state's name, "lpips".
 
         "one_step": it trains the first time of a grid only, so that a student of more steps cannot end with it.
         "steps>=2": it cannot train a student of fewer steps. "ode": it steps deterministically.

@@ -97,7 +97,7 @@ def agreement(
 ) -> Tensor:
     """The weighted distance of the clean samples that generator and target see at two neighbours (eq. 7 and 10)."""
     ema = settings.curriculum.ema(batch.images)
-    follow(roles, ema)
+    follow(roles, batch, ema)
     interval = Interval(near.t, near.r, batch.full(0.0))
     ends = jumps(roles, batch, interval, start.x_t, x_r, ema=ema, scalars=scalars)
     distance = DISTANCES[settings.distance](ends.gap, settings.huber)

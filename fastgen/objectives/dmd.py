@@ -5,9 +5,12 @@ less than the text), plus a regression to the teacher's own samples of stored no
 """
 
 from dataclasses import dataclass
+from typing import Literal
+
+from torch import Tensor
 
 from ..models.roles import Roles
-from ..process import AnyTimeLaw, Uniform
+from ..process import AnyTimeLaw, Latent, Uniform
 from .base import Batch, Terms, Turn, check_ratio
 from .guidance import AnyGuidance, Fixed
 from .matching import compare, cycle_of, fake_denoising, reads
@@ -23,7 +26,8 @@ class DMD:
     Args:
         guidance: of the scores.
         regression: weight of the regression term.
-        huber: c of its pseudo-Huber loss (the paper uses LPIPS).
+        distance: of the regression: pseudo-Huber in the denoiser's space, or LPIPS of the images as in the paper.
+        huber: c of the pseudo-Huber loss.
         times: where the two scores are compared.
         fake_times: where the fake score is trained.
         fake_space: row in which the fake score's errors are squared.
@@ -32,6 +36,7 @@ class DMD:
 
     guidance: AnyGuidance = Fixed(1.0)
     regression: float = 0.25
+    distance: Literal["pseudo_huber", "lpips"] = "pseudo_huber"
     huber: float = 0.03
     times: AnyTimeLaw = Uniform(0.02, 0.98)
     fake_times: AnyTimeLaw = Uniform(0.02, 0.98)
@@ -47,7 +52,8 @@ class DMD:
 
     @property
     def needs(self) -> frozenset[str]:
-        return reads(guidance=self.guidance) | {"pairs", "one_step"}
+        perceptual = {"lpips"} if self.distance == "lpips" else set()
+        return reads(guidance=self.guidance) | {"pairs", "one_step"} | perceptual
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land("one_step", roles, batch)
@@ -56,9 +62,14 @@ class DMD:
         paired = roles.generator(roles.process.prior(batch.pair.eps, t), t, batch.cond).x0
         return {
             "dm": surrogate(landing.x0, direction("l1", scores, landing.x0)),
-            "regression": self.regression * pseudo_huber(paired - batch.pair.x0, c=self.huber),
+            "regression": self.regression * self._distance(roles, paired, batch.pair.x0),
         }
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
         landing = landed("one_step", roles, batch)
         return {"denoise": fake_denoising(self, roles, batch, landing)}
+
+    def _distance(self, roles: Roles, x: Latent, y: Latent) -> Tensor:
+        if self.distance == "lpips":
+            return roles["lpips"](x, y).mean()  # type: ignore[no-any-return]
+        return pseudo_huber(x - y, c=self.huber)

@@ -100,15 +100,15 @@ def check_decay(ema: float) -> None:
 
 
 @torch.no_grad()
-def follow(roles: Roles, ema: float) -> None:
-    """Moves the target network towards the generator, once per generator turn; it needs a target role of its own.
+def follow(roles: Roles, batch: Batch, ema: float) -> None:
+    """Moves the target network towards the generator, once per generator update; it needs a target role of its own.
 
     Called before the target is asked, so that it has seen every update of the generator so far.
 
     Raises:
         ValueError: the target has other parameters than the generator.
     """
-    if not ema:
+    if not ema or batch.part:
         return
     mean, live = roles.parameters("target"), roles.parameters("generator")
     if not mean or [p.shape for p in mean] != [p.shape for p in live]:

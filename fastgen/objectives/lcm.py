@@ -51,7 +51,7 @@ class LatentConsistency:
         t, r = drawn_cell(cells(edges_of(roles, batch), self.grid), batch, roles.process)
         x_t, field = noised(roles, batch, t).x_t, self.guidance.field(roles, batch)
         x_r = SOLVERS[self.solver](field, x_t, t, r)
-        follow(roles, self.ema)
+        follow(roles, batch, self.ema)
         interval, told = Interval(t, r, batch.full(0.0)), self.guidance.tell(batch, field)
         ends = jumps(roles, batch, interval, x_t, x_r, ema=self.ema, scalars=told)
         return {"consistency": DISTANCES[self.distance](ends.gap, self.huber).mean()}

@@ -24,7 +24,8 @@ class SanaSprint:
     """sCM + LADD.
 
     Args:
-        velocity, guidance, times, sigma_data, warmup, normaliser: as of sCM; the teacher's guidance is told.
+        velocity, guidance, times, sigma_data, warmup, normaliser: as of sCM; the teacher's guidance is told. The
+            means of all time laws are the paper's plus log 2, since its latents are scaled to a deviation of 0.5.
         gan: the adversarial term.
         called: times of the student's calls that the adversary sees.
         first: share of rows whose calls are at the student's first time.
@@ -32,12 +33,12 @@ class SanaSprint:
 
     velocity: Velocity = "real_score"
     guidance: AnyScale = Guidance(4.0, 5.0, told=True)
-    times: AnyTimeLaw = LogNormal(0.2, 1.6)
+    times: AnyTimeLaw = LogNormal(0.9, 1.6)
     sigma_data: float = 1.0
     warmup: int = 4_000_000
     normaliser: float = 0.1
-    gan: AnyGAN = GAN(weight=0.5, learned=0.5, kind="hinge", times=LogNormal(-0.6, 1.0), paired=True)
-    called: AnyTimeLaw = LogNormal(0.2, 1.6)
+    gan: AnyGAN = GAN(weight=0.5, learned=0.5, kind="hinge", times=LogNormal(0.1, 1.0), paired=True)
+    called: AnyTimeLaw = LogNormal(0.9, 1.6)
     first: float = 0.5
 
     def __post_init__(self) -> None:

@@ -54,7 +54,7 @@ class SelfShortcut:
         return frozenset({"images", "real_score", "ode"}) | target | self.guidance.needs("generator", *target)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
-        follow(roles, self.ema)
+        follow(roles, batch, self.ema)
         edges, finest = edges_of(roles, batch), max(len(grid) for grid in roles.grids)
         t, s = drawn_step(edges, batch)
         x_t, field = noised(roles, batch, t).x_t, self.guidance.field(roles, batch)

@@ -60,7 +60,7 @@ class Shortcut:
         return needs_velocity(self, *who) | {"ode", *who[1:], *(f"{role}.s" for role in who)}
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
-        follow(roles, self.ema)
+        follow(roles, batch, self.ema)
         count = round(self.bootstrapped * batch.size)
         jump = self._jump(edges_of(roles, batch), batch, count)
         start = noised(roles, batch, jump.t)

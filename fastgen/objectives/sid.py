@@ -36,7 +36,7 @@ class SiD:
         alpha: of the correction.
         weight: of the integrand.
         guidance: of the scores.
-        times: where the two scores are compared; the paper's Karras levels up to index 800 of 1000.
+        times: where the two scores are compared; the paper's Karras levels are about [0.22, 0.84] of EDM's times here.
         fake_times: where the fake score is trained.
         fake_space: row in which the fake score's errors are squared; "edm" has the paper's weight.
         ratio: fake updates per generator update.

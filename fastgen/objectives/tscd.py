@@ -72,7 +72,7 @@ class SegmentedConsistency:
         return frozenset({"images", "real_score"}) | target | steps | self.guidance.needs("generator", *target)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
-        follow(roles, self.ema)
+        follow(roles, batch, self.ema)
         ends = self._jumps(roles, batch)
         return consistency_terms(self, roles, batch, ends, until=above(ends.s, 1 / self.segments))
 
