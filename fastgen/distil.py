@@ -8,7 +8,8 @@ import torch
 from accelerate import Accelerator, PartialState
 
 from .config import Config
-from .engine.build import AUTOCAST, check_needs, check_stages
+from .engine.build import AUTOCAST
+from .engine.checks import check_needs, check_stages
 from .engine.run import Run, Trained
 from .errors import UserError
 from .models.arguments import size_arguments

@@ -102,7 +102,7 @@ MUTANTS = {
     "sid only looks": Mutant(sid, "through", look, sid_of_the_paper),
     "sid uphill": changed(sid, "identity_loss", "weight * gap", "weight * -gap", sid_of_the_paper),
     "sid from the fake score": changed(
-        sid, "identity_loss", "scores.real.x0 - x0", "scores.fake.x0 - x0", sid_of_the_paper
+        sid, "identity_loss", "scores.real.x0 - scores.truth", "scores.fake.x0 - scores.truth", sid_of_the_paper
     ),
     "sid with a detached gap": changed(
         sid, "identity_loss", "alpha * gap", "alpha * gap.detach()", lambda: check_half_is_the_fisher_gradient(FLOW)
@@ -122,7 +122,7 @@ MUTANTS = {
     "sim only looks": Mutant(sim, "through", look, huber),
     "sim with a detached denominator": changed(SIM, "generator", "](square,", "](square.detach(),", huber),
     "sim with a detached slope": changed(SIM, "generator", "* gap *", "* gap.detach() *", huber),
-    "sim from the real score": changed(SIM, "generator", "(scores.fake.x0 - l", "(scores.real.x0 - l", huber),
+    "sim from the real score": changed(SIM, "generator", "(scores.fake.x0 - s", "(scores.real.x0 - s", huber),
     "sim of a summed square": changed(SIM, "generator", "gap.square().mean", "gap.square().sum", huber),
     "sim's quartic halved": Mutant(
         sim,
@@ -163,7 +163,7 @@ MUTANTS = {
     "half of the cross term": changed(UniInstruct, "generator", "2 * h", "h", fisher_of_jensen_shannon),
     "uni-instruct only looks": Mutant(uni_instruct, "through", look, fisher_of_jensen_shannon),
     "uni-instruct from the real score": changed(
-        UniInstruct, "generator", "(scores.fake.x0 - landing", "(scores.real.x0 - landing", fisher_of_jensen_shannon
+        UniInstruct, "generator", "(scores.fake.x0 - scores", "(scores.real.x0 - scores", fisher_of_jensen_shannon
     ),
 }
 

@@ -220,10 +220,11 @@ MUTANTS = {
         [(dmd2, "generator_loss", lambda *a: -gan.generator_loss(*a))], lambda: check_generator_kind("hinge", FLOW)
     ),
     "relativistic without real samples": Mutant(
-        [(gan, "_real", lambda g, roles, batch, other: other)], lambda: check_generator_kind("relativistic", FLOW)
+        [(gan, "_real", lambda g, roles, batch, other, _landing: other)],
+        lambda: check_generator_kind("relativistic", FLOW),
     ),
     "pairs of their own noises": Mutant(
-        [(gan, "_real", lambda g, roles, batch, other: ops.renoised(roles, batch, batch.x0, law=g.times))],
+        [(gan, "_real", lambda g, roles, batch, other, _landing: ops.renoised(roles, batch, batch.x0, law=g.times))],
         check_pairs_share_times_and_noises,
     ),
     "penalty at generated samples": Mutant(

@@ -165,7 +165,8 @@ def roles_with(lora: LoRA | None, *, compiled: bool = False) -> tuple:
     pipeline = Pipeline(tiny.class_conditional())
     train = Train.model_validate({"images": 8, "batch": 4, "compile": compiled})
     stage = Stage(name="small", objective=AWARE, train=train)
-    roles = build_roles(pipeline, stage, grids=[even_grid(2)], weights=None, seed=0, lora=lora)
+    sharing = "lora" if lora else "full"
+    roles = build_roles(pipeline, stage, grids=[even_grid(2)], weights=None, seed=0, sharing=sharing, lora=lora)
     x = torch.randn(2, *pipeline.shape, generator=torch.Generator().manual_seed(0))
     return roles, (x, T, pipeline.condition(2, labels=torch.tensor([1, 2])))
 

@@ -26,7 +26,7 @@ def run(args: Namespace) -> int:
 
     config = load(args.config, args.overrides)
     if args.dry_run:
-        from ..engine.build import check_stages
+        from ..engine.checks import check_stages
         from ..plan import plan
 
         check_stages(config)

@@ -2,12 +2,11 @@
 
 import difflib
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
-from ..config import Config, DiscriminatorSpec, LoRA, Precision, Sharing, Student, Train
+from ..config import DiscriminatorSpec, LoRA, Precision, Sharing, Train
 from ..config import Stage as StageConfig
 from ..errors import UserError
 from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, enable_checkpointing
@@ -21,7 +20,6 @@ from ..models.quantised import quantise
 from ..models.roles import DENOISERS, Roles, Sampler, put
 from ..models.state import STATES
 from ..objectives import roles_of, scalars_of
-from ..process import Flow
 from ..process.retold import ProcessName, retold
 from ..sampling.sampler import told_at
 from .random import seed_of
@@ -32,8 +30,6 @@ Weights = Mapping[str, Mapping[str, Tensor]]
 SHARED: dict[Sharing, tuple[str, ...]] = {"full": (), "scores": ("real_score", "fake_score"), "lora": DENOISERS}
 """The roles on the teacher's own network."""
 
-SCALARS = {"s": "where its steps lead", "w": "its guidance"}
-"""What a generator may be told beside its time, in words."""
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -67,6 +63,7 @@ def build_roles(
     names = [name for name in DENOISERS if name in trained or name in stage.objective.needs]
     origins = {name: _origin(name, stage, weights) for name in names}
     scalars = {name: scalars_of(stage.objective, name) for name in names}
+    torch.manual_seed(seed_of(seed, stage.name, "embeddings"))
     members: dict[str, nn.Module] = {
         name: _copy(pipeline, stage.train, frozen=name not in (*trained, "target"), scalars=scalars[name])
         for name in names
@@ -101,128 +98,6 @@ def build_roles(
     return Roles(members, grids=grids, sampler=sampler, told=told, borrowed=borrowed)
 
 
-def check_stages(config: Config) -> None:
-    """Refuses, before anything is loaded, stages that cannot be trained on this data or cannot make this student.
-
-    Raises:
-        UserError: naming the stage, what it needs and how to give it.
-    """
-    for stage in config.stages:
-        _check_sources(stage, config)
-        _check_steps(stage, config.student)
-        _check_scalars(stage, config)
-    for before, stage in pairwise(config.stages):
-        _check_goes_on(before, stage)
-    last, steps = config.stages[-1], config.student.steps
-    if "one_step" in last.objective.needs and steps != (1,):
-        raise UserError(
-            f"stage {last.name!r} trains one step only, but student.steps declares {', '.join(map(str, steps))}: set "
-            "student.steps=[1], or end with a stage that trains every step (dmd2, or objective.rollout="
-            "backward_simulation where the objective has a rollout)"
-        )
-
-
-def _check_scalars(stage: StageConfig, config: Config) -> None:
-    """Refuses a student whose embeddings could not be baked into a stock network."""
-    told, student = scalars_of(stage.objective, "generator"), config.student
-    if "s" in told and len(student.steps) > 1:
-        raise UserError(
-            f"stage {stage.name!r} trains a generator that is told where a step leads, which a stock pipeline knows of "
-            f"one step count only, but student.steps declares {', '.join(map(str, student.steps))}: declare one"
-        )
-    if "w" in told and student.guidance is None:
-        raise UserError(
-            f"stage {stage.name!r} trains a generator that is told its guidance, which a stock pipeline does not tell "
-            "it: choose the scale that it is exported with, such as student.guidance=8"
-        )
-    if told and config.sharing == "lora" and config.lora.rank < max(student.steps):
-        raise UserError(
-            f"lora.rank is {config.lora.rank}, but stage {stage.name!r} trains a generator that is told values at each "
-            f"of its {max(student.steps)} stops, which become part of the LoRA: set lora.rank to at least "
-            f"{max(student.steps)}"
-        )
-
-
-def _check_goes_on(before: StageConfig, stage: StageConfig) -> None:
-    """Refuses a role that goes on from a generator that was told what this role is not."""
-    known = scalars_of(before.objective, "generator")
-    for role in (*roles_of(stage.objective), *sorted(stage.objective.needs & set(DENOISERS))):
-        origin = stage.carry.get(role, "generator" if role == "generator" else "teacher")
-        lost = [name for name in known if name not in scalars_of(stage.objective, role)]
-        if origin != "teacher" and lost:
-            what = " and ".join(SCALARS.get(name, name) for name in lost)
-            raise UserError(
-                f"the {role} of stage {stage.name!r} goes on from the generator of stage {before.name!r}, which is "
-                f"told {what}, and is not told it itself: start it from the teacher (carry: {{{role}: teacher}}), or "
-                "choose objectives that are told the same"
-            )
-
-
-def check_needs(config: Config, pipeline: Pipeline) -> None:
-    """Refuses, before anything is trained, a teacher that lacks what an objective or the data ask of it.
-
-    Raises:
-        UserError: naming the stage, what it needs and how to give it.
-    """
-    for stage in config.stages:
-        needs = stage.objective.needs
-        if "null" in needs and not pipeline.has_null:
-            raise UserError(
-                f"stage {stage.name!r} uses guidance or label dropout, but the teacher has no unconditional mode: set "
-                "guidance to 1 and label_dropout to 0, or name its null class with teacher.null_label"
-            )
-        if "linear" in needs and not isinstance(retold(config.process, pipeline.reading.process), Flow):
-            raise UserError(
-                f"stage {stage.name!r} holds on the flow process only, and the teacher has another: set process=flow"
-            )
-        if "pairs" in needs and config.pairs.guidance != 1 and not pipeline.has_null:
-            raise UserError(
-                f"stage {stage.name!r} reads pairs under guidance {config.pairs.guidance:g}, but the teacher has no "
-                "unconditional mode: set pairs.guidance=1, or name its null class with teacher.null_label"
-            )
-    if pipeline.kind == "none" and config.data.prompts is not None and not config.data.has_images:
-        raise UserError(
-            f"the data are prompts, but {type(pipeline.pipe).__name__} takes none: use data={{source: noise}}"
-        )
-    if pipeline.kind == "label" and config.data.num_classes not in (None, len(pipeline.classes)):
-        raise UserError(
-            f"the data has {config.data.num_classes} classes, the teacher {len(pipeline.classes)}: use the data that "
-            "the teacher was trained on, or set teacher.num_classes if its folder does not say it right"
-        )
-
-
-def _check_sources(stage: StageConfig, config: Config) -> None:
-    """Refuses an objective without the images that it reads, or with the teachings of a network that knows nothing."""
-    needs = stage.objective.needs
-    if "images" in needs and not config.data.has_images:
-        raise UserError(
-            f"stage {stage.name!r} needs real images and the data source has none: use data.source folder, parquet or "
-            "digits, or settings that read none (most GAN terms can be switched off: objective.gan=0)"
-        )
-    taught = "pairs" in needs or ("real_score" in needs and stage.carry.get("real_score", "teacher") == "teacher")
-    if config.teacher.new is not None and taught:
-        raise UserError(
-            f"stage {stage.name!r} learns from the teacher, but teacher.new has random weights: train it in a run of "
-            "its own and give its folder as teacher.path, with that run's config as teacher.recipe"
-        )
-
-
-def _check_steps(stage: StageConfig, student: Student) -> None:
-    """Refuses a student that steps otherwise, or less often, than the stage's objective can train."""
-    needs = stage.objective.needs
-    if "ode" in needs and student.sampler != "ode":
-        raise UserError(
-            f"stage {stage.name!r} trains deterministic steps, but student.sampler is {student.sampler}: set "
-            "student.sampler=ode"
-        )
-    least = max((int(need.removeprefix("steps>=")) for need in needs if need.startswith("steps>=")), default=1)
-    if min(student.steps) < least:
-        raise UserError(
-            f"stage {stage.name!r} needs at least {least} steps, but student.steps declares {min(student.steps)}: "
-            "declare more, or choose an objective of one step"
-        )
-
-
 def _told(
     grids: Sequence[Tensor], names: Sequence[str], *, deterministic: bool, guidance: float | None
 ) -> dict[float, Mapping[str, float]]:
@@ -248,7 +123,9 @@ def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:
 
 def _copy(pipeline: Pipeline, settings: Train, *, frozen: bool, scalars: Sequence[str]) -> nn.Module:
     denoiser = pipeline.denoiser(autocast=AUTOCAST[settings.precision], scalars=scalars)
-    if frozen and settings.precision == "bf16":
+    if not frozen:
+        denoiser.net.float()  # the teacher's may have been cast for roles that share it
+    elif settings.precision == "bf16":
         denoiser.net.to(torch.bfloat16)
     if settings.gradient_checkpointing and not frozen:
         enable_checkpointing(denoiser.net)

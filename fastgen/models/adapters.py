@@ -170,7 +170,7 @@ class AdaptedDenoiser(nn.Module):
     ) -> Prediction:
         denoiser, network = self._shared
         with network.acting(self.role), self.embeddings.told(network.net, scalars or {}):
-            return denoiser(x_t, t, cond)
+            return denoiser.predict(x_t, t, cond, call=network.net._call_impl if scalars else None)
 
     def guide(self, cond: Prediction, null: Prediction, w: float | Tensor) -> Prediction:
         return self._shared[0].guide(cond, null, w)

@@ -112,8 +112,13 @@ class NetworkDenoiser(nn.Module):
         scalars: Mapping[str, Tensor] | None = None,
     ) -> Prediction:
         with self.embeddings.told(self.net, scalars or {}):
-            raw = self._run(x_t, t, cond, call=self.net._call_impl if scalars else None)
-        output = raw.to(x_t.dtype) * self.form.sign
+            return self.predict(x_t, t, cond, call=self.net._call_impl if scalars else None)
+
+    def predict(
+        self, x_t: Latent, t: Time, cond: Conditioning, *, call: Callable[..., Any] | None = None
+    ) -> Prediction:
+        """The belief of the network, or of `call` in its place: compiled code knows no hooks."""
+        output = self._run(x_t, t, cond, call=call).to(x_t.dtype) * self.form.sign
         return Prediction.solve(self.process, x_t, t, output[:, : self.form.channels], row=self.reading.row)
 
     def guide(self, cond: Prediction, null: Prediction, w: float | Tensor) -> Prediction:
@@ -184,7 +189,10 @@ class RetargetedDenoiser(nn.Module):
         return Prediction(self.process, t, inner.x0, inner.eps)
 
     def guide(self, cond: Prediction, null: Prediction, w: float | Tensor) -> Prediction:
-        return self.inner.guide(cond, null, w)
+        seen = self.process.retarget(self.inner.process, cond.t)
+        halves = [Prediction(self.inner.process, seen.t, half.x0, half.eps) for half in (cond, null)]
+        guided = self.inner.guide(*halves, w)
+        return Prediction(self.process, cond.t, guided.x0, guided.eps)
 
     def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Tensor]:
         seen = self.process.retarget(self.inner.process, t)

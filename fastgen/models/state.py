@@ -22,7 +22,10 @@ class RatioMeans(nn.Module):
 
     @torch.no_grad()
     def normalise(self, ratio: Tensor, t: Time, *, rate: float) -> Tensor:
-        """The ratios [B] by their bin's mean; `rate` of the old mean is kept, 0 takes the batch's own."""
+        """The ratios [B] by their bin's mean; `rate` of the old mean is kept, 0 takes the batch's own.
+
+        A sample alone in its bin becomes 1: small micro-batches tell little of the ratio unless means are kept.
+        """
         bins = (t * BINS).long().clamp(max=BINS - 1).to(ratio.device)
         for i in bins.unique().tolist():
             seen = ratio[bins == i].mean()

@@ -45,6 +45,10 @@ class DMD:
 
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
+        if self.regression < 0:
+            raise ValueError(
+                f"regression is {self.regression:g}: a negative weight trains away from the teacher's pairs"
+            )
 
     @property
     def cycle(self) -> tuple[Turn, ...]:

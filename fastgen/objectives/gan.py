@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import torch
 from pydantic import BeforeValidator
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import relu, softplus
 
 from ..models.conditioning import Conditioning
@@ -43,6 +44,15 @@ class GAN:
     approximate_r1: float = 0.0
     spread: float = 0.01
 
+    def __post_init__(self) -> None:
+        amounts = {name: vars(self)[name] for name in ("weight", "r1", "approximate_r1")}
+        negative = [f"{name} is {value:g}" for name, value in amounts.items() if value < 0]
+        if negative or self.spread <= 0 or (self.weight and self.learned <= 0):
+            raise ValueError(
+                f"gan: {', '.join(negative) or f'learned is {self.learned:g} and spread {self.spread:g}'}; need "
+                "weight, r1 and approximate_r1 of at least 0, spread above 0, and learned above 0 beside a weight"
+            )
+
 
 def check_gives_ratio(gan: GAN) -> None:
     """Raises ValueError for a GAN whose discriminator gives no density ratio."""
@@ -60,7 +70,7 @@ def generator_loss(gan: GAN, roles: Roles, batch: Batch, landing: Landing) -> Te
     if gan.kind == "hinge":
         return -logits.mean(dim=1)
     if gan.kind == "relativistic":
-        real = _real(gan, roles, batch, noised)
+        real = _real(gan, roles, batch, noised, landing)
         logits = logits - roles.discriminator(real.x_t, real.t, batch.cond)
     return softplus(-logits).mean(dim=1)
 
@@ -68,7 +78,7 @@ def generator_loss(gan: GAN, roles: Roles, batch: Batch, landing: Landing) -> Te
 def discriminator_losses(gan: GAN, roles: Roles, batch: Batch, landing: Landing) -> Terms:
     """The discriminator's loss on real and generated samples in one call, and its regularisers."""
     fake = renoised(roles, batch, landing.x, law=gan.times, s=landing.s)
-    real = _real(gan, roles, batch, fake)
+    real = _real(gan, roles, batch, fake, landing)
     both = Conditioning.cat([batch.cond, batch.cond])
     logits = roles.discriminator(torch.cat([real.x_t, fake.x_t]), torch.cat([real.t, fake.t]), both)
     terms = {"gan": gan.learned * LOSSES[gan.kind](*logits.chunk(2))}
@@ -103,18 +113,24 @@ LOSSES: dict[GanKind, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
-def _real(gan: GAN, roles: Roles, batch: Batch, fake: Noised) -> Noised:
-    """The real samples; in pairs at the times and with the noises of the generated ones."""
+def _real(gan: GAN, roles: Roles, batch: Batch, fake: Noised, landing: Landing) -> Noised:
+    """The real samples; in pairs at the times and with the noises of the generated ones.
+
+    At their times also where those cannot lie everywhere, so that the time does not tell them apart.
+    """
     if gan.paired:
         return Noised.of(roles.process, batch.x0, fake.t, fake.eps)
+    if landing.s.any():
+        return Noised.of(roles.process, batch.x0, fake.t, batch.noise())
     return renoised(roles, batch, batch.x0, law=gan.times)
 
 
 def _gradient_penalty(roles: Roles, batch: Batch, real: Noised) -> Tensor:
     """Mean squared norm of the summed logit's gradient by x_t."""
     x_t: Latent = real.x_t.detach().requires_grad_()
-    logits = roles.discriminator(x_t, real.t, batch.cond)
-    (slope,) = torch.autograd.grad(logits.mean(dim=1).sum(), x_t, create_graph=True)
+    with sdpa_kernel(SDPBackend.MATH):  # attention's other kernels have no second derivative
+        logits = roles.discriminator(x_t, real.t, batch.cond)
+        (slope,) = torch.autograd.grad(logits.mean(dim=1).sum(), x_t, create_graph=True)
     return slope.square().flatten(1).sum(dim=1).mean()
 
 

@@ -71,6 +71,11 @@ class Shared:
     dropout: float = 0.1
     law: Literal["shared"] = "shared"
 
+    def __post_init__(self) -> None:
+        check_share(self.dropout)
+        if self.low > self.high:
+            raise ValueError(f"scales are drawn from [{self.low:g}, {self.high:g}]: need low <= high")
+
     @property
     def null(self) -> bool:
         return True
@@ -89,6 +94,9 @@ class LongShort:
     scale: float = 2.0
     dropout: float = 0.1
     law: Literal["long_short"] = "long_short"
+
+    def __post_init__(self) -> None:
+        check_share(self.dropout)
 
     @property
     def null(self) -> bool:
@@ -130,6 +138,7 @@ class Anti:
     law: Literal["anti"] = "anti"
 
     def __post_init__(self) -> None:
+        check_share(self.dropout)
         if self.scale >= 0:
             raise ValueError(f"anti-guidance leads away from the condition: need scale < 0, got {self.scale}")
 
@@ -139,6 +148,12 @@ class Anti:
 
     def drawn(self, rng: torch.Generator) -> Scales:
         return Scales(1.0, self.scale, 1.0)
+
+
+def check_share(dropout: float) -> None:
+    """Raises ValueError for a share of rows that is none."""
+    if not 0 <= dropout < 1:
+        raise ValueError(f"dropout is {dropout:g}: a share of rows lies in [0, 1)")
 
 
 AnyGuidance = Annotated[

@@ -32,6 +32,11 @@ class Scores:
         return self.noised.t
 
     @property
+    def truth(self) -> Latent:
+        """What the fake score is taught at x_t, with the landing's graph: the landing itself where it is clean."""
+        return self.noised.truth.x0
+
+    @property
     def levels(self) -> tuple[Tensor, Tensor]:
         """alpha and sigma at the times, [B] each."""
         return self.real.process.alpha(self.t), self.real.process.sigma(self.t)
@@ -104,6 +109,7 @@ def reads(*, guidance: GuidanceLaw, rollout: RolloutName = "one_step", gan: GAN 
         "images": images,
         "null": guidance.null,
         "one_step": rollout == "one_step",
+        "second_derivative": gan is not None and gan.weight and gan.r1,
         "ode": rollout in ("trajectory", "phased"),
     }
     return frozenset(name for name, needed in wanted.items() if needed)

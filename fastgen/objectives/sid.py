@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..models.roles import Roles
-from ..process import AnyTimeLaw, Latent, LogNormal, Uniform
+from ..process import AnyTimeLaw, LogNormal, Uniform
 from .base import Batch, Terms, Turn, check_ratio
 from .guidance import AnyGuidance, Fixed, LongShort
 from .matching import Scores, compare, cycle_of, fake_denoising, reads
@@ -22,10 +22,10 @@ from .rollout import RolloutName, land, landed
 from .weights import WEIGHTS, WeightName
 
 
-def identity_loss(scores: Scores, x0: Latent, *, alpha: float, weight: Tensor) -> Tensor:
+def identity_loss(scores: Scores, *, alpha: float, weight: Tensor) -> Tensor:
     """SiD's integrand, averaged over all elements."""
     gap = scores.real.x0 - scores.fake.x0
-    return (weight * gap * (scores.real.x0 - x0 - alpha * gap)).mean()
+    return (weight * gap * (scores.real.x0 - scores.truth - alpha * gap)).mean()
 
 
 @dataclass(frozen=True)
@@ -67,7 +67,7 @@ class SiD:
         landing = land(self.rollout, roles, batch)
         scores = compare(through, self, roles, batch, landing)
         weight = WEIGHTS[self.weight](scores, landing.x0)
-        return {"sid": identity_loss(scores, landing.x0, alpha=self.alpha, weight=weight)}
+        return {"sid": identity_loss(scores, alpha=self.alpha, weight=weight)}
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
         landing = landed(self.rollout, roles, batch)

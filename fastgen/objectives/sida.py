@@ -62,7 +62,7 @@ class SiDA:
         landing = land(self.rollout, roles, batch)
         scores = compare(through, self, roles, batch, landing)
         weight = WEIGHTS[self.weight](scores, landing.x0)
-        terms = {"sid": identity_loss(scores, landing.x0, alpha=self.alpha, weight=weight)}
+        terms = {"sid": identity_loss(scores, alpha=self.alpha, weight=weight)}
         if self.gan.weight and batch.images >= self.gan_from:
             adversarial = weight.flatten() * generator_loss(self.gan, roles, batch, landing)
             terms["gan"] = self.gan.weight * adversarial.mean()

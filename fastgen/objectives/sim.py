@@ -73,7 +73,7 @@ class SIM:
         scores = compare(through, self, roles, batch, landing)
         gap = scores.real.x0 - scores.fake.x0
         square = gap.square().mean(dim=tuple(range(1, gap.ndim)), keepdim=True)
-        return {"sim": (SLOPES[self.distance](square, self.huber) * gap * (scores.fake.x0 - landing.x0)).mean()}
+        return {"sim": (SLOPES[self.distance](square, self.huber) * gap * (scores.fake.x0 - scores.truth)).mean()}
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
         landing = landed(self.rollout, roles, batch)

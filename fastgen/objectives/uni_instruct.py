@@ -76,7 +76,7 @@ class UniInstruct:
         h, slope = divergence.h(log_ratio), divergence.slope(log_ratio)
         weight = WEIGHTS[self.weight](scores, landing.x0)
         gap = scores.real.x0 - scores.fake.x0
-        fisher = (h - slope) * gap.square() + 2 * h * gap * (scores.fake.x0 - landing.x0)
+        fisher = (h - slope) * gap.square() + 2 * h * gap * (scores.fake.x0 - scores.truth)
         terms = {"fisher": (weight * fisher).mean()}
         if batch.images >= self.gan_from:
             adversarial = weight.flatten() * generator_loss(self.gan, roles, batch, landing)

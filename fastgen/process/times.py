@@ -53,6 +53,10 @@ class LogitNormal:
     shift: float = 1.0
     law: Literal["logit_normal"] = "logit_normal"
 
+    def __post_init__(self) -> None:
+        if self.std <= 0 or self.shift <= 0:
+            raise ValueError(f"std is {self.std} and shift {self.shift}: both must be above 0")
+
     def sample(self, process: Process, count: int, rng: torch.Generator) -> Tensor:
         return shifted(torch.sigmoid(self.mean + self.std * _normal(count, rng)), self.shift)
 
@@ -64,6 +68,10 @@ class LogNormal:
     mean: float = -1.2
     std: float = 1.2
     law: Literal["log_normal"] = "log_normal"
+
+    def __post_init__(self) -> None:
+        if self.std <= 0:
+            raise ValueError(f"std is {self.std}: it must be above 0")
 
     def sample(self, process: Process, count: int, rng: torch.Generator) -> Tensor:
         return process.time_of(-2 * (self.mean + self.std * _normal(count, rng)))
