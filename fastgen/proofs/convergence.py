@@ -1,7 +1,7 @@
 """Proof 3: from a teacher that needs many steps, every objective makes a generator of few, on every process.
 
   python -m fastgen.proofs.convergence --jobs 8 --out fastgen/proofs/measured.json
-  python -m fastgen.proofs.convergence --only dmd2 --process flow --out /tmp/dmd2.json
+  python -m fastgen.proofs.convergence --only dmd2 --process flow --out dmd2.json
 
 Writes the sliced Wasserstein distances to the data, means over seeds 0, 1, 2; entries of others stay as they are.
 Two samples of the data are 0.02 apart.

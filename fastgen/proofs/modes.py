@@ -1,7 +1,7 @@
 """Proof 4: which modes of an eight-mode mixture a student finds, and how well it weighs them.
 
   python -m fastgen.proofs.modes --jobs 8 --out docs/objectives
-  python -m fastgen.proofs.modes --only dmd2 sid --process flow --out /tmp/modes
+  python -m fastgen.proofs.modes --only dmd2 sid --process flow --out modes
 
 Writes FOLDER/NAME.png (grey: the teacher's samples after 32 steps, in colour: the student's), prints the table and,
 where all recipes were run, puts it into the page FOLDER.md between its markers.
