@@ -179,7 +179,7 @@ def test_sidas_gan_term_has_each_samples_weight(process: Process):
 
 
 def check_gan_waits() -> None:
-    objective, roles = SiDA(gan_from=100), judged_roles(Flow())
+    objective, roles = SiDA(gan=GAN(start=100)), judged_roles(Flow())
     for images, terms in ((0, {"sid"}), (99, {"sid"}), (100, {"sid", "gan"})):
         batch = Batch(PLANE.uncond(4), (2,), **streams(), images=images)
         assert set(objective.generator(roles, batch)) == terms

@@ -28,7 +28,7 @@ from test_sim import check_sim_theorem
 from test_uni_instruct import check_fisher_functional, check_fisher_reference, detached
 
 from fastgen.models.state import RatioMeans
-from fastgen.objectives import f_distill, sid, sida, sim, uni_instruct
+from fastgen.objectives import f_distill, gan, sid, sim, uni_instruct
 from fastgen.objectives.divergences import DIVERGENCES, Divergence
 from fastgen.objectives.f_distill import FDistill
 from fastgen.objectives.guidance import Zero
@@ -94,7 +94,7 @@ def fisher_in_two_dimensions() -> None:
 
 
 ATTACHED = WEIGHTS | {"l1": lambda scores, x0: 1 / mean_abs(x0 - scores.real.x0)}
-RIGHT_LOSS = sida.generator_loss
+RIGHT_LOSS = gan.generator_loss
 SEEKING = DIVERGENCES | {"jensen_shannon": DIVERGENCES["softened_reverse_kl"]}
 HALVED = DIVERGENCES | {"pearson": Divergence(DIVERGENCES["pearson"].f, lambda u: (2 * u).exp())}
 
@@ -112,11 +112,11 @@ MUTANTS = {
     "sid's fixed point moved": changed(
         sid, "identity_loss", "- scores.fake.x0", "- 1.000001 * scores.fake.x0", lambda: check_fixed_point(FLOW, "sid")
     ),
-    "one weight for the batch": Mutant(sida, "generator_loss", lambda *a: RIGHT_LOSS(*a).mean()[None], weighed_gan),
-    "gan without weights": changed(SiDA, "generator", "weight.flatten() *", "1.0 *", weighed_gan),
-    "gan's weight with a gradient": Mutant(sida, "WEIGHTS", ATTACHED, weighed_gan),
-    "gan from the start": changed(SiDA, "generator", "batch.images >= self.gan_from", "True", check_gan_waits),
-    "gan one image late": changed(SiDA, "generator", ">= self.gan_from", "> self.gan_from", check_gan_waits),
+    "one weight for the batch": Mutant(gan, "generator_loss", lambda *a: RIGHT_LOSS(*a).mean()[None], weighed_gan),
+    "gan without weights": changed(SiDA, "generator", "landing, weight=weight", "landing", weighed_gan),
+    "gan's weight with a gradient": Mutant(sid, "WEIGHTS", ATTACHED, weighed_gan),
+    "gan from the start": changed(gan, "acts", "batch.images >= gan.start", "True", check_gan_waits),
+    "gan one image late": changed(gan, "acts", ">= gan.start", "> gan.start", check_gan_waits),
     "zero guidance of nothing": changed(Zero, "drawn", "(1.0, 0.0, 0.0)", "(1.0, 1.0, 0.0)", check_zero_guidance),
     "zero guidance not learned": changed(Zero, "drawn", "(1.0, 0.0, 0.0)", "(1.0, 0.0, 1.0)", check_zero_guidance),
     "sim only looks": Mutant(sim, "through", look, huber),
@@ -144,10 +144,10 @@ MUTANTS = {
         lambda: check_weight_is_the_second_derivative("jeffreys"),
     ),
     "seeking for covering": Mutant(f_distill, "DIVERGENCES", SEEKING, jensen_shannon),
-    "ratio upside down": changed(FDistill, "_weight", ").exp()", ").neg().exp()", jensen_shannon),
-    "ratio not clipped": changed(FDistill, "_weight", ".clamp(*self.clip)", "", jensen_shannon),
+    "ratio upside down": changed(FDistill, "_h", ").exp()", ").neg().exp()", jensen_shannon),
+    "ratio not clipped": changed(FDistill, "_h", ".clamp(*self.clip)", "", jensen_shannon),
     "ratio not normalised": Mutant(RatioMeans, "normalise", lambda self, ratio, t, *, rate: ratio, jensen_shannon),
-    "weights not normalised": changed(FDistill, "_weight", "h / h.mean()", "h", jensen_shannon),
+    "weights not normalised": changed(FDistill, "_h", "h / h.mean()", "h", jensen_shannon),
     "means upside down": changed(RatioMeans, "normalise", "rate * self", "(1 - rate) * self", check_ratio_means),
     "one mean for all times": changed(RatioMeans, "normalise", "(t * BINS)", "(0 * t)", check_ratio_means),
     "means forgotten": changed(RatioMeans, "normalise", "self.means[i] =", "seen =", check_ratio_means),

@@ -46,7 +46,6 @@ from fastgen.models import scalars, state
 from fastgen.objectives import (
     decoupled_dmd,
     diff_instruct,
-    dmd2,
     gan,
     guidance,
     matching,
@@ -217,7 +216,7 @@ MUTANTS = {
         check_logistic_optimum,
     ),
     "hinge against the generator": Mutant(
-        [(dmd2, "generator_loss", lambda *a: -gan.generator_loss(*a))], lambda: check_generator_kind("hinge", FLOW)
+        [(gan, "generator_loss", lambda *a: -GENERATOR(*a))], lambda: check_generator_kind("hinge", FLOW)
     ),
     "relativistic without real samples": Mutant(
         [(gan, "_real", lambda g, roles, batch, other, _landing: other)],
@@ -257,6 +256,7 @@ MUTANTS = {
 }
 RIGHT_AUGMENTATION = decoupled_dmd.DecoupledDMD._augmentation
 MEANS, PENALTY, JUMP, AT = state.RatioMeans.normalise, gan._gradient_penalty, rollout._jump, Prediction.at
+GENERATOR = gan.generator_loss
 
 
 def with_clean(landing: object) -> object:

@@ -33,7 +33,6 @@ from fastgen.objectives import (
     meanflow,
     pcm,
     progressive,
-    sana_sprint,
     scm,
     shortcut,
     solvers,
@@ -84,6 +83,8 @@ def one_jump(model: object, x_t: Tensor, jump: flow_map.Interval, cond: object, 
 def from_clean(settings: gan.GAN, roles: object, batch: object, x: Tensor, s: Tensor, until: Tensor) -> object:
     return renoised(roles, batch, x, law=settings.times)
 
+
+GENERATOR = gan.generator_loss
 
 MUTANTS = {
     "detached generator": Mutant(flow_map, "through", look, fixed_point("lcm")),
@@ -161,7 +162,7 @@ MUTANTS = {
         lambda _: check_adversarial_consistency(),
     ),
     "generator with the discriminator": Mutant(
-        sana_sprint, "generator_loss", lambda *given: -gan.generator_loss(*given), lambda _: check_sprint()
+        gan, "generator_loss", lambda *given: -GENERATOR(*given), lambda _: check_sprint()
     ),
     "a time without its rate": Mutant(
         Discrete, "d_sigma", lambda self, t: torch.ones_like(t), lambda _: check_tangent(VP, 0.6, warmup=1.0)

@@ -130,7 +130,7 @@ SAME_BY_THE_PAPER = {
     "sid, sid_lsg": Same(SID, SiDLSG(guidance=LongShort(1.0)), 2, "no guidance"),
     "sida, sid_few_step": Same(SiDA(gan=GAN()), FewStepSiD(guidance=PLAIN, gan=GAN()), 1, "one step, no guidance"),
     "sid, sim": Same(SiD(alpha=1.0, weight="none"), SIM(distance="square"), 2, "d'(y) = y"),
-    "sid, uni_instruct": Same(SiD(alpha=0.5), UniInstruct(divergence="reverse_kl", gan_from=1), 2, "h = 1"),
+    "sid, uni_instruct": Same(SiD(alpha=0.5), UniInstruct(divergence="reverse_kl", gan=GAN(start=1)), 2, "h = 1"),
 }
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastgen.models.roles import Roles
 from fastgen.objectives import Batch
 from fastgen.objectives.divergences import DivergenceName
+from fastgen.objectives.gan import GAN
 from fastgen.objectives.matching import Scores
 from fastgen.objectives.sid import SiD
 from fastgen.objectives.uni_instruct import UniInstruct
@@ -24,7 +25,7 @@ FISHER: dict[DivergenceName, tuple[float, float]] = {  # in score space: derivat
 
 
 def fisher(name: DivergenceName, t: float = T) -> UniInstruct:
-    return UniInstruct(divergence=name, clip=WIDE, weight="none", gan_from=1, times=only(t))
+    return UniInstruct(divergence=name, clip=WIDE, weight="none", gan=GAN(start=1), times=only(t))
 
 
 def check_fisher_reference(name: DivergenceName) -> None:

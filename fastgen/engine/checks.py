@@ -131,6 +131,12 @@ def _check_settings(stage: StageConfig, config: Config) -> None:
             f"stage {stage.name!r} has gan.r1, a second derivative, and train.gradient_checkpointing, which cannot "
             "compute one: use gan.approximate_r1, or switch the checkpointing off"
         )
+    late = max((int(need.removeprefix("images>")) for need in needs if need.startswith("images>")), default=0)
+    if late >= train.images:
+        raise UserError(
+            f"stage {stage.name!r} has gan.start {late}, but ends after train.images={train.images}, so that the "
+            "generator would never be judged: lower it, or train for longer"
+        )
     if "ratio_means" in needs and (train.micro_batch or train.batch) == 1:
         raise UserError(
             f"stage {stage.name!r} weighs samples of a micro-batch against each other, and train.micro_batch is 1: "

@@ -10,7 +10,7 @@ from ..process import Latent, Time
 from .base import Batch, Terms, Turn
 from .distances import DISTANCES, DistanceName
 from .flow_map import Jumps
-from .gan import GAN, LOSSES
+from .gan import GAN, LOSSES, acts
 from .ops import Noised, renoised
 
 
@@ -45,7 +45,7 @@ def turns(settings: Rivalry) -> tuple[Turn, ...]:
 def consistency_terms(settings: Rivalry, roles: Roles, batch: Batch, jumps: Jumps, *, until: Time) -> Terms:
     """The distance of the jumps and the adversary's opinion, which looks at times up to `until` [B]."""
     terms = {"consistency": DISTANCES[settings.distance](jumps.gap, settings.huber).mean()}
-    if settings.gan.weight:
+    if acts(settings.gan, batch):
         terms["gan"] = settings.gan.weight * taken_for_target(settings.gan, roles, batch, jumps, until=until)
     return terms
 

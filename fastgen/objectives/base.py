@@ -114,7 +114,8 @@ class Objective(Protocol):
         """What it reads besides the roles it trains: "real_score", "images", "pairs", "null", a state's name, "lpips".
 
         "one_step": it trains the first time of a grid only, so that a student of more steps cannot end with it.
-        "steps>=2": it cannot train a student of fewer steps. "ode": it steps deterministically.
+        "steps>=2": it cannot train a student of fewer steps. "ode": it steps deterministically. "images>1000": some of
+        it begins after as many.
         "fake_score.called": a role with an embedding of a scalar, see `fastgen.models.scalars`.
         """
         ...

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, Latent, Uniform
 from .base import Batch, Landing, Terms, Turn, check_ratio
+from .gan import GAN, AnyGAN, generator_terms
 from .guidance import Fixed
-from .matching import Scores, compare, cycle_of, fake_denoising, reads
+from .matching import Scores, compare, cycle_of, fake_terms, reads
 from .ops import RowName, look, renoised, surrogate
 from .rollout import RolloutName, land, landed
 from .weights import WeightName, direction
@@ -23,6 +24,7 @@ class DecoupledDMD:
 
     Args:
         augmentation: w, the guidance scale; 1 leaves the augmentation out.
+        gan: an adversarial term; 0 trains without discriminator and without images.
         times: where the scores are compared.
         augmentation_times: where the guidance is read, laid over the times below the student's step.
         below_step: whether they are; otherwise they run over all times.
@@ -34,6 +36,7 @@ class DecoupledDMD:
     """
 
     augmentation: float = 7.0
+    gan: AnyGAN = GAN(0.0)
     times: AnyTimeLaw = Uniform(0.02, 0.98)
     augmentation_times: AnyTimeLaw = Uniform(0.02, 1.0)
     below_step: bool = True
@@ -53,11 +56,11 @@ class DecoupledDMD:
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return cycle_of(self.ratio)
+        return cycle_of(self.ratio, self.gan)
 
     @property
     def needs(self) -> frozenset[str]:
-        return reads(guidance=Fixed(self.augmentation), rollout=self.rollout)
+        return reads(guidance=Fixed(self.augmentation), rollout=self.rollout, gan=self.gan)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land(self.rollout, roles, batch)
@@ -65,10 +68,10 @@ class DecoupledDMD:
         terms = {"dm": surrogate(landing.x0, direction(self.weight, scores, landing.x0))}
         if self.augmentation != 1:
             terms["augmentation"] = surrogate(landing.x0, self._augmentation(roles, batch, landing))
-        return terms
+        return terms | generator_terms(self.gan, roles, batch, landing)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        return {"denoise": fake_denoising(self, roles, batch, landed(self.rollout, roles, batch))}
+        return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))
 
     def _augmentation(self, roles: Roles, batch: Batch, landing: Landing) -> Latent:
         """(w - 1) (real^u - real^c): the direction of a fake score that is the unconditional real one."""

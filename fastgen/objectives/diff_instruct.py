@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, LogNormal
 from .base import Batch, Terms, Turn, check_ratio
+from .gan import GAN, AnyGAN, generator_terms
 from .guidance import AnyGuidance, Fixed
-from .matching import compare, cycle_of, fake_denoising, reads
+from .matching import compare, cycle_of, fake_terms, reads
 from .ops import RowName, look, surrogate
 from .rollout import RolloutName, land, landed
-from .weights import direction
+from .weights import WeightName, direction
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,9 @@ class DiffInstruct:
     """Integral KL with weight one.
 
     Args:
+        weight: of the direction.
         guidance: of the scores; the paper has none.
+        gan: an adversarial term; 0 trains without discriminator and without images.
         times: where the two scores are compared.
         fake_times: where the fake score is trained.
         fake_space: row in which the fake score's errors are squared; "edm" has the paper's weight.
@@ -28,7 +31,9 @@ class DiffInstruct:
         rollout: how samples are generated.
     """
 
+    weight: WeightName = "none"
     guidance: AnyGuidance = Fixed(1.0)
+    gan: AnyGAN = GAN(0.0)
     times: AnyTimeLaw = LogNormal(-1.2, 1.2)
     fake_times: AnyTimeLaw = LogNormal(-1.2, 1.2)
     fake_space: RowName = "edm"
@@ -40,17 +45,17 @@ class DiffInstruct:
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return cycle_of(self.ratio)
+        return cycle_of(self.ratio, self.gan)
 
     @property
     def needs(self) -> frozenset[str]:
-        return reads(guidance=self.guidance, rollout=self.rollout)
+        return reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land(self.rollout, roles, batch)
         scores = compare(look, self, roles, batch, landing)
-        return {"dm": surrogate(landing.x0, direction("none", scores, landing.x0))}
+        matched = surrogate(landing.x0, direction(self.weight, scores, landing.x0))
+        return {"dm": matched} | generator_terms(self.gan, roles, batch, landing)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        landing = landed(self.rollout, roles, batch)
-        return {"denoise": fake_denoising(self, roles, batch, landing)}
+        return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))

@@ -12,11 +12,12 @@ from torch import Tensor
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, Latent, Uniform
 from .base import Batch, Terms, Turn, check_ratio
+from .gan import GAN, AnyGAN, generator_terms
 from .guidance import AnyGuidance, Fixed
-from .matching import compare, cycle_of, fake_denoising, reads
+from .matching import compare, cycle_of, fake_terms, reads
 from .ops import RowName, look, pseudo_huber, surrogate
 from .rollout import land, landed
-from .weights import direction
+from .weights import WeightName, direction
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,9 @@ class DMD:
     """Distribution matching with regression; one step.
 
     Args:
+        weight: of the direction.
         guidance: of the scores.
+        gan: an adversarial term; 0 trains without discriminator and without images.
         regression: weight of the regression term.
         distance: of the regression: pseudo-Huber in the denoiser's space, or LPIPS of the images as in the paper.
         huber: c of the pseudo-Huber loss.
@@ -34,7 +37,9 @@ class DMD:
         ratio: fake updates per generator update.
     """
 
+    weight: WeightName = "l1"
     guidance: AnyGuidance = Fixed(1.0)
+    gan: AnyGAN = GAN(0.0)
     regression: float = 0.25
     distance: Literal["pseudo_huber", "lpips"] = "pseudo_huber"
     huber: float = 0.03
@@ -52,26 +57,26 @@ class DMD:
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return cycle_of(self.ratio)
+        return cycle_of(self.ratio, self.gan)
 
     @property
     def needs(self) -> frozenset[str]:
         perceptual = {"lpips"} if self.distance == "lpips" else set()
-        return reads(guidance=self.guidance) | {"pairs", "one_step"} | perceptual
+        return reads(guidance=self.guidance, gan=self.gan) | {"pairs", "one_step"} | perceptual
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land("one_step", roles, batch)
         scores = compare(look, self, roles, batch, landing)
         t = batch.full(roles.grids[0][0])
         paired = roles.generator(roles.process.prior(batch.pair.eps, t), t, batch.cond).x0
-        return {
-            "dm": surrogate(landing.x0, direction("l1", scores, landing.x0)),
+        terms = {
+            "dm": surrogate(landing.x0, direction(self.weight, scores, landing.x0)),
             "regression": self.regression * self._distance(roles, paired, batch.pair.x0),
         }
+        return terms | generator_terms(self.gan, roles, batch, landing)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        landing = landed("one_step", roles, batch)
-        return {"denoise": fake_denoising(self, roles, batch, landing)}
+        return fake_terms(self, roles, batch, landed("one_step", roles, batch))
 
     def _distance(self, roles: Roles, x: Latent, y: Latent) -> Tensor:
         if self.distance == "lpips":

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, Uniform
 from .base import Batch, Terms, Turn, check_ratio
-from .gan import GAN, AnyGAN, discriminator_losses, generator_loss
+from .gan import GAN, AnyGAN, generator_terms
 from .guidance import AnyGuidance, Fixed
-from .matching import compare, cycle_of, fake_denoising, reads
+from .matching import compare, cycle_of, fake_terms, reads
 from .ops import RowName, look, surrogate
 from .rollout import RolloutName, land, landed
-from .weights import direction
+from .weights import WeightName, direction
 
 
 @dataclass(frozen=True)
@@ -23,6 +23,7 @@ class DMD2:
     """Distribution matching with two time scales and a GAN term.
 
     Args:
+        weight: of the direction.
         guidance: of the scores.
         gan: the adversarial term; 0 trains without discriminator and without images.
         times: where the two scores are compared.
@@ -34,6 +35,7 @@ class DMD2:
             all steps' samples, and single steps may err in opposite ways.
     """
 
+    weight: WeightName = "l1"
     guidance: AnyGuidance = Fixed(1.0)
     gan: AnyGAN = GAN()
     times: AnyTimeLaw = Uniform(0.02, 0.98)
@@ -58,14 +60,8 @@ class DMD2:
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land(self.rollout, roles, batch)
         scores = compare(look, self, roles, batch, landing)
-        terms = {"dm": surrogate(landing.x0, direction("l1", scores, landing.x0))}
-        if self.gan.weight:
-            terms["gan"] = self.gan.weight * generator_loss(self.gan, roles, batch, landing).mean()
-        return terms
+        matched = surrogate(landing.x0, direction(self.weight, scores, landing.x0))
+        return {"dm": matched} | generator_terms(self.gan, roles, batch, landing)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        landing = landed(self.rollout, roles, batch)
-        terms = {"denoise": fake_denoising(self, roles, batch, landing)}
-        if self.gan.weight:
-            terms |= discriminator_losses(self.gan, roles, batch, landing)
-        return terms
+        return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))

@@ -14,12 +14,12 @@ from ..models.state import RatioMeans
 from ..process import AnyTimeLaw, Uniform, pad_like
 from .base import Batch, Terms, Turn, check_ratio
 from .divergences import DIVERGENCES, DivergenceName, check_clip
-from .gan import GAN, AnyGAN, check_gives_ratio, discriminator_losses, generator_loss
+from .gan import GAN, AnyGAN, check_gives_ratio, generator_terms
 from .guidance import AnyGuidance, Fixed
-from .matching import Scores, compare, cycle_of, fake_denoising, reads
+from .matching import Scores, compare, cycle_of, fake_terms, reads
 from .ops import RowName, look, surrogate
 from .rollout import RolloutName, land, landed
-from .weights import direction
+from .weights import WeightName, direction
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class FDistill:
         divergence: which one.
         clip: bounds of the ratio.
         keep: share of the old means that the ratio is normalised by, 0 for the batch's own.
+        weight: of the direction, beside h.
         guidance: of the scores.
         gan: the adversarial term, whose discriminator gives the ratio.
         times: where the two scores are compared.
@@ -42,6 +43,7 @@ class FDistill:
     divergence: DivergenceName = "jensen_shannon"
     clip: tuple[float, float] = (0.1, 20.0)
     keep: float = 0.0
+    weight: WeightName = "l1"
     guidance: AnyGuidance = Fixed(1.0)
     gan: AnyGAN = GAN()
     times: AnyTimeLaw = Uniform(0.02, 0.98)
@@ -70,20 +72,15 @@ class FDistill:
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land(self.rollout, roles, batch)
         scores = compare(look, self, roles, batch, landing)
-        weight = pad_like(self._weight(roles, batch, scores), landing.x0).to(landing.x0.dtype)
-        adversarial = generator_loss(self.gan, roles, batch, landing).mean()
-        return {
-            "dm": surrogate(landing.x0, weight * direction("l1", scores, landing.x0)),
-            "gan": self.gan.weight * adversarial,
-        }
+        h = pad_like(self._h(roles, batch, scores), landing.x0).to(landing.x0.dtype)
+        matched = surrogate(landing.x0, h * direction(self.weight, scores, landing.x0))
+        return {"dm": matched} | generator_terms(self.gan, roles, batch, landing)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        landing = landed(self.rollout, roles, batch)
-        terms = {"denoise": fake_denoising(self, roles, batch, landing)}
-        return terms | discriminator_losses(self.gan, roles, batch, landing)
+        return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))
 
     @torch.no_grad()
-    def _weight(self, roles: Roles, batch: Batch, scores: Scores) -> Tensor:
+    def _h(self, roles: Roles, batch: Batch, scores: Scores) -> Tensor:
         """h(r) of each sample by its mean, [B]."""
         means: RatioMeans = roles["ratio_means"]  # type: ignore[assignment]
         ratio = roles.discriminator.ratio(scores.x_t, scores.t, batch.cond).exp().clamp(*self.clip)

@@ -25,6 +25,7 @@ class GAN:
 
     Args:
         weight: of the generator's term; 0 trains without discriminator and without images.
+        start: images of the generator before its term begins; the discriminator learns from the first.
         learned: weight of the discriminator's loss beside the fake score's.
         kind: logistic is non-saturating, and the only one whose optimal logit is log p_real / p_fake.
         times: where the discriminator looks.
@@ -36,6 +37,7 @@ class GAN:
     """
 
     weight: float = 3e-3
+    start: int = 0
     learned: float = 1e-2
     kind: GanKind = "logistic"
     times: AnyTimeLaw = Uniform()
@@ -45,12 +47,14 @@ class GAN:
     spread: float = 0.01
 
     def __post_init__(self) -> None:
-        amounts = {name: vars(self)[name] for name in ("weight", "r1", "approximate_r1")}
-        negative = [f"{name} is {value:g}" for name, value in amounts.items() if value < 0]
-        if negative or self.spread <= 0 or (self.weight and self.learned <= 0):
+        amounts = {name: vars(self)[name] for name in ("weight", "start", "r1", "approximate_r1")}
+        for name, value in amounts.items():
+            if value < 0:
+                raise ValueError(f"gan.{name} is {value:g}: need at least 0")
+        if self.spread <= 0 or (self.weight and self.learned <= 0):
             raise ValueError(
-                f"gan: {', '.join(negative) or f'learned is {self.learned:g} and spread {self.spread:g}'}; need "
-                "weight, r1 and approximate_r1 of at least 0, spread above 0, and learned above 0 beside a weight"
+                f"gan.learned is {self.learned:g} and gan.spread {self.spread:g}: need spread above 0, and learned "
+                "above 0 beside a weight, or nothing teaches the discriminator"
             )
 
 
@@ -61,6 +65,19 @@ def check_gives_ratio(gan: GAN) -> None:
             f"gan.kind is {gan.kind} and gan.weight {gan.weight:g}: the density ratio comes from a logistic "
             "discriminator, set gan.kind=logistic and a weight above 0"
         )
+
+
+def acts(gan: GAN, batch: Batch) -> bool:
+    """Whether the generator is judged yet."""
+    return gan.weight > 0 and batch.images >= gan.start
+
+
+def generator_terms(gan: GAN, roles: Roles, batch: Batch, landing: Landing, *, weight: Tensor | float = 1.0) -> Terms:
+    """The generator's adversarial term, if there is one yet; `weight` [B, 1, ...] is each sample's own."""
+    if not acts(gan, batch):
+        return {}
+    loss = generator_loss(gan, roles, batch, landing)
+    return {"gan": gan.weight * (torch.as_tensor(weight).to(loss).flatten() * loss).mean()}
 
 
 def generator_loss(gan: GAN, roles: Roles, batch: Batch, landing: Landing) -> Tensor:

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from ..models.roles import Roles
 from ..process import Latent, Prediction, Time, TimeLaw
-from .base import Batch, Landing, Turn
-from .gan import GAN
+from .base import Batch, Landing, Terms, Turn
+from .gan import GAN, discriminator_losses
 from .guidance import GuidanceLaw
 from .ops import Call, Noised, RowName, Scalars, denoising_loss, guided, renoised, through
 from .rollout import RolloutName
+
+NO_GAN = GAN(0.0)
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,14 @@ class Matching(Protocol):
         ...
 
 
+@runtime_checkable
+class AdversarialMatching(Matching, Protocol):
+    """The same beside a GAN term."""
+
+    @property
+    def gan(self) -> GAN: ...
+
+
 def compare(call: Call, settings: Matching, roles: Roles, batch: Batch, landing: Landing) -> Scores:
     """Both scores of a landing at times drawn above its own.
 
@@ -75,6 +85,12 @@ def compare(call: Call, settings: Matching, roles: Roles, batch: Batch, landing:
     real = guided(call, roles.real_score, noised.x_t, noised.t, batch.cond, w=scales.real)
     fake = guided(call, roles.fake_score, noised.x_t, noised.t, batch.cond, told(roles, landing), w=scales.fake)
     return Scores(noised, real, fake)
+
+
+def fake_terms(settings: AdversarialMatching, roles: Roles, batch: Batch, landing: Landing) -> Terms:
+    """What the fake score learns from a detached landing, and the discriminator with it."""
+    terms = {"denoise": fake_denoising(settings, roles, batch, landing)}
+    return terms | discriminator_losses(settings.gan, roles, batch, landing) if settings.gan.weight else terms
 
 
 def fake_denoising(settings: Matching, roles: Roles, batch: Batch, landing: Landing) -> Tensor:
@@ -95,21 +111,21 @@ def told(roles: Roles, landing: Landing) -> Scalars:
     return {name: known[name] for name in roles.fake_score.scalars}
 
 
-def cycle_of(ratio: int, gan: GAN | None = None) -> tuple[Turn, ...]:
+def cycle_of(ratio: int, gan: GAN = NO_GAN) -> tuple[Turn, ...]:
     """A generator turn, then `ratio` fake turns, with the discriminator where there is one."""
-    turn = ("fake_score", "discriminator") if gan is not None and gan.weight else ("fake_score",)
+    turn = ("fake_score", "discriminator") if gan.weight else ("fake_score",)
     return (("generator",), *ratio * (turn,))
 
 
-def reads(*, guidance: GuidanceLaw, rollout: RolloutName = "one_step", gan: GAN | None = None) -> frozenset[str]:
+def reads(*, guidance: GuidanceLaw, rollout: RolloutName = "one_step", gan: GAN = NO_GAN) -> frozenset[str]:
     """`needs` of an objective that compares scores under these settings."""
-    images = (gan is not None and gan.weight) or rollout == "noised_data"
     wanted = {
         "real_score": True,
-        "images": images,
+        "images": gan.weight or rollout == "noised_data",
         "null": guidance.null,
         "one_step": rollout == "one_step",
-        "second_derivative": gan is not None and gan.weight and gan.r1,
+        "second_derivative": gan.weight and gan.r1,
         "ode": rollout in ("trajectory", "phased"),
     }
-    return frozenset(name for name, needed in wanted.items() if needed)
+    late = {f"images>{gan.start}"} if gan.weight and gan.start else set()
+    return frozenset(name for name, needed in wanted.items() if needed) | late

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, Uniform
 from .base import Batch, Terms, Turn, check_ratio
+from .gan import GAN, AnyGAN, generator_terms
 from .guidance import AnyGuidance, Fixed
-from .matching import compare, cycle_of, fake_denoising, reads
+from .matching import compare, cycle_of, fake_terms, reads
 from .ops import RowName, look, surrogate
 from .rollout import land, landed
 from .weights import WeightName, direction
@@ -29,6 +30,7 @@ class PhasedDMD:
         phases: that each grid of steps is split into.
         weight: of the direction; "kl" is the paper's.
         guidance: of the scores.
+        gan: an adversarial term; 0 trains without discriminator and without images.
         times: where the two scores are compared, laid over the times above the phase's end.
         fake_times: where the fake score is trained, likewise.
         fake_space: row in which the fake score's errors are squared.
@@ -38,6 +40,7 @@ class PhasedDMD:
     phases: int = 2
     weight: WeightName = "kl"
     guidance: AnyGuidance = Fixed(1.0)
+    gan: AnyGAN = GAN(0.0)
     times: AnyTimeLaw = Uniform(0.02, 0.98)
     fake_times: AnyTimeLaw = Uniform(0.02, 1.0)
     fake_space: RowName = "difference"
@@ -50,17 +53,18 @@ class PhasedDMD:
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return cycle_of(self.ratio)
+        return cycle_of(self.ratio, self.gan)
 
     @property
     def needs(self) -> frozenset[str]:
-        return reads(guidance=self.guidance, rollout="phased") | {"fake_score.landed", f"steps>={self.phases}"}
+        told = {"fake_score.landed", f"steps>={self.phases}"}
+        return reads(guidance=self.guidance, rollout="phased", gan=self.gan) | told
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land("phased", roles, batch, phases=self.phases)
         scores = compare(look, self, roles, batch, landing)
-        return {"dm": surrogate(landing.x, direction(self.weight, scores, landing.x0))}
+        matched = surrogate(landing.x, direction(self.weight, scores, landing.x0))
+        return {"dm": matched} | generator_terms(self.gan, roles, batch, landing)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        landing = landed("phased", roles, batch, phases=self.phases)
-        return {"denoise": fake_denoising(self, roles, batch, landing)}
+        return fake_terms(self, roles, batch, landed("phased", roles, batch, phases=self.phases))

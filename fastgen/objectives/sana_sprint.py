@@ -12,7 +12,7 @@ import torch
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, LogNormal
 from .base import Batch, Landing, Terms, Turn
-from .gan import GAN, AnyGAN, discriminator_losses, generator_loss
+from .gan import GAN, AnyGAN, discriminator_losses, generator_terms
 from .ops import through
 from .scm import tangent_loss
 from .solvers import AnyScale, Guidance
@@ -56,8 +56,8 @@ class SanaSprint:
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = self._called(roles, batch)
-        adversary = generator_loss(self.gan, roles, batch, landing).mean()
-        return {"tangent": tangent_loss(self, roles, batch), "gan": self.gan.weight * adversary}
+        adversary = generator_terms(self.gan, roles, batch, landing)
+        return {"tangent": tangent_loss(self, roles, batch)} | adversary
 
     def discriminator(self, roles: Roles, batch: Batch) -> Terms:
         with torch.no_grad():

@@ -15,8 +15,9 @@ from torch import Tensor
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, LogNormal, Uniform
 from .base import Batch, Terms, Turn, check_ratio
+from .gan import GAN, AnyGAN, generator_terms
 from .guidance import AnyGuidance, Fixed, LongShort
-from .matching import Scores, compare, cycle_of, fake_denoising, reads
+from .matching import Scores, compare, cycle_of, fake_terms, reads
 from .ops import RowName, through
 from .rollout import RolloutName, land, landed
 from .weights import WEIGHTS, WeightName
@@ -34,8 +35,9 @@ class SiD:
 
     Args:
         alpha: of the correction.
-        weight: of the integrand.
+        weight: of the integrand and of the GAN term.
         guidance: of the scores.
+        gan: an adversarial term; 0 trains without discriminator and without images.
         times: where the two scores are compared; the paper's Karras levels are about [0.22, 0.84] of EDM's times here.
         fake_times: where the fake score is trained.
         fake_space: row in which the fake score's errors are squared; "edm" has the paper's weight.
@@ -46,6 +48,7 @@ class SiD:
     alpha: float = 1.2
     weight: WeightName = "l1"
     guidance: AnyGuidance = Fixed(1.0)
+    gan: AnyGAN = GAN(0.0)
     times: AnyTimeLaw = Uniform(0.0, 0.8)
     fake_times: AnyTimeLaw = LogNormal(-1.2, 1.2)
     fake_space: RowName = "edm"
@@ -57,21 +60,21 @@ class SiD:
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return cycle_of(self.ratio)
+        return cycle_of(self.ratio, self.gan)
 
     @property
     def needs(self) -> frozenset[str]:
-        return reads(guidance=self.guidance, rollout=self.rollout)
+        return reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land(self.rollout, roles, batch)
         scores = compare(through, self, roles, batch, landing)
         weight = WEIGHTS[self.weight](scores, landing.x0)
-        return {"sid": identity_loss(scores, alpha=self.alpha, weight=weight)}
+        matched = identity_loss(scores, alpha=self.alpha, weight=weight)
+        return {"sid": matched} | generator_terms(self.gan, roles, batch, landing, weight=weight)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        landing = landed(self.rollout, roles, batch)
-        return {"denoise": fake_denoising(self, roles, batch, landing)}
+        return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ from torch import Tensor
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, LogNormal, Uniform
 from .base import Batch, Terms, Turn, check_ratio
+from .gan import GAN, AnyGAN, generator_terms
 from .guidance import AnyGuidance, Fixed
-from .matching import compare, cycle_of, fake_denoising, reads
+from .matching import compare, cycle_of, fake_terms, reads
 from .ops import RowName, through
 from .rollout import RolloutName, land, landed
+from .weights import WEIGHTS, WeightName
 
 DistanceName = Literal["pseudo_huber", "square", "quartic"]
 
@@ -36,7 +38,9 @@ class SIM:
     Args:
         distance: of the two scores, in x0.
         huber: c of the pseudo-Huber distance, per element: 0.00054 sqrt(d) of a sum over d elements.
+        weight: of the integrand and of the GAN term.
         guidance: of the scores.
+        gan: an adversarial term; 0 trains without discriminator and without images.
         times: where the two scores are compared.
         fake_times: where the fake score is trained.
         fake_space: row in which the fake score's errors are squared; "edm" has the paper's weight.
@@ -46,7 +50,9 @@ class SIM:
 
     distance: DistanceName = "pseudo_huber"
     huber: float = 5.4e-4
+    weight: WeightName = "none"
     guidance: AnyGuidance = Fixed(1.0)
+    gan: AnyGAN = GAN(0.0)
     times: AnyTimeLaw = Uniform(0.0, 0.8)
     fake_times: AnyTimeLaw = LogNormal(-1.2, 1.2)
     fake_space: RowName = "edm"
@@ -62,19 +68,20 @@ class SIM:
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return cycle_of(self.ratio)
+        return cycle_of(self.ratio, self.gan)
 
     @property
     def needs(self) -> frozenset[str]:
-        return reads(guidance=self.guidance, rollout=self.rollout)
+        return reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land(self.rollout, roles, batch)
         scores = compare(through, self, roles, batch, landing)
         gap = scores.real.x0 - scores.fake.x0
         square = gap.square().mean(dim=tuple(range(1, gap.ndim)), keepdim=True)
-        return {"sim": (SLOPES[self.distance](square, self.huber) * gap * (scores.fake.x0 - scores.truth)).mean()}
+        implicit = SLOPES[self.distance](square, self.huber) * gap * (scores.fake.x0 - scores.truth)
+        weight = WEIGHTS[self.weight](scores, landing.x0)
+        return {"sim": (weight * implicit).mean()} | generator_terms(self.gan, roles, batch, landing, weight=weight)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        landing = landed(self.rollout, roles, batch)
-        return {"denoise": fake_denoising(self, roles, batch, landing)}
+        return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))

@@ -11,11 +11,12 @@ from dataclasses import dataclass
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, Uniform
 from .base import Batch, Terms, Turn, check_ratio
+from .gan import GAN, AnyGAN, generator_terms
 from .guidance import AnyGuidance, Fixed
-from .matching import compare, cycle_of, fake_denoising, reads
+from .matching import compare, cycle_of, fake_terms, reads
 from .ops import RowName, look, surrogate
 from .rollout import land, landed
-from .weights import direction
+from .weights import WeightName, direction
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,9 @@ class TDM:
     Args:
         huber: c that bounds the direction, elementwise d / sqrt(d^2 + c^2), the gradient of a pseudo-Huber distance;
             0 keeps d.
+        weight: of the direction.
         guidance: of the scores.
+        gan: an adversarial term; 0 trains without discriminator and without images.
         times: where the two scores are compared, laid over the times above the segment's end.
         fake_times: where the fake score is trained, likewise.
         fake_space: row in which the fake score's errors are squared.
@@ -33,7 +36,9 @@ class TDM:
     """
 
     huber: float = 0.0
+    weight: WeightName = "l1"
     guidance: AnyGuidance = Fixed(1.0)
+    gan: AnyGAN = GAN(0.0)
     times: AnyTimeLaw = Uniform(0.02, 0.98)
     fake_times: AnyTimeLaw = Uniform()
     fake_space: RowName = "eps"
@@ -44,20 +49,21 @@ class TDM:
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return cycle_of(self.ratio)
+        return cycle_of(self.ratio, self.gan)
 
     @property
     def needs(self) -> frozenset[str]:
-        return reads(guidance=self.guidance, rollout="trajectory") | {"fake_score.called", "fake_score.landed"}
+        told = {"fake_score.called", "fake_score.landed"}
+        return reads(guidance=self.guidance, rollout="trajectory", gan=self.gan) | told
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land("trajectory", roles, batch)
         scores = compare(look, self, roles, batch, landing)
-        grad = direction("l1", scores, landing.x0)
+        grad = direction(self.weight, scores, landing.x0)
         if self.huber:
             gap = scores.fake.x0 - scores.real.x0
             grad = grad / (gap.square() + self.huber**2).sqrt()
-        return {"dm": surrogate(landing.x0, grad)}
+        return {"dm": surrogate(landing.x0, grad)} | generator_terms(self.gan, roles, batch, landing)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        return {"denoise": fake_denoising(self, roles, batch, landed("trajectory", roles, batch))}
+        return fake_terms(self, roles, batch, landed("trajectory", roles, batch))

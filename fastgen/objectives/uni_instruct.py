@@ -17,9 +17,9 @@ from ..models.roles import Roles
 from ..process import AnyTimeLaw, LogNormal, Uniform, pad_like
 from .base import Batch, Terms, Turn, check_ratio
 from .divergences import DIVERGENCES, DivergenceName, check_clip
-from .gan import GAN, AnyGAN, check_gives_ratio, discriminator_losses, generator_loss
+from .gan import GAN, AnyGAN, check_gives_ratio, generator_terms
 from .guidance import AnyGuidance, Fixed
-from .matching import Scores, compare, cycle_of, fake_denoising, reads
+from .matching import Scores, compare, cycle_of, fake_terms, reads
 from .ops import RowName, through
 from .rollout import RolloutName, land, landed
 from .weights import WEIGHTS, WeightName
@@ -34,7 +34,6 @@ class UniInstruct:
         clip: bounds of the ratio.
         weight: of the integrand and of the GAN term.
         gan: the adversarial term, whose discriminator gives the ratio.
-        gan_from: images of the generator before its GAN term begins.
         guidance: of the scores.
         times: where the two scores are compared.
         fake_times: where the fake score is trained.
@@ -47,7 +46,6 @@ class UniInstruct:
     clip: tuple[float, float] = (0.1, 20.0)
     weight: WeightName = "l1"
     gan: AnyGAN = GAN(weight=1e-4, learned=1.0, times=LogNormal(-1.2, 1.2), paired=True)
-    gan_from: int = 0
     guidance: AnyGuidance = Fixed(1.0)
     times: AnyTimeLaw = Uniform(0.0, 0.8)
     fake_times: AnyTimeLaw = LogNormal(-1.2, 1.2)
@@ -78,15 +76,10 @@ class UniInstruct:
         gap = scores.real.x0 - scores.fake.x0
         fisher = (h - slope) * gap.square() + 2 * h * gap * (scores.fake.x0 - scores.truth)
         terms = {"fisher": (weight * fisher).mean()}
-        if batch.images >= self.gan_from:
-            adversarial = weight.flatten() * generator_loss(self.gan, roles, batch, landing)
-            terms["gan"] = self.gan.weight * adversarial.mean()
-        return terms
+        return terms | generator_terms(self.gan, roles, batch, landing, weight=weight)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        landing = landed(self.rollout, roles, batch)
-        terms = {"denoise": fake_denoising(self, roles, batch, landing)}
-        return terms | discriminator_losses(self.gan, roles, batch, landing)
+        return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))
 
     def _log_ratio(self, roles: Roles, batch: Batch, scores: Scores) -> Tensor:
         """log r [B], clipped; its slope by x_t is s_real - s_fake, which needs no graph through the discriminator."""

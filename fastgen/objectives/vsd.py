@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, Uniform
 from .base import Batch, Terms, Turn, check_ratio
+from .gan import GAN, AnyGAN, generator_terms
 from .guidance import AnyGuidance, Fixed, Shared
-from .matching import compare, cycle_of, fake_denoising, reads
+from .matching import compare, cycle_of, fake_terms, reads
 from .ops import RowName, look, surrogate
 from .rollout import RolloutName, land, landed
-from .weights import direction
+from .weights import WeightName, direction
 
 
 @dataclass(frozen=True)
@@ -22,7 +23,9 @@ class VSD:
     """Variational score distillation.
 
     Args:
+        weight: of the direction.
         guidance: of the scores.
+        gan: an adversarial term; 0 trains without discriminator and without images.
         times: where the two scores are compared.
         fake_times: where the fake score is trained.
         fake_space: row in which the fake score's errors are squared.
@@ -30,7 +33,9 @@ class VSD:
         rollout: how samples are generated.
     """
 
+    weight: WeightName = "vsd"
     guidance: AnyGuidance = Fixed(4.5)
+    gan: AnyGAN = GAN(0.0)
     times: AnyTimeLaw = Uniform(0.02, 0.98)
     fake_times: AnyTimeLaw = Uniform()
     fake_space: RowName = "eps"
@@ -42,20 +47,20 @@ class VSD:
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return cycle_of(self.ratio)
+        return cycle_of(self.ratio, self.gan)
 
     @property
     def needs(self) -> frozenset[str]:
-        return reads(guidance=self.guidance, rollout=self.rollout)
+        return reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land(self.rollout, roles, batch)
         scores = compare(look, self, roles, batch, landing)
-        return {"vsd": surrogate(landing.x0, direction("vsd", scores, landing.x0))}
+        matched = surrogate(landing.x0, direction(self.weight, scores, landing.x0))
+        return {"vsd": matched} | generator_terms(self.gan, roles, batch, landing)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        landing = landed(self.rollout, roles, batch)
-        return {"denoise": fake_denoising(self, roles, batch, landing)}
+        return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))
 
 
 @dataclass(frozen=True)
