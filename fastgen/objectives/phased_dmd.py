@@ -35,6 +35,8 @@ class PhasedDMD:
         fake_times: where the fake score is trained, likewise.
         fake_space: row in which the fake score's errors are squared.
         ratio: fake updates per generator update.
+        step_aware: the fake score is told the time of the generator's last call. Otherwise it sees the mixture of the
+            phase's steps, and single steps may err in opposite ways.
     """
 
     phases: int = 2
@@ -45,6 +47,7 @@ class PhasedDMD:
     fake_times: AnyTimeLaw = Uniform(0.02, 1.0)
     fake_space: RowName = "difference"
     ratio: int = 5
+    step_aware: bool = False
 
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
@@ -57,8 +60,8 @@ class PhasedDMD:
 
     @property
     def needs(self) -> frozenset[str]:
-        told = {"fake_score.landed", f"steps>={self.phases}"}
-        return reads(guidance=self.guidance, rollout="phased", gan=self.gan) | told
+        told = {"fake_score.landed"} | ({"fake_score.called"} if self.step_aware else set())
+        return reads(guidance=self.guidance, rollout="phased", gan=self.gan) | told | {f"steps>={self.phases}"}
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land("phased", roles, batch, phases=self.phases)
