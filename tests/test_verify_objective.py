@@ -2,6 +2,7 @@
 
 from itertools import groupby
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -11,33 +12,8 @@ from fastgen.proofs.gaussians import applies, gaussian_checks
 from fastgen.proofs.routing import routing_checks
 from fastgen.verify import fewest_steps, main, unguided
 
-OWN = """
-from dataclasses import dataclass
-
-from fastgen.objectives.matching import compare, cycle_of, fake_denoising
-from fastgen.objectives.guidance import Fixed
-from fastgen.objectives.ops import look, surrogate
-from fastgen.objectives.rollout import land, landed
-from fastgen.process import Uniform
-
-
-@dataclass(frozen=True)
-class Mine:
-    guidance: Fixed = Fixed(3.0)
-    times: Uniform = Uniform(0.02, 0.98)
-    fake_times: Uniform = Uniform()
-    fake_space: str = "eps"
-    cycle = cycle_of(2)
-    needs = frozenset({"real_score"})
-
-    def generator(self, roles, batch):
-        x0 = land("one_step", roles, batch)
-        scores = compare(look, self, roles, batch, x0)
-        return {"dm": surrogate(x0.x, scores.fake.x0 - scores.real.x0)}
-
-    def fake_score(self, roles, batch):
-        return {"denoise": fake_denoising(self, roles, batch, landed("one_step", roles, batch))}
-"""
+PAGE = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()
+OWN = dedent(PAGE.partition("```python\n")[2].partition("   ```\n")[0])
 
 
 @pytest.fixture
@@ -73,14 +49,17 @@ WRONG = {
         [["gaussians/flow", "a step downhill nears the data"]],
     ),
     "detached generator": (
-        ("surrogate(x0.x,", "surrogate(x0.x.detach(),"),
+        ("surrogate(landing.x0,", "surrogate(landing.x0.detach(),"),
         [["gaussians/flow", "reaches the generator"], ["routing", "turn generator"]],
     ),
     "a moved fixed point": (
         ("scores.fake.x0 - scores.real.x0", "scores.fake.x0 - scores.real.x0 + 0.05"),
         [["gaussians/flow", "rests where fake = real"]],
     ),
-    "an undeclared teacher": (('{"real_score"}', "set()"), [["routing", "reads what it declares"]]),
+    "an undeclared teacher": (
+        ("reads(guidance=self.guidance)", "frozenset()"),
+        [["routing", "reads what it declares"]],
+    ),
     "not finite": (("scores.fake.x0 - scores.real.x0", "scores.fake.x0 / 0"), [["routing", "turn generator"]]),
 }
 
@@ -96,11 +75,11 @@ def test_a_wrong_objective_fails_at_the_right_line(name: str, verified):
 
 
 def test_a_gradient_into_the_fake_score_is_a_leak(verified):
-    leaking = OWN.replace("compare(look,", "compare(through,").replace("import look,", "import look, through,")
+    leaking = OWN.replace("compare(look,", "compare(through,").replace(" look, surrogate", " look, surrogate, through")
     leaking = leaking.replace(
-        "        x0 = land", '        roles["fake_score"].requires_grad_(True)\n        x0 = land'
+        "        landing = land(", '        roles["fake_score"].requires_grad_(True)\n        landing = land('
     )
-    leaking = leaking.replace("surrogate(x0.x, ", "(x0.x * (").replace(".real.x0)}", ".real.x0)).mean()}")
+    leaking = leaking.replace("surrogate(landing.x0, ", "(landing.x0 * (").replace(".real.x0)}", ".real.x0)).mean()}")
     code, report = verified(leaking, "--quick")
     assert code == 1
     assert "routing: turn generator: gradients leak into fake_score" in report
@@ -114,13 +93,13 @@ def test_a_flipped_sign_does_not_converge(verified):
 
 
 def test_a_matching_objective_needs_its_fake_turn(verified):
-    code, report = verified(OWN.replace("cycle_of(2)", '(("generator",),)'), "--quick")
+    code, report = verified(OWN.replace("cycle_of(self.ratio)", '(("generator",),)'), "--quick")
     assert code == 1
     assert 'it reads fake_score, which no turn trains: add ("fake_score",) to its cycle' in report
 
 
 def test_an_objective_that_raises_fails_with_the_place(verified):
-    code, report = verified(OWN.replace('{"dm": surrogate', '{"dm": batch.x0.sum() + surrogate'), "--quick")
+    code, report = verified(OWN.replace('{"mine": surrogate', '{"mine": batch.x0.sum() + surrogate'), "--quick")
     assert code == 1
     assert 'list "images" in the objective\'s `needs`' in report
 
@@ -129,9 +108,12 @@ MISTAKES = {
     "nothing there": ("x = 1", "defines no objective: write a frozen dataclass"),
     "two": (OWN + OWN.replace("class Mine", "class Other"), "defines several objectives (Mine, Other)"),
     "not Python": ("def", "cannot be run: SyntaxError"),
-    "no default": (OWN.replace("guidance: Fixed = Fixed(3.0)", "guidance: Fixed"), "give every field one"),
-    "a role the bed lacks": (OWN.replace('{"real_score"}', '{"real_score", "lpips"}'), "needs lpips, which the proof"),
-    "no generator turn": (OWN.replace("cycle_of(2)", '(("fake_score",),)'), "never trains the generator"),
+    "no default": (OWN.replace("guidance: AnyGuidance = Fixed(3.0)", "guidance: AnyGuidance"), "give every field one"),
+    "a role the bed lacks": (
+        OWN.replace("(guidance=self.guidance)", '(guidance=self.guidance) | {"lpips"}'),
+        "needs lpips, which the proof",
+    ),
+    "no generator turn": (OWN.replace("cycle_of(self.ratio)", '(("fake_score",),)'), "never trains the generator"),
 }
 
 
@@ -167,7 +149,7 @@ def test_an_objective_without_guidance_stays_as_it_is():
     assert unguided(OBJECTIVES["kd"]()) == OBJECTIVES["kd"]()
 
 
-PAGE = Path(__file__).parents[1] / "docs" / "objectives.md"
+OBJECTIVES_PAGE = Path(__file__).parents[1] / "docs" / "objectives.md"
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -175,5 +157,7 @@ def test_the_page_says_what_an_objective_needs_and_trains(name: str):
     objective = OBJECTIVES[name]()
     runs = [(turn, len(list(same))) for turn, same in groupby(objective.cycle)]
     turns = ", ".join(f"{count} x " * (count > 1) + " + ".join(turn) for turn, count in runs)
-    row = next((line for line in PAGE.read_text().splitlines() if line.startswith(f"| `{name}` | ")), "no row")
+    row = next(
+        (line for line in OBJECTIVES_PAGE.read_text().splitlines() if line.startswith(f"| `{name}` | ")), "no row"
+    )
     assert row.endswith(f" | {', '.join(sorted(objective.needs))} | {turns} |")

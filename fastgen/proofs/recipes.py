@@ -22,7 +22,7 @@ from ..objectives.gan import GAN
 from ..objectives.guidance import Fixed, LongShort, Shared
 from ..objectives.kd import KnowledgeDistillation
 from ..objectives.sida import FewStepSiD
-from ..process import Uniform
+from ..process import LogNormal
 from .training import Recipe
 
 NO_GAN = GAN(0.0)
@@ -30,8 +30,11 @@ SHIFT = 5.0
 TWO: dict[str, Any] = {"steps": 2, "shift": SHIFT, "cycles": 400, "rate": 1e-3}
 FOUR: dict[str, Any] = TWO | {"steps": 4}
 """Times near the noise: on even ones the teacher's own four steps end close to the data and leave little to learn."""
-LONG: dict[str, Any] = {"cycles": 1000, "rate": 2e-3}
+LONG: dict[str, Any] = {"steps": 4, "shift": 8.0, "cycles": 1000}
 """For students that step deterministically, where the errors of four steps add up."""
+MIDDLE, WIDE, LOW = LogNormal(0.5, 1.0), LogNormal(0.0, 1.4), LogNormal(-0.4, 1.4)
+"""Levels where the modes are told apart: on EDM's own times most are so noisy that only the mean is seen, and the two
+networks chase each other's."""
 
 RECIPES: dict[str, Recipe] = {
     "kd": Recipe(KnowledgeDistillation(), cycles=500),
@@ -47,14 +50,16 @@ RECIPES: dict[str, Recipe] = {
     "f_distill": Recipe(FDistill(ratio=2)),
     "f_distill_forward_kl": Recipe(FDistill(divergence="forward_kl", ratio=2)),
     "tdm": Recipe(TDM(ratio=2)),
-    "tdm_4step": Recipe(TDM(ratio=2), **FOUR | LONG),
-    "phased_dmd_4step": Recipe(PhasedDMD(times=Uniform(0.2, 0.98), ratio=2), **FOUR | LONG),
+    "tdm_4step": Recipe(TDM(weight="vsd", times=MIDDLE, fake_times=WIDE, fake_space="difference", ratio=2), **LONG),
+    "phased_dmd_4step": Recipe(PhasedDMD(times=MIDDLE, fake_times=WIDE, ratio=2, step_aware=True), **LONG),
     "decoupled_dmd": Recipe(DecoupledDMD(augmentation=1.0, ratio=2)),
     "sid": Recipe(SiD(ratio=2)),
     "sid_half": Recipe(SiD(alpha=0.5, ratio=2)),
     "sida": Recipe(SiDA(ratio=2)),
     "sid_lsg": Recipe(SiDLSG(guidance=LongShort(1.0), ratio=2)),
-    "sid_few_step": Recipe(FewStepSiD(guidance=Fixed(1.0), fake_space="edm", ratio=2), **TWO, judged="landings"),
+    "sid_few_step": Recipe(
+        FewStepSiD(guidance=Fixed(1.0), times=LOW, fake_times=LOW, fake_space="edm", ratio=2), **TWO, judged="landings"
+    ),
     "sim": Recipe(SIM(ratio=2)),
     "uni_instruct": Recipe(UniInstruct(ratio=2)),
 }
