@@ -183,6 +183,16 @@ class Train(Strict):
             raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
         return self
 
+    @model_validator(mode="after")
+    def _schedule_ends(self) -> Self:
+        schedules = [self.optim.schedule, *(settings.get("schedule", "constant") for settings in self.roles.values())]
+        if self.minutes is not None and set(schedules) != {"constant"}:
+            raise ValueError(
+                f"minutes is {self.minutes:g}, but a linear or cosine schedule reaches zero after `images`, at a time "
+                "unknown before: use schedule constant, or leave minutes out"
+            )
+        return self
+
 
 class Pairs(Strict):
     """Teacher samples for objectives that regress them: deterministic sampling from stored noises."""

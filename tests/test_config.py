@@ -155,6 +155,8 @@ def test_all_mistakes_are_told_at_once_with_their_paths(refusal):
         ("train.roles.generater.lr=1", "names 'generater', but dmd2 trains generator, fake_score"),
         ("train.roles.generator.lrr=1", "stages.0.train.roles.generator.lrr: no such setting; did you mean lr?"),
         ("train.micro_batch=7", "batch 64 is not a multiple of micro_batch 7"),
+        ("train={minutes: 1, images: 9, optim: {schedule: cosine}}", "cosine schedule reaches zero after `images`"),
+        ("train={minutes: 1, images: 9, roles: {generator: {schedule: linear}}}", "use schedule constant"),
         ("device=gpu", "device: Input should be 'auto', 'cpu' or 'cuda'"),
         ("seed=99999999999999999999", "seed: Input should be less than"),
         ("train.optim.lr=nan", "stages.0.train.optim.lr: Input should be a finite number"),
