@@ -12,8 +12,9 @@ from fastgen.objectives.guidance_distillation import GuidanceDistillation
 from fastgen.objectives.kd import KnowledgeDistillation
 from fastgen.process import even_grid
 from fastgen.proofs.bed import DATA, Bed, batch_for, bed_of, distance, generated, pairs, seeded, started
-from fastgen.proofs.convergence import ALL, MEASURED, judged, measured
-from fastgen.proofs.modes import BEGIN, COLOUR, END, GREY, Coverage, drawing, inserted
+from fastgen.proofs.convergence import ALL, MEASURED, judged, markdown, measured
+from fastgen.proofs.modes import COLOUR, GREY, Coverage, drawing
+from fastgen.proofs.page import inserted
 from fastgen.proofs.recipes import NO_GAN, RECIPES
 from fastgen.proofs.training import Recipe, train
 
@@ -136,7 +137,13 @@ def test_a_drawing_is_small_and_shows_both_samples():
     assert image.getpixel((180, 59)) == COLOUR, "up is up"
 
 
-def test_the_table_goes_between_its_markers():
-    page = inserted(f"before {BEGIN} old {END} after", "new")
-    assert page == f"before {BEGIN}\nnew\n{END} after"
-    assert inserted(page, "newer") == page.replace("new", "newer")
+def test_a_table_goes_between_its_markers():
+    one = inserted("before ", "modes", "old") + " after"
+    assert one == "before <!-- modes: begin -->\nold\n<!-- modes: end --> after"
+    both = inserted(one, "convergence", "other")
+    assert inserted(both, "modes", "new") == both.replace("old", "new")
+
+
+def test_the_page_has_the_measured_distances():
+    page = (MEASURED.parents[2] / "docs" / "objectives.md").read_text()
+    assert inserted(page, "convergence", markdown(BEFORE)) == page, "put them there: convergence --only --page PAGE"

@@ -136,19 +136,12 @@ class Discrete(Process):
 
     def logsnr(self, t: Levels) -> Levels:
         u = self.clock(t)
-        knots, slopes = self._tables(u.device)
-        last = len(knots) - 1
-        i = u.detach().floor().long().clamp(0, last - 1)
-        h = u - i
-        inside = (
-            knots[i] * (1 + 2 * h) * (1 - h) ** 2
-            + slopes[i] * h * (1 - h) ** 2
-            + knots[i + 1] * h**2 * (3 - 2 * h)
-            + slopes[i + 1] * h**2 * (h - 1)
-        )
-        below = knots[0] + slopes[0] * (u + 1).clamp(max=1).log()
-        above = knots[-1] - slopes[-1] * (last + 1 - u).clamp(max=1).log()
-        return torch.where(u < 0, below, torch.where(u > last, above, inside))
+        cubics, ends = self._tables(u.device)
+        c0, c1, c2, c3, h = self._piece(cubics, u)
+        inside = c0 + h * (c1 + h * (c2 + h * c3))
+        below = ends[0] + ends[1] * (u + 1).clamp(max=1).log()
+        above = ends[2] - ends[3] * (self._last + 1 - u).clamp(max=1).log()
+        return torch.where(u < 0, below, torch.where(u > self._last, above, inside))
 
     def time_of(self, logsnr: Levels) -> Levels:
         wanted = logsnr.double()
@@ -161,28 +154,35 @@ class Discrete(Process):
         return torch.where(wanted == torch.inf, 0, torch.where(wanted.isfinite() & (high < 1), moved, high))
 
     @cached_property
-    def _tables(self) -> Callable[[torch.device], tuple[Tensor, Tensor]]:
-        """log-SNR at steps 0 .. N - 1, without a last step of zero SNR, and its slope by the step, on a device.
+    def _last(self) -> int:
+        """The last step whose log-SNR is finite."""
+        return int((self.alphas_cumprod > 0).sum()) - 1
 
-        Slopes are harmonic means of the neighbouring secants, which keep the cubic monotone.
+    @cached_property
+    def _tables(self) -> Callable[[torch.device], tuple[Tensor, Tensor]]:
+        """Coefficients [last, 4] of the log-SNR's cubics by the steps since a knot; values and slopes at both ends [4].
+
+        Slopes at the knots are harmonic means of the neighbouring secants, which keep the cubics monotone.
         """
         power = self.alphas_cumprod.double().cpu()
         knots = torch.logit(power[power > 0])
         secant = knots.diff()
         slopes = torch.cat([secant[:1], 2 / (1 / secant[1:] + 1 / secant[:-1]), secant[-1:]])
-        return cache(lambda device: (knots.to(device), slopes.to(device)))
+        left, right = slopes[:-1], slopes[1:]
+        cubics = torch.stack([knots[:-1], left, 3 * secant - 2 * left - right, left + right - 2 * secant], dim=1)
+        ends = torch.stack([knots[0], slopes[0], knots[-1], slopes[-1]])
+        return cache(lambda device: (cubics.to(device), ends.to(device)))
+
+    def _piece(self, cubics: Tensor, u: Tensor) -> tuple[Tensor, ...]:
+        """The four coefficients around each step index, and the steps since their knot."""
+        i = u.detach().floor().long().clamp(0, self._last - 1)
+        return *cubics[i].unbind(-1), u - i
 
     def _slope(self, t: Levels) -> Levels:
         u = self.clock(t)
-        knots, slopes = self._tables(u.device)
-        last = len(knots) - 1
-        i = u.detach().floor().long().clamp(0, last - 1)
-        h = u - i
-        inside = (
-            6 * h * (1 - h) * (knots[i + 1] - knots[i])
-            + slopes[i] * (1 - h) * (1 - 3 * h)
-            + slopes[i + 1] * h * (3 * h - 2)
-        )
-        below = slopes[0] / (u + 1)
-        above = slopes[-1] / (last + 1 - u)
-        return torch.where(u < 0, below, torch.where(u > last, above, inside))
+        cubics, ends = self._tables(u.device)
+        _, c1, c2, c3, h = self._piece(cubics, u)
+        inside = c1 + h * (2 * c2 + 3 * h * c3)
+        below = ends[1] / (u + 1)
+        above = ends[3] / (self._last + 1 - u)
+        return torch.where(u < 0, below, torch.where(u > self._last, above, inside))

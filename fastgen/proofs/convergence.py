@@ -2,9 +2,10 @@
 
   python -m fastgen.proofs.convergence --jobs 8 --out fastgen/proofs/measured.json
   python -m fastgen.proofs.convergence --only dmd2 --process flow --out dmd2.json
+  python -m fastgen.proofs.convergence --only --page docs/objectives.md
 
-Writes the sliced Wasserstein distances to the data, means over seeds 0, 1, 2; entries of others stay as they are.
-Two samples of the data are 0.02 apart.
+Writes the sliced Wasserstein distances to the data, means over seeds 0, 1, 2, and the commit that they are of; entries
+of others stay as they are. Two samples of the data are 0.02 apart.
 """
 
 import json
@@ -15,6 +16,7 @@ from functools import partial
 from itertools import product
 from multiprocessing import get_context
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -22,6 +24,7 @@ from ..errors import UserError
 from ..files import atomic_json
 from .bed import PROCESSES, bed_of, distance, generated, integrated, sampler_of, started
 from .check import Check
+from .page import commit, put
 from .recipes import RECIPES
 from .training import Recipe, train
 from .trajectory_recipes import TRAJECTORY_RECIPES
@@ -93,6 +96,20 @@ def table(names: list[str], processes: list[str], *, jobs: int) -> dict[str, dic
     return rows
 
 
+def markdown(known: dict[str, Any]) -> str:
+    """The table of all distances that are known: what the recipe is judged by, its share of the teacher's, commits."""
+    lines = [f"| recipe | steps | {' | '.join(PROCESSES)} | commit |", "|---" * (3 + len(PROCESSES)) + "|"]
+    for name in [name for name in ALL if name in known]:
+        cells = [_cell(ALL[name], known[name].get(process)) for process in PROCESSES]
+        commits = dict.fromkeys(row["commit"] for row in known[name].values())
+        lines.append(f"| `{name}` | {ALL[name].steps} | {' | '.join(cells)} | {', '.join(commits)} |")
+    return "\n".join(lines)
+
+
+def _cell(recipe: Recipe, row: dict[str, Any] | None) -> str:
+    return f"{row[recipe.judged]:.3f} ({row[recipe.judged] / row['teacher']:.2f})" if row else ""
+
+
 def _line(found: Distances) -> str:
     return ", ".join(f"{name} {value:.3f}" for name, value in asdict(found).items())
 
@@ -101,14 +118,17 @@ def main() -> None:
     parser = ArgumentParser(prog="python -m fastgen.proofs.convergence", description=__doc__)
     parser.formatter_class = partial(RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default 1)")
-    parser.add_argument("--only", nargs="+", choices=ALL, default=list(ALL), metavar="NAME", help="recipes")
+    parser.add_argument("--only", nargs="*", choices=ALL, default=list(ALL), metavar="NAME", help="recipes; or none")
     parser.add_argument("--process", nargs="+", choices=PROCESSES, default=list(PROCESSES), help="default: all")
     parser.add_argument("--out", type=Path, default=MEASURED, metavar="FILE.json", help="default: the package's own")
+    parser.add_argument("--page", type=Path, metavar="FILE.md", help="puts the table of all into this page")
     options = parser.parse_args()
     known = json.loads(options.out.read_text()) if options.out.exists() else {}
-    for name, row in table(options.only, options.process, jobs=options.jobs).items():
-        known[name] = known.get(name, {}) | row
+    for name, rows in table(options.only, options.process, jobs=options.jobs).items():
+        known[name] = known.get(name, {}) | {process: row | {"commit": commit()} for process, row in rows.items()}
     atomic_json(options.out, known)
+    if options.page:
+        put(options.page, "convergence", markdown(known))
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ Writes FOLDER/NAME.png (grey: the teacher's samples after 32 steps, in colour: t
 where all recipes were run, puts it into the page FOLDER.md between its markers.
 """
 
-import subprocess
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,15 +18,14 @@ from PIL import Image
 from torch import Tensor
 
 from ..analytic import Mixture
-from ..files import atomic_text
 from ..process import even_grid
 from .bed import DATA, PROCESSES, SAMPLES, bed_of, distance, generated, integrated, sampler_of, started
 from .convergence import ALL
+from .page import commit, put
 from .training import train
 
 SEED, PIXELS, HALF_WIDTH, DRAWN, MANY = 0, 240, 1.5, 3000, 32
 GREY, COLOUR = (200, 200, 200), (200, 40, 90)
-BEGIN, END = "<!-- modes: begin -->", "<!-- modes: end -->"
 HEADER = "| recipe | steps | modes found | mass error | off all modes | distance | teacher's | |\n" + "|---" * 8 + "|"
 
 
@@ -107,20 +105,8 @@ def table(names: list[str], process: str, folder: Path, *, jobs: int) -> str:
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         rows = list(pool.map(row_of, names, [process] * len(names), [folder] * len(names)))
     command = f"python -m fastgen.proofs.modes --process {process} --out {folder}"
-    heading = f"`{command}`, seed {SEED}, commit {_commit()}, {SAMPLES:,} samples, the last step's."
+    heading = f"`{command}`, seed {SEED}, commit {commit()}, {SAMPLES:,} samples, the last step's."
     return "\n".join([heading, "", HEADER, *(row.markdown(folder.name) for row in rows)])
-
-
-def inserted(page: str, block: str) -> str:
-    """The page with the block between its markers."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n{block}\n{END}{rest.partition(END)[2]}"
-
-
-def _commit() -> str:
-    """Of the working tree, "+" where it was changed since."""
-    found = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
 
 
 def main() -> None:
@@ -133,9 +119,8 @@ def main() -> None:
     options = parser.parse_args()
     block = table(options.only, options.process, options.out, jobs=options.jobs)
     print(block)
-    page = options.out.with_suffix(".md")
     if set(options.only) == set(ALL):
-        atomic_text(page, inserted(page.read_text() if page.exists() else "", block))
+        put(options.out.with_suffix(".md"), "modes", block)
 
 
 if __name__ == "__main__":

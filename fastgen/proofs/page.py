@@ -1,0 +1,24 @@
+"""Tables of figures in a page of the documentation, each between markers of its own."""
+
+import subprocess
+from pathlib import Path
+
+from ..files import atomic_text
+
+
+def put(page: Path, name: str, block: str) -> None:
+    """Writes a block between its markers into a page, which is made if it is not there."""
+    atomic_text(page, inserted(page.read_text() if page.exists() else "", name, block))
+
+
+def inserted(text: str, name: str, block: str) -> str:
+    """The text with the block between the markers of that name, at its end if it has none."""
+    begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+    before, _, rest = text.partition(begin)
+    return f"{before}{begin}\n{block}\n{end}{rest.partition(end)[2]}"
+
+
+def commit() -> str:
+    """Of the working tree, "+" where it was changed since."""
+    found = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)
+    return found.stdout.strip() or "unknown"
