@@ -19,6 +19,7 @@ from fastgen.models.roles import Roles
 from fastgen.models.state import STATES
 from fastgen.objectives import OBJECTIVES, Objective, Pair
 from fastgen.objectives.decoupled_dmd import DecoupledDMD
+from fastgen.objectives.diff_instruct import DiffInstruct
 from fastgen.objectives.dmd import DMD
 from fastgen.objectives.dmd2 import DMD2
 from fastgen.objectives.f_distill import FDistill
@@ -126,6 +127,13 @@ SAME_BY_THE_PAPER = {
     "dmd2, tdm": Same(DMD2(gan=NO_GAN), TDM(), 1, "one segment that ends at clean data"),
     "dmd2, phased_dmd": Same(DMD2(gan=NO_GAN), PhasedDMD(phases=1, weight="l1"), 1, "one phase, DMD's weight"),
     "dmd2, decoupled_dmd": Same(DMD2(gan=NO_GAN), DecoupledDMD(augmentation=1.0), 2, "no augmentation"),
+    "vsd, dmd2": Same(VSD(weight="l1", guidance=PLAIN, gan=GAN()), DMD2(), 2, "DMD's weight, no guidance"),
+    "diff_instruct, vsd": Same(DiffInstruct(weight="vsd"), VSD(guidance=PLAIN, rollout="one_step"), 2, "VSD's weight"),
+    "tdm, dmd": Same(TDM(weight="kl", gan=GAN()), DMD(regression=0.0, weight="kl", gan=GAN()), 1, "one segment"),
+    "decoupled_dmd, dmd2": Same(DecoupledDMD(augmentation=1.0, gan=GAN()), DMD2(), 2, "no augmentation"),
+    "sida, sim": Same(
+        SiDA(weight="none", gan=GAN()), SIM(distance="square", gan=GAN()), 2, "d'(y) = y beside one adversary"
+    ),
     "sid, sida": Same(SID, SiDA(gan=NO_GAN), 2, "no GAN"),
     "sid, sid_lsg": Same(SID, SiDLSG(guidance=LongShort(1.0)), 2, "no guidance"),
     "sida, sid_few_step": Same(SiDA(gan=GAN()), FewStepSiD(guidance=PLAIN, gan=GAN()), 1, "one step, no guidance"),
