@@ -5,14 +5,16 @@ import re
 import pytest
 import torch
 from closed_forms import gaussian_roles, only
+from families import FAMILIES
 from torch import Tensor
 
 from fastgen.analytic import AffineGenerator
 from fastgen.configfile import load
-from fastgen.engine.checks import check_stages
+from fastgen.engine.checks import check_needs, check_stages
 from fastgen.errors import UserError
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import CallForm, NetworkDenoiser, RetargetedDenoiser
+from fastgen.models.pipeline import Pipeline
 from fastgen.objectives import Batch, Landing
 from fastgen.objectives.gan import GAN, discriminator_losses
 from fastgen.objectives.guidance import Anti, LongShort, Shared
@@ -42,6 +44,7 @@ stages:
         (["stages.1.discriminator={heads: mean, backbone: real_score}"], "set discriminator.heads=trained"),
         (["stages.1.carry={foo: generator}"], "carries 'foo', but its roles are fake_score, generator, real_score"),
         (["stages.1.carry={fake_score: generator}", "sharing=scores"], "set sharing=full"),
+        (["stages.1.objective.gan={start: 8}"], "gan.start 8, but ends after train.images=8"),
     ],
 )
 def test_a_stage_that_cannot_train_is_refused(options, words, tmp_path):
@@ -49,6 +52,15 @@ def test_a_stage_that_cannot_train_is_refused(options, words, tmp_path):
     check_stages(load(tmp_path / "run.yaml"))
     with pytest.raises(UserError, match=re.escape(words)):
         check_stages(load(tmp_path / "run.yaml", options))
+
+
+def test_a_network_without_a_time_embedding_is_told_nothing_more(tmp_path):
+    (tmp_path / "run.yaml").write_text(RUN)
+    family = FAMILIES["chroma"]
+    pipeline = Pipeline(family.build(), size=family.size)
+    check_needs(load(tmp_path / "run.yaml"), pipeline)
+    with pytest.raises(UserError, match=r"stage 'last' tells .* ChromaTransformer2DModel has no time embedding"):
+        check_needs(load(tmp_path / "run.yaml", ["stages.1.objective.step_aware=true"]), pipeline)
 
 
 @pytest.mark.parametrize(

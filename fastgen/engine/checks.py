@@ -7,6 +7,7 @@ from ..config import Stage as StageConfig
 from ..errors import UserError
 from ..models.pipeline import Pipeline
 from ..models.roles import DENOISERS
+from ..models.scalars import find_time_embedding
 from ..objectives import roles_of, scalars_of
 from ..process import Flow
 from ..process.retold import retold
@@ -54,6 +55,8 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
             raise UserError(
                 f"stage {stage.name!r} holds on the flow process only, and the teacher has another: set process=flow"
             )
+        if any("." in need for need in needs):
+            _check_embeds_time(stage, pipeline)
         if "pairs" in needs and config.pairs.guidance != 1 and not pipeline.has_null:
             raise UserError(
                 f"stage {stage.name!r} reads pairs under guidance {config.pairs.guidance:g}, but the teacher has no "
@@ -68,6 +71,17 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
             f"the data has {config.data.num_classes} classes, the teacher {len(pipeline.classes)}: use the data that "
             "the teacher was trained on, or set teacher.num_classes if its folder does not say it right"
         )
+
+
+def _check_embeds_time(stage: StageConfig, pipeline: Pipeline) -> None:
+    """Refuses an objective that tells a role more than the time, of a network without a layer to tell it to."""
+    try:
+        find_time_embedding(pipeline.network)
+    except ValueError as error:
+        raise UserError(
+            f"stage {stage.name!r} tells its networks more than the time, but {error}: choose an objective that does "
+            "not, such as dmd2 with step_aware=false"
+        ) from error
 
 
 def _check_sources(stage: StageConfig, config: Config) -> None:
