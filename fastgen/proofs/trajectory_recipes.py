@@ -1,5 +1,7 @@
 """How the consistency family is trained on the proof bed: without guidance, from the exact teacher or from data."""
 
+from typing import Any
+
 from ..objectives.consistency import ConsistencyDistillation, ConsistencyTraining
 from ..objectives.curricula import Doubling, Ratio
 from ..objectives.gan import GAN
@@ -15,33 +17,37 @@ from ..objectives.solvers import Guidance
 from ..objectives.tdd import TargetDriven
 from ..objectives.tscd import SegmentedConsistency
 from ..process import LogNormal, Uniform
+from .recipes import SHIFT
 from .training import SIZE, Recipe
 
 PLAIN, NO_GAN = Guidance(), GAN(0.0, kind="hinge")
 WARMUP = 200 * SIZE
 ANY_TIME = LogNormal(0.0, 1.6)
+ONE: dict[str, Any] = {"cycles": 1000}
+TWO: dict[str, Any] = ONE | {"steps": 2, "shift": SHIFT}
+FOUR: dict[str, Any] = ONE | {"steps": 4, "shift": SHIFT}
+SOFT = 0.1
+"""c of the Huber distances: the papers' are for images, and so near an absolute value that the plane's errors stay."""
 
 TRAJECTORY_RECIPES: dict[str, Recipe] = {
-    "cd": Recipe(ConsistencyDistillation(), cycles=1000),
-    "ict": Recipe(ConsistencyTraining(curriculum=Doubling(images=1000 * SIZE, last=160)), cycles=1000),
-    "ect": Recipe(ConsistencyTraining(curriculum=Ratio(images=WARMUP, times=Uniform())), cycles=1000, share=0.5),
-    "lcm": Recipe(LatentConsistency(guidance=PLAIN), cycles=1000),
-    "lcm_2step": Recipe(LatentConsistency(guidance=PLAIN), steps=2, cycles=1000, share=0.5),
-    "pcm_2step": Recipe(PhasedConsistency(guidance=PLAIN), steps=2, cycles=1000, share=0.5),
-    "pcm_4step": Recipe(PhasedConsistency(guidance=PLAIN, gan=NO_GAN), steps=4, cycles=1000, share=0.75),
-    "tscd_4step": Recipe(SegmentedConsistency(guidance=PLAIN, segments=4), steps=4, cycles=1000, share=0.75),
-    "tdd_4step": Recipe(
-        TargetDriven(guidance=PLAIN, gan=NO_GAN, dropout=0.0, jitter=0.0), steps=4, cycles=1000, share=0.9
-    ),
-    "scm": Recipe(SimplifiedConsistency(warmup=WARMUP, times=ANY_TIME), cycles=1000),
-    "scm_2step": Recipe(SimplifiedConsistency(warmup=WARMUP, times=ANY_TIME), steps=2, cycles=1000, share=0.5),
-    "sana_sprint": Recipe(SanaSprint(guidance=PLAIN, warmup=WARMUP), cycles=1000),
-    "meanflow": Recipe(MeanFlow(diagonal=0.25, times=Uniform()), cycles=1000),
-    "meanflow_2step": Recipe(MeanFlow(diagonal=0.25, times=Uniform()), steps=2, cycles=1000, share=0.5),
-    "shortcut": Recipe(Shortcut(bootstrapped=0.75, ema=0.95, levels=5), cycles=1000),
-    "shortcut_4step": Recipe(Shortcut(bootstrapped=0.75, ema=0.95, levels=3), steps=4, cycles=1000, share=0.75),
-    "scfm_4step": Recipe(SelfShortcut(substeps=8, ema=0.95), steps=4, cycles=1000, share=0.9),
-    "progressive": Recipe(Progressive(substeps=32), cycles=1000),
-    "progressive_4step": Recipe(Progressive(substeps=8), steps=4, cycles=1000, share=0.75),
+    "cd": Recipe(ConsistencyDistillation(), **ONE),
+    "ict": Recipe(ConsistencyTraining(curriculum=Doubling(images=1000 * SIZE, last=160)), **ONE),
+    "ect": Recipe(ConsistencyTraining(curriculum=Ratio(images=WARMUP, times=Uniform()), huber=SOFT), **ONE),
+    "lcm": Recipe(LatentConsistency(guidance=PLAIN), **ONE),
+    "lcm_2step": Recipe(LatentConsistency(guidance=PLAIN), **TWO),
+    "pcm_2step": Recipe(PhasedConsistency(guidance=PLAIN, huber=SOFT), **TWO),
+    "pcm_4step": Recipe(PhasedConsistency(guidance=PLAIN, huber=SOFT, gan=NO_GAN), **FOUR),
+    "tscd_4step": Recipe(SegmentedConsistency(guidance=PLAIN, segments=4), **FOUR),
+    "tdd_4step": Recipe(TargetDriven(guidance=PLAIN, huber=SOFT, gan=NO_GAN, dropout=0.0, jitter=0.0), **FOUR),
+    "scm": Recipe(SimplifiedConsistency(warmup=WARMUP, times=ANY_TIME), **ONE),
+    "scm_2step": Recipe(SimplifiedConsistency(warmup=WARMUP, times=ANY_TIME), **TWO),
+    "sana_sprint": Recipe(SanaSprint(guidance=PLAIN, warmup=WARMUP), **ONE),
+    "meanflow": Recipe(MeanFlow(diagonal=0.25, times=Uniform()), **ONE),
+    "meanflow_2step": Recipe(MeanFlow(diagonal=0.25, times=Uniform()), **TWO),
+    "shortcut": Recipe(Shortcut(bootstrapped=0.75, ema=0.95, levels=5), **ONE),
+    "shortcut_4step": Recipe(Shortcut(bootstrapped=0.75, ema=0.95, levels=3), **FOUR),
+    "scfm_4step": Recipe(SelfShortcut(substeps=8, ema=0.95), **FOUR),
+    "progressive": Recipe(Progressive(substeps=32), **ONE),
+    "progressive_4step": Recipe(Progressive(substeps=8), **FOUR),
 }
 """The mean velocity has no recipe but on the flow process, which alone it holds on ("linear" in its needs)."""
