@@ -11,6 +11,7 @@ from torch import Tensor
 from .process import Process, pad_like
 from .types import Latent, Levels, Time
 
+NEWTON = 8  # steps, each of which doubles the right digits
 
 @dataclass(frozen=True)
 class Flow(Process):
@@ -145,13 +146,26 @@ class Discrete(Process):
 
     def time_of(self, logsnr: Levels) -> Levels:
         wanted = logsnr.double()
-        low, high = torch.zeros_like(wanted), torch.ones_like(wanted)
-        for _ in range(54):  # bisection to the last bit of float64
-            middle = (low + high) / 2
-            noisier = self.logsnr(middle) < wanted
-            low, high = torch.where(noisier, low, middle), torch.where(noisier, middle, high)
-        moved = high + (wanted - wanted.detach()) / (self.steps * self._slope(high))  # high itself, with its derivative
-        return torch.where(wanted == torch.inf, 0, torch.where(wanted.isfinite() & (high < 1), moved, high))
+        u = self._clock_of(wanted.detach())
+        t = self.from_clock(u).clamp(0, 1)
+        moved = t + (wanted - wanted.detach()) / (self.steps * self._slope(t))  # t itself, with its derivative
+        return torch.where(wanted.isfinite() & (t < 1), moved, t)
+
+    def _clock_of(self, wanted: Tensor) -> Tensor:
+        """Step indices of log-SNRs: logarithms undone at both ends, between them Newton's method on the cubics.
+
+        From its turning point a monotone cubic is approached from one side, where Newton's steps cannot go astray.
+        """
+        cubics, ends = self._tables(wanted.device)
+        i = torch.searchsorted(-cubics[:, 0], -wanted).clamp(1, self._last) - 1
+        c0, c1, c2, c3 = cubics[i].unbind(-1)
+        h = torch.where(c3 == 0, torch.zeros_like(c3), -c2 / (3 * c3)).clamp(0, 1)
+        for _ in range(NEWTON):
+            gap = c0 + h * (c1 + h * (c2 + h * c3)) - wanted
+            h = (h - gap / (c1 + h * (2 * c2 + 3 * h * c3))).clamp(0, 1)
+        below = ((wanted - ends[0]) / ends[1]).exp() - 1
+        above = self._last + 1 - ((ends[2] - wanted) / ends[3]).exp()
+        return torch.where(wanted > ends[0], below, torch.where(wanted < ends[2], above, i + h))
 
     @cached_property
     def _last(self) -> int:
