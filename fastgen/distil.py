@@ -9,7 +9,7 @@ from accelerate import Accelerator, PartialState
 
 from .config import Config
 from .engine.build import AUTOCAST
-from .engine.checks import check_needs, check_stages
+from .engine.checks import check_grids, check_needs, check_stages
 from .engine.run import Run, Trained
 from .errors import UserError
 from .models.arguments import size_arguments
@@ -17,7 +17,7 @@ from .models.attention import avoid_cudnn, check_attention, set_attention
 from .models.create import create
 from .models.pipeline import Pipeline, noted_classes
 from .models.teacher import load_teacher
-from .models.watch import network_of
+from .models.watch import denoisers_of
 from .notes import Notes
 from .objectives.ops import LARGE
 from .plan import recipe_of
@@ -57,6 +57,7 @@ def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     check_needs(config, pipeline)
     check_release(config, pipeline)
     student = Student(config, pipeline, accelerator.device)
+    check_grids(config, pipeline, dict(zip(student.stops, student.grids, strict=True)))
     _make(config.out)
     with accelerator.main_process_first():
         pipeline.encode(config.data.prompts or (), progress=accelerator.is_main_process)
@@ -167,7 +168,8 @@ def _teacher(config: Config, device: torch.device) -> Pipeline:
         half = config.sharing == "lora" and all(stage.train.precision == "bf16" for stage in config.stages)
         pipe = load_teacher(spec.source, device=device, auto=torch.bfloat16 if half else torch.float32)
         num_classes, null_label = noted_classes(spec.source.path, num_classes, null_label)
-    set_attention(network_of(pipe), config.attention)
+    for network in denoisers_of(pipe).values():
+        set_attention(network, config.attention)
     return Pipeline(
         pipe,
         num_classes=num_classes,

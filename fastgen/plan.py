@@ -16,9 +16,10 @@ from .configfile import load
 from .engine.build import SHARED
 from .errors import UserError
 from .models.create import create
+from .models.experts import Experts
 from .models.roles import DENOISERS
 from .models.targets import find_targets
-from .models.watch import NETWORKS, network_of
+from .models.watch import NETWORKS, SECOND, network_of
 from .objectives import roles_of
 
 TRAINED_BYTES = 4 + 4 + 8  # fp32 weight, gradient, two Adam moments
@@ -167,11 +168,17 @@ def _network_in(folder: Path) -> nn.Module:
         name = next((part for part in NETWORKS if part in index), None)
         if name is None:
             raise UserError(f"{folder} holds neither a `unet` nor a `transformer`, so there is nothing to distil")
-        kind = getattr(diffusers, index[name][1])
-        settings = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
-        return kind.from_config(settings)
+        first = _part_in(folder, name, index)
+        paired = index.get("boundary_ratio") is not None
+        return Experts(first, _part_in(folder, SECOND, index), boundary=0.0) if paired else first
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(
             f"{folder} is not a pipeline that could be read ({type(error).__name__}: {error}): give the folder that "
             "save_pretrained wrote for the whole pipeline"
         ) from error
+
+
+def _part_in(folder: Path, name: str, index: dict[str, Any]) -> nn.Module:
+    settings = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+    network: nn.Module = getattr(diffusers, index[name][1]).from_config(settings)
+    return network

@@ -26,7 +26,7 @@ from .models.pipeline import Pipeline
 from .models.source import DTYPES
 from .models.targets import find_targets
 from .models.teacher import load_teacher
-from .models.watch import denoiser_name, network_of
+from .models.watch import network_of, parts_of
 from .notes import Notes
 from .student import Student
 
@@ -84,7 +84,7 @@ class Judge:
             network: the trained one, float32.
         """
         teacher, network = self.student.pipeline, network.to(self.device)
-        pipe.register_modules(**{denoiser_name(pipe): network})
+        pipe.register_modules(**parts_of(pipe, network))
         asked = Pipeline(pipe, num_classes=notes.num_classes, null_label=teacher.null_label, size=teacher.size)
         calls = calls_for(asked, call_arguments(pipe, notes))
         cond = conditions_for(asked).to(self.device)

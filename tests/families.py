@@ -26,7 +26,9 @@ class Family:
         """The same weights at every call; no part of the denoiser is asleep; no progress bar."""
         torch.manual_seed(0)
         pipe = self.builder()
-        awaken(denoiser(pipe))
+        for network in (denoiser(pipe), pipe.components.get("transformer_2")):
+            if network is not None:
+                awaken(network)
         pipe.set_progress_bar_config(disable=True)
         return pipe
 
@@ -69,6 +71,7 @@ NAMED = (
     Family("chroma", packed.chroma, SQUARE),
     Family("ltx", video.ltx, LARGE | {"num_frames": 3}),
     Family("wan", video.wan, SQUARE | {"num_frames": 5}),
+    Family("wan_of_two", video.wan_of_two, SQUARE | {"num_frames": 5}),
     Family("cogvideox", video.cogvideox, SQUARE | {"num_frames": 5}),
     Family("hunyuan_video", video.hunyuan_video, SQUARE | {"num_frames": 5}),
 )

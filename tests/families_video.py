@@ -40,7 +40,18 @@ def ltx() -> LTXPipeline:
 
 def wan() -> WanPipeline:
     t5 = tiny.t5_tokenizer()
-    transformer = WanTransformer3DModel(
+    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    return WanPipeline(t5, text.umt5(t5), vaes.wan(), scheduler, _wan_network())
+
+
+def wan_of_two() -> WanPipeline:
+    """Wan 2.2; of four steps two lie on each side of the boundary."""
+    one = wan()
+    return WanPipeline(**one.components | {"transformer_2": _wan_network()}, boundary_ratio=0.875)
+
+
+def _wan_network() -> WanTransformer3DModel:
+    return WanTransformer3DModel(
         num_attention_heads=2,
         attention_head_dim=12,
         in_channels=4,
@@ -51,8 +62,6 @@ def wan() -> WanPipeline:
         num_layers=2,
         rope_max_seq_len=32,
     )
-    scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-    return WanPipeline(t5, text.umt5(t5), vaes.wan(), scheduler, transformer)
 
 
 def cogvideox() -> CogVideoXPipeline:

@@ -42,6 +42,7 @@ CASES = {
     "chroma": ("renoise", (2,)),
     "ltx": ("renoise", (2,)),
     "wan": ("renoise", (2,)),
+    "wan_of_two": ("ode", (4,)),
     "cogvideox": ("renoise", (1, 3)),
     "hunyuan_video": ("ode", (1, 2)),
     "krea2": ("renoise", (2,)),

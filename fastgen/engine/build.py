@@ -83,6 +83,7 @@ def build_roles(
     if spoken is not pipeline.reading.process:
         members = {name: RetargetedDenoiser(model, spoken) for name, model in members.items()}
     grids = [spoken.grid_of(grid) for grid in grids]
+    boundary = pipeline.boundary and float(spoken.grid_of(torch.tensor(pipeline.boundary, dtype=torch.float64)))
     torch.manual_seed(seed_of(seed, stage.name, "discriminator"))
     if "discriminator" in trained:
         members["discriminator"] = _discriminator(pipeline, members, stage.discriminator)
@@ -95,7 +96,7 @@ def build_roles(
     told = _told(grids, scalars["generator"], deterministic=sampler == "ode", guidance=guidance)
     if told:
         check_bakeable(members["generator"], stops=len(told))
-    return Roles(members, grids=grids, sampler=sampler, told=told, borrowed=borrowed)
+    return Roles(members, grids=grids, sampler=sampler, told=told, borrowed=borrowed, boundary=boundary)
 
 
 def _told(

@@ -1,10 +1,14 @@
 """What is refused before anything is trained: stages, data and students that do not fit each other."""
 
+from collections.abc import Mapping
 from itertools import pairwise
+
+from torch import Tensor
 
 from ..config import Config, Student
 from ..config import Stage as StageConfig
 from ..errors import UserError
+from ..models.baking import TWO_TOLD
 from ..models.pipeline import Pipeline
 from ..models.roles import DENOISERS
 from ..models.scalars import find_time_embedding
@@ -62,6 +66,7 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
                 f"stage {stage.name!r} reads pairs under guidance {config.pairs.guidance:g}, but the teacher has no "
                 "unconditional mode: set pairs.guidance=1, or name its null class with teacher.null_label"
             )
+        _check_experts(stage, pipeline)
     if pipeline.kind == "none" and config.data.prompts is not None and not config.data.has_images:
         raise UserError(
             f"the data are prompts, but {type(pipeline.pipe).__name__} takes none: use data={{source: noise}}"
@@ -71,6 +76,46 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
             f"the data has {config.data.num_classes} classes, the teacher {len(pipeline.classes)}: use the data that "
             "the teacher was trained on, or set teacher.num_classes if its folder does not say it right"
         )
+
+
+def check_grids(config: Config, pipeline: Pipeline, grids: Mapping[int, Tensor]) -> None:
+    """Refuses, before anything is trained, a student that would leave one of two experts untrained.
+
+    Args:
+        grids: step count -> the process times [n] that the student stops at.
+
+    Raises:
+        UserError: naming the stage, the step count and its times.
+    """
+    for stage in config.stages:
+        for n, grid in grids.items() if "experts" in stage.objective.needs else ():
+            above = int((grid >= pipeline.boundary).sum())
+            if above in (0, n):
+                raise UserError(
+                    f"stage {stage.name!r} trains each expert in a phase of its own, but of {n} steps, at the times "
+                    f"{', '.join(f'{t:.3g}' for t in grid.tolist())}, none lies "
+                    f"{'below' if above else 'at or above'} the boundary {pipeline.boundary:.3g}: choose student.shift "
+                    "or student.steps so that each expert has a step, or set objective.experts=false"
+                )
+
+
+def _check_experts(stage: StageConfig, pipeline: Pipeline) -> None:
+    """Refuses what needs two networks of a pipeline of one, and what needs one of a pipeline of two."""
+    name, needs = type(pipeline.pipe).__name__, stage.objective.needs
+    if not pipeline.boundary:
+        if "experts" in needs:
+            raise UserError(
+                f"stage {stage.name!r} trains an expert for each phase, but the {name} has one denoiser, and no stock "
+                "pipeline could hold two: set objective.experts=false, or choose a teacher of two denoisers"
+            )
+        return
+    if "discriminator" in roles_of(stage.objective):
+        raise UserError(
+            f"stage {stage.name!r} has a discriminator, which reads the features of one network, but the {name} has "
+            "two denoisers: set objective.gan=0 where the objective allows it, or choose one without discriminator"
+        )
+    if scalars_of(stage.objective, "generator"):
+        raise UserError(f"stage {stage.name!r} does not fit the {name}: {TWO_TOLD}")
 
 
 def _check_embeds_time(stage: StageConfig, pipeline: Pipeline) -> None:

@@ -22,6 +22,10 @@ from .denoiser import NetworkDenoiser, RetargetedDenoiser
 from .roles import weights_of
 
 Scalars = Mapping[str, float]
+TWO_TOLD = (
+    "what a student is told beside its time cannot be baked into two networks that share the times: choose an "
+    "objective without such values, or guidance.told=false"
+)
 
 
 def baked(
@@ -41,7 +45,7 @@ def baked(
         UserError: see `check_bakeable`.
     """
     check_bakeable(model, stops=len(stops))
-    name, last = _last_layer(model.net, model.embeddings.layer)
+    name, last = _last_layer(model.net, model.embeddings.layers[0])
     hidden = torch.stack([_input_of(last, model, t, example) for t in stops]).double()
     told = torch.stack([_added(model, values) for values in stops.values()]).double()
     update = (torch.linalg.pinv(hidden) @ told).T.cpu()
@@ -56,9 +60,13 @@ def check_bakeable(model: Any, *, stops: int) -> None:
     """Refuses a role whose embeddings could not be baked.
 
     Raises:
-        UserError: its adapter's rank is below the number of stops, or it adapts that layer already.
+        UserError: its adapter's rank is below the number of stops, or it adapts that layer already; there are two
+            networks.
     """
-    name, _ = _last_layer(model.net, model.embeddings.layer)
+    layer, *others = model.embeddings.layers
+    if others:
+        raise UserError(TWO_TOLD)
+    name, _ = _last_layer(model.net, layer)
     state = weights_of(model).state_dict()
     inner = model.inner if isinstance(model, RetargetedDenoiser) else model
     if isinstance(inner, AdaptedDenoiser) and (_rank(state) < stops or f"{name}.lora_A.weight" in state):

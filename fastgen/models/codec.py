@@ -8,7 +8,7 @@ and what it hands to `vae.decode` shows where each of them went. A random sample
 
 import math
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from inspect import signature
@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..process import Trig, from_scheduler
 from .arguments import classifier_free, conditioning_kind, parameters
 from .selftest import tolerance
-from .watch import Answer, autoencoder_of, network_of, replaced, undisturbed, unshared
+from .watch import Answer, autoencoder_of, denoisers_of, network_of, replaced, undisturbed, unshared
 
 AT_ONCE = 4  # images through the autoencoder together, if they are small; videos go one by one
 MOST = 2**17  # values of the samples that go together: two of SDXL at 1024 px
@@ -224,8 +224,8 @@ class _Stop(Exception):
 @contextmanager
 def _posing(pipe: DiffusionPipeline, vae: Any, call: Mapping[str, Any]) -> Iterator[Decode]:
     """Within, the stock loop can be run with its samples replaced; its denoiser is called once in all."""
-    net, gain = network_of(pipe), _gain(pipe)
-    forward, step, told = net.forward, pipe.scheduler.step, signature(vae.decode)
+    networks, gain = list(denoisers_of(pipe).values()), _gain(pipe)
+    forward, step, told = networks[0].forward, pipe.scheduler.step, signature(vae.decode)
     answers: list[Any] = []
     decoded: list[Decoded] = []
 
@@ -257,7 +257,10 @@ def _posing(pipe: DiffusionPipeline, vae: Any, call: Mapping[str, Any]) -> Itera
                 return decoded.pop()
         raise _failure(type(pipe).__name__, "its call did not reach its autoencoder")
 
-    with replaced(net, "forward", answer), undisturbed(pipe):
+    with ExitStack() as within:
+        for net in networks:
+            within.enter_context(replaced(net, "forward", answer))
+        within.enter_context(undisturbed(pipe))
         yield run
 
 

@@ -24,7 +24,7 @@ from .denoiser import CallForm
 from .layout import flat, same, tree
 from .probe import capture, capture_null
 from .selftest import failure
-from .watch import autoencoder_of, network_of
+from .watch import autoencoder_of, denoisers_of, network_of
 
 AT_ONCE = 32
 
@@ -182,7 +182,7 @@ def _spelt_out(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
 
 
 def _encoders(pipe: DiffusionPipeline) -> list[nn.Module]:
-    others = (network_of(pipe), autoencoder_of(pipe))
+    others = (*denoisers_of(pipe).values(), autoencoder_of(pipe))
     networks = [part for _, part in sorted(pipe.components.items()) if isinstance(part, nn.Module)]
     return [part for part in networks if not any(part is other for other in others)]
 

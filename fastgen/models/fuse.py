@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .loading import HUB_FAILURES, HUB_ID, check_weights, line
 from .source import LoRAFile
-from .watch import network_of
+from .watch import denoisers_of, network_of
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 METADATA = "lora_adapter_metadata"
@@ -82,6 +82,11 @@ def fuse(pipe: DiffusionPipeline, loras: Sequence[tuple[Path, float]]) -> None:
     Raises:
         UserError: a LoRA fits no layer, was made for another base, or is of a kind that the pipeline cannot take.
     """
+    if loras and len(denoisers_of(pipe)) > 1:
+        raise UserError(
+            f"the {type(pipe).__name__} has two denoisers, and teacher.loras does not say which of them a LoRA belongs "
+            "to: add the LoRAs to its weights, save it, and give that folder as teacher.path"
+        )
     if loras and hasattr(pipe, "load_lora_weights"):
         _fuse_by_pipeline(pipe, loras)
         return

@@ -20,9 +20,10 @@ from .codec import Codec, codec_of
 from .conditioning import Conditioning
 from .denoiser import NetworkDenoiser
 from .encoding import Asking, Encoder
+from .experts import Experts
 from .loading import load
 from .probe import emitted, opening, probe
-from .watch import denoiser_name, network_of
+from .watch import network_of, parts_of
 
 PROBE_PIXELS, PROBE_FRAMES = 256, 9
 _EXAMPLES = {"none": (None, None), "label": (0, 1), "prompt": ("a", "a longer one")}
@@ -102,6 +103,14 @@ class Pipeline:
     def network(self) -> torch.nn.Module:
         return network_of(self.pipe)
 
+    @property
+    def boundary(self) -> float:
+        """The process time below which the second of two networks is called; 0 where there is one."""
+        network = self.network
+        if not isinstance(network, Experts):
+            return 0.0
+        return float(self.reading.time(torch.tensor(network.boundary, dtype=torch.float64)))
+
     def denoiser(self, *, autocast: torch.dtype | None = None, scalars: Sequence[str] = ()) -> NetworkDenoiser:
         """A copy of the pipeline's network as a Denoiser, with zero embeddings of further scalars."""
         return self.speaking(copy.deepcopy(self.network), autocast=autocast, scalars=scalars)
@@ -131,7 +140,7 @@ class Pipeline:
     def student(self, network: torch.nn.Module, scheduler: Any) -> DiffusionPipeline:
         """A pipeline with another network and scheduler; all other parts are shared with this one."""
         pipe = copy.copy(self.pipe)
-        pipe.register_modules(**{denoiser_name(self.pipe): network, "scheduler": scheduler})
+        pipe.register_modules(**parts_of(pipe, network), scheduler=scheduler)
         return pipe
 
     def encode(self, prompts: Sequence[str], *, progress: bool = True) -> None:

@@ -25,6 +25,7 @@ class Roles:
             ode (keep the predicted noise).
         told: what the generator's embeddings are told at each stop of its grids.
         borrowed: roles whose weights are the teacher's for good, so that a checkpoint need not hold them.
+        boundary: the process time below which the second of two experts is called; 0 for one network.
     """
 
     def __init__(
@@ -35,11 +36,13 @@ class Roles:
         sampler: Sampler = "renoise",
         told: Mapping[float, Mapping[str, float]] | None = None,
         borrowed: Sequence[str] = ("real_score",),
+        boundary: float = 0.0,
     ) -> None:
         self.members = dict(members)
         self.grids = tuple(grids)
         self.sampler = sampler
         self.told = told or {}
+        self.boundary = boundary
         self.own = tuple(name for name in self.members if name not in borrowed)
         for module in self.members.values():
             module.requires_grad_(False)

@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from .experts import Experts, networks_in
+
 TIME_EMBEDDINGS = ("TimestepEmbedding", "TimestepEmbedder")
 FREQUENCIES = 64
 
@@ -19,7 +21,7 @@ class Scalars(nn.Module):
     """Zero-initialised embeddings of named scalars in [0, 1], one perceptron each; none without names.
 
     Args:
-        net: network whose time embedding they are added to.
+        net: network whose time embedding they are added to; of two experts, both.
         names: of the scalars.
 
     Raises:
@@ -30,8 +32,9 @@ class Scalars(nn.Module):
         super().__init__()
         self.embed = nn.ModuleDict()
         if names:
-            self.layer = find_time_embedding(net)
-            width = [m for m in net.get_submodule(self.layer).modules() if isinstance(m, nn.Linear)][-1].out_features
+            self.layers = [start + find_time_embedding(part) for start, part in networks_in(net).items()]
+            embedding = net.get_submodule(self.layers[0])
+            width = [m for m in embedding.modules() if isinstance(m, nn.Linear)][-1].out_features
             self.embed.update({name: _perceptron(width) for name in names})
             self.embed.to(next(net.parameters()).device)
 
@@ -57,14 +60,16 @@ class Scalars(nn.Module):
         added = self(values)
 
         def add(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
-            rows = added.reshape(len(added), *[1] * (output.ndim - 2), -1)
+            rows = added[net.rows] if isinstance(net, Experts) else added
+            rows = rows.reshape(len(rows), *[1] * (output.ndim - 2), -1)
             return output + rows.to(output.device, output.dtype)
 
-        hook = net.get_submodule(self.layer).register_forward_hook(add)
+        hooks = [net.get_submodule(layer).register_forward_hook(add) for layer in self.layers]
         try:
             yield
         finally:
-            hook.remove()
+            for hook in hooks:
+                hook.remove()
 
 
 def refuse_undeclared(declared: Sequence[str], given: Mapping[str, Tensor]) -> None:

@@ -6,7 +6,7 @@ scheduler does not move, so that what the pipeline *tells* them costs no more th
 
 import inspect
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import wraps
 from typing import Any
@@ -18,9 +18,11 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .arguments import parameters
 from .denoiser import output_of
+from .experts import Experts, networks_in
 
 PLUMBING = ("return_dict",)
 NETWORKS = ("transformer", "unet")  # the names of the components that denoise
+SECOND = "transformer_2"  # beside it, where a pipeline has `boundary_ratio`
 
 
 @dataclass(frozen=True)
@@ -63,9 +65,24 @@ def denoiser_name(pipe: DiffusionPipeline) -> str:
     )
 
 
+def denoisers_of(pipe: DiffusionPipeline) -> dict[str, Any]:
+    """The components that denoise: one, or two of which the first has the noisier times; raises as `denoiser_name`."""
+    second = [SECOND] if pipe.config.get("boundary_ratio") is not None and pipe.components.get(SECOND) else []
+    return {name: pipe.components[name] for name in [denoiser_name(pipe), *second]}
+
+
 def network_of(pipe: DiffusionPipeline) -> Any:
-    """The component that denoises; raises as `denoiser_name`."""
-    return getattr(pipe, denoiser_name(pipe))
+    """What denoises: a component, or two of them as one; raises as `denoiser_name`."""
+    first, *second = denoisers_of(pipe).values()
+    if not second:
+        return first
+    boundary = pipe.config.boundary_ratio * pipe.scheduler.config.num_train_timesteps
+    return Experts(first, *second, boundary=boundary)
+
+
+def parts_of(pipe: DiffusionPipeline, network: nn.Module) -> dict[str, nn.Module]:
+    """Another network like the pipeline's as its components, by name."""
+    return dict(zip(denoisers_of(pipe), networks_in(network).values(), strict=True))
 
 
 def autoencoder_of(pipe: DiffusionPipeline) -> Any:
@@ -76,8 +93,7 @@ def autoencoder_of(pipe: DiffusionPipeline) -> Any:
 
 def record(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> list[Step]:
     """What happens in the first steps of a stock call; the global random streams are left as they were."""
-    forward = network_of(pipe).forward
-    return _watched(pipe, call, steps, rows, answer=lambda told: forward(*told.args, **told.kwargs), step=None)
+    return _watched(pipe, call, steps, rows, answer=None, step=None)
 
 
 def rehearse(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> list[Step]:
@@ -112,22 +128,27 @@ def _watched(
     steps: int,
     rows: int,
     *,
-    answer: Callable[[inspect.BoundArguments], Any],
+    answer: Callable[[inspect.BoundArguments], Any] | None,
     step: Callable[..., Any] | None,
 ) -> list[Step]:
-    net, scheduler = network_of(pipe), pipe.scheduler
-    signature, stock_step = inspect.signature(net.forward), scheduler.step
+    scheduler = pipe.scheduler
+    stock_step = scheduler.step
     act = step or stock_step
     calls: list[Call] = []
     seen: list[Step] = []
 
-    @wraps(net.forward)  # pipelines look into signatures, e.g. for `generator`
-    def watched_forward(*args: Any, **kwargs: Any) -> Any:
-        told = signature.bind(*args, **kwargs)
-        raw = answer(told)
-        given = {name: value for name, value in told.arguments.items() if value is not None and name not in PLUMBING}
-        calls.append(Call(given, output_of(raw)))
-        return raw
+    def watched(forward: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(forward)
+
+        @wraps(forward)  # pipelines look into signatures, e.g. for `generator`
+        def watched_forward(*args: Any, **kwargs: Any) -> Any:
+            told = signature.bind(*args, **kwargs)
+            raw = answer(told) if answer else forward(*args, **kwargs)
+            given = {key: value for key, value in told.arguments.items() if value is not None and key not in PLUMBING}
+            calls.append(Call(given, output_of(raw)))
+            return raw
+
+        return watched_forward
 
     @wraps(stock_step)
     def watched_step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -138,7 +159,11 @@ def _watched(
         calls.clear()
         return stepped
 
-    with replaced(net, "forward", watched_forward), replaced(scheduler, "step", watched_step), undisturbed(pipe):
+    with ExitStack() as within:
+        for net in denoisers_of(pipe).values():
+            within.enter_context(replaced(net, "forward", watched(net.forward)))
+        within.enter_context(replaced(scheduler, "step", watched_step))
+        within.enter_context(undisturbed(pipe))
         torch.manual_seed(0x5EED)
         pipe(**_short(pipe, call, steps=steps, rows=rows))
     return seen

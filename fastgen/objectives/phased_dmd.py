@@ -5,8 +5,7 @@ A phase ends at x_s, s > 0 but for the last, and is matched at all t in (s, 1] b
     alpha_t alpha_{t|s} / (alpha_t sigma_t + sigma_t^2) (v_real - v_fake)
         = alpha_t alpha_{t|s} / sigma_t^2 (fake - real),
 
-v = eps - x0 on every process. The fake score learns p(x_t | x_s), since nothing but x_s is known of a sample. One
-network plays all phases here.
+v = eps - x0 on every process. The fake score learns p(x_t | x_s), since nothing but x_s is known of a sample.
 """
 
 from dataclasses import dataclass
@@ -28,6 +27,8 @@ class PhasedDMD:
 
     Args:
         phases: that each grid of steps is split into.
+        experts: the phases are those of a pipeline's two networks, each of which is trained in one. Otherwise every
+            network plays in the phases that its times lie in, one network in all.
         weight: of the direction; "kl" is the paper's.
         guidance: of the scores.
         gan: an adversarial term; 0 trains without discriminator and without images.
@@ -40,6 +41,7 @@ class PhasedDMD:
     """
 
     phases: int = 2
+    experts: bool = False
     weight: WeightName = "kl"
     guidance: AnyGuidance = Fixed(1.0)
     gan: AnyGAN = GAN(0.0)
@@ -53,6 +55,8 @@ class PhasedDMD:
         check_ratio(self.ratio)
         if self.phases < 1:
             raise ValueError(f"phases is {self.phases}: need at least one")
+        if self.experts and self.phases != 2:
+            raise ValueError(f"phases is {self.phases}, but with experts there are theirs: set phases=2")
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
@@ -61,13 +65,15 @@ class PhasedDMD:
     @property
     def needs(self) -> frozenset[str]:
         told = {"fake_score.landed"} | ({"fake_score.called"} if self.step_aware else set())
-        return reads(guidance=self.guidance, rollout="phased", gan=self.gan) | told | {f"steps>={self.phases}"}
+        own = {f"steps>={self.phases}"} | ({"experts"} if self.experts else set())
+        return reads(guidance=self.guidance, rollout="phased", gan=self.gan) | told | own
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
-        landing = land("phased", roles, batch, phases=self.phases)
+        landing = land("phased", roles, batch, phases=self.phases, experts=self.experts)
         scores = compare(look, self, roles, batch, landing)
         matched = surrogate(landing.x, direction(self.weight, scores, landing.x0))
         return {"dm": matched} | generator_terms(self.gan, roles, batch, landing)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        return fake_terms(self, roles, batch, landed("phased", roles, batch, phases=self.phases))
+        landing = landed("phased", roles, batch, phases=self.phases, experts=self.experts)
+        return fake_terms(self, roles, batch, landing)

@@ -52,15 +52,17 @@ def trajectory(roles: Roles, batch: Batch) -> Landing:
     return _jump(roles, batch, x_t, t, to=([*grid.tolist(), 0.0])[depth + 1])
 
 
-def phased(roles: Roles, batch: Batch, *, phases: int = 2) -> Landing:
+def phased(roles: Roles, batch: Batch, *, phases: int = 2, experts: bool = False) -> Landing:
     """The generator's own sampling to a random step, ended by a jump to the end of that step's phase.
 
-    Phased DMD (Fan et al. 2025, arXiv:2510.27684, section 3.2); the grid is split into `phases` runs of steps.
+    Phased DMD (Fan et al. 2025, arXiv:2510.27684, section 3.2); the grid is split into `phases` runs of steps, or
+    into those of the two experts.
     """
     grid = _drawn_grid(roles, batch)
     depth = _drawn(len(grid), batch)
     x_t, t = _sampled(roles, batch, grid, depth=depth)
-    ends = torch.tensor_split(torch.cat([grid[1:], grid.new_zeros(1)]), phases)
+    split = [int((grid >= roles.boundary).sum())] if experts else phases
+    ends = torch.tensor_split(torch.cat([grid[1:], grid.new_zeros(1)]), split)
     return _jump(roles, batch, x_t, t, to=[float(end[-1]) for end in ends for _ in end][depth])
 
 

@@ -13,6 +13,7 @@ from .types import Latent, Levels, Time
 
 NEWTON = 8  # steps, each of which doubles the right digits
 
+
 @dataclass(frozen=True)
 class Flow(Process):
     """Rectified flow: alpha = 1 - t, sigma = t; clock = t (Liu et al. 2022, arXiv:2209.03003)."""
