@@ -14,7 +14,7 @@ from .engine.run import Trained
 from .export.card import call_arguments, licence_of
 from .export.export import export
 from .export.guidance import unguided
-from .export.lora import FILES, Adapter, check_kohya, export_lora, has_loader
+from .export.lora import Adapter, check_kohya, export_lora, has_loader, written
 from .export.rebuild import calls_for, conditions_for
 from .export.scheduler import Serving
 from .export.stacked import StackedLoRA
@@ -108,9 +108,9 @@ def _release_lora(student: Student, weights: Mapping[str, Tensor], network: nn.M
         print(f"{folder} was not verified: its base is the single file {base.name}, which from_pretrained cannot load")
         return
     for serving in student.servings:
-        loras = (*stacked, StackedLoRA(str(folder), FILES[keys[0]]))
-        written = Export(str(base), loras, str(folder / serving.folder / "scheduler"))
-        judge(written, serving, load_teacher(replace(source, dtype="fp32"), device=judge.device), network, notes)
+        loras = (*stacked, *written(student.pipeline.pipe, str(folder), keys[0]))
+        exported = Export(str(base), loras, str(folder / serving.folder / "scheduler"))
+        judge(exported, serving, load_teacher(replace(source, dtype="fp32"), device=judge.device), network, notes)
 
 
 def _network(student: Student, weights: Mapping[str, Tensor]) -> nn.Module:

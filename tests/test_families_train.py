@@ -12,6 +12,7 @@ from fastgen.config import Config
 from fastgen.distil import distil
 from fastgen.export.lora import has_loader
 from fastgen.models.loading import load
+from fastgen.models.watch import network_of
 from fastgen.notes import Notes
 
 REFUSED = {"cogview4", "latte"}
@@ -72,7 +73,5 @@ def test_a_family_is_distilled_and_its_exports_sample_as_trained(name, sharing, 
 
 
 def changed(student: DiffusionPipeline, teacher: DiffusionPipeline) -> bool:
-    part = "transformer" if "transformer" in teacher.components else "unet"
-    before = getattr(teacher, part).state_dict()
-    after = getattr(student, part).state_dict()
+    before, after = (network_of(pipe).state_dict() for pipe in (teacher, student))
     return any(not torch.equal(before[key], after[key]) for key in before)

@@ -39,18 +39,24 @@ def card(pipe: DiffusionPipeline, notes: Notes, *, subfolder: str = "") -> str:
 
 
 def lora_card(
-    pipe: DiffusionPipeline, notes: Notes, *, file: str, stacked: Sequence[StackedLoRA], subfolder: str
+    pipe: DiffusionPipeline,
+    notes: Notes,
+    *,
+    stacked: Sequence[StackedLoRA],
+    loras: Sequence[StackedLoRA],
+    subfolder: str,
 ) -> str:
-    """Markdown of a LoRA's folder: base, the LoRAs the teacher was made with, this one, scheduler, guidance."""
+    """Markdown of a LoRA's folder: base, the LoRAs the teacher was made with, the folder's, scheduler, guidance."""
     kind = type(pipe.scheduler).__name__
     below = [StackedLoRA(_public(lora.folder), lora.file, lora.weight) for lora in stacked]
-    loras = {_name(lora): lora for lora in below} | {"fewstep": StackedLoRA(HERE, file)}
+    named = {_name(lora): lora for lora in below} | dict(zip(("fewstep", "fewstep_2"), loras, strict=False))
     lines = [f"from diffusers import DiffusionPipeline, {kind}", ""]
     lines.append(f'pipe = DiffusionPipeline.from_pretrained("{_public(notes.teacher or "base")}")')
-    for name, lora in loras.items():
-        lines.append(f'pipe.load_lora_weights("{lora.folder}", weight_name="{lora.file}", adapter_name="{name}")')
-    weights = [lora.weight for lora in loras.values()]
-    lines.append(f"pipe.set_adapters({json.dumps(list(loras))}, {json.dumps(weights)})")
+    for name, lora in named.items():
+        into = ", load_into_transformer_2=True" if lora.second else ""
+        lines.append(f'pipe.load_lora_weights("{lora.folder}", weight_name="{lora.file}", adapter_name="{name}"{into})')
+    weights = [lora.weight for lora in named.values()]
+    lines.append(f"pipe.set_adapters({json.dumps(list(named))}, {json.dumps(weights)})")
     place = f"{subfolder}/scheduler" if subfolder else "scheduler"
     lines.append(f'pipe.scheduler = {kind}.from_pretrained("{HERE}", subfolder="{place}")')
     return _document(pipe, notes, [*lines, _call(pipe, notes)])

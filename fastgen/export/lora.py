@@ -3,7 +3,7 @@
 import inspect
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -16,9 +16,10 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import atomic_folder
-from ..models.watch import denoiser_name, network_of
+from ..models.experts import networks_in
+from ..models.watch import denoiser_name, denoisers_of, network_of
 from ..notes import Notes
-from .card import lora_card
+from .card import HERE, lora_card
 from .export import forget_origin, notes_of, with_scheduler
 from .scheduler import Serving
 from .stacked import StackedLoRA
@@ -52,6 +53,13 @@ class Adapter:
     def layers(self) -> set[str]:
         """The names of the layers that it changes."""
         return {_split(key)[0] for key in self.weights}
+
+    def within(self, start: str) -> "Adapter":
+        """The part in the layers whose names begin so, without that beginning."""
+        if not start:
+            return self
+        weights = {key.removeprefix(start): w for key, w in self.weights.items() if key.startswith(start)}
+        return Adapter(weights, replace(self.config, target_modules=sorted({_split(key)[0] for key in weights})))
 
     def alpha(self, layer: str) -> float:
         """Alpha of a layer: its update is alpha / rank times B A."""
@@ -90,8 +98,15 @@ def export_lora(
             serving.scheduler.save_pretrained(temporary / serving.folder / "scheduler")
         forget_origin(temporary)
         notes.write(temporary)
-        (temporary / "README.md").write_text(_cards(pipe, notes, servings, stacked, FILES[keys[0]]), encoding="utf-8")
+        (temporary / "README.md").write_text(_cards(pipe, notes, servings, stacked, keys[0]), encoding="utf-8")
     return folder
+
+
+def written(pipe: DiffusionPipeline, folder: str, kind: Keys) -> tuple[StackedLoRA, ...]:
+    """The LoRAs of an export, as they are loaded: one for each denoiser of the pipeline."""
+    first = StackedLoRA(folder, FILES[kind])
+    second = replace(first, file=FILES[kind].replace(".", "_2."), second=True)
+    return (first, second)[: len(denoisers_of(pipe))]
 
 
 def kohya_state(pipe: DiffusionPipeline, adapter: Adapter) -> dict[str, Tensor]:
@@ -118,14 +133,14 @@ def kohya_state(pipe: DiffusionPipeline, adapter: Adapter) -> dict[str, Tensor]:
 
 def _save_diffusers(pipe: DiffusionPipeline, adapter: Adapter, folder: Path) -> None:
     name = denoiser_name(pipe)
-    weights = {key: weight.detach().contiguous().cpu() for key, weight in adapter.weights.items()}
-    settings = {**adapter.config.to_dict(), "base_model_name_or_path": None}
-    layers = convert_state_dict_to_diffusers(weights) if name == "unet" else weights
-    type(pipe).save_lora_weights(
-        folder,
-        weight_name=FILES["diffusers"],
-        **{f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": settings},
-    )
+    for lora, start in zip(written(pipe, "", "diffusers"), networks_in(network_of(pipe)), strict=True):
+        part = adapter.within(start)
+        weights = {key: weight.detach().contiguous().cpu() for key, weight in part.weights.items()}
+        settings = {**part.config.to_dict(), "base_model_name_or_path": None}
+        layers = convert_state_dict_to_diffusers(weights) if name == "unet" else weights
+        type(pipe).save_lora_weights(
+            folder, weight_name=lora.file, **{f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": settings}
+        )
 
 
 def _save_kohya(pipe: DiffusionPipeline, adapter: Adapter, folder: Path) -> None:
@@ -136,15 +151,15 @@ _SAVERS = {"diffusers": _save_diffusers, "kohya": _save_kohya}
 
 
 def _cards(
-    pipe: DiffusionPipeline, notes: Notes, servings: Sequence[Serving], stacked: Sequence[StackedLoRA], file: str
+    pipe: DiffusionPipeline, notes: Notes, servings: Sequence[Serving], stacked: Sequence[StackedLoRA], kind: Keys
 ) -> str:
     """The card of the first serving, and the body of each other one's below it."""
     texts = [
         lora_card(
             with_scheduler(pipe, serving.scheduler),
             notes_of(notes, serving),
-            file=file,
             stacked=stacked,
+            loras=written(pipe, HERE, kind),
             subfolder=serving.folder,
         )
         for serving in servings

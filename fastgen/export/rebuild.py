@@ -18,7 +18,7 @@ from ..models.loading import load
 from ..models.pipeline import Pipeline
 from ..notes import Notes
 from .card import call_arguments
-from .lora import FILES
+from .lora import written
 from .scheduler import Serving
 from .stacked import StackedLoRA
 from .stops import difference, stops_of
@@ -50,12 +50,14 @@ def verify_lora(
     Raises:
         UserError: no export, or one that does not sample as it was trained.
     """
-    loras = (*stacked, StackedLoRA(str(folder), FILES["diffusers"]))
     agreements, notes = [], _notes(folder)
     for place in sorted({file.parent for file in folder.rglob("scheduler_config.json")}):
         pipe = load(base, device=device)
         pipe.register_modules(scheduler=_scheduler(place))
-        fuse(pipe, [(Path(lora.folder) / lora.file, lora.weight) for lora in loras])
+        loras = (*stacked, *written(pipe, str(folder), "diffusers"))
+        for second in (False, True):
+            files = [(Path(lora.folder) / lora.file, lora.weight) for lora in loras if lora.second == second]
+            fuse(pipe, files, second=second)
         steps = tuple(n for n in notes.steps if place.parent == folder or place.parent.name == f"{n}step")
         export = Export(base, loras, str(place))
         agreements += _verified(export, pipe, replace(notes, steps=steps), pipe.scheduler, device)

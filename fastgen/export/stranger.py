@@ -22,7 +22,8 @@ def loaded(job: dict[str, Any]) -> Any:
     said = {"dtype": torch.float32} if job["loras"] else {}  # of a base that we did not save
     pipe = diffusers.DiffusionPipeline.from_pretrained(job["pipeline"], use_safetensors=True, **said)
     for i, lora in enumerate(job["loras"]):
-        pipe.load_lora_weights(lora["folder"], weight_name=lora["file"], adapter_name=f"lora{i}")
+        into = {"load_into_transformer_2": True} if lora["second"] else {}
+        pipe.load_lora_weights(lora["folder"], weight_name=lora["file"], adapter_name=f"lora{i}", **into)
     if job["loras"]:
         names = [f"lora{i}" for i in range(len(job["loras"]))]
         pipe.set_adapters(names, [lora["weight"] for lora in job["loras"]])

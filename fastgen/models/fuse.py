@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .loading import HUB_FAILURES, HUB_ID, check_weights, line
 from .source import LoRAFile
-from .watch import denoisers_of, network_of
+from .watch import network_of
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 METADATA = "lora_adapter_metadata"
@@ -76,30 +76,29 @@ def _downloaded(lora: LoRAFile) -> Path:
         ) from error
 
 
-def fuse(pipe: DiffusionPipeline, loras: Sequence[tuple[Path, float]]) -> None:
+def fuse(pipe: DiffusionPipeline, loras: Sequence[tuple[Path, float]], *, second: bool = False) -> None:
     """Adds LoRAs, each a file and its weight, to the networks of a pipeline; no adapter stays behind.
+
+    Args:
+        second: they belong to the second of two denoisers.
 
     Raises:
         UserError: a LoRA fits no layer, was made for another base, or is of a kind that the pipeline cannot take.
     """
-    if loras and len(denoisers_of(pipe)) > 1:
-        raise UserError(
-            f"the {type(pipe).__name__} has two denoisers, and teacher.loras does not say which of them a LoRA belongs "
-            "to: add the LoRAs to its weights, save it, and give that folder as teacher.path"
-        )
     if loras and hasattr(pipe, "load_lora_weights"):
-        _fuse_by_pipeline(pipe, loras)
+        _fuse_by_pipeline(pipe, loras, {"load_into_transformer_2": True} if second else {})
         return
     for file, weight in loras:
         _add(pipe, network_of(pipe), file, weight)
 
 
-def _fuse_by_pipeline(pipe: DiffusionPipeline, loras: Sequence[tuple[Path, float]]) -> None:
+def _fuse_by_pipeline(pipe: DiffusionPipeline, loras: Sequence[tuple[Path, float]], into: Mapping[str, bool]) -> None:
     names = [f"lora{index}" for index in range(len(loras))]
     for name, (file, _) in zip(names, loras, strict=True):
         try:
             with _no_load_report():
-                pipe.load_lora_weights(file.parent, weight_name=file.name, adapter_name=name, use_safetensors=True)
+                told = {"weight_name": file.name, "adapter_name": name, "use_safetensors": True, **into}
+                pipe.load_lora_weights(file.parent, **told)
         except Exception as error:  # Diffusers has no error class of its own for a LoRA that does not fit
             raise _misfit(pipe, file, line(error)) from error
         fitting, told = _layers_with(pipe, name), _layers_in(file)

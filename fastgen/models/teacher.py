@@ -3,10 +3,12 @@
 import torch
 from diffusers import DiffusionPipeline
 
+from ..errors import UserError
 from .fuse import fuse, lora_file
 from .loading import load, locate, moved
 from .single_file import load_single_file
 from .source import DTYPES, Source
+from .watch import denoisers_of
 
 
 def load_teacher(source: Source, *, device: str | torch.device, auto: torch.dtype = torch.float32) -> DiffusionPipeline:
@@ -25,5 +27,10 @@ def load_teacher(source: Source, *, device: str | torch.device, auto: torch.dtyp
         pipe = moved(load_single_file(base, config=source.config, dtype=dtype), base, device)
     else:
         pipe = load(base, device=device, dtype=dtype, variant=source.variant)
+    if loras and len(denoisers_of(pipe)) > 1:
+        raise UserError(
+            f"the {type(pipe).__name__} has two denoisers, and teacher.loras does not say which of them a LoRA belongs "
+            "to: add the LoRAs to its weights, save it, and give that folder as teacher.path"
+        )
     fuse(pipe, loras)
     return pipe
