@@ -31,6 +31,7 @@ ANYBODYS = {
     "flux": "flux",
     "sana": "sana",
     "qwen_image": "qwen_image",
+    "wan": "wan_of_two",
 }
 MATCHING = {
     "vsd": "sd15/vsd_1step_lora",
@@ -65,7 +66,11 @@ TRAJECTORY = {
     "kd": "cifar10/kd_1step",
     "guidance_distillation": "sd15/guidance_distillation_20step",
 }
-MORE = {"lcm": "sdxl/lcm_4step_lora", "meanflow": "sana/meanflow_4step_lora"}
+MORE = {
+    "lcm": "sdxl/lcm_4step_lora",
+    "meanflow": "sana/meanflow_4step_lora",
+    "phased_dmd": "wan/phased_dmd_4step_lora",
+}
 FOUND = [*MATCHING.items(), *TRAJECTORY.items(), *MORE.items()]
 COMPARED = ("dmd2", "sid", "sim", "f_distill", "tdm", "phased_dmd")
 COMPARED_TRAJECTORY = ("lcm", "pcm", "scm", "meanflow", "shortcut", "progressive")
@@ -188,10 +193,11 @@ def run(config: str, folder: Path, *more: str, name: str = "dmd2_4step_lora") ->
     side = 32 if config == "sana" else 16
     out = folder / "run"
     small = ["train.images=4", "train.batch=2", "train.micro_batch=1", "train.precision=fp32", "lora.rank=3"]
+    video = config == "wan"  # of two denoisers, to which no user's LoRA is added
     options = [
         f"teacher.path={folder / 'teacher'}",
         f"data={{source: prompts, path: {folder / 'prompts.txt'}}}",
-        f"teacher.loras=[{{path: {folder / 'style'}, weight: 0.7}}]",
+        "student.frames=5" if video else f"teacher.loras=[{{path: {folder / 'style'}, weight: 0.7}}]",
         f"student.height={side}",
         f"student.width={side}",
         f"cache={folder / 'cache'}",

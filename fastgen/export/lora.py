@@ -194,7 +194,7 @@ def _check_weights(adapter: Adapter) -> None:
 
 def check_kohya(pipe: DiffusionPipeline, layers: Collection[str]) -> None:
     """Raises UserError where no conversion is known for the pipeline's network or for one of these layers of it."""
-    kind = type(network_of(pipe))
+    kind = type(getattr(pipe, denoiser_name(pipe)))
     if kind not in _KOHYA_PREFIX:
         raise UserError(
             f"no Kohya keys are known for {kind.__name__}, only for the UNet of Stable Diffusion and for Flux: use "
