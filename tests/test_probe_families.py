@@ -115,7 +115,7 @@ def test_another_size_is_told_to_the_network_and_changes_the_samples():
     assert told == [[[16, 16, 0, 0, 16, 16]], [[16, 32, 0, 0, 16, 32]]]
 
 
-@pytest.mark.parametrize("name", ["sdxl", "flux", "chroma", "z_image", "sana_sprint", "wan"])
+@pytest.mark.parametrize("name", ["sdxl", "flux", "chroma", "z_image", "sana_sprint", "wan", "wan_of_two"])
 def test_in_half_precision_whose_loops_round_their_times_the_same_is_found(name: str):
     family = FAMILIES[name]
     half = Pipeline(family.build().to(torch.bfloat16), size=family.size)
