@@ -42,7 +42,7 @@ def release(student: Student, trained: Trained) -> None:
     config, pipeline = student.config, student.pipeline
     weights = trained.weights[config.stages[-1].name]
     network = _network(student, weights).to("cpu")
-    saved = copy.deepcopy(network).to(_saved_dtype(config))
+    saved = _rounded(copy.deepcopy(network), _saved_dtype(config))
     pipe = pipeline.student(saved, student.servings[0].scheduler)
     silent = unguided(pipe)
     notes = _notes(student, guidance=1.0 if silent is pipe else None)
@@ -120,6 +120,13 @@ def _network(student: Student, weights: Mapping[str, Tensor]) -> nn.Module:
         return student.generator(weights).net.float()
     teacher = load_teacher(replace(config.teacher.source, dtype="fp32"), device="cpu")
     return merge(network_of(teacher), weights, alpha=config.lora.alpha)
+
+
+def _rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
+    """Its parameters as they are saved; tables of positions, which are not, stay as exact as everybody computes them."""
+    for parameter in network.parameters():
+        parameter.data = parameter.data.to(dtype)
+    return network
 
 
 def _saved_dtype(config: Config) -> torch.dtype:

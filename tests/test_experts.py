@@ -175,7 +175,7 @@ def test_experts_become_a_stock_pipeline_of_two_that_a_stranger_samples_as_train
 
 @pytest.mark.usefixtures("near_stranger")
 def test_loras_of_two_are_files_of_two_that_wan_loads(tmp_path, capsys):
-    run(tmp_path, "sharing=lora")
+    run(tmp_path, "sharing=lora", "train.precision=bf16")
     assert capsys.readouterr().out.count("verified") == 2
     folder = tmp_path / "out" / "student-lora"
     assert len(verify_lora(folder, str(tmp_path / "teacher"))) == 1

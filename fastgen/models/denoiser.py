@@ -5,10 +5,12 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
+from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from ..process import Latent, Prediction, Process, Reading, Time, pad_like
 from .conditioning import Conditioning
+from .experts import Experts
 from .layout import Layout
 from .scalars import Scalars
 
@@ -100,10 +102,6 @@ class NetworkDenoiser(nn.Module):
         """What a role has of its own: the whole network."""
         return self.net
 
-    @property
-    def _dtype(self) -> torch.dtype:
-        return next(p.dtype for p in self.net.parameters() if p.is_floating_point())
-
     def forward(
         self,
         x_t: Latent,
@@ -148,7 +146,9 @@ class NetworkDenoiser(nn.Module):
     def _run(self, x_t: Latent, t: Time, cond: Conditioning, *, call: Callable[..., Any] | None = None) -> Tensor:
         form = self.form
         timestep = form.slope * (self.reading.timestep(t) if form.basis == "timestep" else t) + form.offset
-        scaled = (x_t * pad_like(self.reading.input_scale(t), x_t)).to(x_t.dtype if self.autocast else self._dtype)
+        scaled = (x_t * pad_like(self.reading.input_scale(t), x_t)).to(
+            x_t.dtype if self.autocast else dtype_of(self.net)
+        )
         told = {form.sample: form.given(scaled), form.timestep: timestep.to(x_t.device, torch.float32)}
         with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             output = (call or self.net)(**told, **form.layout.arguments(cond))
@@ -197,6 +197,13 @@ class RetargetedDenoiser(nn.Module):
     def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Tensor]:
         seen = self.process.retarget(self.inner.process, t)
         return self.inner.tap((x_t * pad_like(seen.scale, x_t)).to(x_t.dtype), seen.t, cond, layers)
+
+
+def dtype_of(net: Any) -> torch.dtype:
+    """What a network is in: Diffusers keeps some parts of its half precision ones, such as norms, in float32."""
+    known = isinstance(net, ModelMixin | Experts)
+    dtype: torch.dtype = net.dtype if known else next(p.dtype for p in net.parameters() if p.is_floating_point())
+    return dtype
 
 
 def output_of(raw: Any) -> Any:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..errors import UserError
 from ..process import Time
 from .conditioning import Conditioning
-from .denoiser import NetworkDenoiser
+from .denoiser import NetworkDenoiser, dtype_of
 from .loading import line
 from .watch import Step, first_value
 
@@ -118,8 +118,7 @@ def _times(denoiser: NetworkDenoiser, step: Step) -> Time:
 
 def tolerance(net: nn.Module) -> float:
     """Relative difference that a check allows: 1e-4 in fp32, a few roundings in half precision."""
-    dtype = next(p.dtype for p in net.parameters() if p.is_floating_point())
-    return max(TOLERANCE, 8 * torch.finfo(dtype).eps)
+    return max(TOLERANCE, 8 * torch.finfo(dtype_of(net)).eps)
 
 
 def compare(
