@@ -123,7 +123,7 @@ def _network(student: Student, weights: Mapping[str, Tensor]) -> nn.Module:
 
 
 def _rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Its parameters as they are saved; tables of positions, which are not, stay as exact as everybody computes them."""
+    """Its parameters as they are saved; tables of positions, which are not, stay as everybody computes them."""
     for parameter in network.parameters():
         parameter.data = parameter.data.to(dtype)
     return network

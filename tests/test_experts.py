@@ -143,7 +143,7 @@ student: {{steps: [4], sampler: ode, height: 16, width: 16, frames: 5}}
 lora: {{rank: 2, alpha: 3}}
 data: {{source: prompts, path: {folder}/prompts.txt}}
 objective: {{name: phased_dmd, experts: true, ratio: 1}}
-train: {{images: 12, batch: 2, ema: 0.5, gradient_checkpointing: true, optim: {{lr: 1e-3}}}}
+train: {{images: 8, batch: 2, ema: 0.5, gradient_checkpointing: true, optim: {{lr: 1e-3}}}}
 log: {{previews: 0, every: 1, trackers: []}}
 """
 

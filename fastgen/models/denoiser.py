@@ -146,9 +146,8 @@ class NetworkDenoiser(nn.Module):
     def _run(self, x_t: Latent, t: Time, cond: Conditioning, *, call: Callable[..., Any] | None = None) -> Tensor:
         form = self.form
         timestep = form.slope * (self.reading.timestep(t) if form.basis == "timestep" else t) + form.offset
-        scaled = (x_t * pad_like(self.reading.input_scale(t), x_t)).to(
-            x_t.dtype if self.autocast else dtype_of(self.net)
-        )
+        dtype = x_t.dtype if self.autocast else dtype_of(self.net)
+        scaled = (x_t * pad_like(self.reading.input_scale(t), x_t)).to(dtype)
         told = {form.sample: form.given(scaled), form.timestep: timestep.to(x_t.device, torch.float32)}
         with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             output = (call or self.net)(**told, **form.layout.arguments(cond))
