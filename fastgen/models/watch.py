@@ -137,19 +137,6 @@ def _watched(
     calls: list[Call] = []
     seen: list[Step] = []
 
-    def watched(forward: Callable[..., Any]) -> Callable[..., Any]:
-        signature = inspect.signature(forward)
-
-        @wraps(forward)  # pipelines look into signatures, e.g. for `generator`
-        def watched_forward(*args: Any, **kwargs: Any) -> Any:
-            told = signature.bind(*args, **kwargs)
-            raw = answer(told) if answer else forward(*args, **kwargs)
-            given = {key: value for key, value in told.arguments.items() if value is not None and key not in PLUMBING}
-            calls.append(Call(given, output_of(raw)))
-            return raw
-
-        return watched_forward
-
     @wraps(stock_step)
     def watched_step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
         given, before = model_output.clone(), sample.clone()
@@ -161,12 +148,29 @@ def _watched(
 
     with ExitStack() as within:
         for net in denoisers_of(pipe).values():
-            within.enter_context(replaced(net, "forward", watched(net.forward)))
+            within.enter_context(replaced(net, "forward", _listening(net.forward, calls, answer)))
         within.enter_context(replaced(scheduler, "step", watched_step))
         within.enter_context(undisturbed(pipe))
         torch.manual_seed(0x5EED)
         pipe(**_short(pipe, call, steps=steps, rows=rows))
     return seen
+
+
+def _listening(
+    forward: Callable[..., Any], calls: list[Call], answer: Callable[[inspect.BoundArguments], Any] | None
+) -> Callable[..., Any]:
+    """The forward, or the answer in its place, with its calls noted."""
+    signature = inspect.signature(forward)
+
+    @wraps(forward)  # pipelines look into signatures, e.g. for `generator`
+    def listened(*args: Any, **kwargs: Any) -> Any:
+        told = signature.bind(*args, **kwargs)
+        raw = answer(told) if answer else forward(*args, **kwargs)
+        given = {name: value for name, value in told.arguments.items() if value is not None and name not in PLUMBING}
+        calls.append(Call(given, output_of(raw)))
+        return raw
+
+    return listened
 
 
 def _short(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> dict[str, Any]:
