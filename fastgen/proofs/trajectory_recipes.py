@@ -21,6 +21,7 @@ from .recipes import SHIFT
 from .training import SIZE, Recipe
 
 PLAIN, NO_GAN = Guidance(), GAN(0.0, kind="hinge")
+SMALL_GAN = GAN(0.1, learned=0.5, kind="hinge", times=LogNormal(0.1, 1.0), paired=True)
 WARMUP = 200 * SIZE
 ANY_TIME = LogNormal(0.0, 1.6)
 ONE: dict[str, Any] = {"cycles": 1000}
@@ -41,7 +42,7 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "tdd_4step": Recipe(TargetDriven(guidance=PLAIN, huber=SOFT, gan=NO_GAN, dropout=0.0, jitter=0.0), **FOUR),
     "scm": Recipe(SimplifiedConsistency(warmup=WARMUP, times=ANY_TIME), **ONE),
     "scm_2step": Recipe(SimplifiedConsistency(warmup=WARMUP, times=ANY_TIME), **TWO),
-    "sana_sprint": Recipe(SanaSprint(guidance=PLAIN, warmup=WARMUP), **ONE),
+    "sana_sprint": Recipe(SanaSprint(guidance=PLAIN, warmup=WARMUP, times=ANY_TIME, gan=SMALL_GAN), **ONE),
     "meanflow": Recipe(MeanFlow(diagonal=0.25, times=Uniform()), **ONE),
     "meanflow_2step": Recipe(MeanFlow(diagonal=0.25, times=Uniform()), **TWO),
     "shortcut": Recipe(Shortcut(bootstrapped=0.75, ema=0.95, levels=5), **ONE),
