@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from fastgen.objectives.kd import KnowledgeDistillation
 from fastgen.process import even_grid
 from fastgen.proofs.bed import DATA, Bed, batch_for, bed_of, distance, generated, pairs, seeded, started
 from fastgen.proofs.convergence import ALL, MEASURED, judged, markdown, measured
-from fastgen.proofs.modes import COLOUR, GREY, Coverage, drawing
+from fastgen.proofs.modes import COLOUR, GREY, Coverage, drawing, table
 from fastgen.proofs.page import inserted
 from fastgen.proofs.recipes import NO_GAN, RECIPES
 from fastgen.proofs.training import Recipe, train
@@ -147,3 +148,10 @@ def test_a_table_goes_between_its_markers():
 def test_the_page_has_the_measured_distances():
     page = (MEASURED.parents[2] / "docs" / "objectives.md").read_text()
     assert inserted(page, "convergence", markdown(BEFORE)) == page, "put them there: convergence --only --page PAGE"
+
+
+def test_rows_of_other_recipes_stay_in_the_table():
+    old = {name: f"| `{name}` | old | ![{name}](pictures/{name}.png) |" for name in ("dmd2", "dmd2_2step", "tdm")}
+    page = "\n".join(old.values())
+    lines = table("flow", Path("pictures"), page, {"dmd2": "new", "cd": "also new"}).splitlines()[-4:]
+    assert lines == ["new", old["dmd2_2step"], old["tdm"], "also new"]

@@ -3,8 +3,8 @@
   python -m fastgen.proofs.modes --jobs 8 --out docs/objectives
   python -m fastgen.proofs.modes --only dmd2 sid --process flow --out modes
 
-Writes FOLDER/NAME.png (grey: the teacher's samples after 32 steps, in colour: the student's), prints the table and,
-where all recipes were run, puts it into the page FOLDER.md between its markers.
+Writes FOLDER/NAME.png (grey: the teacher's samples after 32 steps, in colour: the student's), and the table into the
+page FOLDER.md between its markers, where the rows of other recipes stay as they are.
 """
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -26,7 +26,11 @@ from .training import train
 
 SEED, PIXELS, HALF_WIDTH, DRAWN, MANY = 0, 240, 1.5, 3000, 32
 GREY, COLOUR = (200, 200, 200), (200, 40, 90)
-HEADER = "| recipe | steps | modes found | mass error | off all modes | distance | teacher's | |\n" + "|---" * 8 + "|"
+HEADER = (
+    "| recipe | steps | modes found | mass error | off all modes | distance | teacher's | commit | |\n"
+    + "|---" * 9
+    + "|"
+)
 
 
 @dataclass(frozen=True)
@@ -72,7 +76,8 @@ class Row:
         found, steps = self.coverage, ALL[self.name].steps
         figures = f"{found.modes} of 8 | {found.mass_error:.3f} | {found.off:.3f}"
         picture = f"![{self.name}]({pictures}/{self.name}.png)"
-        return f"| `{self.name}` | {steps} | {figures} | {self.distance:.3f} | {self.teacher:.3f} | {picture} |"
+        distances = f"{self.distance:.3f} | {self.teacher:.3f}"
+        return f"| `{self.name}` | {steps} | {figures} | {distances} | {commit()} | {picture} |"
 
 
 def row_of(name: str, process: str, folder: Path) -> Row:
@@ -99,14 +104,20 @@ def drawing(teacher: Tensor, student: Tensor) -> Image.Image:
     return image
 
 
-def table(names: list[str], process: str, folder: Path, *, jobs: int) -> str:
-    """The markdown table with its heading; pictures go to the folder."""
+def rows_of(names: list[str], process: str, folder: Path, *, jobs: int) -> dict[str, str]:
+    """Lines of the table by recipe; pictures go to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         rows = list(pool.map(row_of, names, [process] * len(names), [folder] * len(names)))
+    return {row.name: row.markdown(folder.name) for row in rows}
+
+
+def table(process: str, folder: Path, page: str, rows: dict[str, str]) -> str:
+    """The markdown table with its heading: these rows, and a page's own of other recipes."""
+    known = {name: line for name in ALL for line in page.splitlines() if line.endswith(f"/{name}.png) |")} | rows
     command = f"python -m fastgen.proofs.modes --process {process} --out {folder}"
-    heading = f"`{command}`, seed {SEED}, commit {commit()}, {SAMPLES:,} samples, the last step's."
-    return "\n".join([heading, "", HEADER, *(row.markdown(folder.name) for row in rows)])
+    heading = f"`{command}`, seed {SEED}, {SAMPLES:,} samples, the last step's."
+    return "\n".join([heading, "", HEADER, *(known[name] for name in ALL if name in known)])
 
 
 def main() -> None:
@@ -117,10 +128,10 @@ def main() -> None:
     parser.add_argument("--process", choices=PROCESSES, default="flow", help="default: flow")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the pictures and the table")
     options = parser.parse_args()
-    block = table(options.only, options.process, options.out, jobs=options.jobs)
-    print(block)
-    if set(options.only) == set(ALL):
-        put(options.out.with_suffix(".md"), "modes", block)
+    page = options.out.with_suffix(".md")
+    rows = rows_of(options.only, options.process, options.out, jobs=options.jobs)
+    print("\n".join(rows.values()))
+    put(page, "modes", table(options.process, options.out, page.read_text() if page.exists() else "", rows))
 
 
 if __name__ == "__main__":
