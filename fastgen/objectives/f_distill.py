@@ -1,7 +1,7 @@
 """f-distill: distribution matching under any f-divergence (Xu et al. 2025, arXiv:2502.15681).
 
 DMD2's direction times h(r), see `divergences`; r = p_real / p_fake comes from the GAN's discriminator at the same x_t,
-clipped, normalised by its mean at that noise level, and h by its mean over the batch. Reverse KL (h = 1) is DMD2.
+clipped, normalised by its mean at that noise level, and h by its mean over the micro-batch. Reverse KL (h = 1) is DMD2.
 """
 
 from dataclasses import dataclass
