@@ -25,6 +25,7 @@ from .errors import UserError
 from .models.roles import DENOISERS
 from .models.state import STATES
 from .objectives import OBJECTIVES, Objective, roles_of
+from .objectives.gan import GAN
 from .objectives.guidance import Anti, Fixed, LongShort, Shared, Zero
 from .objectives.solvers import Guidance
 from .proofs.bed import PROCESSES
@@ -35,7 +36,7 @@ from .proofs.recipes import SHIFT
 from .proofs.routing import routing_checks
 from .proofs.training import Recipe
 
-OFFERED = {"real_score", "target", "images", "pairs", "null", "one_step", "ode", "linear", *STATES}
+OFFERED = {"real_score", "target", "images", "pairs", "null", "one_step", "ode", "linear", "second_derivative", *STATES}
 
 
 def proved(objective: Objective, recipe: Recipe | None, processes: Sequence[str], *, quick: bool) -> Iterator[Check]:
@@ -101,10 +102,12 @@ def found(target: str) -> tuple[Objective, Recipe | None]:
 
 
 def unguided(objective: Objective) -> Objective:
-    """With w = 1 where it has guidance."""
-    if any(field.name == "guidance" for field in fields(objective)):  # type: ignore[arg-type]
-        return replace(objective, guidance=_at_one(vars(objective)["guidance"]))  # type: ignore[type-var]
-    return objective
+    """With w = 1 where it has guidance, and its GAN term from the start."""
+    names = {field.name for field in fields(objective)}  # type: ignore[arg-type]
+    changed = {"guidance": _at_one(vars(objective)["guidance"])} if "guidance" in names else {}
+    if "gan" in names and isinstance(vars(objective)["gan"], GAN):
+        changed["gan"] = replace(vars(objective)["gan"], start=0)
+    return replace(objective, **changed)  # type: ignore[type-var]
 
 
 def _at_one(law: Any) -> Any:

@@ -147,9 +147,11 @@ def train_a_rank(teacher: Path, folder: Path) -> None:
     rank = accelerator.process_index
     record = train_several_steps(teacher, accelerator=accelerator)
     shapes = {"both": torch.ones(2), "second only": torch.ones(1), "half": torch.ones(1, dtype=torch.bfloat16)}
+    shapes["nobody"] = torch.ones(1)
     members = {name: torch.nn.Parameter(value) for name, value in shapes.items()}
     for name, p in members.items():
-        p.grad = None if name == "second only" and rank == 0 else torch.full_like(p, rank + 1)
+        absent = name == "nobody" or (name == "second only" and rank == 0)
+        p.grad = None if absent else torch.full_like(p, rank + 1)
     average_gradients(list(members.values()))
     values = average(torch.full((1,), rank + 1.0))
     record.averaged = {**{name: p.grad for name, p in members.items() if p.grad is not None}, "values": values}

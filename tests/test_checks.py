@@ -44,7 +44,10 @@ stages:
         (["stages.1.discriminator={heads: mean, backbone: real_score}"], "set discriminator.heads=trained"),
         (["stages.1.carry={foo: generator}"], "carries 'foo', but its roles are fake_score, generator, real_score"),
         (["stages.1.carry={fake_score: generator}", "sharing=scores"], "set sharing=full"),
-        (["stages.1.objective.gan={start: 8}"], "gan.start 8, but ends after train.images=8"),
+        (["stages.1.objective.gan={start: 5}"], "gan.start 5, but train.images=8 with train.batch=4 ends before"),
+        (["stages.1.objective={name: pcm, gan: {weight: 0.1, start: 5, kind: hinge}}"], "gan.start 5, but"),
+        (["stages.1.objective={name: tdd, gan: {weight: 0.1, start: 5, kind: hinge}}"], "gan.start 5, but"),
+        (["stages.1.objective={name: tscd, gan: {weight: 0.1, start: 5, kind: hinge}}"], "gan.start 5, but"),
     ],
 )
 def test_a_stage_that_cannot_train_is_refused(options, words, tmp_path):
@@ -52,6 +55,11 @@ def test_a_stage_that_cannot_train_is_refused(options, words, tmp_path):
     check_stages(load(tmp_path / "run.yaml"))
     with pytest.raises(UserError, match=re.escape(words)):
         check_stages(load(tmp_path / "run.yaml", options))
+
+
+def test_an_adversary_that_is_asked_once_is_not_refused(tmp_path):
+    (tmp_path / "run.yaml").write_text(RUN)
+    check_stages(load(tmp_path / "run.yaml", ["stages.1.objective.gan={start: 4}"]))
 
 
 def test_a_network_without_a_time_embedding_is_told_nothing_more(tmp_path):

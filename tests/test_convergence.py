@@ -38,6 +38,10 @@ FAST = {
 BEFORE = json.loads(MEASURED.read_text())
 
 
+def test_every_recipe_was_measured():
+    assert set(BEFORE) == set(ALL)
+
+
 @pytest.mark.parametrize(
     ("name", "process"),
     [

@@ -65,6 +65,7 @@ def test_a_gradient_that_one_process_lacks_counts_as_zero(two):
         assert rank.averaged["second only"].tolist() == [1.0]  # of none and 2
         assert rank.averaged["half"].tolist() == [1.5]
         assert rank.averaged["half"].dtype == torch.bfloat16
+        assert "nobody" not in rank.averaged, "its optimizer has to leave it as it is, as on one process"
         assert rank.averaged["values"].tolist() == [1.5]
 
 

@@ -27,6 +27,7 @@ from fastgen.models.experts import Experts
 from fastgen.models.loading import load
 from fastgen.models.pipeline import Pipeline
 from fastgen.models.roles import Roles
+from fastgen.models.targets import find_targets
 from fastgen.models.teacher import load_teacher
 from fastgen.models.watch import record
 from fastgen.objectives import Batch
@@ -229,6 +230,12 @@ def test_experts_of_a_teacher_of_one_are_refused_by_name(tmp_path):
 def test_a_student_that_leaves_an_expert_untrained_is_refused(pipeline, times, where, tmp_path):
     with pytest.raises(UserError, match=f"of 2 steps, at the times {times[0]:.3g}, .* none lies {where} the boundary"):
         check_grids(config(tmp_path), pipeline, {2: torch.tensor(times, dtype=torch.float64)})
+
+
+def test_adapters_of_one_network_alone_are_refused(pipeline):
+    assert find_targets(pipeline.network, ["high.blocks.0.attn1.to_q", "low.blocks.1.attn1.to_q"])
+    with pytest.raises(UserError, match="fit no layer of the low-noise network"):
+        find_targets(pipeline.network, ["high.blocks.0.attn1.to_q"])
 
 
 def test_a_lora_that_does_not_say_for_which_it_is_is_refused(tmp_path):

@@ -9,6 +9,7 @@ from closed_forms import PLANE, close, streams
 from fastgen.engine import loop
 from fastgen.models.discriminator import Discriminator, MeanHead
 from fastgen.models.pipeline import Pipeline
+from fastgen.objectives.dmd import DMD
 from fastgen.objectives.dmd2 import DMD2
 from fastgen.objectives.gan import GAN
 from fastgen.objectives.guidance import Fixed
@@ -54,3 +55,16 @@ def test_a_stage_whose_discriminator_has_no_parameters_trains_the_fake_score_by_
         assert figures["fake_score/gan"] > 0
         moved.append(small_run.parameters(stage, "fake_score"))
     assert not torch.equal(*moved)
+
+
+def test_real_images_stand_beside_teacher_pairs():
+    """Those of the positions that the pairs' conditions come from."""
+    pipeline = Pipeline(tiny.class_conditional())
+    stage = small_run.stage(pipeline, DMD(gan=GAN()))
+    batch = stage.spec.feed.batch(6, 4, rng=torch.Generator(), shared_rng=torch.Generator())
+    seen = batch.x0.flatten(2).mean(dim=2).argmax(dim=1)  # the coloured channel is the label's
+    assert seen.tolist() == [int(label) % 3 for label in batch.cond.batched["class_labels"]]
+    assert batch.pair.eps.shape == batch.x0.shape
+    figures = stage.cycle()
+    assert figures["generator/gan"] > 0
+    assert figures["fake_score/gan"] > 0

@@ -66,6 +66,14 @@ def test_clock_and_logsnr_invert(process: Process):
     torch.testing.assert_close(process.time_of(process.logsnr(TIMES)), TIMES, rtol=1e-13, atol=1e-13)
 
 
+@pytest.mark.parametrize("ratio", [1.0, 30.0, 1000.0])
+def test_times_of_log_snrs_of_uneven_schedules(ratio: float):
+    """Where a long step follows a short one, a cubic is almost level at its knot."""
+    logsnr = -torch.tensor([1.0, ratio, 1.0, ratio, ratio, 1.0], dtype=torch.float64).cumsum(dim=0) * 6 / ratio + 6
+    process = Discrete(torch.sigmoid(logsnr))
+    torch.testing.assert_close(process.time_of(process.logsnr(TIMES)), TIMES, rtol=1e-9, atol=1e-9)
+
+
 @processes
 def test_derivatives_are_by_the_clock(process: Process):
     clock = process.clock(TIMES.clone()).requires_grad_()

@@ -7,6 +7,7 @@ from textwrap import dedent
 import pytest
 
 from fastgen.objectives import OBJECTIVES
+from fastgen.objectives.gan import GAN
 from fastgen.proofs.bed import seeded
 from fastgen.proofs.gaussians import applies, gaussian_checks
 from fastgen.proofs.routing import routing_checks
@@ -83,6 +84,12 @@ def test_a_gradient_into_the_fake_score_is_a_leak(verified):
     code, report = verified(leaking, "--quick")
     assert code == 1
     assert "routing: turn generator: gradients leak into fake_score" in report
+
+
+def test_a_gan_that_starts_late_is_proved_from_the_start():
+    late = unguided(OBJECTIVES["dmd2"](gan=GAN(start=1000, r1=1.0)))
+    assert late.gan == GAN(start=0, r1=1.0)
+    assert all(check.holds for check in routing_checks(late, "flow", steps=1))
 
 
 @pytest.mark.slow

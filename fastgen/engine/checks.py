@@ -191,10 +191,10 @@ def _check_settings(stage: StageConfig, config: Config) -> None:
             "compute one: use gan.approximate_r1, or switch the checkpointing off"
         )
     late = max((int(need.removeprefix("images>")) for need in needs if need.startswith("images>")), default=0)
-    if late >= train.images:
+    if late > (train.images - 1) // train.batch * train.batch:
         raise UserError(
-            f"stage {stage.name!r} has gan.start {late}, but ends after train.images={train.images}, so that the "
-            "generator would never be judged: lower it, or train for longer"
+            f"stage {stage.name!r} has gan.start {late}, but train.images={train.images} with "
+            f"train.batch={train.batch} ends before the generator would be judged: lower it, or train for longer"
         )
     if "ratio_means" in needs and (train.micro_batch or train.batch) == 1:
         raise UserError(

@@ -12,12 +12,15 @@ from torch import Tensor, nn
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
-    """Averages `.grad` over all processes in place; a missing gradient counts as zero."""
-    if not _parallel():
+    """Averages `.grad` over all processes in place; a missing gradient counts as zero, unless no process has it."""
+    if not _parallel() or not parameters:
         return
+    present = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=parameters[0].device)
+    dist.all_reduce(present)
     groups: dict[torch.dtype, list[nn.Parameter]] = {}
-    for p in parameters:
-        groups.setdefault(p.dtype, []).append(p)
+    for p, somewhere in zip(parameters, present.tolist(), strict=True):
+        if somewhere:
+            groups.setdefault(p.dtype, []).append(p)
     for members in groups.values():
         flat = torch.cat([_gradient(p).flatten() for p in members])
         dist.all_reduce(flat)

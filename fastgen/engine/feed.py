@@ -21,11 +21,13 @@ class PairSet:
     loader: Loader
 
     def items(self, rows: Tensor) -> Items:
-        """What the rows were conditioned on."""
+        """What the rows were conditioned on, with the images that stand there in the data."""
         parts = [self.loader.take(int(row), 1) for row in rows]
+        images = [part.images for part in parts if part.images is not None]
         labels = [part.labels for part in parts if part.labels is not None]
         prompts = [part.prompts for part in parts if part.prompts is not None]
         return Items(
+            images=torch.cat(images) if images else None,
             labels=torch.cat(labels) if labels else None,
             prompts=tuple(p for group in prompts for p in group) if prompts else None,
         )

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import nn
 
 from ..errors import UserError
+from .experts import networks_in
 
 Convolution = nn.Conv2d | nn.Conv3d
 
@@ -27,6 +28,12 @@ def find_targets(net: nn.Module, wanted: Sequence[str] | None = None) -> list[st
     found = set(_named(layers, wanted)) if wanted is not None else _default(net) & set(layers)
     if not found:
         raise UserError(f"{type(net).__name__} has no blocks to adapt by default: name layers in lora.targets")
+    idle = [part for part in networks_in(net) if not any(name.startswith(part) for name in found)]
+    if idle:
+        raise UserError(
+            f"lora.targets fit no layer of the {idle[0].removesuffix('.')}-noise network, one of this pipeline's two, "
+            "so that it could not learn: name layers that both have"
+        )
     return [name for name in layers if name in found]
 
 

@@ -72,6 +72,11 @@ def acts(gan: GAN, batch: Batch) -> bool:
     return gan.weight > 0 and batch.images >= gan.start
 
 
+def starts(gan: GAN) -> frozenset[str]:
+    """`needs` of a term that begins later than the stage."""
+    return frozenset({f"images>{gan.start}"} if gan.weight and gan.start else ())
+
+
 def generator_terms(gan: GAN, roles: Roles, batch: Batch, landing: Landing, *, weight: Tensor | float = 1.0) -> Terms:
     """The generator's adversarial term, if there is one yet; `weight` [B, 1, ...] is each sample's own."""
     if not acts(gan, batch):

@@ -9,7 +9,7 @@ from torch import Tensor
 from ..models.roles import Roles
 from ..process import Latent, Prediction, Time, TimeLaw
 from .base import Batch, Landing, Terms, Turn
-from .gan import GAN, discriminator_losses
+from .gan import GAN, discriminator_losses, starts
 from .guidance import GuidanceLaw
 from .ops import Call, Noised, RowName, Scalars, denoising_loss, guided, renoised, through
 from .rollout import RolloutName
@@ -127,5 +127,4 @@ def reads(*, guidance: GuidanceLaw, rollout: RolloutName = "one_step", gan: GAN 
         "second_derivative": gan.weight and gan.r1,
         "ode": rollout in ("trajectory", "phased"),
     }
-    late = {f"images>{gan.start}"} if gan.weight and gan.start else set()
-    return frozenset(name for name, needed in wanted.items() if needed) | late
+    return frozenset(name for name, needed in wanted.items() if needed) | starts(gan)

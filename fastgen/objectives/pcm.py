@@ -13,7 +13,7 @@ from .adversarial import above, check_rivalry, consistency_terms, told_apart, tu
 from .base import Batch, Terms, Turn
 from .distances import DistanceName
 from .flow_map import Interval, Jumps, cells, drawn_cell, edges_of, jumps, noised, segment_end
-from .gan import GAN, AnyGAN
+from .gan import GAN, AnyGAN, starts
 from .solvers import SOLVERS, AnyScale, Guidance, SolverName
 
 
@@ -46,7 +46,7 @@ class PhasedConsistency:
 
     @property
     def needs(self) -> frozenset[str]:
-        return frozenset({"images", "real_score", "ode"}) | self.guidance.needs("generator")
+        return frozenset({"images", "real_score", "ode"}) | starts(self.gan) | self.guidance.needs("generator")
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         edges = edges_of(roles, batch)

@@ -12,7 +12,7 @@ import torch
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, LogNormal
 from .base import Batch, Landing, Terms, Turn
-from .gan import GAN, AnyGAN, discriminator_losses, generator_terms
+from .gan import GAN, AnyGAN, discriminator_losses, generator_terms, starts
 from .ops import through
 from .scm import tangent_loss
 from .solvers import AnyScale, Guidance
@@ -52,7 +52,7 @@ class SanaSprint:
 
     @property
     def needs(self) -> frozenset[str]:
-        return needs_velocity(self, "generator") | {"weight"}
+        return needs_velocity(self, "generator") | {"weight"} | starts(self.gan)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = self._called(roles, batch)

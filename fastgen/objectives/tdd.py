@@ -16,7 +16,7 @@ from .adversarial import above, check_rivalry, consistency_terms, told_apart, tu
 from .base import Batch, Terms, Turn
 from .distances import DistanceName
 from .flow_map import Interval, Jumps, cells, drawn_cell, edges_of, jumps, noised, origin
-from .gan import GAN, AnyGAN
+from .gan import GAN, AnyGAN, starts
 from .solvers import SOLVERS, AnyScale, Guidance, SolverName
 
 
@@ -58,7 +58,8 @@ class TargetDriven:
     @property
     def needs(self) -> frozenset[str]:
         null = {"null"} if self.dropout else set()
-        return frozenset({"images", "real_score", "ode"} | null) | self.guidance.needs("generator")
+        own = frozenset({"images", "real_score", "ode"} | null) | starts(self.gan)
+        return own | self.guidance.needs("generator")
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         ends = self._jumps(roles, batch)

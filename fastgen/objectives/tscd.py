@@ -28,7 +28,7 @@ from .flow_map import (
     noised,
     segment_end,
 )
-from .gan import GAN, AnyGAN
+from .gan import GAN, AnyGAN, starts
 from .solvers import SOLVERS, AnyScale, Guidance, SolverName
 
 
@@ -69,7 +69,8 @@ class SegmentedConsistency:
     @property
     def needs(self) -> frozenset[str]:
         target, steps = needs_target(self.ema), frozenset({"ode"} if self.segments > 1 else ())
-        return frozenset({"images", "real_score"}) | target | steps | self.guidance.needs("generator", *target)
+        own = frozenset({"images", "real_score"}) | target | steps | starts(self.gan)
+        return own | self.guidance.needs("generator", *target)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         follow(roles, batch, self.ema)

@@ -101,7 +101,7 @@ def markdown(known: dict[str, Any]) -> str:
     lines = [f"| recipe | steps | {' | '.join(PROCESSES)} | commit |", "|---" * (3 + len(PROCESSES)) + "|"]
     for name in [name for name in ALL if name in known]:
         cells = [_cell(ALL[name], known[name].get(process)) for process in PROCESSES]
-        commits = dict.fromkeys(row["commit"] for row in known[name].values())
+        commits = dict.fromkeys(row.get("commit", "unknown") for row in known[name].values())
         lines.append(f"| `{name}` | {ALL[name].steps} | {' | '.join(cells)} | {', '.join(commits)} |")
     return "\n".join(lines)
 

@@ -1,5 +1,6 @@
 """Tables of figures in a page of the documentation, each between markers of its own."""
 
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -15,10 +16,13 @@ def inserted(text: str, name: str, block: str) -> str:
     """The text with the block between the markers of that name, at its end if it has none."""
     begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
     before, _, rest = text.partition(begin)
-    return f"{before}{begin}\n{block}\n{end}{rest.partition(end)[2]}"
+    after = rest.partition(end)[2] if end in rest else rest
+    return f"{before}{begin}\n{block}\n{end}{after}"
 
 
 def commit() -> str:
-    """Of the working tree, "+" where it was changed since."""
-    found = subprocess.run(["git", "describe", "--always", "--dirty=+"], capture_output=True, text=True, check=False)
-    return found.stdout.strip() or "unknown"
+    """Of this package's working tree, "+" where it was changed since; "unknown" where there is none."""
+    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+    if not shutil.which("git"):
+        return "unknown"
+    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
