@@ -26,7 +26,6 @@ class Recipe:
         cycles: of the objective's turns.
         rate: learning rate of the generator.
         other_rate: of every other role that is trained.
-        share: bound of the distance to the data, in distances of the teacher's samples after as many steps.
         judged: the student's "last" samples, or the mixture of all its steps' "landings".
     """
 
@@ -36,7 +35,6 @@ class Recipe:
     cycles: int = 300
     rate: float = 2e-3
     other_rate: float = 4e-3
-    share: float = 0.25
     judged: Literal["last", "landings"] = "last"
 
     @property
