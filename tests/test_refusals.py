@@ -1,9 +1,7 @@
 """Pipelines that nobody thought of: each is taken for what it is, or refused in words before anything is trained."""
 
-import copy
 import json
 
-import families
 import families_image as image
 import huggingface_hub
 import pytest
@@ -18,7 +16,6 @@ from diffusers import (
     StableDiffusionInpaintPipeline,
     StableDiffusionPipeline,
     UNet2DConditionModel,
-    WanPipeline,
 )
 from huggingface_hub.errors import HTTPError
 from tokenizers import Tokenizer
@@ -55,17 +52,10 @@ def told_of_classes():
     return pipe
 
 
-def two_transformers():
-    pipe = families.FAMILIES["wan"].build()
-    parts = {**pipe.components, "transformer_2": copy.deepcopy(pipe.transformer)}
-    return WanPipeline(**parts, boundary_ratio=0.875)
-
-
 REFUSED = {
     "an image to paint into": (inpainting, {}, "runs with no more than prompt"),
     "an image to follow": (controlled, {}, "runs with no more than prompt"),
     "a class beside the prompt": (told_of_classes, SQUARE, "class_labels should be provided"),
-    "two networks": (two_transformers, {**SQUARE, "num_frames": 5}, "before every scheduler step"),
     "a size that does not fit": (tiny.stable_diffusion, {"height": 17, "width": 16}, "divisible by 8 but are 17"),
 }
 
