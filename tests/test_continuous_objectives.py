@@ -1,6 +1,8 @@
 """sCM, SANA-Sprint and MeanFlow against closed forms."""
 
 import math
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -10,7 +12,7 @@ from test_gan import Judge
 from torch import Tensor
 
 from fastgen.analytic import ExactDenoiser
-from fastgen.objectives import Batch
+from fastgen.objectives import Batch, Objective, meanflow, scm
 from fastgen.objectives.gan import GAN
 from fastgen.objectives.meanflow import MeanFlow, mean_velocity
 from fastgen.objectives.ops import NONE, Noised
@@ -101,7 +103,7 @@ def check_tangent_gradient(images: int) -> None:
     start = Noised.of(process, batch.x0, batch.full(t), batch.script[0])
     real = roles.real_score(start.x_t, start.t, batch.cond)
     _, g = tangent(roles, batch, start, Course(real, NONE), sigma_data=SIGMA_DATA, warmup=min(images / 100, 1.0))
-    normalised = g / (g.square().sum(dim=1, keepdim=True) / 2).sqrt().add(0.1)
+    normalised = g / (g.square().sum(dim=1, keepdim=True) / 2).sqrt().add(objective.normaliser)
     with roles.training(("generator", "weight")):
         loss = objective.generator(roles, batch)["tangent"]
         slope, lv = torch.autograd.grad(loss, [roles.generator.bias, roles["weight"].out.bias], allow_unused=True)
@@ -129,12 +131,28 @@ def test_data_velocities_average_to_the_teachers():
         assert (gap * moment).mean(dim=0).abs().max() < 0.02
 
 
+@pytest.mark.parametrize(
+    ("module", "objective", "exact"),
+    [
+        (meanflow, MeanFlow(derivative_step=0.2), two_times),
+        (scm, SimplifiedConsistency(derivative_step=0.2), clean_at(0.0)),
+    ],
+)
+def test_the_step_reaches_the_derivative(
+    module: ModuleType, objective: Objective, exact: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    seen, along = [], module.along
+    monkeypatch.setattr(module, "along", lambda *given, step, **named: seen.append(step) or along(*given, **named))
+    objective.generator(knowing_roles(objective, Flow(), exact), gaussian_batch())
+    assert seen == [0.2]
+
+
 # SANA-Sprint
 
 
 def check_sprint() -> None:
     """Its first term is sCM's, its second lowers minus the mean logit of renoised samples called at the first time."""
-    shared = {"sigma_data": SIGMA_DATA, "times": only(0.6), "guidance": Guidance(), "warmup": 100}
+    shared = {"sigma_data": SIGMA_DATA, "times": only(0.6), "guidance": Guidance(), "warmup": 100, "normaliser": 0.05}
     gan = GAN(0.5, learned=0.5, kind="hinge", times=only(0.4), paired=True)
     sprint = SanaSprint(**shared, gan=gan, first=1.0)
     roles = knowing_roles(sprint, Flow(), clean_at(0.0), row=trig_row, grids=[torch.tensor([0.9]).double()])

@@ -12,10 +12,14 @@ from flow_maps import mapped
 from torch import Tensor, nn
 
 from fastgen.analytic import ExactDenoiser
+from fastgen.errors import UserError
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import CallForm, NetworkDenoiser, RetargetedDenoiser
 from fastgen.objectives import derivative
 from fastgen.objectives.derivative import Derivative, along, finite_differences, forward_mode
+from fastgen.objectives.meanflow import MeanFlow
+from fastgen.objectives.sana_sprint import SanaSprint
+from fastgen.objectives.scm import SimplifiedConsistency
 from fastgen.process import Flow, Prediction, Process, from_scheduler
 from fastgen.toy import toy_denoiser
 
@@ -134,13 +138,14 @@ class Cubic(nn.Module):
         raise ValueError("it has no layers")
 
 
-def derived(model: Cubic) -> Derivative:
-    x = torch.tensor([[2.0, -1.0]], dtype=torch.float64)
+POINT = torch.tensor([[2.0, -1.0]], dtype=torch.float64)
 
+
+def derived(model: Cubic, x: Tensor = POINT, *, step: float | None = None) -> Derivative:
     def curve(x: Tensor, clock: Tensor) -> Tensor:
         return model(x, clock, REAL.uncond(1)).x0
 
-    return along(model, curve, x, full(0.5, 1), torch.ones_like(x))
+    return along(model, curve, x, full(0.5, 1), torch.ones_like(x), step=step)
 
 
 @pytest.mark.parametrize(
@@ -170,3 +175,37 @@ def test_at_the_end_of_time_differences_are_one_sided():
     found = finite_differences(curve, Flow(), x, full(1.0, 1), torch.ones_like(x), full(1.0, 1))
     assert torch.cat(seen).max() == 1
     close(found.rate, torch.tensor([[12.0 + 8, 3.0 - 1]], dtype=torch.float64), tolerance=2e-3)
+
+
+def check_mean_over_a_step() -> None:
+    """(x + d)^3 (1/2 + d) has the odd part 3 x^2 / 2 + x^3 + d^2 (1/2 + 3 x), by d."""
+    found = derived(Cubic(lambda x: x**3), step=0.2)
+    close(found.rate, torch.tensor([[6 + 8 + 0.04 * 6.5, 1.5 - 1 + 0.04 * -2.5]], dtype=torch.float64))
+
+
+def test_a_given_step_is_averaged_over(caplog: pytest.LogCaptureFixture):
+    with caplog.at_level(logging.INFO, logger=derivative.__name__):
+        check_mean_over_a_step()
+    assert not caplog.records
+
+
+class Coarse(Cube):
+    """Rounded to bf16."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor) -> Tensor:
+        return (x**3).bfloat16().to(x)
+
+
+def test_differences_that_are_lost_in_rounding_are_refused():
+    x = torch.linspace(1, 2, 200)[None]
+    with pytest.raises(UserError, match=r"lost in rounding .*derivative_step=0\.03"):
+        derived(Cubic(Coarse.apply), x)
+    close(derived(Cubic(Coarse.apply), x, step=0.2).rate, 1.5 * x**2 + x**3, tolerance=0.2)
+
+
+@pytest.mark.parametrize("objective", [MeanFlow, SimplifiedConsistency, SanaSprint])
+@pytest.mark.parametrize("step", [0.0, -0.1, 1.0])
+def test_a_step_that_is_none_is_refused(objective: Callable, step: float):
+    with pytest.raises(ValueError, match="derivative_step"):
+        objective(derivative_step=step)

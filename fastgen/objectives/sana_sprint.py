@@ -12,6 +12,7 @@ import torch
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, LogNormal
 from .base import Batch, Landing, Terms, Turn
+from .derivative import check_step
 from .gan import GAN, AnyGAN, discriminator_losses, generator_terms, starts
 from .ops import through
 from .scm import tangent_loss
@@ -24,8 +25,9 @@ class SanaSprint:
     """sCM + LADD.
 
     Args:
-        velocity, guidance, times, sigma_data, warmup, normaliser: as of sCM; the teacher's guidance is told. The
-            means of all time laws are the paper's plus log 2, since its latents are scaled to a deviation of 0.5.
+        velocity, guidance, times, sigma_data, warmup, normaliser, derivative_step: as of sCM; the teacher's guidance is
+            told. The means of all time laws are the paper's plus log 2, since its latents are scaled to a deviation of
+            0.5. The normaliser is that of its code, per element.
         gan: the adversarial term.
         called: times of the student's calls that the adversary sees.
         first: share of rows whose calls are at the student's first time.
@@ -37,12 +39,14 @@ class SanaSprint:
     sigma_data: float = 1.0
     warmup: int = 4_000_000
     normaliser: float = 0.1
+    derivative_step: float | None = None
     gan: AnyGAN = GAN(weight=0.5, learned=0.5, kind="hinge", times=LogNormal(0.1, 1.0), paired=True)
     called: AnyTimeLaw = LogNormal(0.9, 1.6)
     first: float = 0.5
 
     def __post_init__(self) -> None:
         check_velocity(self)
+        check_step(self.derivative_step)
         if not self.gan.weight:
             raise ValueError("gan.weight is 0: without its adversary SANA-Sprint is sCM, choose objective scm")
 

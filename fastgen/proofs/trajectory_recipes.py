@@ -42,7 +42,9 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "tdd_4step": Recipe(TargetDriven(guidance=PLAIN, huber=SOFT, gan=NO_GAN, dropout=0.0, jitter=0.0), **FOUR),
     "scm": Recipe(SimplifiedConsistency(warmup=WARMUP, times=ANY_TIME), **ONE),
     "scm_2step": Recipe(SimplifiedConsistency(warmup=WARMUP, times=ANY_TIME), **TWO),
-    "sana_sprint": Recipe(SanaSprint(guidance=PLAIN, warmup=WARMUP, times=ANY_TIME, gan=SMALL_GAN), **ONE),
+    "sana_sprint": Recipe(
+        SanaSprint(guidance=PLAIN, warmup=WARMUP, normaliser=0.002, times=ANY_TIME, gan=SMALL_GAN), **ONE
+    ),
     "meanflow": Recipe(MeanFlow(diagonal=0.25, times=Uniform()), **ONE),
     "meanflow_2step": Recipe(MeanFlow(diagonal=0.25, times=Uniform()), **TWO),
     "shortcut": Recipe(Shortcut(bootstrapped=0.75, ema=0.95, levels=5), **ONE),
