@@ -119,6 +119,24 @@ def test_the_tangent_is_normalised_warmed_up_and_weighted(images: int):
     check_tangent_gradient(images)
 
 
+def test_uniform_weights_train_no_weight():
+    """The gradient is minus the normalised tangent at every time, and the role `weight` is not there."""
+    process, t = Flow(), 0.6
+    objective = SimplifiedConsistency(sigma_data=SIGMA_DATA, times=only(t), warmup=0, weighting="uniform")
+    assert objective.cycle == (("generator",),)
+    assert "weight" not in objective.needs
+    roles = knowing_roles(objective, process, clean_at(0.0), row=trig_row)
+    roles.generator.bias.data.copy_(torch.tensor([0.3, -0.7]))
+    batch = gaussian_batch()
+    start = Noised.of(process, batch.x0, batch.full(t), batch.script[0])
+    real = roles.real_score(start.x_t, start.t, batch.cond)
+    _, g = tangent(roles, batch, start, Course(real, NONE), sigma_data=SIGMA_DATA, warmup=1.0)
+    normalised = g / (g.square().sum(dim=1, keepdim=True) / 2).sqrt().add(objective.normaliser)
+    with roles.training(("generator",)):
+        (slope,) = torch.autograd.grad(objective.generator(roles, batch)["tangent"], roles.generator.bias)
+    close(slope, -normalised.mean(dim=0), tolerance=1e-5)
+
+
 def test_data_velocities_average_to_the_teachers():
     """Over x0 given x_t: the mean of eps x0-wise is that of the exact denoiser (sCT and sCD agree)."""
     process, count = Flow(), 200_000

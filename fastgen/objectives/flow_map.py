@@ -110,11 +110,12 @@ def follow(roles: Roles, batch: Batch, ema: float) -> None:
     """
     if not ema or batch.part:
         return
-    mean, live = roles.parameters("target"), roles.parameters("generator")
+    mean: list[Tensor] = [*roles.parameters("target")]
+    live = roles.parameters("generator")
     if not mean or [p.shape for p in mean] != [p.shape for p in live]:
         raise ValueError(f"the target has {len(mean)} parameters and the generator {len(live)}: give it its own copy")
-    for average, now in zip(mean, live, strict=True):
-        average.lerp_(now.to(average.dtype), 1 - ema)
+    now = [parameter.to(average.dtype) for parameter, average in zip(live, mean, strict=True)]
+    torch._foreach_lerp_(mean, now, 1 - ema)
 
 
 def target_of(roles: Roles, ema: float) -> Denoiser:

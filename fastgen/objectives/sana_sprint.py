@@ -15,7 +15,7 @@ from .base import Batch, Landing, Terms, Turn
 from .derivative import check_step
 from .gan import GAN, AnyGAN, discriminator_losses, generator_terms, starts
 from .ops import through
-from .scm import tangent_loss
+from .scm import adaptive_mean, tangent_errors
 from .solvers import AnyScale, Guidance
 from .velocity import Velocity, check_velocity, needs_velocity
 
@@ -61,7 +61,7 @@ class SanaSprint:
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = self._called(roles, batch)
         adversary = generator_terms(self.gan, roles, batch, landing)
-        return {"tangent": tangent_loss(self, roles, batch)} | adversary
+        return {"tangent": adaptive_mean(roles, *tangent_errors(self, roles, batch))} | adversary
 
     def discriminator(self, roles: Roles, batch: Batch) -> Terms:
         with torch.no_grad():

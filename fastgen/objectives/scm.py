@@ -10,7 +10,7 @@ with the derivative along the teacher's trajectory and the warm-up r; F is pulle
 """
 
 from dataclasses import dataclass
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, Latent, LogNormal, Prediction, Process, Time, TimeLaw, pad_like
 from .base import Batch, Terms, Turn
+from .consistency import ONE_TURN
 from .derivative import along, check_step
 from .ops import Noised, through
 from .solvers import AnyScale, Guidance
@@ -42,7 +43,7 @@ class Angle:
 
 @runtime_checkable
 class Tangents(Protocol):
-    """The settings that `tangent_loss` reads, see `SimplifiedConsistency`."""
+    """The settings that `tangent_errors` reads, see `SimplifiedConsistency`."""
 
     @property
     def velocity(self) -> Velocity: ...
@@ -79,6 +80,8 @@ class SimplifiedConsistency:
         normaliser: c; the norm of g is taken per element, so that it does not depend on the resolution. The paper's
             0.1 is beside the whole norm: 0.0018 for 32 x 32 x 3. A large c slows what is nearly learned.
         derivative_step: of the noise angle; dF / du is averaged over it, see `along`. Exact by default.
+        weighting: of the times; adaptive is the paper's. It evens the losses out, however small they are: with a large
+            c, or at a high learning rate, what is already learned then drowns the rest, and uniform is the better.
     """
 
     velocity: Velocity = "real_score"
@@ -88,6 +91,7 @@ class SimplifiedConsistency:
     warmup: int = 10_000_000
     normaliser: float = 0.002
     derivative_step: float | None = None
+    weighting: Literal["adaptive", "uniform"] = "adaptive"
 
     def __post_init__(self) -> None:
         check_velocity(self)
@@ -95,14 +99,15 @@ class SimplifiedConsistency:
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return (("generator", "weight"),)
+        return (("generator", "weight"),) if self.weighting == "adaptive" else ONE_TURN
 
     @property
     def needs(self) -> frozenset[str]:
-        return needs_velocity(self, "generator") | {"weight"}
+        return needs_velocity(self, "generator") | ({"weight"} if self.weighting == "adaptive" else set())
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
-        return {"tangent": tangent_loss(self, roles, batch)}
+        t, errors = tangent_errors(self, roles, batch)
+        return {"tangent": adaptive_mean(roles, t, errors) if self.weighting == "adaptive" else errors.mean()}
 
 
 def trig_output(belief: Prediction, angle: Angle, sigma_data: float) -> Latent:
@@ -111,8 +116,8 @@ def trig_output(belief: Prediction, angle: Angle, sigma_data: float) -> Latent:
     return (pad_like(angle.cos, eps) * eps - pad_like(angle.sin, eps) * x0).to(eps.dtype)
 
 
-def tangent_loss(settings: Tangents, roles: Roles, batch: Batch) -> Tensor:
-    """Equation 8 with the adaptive weight of a trained log-variance."""
+def tangent_errors(settings: Tangents, roles: Roles, batch: Batch) -> tuple[Time, Tensor]:
+    """Times and the mean squares |F - sg(F) - g / (|g| + c)|^2 (eq. 8), [B] each."""
     t = settings.times.sample(roles.process, batch.size, batch.rng)
     start = Noised.of(roles.process, batch.x0, t, batch.noise())
     followed = course(settings, roles, batch, start)
@@ -122,10 +127,14 @@ def tangent_loss(settings: Tangents, roles: Roles, batch: Batch) -> Tensor:
     g = g / (g.square().flatten(1).mean(dim=1).sqrt() + settings.normaliser).reshape(-1, *[1] * (g.ndim - 1))
     angle = Angle.of(roles.process, t, sigma_data)
     output = trig_output(through(roles.generator, start.x_t, t, batch.cond, followed.told), angle, sigma_data)
-    square = (output - constant - g).square().flatten(1).mean(dim=1)
+    return t, (output - constant - g).square().flatten(1).mean(dim=1)
+
+
+def adaptive_mean(roles: Roles, t: Time, errors: Tensor) -> Tensor:
+    """Their mean under the weight alpha / sigma and a trained log-variance (eq. 8)."""
     log_variance: Tensor = roles["weight"](t)
     weight = roles.process.alpha(t) / roles.process.sigma(t)
-    return (weight.to(square) * torch.exp(-log_variance) * square + log_variance).mean()
+    return (weight.to(errors) * torch.exp(-log_variance) * errors + log_variance).mean()
 
 
 def tangent(
