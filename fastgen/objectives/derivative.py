@@ -44,7 +44,7 @@ def check_step(step: float | None) -> None:
     """Raises ValueError for a step that is none."""
     if step is not None and not 0 < step < 1:
         raise ValueError(
-            f"derivative_step is {step:g}: need a step in (0, 1), such as 0.03, or none for exact derivatives"
+            f"derivative_step is {step:g}: need a step in (0, 1), such as 0.03, or null for exact derivatives"
         )
 
 
