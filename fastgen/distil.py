@@ -5,11 +5,12 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 
 from .config import Config
 from .engine.build import AUTOCAST
 from .engine.checks import check_grids, check_needs, check_stages
+from .engine.distributed import alone, leave, meet
 from .engine.run import Run, Trained
 from .errors import UserError
 from .models.arguments import size_arguments
@@ -38,7 +39,7 @@ def distil(config: Config, *, recipes: Path, resume: bool = False) -> Path:
         UserError: the config, the teacher, the data or the output folder cannot work; nothing on disk is lost.
     """
     folder = _distilled(config, recipes=recipes, resume=resume)
-    PartialState().destroy_process_group()
+    leave()
     return folder
 
 
@@ -51,7 +52,6 @@ def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     for dtype in computed:
         check_attention(config.attention, device=accelerator.device, dtype=dtype)
     _ensure_teacher(config, recipes, accelerator)
-    accelerator.wait_for_everyone()
     pipeline = _teacher(config, accelerator.device)
     torch.backends.cudnn.benchmark = torch.Size(pipeline.shape).numel() < LARGE  # trials of large maps cost much memory
     check_needs(config, pipeline)
@@ -59,8 +59,7 @@ def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     student = Student(config, pipeline, accelerator.device)
     check_grids(config, pipeline, dict(zip(student.stops, student.grids, strict=True)))
     _make(config.out)
-    with accelerator.main_process_first():
-        pipeline.encode(config.data.prompts or (), progress=accelerator.is_main_process)
+    _encode(config, pipeline, accelerator)
     accelerator.init_trackers("fastgen")
     run = Run(
         config,
@@ -73,10 +72,25 @@ def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     trained = run.train(resume=resume)
     for tracker in accelerator.trackers:
         tracker.finish()
-    if accelerator.is_main_process:
-        release(student, trained)
-        _measure(student, trained)
+    alone(lambda: _finish(student, trained))
     return config.exported
+
+
+def _encode(config: Config, pipeline: Pipeline, accelerator: Accelerator) -> None:
+    """The prompts' conditioning, in memory or in a cache that one process fills for those of its disk."""
+
+    def encode() -> None:
+        pipeline.encode(config.data.prompts or (), progress=accelerator.is_main_process)
+
+    if config.cache is not None:
+        alone(encode)
+    encode()
+    meet()
+
+
+def _finish(student: Student, trained: Trained) -> None:
+    release(student, trained)
+    _measure(student, trained)
 
 
 def _measure(student: Student, trained: Trained) -> None:

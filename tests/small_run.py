@@ -4,24 +4,31 @@ import multiprocessing
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+import torch.distributed as dist
+from accelerate import Accelerator, PartialState
 from strangers import come_near
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 
+import fastgen.distil as distillation
 from fastgen.config import Config, Pairs, Stage, Train
 from fastgen.configfile import dump
 from fastgen.data import Items, Loader
 from fastgen.distil import distil
 from fastgen.engine import loop, pairs
 from fastgen.engine.build import build_roles
-from fastgen.engine.distributed import average, average_gradients
+from fastgen.engine.distributed import alone, average, average_gradients, meet, shared
 from fastgen.engine.feed import Feed, PairSet
 from fastgen.engine.loop import StageSpec
+from fastgen.errors import UserError
 from fastgen.models.loading import load
 from fastgen.models.pipeline import Pipeline
 from fastgen.objectives import DMD2, KnowledgeDistillation
@@ -94,6 +101,8 @@ class Record:
     depths: list[float] = field(default_factory=list)
     noises: list[float] = field(default_factory=list)
     averaged: dict[str, torch.Tensor] = field(default_factory=dict)
+    host_made: list[torch.Size] = field(default_factory=list)
+    patience: dict[str, Any] = field(default_factory=dict)
 
 
 def recorded(stage: loop.Stage, cycles: int) -> Record:
@@ -145,7 +154,10 @@ def train_a_rank(teacher: Path, folder: Path) -> None:
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
     rank = accelerator.process_index
-    record = train_several_steps(teacher, accelerator=accelerator)
+    with HostTensors() as host:
+        record = train_several_steps(teacher, accelerator=accelerator)
+    record.host_made = host.averaged
+    record.patience = patience(rank)
     shapes = {"both": torch.ones(2), "second only": torch.ones(1), "half": torch.ones(1, dtype=torch.bfloat16)}
     shapes["nobody"] = torch.ones(1)
     members = {name: torch.nn.Parameter(value) for name, value in shapes.items()}
@@ -156,6 +168,62 @@ def train_a_rank(teacher: Path, folder: Path) -> None:
     values = average(torch.full((1,), rank + 1.0))
     record.averaged = {**{name: p.grad for name, p in members.items() if p.grad is not None}, "values": values}
     torch.save(record, folder / f"{rank}.pt")
+
+
+class HostTensors(TorchFunctionMode):
+    """Within, `averaged` lists what is all-reduced although it would lie in main memory when networks are on a GPU.
+
+    That is what was made without a device and never sent to one, or computed from nothing else.
+    """
+
+    MAKERS = (torch.tensor, torch.as_tensor, torch.zeros, torch.ones, torch.full, torch.empty, torch.arange)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.averaged: list[torch.Size] = []
+        self._made: dict[int, torch.Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.to and torch.device in map(type, (*args, *kwargs.values())):
+            return func(*args, **kwargs).clone()
+        result = func(*args, **kwargs)
+        told = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        made = func in self.MAKERS and kwargs.get("device") is None
+        if isinstance(result, torch.Tensor) and (made or (told and all(map(self._host, told)))):
+            self._made[result.untyped_storage().data_ptr()] = result  # held, so that nothing else gets its place
+        return result
+
+    def _host(self, tensor: torch.Tensor) -> bool:
+        return tensor.untyped_storage().data_ptr() in self._made
+
+    def __enter__(self) -> "HostTensors":
+        self._reduce, dist.all_reduce = dist.all_reduce, self._noted
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        dist.all_reduce = self._reduce
+        super().__exit__(*error)
+
+    def _noted(self, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self._host(tensor):
+            self.averaged.append(tensor.shape)
+        return self._reduce(tensor, *args, **kwargs)
+
+
+def patience(rank: int) -> dict[str, Any]:
+    """What one of two processes gets of work that the first one does alone, and of work that fails there."""
+
+    def fails() -> None:
+        raise UserError("no space left")
+
+    got: dict[str, Any] = {"alone": alone(lambda: {"by": rank}), "shared": shared({"by": rank})}
+    try:
+        alone(fails)
+    except UserError as error:
+        got["failure"] = str(error)
+    meet()
+    return got
 
 
 def run_config(folder: Path, *, images: int = 20, **changes: Any) -> Config:
@@ -222,6 +290,19 @@ def run_with_recipe(folder: Path) -> None:
     teacher = {"path": str(folder / "teacher"), "recipe": "teacher.yaml"}
     stages = [{"objective": {"name": "dmd2", "ratio": 1}, "train": {"images": 4, "batch": 2}}]
     distil(run_config(folder, teacher=teacher, stages=stages), recipes=folder)
+
+
+def run_with_a_slow_export(folder: Path) -> None:
+    """In one of several processes: the same, where an export takes longer than the group of processes waits."""
+    PartialState(cpu=True, timeout=timedelta(seconds=15))
+    release = distillation.release
+
+    def slow(*args: Any) -> None:
+        time.sleep(20)
+        release(*args)
+
+    distillation.release = slow
+    run_with_recipe(folder)
 
 
 def in_processes(count: int, target: Callable[..., None], *args: Any) -> list[int | None]:

@@ -69,6 +69,23 @@ def test_a_gradient_that_one_process_lacks_counts_as_zero(two):
         assert rank.averaged["values"].tolist() == [1.5]
 
 
+def test_only_what_lies_on_the_device_of_training_is_averaged(two):
+    assert [rank.host_made for rank in two] == [[], []], "NCCL has no collectives of main memory"
+
+
+def test_processes_wait_for_the_first_and_hear_of_its_failure(two):
+    assert [rank.patience["alone"] for rank in two] == [{"by": 0}, None]
+    assert [rank.patience["shared"] for rank in two] == [{"by": 0}] * 2
+    assert two[0].patience["failure"] == "no space left"
+    assert two[1].patience["failure"] == "the first process stopped: UserError: no space left"
+
+
+@pytest.mark.slow
+def test_an_export_may_take_longer_than_the_processes_time_out(tmp_path):
+    small_run.write_recipe(tmp_path)
+    assert small_run.in_processes(2, small_run.run_with_a_slow_export, tmp_path) == [0, 0]
+
+
 def test_one_process_keeps_its_gradients_as_they_are():
     parameter, without = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
     parameter.grad = gradient = torch.ones(2)

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from accelerate.utils import broadcast_object_list
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -22,6 +21,7 @@ from ..evaluate import Evaluate
 from ..files import atomic_folder, atomic_json
 from ..models.baking import baked
 from ..models.roles import EMBEDDED, put, taken
+from .distributed import alone, shared
 from .loop import Stage
 
 _FILE = "generator.safetensors"
@@ -94,18 +94,17 @@ class Quality:
             CheckpointError: the best weights cannot be written.
         """
         assert self._yardstick is not None
-        main = stage.accelerator.is_main_process
+        measured = self._yardstick.figures
         with averaged(stage):
-            told = [dict(self._yardstick.figures(stage)) if main else None]
-            figures = broadcast_object_list(told)[0]
+            figures = shared(alone(lambda: dict(measured(stage)))) or {}
             value = figures[self.metric]
             self.since += 1
             if self._better(value):
                 self.best, self.since = Record(value, stage.position.images), 0
                 self.weights = copied(stage) if self._settings.keep_best else {}
-        if self.since == 0 and self.weights and main:
+        if self.since == 0 and self.weights:
             about = {"stage": stage.spec.name, "images": stage.position.images, "metric": self.metric}
-            write_weights(self._folder, self.weights, about | figures)
+            alone(lambda: write_weights(self._folder, self.weights, about | figures))
         best = "none" if self.best is None else f"{self.best.value:.4g}"
         self._shown = {self.metric: f"{value:.4g} (best {best})"}
         return {f"quality/{name}": figure for name, figure in figures.items()}

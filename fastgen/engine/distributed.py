@@ -2,13 +2,25 @@
 
 One backward pass can cross several roles and call a network several times, which DDP's hooks are not made for; an
 all-reduce of exactly the acting roles' gradients is right for every objective.
+
+What is averaged lies on the device of training and travels by its backend, NCCL on GPUs, which gives up on a process
+that is ten minutes late. Objects, and processes that wait for one that works alone, take a gloo group beside it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from datetime import timedelta
+from functools import lru_cache
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+
+from ..errors import UserError
+
+PATIENCE = timedelta(days=30)  # for one process that encodes, exports or measures; a dead one is noticed at once
+
+Value = TypeVar("Value")
 
 
 def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
@@ -30,11 +42,60 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
 
 
 def average(values: Tensor) -> Tensor:
-    """The mean of a tensor over all processes."""
+    """The mean over all processes of a tensor on the device of training."""
     if _parallel():
         dist.all_reduce(values)
         values /= dist.get_world_size()
     return values
+
+
+def meet() -> None:
+    """Waits for every process, however long one of them works alone."""
+    if _parallel():
+        dist.barrier(group=_beside(dist.group.WORLD))
+
+
+def shared(value: Value) -> Value:
+    """The first process's value, on every process; what the others give is dropped."""
+    if not _parallel():
+        return value
+    told = [value]
+    dist.broadcast_object_list(told, src=0, group=_beside(dist.group.WORLD))
+    return told[0]
+
+
+def alone(work: Callable[[], Value]) -> Value | None:
+    """What `work` returns on the first process, which does it while the others wait; None on the others.
+
+    Raises:
+        UserError: it failed; the first process raises its own error, the others one that names it.
+    """
+    if not _parallel():
+        return work()
+    first, done, failure = dist.get_rank() == 0, None, None
+    try:
+        done = work() if first else None
+    except Exception as error:
+        failure = error
+    reason = shared(None if failure is None else f"{type(failure).__name__}: {failure}")
+    if failure is not None:
+        raise failure
+    if reason is not None:
+        raise UserError(f"the first process stopped: {reason}")
+    return done
+
+
+def leave() -> None:
+    """Waits for every process and ends their connection."""
+    if dist.is_available() and dist.is_initialized():
+        meet()
+        dist.destroy_process_group()
+
+
+@lru_cache(maxsize=1)
+def _beside(world: dist.ProcessGroup) -> dist.ProcessGroup:
+    """A gloo group of the same processes; every one of them asks for it at the same place."""
+    return dist.new_group(backend="gloo", timeout=PATIENCE)
 
 
 def _gradient(p: nn.Parameter) -> Tensor:

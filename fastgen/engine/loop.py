@@ -102,7 +102,8 @@ class Stage:
                 batches = self._batches(number)
             figures |= self._turn(turn, batches)
         self.position.cycle += 1
-        self.position.seconds += average(torch.tensor(time.perf_counter() - start)).item()
+        took = torch.tensor(time.perf_counter() - start, device=self.accelerator.device)
+        self.position.seconds += average(took).item()
         return figures
 
     def _turn(self, turn: Turn, batches: list[Batch]) -> dict[str, float]:

@@ -14,6 +14,7 @@ from ..files import atomic_folder
 from ..models.contract import Denoiser
 from ..models.pipeline import Pipeline
 from ..sampling.sampler import ode, seeded_noise
+from .distributed import alone
 from .feed import PairSet
 from .random import seed_of
 
@@ -32,11 +33,13 @@ def teacher_pairs(
 ) -> PairSet:
     """The pairs of a run, from `folder` if it holds those of the same `key`, otherwise sampled and put there."""
     file = folder / "pairs.safetensors"
-    if accelerator.is_main_process and not _has(file, key):
+
+    def make() -> None:
         eps, x0 = _sampled(pipeline, teacher, spec, loader, accelerator.device)
         with atomic_folder(folder, replace=True) as temporary:
             save_file({"eps": eps, "x0": x0}, temporary / file.name, metadata={"key": key})
-    accelerator.wait_for_everyone()
+
+    alone(lambda: None if _has(file, key) else make())
     with safe_open(file, framework="pt") as tensors:
         return PairSet(tensors.get_tensor("eps"), tensors.get_tensor("x0"), loader)
 

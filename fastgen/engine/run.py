@@ -17,6 +17,7 @@ from ..models.pipeline import Pipeline
 from . import checkpoint
 from .best import Quality, Yardstick, averaged, copied, passed, plain, read_weights, write_weights
 from .build import AUTOCAST, Weights, build_roles
+from .distributed import alone
 from .feed import Feed, PairSet
 from .log import RunLog
 from .loop import Stage, StageSpec
@@ -74,8 +75,7 @@ class Run:
         start = snapshot.state["stage"] if snapshot else 0
         if snapshot is None:
             self.log.rewind(0, -1)
-        if self.accelerator.is_main_process:
-            atomic_text(self.config.out / "config.yaml", dump(self.config))
+        alone(lambda: atomic_text(self.config.out / "config.yaml", dump(self.config)))
         finished = self._finished_before(start)
         weights: dict[str, dict[str, Tensor]] = {}
         for index, stage_config in enumerate(self.config.stages[start:], start):
@@ -108,8 +108,8 @@ class Run:
 
     def _finish(self, stage: Stage, quality: Quality, weights: dict[str, Tensor]) -> None:
         name, position = stage.spec.name, stage.position
-        if self.accelerator.is_main_process:
-            write_weights(self.config.out / "stages" / name, weights, {"stage": name, "images": position.images})
+        about = {"stage": name, "images": position.images}
+        alone(lambda: write_weights(self.config.out / "stages" / name, weights, about))
         best = quality.best
         if quality.weights and best is not None and best.images < position.images:
             self.log.say(
@@ -174,20 +174,20 @@ class Run:
         self.log.write(stage=stage.spec.index, cycle=stage.position.cycle, step=step, values=values, note=note)
 
     def _preview(self, stage: Stage) -> None:
-        if not self.accelerator.is_main_process:
-            return
+        name = f"{stage.spec.index}-{stage.spec.name}-{stage.position.images:09d}"
         with averaged(stage):
-            self.preview(stage, f"{stage.spec.index}-{stage.spec.name}-{stage.position.images:09d}")
+            alone(lambda: self.preview(stage, name))
 
     def _save(self, stage: Stage, quality: Quality) -> None:
-        if self.accelerator.is_main_process:
+        def write() -> None:
             snapshot = stage.snapshot()
             snapshot.state.update({"fingerprint": fingerprint(self.config), "quality": quality.state()})
             if quality.weights:
                 snapshot.tensors["best"] = quality.weights
             step = sum(s.train.images for s in self.config.stages[: stage.spec.index]) + stage.position.images
             checkpoint.save(self.config.out / "checkpoints", step, snapshot, keep=self.config.checkpoints.keep)
-        self.accelerator.wait_for_everyone()
+
+        alone(write)
 
     def _resumed(self) -> checkpoint.Snapshot | None:
         loaded = checkpoint.load_newest(self.config.out / "checkpoints", warn=self.log.say)
