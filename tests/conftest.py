@@ -7,6 +7,17 @@ import torch
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--elsewhere", action="store_true", help="round matrix products by where their weights lie")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--elsewhere"):
+        import elsewhere
+
+        elsewhere.install()
+
+
 @pytest.fixture
 def assets() -> Path:
     """Real data, teachers and extractors: a folder laid out as data/ teachers/ extractors/."""
