@@ -95,7 +95,9 @@ def leave() -> None:
 @lru_cache(maxsize=1)
 def _beside(world: dist.ProcessGroup) -> dist.ProcessGroup:
     """A gloo group of the same processes; every one of them asks for it at the same place."""
-    return dist.new_group(backend="gloo", timeout=PATIENCE)
+    group = dist.new_group(backend="gloo", timeout=PATIENCE)
+    assert isinstance(group, dist.ProcessGroup), "this process is one of them"
+    return group
 
 
 def _gradient(p: nn.Parameter) -> Tensor:
