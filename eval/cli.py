@@ -170,7 +170,12 @@ def _add_sampling(parser: ArgumentParser) -> None:
         "--guidance", type=float, metavar="W", help="of the student: uncond + W (cond - uncond), 1 is none"
     )
     group.add_argument("--teacher-guidance", type=float, metavar="W", help="the same for the teacher")
-    group.add_argument("--prompts", type=Path, metavar="FILE", help="one per line, in turn, for text pipelines")
+    group.add_argument(
+        "--prompts",
+        type=Path,
+        metavar="FILE",
+        help="for text pipelines and images drawn for prompts: line i is prompt i, in turn; an empty line is a prompt too",
+    )
     group.add_argument("--labels", type=Path, metavar="FILE", help="one class per line, in turn (default: all classes)")
     group.add_argument(
         "--num",

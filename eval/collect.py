@@ -14,7 +14,7 @@ from .clip import Clip, Reward
 from .colour import saturation_and_contrast
 from .extractors import FeatureExtractor, Sight
 from .frechet import Moments
-from .images import ImageBatch, Skipped
+from .images import Flagged, ImageBatch, Skipped
 from .lpips import Lpips
 from .spectrum import MIN_SIDE, SpectrumMean
 
@@ -26,10 +26,12 @@ class Seen:
     Attributes:
         moments: of the features; None without an extractor.
         spectrum: None when images differ in size or are small.
-        columns: tensors [N, ...] on the CPU, one row per image in order ("patches_0" ...: of the first images only).
+        columns: tensors [N, ...] on the CPU, one row per image in order ("patches_0" ...: of the first images only);
+            "numbers" says which.
         sizes: (height, width) that occur.
-        pictures: the first images, uint8 [3, H, W] each.
-        skipped: images that were left out.
+        pictures: the first images by their numbers, uint8 [3, H, W] each.
+        skipped: images that could not be used.
+        flagged: images that the checkers of their pipeline flagged.
     """
 
     count: int
@@ -37,15 +39,18 @@ class Seen:
     spectrum: SpectrumMean | None
     columns: Mapping[str, Tensor]
     sizes: frozenset[tuple[int, ...]]
-    pictures: tuple[Tensor, ...]
+    pictures: Mapping[int, Tensor]
     skipped: tuple[Skipped, ...]
+    flagged: tuple[Flagged, ...] = ()
 
     @classmethod
     def join(cls, parts: Sequence["Seen"]) -> "Seen":
         """The shares of several processes in order, as if one had seen all."""
         filled = [part for part in parts if part.count]
         if not filled:
-            raise UserError("No image could be read; give others, or leave --skip-bad out to see why.")
+            raise UserError(
+                "No image could be used; give others, or leave --skip-bad and --skip-flagged out to see why."
+            )
         sizes = frozenset().union(*(part.sizes for part in filled))
         whole = len(sizes) == 1
         names = [name for name in filled[0].columns if _in_all(name, filled)]
@@ -55,8 +60,9 @@ class Seen:
             spectrum=_whole_spectrum([part.spectrum for part in filled]) if whole else None,
             columns={name: _stacked(name, filled) for name in names if whole or not name.startswith("patches")},
             sizes=sizes,
-            pictures=tuple(picture for part in filled for picture in part.pictures),
+            pictures={number: picture for part in parts for number, picture in part.pictures.items()},
             skipped=tuple(skip for part in parts for skip in part.skipped),
+            flagged=tuple(flagged for part in parts for flagged in part.flagged),
         )
 
     @property
@@ -78,12 +84,12 @@ class Eyes:
 
 @dataclass(frozen=True, eq=False)
 class View:
-    """A batch as the models saw it; `first` is the number of its first image."""
+    """A batch as the models saw it, and the numbers of its images."""
 
     batch: ImageBatch
     images: Tensor
     sight: Sight | None
-    first: int
+    numbers: Sequence[int]
     eyes: Eyes
     seed: int
 
@@ -93,20 +99,31 @@ class Collector:
 
     Args:
         wanted: names of `COLUMNS`, and "spectrum".
-        first: number of the first image.
+        first: number of the first image, of batches that do not say it.
         pictures: images with a number below this are kept.
+        skip_flagged: images that are flagged are counted and shown, but not looked at.
     """
 
-    def __init__(self, eyes: Eyes, wanted: frozenset[str], *, first: int, pictures: int, seed: int) -> None:
+    def __init__(
+        self,
+        eyes: Eyes,
+        wanted: frozenset[str],
+        *,
+        first: int,
+        pictures: int,
+        seed: int,
+        skip_flagged: bool = False,
+    ) -> None:
         self._eyes, self._wanted, self._seed = eyes, wanted, seed
-        self._first, self._count, self._shown = first, 0, pictures
+        self._next, self._count, self._shown, self._skip_flagged = first, 0, pictures, skip_flagged
         extractor = eyes.extractor
         self._device = extractor.device if extractor is not None else torch.device("cpu")
         self._moments = None if extractor is None else Moments.zeros(extractor.dim, device=extractor.device)
         self._spectrum = SpectrumMean()
         self._sizes: set[tuple[int, ...]] = set()
         self._columns: dict[str, list[Tensor]] = {}
-        self._pictures: list[Tensor] = []
+        self._pictures: dict[int, Tensor] = {}
+        self._flagged: list[Flagged] = []
 
     def update(self, batch: ImageBatch) -> None:
         """Looks at a batch.
@@ -114,20 +131,29 @@ class Collector:
         Raises:
             UserError: features are not finite, or the device's memory is too small.
         """
+        numbers = batch.numbers or tuple(range(self._next, self._next + len(batch.images)))
+        self._next = numbers[-1] + 1
+        self._pictures |= {n: image.cpu() for n, image in zip(numbers, batch.images, strict=True) if n < self._shown}
+        flagged = [Flagged(n, flags) for n, flags in zip(numbers, batch.flags, strict=False) if flags]
+        self._flagged += flagged
+        if not (flagged and self._skip_flagged):
+            self._look(batch, numbers)
+        elif unflagged := [place for place, flags in enumerate(batch.flags) if not flags]:
+            self._look(batch.only(unflagged), [numbers[place] for place in unflagged])
+
+    def _look(self, batch: ImageBatch, numbers: Sequence[int]) -> None:
         images = batch.images.to(self._device)
         extractor = self._eyes.extractor
         sight = None if extractor is None else _see(extractor, images)
         if sight is not None and self._moments is not None:
             self._moments.update(sight.features)
-        number = self._first + self._count
         self._sizes.add(tuple(images.shape[-2:]))
-        view = View(batch, images, sight, number, self._eyes, self._seed)
-        for name in self._wanted & COLUMNS.keys():
+        view = View(batch, images, sight, numbers, self._eyes, self._seed)
+        for name in self._wanted & COLUMNS.keys() | {"numbers"}:
             for column, rows in COLUMNS[name](view).items():
                 self._columns.setdefault(column, []).append(rows.cpu())
         if "spectrum" in self._wanted and self._has_spectrum:
             self._spectrum.update(images)
-        self._pictures += list(batch.images[: max(0, self._shown - number)].cpu())
         self._count += len(images)
 
     def seen(self, skipped: Sequence[Skipped]) -> Seen:
@@ -139,8 +165,9 @@ class Collector:
             spectrum=spectrum,
             columns=columns,
             sizes=frozenset(self._sizes),
-            pictures=tuple(self._pictures),
+            pictures=self._pictures,
             skipped=tuple(skipped),
+            flagged=tuple(self._flagged),
         )
 
     @property
@@ -169,6 +196,10 @@ def collect(
     return collector.seen(skipped)
 
 
+def _numbers(view: View) -> dict[str, Tensor]:
+    return {"numbers": torch.tensor(view.numbers)}
+
+
 def _features(view: View) -> dict[str, Tensor]:
     return {"features": view.sight.features} if view.sight else {}
 
@@ -190,10 +221,11 @@ def _colour(view: View) -> dict[str, Tensor]:
 
 
 def _patches(view: View) -> dict[str, Tensor]:
-    images = view.images[: max(0, sliced.IMAGES - view.first)]
-    if not len(images) or min(images.shape[-2:]) < sliced.PATCH:
+    first = [number < sliced.IMAGES for number in view.numbers]
+    if not any(first) or min(view.images.shape[-2:]) < sliced.PATCH:
         return {}
-    levels = sliced.patches(images, view.first, seed=view.seed)
+    numbers = [number for number in view.numbers if number < sliced.IMAGES]
+    levels = sliced.patches(view.images[torch.tensor(first)], numbers, seed=view.seed)
     return {f"patches_{depth}": level for depth, level in enumerate(levels)}
 
 
@@ -219,6 +251,7 @@ def _rewards(view: View) -> dict[str, Tensor]:
 
 
 COLUMNS: Mapping[str, Callable[[View], dict[str, Tensor]]] = {
+    "numbers": _numbers,
     "features": _features,
     "logits": _logits,
     "labels": _labels,

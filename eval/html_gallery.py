@@ -129,7 +129,9 @@ def _grid(column: Column, gallery: Mapping[str, Any], pictures: Pictures) -> Mar
     return tag("figure", caption, body, class_=f"grid {column.kind}", data_steps=column.key)
 
 
-def _picture(path: str, column: Column, item: Item, pictures: Pictures) -> Markup:
+def _picture(path: str | None, column: Column, item: Item, pictures: Pictures) -> Markup:
+    if path is None:
+        return tag("small", "could not be used")
     drawn = column.row is not None and column.row["source"]["kind"] == "pipeline"
     words = [column.title, f"seed {item['seed']}" if drawn else "", _asked(item) if drawn else ""]
     return pictures.show(path, ", ".join(word for word in words if word))
@@ -163,17 +165,17 @@ def _near(found: Iterable[Mapping[str, Any]], pictures: Pictures) -> Iterator[Ma
         yield tag("li", pictures.show(one["image"], alt), number(one["distance"]))
 
 
-def _paths(column: Column, images: Mapping[str, Sequence[str]]) -> Sequence[str]:
+def _paths(column: Column, images: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
     return () if column.row is None else images.get(column.row["id"], ())
 
 
-def _why_empty(column: Column, paths: Sequence[str]) -> Markup:
+def _why_empty(column: Column, paths: Sequence[Any]) -> Markup:
     if paths:
         return Markup()
     return tag("small", "was not measured" if column.row is None else "has no pictures")
 
 
-def _whose(column: Column, paths: Sequence[str]) -> Markup:
+def _whose(column: Column, paths: Sequence[Any]) -> Markup:
     files = column.row is not None and column.row["source"]["kind"] != "pipeline"
     return tag("small", "first images of its files, not of these seeds") if files and paths else Markup()
 

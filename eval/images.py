@@ -2,9 +2,10 @@
 
 import sys
 from collections import deque
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from hashlib import sha256
 from io import BytesIO
 from itertools import islice
 from multiprocessing import get_context
@@ -38,12 +39,31 @@ class ImageBatch:
         labels: int64 [B], or None where the source has none.
         prompts: what the images were asked for, or None.
         conditions: int64 [B], which prompt or class that was by number; equal for equal ones. None if unknown.
+        numbers: of the images in their source; None where they follow each other without a gap.
+        flags: of each image, that its pipeline's checkers raised; empty where no image has any.
     """
 
     images: Tensor
     labels: Tensor | None
     prompts: tuple[str, ...] | None = None
     conditions: Tensor | None = None
+    numbers: tuple[int, ...] | None = None
+    flags: tuple[tuple[str, ...], ...] = ()
+
+    def only(self, places: Sequence[int]) -> "ImageBatch":
+        """Some of the images, by their places in the batch."""
+        which = torch.tensor(places)
+        return ImageBatch(
+            images=self.images[which],
+            labels=None if self.labels is None else self.labels[which],
+            prompts=None if self.prompts is None else tuple(self.prompts[place] for place in places),
+            conditions=None if self.conditions is None else self.conditions[which],
+            numbers=None if self.numbers is None else tuple(self.numbers[place] for place in places),
+        )
+
+    def asked_for(self, prompts: tuple[str, ...]) -> "ImageBatch":
+        """The same images with what each was asked for."""
+        return replace(self, prompts=prompts, conditions=torch.tensor(list(map(_condition, prompts))))
 
 
 @dataclass(frozen=True)
@@ -52,6 +72,14 @@ class Skipped:
 
     name: str
     reason: str
+
+
+@dataclass(frozen=True)
+class Flagged:
+    """An image, by its number, that its pipeline's own checkers flagged, and by which of the pipeline's outputs."""
+
+    image: int
+    flags: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -92,20 +120,19 @@ def image_batches(images: ImageSet, reading: Reading, share: range | None = None
 
 def _batches(images: ImageSet, reading: Reading, share: range) -> Generator[ImageBatch, None, None]:
     shape: torch.Size | None = None
-    pixels: list[Tensor] = []
-    labels: list[int | None] = []
-    for image, decoded in _decoded(images, reading, share):
-        if shape is not None and decoded.shape != shape and not reading.mixed_sizes:
-            _refuse(reading, image.name, _second_size(image.name, decoded.shape, shape))
+    batch: list[_Decoded] = []
+    for one in _decoded(images, reading, share):
+        size = one.pixels.shape
+        if shape is not None and size != shape and not reading.mixed_sizes:
+            _refuse(reading, one.image.name, _second_size(one.image.name, size, shape))
             continue
-        if pixels and (len(pixels) == reading.batch_size or decoded.shape != shape):
-            yield _batch(pixels, labels)
-            pixels, labels = [], []
-        shape = decoded.shape
-        pixels.append(decoded)
-        labels.append(image.label)
-    if pixels:
-        yield _batch(pixels, labels)
+        if batch and (len(batch) == reading.batch_size or size != shape):
+            yield _batch(batch)
+            batch = []
+        shape = size
+        batch.append(one)
+    if batch:
+        yield _batch(batch)
 
 
 def decode(image: EncodedImage) -> Tensor:
@@ -135,14 +162,23 @@ def _pixels(image: EncodedImage) -> Pixels:
         ) from error
 
 
-def _decoded(images: ImageSet, reading: Reading, share: range) -> Iterator[tuple[EncodedImage, Tensor]]:
+@dataclass(frozen=True, eq=False)
+class _Decoded:
+    """Image `number` of its set; pixels uint8 [3, H, W]."""
+
+    number: int
+    image: EncodedImage
+    pixels: Tensor
+
+
+def _decoded(images: ImageSet, reading: Reading, share: range) -> Iterator[_Decoded]:
     """Images with their pixels in order, decoded in chunks by workers that stay two batches ahead."""
-    numbered = islice(images, share.start, share.stop)
-    ahead: deque[tuple[list[EncodedImage], Future[list[Pixels | UserError]]]] = deque()
+    numbered = zip(share, islice(images, share.start, share.stop), strict=False)
+    ahead: deque[tuple[list[tuple[int, EncodedImage]], Future[list[Pixels | UserError]]]] = deque()
     with _workers(reading, len(share)) as pool:
         try:
             while chunk := list(islice(numbered, CHUNK)):
-                ahead.append((chunk, pool.submit(_decode_all, chunk)))
+                ahead.append((chunk, pool.submit(_decode_all, [image for _, image in chunk])))
                 if len(ahead) * CHUNK > 2 * reading.batch_size + CHUNK * reading.workers:
                     yield from _results(*ahead.popleft(), reading)
             while ahead:
@@ -171,13 +207,13 @@ def _decode_one(image: EncodedImage) -> Pixels | UserError:
 
 
 def _results(
-    chunk: list[EncodedImage], pixels: Future[list[Pixels | UserError]], reading: Reading
-) -> Iterator[tuple[EncodedImage, Tensor]]:
-    for image, found in zip(chunk, pixels.result(), strict=True):
+    chunk: list[tuple[int, EncodedImage]], pixels: Future[list[Pixels | UserError]], reading: Reading
+) -> Iterator[_Decoded]:
+    for (number, image), found in zip(chunk, pixels.result(), strict=True):
         if isinstance(found, UserError):
             _refuse(reading, image.name, found)
         else:
-            yield image, _tensor(found)
+            yield _Decoded(number, image, _tensor(found))
 
 
 def _tensor(pixels: Pixels) -> Tensor:
@@ -208,7 +244,21 @@ def _rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def _batch(pixels: list[Tensor], labels: list[int | None]) -> ImageBatch:
-    known = [label for label in labels if label is not None]
-    numbers = torch.tensor(known) if len(known) == len(labels) else None
-    return ImageBatch(torch.stack(pixels), numbers, conditions=numbers)
+def _batch(decoded: Sequence[_Decoded]) -> ImageBatch:
+    images = [one.image for one in decoded]
+    labels = [image.label for image in images if image.label is not None]
+    prompts = tuple(image.prompt for image in images if image.prompt is not None)
+    classes = torch.tensor(labels) if len(labels) == len(images) else None
+    batch = ImageBatch(
+        images=torch.stack([one.pixels for one in decoded]),
+        labels=classes,
+        conditions=classes,
+        numbers=tuple(one.number for one in decoded),
+        flags=tuple(image.flags for image in images) if any(image.flags for image in images) else (),
+    )
+    return batch.asked_for(prompts) if len(prompts) == len(images) else batch
+
+
+def _condition(prompt: str) -> int:
+    """A number that is the same for the same prompt in every batch, process and report."""
+    return int.from_bytes(sha256(prompt.encode()).digest()[:8], signed=True)

@@ -1,11 +1,14 @@
-"""Where image files lie: folders, zip archives, parquet files and tar shards, each read in one fixed order."""
+"""Where image files lie: folders, zip archives, parquet files and tar shards, each read in one fixed order.
+
+Image i of a set is the i-th in that order: the order is what pairs files with the prompts of a text file.
+"""
 
 import json
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
 
@@ -15,17 +18,27 @@ import pyarrow.parquet as parquet
 from fastgen.data.decode import SUFFIXES
 from fastgen.errors import UserError
 
+from . import manifests
+from .manifests import Entry, natural
+
 CONTACT_SHEET = "grid.png"  # `fastgen sample` writes it beside the images
 _MAX_BYTES = 2**28  # of one member of an archive; a larger one is not an image
 
 
 @dataclass(frozen=True)
 class EncodedImage:
-    """An image file's content, what error messages call it, and its label if it has one."""
+    """An image file's content, what error messages call it, and what is known of it.
+
+    Attributes:
+        prompt: what it was asked for.
+        flags: that the pipeline's own checkers raised on it.
+    """
 
     name: str
     content: bytes
     label: int | None
+    prompt: str | None = None
+    flags: tuple[str, ...] = ()
 
 
 class ImageSet(Protocol):
@@ -38,35 +51,44 @@ class ImageSet(Protocol):
 
 @dataclass(frozen=True)
 class FolderImages:
-    """Image files below a folder in the order of their paths; hidden ones and a contact sheet do not count."""
+    """Image files below a folder: those that its manifest names, in its order, else all in the order of their numbers.
 
-    files: tuple[Path, ...]
+    Hidden ones and a contact sheet do not count, and beside a manifest those that it does not name.
+    """
+
+    folder: Path
+    entries: tuple[Entry, ...]
 
     @classmethod
     def below(cls, folder: Path) -> "FolderImages":
         """Raises UserError for a folder without images."""
-        found = folder.rglob("*")
-        kept = tuple(sorted(path for path in found if _is_image(path.relative_to(folder)) and path.is_file()))
+        manifest = manifests.highest(name for name in manifests.MANIFESTS if (folder / name).is_file())
+        if manifest is not None:
+            return cls(folder, manifests.read(str(folder / manifest), (folder / manifest).read_bytes()))
+        found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
+        kept = sorted((PurePosixPath(path) for path in found if _is_image(path)), key=natural)
         if not kept:
             raise UserError(
                 f"Folder {folder} holds no image ({' '.join(sorted(SUFFIXES))}) and no model_index.json; give a "
                 "folder of images, a parquet, zip or tar file of images, or a pipeline folder."
             )
-        return cls(kept)
+        return cls(folder, tuple(Entry(str(path)) for path in kept))
 
     def __len__(self) -> int:
-        return len(self.files)
+        return len(self.entries)
 
     def __iter__(self) -> Iterator[EncodedImage]:
-        for file in self.files:
-            yield EncodedImage(str(file), file.read_bytes(), None)
+        for entry in self.entries:
+            file = self.folder / entry.file
+            content = file.read_bytes() if file.is_file() else b""  # decoding refuses it by name
+            yield EncodedImage(str(file), content, entry.label, entry.prompt, entry.flags)
 
 
 @dataclass(frozen=True)
 class ZipImages:
-    """Image files of a zip archive in the order of their names, with the labels of a `dataset.json` if it has one.
+    """Image files of a zip archive, chosen and ordered as those of a folder.
 
-    `dataset.json` is what StyleGAN and EDM write: {"labels": [[name, class], ...]}.
+    Labels may also come from a `dataset.json`, which StyleGAN and EDM write: {"labels": [[name, class], ...]}.
     """
 
     file: Path
@@ -77,15 +99,17 @@ class ZipImages:
 
     def __len__(self) -> int:
         with self._open() as archive:
-            return len(self._members(archive))
+            return len(self._entries(archive))
 
     def __iter__(self) -> Iterator[EncodedImage]:
         with self._open() as archive:
-            labels = self._labels(archive)
-            for member in self._members(archive):
-                name = f"{member.filename} of {self.file}"
-                content = self._content(archive, member) if member.file_size <= _MAX_BYTES else b""
-                yield EncodedImage(name, content, labels.get(member.filename))
+            labels, there = self._labels(archive), {member.filename: member for member in archive.infolist()}
+            for entry in self._entries(archive):
+                member = there.get(entry.file)
+                small = member is not None and member.file_size <= _MAX_BYTES
+                content = self._content(archive, entry.file) if small else b""
+                label = labels.get(entry.file, entry.label)
+                yield EncodedImage(f"{entry.file} of {self.file}", content, label, entry.prompt, entry.flags)
 
     def _open(self) -> zipfile.ZipFile:
         try:
@@ -93,13 +117,17 @@ class ZipImages:
         except (OSError, zipfile.BadZipFile) as error:
             raise UserError(f"{self.file} cannot be read as a zip archive ({error}); copy it again.") from error
 
-    def _members(self, archive: zipfile.ZipFile) -> list[zipfile.ZipInfo]:
-        kept = [member for member in archive.infolist() if _is_image(PurePosixPath(member.filename))]
-        return sorted(kept, key=lambda member: member.filename)
+    def _entries(self, archive: zipfile.ZipFile) -> list[Entry]:
+        names = archive.namelist()
+        manifest = manifests.highest(names)
+        if manifest is None:
+            return [Entry(name) for name in sorted(names, key=_naturally) if _is_image(PurePosixPath(name))]
+        named = manifests.read(f"{self.file}/{manifest}", self._content(archive, manifest))
+        return [replace(entry, file=str(PurePosixPath(manifest).parent / entry.file)) for entry in named]
 
-    def _content(self, archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> bytes:
+    def _content(self, archive: zipfile.ZipFile, name: str) -> bytes:
         try:
-            return archive.read(member)
+            return archive.read(name)
         except (OSError, RuntimeError, NotImplementedError, zipfile.BadZipFile, zlib.error):
             return b""  # damaged or encrypted: an empty image, which decoding refuses by name
 
@@ -209,13 +237,17 @@ def open_images(path: Path) -> ImageSet:
         UserError: there is none of these, or no image in it.
     """
     if path.is_dir():
-        shards = tuple(sorted(path.glob("*.tar")))
+        shards = tuple(sorted(path.glob("*.tar"), key=lambda shard: _naturally(shard.name)))
         return TarImages(shards) if shards else FolderImages.below(path)
     if not path.is_file():
         raise UserError(f"{path} does not exist; give a folder of images, or a parquet, zip or tar file of images.")
     if path.suffix == ".zip":
         return ZipImages(path)
     return TarImages((path,)) if ".tar" in path.suffixes[-2:] else ParquetImages(path)
+
+
+def _naturally(name: str) -> tuple[tuple[str | int, ...], ...]:
+    return natural(PurePosixPath(name))
 
 
 def _is_image(inside: PurePosixPath | Path) -> bool:

@@ -1,6 +1,6 @@
 """The pictures beside a report: the same seeds for every row, one prompt with many seeds, nearest real images."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +13,14 @@ from torchvision.transforms.functional import to_pil_image
 from .collect import Seen
 from .images import Skipped, decode
 from .imagesets import open_images
-from .manifold import Nearest, nearest
+from .manifold import nearest
 from .sources import PipelineSource
 
 STRIP = 8
 NEIGHBOURS = 3
+
+Near = Sequence[tuple[int, float]]
+"""Real images by their index, nearest first, and how far they are."""
 
 
 @dataclass(frozen=True)
@@ -40,28 +43,31 @@ class Showcase:
     def __init__(self, folder: Path, *, count: int, seed: int) -> None:
         self._folder, self._count, self._seed = folder, count, seed
         self._asked: list[Asked] | None = None
-        self._images: dict[str, list[str]] = {}
+        self._images: dict[str, list[str | None]] = {}
         self._strips: dict[str, list[str]] = {}
-        self._near: dict[str, Nearest] = {}
+        self._near: dict[str, dict[int, Near]] = {}
 
     def add_row(self, row: str, seen: Seen, real: Tensor | None) -> None:
         """Keeps the first pictures of a row, and the nearest of the real features [N, d] if it is generated."""
         if seen.pictures and row not in self._images:
-            self._images[row] = self._save(row, seen.pictures, "{}")
-        features = seen.columns.get("features")
-        if real is not None and features is not None:
-            self._near[row] = nearest(features[: self._count], real, NEIGHBOURS)
+            saved = self._save(row, seen.pictures, "{}")
+            self._images[row] = [saved.get(number) for number in range(max(saved) + 1)]
+        features, numbers = seen.columns.get("features"), seen.columns.get("numbers")
+        if real is not None and features is not None and numbers is not None:
+            shown = numbers < self._count
+            self._near[row] = dict(zip(numbers[shown].tolist(), _near(features[shown], real), strict=True))
 
     def add_strip(self, row: str, source: PipelineSource) -> None:
         """Draws one prompt or label with many seeds."""
         batches = source.strip(STRIP)
-        self._strips[row] = self._save(row, [image for batch in batches for image in batch.images], "strip-{}")
+        pictures = dict(enumerate(image for batch in batches for image in batch.images))
+        self._strips[row] = list(self._save(row, pictures, "strip-{}").values())
         if self._asked is None:
             self._asked = _asked(source.asked(range(self._count)), self._seed, self._count)
 
     def add_neighbours(self, reference: Path, *, skipped: Sequence[Skipped]) -> None:
         """Saves the real images that are nearest to any picture; reads the reference once more."""
-        wanted = {int(index) for near in self._near.values() for index in near.index.flatten()}
+        wanted = {index for near in self._near.values() for found in near.values() for index, _ in found}
         unread = {skip.name for skip in skipped}
         kept = (image for image in open_images(reference) if image.name not in unread)
         for index, image in enumerate(kept if wanted else ()):
@@ -81,20 +87,20 @@ class Showcase:
         near = {row: self._neighbours(found) for row, found in self._near.items()}
         return {"items": items, "images": self._images, "strip": strip, "neighbours": near}
 
-    def _neighbours(self, found: Nearest) -> list[list[dict[str, Any]]]:
+    def _neighbours(self, near: Mapping[int, Near]) -> list[list[dict[str, Any]]]:
+        """Of picture 0, 1 ...; none of one that was not measured."""
         return [
             [
                 {"index": index, "distance": distance, "image": self._neighbour(index)}
-                for index, distance in zip(indices, distances, strict=True)
+                for index, distance in near.get(number, ())
             ]
-            for indices, distances in zip(found.index.tolist(), found.distance.tolist(), strict=True)
+            for number in range(max(near, default=-1) + 1)
         ]
 
-    def _save(self, row: str, pictures: Iterable[Tensor], name: str) -> list[str]:
-        paths = []
-        for number, picture in enumerate(pictures):
-            paths.append(f"images/{row}/{name.format(self._seed + number)}.png")
-            self._write(paths[-1], picture)
+    def _save(self, row: str, pictures: Mapping[int, Tensor], name: str) -> dict[int, str]:
+        paths = {number: f"images/{row}/{name.format(self._seed + number)}.png" for number in sorted(pictures)}
+        for number, path in paths.items():
+            self._write(path, pictures[number])
         return paths
 
     def _write(self, path: str, picture: Tensor) -> None:
@@ -106,6 +112,17 @@ class Showcase:
     @staticmethod
     def _neighbour(index: int) -> str:
         return f"images/real/neighbour-{index}.png"
+
+
+def _near(features: Tensor, real: Tensor) -> list[Near]:
+    """Of each row of features [n, d] the nearest of the real ones [N, d]."""
+    if not len(features):
+        return []
+    found = nearest(features, real, NEIGHBOURS)
+    return [
+        list(zip(indices, distances, strict=True))
+        for indices, distances in zip(found.index.tolist(), found.distance.tolist(), strict=True)
+    ]
 
 
 def _asked(arguments: Mapping[str, Sequence[Any]], seed: int, count: int) -> list[Asked]:

@@ -30,19 +30,19 @@ def laplacian_pyramid(images: Tensor) -> list[Tensor]:
     return [*levels, images]
 
 
-def patches(images: Tensor, first: int, *, seed: int) -> list[Tensor]:
+def patches(images: Tensor, numbers: Sequence[int], *, seed: int) -> list[Tensor]:
     """Random 7 x 7 patches of every pyramid level, float16 [B, 64, C, 7, 7] each.
 
     Args:
         images: uint8 [B, C, H, W], no side below 7 pixels.
-        first: number of the first image; places depend on `seed` and the image's number, not on the batch.
+        numbers: of the images; places depend on `seed` and the image's number, not on the batch.
     """
     levels = laplacian_pyramid(images.float())
     drawn = []
     for depth, level in enumerate(levels):
         windows = level.unfold(2, PATCH, 1).unfold(3, PATCH, 1)  # [B, C, rows, columns, 7, 7]
         rows, columns = windows.shape[2:4]
-        places = torch.stack([_places(seed, first + i, depth, rows * columns) for i in range(len(images))])
+        places = torch.stack([_places(seed, number, depth, rows * columns) for number in numbers])
         places = places.to(images.device)
         which = torch.arange(len(images), device=images.device)[:, None]
         drawn.append(windows[which, :, places // columns, places % columns].half().cpu())

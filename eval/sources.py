@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
-from itertools import cycle, islice
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -11,7 +10,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor
 
-from fastgen.data.prompts import PromptFile
+from fastgen.data.prompts import numbered_prompts
 from fastgen.data.text import read_lines
 from fastgen.errors import UserError
 from fastgen.models import loading
@@ -69,7 +68,7 @@ class Request:
     @classmethod
     def read(cls, prompts: Path | None, labels: Path | None) -> "Request":
         return cls(
-            prompts=None if prompts is None else PromptFile(prompts).prompts,
+            prompts=None if prompts is None else numbered_prompts(prompts),
             labels=None if labels is None else _numbers(labels),
         )
 
@@ -90,7 +89,7 @@ class Draw:
 
 @dataclass(frozen=True, eq=False)
 class FileSource:
-    """Images of a folder or file; `prompts` are what they were asked for, in turn."""
+    """Images of a folder or file; image i was asked for prompt i of `prompts`, in turn, unless the files say it."""
 
     path: Path
     reading: Reading
@@ -106,10 +105,8 @@ class FileSource:
         return self.reading.skipped
 
     def batches(self, share: range) -> Iterator[ImageBatch]:
-        start = share.start
         for batch in image_batches(open_images(self.path), self.reading, share):
-            yield batch if self.prompts is None else _asked(batch, self.prompts, start)
-            start += len(batch.images)
+            yield batch if self.prompts is None or batch.prompts is not None else _asked(batch, self.prompts)
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +174,7 @@ class PipelineSource:
             start = 0
             for images in watch.timing(drawn):
                 part = {name: values[start : start + len(images)] for name, values in asked.items()}
-                yield _drawn(images, part, self.draw.request)
+                yield _drawn(images, part)
                 start += len(images)
 
 
@@ -231,25 +228,19 @@ def _label_above(pipe: DiffusionPipeline, classes: range) -> int | None:
     return classes.stop if known > classes.stop > 0 else None
 
 
-def _drawn(images: Tensor, asked: dict[str, Any], request: Request) -> ImageBatch:
+def _drawn(images: Tensor, asked: dict[str, Any]) -> ImageBatch:
     """Samples in [0, 1] with what was asked for; uint8 is rounded to the nearest level."""
     pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
     if "labels" in asked:
         labels = torch.tensor(asked["labels"])
         return ImageBatch(pixels, labels, conditions=labels)
     if "prompts" in asked:
-        return _with_prompts(ImageBatch(pixels, None), tuple(asked["prompts"]), request.prompts or ())
+        return ImageBatch(pixels, None).asked_for(tuple(asked["prompts"]))
     return ImageBatch(pixels, None, conditions=torch.zeros(len(pixels), dtype=torch.int64))
 
 
-def _asked(batch: ImageBatch, prompts: tuple[str, ...], start: int) -> ImageBatch:
-    own = tuple(islice(cycle(prompts), start % len(prompts), start % len(prompts) + len(batch.images)))
-    return _with_prompts(batch, own, prompts)
-
-
-def _with_prompts(batch: ImageBatch, own: tuple[str, ...], prompts: tuple[str, ...]) -> ImageBatch:
-    number = {prompt: index for index, prompt in enumerate(prompts)}
-    return ImageBatch(batch.images, batch.labels, own, torch.tensor([number[prompt] for prompt in own]))
+def _asked(batch: ImageBatch, prompts: tuple[str, ...]) -> ImageBatch:
+    return batch.asked_for(tuple(prompts[number % len(prompts)] for number in batch.numbers or ()))
 
 
 def _numbers(file: Path) -> tuple[int, ...]:

@@ -18,6 +18,7 @@ from fastgen.data import (
     from_canvas,
     to_canvas,
 )
+from fastgen.data.prompts import numbered_prompts
 from fastgen.errors import UserError
 
 
@@ -67,6 +68,14 @@ def test_prompts_are_the_lines_of_a_file(tmp_path):
     assert items.images is None
     assert items.labels is None
     assert (len(source), source.has_images, source.num_classes) == (4, False, None)
+
+
+def test_numbered_prompts_keep_empty_lines_except_at_the_end(tmp_path):
+    file = save(tmp_path / "p.txt", "\ufeffa\r\n\r\n  b \n\t\nc\n\n \n")
+    assert numbered_prompts(file) == ("a", "", "b", "", "c")
+    assert PromptFile(file).prompts == ("a", "b", "c")
+    with pytest.raises(UserError, match="has no prompts"):
+        numbered_prompts(save(tmp_path / "blank.txt", " \n\n"))
 
 
 @pytest.mark.parametrize(

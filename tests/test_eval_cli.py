@@ -187,6 +187,9 @@ def test_bad_images_are_refused_or_counted(place: Path, tmp_path: Path, capsys: 
     (real, _) = rows_of(tmp_path / "out")
     assert real["num"] == 29
     assert [Path(skip["name"]).name for skip in real["skipped"]] == ["05.png"]
+    shown = json.loads((tmp_path / "out" / "metrics.json").read_text())["gallery"]["images"]["real"]
+    assert [path and Path(path).stem for path in shown[4:7]] == ["4", None, "6"]
+    assert "could not be used" in (tmp_path / "out" / "report.html").read_text()
     assert "skipped 1 images" in capsys.readouterr().out
     short = ["--held-out", str(tmp_path / "real"), "--num", "30", "--skip-bad", "--overwrite"]
     assert evaluate(place, tmp_path / "out", *short) == 2

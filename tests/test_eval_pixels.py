@@ -66,7 +66,7 @@ def test_the_pyramid_splits_an_image_into_scales_that_add_up() -> None:
 
 def test_patch_distance_sees_a_grid_at_the_finest_level_only() -> None:
     def drawn(images: Tensor) -> list[Tensor]:
-        return patches(images, 0, seed=0)
+        return patches(images, range(len(images)), seed=0)
 
     real, fake = smooth_images(60, seed=0), smooth_images(60, seed=1)
     stripes = torch.tensor([12, -12]).repeat(16)
@@ -79,12 +79,12 @@ def test_patch_distance_sees_a_grid_at_the_finest_level_only() -> None:
 
 def test_patches_depend_on_the_image_and_not_on_its_batch() -> None:
     images = smooth_images(5, seed=0)
-    whole = patches(images, 10, seed=3)
-    parts = [patches(images[:2], 10, seed=3), patches(images[2:], 12, seed=3)]
+    whole = patches(images, range(10, 10 + len(images)), seed=3)
+    parts = [patches(images[:2], [10, 11], seed=3), patches(images[2:], range(12, 10 + len(images)), seed=3)]
     for depth, level in enumerate(whole):
         assert level.shape == (5, 64, 3, 7, 7)
         assert torch.equal(torch.cat([part[depth] for part in parts]), level)
-    assert not torch.equal(patches(images[:1], 0, seed=3)[0], patches(images[:1], 1, seed=3)[0])
+    assert not torch.equal(patches(images[:1], [0], seed=3)[0], patches(images[:1], [1], seed=3)[0])
 
 
 def test_lpips_vectors_have_the_distances_of_torchmetrics(tmp_path: Path) -> None:

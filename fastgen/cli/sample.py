@@ -33,7 +33,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="classes such as 0,1,2 or 0-9 (default: every real class in turn)",
     )
     source.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
-    source.add_argument("--prompts", type=Path, metavar="FILE", help="text file with one prompt per line")
+    source.add_argument(
+        "--prompts", type=Path, metavar="FILE", help="text file: line i is prompt i, an empty line the empty prompt"
+    )
     how = parser.add_argument_group("how to sample")
     how.add_argument("--steps", type=positive, metavar="N", help="sampler steps (default: the student's first)")
     how.add_argument("--guidance", type=float, metavar="W", help="uncond + W (cond - uncond); 1 is none")
@@ -107,7 +109,7 @@ def _pipeline(args: Namespace) -> str:
 
 
 def _prompts(args: Namespace) -> tuple[str, ...] | None:
-    from ..data.prompts import PromptFile
+    from ..data.prompts import numbered_prompts
 
-    listed = PromptFile(args.prompts).prompts if args.prompts else ()
+    listed = numbered_prompts(args.prompts) if args.prompts else ()
     return (*(args.prompt or ()), *listed) or None

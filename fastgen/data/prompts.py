@@ -16,9 +16,20 @@ from .text import read_lines
 UNCONDITIONAL_LENGTH = 1024
 
 
+def numbered_prompts(path: Path) -> tuple[str, ...]:
+    """Prompts to sample or to measure: line i of a UTF-8 text file is prompt i, an empty line the empty prompt.
+
+    Blank lines at the end of the file do not count.
+
+    Raises:
+        UserError: the file cannot be read, or has no prompt.
+    """
+    return _some(path, read_lines(path, blank=True))
+
+
 @dataclass(frozen=True)
 class PromptFile:
-    """One prompt per line of a UTF-8 text file; blank lines do not count."""
+    """Prompts to train on: one per line of a UTF-8 text file; blank lines do not count."""
 
     path: Path
 
@@ -27,10 +38,7 @@ class PromptFile:
 
     @cached_property
     def prompts(self) -> tuple[str, ...]:
-        lines = tuple(read_lines(self.path))
-        if not lines:
-            raise UserError(f"Prompt file {self.path} has no prompts; write one prompt per line.")
-        return lines
+        return _some(self.path, read_lines(self.path))
 
     def check(self) -> None:
         _ = self.prompts
@@ -69,3 +77,9 @@ class Noise:
         if self.num_classes is None:
             return Items()
         return Items(labels=torch.as_tensor(indices, dtype=torch.int64) % self.num_classes)
+
+
+def _some(path: Path, lines: Sequence[str]) -> tuple[str, ...]:
+    if not lines:
+        raise UserError(f"Prompt file {path} has no prompts; write one prompt per line.")
+    return tuple(lines)

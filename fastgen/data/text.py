@@ -5,8 +5,11 @@ from pathlib import Path
 from fastgen.errors import UserError
 
 
-def read_lines(path: Path) -> list[str]:
-    """The lines of a UTF-8 file without surrounding white space; blank lines are left out.
+def read_lines(path: Path, *, blank: bool = False) -> list[str]:
+    """The lines of a UTF-8 file without surrounding white space; blank ones are left out.
+
+    Args:
+        blank: lines are told apart by their numbers: blank ones are kept, but for those at the end.
 
     Raises:
         UserError: the file cannot be read, or a line is not UTF-8 or contains NUL; it names the line.
@@ -19,7 +22,12 @@ def read_lines(path: Path) -> list[str]:
         ) from error
     raw_lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
     lines = (_line(raw, f"{path}, line {number}") for number, raw in enumerate(raw_lines, start=1))
-    return [line for line in lines if line]
+    if not blank:
+        return [line for line in lines if line]
+    kept = list(lines)
+    while kept and not kept[-1]:
+        kept.pop()
+    return kept
 
 
 def _line(raw: bytes, where: str) -> str:
