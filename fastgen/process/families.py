@@ -12,6 +12,8 @@ from .process import Process, pad_like
 from .types import Latent, Levels, Time
 
 NEWTON = 20  # steps; four do where neighbouring secants are alike, all where they differ a thousandfold
+FIRST = 1e-6
+"""Time of EDM's smallest trained noise: small, so that even steps down to t = 0 are Karras's to as many digits."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +70,13 @@ class Trig(Process):
 
 @dataclass(frozen=True)
 class EDM(Process):
-    """Variance exploding: alpha = 1, sigma = sigma_max t^rho, so that even steps of t are Karras's grid.
+    """Variance exploding: alpha = 1; clock = sigma. Even steps of t are Karras's ramp.
 
-    clock = sigma (Karras et al. 2022, arXiv:2206.00364, eq. 5 with sigma_min = 0).
+    sigma^(1/rho) is linear in t from sigma_min, which lies at t = FIRST, to sigma_max (Karras et al. 2022,
+    arXiv:2206.00364, eq. 5). Below sigma_min sigma itself is, down to clean data at t = 0.
     """
 
+    sigma_min: float = 0.002
     sigma_max: float = 80.0
     rho: float = 7.0
 
@@ -80,7 +84,9 @@ class EDM(Process):
         return torch.ones_like(t, dtype=torch.float64)
 
     def sigma(self, t: Levels) -> Levels:
-        return self.sigma_max * t.double() ** self.rho
+        t = t.double()
+        root = 1 - (1 - self._smallest) * (1 - t.clamp(min=FIRST)) / (1 - FIRST)
+        return torch.where(t < FIRST, self.sigma_min / FIRST * t, self.sigma_max * root**self.rho)
 
     def d_alpha(self, t: Levels) -> Levels:
         return torch.zeros_like(t, dtype=torch.float64)
@@ -92,7 +98,10 @@ class EDM(Process):
         return self.sigma(t)
 
     def from_clock(self, u: Levels) -> Levels:
-        return (u.double() / self.sigma_max) ** (1 / self.rho)
+        u = u.double()
+        root = (u.clamp(min=self.sigma_min) / self.sigma_max) ** (1 / self.rho)
+        ramp = 1 - (1 - FIRST) * (1 - root) / (1 - self._smallest)
+        return torch.where(u < self.sigma_min, FIRST / self.sigma_min * u, ramp)
 
     def time_of(self, logsnr: Levels) -> Levels:
         return self.from_clock(torch.exp(-logsnr.double() / 2)).clamp(max=1)
@@ -100,6 +109,11 @@ class EDM(Process):
     def prior(self, eps: Latent, t: Time) -> Latent:
         """Noise of standard deviation sigma(t)."""
         return (pad_like(self.sigma(t), eps) * eps).to(eps.dtype)
+
+    @property
+    def _smallest(self) -> float:
+        """Share of the largest sigma^(1/rho) that the smallest is."""
+        return float((self.sigma_min / self.sigma_max) ** (1 / self.rho))
 
 
 @dataclass(frozen=True, eq=False)

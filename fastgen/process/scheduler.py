@@ -74,7 +74,7 @@ def from_scheduler(scheduler: Any) -> Reading:
 
 
 def _karras(config: Any, row: Row, *, factor: float) -> Reading:
-    process = EDM(sigma_max=config.sigma_max, rho=config.rho)
+    process = EDM(sigma_min=config.sigma_min, sigma_max=config.sigma_max, rho=config.rho)
     return Reading(
         process,
         row,

@@ -23,25 +23,62 @@ def _uniform(count: int, rng: torch.Generator) -> Tensor:
     return torch.rand(count, generator=rng, device=rng.device, dtype=torch.float64)
 
 
+def _span(low: float, high: float, count: int, rng: torch.Generator) -> Tensor:
+    """Uniform in (low, high]: never clean data exactly when low is 0."""
+    return low + (high - low) * (1 - _uniform(count, rng))
+
+
 def _normal(count: int, rng: torch.Generator) -> Tensor:
     return torch.randn(count, generator=rng, device=rng.device, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
 class Uniform:
-    """Uniform in process time: even in the step index of a discrete process, Karras's ramp on EDM."""
+    """Uniform in process time, even in the step index of a discrete process and in Karras's ramp on EDM; then the flow
+    shift `s t / (1 + (s - 1) t)`."""
 
     low: float = 0.0
     high: float = 1.0
+    shift: float = 1.0
     law: Literal["uniform"] = "uniform"
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low < self.high <= 1:
-            raise ValueError(f"times run from 0 (clean) to 1: need 0 <= low < high <= 1, got {self.low}, {self.high}")
+        check_span(self.low, self.high)
+        if self.shift <= 0:
+            raise ValueError(f"shift is {self.shift}: it must be above 0")
 
     def sample(self, process: Process, count: int, rng: torch.Generator) -> Tensor:
-        u = 1 - _uniform(count, rng)  # (0, 1]: never clean data exactly when low is 0
-        return self.low + (self.high - self.low) * u
+        return shifted(_span(self.low, self.high, count, rng), self.shift)
+
+
+@dataclass(frozen=True)
+class Karras:
+    """EDM's ramp on any process: sigma / alpha = (m + u (M - m))^rho with m, M = sigma_min^(1/rho), sigma_max^(1/rho)
+    and u uniform in [low, high] (Karras et al. 2022, arXiv:2206.00364, eq. 5). Noisier levels than the process has
+    become its noisiest."""
+
+    low: float = 0.0
+    high: float = 1.0
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    law: Literal["karras"] = "karras"
+
+    def __post_init__(self) -> None:
+        check_span(self.low, self.high)
+        if not 0 < self.sigma_min < self.sigma_max or self.rho <= 0:
+            raise ValueError(
+                f"the ramp runs from {self.sigma_min} to {self.sigma_max} with rho {self.rho}: need "
+                "0 < sigma_min < sigma_max and rho > 0"
+            )
+
+    def sample(self, process: Process, count: int, rng: torch.Generator) -> Tensor:
+        return self.at(process, _span(self.low, self.high, count, rng))
+
+    def at(self, process: Process, share: Tensor) -> Tensor:
+        """Times at shares of the ramp, 0 at sigma_min and 1 at sigma_max."""
+        least, most = (sigma ** (1 / self.rho) for sigma in (self.sigma_min, self.sigma_max))
+        return process.time_of(-2 * self.rho * (least + (most - least) * share.double()).log())
 
 
 @dataclass(frozen=True)
@@ -77,8 +114,14 @@ class LogNormal:
         return process.time_of(-2 * (self.mean + self.std * _normal(count, rng)))
 
 
-AnyTimeLaw = Annotated[Uniform | LogitNormal | LogNormal, Field(discriminator="law")]
+AnyTimeLaw = Annotated[Uniform | Karras | LogitNormal | LogNormal, Field(discriminator="law")]
 """A time law as a config names it."""
+
+
+def check_span(low: float, high: float) -> None:
+    """Raises ValueError for bounds that no time lies between."""
+    if not 0 <= low < high <= 1:
+        raise ValueError(f"times run from 0 (clean) to 1: need 0 <= low < high <= 1, got {low}, {high}")
 
 
 def shifted(t: Tensor, shift: float) -> Tensor:
