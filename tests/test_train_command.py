@@ -104,6 +104,17 @@ def test_scores_on_one_network_train_a_whole_student(near_stranger, here, train,
     assert not (here / "out/student-lora").exists()
 
 
+def test_a_preview_that_fails_is_a_warning_and_the_student_is_made(near_stranger, here, train, capsys, monkeypatch):
+    def fail(*_, **__):
+        raise NotImplementedError("without tiling")
+
+    monkeypatch.setattr("fastgen.student.grid", fail)
+    assert train("log.previews=2") == 0
+    told = capsys.readouterr()
+    assert told.err.count("no preview could be made (NotImplementedError: without tiling); training goes on") == 1
+    assert "verified" in told.out
+
+
 def test_a_stage_ends_after_its_minutes(near_stranger, here, train):
     assert train("train.images=1000000", "train.minutes=0.01") == 0
     lines = (here / "out/log.jsonl").read_text().splitlines()

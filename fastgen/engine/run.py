@@ -14,6 +14,7 @@ from ..data import Loader
 from ..errors import CheckpointError
 from ..files import atomic_text
 from ..models.pipeline import Pipeline
+from ..models.refusal import cause
 from . import checkpoint
 from .best import Quality, Yardstick, averaged, copied, passed, plain, read_weights, write_weights
 from .build import AUTOCAST, Weights, build_roles
@@ -63,6 +64,7 @@ class Run:
         self.config, self.pipeline, self.grids = config, pipeline, grids
         self.accelerator, self.preview, self.yardstick = accelerator, preview, yardstick
         self.log = RunLog(accelerator, config.out)
+        self._hindrance: Exception | None = None
 
     def train(self, *, resume: bool) -> Trained:
         """All stages; with `resume`, from the newest valid checkpoint on if there is one.
@@ -176,7 +178,16 @@ class Run:
     def _preview(self, stage: Stage) -> None:
         name = f"{stage.spec.index}-{stage.spec.name}-{stage.position.images:09d}"
         with averaged(stage):
-            alone(lambda: self.preview(stage, name))
+            alone(lambda: self._draw(stage, name))
+
+    def _draw(self, stage: Stage, name: str) -> None:
+        """A picture, where one can be made; what hinders it is said once, and training goes on."""
+        try:
+            self.preview(stage, name)
+        except Exception as error:
+            if self._hindrance is None:
+                self.log.say(f"no preview could be made ({cause(error)}); training goes on, without more such warnings")
+            self._hindrance = error
 
     def _save(self, stage: Stage, quality: Quality) -> None:
         def write() -> None:

@@ -10,7 +10,7 @@ import yaml
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
 
-from ..models.arguments import classifier_free, conditioning_kind, parameters
+from ..models.arguments import classifier_free, conditioning_kind, frames_argument
 from ..models.loading import HUB_FAILURES
 from ..notes import Notes
 from .guidance import is_silent
@@ -148,7 +148,7 @@ def _call(pipe: DiffusionPipeline, notes: Notes) -> str:
     label = min(3, (notes.num_classes or 4) - 1)
     kinds = {"none": "", "label": f"class_labels=[{label}], ", "prompt": 'prompt="a photo of a cat", '}
     told = "".join(f"{name}={_shown(value)}, " for name, value in call_arguments(pipe, notes).items())
-    made, field = ("video", "frames") if "num_frames" in parameters(pipe) else ("image", "images")
+    made, field = ("video", "frames") if frames_argument(pipe) else ("image", "images")
     return f"{made} = pipe({kinds[conditioning_kind(pipe)]}{told}num_inference_steps={notes.steps[0]}).{field}[0]"
 
 

@@ -11,7 +11,7 @@ import torch
 from diffusers import DiffusionPipeline
 
 from ..errors import UserError
-from ..models.arguments import parameters
+from ..models.arguments import SIZES, parameters
 from ..models.conditioning import Conditioning
 from ..models.fuse import fuse
 from ..models.loading import load
@@ -24,7 +24,6 @@ from .stacked import StackedLoRA
 from .stops import difference, stops_of
 from .verify import SEEDS, Agreement, Export, Ours, verify
 
-_SIZES = ("height", "width", "num_frames", "use_resolution_binning")
 _LABELS, _PROMPTS = (0, 1, 0), ("a", "b", "a")
 
 
@@ -96,7 +95,7 @@ def conditions_for(pipeline: Pipeline) -> Conditioning:
 
 def _verified(export: Export, pipe: DiffusionPipeline, notes: Notes, scheduler: Any, device: str) -> list[Agreement]:
     assert notes.sampler is not None
-    size = {name: value for name, value in notes.arguments.items() if name in _SIZES}
+    size = {name: value for name, value in notes.arguments.items() if name in SIZES}
     pipeline = Pipeline(pipe, num_classes=notes.num_classes, null_label=notes.null_label, size=size)
     for n in notes.steps:
         found = stops_of(pipeline.reading, [stop.timestep for stop in notes.stops[n]])

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import UserError
-from ..models.loading import line
+from ..models.refusal import cause
 from .families import Family, Sampler, family_of
 
 Emitted = Callable[[Any, int], list[float]]
@@ -92,8 +92,8 @@ def _fault(family: Family, emitted: Emitted, scheduler: Any, n: int) -> str | No
     try:
         with np.errstate(invalid="ignore", divide="ignore"):  # an end of the times divides by 0 at one step
             times = emitted(scheduler, n)
-    except (ValueError, TypeError, IndexError, RuntimeError) as error:
-        return f"the pipeline's own call fails: {line(error)}"
+    except Exception as error:
+        return f"the pipeline's own call fails: {cause(error)}"
     wanted = family.wanted(n)
     if len(times) != n:
         return f"the pipeline stops {len(times)} times instead of {n}"

@@ -16,6 +16,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
+from ..models.precision import full_precision
 from ..notes import Stop
 from ..sampling.sampler import ode, renoise
 from . import stranger
@@ -158,7 +159,7 @@ def _samples(rows: Sequence[Mapping[str, Tensor]], serving: Serving, ours: Ours,
     """Our sampler on the noise that the stock pipeline drew, in full precision as the stranger's."""
     times = [stop.time for stop in ours.stops[n]]
     noises = _noises(rows, serving, ours, n)
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
+    with full_precision():
         if ours.sampler == "ode":
             return ode(ours.model, next(noises), ours.cond, times).float().cpu()
         return renoise(ours.model, lambda: next(noises), ours.cond, times).float().cpu()

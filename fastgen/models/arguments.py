@@ -19,6 +19,9 @@ _TAKES: dict[Kind, str] = {
 # These pipelines compute cond + g (cond - uncond) and call g the guidance scale: g = w - 1.
 _EXCESS_GUIDANCE = ("ZImage", "Krea2")
 
+FRAMES = ("num_frames", "frames", "video_length")  # what pipelines call the number of frames
+SIZES = ("height", "width", *FRAMES, "use_resolution_binning")  # the call's arguments that decide a sample's size
+
 
 def parameters(pipe: DiffusionPipeline) -> Mapping[str, inspect.Parameter]:
     """The arguments of the pipeline's call by name."""
@@ -150,11 +153,15 @@ def size_arguments(
     Raises:
         UserError: the pipeline's call takes no such size.
     """
-    counted = "video_length" if "video_length" in parameters(pipe) else "num_frames"
-    size = {"height": height, "width": width, counted: frames}
+    size = {"height": height, "width": width, frames_argument(pipe) or FRAMES[0]: frames}
     given = {name: value for name, value in size.items() if value is not None}
     check_known(pipe, given)
     return given
+
+
+def frames_argument(pipe: DiffusionPipeline) -> str | None:
+    """What the pipeline's call names its number of frames; None where it makes no videos."""
+    return next((name for name in FRAMES if name in parameters(pipe)), None)
 
 
 def check_known(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> None:

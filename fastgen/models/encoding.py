@@ -23,7 +23,7 @@ from .conditioning import Conditioning
 from .denoiser import CallForm
 from .layout import flat, same, tree
 from .probe import capture, capture_null
-from .selftest import failure
+from .refusal import failure
 from .watch import autoencoder_of, denoisers_of, network_of
 
 AT_ONCE = 32

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..errors import UserError
 from ..notes import Notes
 from ..process import Flow, even_grid
-from .arguments import classifier_free, conditioning_kind, parameters, real_classes
+from .arguments import FRAMES, classifier_free, conditioning_kind, parameters, real_classes
 from .canonical import static_shift
 from .codec import Codec, codec_of
 from .conditioning import Conditioning
@@ -205,12 +205,8 @@ def _small(pipe: DiffusionPipeline, shape: tuple[int, ...]) -> dict[str, Any]:
     """Call arguments that keep the probe's real runs of the network small, where its samples are large."""
     if torch.Size(shape).numel() <= 4 * (PROBE_PIXELS // 8) ** 2:
         return {}
-    wanted = {
-        "height": PROBE_PIXELS,
-        "width": PROBE_PIXELS,
-        "num_frames": PROBE_FRAMES,
-        "use_resolution_binning": False,
-    }
+    wanted: dict[str, Any] = {"height": PROBE_PIXELS, "width": PROBE_PIXELS, "use_resolution_binning": False}
+    wanted |= dict.fromkeys(FRAMES, PROBE_FRAMES)
     return {name: value for name, value in wanted.items() if name in parameters(pipe)}
 
 

@@ -15,11 +15,14 @@ from torch import Tensor
 
 from ..process import Reading
 from .arguments import classifier_free, free_count, guided_call
+from .attempt import attempt
 from .canonical import canonical, is_deterministic, view
 from .conditioning import Conditioning
 from .denoiser import CallForm, NetworkDenoiser
 from .layout import Layout, same
-from .selftest import Evidence, failure, fitting_guidance, running, self_test, tolerance
+from .precision import full_precision
+from .refusal import checking, failure
+from .selftest import Evidence, fitting_guidance, self_test, tolerance
 from .watch import Step, first_value, network_of, record, rehearse
 
 _TIMES = ("timestep", "timesteps", "t")
@@ -47,11 +50,15 @@ def probe(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[str,
     Raises:
         UserError: a check of the self-test fails; it names the pipeline, the check and the measured difference.
     """
-    name = type(pipe).__name__
-    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False), canonical(pipe) as reading:
-        plain = {**classifier_free(pipe, 1.0), **free_count(pipe)}
-        with running(name, mixed):
-            seen = [view(pipe, step) for step in record(pipe, {**mixed, **plain}, steps=STEPS, rows=2)]
+    with full_precision(), checking(type(pipe).__name__, "its network answers as its call says"):
+        return _probed(pipe, alone, mixed)
+
+
+def _probed(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[str, Any]) -> Probed:
+    name, plain = type(pipe).__name__, {**mixed, **classifier_free(pipe, 1.0), **free_count(pipe)}
+    steps = attempt(pipe, plain, lambda call: record(pipe, call, steps=STEPS, rows=2))
+    with canonical(pipe) as reading:
+        seen = [view(pipe, step) for step in steps]
         if len({step.timestep for step in seen}) < 2:
             raise failure(name, "the scheduler steps through several times", f"{len(seen)} steps were seen of {STEPS}")
         net = network_of(pipe)
@@ -115,11 +122,10 @@ def opening(pipe: DiffusionPipeline, call: Mapping[str, Any], *, rows: int) -> S
     Raises:
         UserError: the pipeline's call wants more than that (an image to start from), or steps no scheduler.
     """
-    name = type(pipe).__name__
-    with canonical(pipe), running(name, call):
-        steps = rehearse(pipe, {**call, **free_count(pipe)}, steps=1, rows=rows)
+    asked = {**call, **free_count(pipe)}
+    steps = attempt(pipe, asked, lambda told: rehearse(pipe, told, steps=STEPS, rows=rows))
     if not steps:
-        raise failure(name, "its call steps its scheduler", "it did not")
+        raise failure(type(pipe).__name__, "its call steps its scheduler", "it did not")
     return steps[0]
 
 

@@ -1,25 +1,17 @@
 """What was read from a pipeline, held against what the pipeline does."""
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
 from ..process import Time
 from .conditioning import Conditioning
 from .denoiser import NetworkDenoiser, dtype_of
-from .loading import line
+from .refusal import PLAIN_LOOP, failure
 from .watch import Step, first_value
 
 TOLERANCE = 1e-4
-_PLAIN_LOOP = (
-    "use a pipeline that calls its denoiser once per step with its scheduler's own sample, or write a Denoiser for it"
-)
-_PLAIN_CALL = "use a pipeline that is asked by a prompt, a class label or nothing, and a size that it takes"
 _PLAIN_GUIDANCE = "use a pipeline class that by default guides by the plain formula, without guidance_rescale"
 _OWN_ROWS = "use a network that treats every sample of a batch by itself"
 
@@ -122,7 +114,7 @@ def tolerance(net: nn.Module) -> float:
 
 
 def compare(
-    name: str, check: str, ours: Tensor, theirs: Tensor, denoiser: NetworkDenoiser, *, remedy: str = _PLAIN_LOOP
+    name: str, check: str, ours: Tensor, theirs: Tensor, denoiser: NetworkDenoiser, *, remedy: str = PLAIN_LOOP
 ) -> None:
     """Raises the failure of a check whose relative difference is above 1e-4 (in fp32)."""
     gap, allowed = difference(ours, theirs), tolerance(denoiser.net)
@@ -133,20 +125,3 @@ def compare(
 def difference(ours: Tensor, theirs: Tensor) -> float:
     """The largest difference, relative to the largest value."""
     return float((ours - theirs).detach().abs().max() / theirs.abs().max().clamp(min=1e-6))
-
-
-@contextmanager
-def running(name: str, call: Mapping[str, Any]) -> Iterator[None]:
-    """Within, the pipeline's own call runs with those arguments; what it raises for lack of others is a failure."""
-    try:
-        yield
-    except (TypeError, ValueError, AttributeError, LookupError) as error:
-        check = f"its call runs with no more than {', '.join(call) or 'its defaults'}"
-        raise failure(name, check, line(error), remedy=_PLAIN_CALL) from error
-
-
-def failure(name: str, check: str, measured: str, *, remedy: str = _PLAIN_LOOP) -> UserError:
-    """A failed check in words."""
-    return UserError(
-        f"{name} cannot be used as a teacher: the self-test failed at '{check}': {measured}. To mend it, {remedy}"
-    )

@@ -1,0 +1,47 @@
+"""Measuring in full float32, whatever precision the process has allowed itself."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Within, no float32 product, convolution or recurrence is rounded to TF32 or bfloat16; then all is as it was.
+
+    PyTorch has two sets of switches and refuses to read an older one that disagrees with its successors. So both are
+    set, but for older ones that the process itself has made unreadable.
+    """
+    cudnn, parts = torch.backends.cudnn, _parts()
+    products, convolutions = _read(torch.get_float32_matmul_precision), _read(lambda: cudnn.allow_tf32)
+    before = [part.fp32_precision for part in parts]
+    _set(products and "highest", convolutions and False, ["ieee"] * len(parts))
+    try:
+        yield
+    finally:
+        _set(products, convolutions, before)
+
+
+def _parts() -> list[Any]:
+    backends: Any = torch.backends
+    cpu = (backends.mkldnn.matmul, backends.mkldnn.conv, backends.mkldnn.rnn)
+    return [backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn, *cpu]
+
+
+def _set(products: str | None, convolutions: bool | None, precisions: list[str]) -> None:
+    if products is not None:
+        torch.set_float32_matmul_precision(products)
+    if convolutions is not None:
+        torch.backends.cudnn.allow_tf32 = convolutions
+    for part, precision in zip(_parts(), precisions, strict=True):
+        part.fp32_precision = precision
+
+
+def _read(older: Callable[[], Any]) -> Any:
+    """The value of an older switch; None where the newer ones say otherwise."""
+    try:
+        return older()
+    except RuntimeError:
+        return None
