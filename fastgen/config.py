@@ -115,7 +115,8 @@ class LoRA(Strict):
     rank, alpha: the updates are alpha / rank times B A; alpha is the rank where it is not given.
     targets: ends of layer names or regular expressions; the attention and feed-forward layers where not given.
     norms: each role also has norm layers and biases of its own.
-    keys: of the exported LoRA's files: diffusers, kohya (kohya-ss, ComfyUI; for Stable Diffusion, SDXL and Flux).
+    keys: of the exported LoRA's files: diffusers, kohya (kohya-ss, ComfyUI; for Stable Diffusion, SDXL and Flux); all
+        that are known for the network where not given.
     base: dtype of the frozen network; auto is bf16 under precision bf16 and fp32 otherwise.
     """
 
@@ -123,7 +124,7 @@ class LoRA(Strict):
     alpha: Annotated[float, Field(gt=0)] | None = None
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     norms: bool = False
-    keys: Annotated[tuple[Literal["diffusers", "kohya"], ...], Field(min_length=1)] = ("diffusers",)
+    keys: Annotated[tuple[Literal["diffusers", "kohya"], ...], Field(min_length=1)] | None = None
     base: Literal["auto", "fp32", "bf16", "int8", "nf4"] = "auto"
 
 

@@ -7,6 +7,7 @@ folder tidies them: unfinished ones are deleted, a folder that was moved aside f
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -108,6 +109,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     An exception in the block deletes what was written and leaves `path` as it was. With `replace` a folder
     that is already there is moved aside at the end and deleted after the new one stands. A kill between the
     two renames leaves it aside; the next `atomic_folder` or `tidy` there puts it back. One writer per path.
+    Files get the mode that the umask gives, whatever the libraries that wrote them chose.
 
     Raises:
         UserError: `path` is a file, holds files and `replace` is false, or its parent cannot be created.
@@ -119,13 +121,22 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     temporary.mkdir()
     try:
         yield temporary
+        mode = temporary.stat().st_mode & 0o666  # of a new file under this process's umask
         for file in temporary.rglob("*"):
+            if file.is_file():
+                file.chmod(mode)  # safetensors are written for their owner alone
             _sync(file)
         _sync(temporary)
         _install(temporary, path)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
+
+
+def sha256_file(path: Path) -> str:
+    """The SHA-256 of a file's bytes, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def remove_folder(path: Path) -> None:

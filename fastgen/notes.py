@@ -40,6 +40,25 @@ class Stop:
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
+class Below:
+    """A LoRA that the teacher was made with, which lies below the student's own.
+
+    Attributes:
+        place: a hub id, or a folder: as the config named it where that was relative, else its name alone.
+        hub: whether it is a hub id.
+        file: the weight file in it.
+        weight: factor of the LoRA, as in `set_adapters`.
+        sha256: of the file.
+    """
+
+    place: str
+    hub: bool = False
+    file: str
+    weight: FiniteFloat = 1.0
+    sha256: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Notes:
     """How a student wants to be sampled and where it came from.
 
@@ -50,7 +69,10 @@ class Notes:
         num_classes: real classes, labels 0 .. num_classes - 1; None without class labels.
         null_label: the label that means "no class"; never drawn.
         objective: name of the last training objective.
-        teacher: the folder or hub id that was distilled.
+        teacher: the hub id or path that was distilled; of a path of one machine alone only the name.
+        hub: whether `teacher` is a hub id; None in notes that do not say.
+        variant, revision: of the teacher's weight files and on the hub, as it was loaded.
+        loras: that the teacher was made with, the lowest first.
         licence: front matter `license...` of the teacher's model card.
         metrics: what was measured of the student, name -> value.
         sampler: that was trained for: renoise or ode.
@@ -67,6 +89,10 @@ class Notes:
     null_label: NonNegativeInt | None = None
     objective: str | None = None
     teacher: str | None = None
+    hub: bool | None = None
+    variant: str | None = None
+    revision: str | None = None
+    loras: tuple[Below, ...] = ()
     licence: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
     sampler: Literal["renoise", "ode"] | None = None

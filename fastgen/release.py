@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -11,17 +12,18 @@ from torch import Tensor, nn
 
 from .config import Config
 from .engine.run import Trained
+from .export.adapter import Adapter
 from .export.card import call_arguments, licence_of
 from .export.export import export
 from .export.guidance import unguided
-from .export.lora import Adapter, check_kohya, export_lora, has_loader, written
+from .export.kohya import check_kohya
+from .export.lora import export_lora, has_loader, known_keys, written
 from .export.rebuild import calls_for, conditions_for
 from .export.scheduler import Serving
-from .export.stacked import StackedLoRA
+from .export.stacked import recorded
 from .export.verify import Export, Ours, verify
 from .models.adapters import lora_layers, merge
-from .models.fuse import lora_file
-from .models.loading import load, locate
+from .models.loading import load, locate, variant_of
 from .models.pipeline import Pipeline
 from .models.source import DTYPES
 from .models.targets import find_targets
@@ -63,8 +65,8 @@ def makes_lora(config: Config, pipeline: Pipeline) -> bool:
 
 def check_release(config: Config, pipeline: Pipeline) -> None:
     """Raises UserError before anything is trained where the LoRA could not be written as the config asks."""
-    if "kohya" in config.lora.keys and makes_lora(config, pipeline):
-        check_kohya(pipeline.pipe, find_targets(pipeline.network, config.lora.targets))
+    if "kohya" in (config.lora.keys or ()) and makes_lora(config, pipeline):
+        check_kohya(pipeline.network, find_targets(pipeline.network, config.lora.targets))
 
 
 @dataclass(frozen=True)
@@ -96,20 +98,20 @@ class Judge:
 
 def _release_lora(student: Student, weights: Mapping[str, Tensor], network: nn.Module, judge: Judge) -> None:
     config, source = student.config, student.config.teacher.source
-    stacked = [_stacked(lora_file(lora), lora.weight) for lora in source.loras]
+    stacked = [recorded(lora)[0] for lora in source.loras]
     adapter = Adapter(*lora_layers(weights, alpha=config.lora.alpha))
     notes = _notes(student, guidance=1.0)
-    folder = config.exported_lora
-    published = [replace(lora, folder=Path(lora.folder).name) for lora in stacked]
-    keys = config.lora.keys
-    export_lora(student.pipeline.pipe, adapter, notes, folder, student.servings, stacked=published, keys=keys)
+    folder, pipe = config.exported_lora, student.pipeline.pipe
+    keys = config.lora.keys or known_keys(pipe, adapter.layers)
+    export_lora(pipe, adapter, notes, folder, student.servings, keys=keys)
     base = locate(source.path, variant=source.variant, revision=source.revision)
     if not base.is_dir():
         print(f"{folder} was not verified: its base is the single file {base.name}, which from_pretrained cannot load")
         return
     for serving in student.servings:
-        loras = (*stacked, *written(student.pipeline.pipe, str(folder), keys[0]))
-        exported = Export(str(base), loras, str(folder / serving.folder / "scheduler"))
+        loras = (*stacked, *written(pipe, str(folder), keys[0]))
+        scheduler = str(folder / serving.folder / "scheduler")
+        exported = Export(str(base), loras, scheduler, variant_of(base, source.variant))
         judge(exported, serving, load_teacher(replace(source, dtype="fp32"), device=judge.device), network, notes)
 
 
@@ -144,20 +146,27 @@ def _notes(student: Student, *, guidance: float | None) -> Notes:
         num_classes=len(pipeline.classes) or None,
         null_label=pipeline.null_label,
         objective=config.stages[-1].name,
-        teacher=_publishable(teacher),
         licence=licence_of(teacher) if teacher is not None else {},
+        **_origin(config),
         sampler=config.student.sampler,
         stops=student.stops,
     )
 
 
-def _stacked(file: Path, weight: float) -> StackedLoRA:
-    return StackedLoRA(str(file.parent), file.name, weight)
-
-
-def _publishable(teacher: str | None) -> str | None:
-    """A hub id as it is, a folder without the path of this machine."""
-    return Path(teacher).name if teacher is not None and Path(teacher).exists() else teacher
+def _origin(config: Config) -> dict[str, Any]:
+    """What the notes say of the teacher: a hub id or a relative path as it is, nothing of this machine's folders."""
+    if config.teacher.path is None:
+        return {}
+    source, path = config.teacher.source, Path(config.teacher.path)
+    base = locate(source.path, variant=source.variant, revision=source.revision)
+    private = path.is_absolute() or ".." in path.parts
+    return {
+        "teacher": path.name if private else str(path),
+        "hub": not path.exists(),
+        "variant": variant_of(base, source.variant) if base.is_dir() else None,
+        "revision": source.revision,
+        "loras": tuple(recorded(lora)[1] for lora in source.loras),
+    }
 
 
 def _roomy(student: Student) -> str:

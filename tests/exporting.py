@@ -1,10 +1,14 @@
 """Tiny students of any family, and verification without the wait for a fresh process."""
 
+import copy
 from dataclasses import dataclass
 
+import torch
 from diffusers import DiffusionPipeline
 from families import FAMILIES
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 
+from fastgen.export.adapter import Adapter
 from fastgen.export.card import call_arguments
 from fastgen.export.rebuild import calls_for, conditions_for
 from fastgen.export.scheduler import Emitted, Serving, servings
@@ -12,7 +16,22 @@ from fastgen.export.stops import stops_of
 from fastgen.export.verify import Ours
 from fastgen.models.pipeline import Pipeline
 from fastgen.models.probe import emitted
+from fastgen.models.watch import denoiser_name
 from fastgen.notes import Notes
+
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+def adapted(pipe: DiffusionPipeline, *, seed: int = 0, **settings) -> tuple[torch.nn.Module, Adapter]:
+    """The denoiser with a random adapter, and the adapter alone; the pipeline stays as it was."""
+    config = LoraConfig(**{"r": 4, "lora_alpha": 16, "target_modules": ATTENTION, **settings})
+    net = inject_adapter_in_model(config, copy.deepcopy(getattr(pipe, denoiser_name(pipe))))
+    torch.manual_seed(seed)
+    for name, parameter in net.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter.data, std=0.3)
+    return net, Adapter(get_peft_model_state_dict(net), config)
+
 
 EXAMPLES = {"none": {}, "label": {"class_labels": [0, 1]}, "prompt": {"prompt": ["a", "b"]}}
 

@@ -215,11 +215,11 @@ def without_binning(monkeypatch):
     monkeypatch.setattr("fastgen.distil.size_arguments", lambda _, height, width, **__: dict(FAMILIES["sana"].size))
 
 
-@pytest.mark.parametrize(("config", "kohya"), [("sd15", True), ("flux", False), ("sana", False)])
+@pytest.mark.parametrize(("config", "kohya"), [("sd15", True), ("flux", True), ("sana", False)])
 def test_anybodys_pipeline_with_a_lora_becomes_verified_exports(config, kohya, tmp_path, request, capsys):
     if config == "sana":
         request.getfixturevalue("without_binning")
-    out = run(config, tmp_path, *["lora.keys=[diffusers,kohya]"] * kohya)
+    out = run(config, tmp_path)
     served = {"sd15": 3, "flux": 1, "sana": 2}[config]
     assert capsys.readouterr().out.count("verified") == 2 * served
     assert list((out / "previews").glob("*.png"))
@@ -236,8 +236,9 @@ def test_kohya_keys_that_nobody_could_read_are_refused_before_training(tmp_path,
     (tmp_path / "prompts.txt").write_text("a fox\n")
     options = [f"teacher.path={tmp_path / 'teacher'}", f"data.prompts={tmp_path / 'prompts.txt'}", "device=cpu"]
     options += ["student.height=16", "student.width=16", f"out={tmp_path / 'run'}", "lora.keys=[kohya]", "cache=null"]
+    options += ["lora.targets=[to_q,x_embedder]"]
     assert main(["train", "--config", str(CONFIGS / "flux" / "dmd2_4step_lora.yaml"), *options]) == 2
-    assert "lora.targets on the attention alone" in capsys.readouterr().err
+    assert "lora.targets inside the blocks alone" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
 
 

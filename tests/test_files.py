@@ -9,6 +9,8 @@ import time
 
 import psutil
 import pytest
+import torch
+from safetensors.torch import save_file
 
 from fastgen import files
 from fastgen.engine.manifest import (
@@ -270,3 +272,16 @@ def test_a_manifest_that_is_none_is_refused(listed, text):
     (listed / MANIFEST).write_text(text)
     with pytest.raises(ManifestError):
         verify_sizes(listed)
+
+
+def test_files_of_a_folder_have_the_modes_that_the_umask_gives(tmp_path):
+    before = os.umask(0o027)
+    try:
+        with atomic_folder(tmp_path / "student") as folder:
+            (folder / "unet").mkdir()
+            save_file({"w": torch.zeros(1)}, folder / "unet" / "weights.safetensors")
+            (folder / "private.json").touch(mode=0o600)
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "student").rglob("*")}
+    assert modes == {"unet": 0o750, "weights.safetensors": 0o640, "private.json": 0o640}

@@ -24,17 +24,17 @@ def add_arguments(parser: ArgumentParser) -> None:
         type=stacked_file,
         default=[],
         metavar="FILE[=W]",
-        help="LoRA that the teacher was made with and its weight; may be repeated, in the same order",
+        help="LoRA that the teacher was made with and its weight, where its notes cannot tell; may be repeated",
     )
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default cpu)")
     parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to the hub once it is verified")
 
 
-def stacked_file(text: str) -> tuple[Path, float]:
-    """A LoRA file and its weight from "FILE" or "FILE=W"."""
+def stacked_file(text: str) -> tuple[Path, float | None]:
+    """A LoRA file and its weight, if any, from "FILE" or "FILE=W"."""
     name, equals, weight = text.rpartition("=")
     try:
-        return (Path(name), float(weight)) if equals else (Path(text), 1.0)
+        return (Path(name), float(weight)) if equals else (Path(text), None)
     except ValueError as error:
         raise ArgumentTypeError(f"{weight!r} in {text!r} is not a weight") from error
 
@@ -43,18 +43,11 @@ def run(args: Namespace) -> None:
     """Verify, say how well it agrees, and push if asked."""
     from ..export.export import push
     from ..export.rebuild import verify_folder, verify_lora
-    from ..export.stacked import StackedLoRA
-    from ..notes import Notes
 
     if not args.lora and (args.base or args.stack):
         raise UserError("--base and --stack belong to a LoRA: add --lora, or leave them out")
     if args.lora:
-        notes = Notes.read(args.folder)
-        base = args.base or (notes.teacher if notes else None)
-        if base is None:
-            raise UserError(f"{args.folder} does not say which pipeline its LoRA belongs to: name it with --base")
-        stacked = [StackedLoRA(str(file.parent), file.name, weight) for file, weight in args.stack]
-        agreements = verify_lora(args.folder, base, stacked=stacked, device=args.device)
+        agreements = verify_lora(args.folder, args.base, stacked=args.stack, device=args.device)
     else:
         agreements = verify_folder(args.folder, device=args.device)
     for agreement in agreements:

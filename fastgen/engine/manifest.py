@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
 from fastgen.errors import CheckpointError
-from fastgen.files import atomic_json
+from fastgen.files import atomic_json, sha256_file
 
 MANIFEST = "manifest.json"
 
@@ -38,12 +37,6 @@ class FileRecord:
 
     bytes: int
     sha256: str
-
-
-def sha256_file(path: Path) -> str:
-    """The SHA-256 of a file's bytes, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_manifest(folder: Path) -> None:

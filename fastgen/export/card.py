@@ -1,7 +1,6 @@
 """The README.md of an export: what it is and the lines that sample from it."""
 
 import json
-import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from .guidance import is_silent
 from .scheduler import Serving
 from .seeding import hands_generator_on
 from .stacked import StackedLoRA
+from .text import OWN, adapter_names, on_hub, place_of_teacher, public, quoted, shown
 
 HERE = "path/to/this/folder"
 _LICENCE = ("license", "license_name", "license_link")
@@ -39,27 +39,32 @@ def card(pipe: DiffusionPipeline, notes: Notes, *, subfolder: str = "") -> str:
 
 
 def lora_card(
-    pipe: DiffusionPipeline,
-    notes: Notes,
-    *,
-    stacked: Sequence[StackedLoRA],
-    loras: Sequence[StackedLoRA],
-    subfolder: str,
+    pipe: DiffusionPipeline, notes: Notes, *, loras: Sequence[StackedLoRA], kohya: str | None, subfolder: str
 ) -> str:
-    """Markdown of a LoRA's folder: base, the LoRAs the teacher was made with, the folder's, scheduler, guidance."""
+    """Markdown of a LoRA's folder: base, the LoRAs the teacher was made with, the folder's, scheduler, guidance.
+
+    Args:
+        loras: the folder's own.
+        kohya: name of the file that holds them in Kohya keys, if one does.
+    """
     kind = type(pipe.scheduler).__name__
-    below = [StackedLoRA(_public(lora.folder), lora.file, lora.weight) for lora in stacked]
-    named = {_name(lora): lora for lora in below} | dict(zip(("fewstep", "fewstep_2"), loras, strict=False))
+    below = [StackedLoRA(public(lora.place, hub=lora.hub), lora.file, lora.weight) for lora in notes.loras]
+    named = dict(zip((*adapter_names(notes.loras), *OWN), (*below, *loras), strict=False))
+    told = {"variant": notes.variant, "revision": notes.revision if on_hub(notes) else None}
+    which = "".join(f", {name}={quoted(value)}" for name, value in told.items() if value)
     lines = [f"from diffusers import DiffusionPipeline, {kind}", ""]
-    lines.append(f'pipe = DiffusionPipeline.from_pretrained("{_public(notes.teacher or "base")}")')
+    lines.append(f"pipe = DiffusionPipeline.from_pretrained({quoted(place_of_teacher(notes))}{which})")
     for name, lora in named.items():
         into = ", load_into_transformer_2=True" if lora.second else ""
-        lines.append(f'pipe.load_lora_weights("{lora.folder}", weight_name="{lora.file}", adapter_name="{name}"{into})')
+        file = quoted(lora.file)
+        lines.append(f'pipe.load_lora_weights({quoted(lora.folder)}, weight_name={file}, adapter_name="{name}"{into})')
     weights = [lora.weight for lora in named.values()]
     lines.append(f"pipe.set_adapters({json.dumps(list(named))}, {json.dumps(weights)})")
     place = f"{subfolder}/scheduler" if subfolder else "scheduler"
     lines.append(f'pipe.scheduler = {kind}.from_pretrained("{HERE}", subfolder="{place}")')
-    return _document(pipe, notes, [*lines, _call(pipe, notes)])
+    text = _document(pipe, notes, [*lines, _call(pipe, notes)])
+    same = f"\n`{kohya}` holds the same update in the keys of ComfyUI and kohya-ss' sd-scripts.\n" if kohya else ""
+    return text + same
 
 
 def top_card(pipe: DiffusionPipeline, notes: Notes, servings: Sequence[Serving]) -> str:
@@ -89,17 +94,6 @@ def call_arguments(pipe: DiffusionPipeline, notes: Notes) -> dict[str, Any]:
     return {**guidance, **notes.arguments}
 
 
-def _public(place: str) -> str:
-    """A hub id as it is, a folder of this machine by its name alone."""
-    local = Path(place)
-    hub = place.count("/") == 1 and not local.exists() and not local.is_absolute()
-    return place if hub else f"path/to/{local.name}"
-
-
-def _name(lora: StackedLoRA) -> str:
-    return re.sub(r"\W+", "_", Path(lora.folder).name)
-
-
 def _document(pipe: DiffusionPipeline, notes: Notes, code: Sequence[str]) -> str:
     lines = [*_head(pipe, notes), "```python", *code, "```", "", *_stops(pipe, notes)]
     if notes.null_label is not None:
@@ -115,7 +109,7 @@ def _document(pipe: DiffusionPipeline, notes: Notes, code: Sequence[str]) -> str
             "",
             "| measured | |",
             "|---|---|",
-            *(f"| {name} | {value:.4g} |" for name, value in notes.metrics.items()),
+            *(f"| {shown(name)} | {value:.4g} |" for name, value in notes.metrics.items()),
         ]
     return "\n".join(lines) + "\n"
 
@@ -124,7 +118,7 @@ def _head(pipe: DiffusionPipeline, notes: Notes) -> list[str]:
     counts = ", ".join(map(str, notes.steps))
     front: dict[str, Any] = {"library_name": "diffusers", "tags": ["fastgen", "distillation", "few-step"]}
     front |= notes.licence
-    if notes.teacher and _public(notes.teacher) == notes.teacher:
+    if notes.teacher and on_hub(notes):
         front["base_model"] = notes.teacher
     return [
         "---",
@@ -133,15 +127,20 @@ def _head(pipe: DiffusionPipeline, notes: Notes) -> list[str]:
         "",
         f"# {type(pipe).__name__}, {counts} step{'s' if notes.steps != (1,) else ''}",
         "",
-        f"Objective: {notes.objective or 'unknown'}. Teacher: {_title(notes.teacher)}.",
+        f"Objective: {shown(notes.objective or 'unknown')}. Teacher: {_title(notes)}.",
         f"Made for `num_inference_steps` {counts}; other counts were not trained for."
         + (f" Sampler: {notes.sampler}." if notes.sampler else ""),
         "",
     ]
 
 
-def _title(teacher: str | None) -> str:
-    return "none, trained from random weights" if teacher is None else _public(teacher).removeprefix("path/to/")
+def _title(notes: Notes) -> str:
+    if notes.teacher is None:
+        return "none, trained from random weights"
+    plain = notes.teacher if on_hub(notes) or not Path(notes.teacher).is_absolute() else Path(notes.teacher).name
+    below = "".join(f" + {shown(lora.file)} x {lora.weight:g}" for lora in notes.loras)
+    told = [f"{name} {shown(value)}" for name in ("variant", "revision") if (value := getattr(notes, name))]
+    return shown(plain) + (f" ({', '.join(told)})" if told else "") + below
 
 
 def _call(pipe: DiffusionPipeline, notes: Notes) -> str:

@@ -14,13 +14,13 @@ from ..errors import UserError
 from ..models.arguments import SIZES, parameters
 from ..models.conditioning import Conditioning
 from ..models.fuse import fuse
-from ..models.loading import load
+from ..models.loading import load, locate, variant_of
 from ..models.pipeline import Pipeline
 from ..notes import Notes
 from .card import call_arguments
 from .lora import written
 from .scheduler import Serving
-from .stacked import StackedLoRA
+from .stacked import found
 from .stops import difference, stops_of
 from .verify import SEEDS, Agreement, Export, Ours, verify
 
@@ -42,23 +42,37 @@ def verify_folder(folder: Path, *, device: str = "cpu") -> list[Agreement]:
 
 
 def verify_lora(
-    folder: Path, base: str, *, stacked: Sequence[StackedLoRA] = (), device: str = "cpu"
+    folder: Path,
+    base: str | None = None,
+    *,
+    stacked: Sequence[tuple[Path, float | None]] = (),
+    device: str = "cpu",
 ) -> list[Agreement]:
-    """Verifies an exported LoRA on its base pipeline and the LoRAs below it.
+    """Verifies an exported LoRA on its base pipeline and the LoRAs below it, as its notes name them.
+
+    Args:
+        base: the pipeline below; its teacher where not given.
+        stacked: files of LoRAs below it and their weights, where the notes cannot say where they lie on this machine.
 
     Raises:
-        UserError: no export, or one that does not sample as it was trained.
+        UserError: no export, a base or LoRA that is not found, or one that does not sample as it was trained.
     """
     agreements, notes = [], _notes(folder)
+    base = base or notes.teacher
+    if base is None:
+        raise UserError(f"{folder} does not say which pipeline its LoRA belongs to: name it with --base")
+    below = found(notes.loras, stacked)
+    place_of_base = locate(base, variant=notes.variant, revision=notes.revision)
+    variant = variant_of(place_of_base, notes.variant)
     for place in sorted({file.parent for file in folder.rglob("scheduler_config.json")}):
-        pipe = load(base, device=device)
+        pipe = load(place_of_base, device=device, variant=variant)
         pipe.register_modules(scheduler=_scheduler(place))
-        loras = (*stacked, *written(pipe, str(folder), "diffusers"))
+        loras = (*below, *written(pipe, str(folder), "diffusers"))
         for second in (False, True):
             files = [(Path(lora.folder) / lora.file, lora.weight) for lora in loras if lora.second == second]
             fuse(pipe, files, second=second)
         steps = tuple(n for n in notes.steps if place.parent == folder or place.parent.name == f"{n}step")
-        export = Export(base, loras, str(place))
+        export = Export(str(place_of_base), loras, str(place), variant)
         agreements += _verified(export, pipe, replace(notes, steps=steps), pipe.scheduler, device)
     return agreements
 

@@ -19,7 +19,7 @@ KEYS = ("start", "end", "timesteps", "handed")
 
 def loaded(job: dict[str, Any]) -> Any:
     """The pipeline, with the LoRAs and the scheduler that its card names, if any."""
-    said = {"dtype": torch.float32} if job["loras"] else {}  # of a base that we did not save
+    said = {"dtype": torch.float32, "variant": job["variant"]} if job["loras"] else {}  # of a base we did not save
     pipe = diffusers.DiffusionPipeline.from_pretrained(job["pipeline"], use_safetensors=True, **said)
     for i, lora in enumerate(job["loras"]):
         into = {"load_into_transformer_2": True} if lora["second"] else {}

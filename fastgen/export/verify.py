@@ -46,6 +46,7 @@ class Export:
 
     Args:
         pipeline: folder of a whole pipeline.
+        variant: of its weight files; None for the plain ones.
         loras: stacked on it, in this order.
         scheduler: folder of the scheduler that replaces the pipeline's own; None where it is exported with it.
     """
@@ -53,6 +54,7 @@ class Export:
     pipeline: str
     loras: tuple[StackedLoRA, ...] = ()
     scheduler: str | None = None
+    variant: str | None = None
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from .source import LoRAFile
 from .watch import network_of
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
+USUAL = "pytorch_lora_weights.safetensors"
 METADATA = "lora_adapter_metadata"
 _DOWN = re.compile(r"lora(_A|[._]down)\.")
 
@@ -56,6 +57,8 @@ def _chosen(lora: LoRAFile, names: Sequence[str]) -> str:
     found = sorted(name for name in names if name.endswith(".safetensors"))
     if len(found) == 1:
         return found[0]
+    if USUAL in found:  # which Diffusers takes as well
+        return USUAL
     if found:
         raise UserError(f"{lora.path} holds {', '.join(found[:8])}: say which one with `file` in teacher.loras")
     if any(Path(name).suffix in PICKLES for name in names):

@@ -79,7 +79,7 @@ def load(
     folder = locate(path, variant=variant, revision=revision)
     _check_is_pipeline(folder)
     check_weights(*sorted(folder.rglob("*.safetensors")))
-    variant = variant or _only_variant(folder)
+    variant = variant_of(folder, variant)
     try:
         pipe = DiffusionPipeline.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, **({"variant": variant} if variant else {})
@@ -145,8 +145,14 @@ def check_complete(pipe: DiffusionPipeline, origin: Path) -> None:
             )
 
 
-def _only_variant(folder: Path) -> str | None:
-    """The variant that must be asked for, because some part of the pipeline has no plain weights."""
+def variant_of(folder: Path, wanted: str | None = None) -> str | None:
+    """The variant to ask for: the one that is wanted, or the one without which some part would have no weights.
+
+    Raises:
+        UserError: none is wanted, some part has no plain weights, and no one variant serves all parts.
+    """
+    if wanted is not None:
+        return wanted
     variants: dict[str, set[str | None]] = {}
     for file in folder.glob("*/*.safetensors"):
         if match := _WEIGHTS.fullmatch(file.name):
