@@ -7,20 +7,22 @@ from types import ModuleType
 import pytest
 import torch
 from closed_forms import REAL, close, only, processes
-from flow_maps import clean_at, gaussian_batch, knowing_roles, mapped, two_times
+from flow_maps import Knowing, clean_at, gaussian_batch, knowing_roles, mapped, two_times
 from test_gan import Judge
 from torch import Tensor
 
 from fastgen.analytic import ExactDenoiser
+from fastgen.models.roles import Roles
+from fastgen.models.state import LogVariance
 from fastgen.objectives import Batch, Objective, meanflow, scm
 from fastgen.objectives.gan import GAN
 from fastgen.objectives.meanflow import MeanFlow, mean_velocity
 from fastgen.objectives.ops import NONE, Noised
 from fastgen.objectives.sana_sprint import SanaSprint
-from fastgen.objectives.scm import Angle, SimplifiedConsistency, tangent, trig_output
+from fastgen.objectives.scm import Angle, SimplifiedConsistency, pulled, tangent, trig_output
 from fastgen.objectives.solvers import Guidance
 from fastgen.objectives.velocity import Course
-from fastgen.process import Flow, Prediction, Process
+from fastgen.process import EDM, Flow, Prediction, Process, even_grid
 from fastgen.process.prediction import Coefficients
 
 SIGMA_DATA = 0.8
@@ -34,6 +36,21 @@ def trig_row(process: Process, t: Tensor) -> Coefficients:
 
 def started(process: Process, t: float, batch: Batch) -> Noised:
     return Noised.of(process, batch.x0, batch.full(t), batch.noise())
+
+
+def linear(process: Process, sigma_data: float, slope: float) -> Knowing:
+    """F = slope x / sd + bias in TrigFlow's terms, whatever unit the samples have."""
+
+    def row(process: Process, t: Tensor) -> Coefficients:
+        angle = Angle.of(process, t, sigma_data)
+        return Coefficients(-angle.sin / sigma_data, angle.cos)
+
+    def belief(process: Process, x: Tensor, t: Tensor, scalars: object) -> Prediction:
+        angle = Angle.of(process, t, sigma_data)
+        scaled = x * (angle.cos / (sigma_data * process.alpha(t)))[:, None]
+        return Prediction.solve(process, x, t, slope * scaled, row=row)
+
+    return Knowing(process, belief, row=row)
 
 
 # TrigFlow
@@ -94,7 +111,7 @@ def test_the_tangent_of_a_biased_consistency_model(process: Process, t: float, w
 
 
 def check_tangent_gradient(images: int) -> None:
-    """2 / d times the weight alpha / sigma times minus the normalised tangent; half way through the warm-up."""
+    """2 / d times the weight 2 / tan(u) times minus the normalised tangent; half way through the warm-up."""
     process, t = Flow(), 0.6
     objective = SimplifiedConsistency(sigma_data=SIGMA_DATA, times=only(t), warmup=100)
     roles = knowing_roles(objective, process, clean_at(0.0), row=trig_row)
@@ -103,13 +120,14 @@ def check_tangent_gradient(images: int) -> None:
     start = Noised.of(process, batch.x0, batch.full(t), batch.script[0])
     real = roles.real_score(start.x_t, start.t, batch.cond)
     _, g = tangent(roles, batch, start, Course(real, NONE), sigma_data=SIGMA_DATA, warmup=min(images / 100, 1.0))
-    normalised = g / (g.square().sum(dim=1, keepdim=True) / 2).sqrt().add(objective.normaliser)
+    normalised = g / (g.norm(dim=1, keepdim=True) + 2 * objective.normaliser)
     with roles.training(("generator", "weight")):
         loss = objective.generator(roles, batch)["tangent"]
         slope, lv = torch.autograd.grad(loss, [roles.generator.bias, roles["weight"].out.bias], allow_unused=True)
     assert slope is not None, "the loss does not reach the generator"
-    close(slope, -(1 - t) / t * normalised.mean(dim=0), tolerance=1e-5)
-    squared = (1 - t) / t * normalised.square().mean()
+    weight = 2 * SIGMA_DATA * (1 - t) / t
+    close(slope, -weight * normalised.mean(dim=0), tolerance=1e-5)
+    squared = weight * normalised.square().mean()
     assert loss.item() == pytest.approx(squared.item(), rel=1e-5)
     assert lv.item() == pytest.approx(1 - squared.item(), rel=1e-4), "W e^-lv delta^2 + lv has its minimum at W delta^2"
 
@@ -131,10 +149,38 @@ def test_uniform_weights_train_no_weight():
     start = Noised.of(process, batch.x0, batch.full(t), batch.script[0])
     real = roles.real_score(start.x_t, start.t, batch.cond)
     _, g = tangent(roles, batch, start, Course(real, NONE), sigma_data=SIGMA_DATA, warmup=1.0)
-    normalised = g / (g.square().sum(dim=1, keepdim=True) / 2).sqrt().add(objective.normaliser)
+    normalised = g / (g.norm(dim=1, keepdim=True) + 2 * objective.normaliser)
     with roles.training(("generator",)):
         (slope,) = torch.autograd.grad(objective.generator(roles, batch)["tangent"], roles.generator.bias)
     close(slope, -normalised.mean(dim=0), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["sample", "element"])
+def test_the_unit_of_the_samples_changes_nothing(norm: str):
+    """Samples, noise levels and sigma_data ten times as large: the same angles, the same gradient by F."""
+    slopes = []
+    for unit in (1.0, 10.0):
+        process = EDM(sigma_max=80 * unit)
+        objective = SimplifiedConsistency(sigma_data=0.5 * unit, times=only(0.4), warmup=0, norm=norm)
+        members = {"generator": linear(process, 0.5 * unit, 0.3), "real_score": linear(process, 0.5 * unit, -0.2)}
+        roles = Roles(members | {"weight": LogVariance()}, grids=[even_grid(1)])
+        roles.generator.bias.data.copy_(torch.tensor([-0.7, 0.2]))
+        batch = gaussian_batch()
+        batch.real = batch.real * unit
+        with roles.training(("generator", "weight")):
+            slopes += torch.autograd.grad(objective.generator(roles, batch)["tangent"], roles.generator.bias)
+    close(*slopes)
+
+
+@pytest.mark.parametrize(("norm", "length"), [("sample", 1.0), ("element", math.sqrt(48))])
+def test_the_length_of_the_pull(norm: str, length: float):
+    """Of a long tangent 1 over the whole sample, or per element; of one of the paper's 0.1, half of that."""
+    g = torch.randn(5, 3, 4, 4, dtype=torch.float64)
+    g = g / g.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    close(pulled(1e9 * g, c=0.1, norm=norm).flatten(1).norm(dim=1), torch.full((5,), length).double())
+    per_element = 1.0 if norm == "sample" else math.sqrt(48)
+    half = pulled(2 * 0.1 * per_element * g, c=0.1, norm=norm)
+    close(half.flatten(1).norm(dim=1), torch.full((5,), length / 2).double())
 
 
 def test_data_velocities_average_to_the_teachers():

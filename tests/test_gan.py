@@ -300,3 +300,14 @@ def check_pairs_share_times_and_noises() -> None:
 
 def test_pairs_share_times_and_noises():
     check_pairs_share_times_and_noises()
+
+
+def test_pairs_may_share_their_times_alone():
+    """SANA-Sprint's discriminator: x_real - x_fake of equal samples is what their noises differ by."""
+    same = torch.randn(4000, 2, dtype=torch.float64)
+    judge, batch = Judge(), Batch(REAL.uncond(4000), (2,), **streams(), real=same)
+    batch.landing = clean(batch, same)
+    DMD2(gan=GAN(paired="times")).fake_score(gaussian_roles(Flow(), discriminator=judge), batch)
+    (x_real, x_fake), (t, u) = judge.x_t.chunk(2), judge.t.chunk(2)
+    assert torch.equal(t, u)
+    assert ((x_real - x_fake) / t[:, None]).std().item() == pytest.approx(2**0.5, rel=0.05)

@@ -101,9 +101,7 @@ MUTANTS = {
     ),
     "one phase only": Mutant(pcm, "segment_end", lambda edges, r, process: 0 * r, fixed_point("pcm")),
     "segments are the student's steps": Mutant(tscd, "divided", lambda edges, count: edges, fixed_point("tscd")),
-    "one step too far": Mutant(
-        tdd.TargetDriven, "targets", lambda self, roles, batch, t, r: 0.5 * r, fixed_point("tdd")
-    ),
+    "one step too far": Mutant(tdd.TargetDriven, "targets", lambda self, roles, batch, r: 0.5 * r, fixed_point("tdd")),
     "a jump that goes on as it began": Mutant(shortcut, "two_jumps", one_jump, fixed_point("shortcut")),
     "one teacher step": Mutant(
         progressive,
@@ -154,6 +152,12 @@ MUTANTS = {
     ),
     "carried as if from clean data": Mutant(
         adversarial, "_carried", from_clean, lambda _: check_adversarial_consistency()
+    ),
+    "a generator that never has enough": Mutant(
+        adversarial, "relu", lambda margin: margin, lambda _: check_adversarial_consistency()
+    ),
+    "a pull as long as the tangent": Mutant(
+        scm, "pulled", lambda g, *, c, norm: g, lambda _: check_tangent_gradient(50)
     ),
     "target and generated swapped": Mutant(
         adversarial,

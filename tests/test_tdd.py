@@ -9,7 +9,7 @@ from flow_maps import clean_at, gaussian_batch, knowing_roles
 
 from fastgen.objectives.gan import GAN
 from fastgen.objectives.solvers import Guidance
-from fastgen.objectives.tdd import TargetDriven
+from fastgen.objectives.tdd import TargetDriven, longest_step
 from fastgen.process import even_grid
 from fastgen.toy import toy_batch, toy_roles
 
@@ -17,28 +17,33 @@ NO_GAN = GAN(0.0, kind="hinge")
 
 
 def test_ending_times_of_a_driven_target():
-    """The student's own times, at most the window below t, never above r."""
+    """The student's own times, from the highest that r reaches to the window below it."""
     objective = TargetDriven(jitter=0.0)
     roles = knowing_roles(objective, PROCESSES["flow"], clean_at(0.0), grids=[even_grid(n) for n in (4, 5, 8)])
     batch = gaussian_batch(size=4000)
     t = torch.rand(4000, dtype=torch.float64) * 0.98 + 0.02
     r = t - 0.01
-    s = objective.targets(roles, batch, t, r)
+    s = objective.targets(roles, batch, r)
     stops = {0.0} | {round(k / n, 9) for n in (4, 5, 8) for k in range(n + 1)}
     assert {round(x, 9) for x in s.tolist()} <= stops
     assert (s <= r).all()
-    assert (s >= t - 0.26).all()
-    near = s[(t - 0.9).abs() < 0.01].unique()
-    close(near, torch.tensor([0.75, 0.8, 0.875], dtype=torch.float64))
-    jittered = replace(objective, jitter=0.3).targets(roles, batch, t, r)
-    assert ((jittered <= r) & (jittered >= 0.7 * (t - 0.26).clamp(min=0))).all()
+    near = s[(r - 0.9).abs() < 0.01].unique()
+    close(near, torch.tensor([0.625, 0.75, 0.8, 0.875], dtype=torch.float64))
+    jittered = replace(objective, jitter=0.3).targets(roles, batch, r)
+    highest = torch.tensor([max(stop for stop in stops if stop <= end) for end in r.tolist()], dtype=torch.float64)
+    assert ((jittered <= r) & (jittered >= 0.7 * (highest - 0.26).clamp(min=0))).all()
 
 
 def test_a_window_without_target_reaches_for_the_next():
     objective = TargetDriven(jitter=0.0, window=0.1)
     roles = knowing_roles(objective, PROCESSES["vp"], clean_at(0.0), grids=[even_grid(2)])
-    t = torch.tensor([0.9, 0.4], dtype=torch.float64)
-    close(objective.targets(roles, gaussian_batch(size=2), t, t - 0.01), torch.tensor([0.5, 0.001]).double())
+    r = torch.tensor([0.89, 0.39], dtype=torch.float64)
+    close(objective.targets(roles, gaussian_batch(size=2), r), torch.tensor([0.5, 0.001]).double())
+
+
+def test_the_adversary_looks_up_to_the_longest_step_above():
+    roles = knowing_roles(TargetDriven(), PROCESSES["flow"], clean_at(0.0), grids=[even_grid(n) for n in (8, 4, 5)])
+    assert longest_step(roles) == 0.25
 
 
 def test_dropped_conditions_reach_teacher_and_student_alike():

@@ -159,7 +159,9 @@ def check_adversarial_consistency() -> None:
     def logits(x: Tensor, eps: Tensor) -> Tensor:
         return (scale * x + std * eps) @ torch.tensor([1.0, 0.5]).double()
 
-    close(taken_for_target(gan, roles, batch, ends, until=until), -logits(generated, noises[0]).mean())
+    paid = (1 - logits(generated, noises[0])).clamp(min=0)
+    assert (paid == 0).any(), "some are beyond the margin"
+    close(taken_for_target(gan, roles, batch, ends, until=until), paid.mean())
     expected = (1 - logits(target, noises[1])).clamp(min=0).mean() + (1 + logits(generated, noises[2])).clamp(
         min=0
     ).mean()
@@ -168,6 +170,18 @@ def check_adversarial_consistency() -> None:
 
 def test_adversarial_consistency_by_hand():
     check_adversarial_consistency()
+
+
+def test_targets_and_jumps_are_judged_at_the_same_times():
+    roles = knowing_roles(PhasedConsistency(), Flow(), clean_at(0.0))
+    judge, seen = Judge(), []
+    judge.register_forward_pre_hook(lambda module, given: seen.append(given[1]))
+    roles.members["discriminator"] = judge
+    batch = gaussian_batch()
+    ends = Jumps(*torch.randn(2, 64, 2, dtype=torch.float64), batch.full(0.25))
+    told_apart(GAN(kind="hinge"), roles, batch, ends, until=batch.full(0.5))
+    close(*seen)
+    assert len(seen[0].unique()) == 64
 
 
 @pytest.mark.parametrize("turn", ["generator", "discriminator"])

@@ -20,7 +20,7 @@ from fastgen.objectives.gan import GAN
 from fastgen.objectives.lcm import LatentConsistency
 from fastgen.objectives.pcm import PhasedConsistency
 from fastgen.objectives.progressive import Progressive
-from fastgen.objectives.self_shortcut import SelfShortcut
+from fastgen.objectives.self_shortcut import SelfShortcut, halfway
 from fastgen.objectives.shortcut import Shortcut
 from fastgen.objectives.solvers import SOLVERS, Field, Guidance
 from fastgen.objectives.tdd import TargetDriven
@@ -197,6 +197,45 @@ def test_straight_trajectories_need_no_step_embedding():
     assert roles.target.told, "coarse grids ask the generator and its average"
     roles.target.bias.data.fill_(0.5)
     assert max(loss_and_slope(objective, roles, gaussian_batch(seed=seed))[0] for seed in range(6)) > 1e-4
+
+
+def rounded(t: Tensor, s: Tensor) -> list[tuple[float, ...]]:
+    return [tuple(pair) for pair in torch.stack([t, s], dim=1).double().round(decimals=6).tolist()]
+
+
+def test_who_makes_the_halves_of_a_shortcuts_own_jumps():
+    """On the finest grid the teacher begins, on coarser ones the generator; the slow average ends every jump."""
+    process, taught = PROCESSES["flow"], 0.3
+    grids = [even_grid(n, shift=3.0) for n in (4, 2, 8)]
+    objective = SelfShortcut(ema=0.5, taught=taught)
+    roles = knowing_roles(objective, process, clean_at(0.0), grids=grids)
+    roles.generator.bias.data.copy_(torch.tensor([0.3, -0.2]))
+    roles.target.bias.data.copy_(torch.tensor([0.5, 0.1]))
+    batch = gaussian_batch(size=1000)
+    eps = batch.script[0]
+    by_teacher, jump = objective._jump(roles, gaussian_batch(size=1000))
+    assert by_teacher.double().mean().item() == pytest.approx(taught, abs=0.05)
+    cells = {len(grid): set(rounded(grid, torch.cat([grid[1:], torch.zeros(1)]))) for grid in grids}
+    drawn = rounded(jump.t, jump.s)
+    assert {cell for cell, taught in zip(drawn, by_teacher, strict=True) if taught} == cells[8]
+    assert {cell for cell, taught in zip(drawn, by_teacher, strict=True) if not taught} == cells[2] | cells[4]
+    coarse = sum(cell in cells[2] for cell in drawn) / (~by_teacher).sum().item()
+    assert coarse == pytest.approx(0.5, abs=0.06), "each grid as often as the other"
+    x_t, cond = process.renoise(batch.x0, jump.t, eps), batch.cond
+    first = roles.generator(x_t, jump.t, cond).velocity
+    first[by_teacher] = roles.real_score(x_t, jump.t, cond).velocity[by_teacher]
+    x_r = x_t + (jump.r - jump.t)[:, None] * first
+    x_s = x_r + (jump.s - jump.r)[:, None] * roles.target(x_r, jump.r, cond).velocity
+    aim = (x_t - x_s) / (jump.t - jump.s)[:, None]
+    expected = (roles.generator(x_t, jump.t, cond).velocity - aim).square().mean()
+    batch.part = 1  # the average has moved already
+    close(objective.generator(roles, batch)["shortcut"], expected)
+
+
+def test_the_middle_of_a_jump_is_a_stop_of_the_finer_grid():
+    stops = torch.tensor([0.0, 0.3, 0.5, 0.6, 1.0], dtype=torch.float64)
+    t, s = torch.tensor([1.0, 1.0, 0.6, 0.5]).double(), torch.tensor([0.0, 0.5, 0.5, 0.0]).double()
+    close(halfway(stops, t, s), torch.tensor([0.5, 0.6, 0.55, 0.3]).double())
 
 
 # Consistency training

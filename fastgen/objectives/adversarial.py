@@ -3,7 +3,7 @@
 from typing import Protocol, runtime_checkable
 
 from torch import Tensor
-from torch.nn.functional import softplus
+from torch.nn.functional import relu, softplus
 
 from ..models.roles import Roles
 from ..process import Latent, Time
@@ -51,16 +51,20 @@ def consistency_terms(settings: Rivalry, roles: Roles, batch: Batch, jumps: Jump
 
 
 def taken_for_target(gan: GAN, roles: Roles, batch: Batch, jumps: Jumps, *, until: Time) -> Tensor:
-    """What the generator pays to be taken for the target, mean over the batch."""
+    """What the generator pays to be taken for the target, mean over the batch.
+
+    Its hinge is that of the published discriminators, max(0, 1 - D): a sample that is taken for its target with a
+    margin pays nothing more, where the usual -D goes on pulling.
+    """
     noised = _carried(gan, roles, batch, jumps.generated, jumps.s, until)
     logits: Tensor = roles.discriminator(noised.x_t, noised.t, batch.cond)
-    return -logits.mean() if gan.kind == "hinge" else softplus(-logits).mean()
+    return relu(1 - logits).mean() if gan.kind == "hinge" else softplus(-logits).mean()
 
 
 def told_apart(gan: GAN, roles: Roles, batch: Batch, jumps: Jumps, *, until: Time) -> Terms:
-    """The discriminator's loss on targets and generated samples with noises of their own."""
+    """The discriminator's loss on targets and generated samples, at the same times, with noises of their own."""
     real = _carried(gan, roles, batch, jumps.target.detach(), jumps.s, until)
-    fake = _carried(gan, roles, batch, jumps.generated.detach(), jumps.s, until)
+    fake = Noised.of(roles.process, jumps.generated.detach(), real.t, batch.noise(), s=jumps.s)
     logits = [roles.discriminator(x.x_t, x.t, batch.cond) for x in (real, fake)]
     return {"gan": gan.learned * LOSSES[gan.kind](*logits)}
 

@@ -14,6 +14,9 @@ from ..process import Latent, Process, Time, pad_like
 from .base import Batch
 from .ops import NONE, Noised, Scalars, look, through
 
+SAME = 1e-6
+"""Two stops so near each other are one, found by two schedulers' arithmetic."""
+
 
 @dataclass(frozen=True)
 class Interval:
@@ -50,6 +53,13 @@ def edges_of(roles: Roles, batch: Batch) -> Tensor:
     draw = torch.randint(len(roles.grids), (), generator=batch.shared_rng, device=batch.shared_rng.device)
     grid = roles.grids[int(draw)].double()
     return torch.cat([grid, grid.new_zeros(1)]).to(batch.rng.device)
+
+
+def stops_of(roles: Roles, batch: Batch) -> Tensor:
+    """All times [k] where one of the student's grids stops, ascending from 0; those of two grids that agree are one."""
+    stops: Tensor = torch.cat([torch.zeros(1), *roles.grids]).double().sort().values
+    first = torch.cat([torch.ones(1, dtype=torch.bool), stops.diff() > SAME])
+    return stops[first].to(batch.rng.device)
 
 
 def divided(edges: Tensor, count: int) -> Tensor:

@@ -29,7 +29,7 @@ class GAN:
         learned: weight of the discriminator's loss beside the fake score's.
         kind: logistic is non-saturating, and the only one whose optimal logit is log p_real / p_fake.
         times: where the discriminator looks.
-        paired: real and generated samples share their times and noises.
+        paired: real and generated samples share their times and noises, or their "times" alone.
         r1: gamma of gamma / 2 |grad D|^2 at real samples (Mescheder et al. 2018, arXiv:1801.04406).
         approximate_r1: weight of (D(x_t) - D(x_t + spread n))^2 at real samples (APT, arXiv:2501.08316), which needs
             no second derivative; for small spreads that is r1 = 2 spread^2 approximate_r1.
@@ -41,7 +41,7 @@ class GAN:
     learned: float = 1e-2
     kind: GanKind = "logistic"
     times: AnyTimeLaw = Uniform()
-    paired: bool = False
+    paired: bool | Literal["times"] = False
     r1: float = 0.0
     approximate_r1: float = 0.0
     spread: float = 0.01
@@ -136,13 +136,13 @@ LOSSES: dict[GanKind, Callable[[Tensor, Tensor], Tensor]] = {
 
 
 def _real(gan: GAN, roles: Roles, batch: Batch, fake: Noised, landing: Landing) -> Noised:
-    """The real samples; in pairs at the times and with the noises of the generated ones.
+    """The real samples; in pairs at the times, and maybe with the noises, of the generated ones.
 
     At their times also where those cannot lie everywhere, so that the time does not tell them apart.
     """
-    if gan.paired:
+    if gan.paired is True:
         return Noised.of(roles.process, batch.x0, fake.t, fake.eps)
-    if landing.s.any():
+    if gan.paired or landing.s.any():
         return Noised.of(roles.process, batch.x0, fake.t, batch.noise())
     return renoised(roles, batch, batch.x0, law=gan.times)
 

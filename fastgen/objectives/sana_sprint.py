@@ -15,7 +15,7 @@ from .base import Batch, Landing, Terms, Turn
 from .derivative import check_step
 from .gan import GAN, AnyGAN, discriminator_losses, generator_terms, starts
 from .ops import through
-from .scm import adaptive_mean, tangent_errors
+from .scm import Norm, adaptive_mean, tangent_errors
 from .solvers import AnyScale, Guidance
 from .velocity import Velocity, check_velocity, needs_velocity
 
@@ -25,9 +25,9 @@ class SanaSprint:
     """sCM + LADD.
 
     Args:
-        velocity, guidance, times, sigma_data, warmup, normaliser, derivative_step: as of sCM; the teacher's guidance is
-            told. The means of all time laws are the paper's plus log 2, since its latents are scaled to a deviation of
-            0.5. The normaliser is that of its code, per element.
+        velocity, guidance, times, sigma_data, warmup, normaliser, norm, derivative_step: as of sCM; the teacher's
+            guidance is told. The means of all time laws are the paper's plus log 2, since its latents are scaled to a
+            deviation of 0.5.
         gan: the adversarial term.
         called: times of the student's calls that the adversary sees.
         first: share of rows whose calls are at the student's first time.
@@ -39,8 +39,9 @@ class SanaSprint:
     sigma_data: float = 1.0
     warmup: int = 4_000_000
     normaliser: float = 0.1
+    norm: Norm = "sample"
     derivative_step: float | None = None
-    gan: AnyGAN = GAN(weight=0.5, learned=0.5, kind="hinge", times=LogNormal(0.1, 1.0), paired=True)
+    gan: AnyGAN = GAN(weight=0.5, learned=0.5, kind="hinge", times=LogNormal(0.1, 1.0), paired="times")
     called: AnyTimeLaw = LogNormal(0.9, 1.6)
     first: float = 0.5
 
@@ -61,7 +62,8 @@ class SanaSprint:
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = self._called(roles, batch)
         adversary = generator_terms(self.gan, roles, batch, landing)
-        return {"tangent": adaptive_mean(roles, *tangent_errors(self, roles, batch))} | adversary
+        t, errors = tangent_errors(self, roles, batch)
+        return {"tangent": adaptive_mean(roles, t, errors, sigma_data=self.sigma_data)} | adversary
 
     def discriminator(self, roles: Roles, batch: Batch) -> Terms:
         with torch.no_grad():

@@ -6,7 +6,9 @@ cos(u) df / du is
 
     g = -cos(u)^2 (F - F_real) - r cos(u) sin(u) (x / sd + dF / du)
 
-with the derivative along the teacher's trajectory and the warm-up r; F is pulled to sg(F) + g / (|g| + c).
+with the derivative along the teacher's trajectory and the warm-up r. The paper's samples have sd = 1/2, and its c and
+its weight 1 / (sd tan(u)) are in that unit: F is pulled to sg(F) + g / (|g| + 2 c) under 2 / tan(u), whatever unit the
+samples here have.
 """
 
 from dataclasses import dataclass
@@ -23,6 +25,11 @@ from .derivative import along, check_step
 from .ops import Noised, through
 from .solvers import AnyScale, Guidance
 from .velocity import Course, Velocity, check_velocity, course, needs_velocity
+
+UNIT = 0.5
+"""The standard deviation of the samples for which the papers' constants are written."""
+
+Norm = Literal["sample", "element"]
 
 
 @dataclass(frozen=True)
@@ -64,6 +71,9 @@ class Tangents(Protocol):
     def normaliser(self) -> float: ...
 
     @property
+    def norm(self) -> Norm: ...
+
+    @property
     def derivative_step(self) -> float | None: ...
 
 
@@ -77,8 +87,10 @@ class SimplifiedConsistency:
         times: of training; the paper's mean of log(sigma / alpha) is -1 for data of deviation 0.5, log 2 less.
         sigma_data: standard deviation of the samples; 1 for scaled latents.
         warmup: images until the unstable part of the tangent has its whole weight r = 1.
-        normaliser: c; the norm of g is taken per element, so that it does not depend on the resolution. The paper's
-            0.1 is beside the whole norm: 0.0018 for 32 x 32 x 3. A large c slows what is nearly learned.
+        normaliser: c, for samples of deviation 0.5 as in the paper. A large c slows what is nearly learned.
+        norm: the |g| that c stands beside: of the whole sample, the paper's, or per element (NVlabs/FastGen's), which
+            does not depend on the resolution. Per element the paper's 0.1 is 0.1 / sqrt(elements), 0.0018 for
+            32 x 32 x 3, and the pull is sqrt(elements) times as long.
         derivative_step: of the noise angle; dF / du is averaged over it, see `along`. Exact by default.
         weighting: of the times; adaptive is the paper's. It evens the losses out, however small they are: with a large
             c, or at a high learning rate, what is already learned then drowns the rest, and uniform is the better.
@@ -89,7 +101,8 @@ class SimplifiedConsistency:
     times: AnyTimeLaw = LogNormal(-0.3, 1.4)
     sigma_data: float = 1.0
     warmup: int = 10_000_000
-    normaliser: float = 0.002
+    normaliser: float = 0.1
+    norm: Norm = "sample"
     derivative_step: float | None = None
     weighting: Literal["adaptive", "uniform"] = "adaptive"
 
@@ -107,7 +120,8 @@ class SimplifiedConsistency:
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         t, errors = tangent_errors(self, roles, batch)
-        return {"tangent": adaptive_mean(roles, t, errors) if self.weighting == "adaptive" else errors.mean()}
+        adaptive = self.weighting == "adaptive"
+        return {"tangent": adaptive_mean(roles, t, errors, sigma_data=self.sigma_data) if adaptive else errors.mean()}
 
 
 def trig_output(belief: Prediction, angle: Angle, sigma_data: float) -> Latent:
@@ -117,23 +131,30 @@ def trig_output(belief: Prediction, angle: Angle, sigma_data: float) -> Latent:
 
 
 def tangent_errors(settings: Tangents, roles: Roles, batch: Batch) -> tuple[Time, Tensor]:
-    """Times and the mean squares |F - sg(F) - g / (|g| + c)|^2 (eq. 8), [B] each."""
+    """Times and the mean squares |F - sg(F) - pull|^2 (eq. 8), [B] each."""
     t = settings.times.sample(roles.process, batch.size, batch.rng)
     start = Noised.of(roles.process, batch.x0, t, batch.noise())
     followed = course(settings, roles, batch, start)
     share = min(batch.images / settings.warmup, 1.0) if settings.warmup else 1.0
     sigma_data, step = settings.sigma_data, settings.derivative_step
     constant, g = tangent(roles, batch, start, followed, sigma_data=sigma_data, warmup=share, step=step)
-    g = g / (g.square().flatten(1).mean(dim=1).sqrt() + settings.normaliser).reshape(-1, *[1] * (g.ndim - 1))
-    angle = Angle.of(roles.process, t, sigma_data)
+    angle, pull = Angle.of(roles.process, t, sigma_data), pulled(g, c=settings.normaliser, norm=settings.norm)
     output = trig_output(through(roles.generator, start.x_t, t, batch.cond, followed.told), angle, sigma_data)
-    return t, (output - constant - g).square().flatten(1).mean(dim=1)
+    return t, (output - constant - pull).square().flatten(1).mean(dim=1)
 
 
-def adaptive_mean(roles: Roles, t: Time, errors: Tensor) -> Tensor:
-    """Their mean under the weight alpha / sigma and a trained log-variance (eq. 8)."""
+def pulled(g: Latent, *, c: float, norm: Norm) -> Latent:
+    """The tangent [B, ...] of length 1, per sample or per element, but where it is hardly longer than c."""
+    square = (UNIT * g).square().flatten(1)
+    length = (square.sum(dim=1) if norm == "sample" else square.mean(dim=1)).sqrt()
+    return UNIT * g / (pad_like(length, g) + c).to(g.dtype)
+
+
+def adaptive_mean(roles: Roles, t: Time, errors: Tensor, *, sigma_data: float) -> Tensor:
+    """Their mean under the weight 1 / (UNIT tan(u)) and a trained log-variance (eq. 8)."""
     log_variance: Tensor = roles["weight"](t)
-    weight = roles.process.alpha(t) / roles.process.sigma(t)
+    angle = Angle.of(roles.process, t, sigma_data)
+    weight = angle.cos / (UNIT * angle.sin)
     return (weight.to(errors) * torch.exp(-log_variance) * errors + log_variance).mean()
 
 

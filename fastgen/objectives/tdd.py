@@ -15,7 +15,7 @@ from ..process import Time
 from .adversarial import above, check_rivalry, consistency_terms, told_apart, turns
 from .base import Batch, Terms, Turn
 from .distances import DistanceName
-from .flow_map import Interval, Jumps, cells, drawn_cell, edges_of, jumps, noised, origin
+from .flow_map import Interval, Jumps, cells, drawn_cell, edges_of, jumps, noised, origin, stops_of
 from .gan import GAN, AnyGAN, starts
 from .solvers import SOLVERS, AnyScale, Guidance, SolverName
 
@@ -28,12 +28,12 @@ class TargetDriven:
         guidance: of the teacher; the paper's 3.5 is 4.5 in Diffusers' convention.
         grid: solver steps from noise to data, rounded up to a whole number in each of the student's steps.
         solver: of one of them.
-        window: targets lie at most so far below t, where there are any.
+        window: targets lie at most so far below the highest that the teacher's step does not pass: 260 of 1000 steps.
         jitter: eta: a target s becomes (1 - eta u) s with u uniform in [0, 1].
         dropout: share of rows without condition.
         distance: between the two jumps.
         huber: c of the Huber distances.
-        gan: adversarial term, compared up to `window` above the target.
+        gan: adversarial term, compared up to the longest of the student's even steps above the target.
     """
 
     guidance: AnyScale = Guidance(4.5, 4.5)
@@ -63,12 +63,12 @@ class TargetDriven:
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         ends = self._jumps(roles, batch)
-        return consistency_terms(self, roles, batch, ends, until=above(ends.s, self.window))
+        return consistency_terms(self, roles, batch, ends, until=above(ends.s, longest_step(roles)))
 
     def discriminator(self, roles: Roles, batch: Batch) -> Terms:
         with torch.no_grad():
             ends = self._jumps(roles, batch)
-        return told_apart(self.gan, roles, batch, ends, until=above(ends.s, self.window))
+        return told_apart(self.gan, roles, batch, ends, until=above(ends.s, longest_step(roles)))
 
     def _jumps(self, roles: Roles, batch: Batch) -> Jumps:
         if self.dropout:
@@ -77,17 +77,26 @@ class TargetDriven:
         t, r = drawn_cell(cells(edges_of(roles, batch), self.grid), batch, roles.process)
         x_t, field = noised(roles, batch, t).x_t, self.guidance.field(roles, batch)
         x_r = SOLVERS[self.solver](field, x_t, t, r)
-        s = self.targets(roles, batch, t, r)
+        s = self.targets(roles, batch, r)
         return jumps(roles, batch, Interval(t, r, s), x_t, x_r, ema=0.0, scalars=self.guidance.tell(batch, field))
 
-    def targets(self, roles: Roles, batch: Batch, t: Time, r: Time) -> Time:
-        """One of the student's times in [t - window, r] for each row, or the highest below, moved down a little."""
-        stops = torch.unique(torch.cat([*roles.grids, torch.zeros(1)]).double()).to(t.device)
-        reached = stops <= r[:, None]
-        highest = reached.sum(dim=1) - 1
-        allowed = reached & (stops >= t[:, None] - self.window)
-        allowed[torch.arange(len(t), device=t.device), highest] = True
+    def targets(self, roles: Roles, batch: Batch, r: Time) -> Time:
+        """For each row the highest of the student's times below r, or one in the window below it, a little lower."""
+        stops = stops_of(roles, batch)
+        allowed = in_window(stops, r, self.window)
         drawn = torch.multinomial(allowed.double(), 1, generator=batch.rng)[:, 0]
-        u = torch.rand(len(t), generator=batch.rng, device=t.device, dtype=torch.float64)
+        u = torch.rand(len(r), generator=batch.rng, device=r.device, dtype=torch.float64)
         s: Tensor = stops[drawn] * (1 - self.jitter * u)
-        return s.clamp(min=origin(roles.process).to(t.device))
+        return s.clamp(min=origin(roles.process).to(r.device))
+
+
+def in_window(stops: Tensor, r: Time, window: float) -> Tensor:
+    """Which of the ascending stops [k], from clean data on, are targets of each r: [B, k]."""
+    reached = stops <= r[:, None]
+    highest = stops[reached.sum(dim=1) - 1]
+    return reached & (stops >= highest[:, None] - window)
+
+
+def longest_step(roles: Roles) -> float:
+    """Of even steps, as many as in the student's shortest grid."""
+    return 1 / min(len(grid) for grid in roles.grids)
