@@ -204,7 +204,8 @@ class Pairs(Strict):
 
 
 class DiscriminatorSpec(Strict):
-    """Heads on features of `backbone`; layers default to the bottleneck or the middle block.
+    """Heads on features of `backbone`; they read the image alone, by default at the bottleneck or
+    at the middle of the longest stack of blocks.
 
     backbone: auto is the fake score, or the real one where there is no other.
     heads: trained on the features, or their mean over channels, which has no parameters.

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 
 import families_image as image
 import families_packed as packed
@@ -12,6 +13,8 @@ import families_video as video
 import tiny
 import torch
 from diffusers import DiffusionPipeline
+
+from fastgen.models.pipeline import Pipeline
 
 
 @dataclass(frozen=True)
@@ -83,3 +86,9 @@ UNSEEN = (
 )
 
 FAMILIES = {family.name: family for family in (*NAMED, *UNSEEN)}
+
+
+@cache
+def probed(name: str) -> Pipeline:
+    """The family seen through the probe, once for all tests, which leave it as it is."""
+    return Pipeline(FAMILIES[name].build(), size=FAMILIES[name].size)

@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from fastgen.analytic import ExactDenoiser, Mixture
+from fastgen.errors import UserError
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import CallForm, NetworkDenoiser, RetargetedDenoiser
 from fastgen.models.discriminator import Discriminator, default_layers
@@ -368,12 +369,12 @@ def test_the_ratio_is_the_mean_logit_of_a_logistic_discriminator():
 
 
 def test_default_layers_are_the_bottleneck_or_the_middle():
-    assert default_layers(nn.ModuleDict({"body": Tower()})) == ("body.layers.2",)
-    bottle = nn.Module()
-    bottle.mid_block = nn.Identity()
-    assert default_layers(bottle) == ("mid_block",)
-    with pytest.raises(ValueError, match=r"name discriminator\.layers"):
-        default_layers(nn.Linear(1, 1))
+    tower, example = Tower(), (torch.randn(3, 4), T, NOTHING)
+    assert default_layers(tower, network(tower), example) == ("layers.2",)
+    tower.mid_block = nn.Identity()
+    assert default_layers(tower, network(tower), example) == ("mid_block",)
+    with pytest.raises(UserError, match=r"name discriminator\.layers"):
+        default_layers(Shapes(), network(Shapes()), (torch.randn(3, 3, 4, 4), T, NOTHING))
 
 
 # Roles
@@ -422,7 +423,7 @@ def test_a_stock_unet_is_a_denoiser():
     x_t, labels = torch.randn(3, 3, 8, 8), torch.tensor([0, 4, 10])
     with torch.no_grad():
         belief = denoiser(x_t, T, Conditioning(3, {"class_labels": labels}))
-        (feature,) = denoiser.tap(x_t, T, Conditioning(3, {"class_labels": labels}), default_layers(pipeline.unet))
+        (feature,) = denoiser.tap(x_t, T, Conditioning(3, {"class_labels": labels}), ["mid_block"])
         told = pipeline.unet(x_t, 1000 * T.float() - 1, class_labels=labels).sample
     torch.testing.assert_close(belief.output(ROWS["v"]), told, rtol=1e-4, atol=1e-4)
     assert feature.shape == (3, 16, 4, 4)

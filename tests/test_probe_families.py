@@ -1,12 +1,11 @@
 """Every family through the probe: no list of names, the recorded stock loop is the judge."""
 
 from dataclasses import replace
-from functools import cache
 from typing import Any
 
 import pytest
 import torch
-from families import FAMILIES
+from families import FAMILIES, probed
 from torch import Tensor
 
 from fastgen.errors import UserError
@@ -20,12 +19,6 @@ PROMPTS = ["fox", "a red bird in the snow", "two"]
 UNGUIDED = {"ddpm", "consistency", "sana_sprint", "flux2"}
 REFUSED = {"cogview4", "latte"}
 every_family = pytest.mark.parametrize("name", [name for name in FAMILIES if name not in REFUSED])
-
-
-@cache
-def probed(name: str) -> Pipeline:
-    family = FAMILIES[name]
-    return Pipeline(family.build(), size=family.size)
 
 
 def asked(pipeline: Pipeline, rows: list[int]) -> dict[str, Any]:

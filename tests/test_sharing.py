@@ -205,7 +205,8 @@ def apart(family: Family, base: nn.Module, together: Roles, checkpointing: bool)
 def with_discriminator(members: dict[str, nn.Module], family: Family, base: nn.Module) -> Roles:
     torch.manual_seed(2)
     example = (noise(ROWS, *family.shape), torch.full((ROWS,), 0.5, dtype=torch.float64), conditioning(family))
-    members["discriminator"] = Discriminator(members["fake_score"], default_layers(base), example)
+    layers = default_layers(base, members["fake_score"], example)
+    members["discriminator"] = Discriminator(members["fake_score"], layers, example)
     for p in members["discriminator"].parameters():
         p.data += 0.1 * torch.randn_like(p)
     return Roles(members, grids=[even_grid(2)])
@@ -280,7 +281,7 @@ def test_features_are_those_of_their_role_and_carry_a_gradient(backbone):
     base = family.network()
     together, network = shared(family, base, checkpointing=True)
     separate = apart(family, base, together, checkpointing=False)
-    t, layers = torch.full((ROWS,), 0.5, dtype=torch.float64), default_layers(base)
+    t, layers = torch.full((ROWS,), 0.5, dtype=torch.float64), ["mid_block"]
     slopes, features = [], []
     for roles in (together, separate):
         x = noise(ROWS, *family.shape).requires_grad_()

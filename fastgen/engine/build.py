@@ -169,13 +169,13 @@ def _discriminator(pipeline: Pipeline, members: Mapping[str, nn.Module], spec: D
         raise UserError(f"discriminator.backbone is {reader}, a role that this objective does not have")
     device = next(pipeline.network.parameters()).device
     x = torch.zeros((2, *pipeline.shape), device=device)
-    cond = pipeline.condition(2, labels=torch.tensor([0, 1]), prompts=["a", "b"]).to(device)
+    cond = pipeline.condition(2, labels=torch.tensor([0, 1]), prompts=["a", "a longer one"]).to(device)
     t = torch.full((2,), 0.5, dtype=torch.float64, device=device)
-    layers = spec.layers or default_layers(pipeline.network)
+    backbone: Denoiser = members[reader]  # type: ignore[assignment]
+    layers = spec.layers or default_layers(pipeline.network, backbone, (x, t, cond))
     known = [name for name, _ in pipeline.network.named_modules() if name]
     unknown = [layer for layer in layers if layer not in known]
     if unknown:
         close = difflib.get_close_matches(unknown[0], known, n=3) or known[:3]
         raise UserError(f"discriminator.layers names {unknown[0]!r}, the network has e.g. {', '.join(close)}")
-    backbone: Denoiser = members[reader]  # type: ignore[assignment]
     return Discriminator(backbone, layers, (x, t, cond), heads=spec.heads).to(device)

@@ -175,7 +175,7 @@ class AdaptedDenoiser(nn.Module):
     def guide(self, cond: Prediction, null: Prediction, w: float | Tensor) -> Prediction:
         return self._shared[0].guide(cond, null, w)
 
-    def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Tensor]:
+    def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Any]:
         denoiser, network = self._shared
         with network.acting(self.role):
             return denoiser.tap(x_t, t, cond, layers)

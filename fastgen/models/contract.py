@@ -1,7 +1,7 @@
 """What objectives may rely on. Everything that speaks about noisy samples has this form."""
 
 from collections.abc import Mapping, Sequence
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -41,6 +41,9 @@ class Denoiser(Protocol):
         """Guided prediction; w = 1 is none."""
         ...
 
-    def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Tensor]:
-        """The outputs of those layers, in that order; the rest of the network is not run where that is possible."""
+    def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Any]:
+        """What those layers returned, in that order, None for one that was not called.
+
+        The rest of the network is not run where that is possible.
+        """
         ...

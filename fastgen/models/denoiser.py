@@ -132,12 +132,12 @@ class NetworkDenoiser(nn.Module):
         output = output * (plain.norm(dim=-1, keepdim=True) / output.norm(dim=-1, keepdim=True))
         return Prediction.solve(self.process, cond.at(cond.t), cond.t, output, row=row)
 
-    def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Tensor]:
+    def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Any]:
         """See `Denoiser.tap`; even a compiled network runs as it was written, since compiled code knows no hooks."""
         taps = _Taps(self.net, layers)
         with taps:
             self._run(x_t, t, cond, call=self.net._call_impl)
-        return taps.features
+        return taps.outputs
 
     def train(self, mode: bool = True) -> "NetworkDenoiser":
         """Stays in eval mode."""
@@ -193,7 +193,7 @@ class RetargetedDenoiser(nn.Module):
         guided = self.inner.guide(*halves, w)
         return Prediction(self.process, cond.t, guided.x0, guided.eps)
 
-    def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Tensor]:
+    def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Any]:
         seen = self.process.retarget(self.inner.process, t)
         return self.inner.tap((x_t * pad_like(seen.scale, x_t)).to(x_t.dtype), seen.t, cond, layers)
 
@@ -221,11 +221,11 @@ class _Taps:
 
     def __init__(self, net: nn.Module, layers: Sequence[str]) -> None:
         self._modules = [net.get_submodule(layer) for layer in layers]
-        self._seen: dict[int, Tensor] = {}
+        self._seen: dict[int, Any] = {}
 
     @property
-    def features(self) -> list[Tensor]:
-        return [self._seen[i] for i in range(len(self._modules))]
+    def outputs(self) -> list[Any]:
+        return [self._seen.get(i) for i in range(len(self._modules))]
 
     def __enter__(self) -> None:
         self._hooks = [module.register_forward_hook(self._collector(i)) for i, module in enumerate(self._modules)]
@@ -237,7 +237,7 @@ class _Taps:
 
     def _collector(self, i: int) -> Any:
         def collect(_module: nn.Module, _args: Any, output: Any) -> None:
-            self._seen[i] = (output[0] if isinstance(output, tuple) else output).float()
+            self._seen[i] = output
             if len(self._seen) == len(self._modules):
                 raise _Stop
 

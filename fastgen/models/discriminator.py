@@ -7,9 +7,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from ..errors import UserError
 from ..process import Latent, Time
 from .conditioning import Conditioning
 from .contract import Denoiser
+from .image_part import Example, ImagePart, image_parts
 
 HeadKind = Literal["trained", "mean"]
 
@@ -65,30 +67,36 @@ class VideoHead(nn.Module):
 class Discriminator(nn.Module):
     """(x_t, t, cond) -> logits [B, k], one per tapped layer or, of mean heads, per place in them; large means real.
 
+    Of what a layer returns it reads the image's part alone, see `image_part`.
+
     Args:
         backbone: the denoiser whose features are read; it is not a part of this module's parameters.
         layers: names of its layers.
-        example: an input of the backbone, to size the heads by.
+        example: an input of the backbone, to find the image's parts and to size the heads by.
         heads: "trained" on the features, or their "mean" without parameters of its own.
+
+    Raises:
+        UserError: a layer returns nothing of the image.
     """
 
     def __init__(
-        self,
-        backbone: Denoiser,
-        layers: Sequence[str],
-        example: tuple[Latent, Time, Conditioning],
-        *,
-        heads: HeadKind = "trained",
+        self, backbone: Denoiser, layers: Sequence[str], example: Example, *, heads: HeadKind = "trained"
     ) -> None:
         super().__init__()
         self._backbone = (backbone,)  # a tuple, so that it is not registered as a submodule
         self.layers = tuple(layers)
+        self.parts = _found(self.layers, image_parts(backbone, self.layers, example))
         with torch.no_grad():
-            features = backbone.tap(*example, self.layers)
+            features = self.features(*example)
         self.heads = nn.ModuleList(MeanHead() if heads == "mean" else _head_for(feature) for feature in features)
 
+    def features(self, x_t: Latent, t: Time, cond: Conditioning) -> list[Tensor]:
+        """The image's part of what each layer returns: maps [B, C, ...], tokens [B, N, D] or vectors [B, D]."""
+        outputs = self._backbone[0].tap(x_t, t, cond, self.layers)
+        return [part.of(output, cond) for part, output in zip(self.parts, outputs, strict=True)]
+
     def forward(self, x_t: Latent, t: Time, cond: Conditioning) -> Tensor:
-        features = self._backbone[0].tap(x_t, t, cond, self.layers)
+        features = self.features(x_t, t, cond)
         logits = [head(feature) for head, feature in zip(self.heads, features, strict=True)]
         return torch.cat([logit.reshape(len(x_t), -1) for logit in logits], dim=1)
 
@@ -97,19 +105,42 @@ class Discriminator(nn.Module):
         return self(x_t, t, cond).mean(dim=1)
 
 
-def default_layers(net: nn.Module) -> tuple[str, ...]:
-    """The bottleneck of a U-Net, or the middle block of the longest stack of blocks.
+def default_layers(net: nn.Module, backbone: Denoiser, example: Example) -> tuple[str, ...]:
+    """The bottleneck of a U-Net, or the middle block of the longest stack of blocks that the image passes through.
+
+    Args:
+        net: the network that has the layers' names.
+        backbone: a denoiser over one like it.
+        example: an input of the backbone.
 
     Raises:
-        ValueError: the network has neither.
+        UserError: the network has neither.
     """
     if hasattr(net, "mid_block"):
         return ("mid_block",)
-    stacks = {name: module for name, module in net.named_modules() if isinstance(module, nn.ModuleList)}
-    longest = max(stacks, key=lambda name: len(stacks[name]), default=None)
-    if longest is None:
-        raise ValueError(f"{type(net).__name__} has no bottleneck and no stack of blocks: name discriminator.layers")
-    return (f"{longest}.{len(stacks[longest]) // 2}",)
+    stacks = sorted(_stacks(net).items(), key=lambda item: -len(item[1]))
+    middles = [f"{name}.{len(stack) // 2}" for name, stack in stacks]
+    parts = image_parts(backbone, middles, example)
+    for layer, part in zip(middles, parts, strict=True):
+        if part is not None:
+            return (layer,)
+    raise UserError(f"{type(net).__name__} has no bottleneck and no stack of blocks: name discriminator.layers")
+
+
+def _stacks(net: nn.Module) -> dict[str, nn.ModuleList]:
+    """The lists of modules that are no part of a member of another list."""
+    lists = {name: module for name, module in net.named_modules() if isinstance(module, nn.ModuleList) and len(module)}
+    return {name: stack for name, stack in lists.items() if not any(name.startswith(f"{other}.") for other in lists)}
+
+
+def _found(layers: Sequence[str], parts: Sequence[ImagePart | None]) -> tuple[ImagePart, ...]:
+    for layer, part in zip(layers, parts, strict=True):
+        if part is None:
+            raise UserError(
+                f"discriminator.layers names {layer!r}, which returns nothing of the image, or it in pieces: name a "
+                "block that the image passes through as a whole, or leave discriminator.layers out"
+            )
+    return tuple(part for part in parts if part is not None)
 
 
 def _head_for(feature: Tensor) -> nn.Module:
