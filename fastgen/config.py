@@ -4,12 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import (
-    AfterValidator,
-    Field,
-    PositiveInt,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from .data import SOURCES
 from .evaluate import Evaluate
@@ -20,6 +15,7 @@ from .strict import Strict, named
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["fp32", "bf16", "fp16"]
+Base = Literal["fp32", "bf16", "int8", "nf4"]
 Sharing = Literal["full", "lora", "scores"]
 
 
@@ -117,7 +113,7 @@ class LoRA(Strict):
     norms: each role also has norm layers and biases of its own.
     keys: of the exported LoRA's files: diffusers, kohya (kohya-ss, ComfyUI; for Stable Diffusion, SDXL and Flux); all
         that are known for the network where not given.
-    base: dtype of the frozen network; auto is bf16 under precision bf16 and fp32 otherwise.
+    base: dtype of the frozen network; auto is bf16 where all stages have precision bf16, and fp32 otherwise.
     """
 
     rank: PositiveInt = 64
@@ -125,7 +121,7 @@ class LoRA(Strict):
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     norms: bool = False
     keys: Annotated[tuple[Literal["diffusers", "kohya"], ...], Field(min_length=1)] | None = None
-    base: Literal["auto", "fp32", "bf16", "int8", "nf4"] = "auto"
+    base: Base | Literal["auto"] = "auto"
 
 
 class Optim(Strict):

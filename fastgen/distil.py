@@ -8,9 +8,9 @@ import torch
 from accelerate import Accelerator
 
 from .config import Config
-from .engine.build import AUTOCAST
 from .engine.checks import check_grids, check_needs, check_stages
 from .engine.distributed import alone, leave, meet
+from .engine.dtypes import AUTOCAST, QUANTISED, base_of, teacher_dtype
 from .engine.run import Run, Trained
 from .errors import UserError
 from .models.arguments import size_arguments
@@ -179,8 +179,9 @@ def _teacher(config: Config, device: torch.device) -> Pipeline:
     if spec.new is not None:
         pipe = create(spec.new.pipeline, spec.new.parts, seed=config.seed).to(device)
     else:
-        half = config.sharing == "lora" and all(stage.train.precision == "bf16" for stage in config.stages)
-        pipe = load_teacher(spec.source, device=device, auto=torch.bfloat16 if half else torch.float32)
+        base = base_of(config)
+        quantised = base if config.sharing == "lora" and base in QUANTISED else None
+        pipe = load_teacher(spec.source, device=device, auto=teacher_dtype(config), quantised=quantised)
         num_classes, null_label = noted_classes(spec.source.path, num_classes, null_label)
     for network in denoisers_of(pipe).values():
         set_attention(network, config.attention)

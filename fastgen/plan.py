@@ -14,6 +14,7 @@ from torch import nn
 from .config import Config, LoRA, Stage
 from .configfile import load
 from .engine.build import SHARED
+from .engine.dtypes import base_of, teacher_dtype
 from .errors import UserError
 from .models.create import create
 from .models.experts import Experts
@@ -23,7 +24,7 @@ from .models.watch import NETWORKS, SECOND, network_of
 from .objectives import roles_of
 
 TRAINED_BYTES = 4 + 4 + 8  # fp32 weight, gradient, two Adam moments
-BASE_BYTES = {"auto": 4.0, "fp32": 4.0, "bf16": 2.0, "int8": 1.0, "nf4": 0.5}
+BASE_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "nf4": 0.5}
 MIB = 2**20
 
 
@@ -111,13 +112,14 @@ def _stage_lines(index: int, stage: Stage, config: Config, net: nn.Module | None
 def _memory(stage: Stage, config: Config, net: nn.Module) -> list[Part]:
     """The teacher's network, the copies and the adapters of it, and the generator's average."""
     trained, shared, size = roles_of(stage.objective), SHARED[config.sharing], _count(net)
-    base = "bf16" if config.lora.base == "auto" and stage.train.precision == "bf16" else config.lora.base
-    name = "network of shared roles" if shared else "teacher's pipeline"
-    parts = [Part(name, size, int(size * (BASE_BYTES[base] if shared else 4)))]
+    loaded = teacher_dtype(config).itemsize
+    parts = [] if config.sharing == "lora" else [Part("teacher's pipeline", size, size * loaded)]
+    if shared:
+        parts.append(Part("network of shared roles", size, int(size * BASE_BYTES[base_of(config)])))
     adapter = _adapter(net, config.lora) if shared else 0
     for role in _roles(stage):
         if role not in shared:
-            frozen = 2 if stage.train.precision == "bf16" and role != "target" else 4
+            frozen = 4 if role == "target" else 2 if stage.train.precision == "bf16" else loaded
             kind, bytes_each = ("trained", TRAINED_BYTES) if role in trained else ("frozen", frozen)
             parts.append(Part(f"{role} ({kind})", size, size * bytes_each))
         elif role in trained or role == "target":

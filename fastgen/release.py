@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from .config import Config
+from .engine.dtypes import teacher_dtype
 from .engine.run import Trained
 from .export.adapter import Adapter
 from .export.card import call_arguments, licence_of
@@ -22,13 +23,13 @@ from .export.rebuild import calls_for, conditions_for
 from .export.scheduler import Serving
 from .export.stacked import recorded
 from .export.verify import Export, Ours, verify
-from .models.adapters import lora_layers, merge
+from .models.adapters import lora_layers
+from .models.casting import cast
 from .models.loading import load, locate, variant_of
 from .models.pipeline import Pipeline
-from .models.source import DTYPES
 from .models.targets import find_targets
 from .models.teacher import load_teacher
-from .models.watch import network_of, parts_of
+from .models.watch import parts_of
 from .notes import Notes
 from .student import Student
 
@@ -43,8 +44,8 @@ def release(student: Student, trained: Trained) -> None:
     """
     config, pipeline = student.config, student.pipeline
     weights = trained.weights[config.stages[-1].name]
-    network = _network(student, weights).to("cpu")
-    saved = _rounded(copy.deepcopy(network), _saved_dtype(config))
+    network = student.network(weights).to("cpu")
+    saved = cast(copy.deepcopy(network), teacher_dtype(config))
     pipe = pipeline.student(saved, student.servings[0].scheduler)
     silent = unguided(pipe)
     notes = _notes(student, guidance=1.0 if silent is pipe else None)
@@ -52,7 +53,7 @@ def release(student: Student, trained: Trained) -> None:
     judge = Judge(student, _roomy(student))
     for serving in student.servings:
         place = config.exported / serving.folder
-        judge(Export(str(place)), serving, load(place, device=judge.device), saved.float(), notes)
+        judge(Export(str(place)), serving, load(place, device=judge.device), cast(saved, torch.float32), notes)
     if makes_lora(config, pipeline):
         _release_lora(student, weights, network, judge)
 
@@ -113,27 +114,6 @@ def _release_lora(student: Student, weights: Mapping[str, Tensor], network: nn.M
         scheduler = str(folder / serving.folder / "scheduler")
         exported = Export(str(base), loras, scheduler, variant_of(base, source.variant))
         judge(exported, serving, load_teacher(replace(source, dtype="fp32"), device=judge.device), network, notes)
-
-
-def _network(student: Student, weights: Mapping[str, Tensor]) -> nn.Module:
-    """The generator's network in float32, an adapter merged into the teacher's weights as they are on disk."""
-    config = student.config
-    if config.sharing != "lora" or student.pipeline.network.dtype == torch.float32 or config.teacher.path is None:
-        return student.generator(weights).net.float()
-    teacher = load_teacher(replace(config.teacher.source, dtype="fp32"), device="cpu")
-    return merge(network_of(teacher), weights, alpha=config.lora.alpha)
-
-
-def _rounded(network: nn.Module, dtype: torch.dtype) -> nn.Module:
-    """Its parameters as they are saved; tables of positions, which are not, stay as everybody computes them."""
-    for parameter in network.parameters():
-        parameter.data = parameter.data.to(dtype)
-    return network
-
-
-def _saved_dtype(config: Config) -> torch.dtype:
-    half = config.sharing == "lora" and config.stages[-1].train.precision == "bf16"
-    return DTYPES.get(config.teacher.dtype, torch.bfloat16 if half else torch.float32)
 
 
 def _notes(student: Student, *, guidance: float | None) -> Notes:

@@ -2,21 +2,26 @@
 
 import copy
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .config import Config
 from .data import Items
+from .engine.dtypes import base_of, teacher_dtype
 from .engine.loop import Stage
 from .export.scheduler import Serving, servings
 from .export.stops import stops_of
-from .models.adapters import merged
+from .models.adapters import merge
 from .models.canonical import reading_of
+from .models.casting import cast
 from .models.conditioning import Conditioning
 from .models.contract import Denoiser
 from .models.denoiser import NetworkDenoiser
 from .models.pipeline import Pipeline
+from .models.teacher import load_teacher
+from .models.watch import network_of
 from .notes import Stop
 from .sampling.pictures import grid
 from .sampling.sampler import ode, renoise, seeded_noise, told_at
@@ -55,13 +60,24 @@ class Student:
 
     def generator(self, weights: Mapping[str, Tensor]) -> NetworkDenoiser:
         """The generator with the weights that a stage left, in a network of its own."""
+        return self.pipeline.speaking(self.network(weights).to(self.device))
+
+    def network(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """A stock network in float32 with the weights that a stage left; on the CPU if it had to be read from files."""
+        net = self._teachers()
         if self.config.sharing == "lora":
-            return self.pipeline.speaking(merged(self.pipeline.network, weights, alpha=self.config.lora.alpha))
-        net = copy.deepcopy(self.pipeline.network)
-        if self.config.sharing == "scores":  # the teacher's may have been cast for them
-            net = net.float()
+            return merge(net, weights, alpha=self.config.lora.alpha)
         net.load_state_dict(weights)
-        return self.pipeline.speaking(net)
+        return net
+
+    def _teachers(self) -> nn.Module:
+        """The teacher's network in float32, from its files where the run has lost some of what is there."""
+        config, network = self.config, self.pipeline.network
+        as_loaded = teacher_dtype(config) == torch.float32 and (config.sharing != "lora" or base_of(config) == "fp32")
+        if config.sharing != "lora" or as_loaded or config.teacher.path is None:
+            return cast(copy.deepcopy(network), torch.float32)
+        whole: nn.Module = network_of(load_teacher(replace(config.teacher.source, dtype="fp32"), device="cpu"))
+        return whole
 
     def preview(self, stage: Stage, name: str) -> None:
         """A grid of the generator's samples at the first declared step count, always of the same seeds."""

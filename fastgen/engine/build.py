@@ -1,27 +1,31 @@
 """The roles of a stage: who exists, and whose weights each starts from."""
 
+import copy
 import difflib
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from ..config import DiscriminatorSpec, LoRA, Precision, Sharing, Train
+from ..config import Base, DiscriminatorSpec, LoRA, Sharing, Train
 from ..config import Stage as StageConfig
 from ..errors import UserError
 from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, enable_checkpointing
 from ..models.baking import check_bakeable
+from ..models.casting import cast
 from ..models.contract import Denoiser
-from ..models.denoiser import RetargetedDenoiser
+from ..models.denoiser import RetargetedDenoiser, dtype_of
 from ..models.discriminator import Discriminator, default_layers
 from ..models.perceptual import Perceptual, lpips_network
 from ..models.pipeline import Pipeline
 from ..models.quantised import quantise
 from ..models.roles import DENOISERS, Roles, Sampler, put
+from ..models.source import DTYPES
 from ..models.state import STATES
 from ..objectives import roles_of, scalars_of
 from ..process.retold import ProcessName, retold
 from ..sampling.sampler import told_at
+from .dtypes import AUTOCAST
 from .random import seed_of
 
 Weights = Mapping[str, Mapping[str, Tensor]]
@@ -29,9 +33,6 @@ Weights = Mapping[str, Mapping[str, Tensor]]
 
 SHARED: dict[Sharing, tuple[str, ...]] = {"full": (), "scores": ("real_score", "fake_score"), "lora": DENOISERS}
 """The roles on the teacher's own network."""
-
-
-AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def build_roles(
@@ -46,6 +47,7 @@ def build_roles(
     process: ProcessName = "native",
     sharing: Sharing = "full",
     lora: LoRA | None = None,
+    base: Base = "fp32",
 ) -> Roles:
     """Every denoiser that the objective names: a copy of the teacher's network, or where it shares, an adapter on it.
 
@@ -54,7 +56,8 @@ def build_roles(
 
     Roles that speak another `process` than their networks are retargeted.
 
-    Shared roles act on the tensors of `pipeline.network`, cast in place to the dtype of `lora.base`.
+    Shared roles act on the tensors of `pipeline.network`, which is cast in place to `base` where all roles share it;
+    beside a generator of its own they get a copy if they need another dtype.
 
     Raises:
         UserError: `carry` names a stage before that does not exist, or the network cannot be shared as asked.
@@ -73,7 +76,8 @@ def build_roles(
         torch.manual_seed(seed_of(seed, stage.name, "adapters"))
         shared = {name: told for name, told in scalars.items() if name in SHARED[sharing]}
         own = [name for name in shared if name in (*trained, "target") or origins[name] != "teacher"]
-        members |= _shared(pipeline, stage.train, lora or LoRA(), scalars=shared, own=own)
+        net = _base(pipeline.network, base, alone=sharing == "lora")
+        members |= _shared(pipeline, net, stage.train, lora or LoRA(), scalars=shared, own=own)
     for name, origin in origins.items():
         if weights is not None and origin in weights:
             put(members[name], weights[origin])
@@ -125,9 +129,9 @@ def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:
 def _copy(pipeline: Pipeline, settings: Train, *, frozen: bool, scalars: Sequence[str]) -> nn.Module:
     denoiser = pipeline.denoiser(autocast=AUTOCAST[settings.precision], scalars=scalars)
     if not frozen:
-        denoiser.net.float()  # the teacher's may have been cast for roles that share it
+        cast(denoiser.net, torch.float32)
     elif settings.precision == "bf16":
-        denoiser.net.to(torch.bfloat16)
+        cast(denoiser.net, torch.bfloat16)
     if settings.gradient_checkpointing and not frozen:
         enable_checkpointing(denoiser.net)
     if settings.compile:
@@ -136,11 +140,16 @@ def _copy(pipeline: Pipeline, settings: Train, *, frozen: bool, scalars: Sequenc
 
 
 def _shared(
-    pipeline: Pipeline, settings: Train, lora: LoRA, *, scalars: Mapping[str, Sequence[str]], own: Sequence[str]
+    pipeline: Pipeline,
+    net: nn.Module,
+    settings: Train,
+    lora: LoRA,
+    *,
+    scalars: Mapping[str, Sequence[str]],
+    own: Sequence[str],
 ) -> dict[str, nn.Module]:
     """Roles with their scalars on one network, those of `own` with an adapter."""
-    adaptation = Adaptation(lora.rank, lora.alpha, lora.targets, lora.norms)
-    shared = SharedNetwork(_base(pipeline.network, lora, settings.precision), own, adaptation)
+    shared = SharedNetwork(net, own, Adaptation(lora.rank, lora.alpha, lora.targets, lora.norms))
     denoiser = pipeline.speaking(shared.net, autocast=AUTOCAST[settings.precision])
     if settings.gradient_checkpointing:
         shared.checkpoint_blocks()
@@ -149,17 +158,13 @@ def _shared(
     return {name: AdaptedDenoiser(denoiser, shared, name, scalars=told) for name, told in scalars.items()}
 
 
-def _base(network: nn.Module, lora: LoRA, precision: Precision) -> nn.Module:
-    """The teacher's network to put adapters into, in the dtype that `lora.base` asks for."""
-    base = lora.base if lora.base != "auto" else "bf16" if precision == "bf16" else "fp32"
-    if base != "fp32" and precision != "bf16":
-        raise UserError(f"lora.base is {base}, train.precision {precision}: set train.precision=bf16 or lora.base=fp32")
-    kept = set(getattr(network, "_keep_in_fp32_modules", None) or ()) if base != "fp32" else set()
-    for name, parameter in network.named_parameters():
-        if parameter.is_floating_point() and kept.isdisjoint(name.split(".")):
-            parameter.data = parameter.data.to(torch.float32 if base == "fp32" else torch.bfloat16)
-    net = alias(network)
-    return quantise(net, base) if base in ("int8", "nf4") else net
+def _base(network: nn.Module, base: Base, *, alone: bool) -> nn.Module:
+    """The teacher's network to put adapters into, in what `base` names; a copy if others read it in another dtype."""
+    if base == "int8" or base == "nf4":
+        net = alias(network) if alone else copy.deepcopy(network)
+        return quantise(net, base, next(network.parameters()).device)
+    dtype = DTYPES[base]
+    return alias(cast(network, dtype)) if alone or dtype_of(network) == dtype else cast(copy.deepcopy(network), dtype)
 
 
 def _discriminator(pipeline: Pipeline, members: Mapping[str, nn.Module], spec: DiscriminatorSpec) -> Discriminator:

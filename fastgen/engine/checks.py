@@ -15,6 +15,7 @@ from ..models.scalars import find_time_embedding
 from ..objectives import roles_of, scalars_of
 from ..process import Flow
 from ..process.retold import retold
+from .dtypes import check_dtypes
 
 SCALARS = {"s": "where its steps lead", "w": "its guidance"}
 """What a generator may be told beside its time, in words."""
@@ -26,6 +27,7 @@ def check_stages(config: Config) -> None:
     Raises:
         UserError: naming the stage, what it needs and how to give it.
     """
+    check_dtypes(config)
     for stage in config.stages:
         _check_sources(stage, config)
         _check_steps(stage, config.student)

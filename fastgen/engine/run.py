@@ -17,8 +17,9 @@ from ..models.pipeline import Pipeline
 from ..models.refusal import cause
 from . import checkpoint
 from .best import Quality, Yardstick, averaged, copied, passed, plain, read_weights, write_weights
-from .build import AUTOCAST, Weights, build_roles
+from .build import Weights, build_roles
 from .distributed import alone
+from .dtypes import AUTOCAST, base_of
 from .feed import Feed, PairSet
 from .log import RunLog
 from .loop import Stage, StageSpec
@@ -131,6 +132,7 @@ class Run:
             process=self.config.process,
             sharing=self.config.sharing,
             lora=self.config.lora,
+            base=base_of(self.config),
         )
         loader = Loader(self.config.data, seed=seed_of(self.config.seed, "data"), flip=self.config.flip)
         needs = config.objective.needs
@@ -143,7 +145,7 @@ class Run:
         loader = Loader(self.config.data, seed=seed_of(self.config.seed, "pairs"))
         settings = fingerprint(self.config)
         key = digest([settings[name] for name in ("pairs", "seed", "teacher", "data")] + [config.train.precision])
-        teacher = self.pipeline.denoiser(autocast=AUTOCAST[config.train.precision])
+        teacher = self.pipeline.speaking(self.pipeline.network, autocast=AUTOCAST[config.train.precision])
         folder = self.config.out / "pairs"
         return teacher_pairs(
             folder, self.pipeline, teacher, self.config.pairs, loader=loader, key=key, accelerator=self.accelerator

@@ -23,6 +23,7 @@ from ..errors import UserError
 from ..process import Latent, Prediction, Process, Time
 from .conditioning import Conditioning
 from .denoiser import NetworkDenoiser
+from .quantised import beside_weights
 from .scalars import Scalars
 from .targets import find_targets, one_dimensional
 
@@ -183,8 +184,8 @@ class AdaptedDenoiser(nn.Module):
 
 def alias(net: nn.Module) -> nn.Module:
     """The network's modules anew on the same tensors: what is added to the one is not seen by the other."""
-    tensors = [*net.parameters(), *net.buffers()]
-    return copy.deepcopy(net, {id(tensor): tensor for tensor in tensors})
+    held = [*net.parameters(), *net.buffers(), *beside_weights(net)]
+    return copy.deepcopy(net, {id(value): value for value in held})
 
 
 def enable_checkpointing(net: nn.Module, **settings: Any) -> None:

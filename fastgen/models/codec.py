@@ -22,7 +22,7 @@ from ..errors import UserError
 from ..process import Trig, from_scheduler
 from .arguments import classifier_free, conditioning_kind, parameters
 from .selftest import tolerance
-from .watch import Answer, autoencoder_of, denoisers_of, network_of, replaced, undisturbed, unshared
+from .watch import Answer, autoencoder_of, denoisers_of, network_of, replaced, silent, undisturbed, unshared
 
 AT_ONCE = 4  # images through the autoencoder together, if they are small; videos go one by one
 MOST = 2**17  # values of the samples that go together: two of SDXL at 1024 px
@@ -157,7 +157,7 @@ class LatentCodec:
 def codec_of(pipe: DiffusionPipeline, call: Mapping[str, Any] | None = None) -> Codec:
     """The pipeline's own autoencoder with the wiring that the pipeline has at one size, or none for pixels.
 
-    Costs one call of the denoiser and a few of the text encoders, which must still be there.
+    Costs a few calls of the text encoders, which must still be there; the denoiser is not run.
 
     Args:
         call: the call's own arguments for one sample, e.g. `prompt`, and for its size; None is any sample of the
@@ -223,17 +223,15 @@ class _Stop(Exception):
 
 @contextmanager
 def _posing(pipe: DiffusionPipeline, vae: Any, call: Mapping[str, Any]) -> Iterator[Decode]:
-    """Within, the stock loop can be run with its samples replaced; its denoiser is called once in all."""
+    """Within, the stock loop can be run with its samples replaced; its denoiser is not run."""
     networks, gain = list(denoisers_of(pipe).values()), _gain(pipe)
     forward, step, told = networks[0].forward, pipe.scheduler.step, signature(vae.decode)
-    answers: list[Any] = []
+    asked, zeros = signature(forward), silent(pipe)
     decoded: list[Decoded] = []
 
     @wraps(forward)
     def answer(*args: Any, **kwargs: Any) -> Any:
-        if not answers:
-            answers.append(forward(*args, **kwargs))
-        return answers[0]
+        return zeros(asked.bind(*args, **kwargs))
 
     def run(values: Callable[[int], Tensor]) -> Decoded:
         shapes: list[torch.Size] = []

@@ -9,6 +9,7 @@ from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from ..process import Latent, Prediction, Process, Reading, Time, pad_like
+from .casting import fitting
 from .conditioning import Conditioning
 from .experts import Experts
 from .layout import Layout
@@ -149,8 +150,9 @@ class NetworkDenoiser(nn.Module):
         dtype = x_t.dtype if self.autocast else dtype_of(self.net)
         scaled = (x_t * pad_like(self.reading.input_scale(t), x_t)).to(dtype)
         told = {form.sample: form.given(scaled), form.timestep: timestep.to(x_t.device, torch.float32)}
+        told |= fitting(form.layout.arguments(cond), dtype)
         with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            output = (call or self.net)(**told, **form.layout.arguments(cond))
+            output = (call or self.net)(**told)
         return form.taken(output_of(output), x_t)
 
 

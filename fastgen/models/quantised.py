@@ -1,40 +1,38 @@
 """A frozen network's layers in int8 or nf4 (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)."""
 
-from importlib.util import find_spec
 from typing import Any, Literal
 
 import torch
 from torch import nn
 
-from ..errors import UserError
+from .casting import cast
 from .targets import find_targets
 
 Quantised = Literal["int8", "nf4"]
 
 
-def quantise(net: nn.Module, kind: Quantised) -> nn.Module:
-    """Replaces, in place, the linear layers that `find_targets` finds by default by quantised ones.
+def quantise(net: nn.Module, kind: Quantised, device: str | torch.device) -> nn.Module:
+    """Replaces, in place, the linear layers that `find_targets` finds by default by quantised ones on a device.
 
-    The weights that they replace are moved to the CPU, where another network with the same tensors still has them.
+    They go there one by one, so that the device never holds the network as it was. All else is cast to bf16 and
+    follows at the end; layers that are quantised already stay.
 
     Args:
-        net: network on a GPU, as an `alias` of one that must keep its layers.
+        net: network, as an `alias` where another one must keep its layers.
         kind: of the quantised weights; sums are in bf16.
-
-    Raises:
-        UserError: bitsandbytes or a GPU is missing.
+        device: where the network is wanted.
     """
-    device = next(net.parameters()).device
-    if device.type != "cuda" or find_spec("bitsandbytes") is None:
-        lacking = "a GPU, and the teacher is on the CPU" if device.type != "cuda" else "pip install bitsandbytes"
-        raise UserError(f"lora.base={kind} needs {lacking}; or set lora.base=bf16")
     for name in find_targets(net):
         layer = net.get_submodule(name)
-        if isinstance(layer, nn.Linear):
-            net.set_submodule(name, _quantised(layer, kind, device))
-            layer.weight.data = layer.weight.data.cpu()
+        if isinstance(layer, nn.Linear) and layer.weight.is_floating_point():
+            net.set_submodule(name, _quantised(layer, kind, torch.device(device)))
     setattr(net, "is_loaded_in_4bit" if kind == "nf4" else "is_loaded_in_8bit", True)  # peft picks its layers by these
-    return net
+    return cast(net, torch.bfloat16).to(device)
+
+
+def beside_weights(net: nn.Module) -> list[object]:
+    """What quantised layers keep beside their parameters: the scales of their weights."""
+    return [vars(module)[name] for module in net.modules() for name in ("state", "quant_state") if name in vars(module)]
 
 
 def _quantised(layer: nn.Linear, kind: Quantised, device: torch.device) -> nn.Module:
@@ -47,6 +45,7 @@ def _quantised(layer: nn.Linear, kind: Quantised, device: torch.device) -> nn.Mo
             layer.in_features, layer.out_features, compute_dtype=torch.bfloat16, quant_type="nf4", **sizes
         )
         new.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4", module=new)
+        new.support_avx512bf16_for_cpu = False  # it packs weights of some sizes anew in the midst of a call
     else:
         new = bnb.nn.Linear8bitLt(layer.in_features, layer.out_features, has_fp16_weights=False, **sizes)
         new.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)

@@ -98,9 +98,18 @@ def record(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows
 
 def rehearse(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> list[Step]:
     """What a stock call tells its denoiser and scheduler, with neither of them run; values of samples mean nothing."""
+
+    def still(_output: Tensor, _timestep: Any, sample: Tensor, *_: Any, **__: Any) -> Any:
+        return Answer([sample, sample])
+
+    return _watched(pipe, call, steps, rows, answer=silent(pipe), step=still)
+
+
+def silent(pipe: DiffusionPipeline) -> Callable[[inspect.BoundArguments], Any]:
+    """What a denoiser that is not run answers to the arguments of a call: zeros in the form of its output."""
     config = network_of(pipe).config
 
-    def silent(told: inspect.BoundArguments) -> Any:
+    def zeros(told: inspect.BoundArguments) -> Any:
         sample = next(iter(told.arguments.values()))
         if isinstance(sample, list):
             return Answer([[torch.zeros_like(x) for x in sample]])
@@ -108,10 +117,7 @@ def rehearse(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, ro
         shape = (len(sample), wide, *sample.shape[2:]) if wide else sample.shape
         return Answer([sample.new_zeros(shape)])
 
-    def still(_output: Tensor, _timestep: Any, sample: Tensor, *_: Any, **__: Any) -> Any:
-        return Answer([sample, sample])
-
-    return _watched(pipe, call, steps, rows, answer=silent, step=still)
+    return zeros
 
 
 class Answer(tuple):  # type: ignore[type-arg]

@@ -1,0 +1,58 @@
+"""What the parts of a run are in: the teacher, the network of shared roles, the forward passes and the student.
+
+| part                               | dtype                                                                  |
+| ---------------------------------- | ---------------------------------------------------------------------- |
+| teacher                            | `teacher.dtype`; auto: that of the network of shared roles, else fp32   |
+| network of shared roles            | `lora.base`; auto: bf16 where every stage has precision bf16, else fp32 |
+| trained networks, adapters, average | fp32                                                                   |
+| frozen copies                      | bf16 under precision bf16, else the teacher's                          |
+| forward passes                     | autocast to `train.precision`; under fp32 each network's own            |
+"""
+
+from importlib.util import find_spec
+
+import torch
+
+from ..config import Base, Config
+from ..errors import UserError
+from ..models.source import DTYPES
+
+AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
+QUANTISED = ("int8", "nf4")
+
+
+def base_of(config: Config) -> Base:
+    """What the network of shared roles is in, the same in every stage."""
+    if config.lora.base != "auto":
+        return config.lora.base
+    return "bf16" if all(stage.train.precision == "bf16" for stage in config.stages) else "fp32"
+
+
+def teacher_dtype(config: Config) -> torch.dtype:
+    """What the teacher is loaded in, and its student saved."""
+    auto = "bf16" if config.sharing == "lora" and base_of(config) != "fp32" else "fp32"
+    return DTYPES[auto if config.teacher.dtype == "auto" else config.teacher.dtype]
+
+
+def check_dtypes(config: Config) -> None:
+    """Refuses, before anything is loaded, what no forward pass could compute.
+
+    Raises:
+        UserError: naming the settings, the rule and the remedy.
+    """
+    base = base_of(config)
+    if config.sharing == "full" or base == "fp32":
+        return
+    for stage in config.stages:
+        if stage.train.precision != "bf16":
+            raise UserError(
+                f"lora.base is {base}, whose layers compute in bf16, but stage {stage.name!r} has train.precision "
+                f"{stage.train.precision}: set train.precision=bf16 or lora.base=fp32"
+            )
+    if base in QUANTISED and find_spec("bitsandbytes") is None:
+        raise UserError(f"lora.base={base} needs bitsandbytes: pip install 'fastgen[quantised]', or set lora.base=bf16")
+    if base in QUANTISED and config.lora.norms:
+        raise UserError(
+            f"lora.norms trains the biases of layers, and lora.base={base} casts these whenever it computes: set "
+            "lora.norms=false or lora.base=bf16"
+        )
