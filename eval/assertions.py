@@ -3,9 +3,15 @@
 import operator
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from difflib import get_close_matches
 
 from fastgen.errors import UserError
+
+from .costs import Bill
+from .metrics import METRICS, chosen
+from .options import Options
+from .sources import declared_steps, is_image_set
 
 _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -13,6 +19,7 @@ _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     ">": operator.gt,
     ">=": operator.ge,
 }
+OF_TEACHER = ("diversity_ratio", "lpips_ratio")
 _FORM = re.compile(
     r"\s*(?P<name>[a-z][\w-]*)\s*(\[\s*(?P<steps>\d+)\s*\])?\s*(?P<operator><=|>=|<|>)\s*"
     r"(?P<bound>[-+]?(\d+(\.\d*)?|\.\d+)(e[-+]?\d+)?)\s*",
@@ -49,6 +56,50 @@ class Assertion:
     def holds(self, value: float | None) -> bool:
         """A figure that was not measured holds nothing."""
         return value is not None and _OPERATORS[self.operator](value, self.bound)
+
+
+def check_assertions(options: Options) -> None:
+    """Refuses, before anything is measured, an assertion that nothing measured could make hold.
+
+    Raises:
+        UserError: it cannot be read, names no figure or cost of the student, or a step count that is not measured.
+    """
+    steps = options.steps or (declared_steps(options.student) if options.student else ())
+    for assertion in map(Assertion.parse, options.assertions):
+        _check_side(assertion, options)
+        _check_name(assertion, options)
+        if assertion.steps is not None and steps and assertion.steps not in steps:
+            near = min(steps, key=lambda count: abs(count - (assertion.steps or 0)))
+            raise UserError(
+                f"The assertion {assertion.text!r} speaks of {assertion.steps} steps, but the student is measured at "
+                f"{', '.join(map(str, steps))}: write {assertion.name}[{near}], or add the count with --steps."
+            )
+
+
+def _check_side(assertion: Assertion, options: Options) -> None:
+    if options.student is None:
+        raise UserError(f"The assertion {assertion.text!r} speaks of the student: give one with --student.")
+    if assertion.steps is not None and is_image_set(options.student):
+        raise UserError(
+            f"The assertion {assertion.text!r} names a step count, but {options.student} holds images, of which it is "
+            f"not known: write {assertion.name} alone."
+        )
+
+
+def _check_name(assertion: Assertion, options: Options) -> None:
+    """Figures by the names of `metrics.json`, `nfe` and the other costs, `reward_NAME` of --reward NAME=MODEL."""
+    metrics = chosen(options.metrics, clip=options.clip is not None, lpips=options.wants_lpips)
+    rewards = [f"reward_{text.partition('=')[0]}" for text in options.rewards]
+    measured = [*(name for metric in metrics for name in metric.figures), *rewards]
+    known = [*measured, *(cost.name for cost in fields(Bill))]
+    if assertion.name not in known:
+        close = get_close_matches(assertion.name, known, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}."
+        exists = assertion.name in (name for metric in METRICS for name in metric.figures)
+        why = "which these options do not measure (see --metrics, --clip, --lpips)" if exists else "which is no figure"
+        raise UserError(f"The assertion {assertion.text!r} names {assertion.name}, {why}; {hint}")
+    if assertion.name in OF_TEACHER and options.teacher is None:
+        raise UserError(f"The assertion {assertion.text!r} compares with a teacher: give one with --teacher.")
 
 
 @dataclass(frozen=True)

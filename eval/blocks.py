@@ -26,6 +26,11 @@ def pooled(blocks: Sequence[Row]) -> Row:
             if all(name in block.figures for block in blocks)
         },
         not_measured=missing,
+        flagged=tuple(
+            replace(one, image=one.image + (block.origin.first_seed or 0) - (first.origin.first_seed or 0))
+            for block in blocks
+            for one in block.flagged
+        ),
     )
 
 

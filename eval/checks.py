@@ -3,9 +3,9 @@
 from difflib import get_close_matches
 from pathlib import Path
 
-from fastgen.errors import UserError
+from fastgen.errors import UserError, warn
 
-from .assertions import Assertion
+from .assertions import check_assertions
 from .imagesets import open_images
 from .metrics import METRICS
 from .options import Options
@@ -24,8 +24,12 @@ def check(options: Options) -> None:
     _check_reference(options)
     for path in (*options.generated, *([str(options.held_out)] if options.held_out else [])):
         _check_count(path, options)
-    Request.read(options.prompts, options.labels)
+    request = Request.read(options.prompts, options.labels)
+    for path in options.generated:
+        _check_prompts(path, request)
     _check_names(options)
+    check_assertions(options)
+    _warn_of_files(options)
     if measured:
         _refuse_overwriting(options.out / FILE, options, remedy="give another folder with --out")
     if options.save_stats is not None:
@@ -54,7 +58,7 @@ def _check_count(path: str, options: Options) -> None:
     if is_image_set(path) and (count := len(open_images(Path(path)))) < options.num:
         raise UserError(
             f"{path} has {count:,} images, but every row of the report needs {options.num:,}; rows of different N "
-            f"cannot be compared. Add images, or compare everything at --num {count}."
+            f"cannot be compared. Add images, or compare everything at --num-images {count}."
         )
 
 
@@ -69,8 +73,30 @@ def _check_names(options: Options) -> None:
         name, equals, path = text.partition("=")
         if not (name and equals and path):
             raise UserError(f"--reward {text!r} must be NAME=FOLDER, such as pickscore=models/PickScore_v1.")
-    for text in options.assertions:
-        Assertion.parse(text)
+
+
+def _check_prompts(path: str, request: Request) -> None:
+    """Refuses images that their manifest says were drawn for other prompts than those given."""
+    drawn = open_images(Path(path)).prompts if is_image_set(path) else None
+    other = next((prompt for prompt in drawn or () if prompt not in (request.prompts or drawn or ())), None)
+    if other is not None:
+        raise UserError(
+            f"{path} was drawn for prompts that --prompts does not hold, such as {other!r}, so its rows would be "
+            "measured on other prompts than the rest. Give the prompts that it was drawn for, or leave --prompts out."
+        )
+
+
+def _warn_of_files(options: Options) -> None:
+    """What is asked of a pipeline changes nothing where images are already there."""
+    settings = {"student": ("steps", "guidance"), "teacher": ("teacher_guidance",)}
+    sides = {"student": options.student, "teacher": options.teacher}
+    for side, path in sides.items():
+        if path is not None and is_image_set(path):
+            for name in settings[side]:
+                if getattr(options, name) is not None:
+                    warn(f"--{name.replace('_', '-')} changes nothing: {path} holds images that are already drawn.")
+    if options.labels is not None and all(map(is_image_set, options.generated)):
+        warn("--labels changes nothing: no pipeline is sampled, and images bring labels of their own.")
 
 
 def _refuse_overwriting(file: Path, options: Options, *, remedy: str) -> None:

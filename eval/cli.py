@@ -10,7 +10,7 @@ figures stay the same.
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from fastgen.cli.sample import DTYPES, natural, positive
+from fastgen.cli.sample import DTYPES, NUM, add_call, natural, positive
 
 from .options import PROTOCOL_NAMES, Options
 
@@ -23,7 +23,7 @@ examples:
         --reference real/ --extractor my/vision-model --out report
 
   published conventions: clean-fid's network in the cache, or given with --extractor FILE:
-    %(prog)s --student out/student --reference real.zip --protocol clean --num 50000
+    %(prog)s --student out/student --reference real.zip --protocol clean --num-images 50000
 
   a text pipeline with prompts, CLIP score and a reward model, failing a CI job when it is worse than it should be:
     %(prog)s --student out/student --steps 4 --teacher my/teacher --prompts prompts.txt --reference real.tar \\
@@ -92,6 +92,11 @@ def _add_sets(parser: ArgumentParser) -> None:
         "--real-images", type=Path, metavar="PATH", help="for pixel metrics, when --reference is a statistics file"
     )
     group.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, counted and reported")
+    group.add_argument(
+        "--skip-flagged",
+        action="store_true",
+        help="leave out of the figures what a pipeline's safety checker blackened; counted and reported in any case",
+    )
 
 
 def _add_extractor(parser: ArgumentParser) -> None:
@@ -170,20 +175,16 @@ def _add_sampling(parser: ArgumentParser) -> None:
         "--guidance", type=float, metavar="W", help="of the student: uncond + W (cond - uncond), 1 is none"
     )
     group.add_argument("--teacher-guidance", type=float, metavar="W", help="the same for the teacher")
+    add_call(group)
     group.add_argument(
         "--prompts",
         type=Path,
         metavar="FILE",
-        help="for text pipelines and images drawn for prompts: line i is prompt i, in turn; an empty line is a prompt too",
+        help="of text pipelines, and of images drawn for them: line i is prompt i, an empty one the empty prompt",
     )
     group.add_argument("--labels", type=Path, metavar="FILE", help="one class per line, in turn (default: all classes)")
     group.add_argument(
-        "--num",
-        "--num-images",
-        type=positive,
-        default=10_000,
-        metavar="N",
-        help="images per row (default: 10000); torchrun and accelerate launch pass on the long name only",
+        *NUM, dest="num", type=positive, default=10_000, metavar="N", help="images per row (default: 10000)"
     )
     group.add_argument("--seed", type=natural, default=0, metavar="S", help="image i uses seed S + i (default: 0)")
     group.add_argument(

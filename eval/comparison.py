@@ -66,7 +66,7 @@ MISSING = {
     "colour": "their pixels are not there; give --real-images beside a statistics file",
     "lpips": "it needs AlexNet's weights; give --lpips and the images",
     "embedding": "it needs a CLIP model; give --clip and the images",
-    "alignment": "it needs a CLIP model and prompts; give --clip and --prompts",
+    "alignment": "it needs a CLIP model and the prompts of these images; give --clip, and --prompts or a manifest",
 }
 
 

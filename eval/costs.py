@@ -11,6 +11,8 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from fastgen.sampling.stock import Drawn
+
 _DENOISERS = ("unet", "transformer", "transformer_2")
 
 
@@ -75,14 +77,14 @@ class Costs:
             for hook in hooks:
                 hook.remove()
 
-    def timing(self, batches: Iterator[Tensor]) -> Iterator[Tensor]:
-        """Passes batches [B, ...] on, noting what each one took; the consumer's time does not count."""
+    def timing(self, batches: Iterator[Drawn]) -> Iterator[Drawn]:
+        """Passes batches on, noting what each one took; the consumer's time does not count."""
         began = perf_counter()
-        for images in batches:
-            self._images += len(images)
-            self._seconds.append((perf_counter() - began) / len(images))
+        for batch in batches:
+            self._images += len(batch.images)
+            self._seconds.append((perf_counter() - began) / len(batch.images))
             self._peak = torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
-            yield images
+            yield batch
             began = perf_counter()
 
     def _count(self, _network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:

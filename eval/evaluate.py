@@ -5,8 +5,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from fastgen.errors import UserError
+from fastgen.sampling.call import Asked
 
 from . import html
 from . import report as reports
@@ -25,7 +27,7 @@ from .provenance import provenance
 from .report import ProtocolNote, Report, Row
 from .session import Session, open_session
 from .showcase import Showcase
-from .sources import Draw, FileSource, PipelineSource, Role, Source, declared_steps, is_image_set, pipelines
+from .sources import Draw, FileSource, PipelineSource, Role, Source, declared_steps, is_image_set, noted_size, pipelines
 from .statistics_file import load_statistics, save_statistics
 
 
@@ -156,13 +158,21 @@ def _sides(session: Session) -> Iterator[Side]:
     few = () if options.student is None else options.steps or declared_steps(options.student)
     if options.teacher is not None:
         many = tuple(dict.fromkeys((*options.teacher_steps, *few)))
-        yield from _generated(session, "teacher", options.teacher, many, options.teacher_guidance)
+        asked = options.asked(options.teacher_guidance)
+        size = {} if options.student is None else noted_size(options.student)
+        yield from _generated(session, "teacher", options.teacher, many, asked, beside=size)
     if options.student is not None:
-        yield from _generated(session, "student", options.student, few, options.guidance)
+        yield from _generated(session, "student", options.student, few, options.asked(options.guidance))
 
 
 def _generated(
-    session: Session, role: Role, path: str, steps: tuple[int, ...], guidance: float | None
+    session: Session,
+    role: Role,
+    path: str,
+    steps: tuple[int, ...],
+    asked: Asked,
+    *,
+    beside: Mapping[str, Any] | None = None,
 ) -> Iterator[Side]:
     if is_image_set(path):
         yield Side(role, role, (FileSource(Path(path), session.reading(), session.request.prompts),))
@@ -174,19 +184,25 @@ def _generated(
         dtype=session.options.dtype,
         request=session.request,
     )
-    for source in pipelines(path, draw, steps=steps, guidance=guidance):
+    for source in pipelines(path, draw, steps=steps, asked=asked, beside=beside):
         counted = "step" if source.steps == 1 else "steps"
         title = role if source.steps is None else f"{role}, {source.steps} {counted}"
         yield Side(role, title, tuple(source.at(seed) for seed in session.options.first_seeds))
 
 
 def _refuse_short(session: Session, seen: Seen, side: Side) -> None:
-    """Rows of another N cannot stand beside these: images that were skipped must be replaced."""
-    if seen.count < session.options.num:
+    """Rows of another N cannot stand beside these: images that were skipped must be replaced.
+
+    Those that a checker blackened are left out on request, and cannot be replaced without other seeds.
+    """
+    blackened = len(seen.flagged) if session.options.skip_flagged else 0
+    if blackened:
+        session.refuse_small(seen.count)
+    if seen.count + blackened < session.options.num:
         raise UserError(
             f"Only {seen.count:,} images of {side.path} could be used, {len(seen.skipped):,} were "
             f"skipped, the first being {seen.skipped[0].name}; every row needs {session.options.num:,}. Add images, or "
-            f"compare everything at --num {seen.count}."
+            f"compare everything at --num-images {seen.count}."
         )
 
 

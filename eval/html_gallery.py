@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from statistics import median
 from typing import Any
 
+from .flagged import flags_of
 from .html_markup import Markup, note, number, section, tag
 from .html_pictures import LARGEST, Pictures
 from .html_sides import Row, Sides
@@ -121,7 +122,13 @@ def _columns(sides: Sides) -> Iterator[Column]:
 def _grid(column: Column, gallery: Mapping[str, Any], pictures: Pictures) -> Markup:
     paths = _paths(column, gallery["images"])
     cells = [
-        tag("li", _picture(path, column, item, pictures), tag("span", _asked(item), class_="asked"), data_item=index)
+        tag(
+            "li",
+            _picture(path, column, item, pictures),
+            tag("small", flags_of(column.row, index)),
+            tag("span", _asked(item), class_="asked"),
+            data_item=index,
+        )
         for index, (path, item) in enumerate(zip(paths, gallery["items"], strict=False))
     ]
     caption = tag("figcaption", column.title, _why_empty(column, paths), _whose(column, paths))

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from . import flagged
 from .html_markup import Markup, bullets, join, number, section, tag
 from .html_sides import Row
 
@@ -68,6 +69,8 @@ def _warnings(data: Mapping[str, Any]) -> Iterator[str]:
     if protocol["precision"] != "float32":
         yield f"Features were computed in {protocol['precision']}; do not compare them with float32 figures."
     for row in rows:
+        if row.get("flagged"):
+            yield flagged.told(row, skipped=data["provenance"]["settings"]["skip_flagged"])
         if row["skipped"]:
             yield f"{row['title']}: images left out: {len(row['skipped']):,}; they are named under provenance."
 
@@ -103,13 +106,13 @@ def _file(file: Mapping[str, Any] | None) -> str:
 
 
 def _sources(rows: list[Row]) -> Markup:
-    keys = ("path", "kind", "dtype", "guidance", "first_seed")
-    names = ("", "path", "kind", "dtype", "guidance", "first seed", "steps", "batch size")
+    keys = ("path", "kind", "dtype", "guidance", "negative_prompt", "arguments", "first_seed")
+    names = ("", "path", "kind", "dtype", "guidance", "negative prompt", "call", "first seed", "steps", "batch size")
     lines = [
         tag(
             "tr",
             tag("th", row["title"], scope="row"),
-            *(tag("td", _plain(row["source"][key])) for key in keys),
+            *(tag("td", _plain(row["source"].get(key))) for key in keys),
             *(tag("td", _plain(value)) for value in (row["steps"], (row["costs"] or {}).get("batch_size"))),
         )
         for row in rows
@@ -146,4 +149,6 @@ def _plain(value: Any) -> str:
     """A setting for people: a dash for none, lists with commas."""
     if value is None:
         return number(None)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={one}" for name, one in value.items()) or number(None)
     return ", ".join(map(str, value)) if isinstance(value, list) else str(value)

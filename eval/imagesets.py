@@ -42,7 +42,14 @@ class EncodedImage:
 
 
 class ImageSet(Protocol):
-    """A finite set of encoded images that can be read in order, again and again."""
+    """A finite set of encoded images that can be read in order, again and again.
+
+    Attributes:
+        prompts: that the images were drawn for; None where the set does not say it before it is read.
+    """
+
+    @property
+    def prompts(self) -> tuple[str, ...] | None: ...
 
     def __len__(self) -> int: ...
 
@@ -74,6 +81,10 @@ class FolderImages:
             )
         return cls(folder, tuple(Entry(str(path)) for path in kept))
 
+    @property
+    def prompts(self) -> tuple[str, ...] | None:
+        return manifests.prompts(self.entries)
+
     def __len__(self) -> int:
         return len(self.entries)
 
@@ -96,6 +107,11 @@ class ZipImages:
     def __post_init__(self) -> None:
         if not len(self):
             raise UserError(f"Archive {self.file} holds no image ({' '.join(sorted(SUFFIXES))}); give another one.")
+
+    @property
+    def prompts(self) -> tuple[str, ...] | None:
+        with self._open() as archive:
+            return manifests.prompts(self._entries(archive))
 
     def __len__(self) -> int:
         with self._open() as archive:
@@ -152,6 +168,7 @@ class TarImages:
     """
 
     shards: tuple[Path, ...]
+    prompts: None = None
 
     def __post_init__(self) -> None:
         if not len(self):
@@ -190,6 +207,7 @@ class ParquetImages:
     """Rows of a parquet file: `image` (bytes, or a struct with a field `bytes`) and integers `label`, if any."""
 
     file: Path
+    prompts: None = None
 
     def __post_init__(self) -> None:
         schema = self._open().schema_arrow

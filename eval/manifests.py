@@ -71,6 +71,12 @@ def read(where: str, content: bytes) -> tuple[Entry, ...]:
     return entries
 
 
+def prompts(entries: Iterable[Entry]) -> tuple[str, ...] | None:
+    """Of all images, or None."""
+    known = tuple(entry.prompt for entry in entries if entry.prompt is not None)
+    return known or None
+
+
 def _recorded(content: bytes) -> tuple[Entry, ...]:
     images: list[dict[str, Any]] = json.loads(content)["images"]
     return tuple(

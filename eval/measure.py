@@ -57,6 +57,7 @@ def reference_row(session: Session, real: Reference) -> Row:
         figures=figures,
         not_measured=missing,
         skipped=real.seen.skipped,
+        flagged=real.seen.flagged,
         levels=_levels(real.seen, None),
         per_class=_classes(session, real.seen),
     )
@@ -77,6 +78,7 @@ def measured_row(
         figures=figures,
         not_measured=missing,
         skipped=seen.skipped,
+        flagged=seen.flagged,
         levels=_levels(seen, real.seen),
         per_class=_classes(session, seen),
     )

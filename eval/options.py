@@ -2,7 +2,10 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from fastgen.sampling.call import Asked
 
 Colour = tuple[float, float, float]
 """One value per RGB channel."""
@@ -31,6 +34,8 @@ class Options:
         steps: of the student; None takes those it was trained for.
         teacher_steps: of the teacher, besides the student's own few.
         guidance: w of uncond + w (cond - uncond), 1 = none; None leaves it to the student's notes and the pipeline.
+        negative_prompt, height, width, frames: of teacher and student alike; None leaves the size to the student's
+            notes and then to the pipelines.
         prompts, labels: files of what to ask for, one per line, in turn; labels default to all classes in turn.
         num: images per row of the report.
         seed: image i is drawn with seed + i.
@@ -38,6 +43,7 @@ class Options:
         device: "auto" or a torch device.
         fast: TF32 in the extractors; another identity, never compared with exact figures.
         skip_bad: leave out unreadable images and report them.
+        skip_flagged: leave out of the figures what a pipeline's safety checker blackened; reported in any case.
         assertions: such as "fid[4] < 5".
         gallery: pictures per row.
     """
@@ -64,6 +70,10 @@ class Options:
     teacher_steps: tuple[int, ...] = (50,)
     guidance: float | None = None
     teacher_guidance: float | None = None
+    negative_prompt: str | None = None
+    height: int | None = None
+    width: int | None = None
+    frames: int | None = None
     prompts: Path | None = None
     labels: Path | None = None
     num: int = 10_000
@@ -76,6 +86,7 @@ class Options:
     fast: bool = False
     allow_small: bool = False
     skip_bad: bool = False
+    skip_flagged: bool = False
     assertions: tuple[str, ...] = ()
     gallery: int = 16
     save_stats: Path | None = None
@@ -86,6 +97,13 @@ class Options:
     def generated(self) -> tuple[str, ...]:
         """The paths of teacher and student, as far as they were given."""
         return tuple(path for path in (self.teacher, self.student) if path is not None)
+
+    def asked(self, guidance: float | None) -> "Asked":
+        """What a pipeline's call is asked for, besides steps."""
+        from fastgen.sampling.call import Asked
+
+        names = ("negative_prompt", "height", "width", "frames")
+        return Asked(guidance=guidance, **{name: getattr(self, name) for name in names})
 
     @property
     def wants_lpips(self) -> bool:

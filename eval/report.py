@@ -1,17 +1,18 @@
 """The report: one row per image set, as JSON (docs/metrics.md) and as a table for the terminal."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from fastgen.files import atomic_json
 
+from . import flagged
 from .assertions import Assertion, Verdict
 from .classes import ClassRow
 from .costs import Bill
 from .figure import Figure
-from .images import Skipped
+from .images import Flagged, Skipped
 from .metrics import about, in_order
 from .options import Options
 from .sources import Origin, Role
@@ -48,6 +49,7 @@ class Row:
     figures: Mapping[str, Figure]
     not_measured: Mapping[str, str]
     skipped: tuple[Skipped, ...] = ()
+    flagged: tuple[Flagged, ...] = ()
     bill: Bill | None = None
     levels: Levels | None = None
     per_class: tuple[ClassRow, ...] | None = None
@@ -189,10 +191,24 @@ def _footnotes(report: Report) -> str:
     small = [row.num for row in report.rows if row.num is not None and row.num < protocol.min_images]
     if small:
         notes.append(f"WARNING: N = {min(small)} is below {protocol.min_images:,}: FID is mostly bias.")
-    reasons = {name: reason for row in report.rows for name, reason in row.not_measured.items()}
-    notes += [f"no {name}: {reason}." for name, reason in reasons.items()]
+    notes += [f"no {name}{whose}: {reason}." for name, whose, reason in _missing(report)]
     notes += [f"skipped {len(row.skipped)} images of {row.origin.path}." for row in report.rows if row.skipped]
+    notes += [
+        f"WARNING: {flagged.told(row_json(row), skipped=options.skip_flagged)}" for row in report.rows if row.flagged
+    ]
     return "\n".join([*notes, *(verdict.line() for verdict in report.verdicts())])
+
+
+def _missing(report: Report) -> Iterator[tuple[str, str, str]]:
+    """Figures that a row lacks, whose row where others have it, and why; real images that lack one are no news."""
+    found = set(report.figure_names)
+    reasons = {
+        (name, f" of {row.title}" if name in found else ""): reason
+        for row in report.rows
+        for name, reason in row.not_measured.items()
+        if row.role != "real" or name not in found
+    }
+    yield from ((name, whose, reason) for (name, whose), reason in reasons.items())
 
 
 def _seeds(options: Options) -> str:
@@ -211,6 +227,7 @@ def row_json(row: Row) -> dict[str, Any]:
         "source": {name: value for name, value in asdict(origin).items() if name != "steps"},
         "num": row.num,
         "skipped": [asdict(skip) for skip in row.skipped],
+        "flagged": [asdict(one) for one in row.flagged],
         "steps": origin.steps,
         "nfe": row.bill.nfe if row.bill else None,
         "metrics": {name: asdict(figure) for name, figure in row.figures.items()},

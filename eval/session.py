@@ -54,7 +54,14 @@ class Session:
         """
         share, options = self.processes.share(total), self.options
         wanted = frozenset(column for metric in self.metrics for column in metric.columns)
-        collector = Collector(eyes or self.eyes, wanted, first=share.start, pictures=options.gallery, seed=options.seed)
+        collector = Collector(
+            eyes or self.eyes,
+            wanted,
+            first=share.start,
+            pictures=options.gallery,
+            seed=options.seed,
+            skip_flagged=options.skip_flagged,
+        )
         seen = collect(source.batches(share), collector, total=len(share), title=title)
         parts = self.processes.gather(replace(seen, skipped=tuple(source.skipped)))
         return Seen.join(parts) if parts else None

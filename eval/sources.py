@@ -1,6 +1,6 @@
 """Where the images of a report's row come from: files, or a stock pipeline sampled on the fly."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -8,15 +8,15 @@ from typing import Any, Literal, Protocol
 
 import torch
 from diffusers import DiffusionPipeline
-from torch import Tensor
 
 from fastgen.data.prompts import numbered_prompts
 from fastgen.data.text import read_lines
-from fastgen.errors import UserError
+from fastgen.errors import UserError, warn
 from fastgen.models import loading
-from fastgen.models.arguments import conditioning_kind, default_steps, parameters, real_classes
+from fastgen.models.arguments import conditioning_kind, conditions, default_steps, parameters, real_classes
 from fastgen.notes import Notes
 from fastgen.sampling import stock
+from fastgen.sampling.call import Asked, Call, settle
 
 from .costs import Costs
 from .guided import guiding
@@ -29,7 +29,11 @@ Role = Literal["real", "teacher", "student"]
 
 @dataclass(frozen=True)
 class Origin:
-    """How the images of a row were made; what does not apply is None."""
+    """How the images of a row were made; what does not apply is None, and so is what had no effect.
+
+    Attributes:
+        arguments: that the pipeline's call was told under its own names: size and guidance.
+    """
 
     path: str
     kind: Literal["pipeline", "images", "statistics"]
@@ -37,6 +41,8 @@ class Origin:
     guidance: float | None = None
     first_seed: int | None = None
     dtype: str | None = None
+    negative_prompt: str | None = None
+    arguments: Mapping[str, Any] | None = None
 
 
 class Source(Protocol):
@@ -111,21 +117,35 @@ class FileSource:
 
 @dataclass(frozen=True, eq=False)
 class PipelineSource:
-    """A loaded pipeline at one step count."""
+    """A loaded pipeline at one step count.
+
+    Attributes:
+        guided: w of a guidance that the pipeline's call does not have and its network gets here.
+    """
 
     path: str
     pipe: DiffusionPipeline
     classes: range
     null_label: int | None
     steps: int | None
-    guidance: float | None
+    call: Call
     draw: Draw
+    guided: float | None = None
     costs: Costs = field(default_factory=Costs)
     skipped: tuple[Skipped, ...] = ()
 
     @property
     def origin(self) -> Origin:
-        return Origin(self.path, "pipeline", self.steps, self.guidance, self.draw.seed, self.draw.dtype)
+        return Origin(
+            path=self.path,
+            kind="pipeline",
+            steps=self.steps,
+            guidance=self.call.guidance if self.guided is None else self.guided,
+            first_seed=self.draw.seed,
+            dtype=self.draw.dtype,
+            negative_prompt=self.call.negative_prompt,
+            arguments=self.call.arguments,
+        )
 
     def asked(self, numbers: Sequence[int]) -> dict[str, Any]:
         """Labels or prompts of images by their numbers, as arguments of `stock.generate`."""
@@ -154,17 +174,16 @@ class PipelineSource:
         yield from self._batches(range(count), [0] * count, watch=Costs())
 
     def _batches(self, seeds: range, numbers: Sequence[int], *, watch: Costs) -> Iterator[ImageBatch]:
-        asked = self.asked(numbers)
+        asked, negative = self.asked(numbers), self.call.negative_prompt
         with ExitStack() as stack:
-            guidance = self.guidance
-            if guidance not in (None, 1.0) and "guidance_scale" not in parameters(self.pipe) and _by_label(self.pipe):
-                stack.enter_context(guiding(self.pipe, guidance, self.null_label))
-                guidance = None
+            if self.guided is not None:
+                stack.enter_context(guiding(self.pipe, self.guided, self.null_label))
             drawn = stock.generate(
                 self.pipe,
                 seeds=[self.draw.seed + i for i in seeds],
                 steps=self.steps,
-                guidance=guidance,
+                negative_prompts=None if negative is None else [negative] * len(seeds),
+                arguments=self.call.arguments,
                 batch_size=self.draw.batch_size,
                 progress=False,
                 **asked,
@@ -172,10 +191,10 @@ class PipelineSource:
             if self.draw.dtype == AUTOCAST:
                 stack.enter_context(autocasting(self.pipe, self.draw.device))
             start = 0
-            for images in watch.timing(drawn):
-                part = {name: values[start : start + len(images)] for name, values in asked.items()}
-                yield _drawn(images, part)
-                start += len(images)
+            for batch in watch.timing(drawn):
+                part = {name: values[start : start + len(batch.images)] for name, values in asked.items()}
+                yield _sampled(batch, part, seeds[start : start + len(batch.images)])
+                start += len(batch.images)
 
 
 def is_image_set(path: str) -> bool:
@@ -183,30 +202,46 @@ def is_image_set(path: str) -> bool:
     return local.is_file() or (local.is_dir() and not (local / "model_index.json").is_file())
 
 
-def pipelines(path: str, draw: Draw, *, steps: Sequence[int], guidance: float | None) -> Iterator[PipelineSource]:
+def pipelines(
+    path: str, draw: Draw, *, steps: Sequence[int], asked: Asked, beside: Mapping[str, Any] | None = None
+) -> Iterator[PipelineSource]:
     """One source per step count of the pipeline at `path`, which is loaded once.
 
     Args:
-        guidance: None takes that of a student's notes, otherwise the pipeline's default.
+        asked: what is not asked for is as a student's notes say, otherwise the pipeline's default.
+        beside: the size of the samples that these stand beside.
 
     Raises:
-        UserError: there is no pipeline that can be loaded.
+        UserError: there is no pipeline that can be loaded, or it does not take what is asked for.
     """
     folder = loading.locate(path)
     notes = Notes.read(folder)
     dtype = torch.float32 if draw.dtype == AUTOCAST else getattr(torch, draw.dtype)
     pipe = loading.load(folder, device=draw.device, dtype=dtype)
     classes = real_classes(pipe, notes)
+    first = PipelineSource(
+        path=path,
+        pipe=pipe,
+        classes=classes,
+        null_label=notes.null_label if notes and notes.null_label is not None else _label_above(pipe, classes),
+        steps=None,
+        call=Call(),
+        draw=draw,
+    )
+    told = first.asked([0])
+    _warn_of_the_other(pipe, draw.request)
+    guided = _by_label(pipe) and asked.guidance not in (None, 1.0) and "guidance_scale" not in parameters(pipe)
+    example = conditions(pipe, labels=told.get("labels"), prompts=told.get("prompts"))
+    plain = replace(asked, guidance=None) if guided else asked
+    call = settle(pipe, notes, plain, example=example, warn=warn, beside=beside)
     for count in steps or (default_steps(pipe),):
-        yield PipelineSource(
-            path=path,
-            pipe=pipe,
-            classes=classes,
-            null_label=notes.null_label if notes and notes.null_label is not None else _label_above(pipe, classes),
-            steps=count,
-            guidance=notes.guidance if notes and guidance is None else guidance,
-            draw=draw,
-        )
+        yield replace(first, steps=count, call=call, guided=asked.guidance if guided else None, costs=Costs())
+
+
+def noted_size(path: str) -> dict[str, Any]:
+    """The size that a student was trained for, as arguments of its call; empty without notes or pipeline."""
+    notes = None if is_image_set(path) else Notes.read(loading.locate(path))
+    return dict(notes.arguments) if notes else {}
 
 
 def declared_steps(path: str) -> tuple[int, ...]:
@@ -228,15 +263,22 @@ def _label_above(pipe: DiffusionPipeline, classes: range) -> int | None:
     return classes.stop if known > classes.stop > 0 else None
 
 
-def _drawn(images: Tensor, asked: dict[str, Any]) -> ImageBatch:
+def _warn_of_the_other(pipe: DiffusionPipeline, request: Request) -> None:
+    """Labels do nothing to a pipeline of prompts, and prompts to another."""
+    kind = conditioning_kind(pipe)
+    for name, given, wanted in (("--prompts", request.prompts, "prompt"), ("--labels", request.labels, "label")):
+        if given is not None and kind != wanted:
+            warn(f"{name} changes nothing: {type(pipe).__name__} is not conditioned on {wanted}s.")
+
+
+def _sampled(drawn: stock.Drawn, asked: dict[str, Any], numbers: Sequence[int]) -> ImageBatch:
     """Samples in [0, 1] with what was asked for; uint8 is rounded to the nearest level."""
-    pixels = (images.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
-    if "labels" in asked:
-        labels = torch.tensor(asked["labels"])
-        return ImageBatch(pixels, labels, conditions=labels)
-    if "prompts" in asked:
-        return ImageBatch(pixels, None).asked_for(tuple(asked["prompts"]))
-    return ImageBatch(pixels, None, conditions=torch.zeros(len(pixels), dtype=torch.int64))
+    pixels = (drawn.pictures.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    labels = torch.tensor(asked["labels"]) if "labels" in asked else None
+    conditions = torch.zeros(len(pixels), dtype=torch.int64) if labels is None else labels
+    flags = drawn.flags if any(drawn.flags) else ()
+    batch = ImageBatch(pixels, labels, conditions=conditions, numbers=tuple(numbers), flags=flags)
+    return batch.asked_for(tuple(asked["prompts"])) if "prompts" in asked else batch
 
 
 def _asked(batch: ImageBatch, prompts: tuple[str, ...]) -> ImageBatch:

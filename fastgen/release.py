@@ -14,7 +14,7 @@ from .config import Config
 from .engine.dtypes import teacher_dtype
 from .engine.run import Trained
 from .export.adapter import Adapter
-from .export.card import call_arguments, licence_of
+from .export.card import licence_of
 from .export.export import export
 from .export.guidance import unguided
 from .export.kohya import check_kohya
@@ -24,6 +24,7 @@ from .export.scheduler import Serving
 from .export.stacked import recorded
 from .export.verify import Export, Ours, verify
 from .models.adapters import lora_layers
+from .models.arguments import call_arguments
 from .models.casting import cast
 from .models.loading import load, locate, variant_of
 from .models.pipeline import Pipeline

@@ -9,11 +9,11 @@ from families import FAMILIES
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 
 from fastgen.export.adapter import Adapter
-from fastgen.export.card import call_arguments
 from fastgen.export.rebuild import calls_for, conditions_for
 from fastgen.export.scheduler import Emitted, Serving, servings
 from fastgen.export.stops import stops_of
 from fastgen.export.verify import Ours
+from fastgen.models.arguments import call_arguments
 from fastgen.models.pipeline import Pipeline
 from fastgen.models.probe import emitted
 from fastgen.models.watch import denoiser_name

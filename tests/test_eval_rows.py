@@ -13,14 +13,15 @@ import torch
 from encoded import noise_image, pixels_of, save
 from eval_place import COUNT, EXTRACTOR_OPTIONS, evaluate, place, rows_of, value
 from PIL import Image
-from torch import Tensor
 from transformers import ResNetForImageClassification
 
+from eval import report
 from eval.blocks import pooled
 from eval.costs import Bill, Costs
 from eval.figure import Figure
-from eval.report import Row
-from eval.sources import Origin
+from eval.options import Options
+from eval.report import ProtocolNote, Row
+from eval.sources import Origin, Role
 from eval.statistics_file import load_statistics
 from fastgen.cli import main
 from fastgen.models import loading
@@ -36,7 +37,8 @@ def test_the_figures_are_those_of_the_sampled_images(place: Path, tmp_path: Path
     (_, student) = rows_of(tmp_path)
     pipe = loading.load(place / "student", device="cpu")
     labels = [i % 10 for i in range(COUNT)]
-    drawn = torch.cat(list(stock.generate(pipe, seeds=range(3, 3 + COUNT), steps=2, labels=labels)))
+    batches = stock.generate(pipe, seeds=range(3, 3 + COUNT), steps=2, labels=labels)
+    drawn = torch.cat([batch.images for batch in batches])
     sampled = (drawn * 255).round().to(torch.uint8)
     real = torch.stack([torch.from_numpy(np.array(noise_image(seed, 16, 16))).permute(2, 0, 1) for seed in range(30)])
 
@@ -101,10 +103,10 @@ def test_a_text_pipeline_takes_prompts_in_turn_and_guidance_counts_twice(place: 
 
 
 def test_time_of_the_consumer_does_not_count() -> None:
-    def batches() -> Iterator[Tensor]:
+    def batches() -> Iterator[stock.Drawn]:
         for _ in range(3):
             time.sleep(0.01)
-            yield torch.zeros(2, 1)
+            yield stock.Drawn(torch.zeros(2, 1), ((), ()))
 
     costs = Costs()
     for _ in costs.timing(batches()):
@@ -132,8 +134,8 @@ def test_pictures_of_the_same_seeds_stand_beside_the_report(place: Path, tmp_pat
     assert [(item["label"], item["class_name"]) for item in gallery["items"][:2]] == [(0, "a"), (1, "b")]
     assert list(gallery["images"]) == ["real", "teacher-3", "teacher-2", "student-2"]
     pipe = loading.load(place / "student", device="cpu")
-    drawn = torch.cat(list(stock.generate(pipe, seeds=range(7, 11), steps=2, labels=range(4))))
-    for path, expected in zip(gallery["images"]["student-2"], drawn, strict=True):
+    (drawn,) = stock.generate(pipe, seeds=range(7, 11), steps=2, labels=range(4))
+    for path, expected in zip(gallery["images"]["student-2"], drawn.images, strict=True):
         assert torch.equal(pixels_of(Image.open(tmp_path / path)), (expected * 255).round().to(torch.uint8))
     strip = gallery["strip"]
     assert (strip["label"], strip["seeds"]) == (0, list(range(7, 15)))
@@ -141,7 +143,7 @@ def test_pictures_of_the_same_seeds_stand_beside_the_report(place: Path, tmp_pat
     same, other = (pixels_of(Image.open(tmp_path / path)) for path in strip["images"]["student-2"][:2])
     assert torch.equal(same, pixels_of(Image.open(tmp_path / gallery["images"]["student-2"][0])))
     (again,) = stock.generate(pipe, seeds=[8], steps=2, labels=[0])
-    assert torch.equal(other, (again[0] * 255).round().to(torch.uint8))
+    assert torch.equal(other, (again.images[0] * 255).round().to(torch.uint8))
     assert "real" not in gallery["neighbours"]
     for found in gallery["neighbours"]["student-2"]:
         assert [one["distance"] for one in found] == sorted(one["distance"] for one in found)
@@ -273,6 +275,30 @@ def test_a_figure_that_one_block_lacks_is_not_measured() -> None:
     row = pooled([block(fid=Figure(1, 0, 2), kid=Figure(3)), block(fid=Figure(2, 1, 5))])
     assert row.figures == {"fid": Figure(1.5, 0.5, 3.5, spread=0.5**0.5, values=(1, 2))}
     assert row.not_measured == {"kid": "why"}
+
+
+def test_what_only_the_real_images_lack_is_no_footnote() -> None:
+    def row(role: Role, *, clip: bool) -> Row:
+        figures = {"fid": Figure(1), **({"clip_score": Figure(30)} if clip else {})}
+        missing = {} if clip else {"clip_score": f"the {role} has no prompts"}
+        return Row(role, role, role, Origin("s", "pipeline"), 9, figures, {**missing, "kid": "why"})
+
+    options = Options(reference=Path("r"))
+    note = ProtocolNote("clean", "e", 8, True, "float32", 0, "e", (), None)
+
+    def footnotes(*rows: Row) -> list[str]:
+        table = report.table(report.Report(options, note, rows, None, {}))
+        return [line for line in table.splitlines() if line.startswith("no ")]
+
+    assert footnotes(row("real", clip=False), row("student", clip=True)) == ["no kid: why."]
+    assert footnotes(row("real", clip=False), row("student", clip=False)) == [
+        "no clip_score: the student has no prompts.",
+        "no kid: why.",
+    ]
+    assert footnotes(row("teacher", clip=False), row("student", clip=True)) == [
+        "no clip_score of teacher: the teacher has no prompts.",
+        "no kid: why.",
+    ]
 
 
 def test_autocast_is_named_in_the_row(place: Path, tmp_path: Path) -> None:

@@ -186,6 +186,7 @@ def test_the_command_verifies_and_pushes(tmp_path, capsys, monkeypatch):
     folder = exported(student, tmp_path / "student")
     pushed = []
     monkeypatch.setattr("fastgen.export.export.push", lambda *told: pushed.append(told) or "there")
+    monkeypatch.setattr("fastgen.cli.verify._token", lambda: "secret")
     assert main(["verify", str(folder), "--push", "me/mine"]) == 0
     assert "student at 2 steps: difference" in capsys.readouterr().out
     assert pushed == [(folder, "me/mine")]
@@ -194,3 +195,18 @@ def test_the_command_verifies_and_pushes(tmp_path, capsys, monkeypatch):
     assert len(pushed) == 1
     assert main(["verify", str(tmp_path)]) == 2
     assert "is no export" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["nonsense", "a/b/c", "me/-mine", "me/a..b", "me/" + 100 * "x"])
+def test_a_push_to_no_hub_id_is_refused_before_any_work(tmp_path, capsys, name):
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", str(tmp_path), "--push", name])
+    assert stop.value.code == 2
+    assert "argument --push" in capsys.readouterr().err
+
+
+def test_a_push_without_a_login_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fastgen.cli.verify._token", lambda: None)
+    monkeypatch.setattr("fastgen.export.rebuild.verify_folder", lambda *_, **__: pytest.fail("it was verified"))
+    assert main(["verify", str(tmp_path), "--push", "me/mine"]) == 2
+    assert "hf auth login" in capsys.readouterr().err

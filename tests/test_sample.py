@@ -28,12 +28,12 @@ ASKED = {
     "classes": {"labels": [0, 3, 5, 9, 9]},
     "dit": {"labels": [0, 3, 5, 999, 9]},
     "text": {"prompts": ["a", "fox", "b", "c", "owl"]},
-    "flux": {"prompts": ["a", "fox", "b", "c", "owl"], "height": 16, "width": 16},
+    "flux": {"prompts": ["a", "fox", "b", "c", "owl"], "arguments": {"height": 16, "width": 16}},
 }
 
 
 def draw(pipe, **arguments):
-    return torch.cat(list(stock.generate(pipe, progress=False, **arguments)))
+    return torch.cat([batch.images for batch in stock.generate(pipe, progress=False, **arguments)])
 
 
 @pytest.mark.parametrize("name", BUILDERS)
@@ -54,10 +54,10 @@ def test_global_noise_is_repeatable_and_left_as_it_was():
     pipe = tiny.flux()  # Flux keeps the generator from its scheduler
     pipe.scheduler.register_to_config(stochastic_sampling=True)
     before = torch.get_rng_state()
-    images = draw(pipe, seeds=[1], steps=3, prompts=["fox"], height=16, width=16)
+    images = draw(pipe, seeds=[1], steps=3, prompts=["fox"], arguments={"height": 16, "width": 16})
     assert torch.equal(torch.get_rng_state(), before)
     torch.manual_seed(99)
-    again = draw(pipe, seeds=[1], steps=3, prompts=["fox"], height=16, width=16)
+    again = draw(pipe, seeds=[1], steps=3, prompts=["fox"], arguments={"height": 16, "width": 16})
     torch.testing.assert_close(again, images, atol=1e-6, rtol=0)
 
 
@@ -117,7 +117,7 @@ def test_guidance_follows_the_diffusers_convention():
     generator = torch.Generator().manual_seed(0)
     pipe.set_progress_bar_config(disable=True)
     plain = pipe(["fox"], guidance_scale=3.0, num_inference_steps=2, generator=generator, output_type="pt")
-    ours = draw(pipe, seeds=[0], prompts=["fox"], guidance=3.0, steps=2)
+    ours = draw(pipe, seeds=[0], prompts=["fox"], arguments=guidance_argument(pipe, 3.0), steps=2)
     torch.testing.assert_close(ours, plain.images, atol=1e-5, rtol=0)
 
     class ZImagePipeline:
@@ -133,15 +133,17 @@ def test_guidance_follows_the_diffusers_convention():
 
 def test_true_guidance_gets_the_negative_prompt_that_switches_it_on():
     pipe = tiny.flux(guidance_embeds=False)
-    asked = {"seeds": [0], "prompts": ["fox"], "steps": 1, "height": 16, "width": 16}
-    assert (draw(pipe, guidance=6.0, **asked) - draw(pipe, **asked)).abs().max() > 1e-3
+    asked = {"seeds": [0], "prompts": ["fox"], "steps": 1}
+    size = {"height": 16, "width": 16}
+    guided = draw(pipe, arguments=size | guidance_argument(pipe, 6.0), **asked)
+    assert (guided - draw(pipe, arguments=size, **asked)).abs().max() > 1e-3
 
 
 def test_arguments_are_checked_before_anything_is_drawn():
     with pytest.raises(UserError, match="3 seeds, but 2 values of prompt"):
         stock.generate(tiny.stable_diffusion(), seeds=[1, 2, 3], prompts=["a", "b"])
     with pytest.raises(UserError, match="DDPMPipeline takes no height"):
-        stock.generate(tiny.ddpm(), seeds=[1], height=8)
+        stock.generate(tiny.ddpm(), seeds=[1], arguments={"height": 8})
     with pytest.raises(UserError, match="label 11 is out of range"):
         stock.generate(tiny.class_conditional(), seeds=[1], labels=[11])
     with pytest.raises(UserError, match="got none"):

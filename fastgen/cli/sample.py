@@ -1,20 +1,27 @@
 """Draw images from a student, or from any other stock Diffusers pipeline.
 
-  fastgen sample out/student --num 64
+  fastgen sample out/student --num-images 64
   fastgen sample out/student --labels 0-9 --steps 2 --seed 100 --out digits
-  fastgen sample owner/text-to-image --prompt "a red fox" --prompt "a blue jay" --num 8 --guidance 4
+  fastgen sample owner/text-to-image --prompt "a red fox" --prompt "a blue jay" --num-images 8 --guidance 4
+  fastgen sample owner/text-to-image --prompts prompts.txt --height 768 --width 1152 --negative-prompt blurry
+  fastgen sample owner/text-to-video --prompt "a red fox runs" --num-images 1 --frames 33
 
+A student is sampled as it was trained: its steps, size and guidance are in its notes (fastgen.json). What is asked for
+beside them and changes nothing on this pipeline is a warning, and is not recorded as used.
 Image i uses the seed SEED + i and does not depend on the batch size. The output folder gets one lossless PNG
-per image, a grid.png of the first 100, and samples.json with the seed, label or prompt of each image.
+per image (of a video an animated one), a grid.png of the first 100, and samples.json: what the pipeline was told, the
+seed, label or prompt of each image, and the flags of a safety checker, which blackens what it flags.
 """
 
-import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
+from typing import Any
 
-from ..errors import UserError
+from ..errors import UserError, warn
 
 DTYPES = ("float32", "bfloat16", "float16")
+CALL = ("steps", "guidance", "negative_prompt", "height", "width", "frames")
+NUM = ("--num-images", "--num")  # torchrun takes --num for one of its own options
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -23,7 +30,11 @@ def add_arguments(parser: ArgumentParser) -> None:
     source.add_argument("pipeline", nargs="?", help="a stock pipeline folder (model_index.json) or a hub id")
     source.add_argument("--student", "--model", metavar="PIPELINE", help="the same, as an option")
     source.add_argument(
-        "--num", type=positive, metavar="N", help="images; labels and prompts are cycled (default: one of each, or 16)"
+        *NUM,
+        dest="num",
+        type=positive,
+        metavar="N",
+        help="images; labels and prompts are cycled (default: one of each, or 16)",
     )
     source.add_argument("--seed", type=natural, default=0, metavar="S", help="image i uses S + i (default 0)")
     source.add_argument(
@@ -39,12 +50,21 @@ def add_arguments(parser: ArgumentParser) -> None:
     how = parser.add_argument_group("how to sample")
     how.add_argument("--steps", type=positive, metavar="N", help="sampler steps (default: the student's first)")
     how.add_argument("--guidance", type=float, metavar="W", help="uncond + W (cond - uncond); 1 is none")
+    add_call(how)
     how.add_argument("--batch-size", type=positive, default=16, metavar="B", help="images at once (default 16)")
     how.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default auto)")
     how.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default float32)")
     output = parser.add_argument_group("where to")
     output.add_argument("--out", type=Path, default=Path("samples"), metavar="DIR", help="default: samples")
     output.add_argument("--overwrite", action="store_true", help="replace files of the same name in DIR")
+
+
+def add_call(group: Any) -> None:
+    """Declare what a pipeline's call is told beside steps and guidance."""
+    group.add_argument("--negative-prompt", metavar="TEXT", help="what guidance leads away from")
+    group.add_argument("--height", type=positive, metavar="PX", help="of the pictures (default: the student's own)")
+    group.add_argument("--width", type=positive, metavar="PX", help="likewise")
+    group.add_argument("--frames", type=positive, metavar="N", help="of a video (default: the student's own)")
 
 
 def natural(text: str) -> int:
@@ -74,28 +94,31 @@ def label_list(text: str) -> tuple[int, ...]:
 
 def run(args: Namespace) -> None:
     """Draw the images and say where they are."""
+    pipeline = _pipeline(args)
+    from ..sampling.call import Asked
     from ..sampling.gallery import Order, fill
 
+    asked = {name: getattr(args, name) for name in CALL}
     order = Order(
-        pipeline=_pipeline(args),
+        pipeline=pipeline,
         out=args.out,
+        asked=Asked(**asked),
         num=args.num,
         seed=args.seed,
         labels=args.labels,
         prompts=_prompts(args),
-        steps=args.steps,
-        guidance=args.guidance,
         batch_size=args.batch_size,
         device=args.device,
         dtype=args.dtype,
         overwrite=args.overwrite,
     )
-    record = fill(order, warn=_warn)
+    record = fill(order, warn)
+    if record.flagged:
+        warn(
+            f"{record.flagged} of {len(record.images)} images were blackened by the pipeline's own checker; their "
+            f"`flags` are in {args.out / 'samples.json'}."
+        )
     print(f"{len(record.images)} images, a grid and their record are in {args.out}")
-
-
-def _warn(message: str) -> None:
-    print(f"fastgen: warning: {message}", file=sys.stderr)
 
 
 def _pipeline(args: Namespace) -> str:

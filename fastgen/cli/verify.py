@@ -27,7 +27,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="LoRA that the teacher was made with and its weight, where its notes cannot tell; may be repeated",
     )
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default cpu)")
-    parser.add_argument("--push", metavar="OWNER/NAME", help="upload it to the hub once it is verified")
+    parser.add_argument("--push", type=hub_id, metavar="OWNER/NAME", help="upload it to the hub once it is verified")
 
 
 def stacked_file(text: str) -> tuple[Path, float | None]:
@@ -39,13 +39,26 @@ def stacked_file(text: str) -> tuple[Path, float | None]:
         raise ArgumentTypeError(f"{weight!r} in {text!r} is not a weight") from error
 
 
+def hub_id(text: str) -> str:
+    """A repository that the hub could have: OWNER/NAME."""
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(text)
+    except HFValidationError as error:
+        raise ArgumentTypeError(" ".join(str(error).split())) from error
+    if text.count("/") != 1:
+        raise ArgumentTypeError(f"{text!r} is not OWNER/NAME, such as my-account/my-student")
+    return text
+
+
 def run(args: Namespace) -> None:
     """Verify, say how well it agrees, and push if asked."""
+    _check(args)
     from ..export.export import push
     from ..export.rebuild import verify_folder, verify_lora
 
-    if not args.lora and (args.base or args.stack):
-        raise UserError("--base and --stack belong to a LoRA: add --lora, or leave them out")
     if args.lora:
         agreements = verify_lora(args.folder, args.base, stacked=args.stack, device=args.device)
     else:
@@ -54,3 +67,21 @@ def run(args: Namespace) -> None:
         print(f"{args.folder} at {agreement.steps} steps: difference {agreement.difference:.1e} of the largest value")
     if args.push:
         print(f"pushed to {push(args.folder, args.push)}")
+
+
+def _check(args: Namespace) -> None:
+    """What is known to fail before anything is loaded."""
+    if not args.lora and (args.base or args.stack):
+        raise UserError("--base and --stack belong to a LoRA: add --lora, or leave them out")
+    if not args.folder.is_dir():
+        raise UserError(
+            f"there is no export {str(args.folder)!r}: give the folder that a run left, such as OUT/student"
+        )
+    if args.push and _token() is None:
+        raise UserError(f"pushing to {args.push} needs an account: log in with `hf auth login`, or set HF_TOKEN")
+
+
+def _token() -> str | None:
+    from huggingface_hub import get_token
+
+    return get_token()

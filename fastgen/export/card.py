@@ -9,10 +9,9 @@ import yaml
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
 
-from ..models.arguments import classifier_free, conditioning_kind, frames_argument
+from ..models.arguments import call_arguments, conditioning_kind, frames_argument
 from ..models.loading import HUB_FAILURES
 from ..notes import Notes
-from .guidance import is_silent
 from .scheduler import Serving
 from .seeding import hands_generator_on
 from .stacked import StackedLoRA
@@ -85,13 +84,6 @@ def licence_of(teacher: str) -> dict[str, str]:
     except (*HUB_FAILURES, yaml.YAMLError):
         return {}
     return {key: str(data[key]) for key in _LICENCE if data.get(key)}
-
-
-def call_arguments(pipe: DiffusionPipeline, notes: Notes) -> dict[str, Any]:
-    """What a call needs besides prompt or label and steps: the size, and guidance as the pipeline names it."""
-    plain = notes.guidance is None or (notes.guidance == 1 and is_silent(pipe))
-    guidance = {} if plain else classifier_free(pipe, notes.guidance)
-    return {**guidance, **notes.arguments}
 
 
 def _document(pipe: DiffusionPipeline, notes: Notes, code: Sequence[str]) -> str:

@@ -24,14 +24,6 @@ def unguided(pipe: DiffusionPipeline) -> DiffusionPipeline:
     return silent if _guides(pipe) and not _guides(silent) else pipe
 
 
-def is_silent(pipe: DiffusionPipeline) -> bool:
-    """Whether a plain call of the pipeline does not guide, because `unguided` made it."""
-    unet = pipe.components.get("unet")
-    if not isinstance(unet, UNet2DConditionModel) or unet.config.time_cond_proj_dim is None:
-        return False
-    return not unet.get_parameter(_EMBEDDING).any()
-
-
 def _with_embedding(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     with torch.device("meta"):
         wider = UNet2DConditionModel.from_config(unet.config, time_cond_proj_dim=_WIDTH)

@@ -11,13 +11,12 @@ import torch
 from diffusers import DiffusionPipeline
 
 from ..errors import UserError
-from ..models.arguments import SIZES, parameters
+from ..models.arguments import SIZES, call_arguments, parameters
 from ..models.conditioning import Conditioning
 from ..models.fuse import fuse
 from ..models.loading import load, locate, variant_of
 from ..models.pipeline import Pipeline
 from ..notes import Notes
-from .card import call_arguments
 from .lora import written
 from .scheduler import Serving
 from .stacked import found

@@ -135,6 +135,12 @@ def classifier_free(pipe: DiffusionPipeline, w: float) -> dict[str, float]:
     return guidance_argument(pipe, w) if "guidance_scale" in takes else {}
 
 
+def call_arguments(pipe: DiffusionPipeline, notes: Notes) -> dict[str, Any]:
+    """What a student's call needs besides prompt or label and steps: size, and guidance as the pipeline names it."""
+    guidance = {} if notes.guidance is None else classifier_free(pipe, notes.guidance)
+    return {**guidance, **notes.arguments}
+
+
 def guided_call(pipe: DiffusionPipeline, w: float, *, negative: str | None, rows: int) -> dict[str, Any]:
     """The call's own arguments for classifier-free guidance; `negative` None leaves the pipeline's default."""
     call: dict[str, Any] = classifier_free(pipe, w)

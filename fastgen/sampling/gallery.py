@@ -1,11 +1,11 @@
 """Sample a pipeline into a folder: one lossless PNG per image, a grid, and a record of every image."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 from diffusers import DiffusionPipeline
@@ -16,6 +16,7 @@ from ..files import atomic_json
 from ..models import arguments, loading
 from ..notes import Notes
 from . import pictures, stock
+from .call import Asked, Call, settle, warn_of_steps
 
 T = TypeVar("T")
 
@@ -32,20 +33,19 @@ class Order:
 
     Attributes:
         pipeline: a stock folder or hub id.
+        asked: steps, guidance, size ...
         num: images; None is one per label or prompt. Labels and prompts are cycled.
         seed: image i uses seed + i.
-        guidance: w of uncond + w (cond - uncond), 1 = none.
         device: "auto" or a torch device.
     """
 
     pipeline: str
     out: Path
+    asked: Asked = field(default_factory=Asked)
     num: int | None = None
     seed: int = 0
     labels: Sequence[int] | None = None
     prompts: Sequence[str] | None = None
-    steps: int | None = None
-    guidance: float | None = None
     batch_size: int = 16
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
@@ -58,35 +58,56 @@ class Order:
 
 @dataclass(frozen=True)
 class ImageRecord:
-    """How one image can be drawn again; guidance None is the pipeline's own default."""
+    """How one image can be drawn again, as the pipeline was really told; guidance None is its own default.
+
+    Attributes:
+        flags: what the pipeline's own checkers say of it, such as nsfw_content_detected: such a picture is black.
+    """
 
     file: str
     seed: int
     label: int | None
     prompt: str | None
+    negative_prompt: str | None
     steps: int | None
     guidance: float | None
+    flags: tuple[str, ...]
 
 
 @dataclass(frozen=True)
 class Record:
-    """The content of samples.json."""
+    """The content of samples.json; `arguments` of the pipeline's call and the size are those of every image."""
 
     pipeline: str
     pipeline_class: str
     dtype: str
+    arguments: Mapping[str, Any]
+    height: int
+    width: int
     images: tuple[ImageRecord, ...]
+
+    @property
+    def flagged(self) -> int:
+        """How many images the pipeline's own checkers flagged."""
+        return sum(bool(image.flags) for image in self.images)
 
 
 @dataclass(frozen=True)
 class Request:
-    """An order settled for one pipeline; labels and prompts are as long as seeds, or None."""
+    """What the images of an order are asked for by; labels and prompts are as long as seeds, or None."""
 
     seeds: Sequence[int]
     labels: Sequence[int] | None
     prompts: Sequence[str] | None
-    steps: int | None
-    guidance: float | None
+
+
+@dataclass(frozen=True)
+class Written:
+    """What was drawn: the flags of each sample, and the size in pixels of all."""
+
+    flags: Sequence[tuple[str, ...]]
+    height: int
+    width: int
 
 
 def fill(order: Order, warn: Callable[[str], None]) -> Record:
@@ -100,41 +121,69 @@ def fill(order: Order, warn: Callable[[str], None]) -> Record:
     notes = Notes.read(folder)
     device = ("cuda" if torch.cuda.is_available() else "cpu") if order.device == "auto" else order.device
     pipe = loading.load(folder, device=device, dtype=getattr(torch, order.dtype))
-    if notes and order.steps and order.steps not in notes.steps:
-        warn(
-            f"{order.steps} steps were asked for, but this student was trained for "
-            f"{', '.join(map(str, notes.steps))}; images at other step counts are usually worse."
-        )
-    request = _settle(order, pipe=pipe, notes=notes)
-    _write(stock.generate(pipe, **vars(request), batch_size=order.batch_size), order.out)
-    record = _record(order, request, pipe)
+    request = _request(order, pipe=pipe, notes=notes)
+    warn_of_steps(notes, order.asked.steps, warn)
+    call = settle(pipe, notes, order.asked, example=_example(pipe, request), warn=warn)
+    written = _write(_drawn(pipe, request, call, order), order.out)
+    record = _record(order, request, call, pipe, written)
+    for name, size in (("height", record.height), ("width", record.width)):
+        if getattr(order.asked, name) not in (None, size):
+            warn(f"{name} {getattr(order.asked, name)} was asked for, but its pictures have {size}.")
     atomic_json(order.out / _RECORD, asdict(record))
     return record
 
 
-def _settle(order: Order, *, pipe: DiffusionPipeline, notes: Notes | None) -> Request:
+def _request(order: Order, *, pipe: DiffusionPipeline, notes: Notes | None) -> Request:
     return Request(
         seeds=range(order.seed, order.seed + order.count),
         labels=_labels(order, pipe=pipe, notes=notes),
         prompts=None if order.prompts is None else _cycled(order.prompts, order.count),
-        steps=notes.steps[0] if notes and order.steps is None else order.steps,
-        guidance=notes.guidance if notes and order.guidance is None else order.guidance,
     )
 
 
-def _record(order: Order, request: Request, pipe: DiffusionPipeline) -> Record:
+def _example(pipe: DiffusionPipeline, request: Request) -> dict[str, list[Any]]:
+    """The call's own arguments for the first image."""
+    labels, prompts = (None if some is None else some[:1] for some in (request.labels, request.prompts))
+    return arguments.conditions(pipe, labels=labels, prompts=prompts)
+
+
+def _drawn(pipe: DiffusionPipeline, request: Request, call: Call, order: Order) -> Iterator[stock.Drawn]:
+    negative = call.negative_prompt
+    return stock.generate(
+        pipe,
+        seeds=request.seeds,
+        labels=request.labels,
+        prompts=request.prompts,
+        steps=call.steps,
+        negative_prompts=None if negative is None else [negative] * order.count,
+        arguments=call.arguments,
+        batch_size=order.batch_size,
+    )
+
+
+def _record(order: Order, request: Request, call: Call, pipe: DiffusionPipeline, written: Written) -> Record:
     images = [
         ImageRecord(
             file=pictures.image_name(i),
             seed=seed,
             label=request.labels[i] if request.labels else None,
             prompt=request.prompts[i] if request.prompts else None,
-            steps=request.steps or arguments.default_steps(pipe),
-            guidance=request.guidance,
+            negative_prompt=call.negative_prompt,
+            steps=call.steps or arguments.default_steps(pipe),
+            guidance=call.guidance,
+            flags=written.flags[i],
         )
         for i, seed in enumerate(request.seeds)
     ]
-    return Record(order.pipeline, type(pipe).__name__, order.dtype, tuple(images))
+    return Record(
+        pipeline=order.pipeline,
+        pipeline_class=type(pipe).__name__,
+        dtype=order.dtype,
+        arguments=dict(call.arguments),
+        height=written.height,
+        width=written.width,
+        images=tuple(images),
+    )
 
 
 def _labels(order: Order, *, pipe: DiffusionPipeline, notes: Notes | None) -> list[int] | None:
@@ -161,15 +210,17 @@ def _refuse_overwriting(order: Order) -> None:
         )
 
 
-def _write(batches: Iterable[Tensor], out: Path) -> None:
-    """One PNG per image as the batches come, then the grid of the first ones."""
+def _write(batches: Iterable[stock.Drawn], out: Path) -> Written:
+    """One PNG per sample as the batches come, then the grid of the first ones."""
     out.mkdir(parents=True, exist_ok=True)
     shown: list[Tensor] = []
-    written = 0
-    for images in batches:
-        pictures.save_images(images, out, written)
-        shown += images[: max(0, _GRID_LIMIT - written)]
-        written += len(images)
+    flags: list[tuple[str, ...]] = []
+    for batch in batches:
+        pictures.save_images(batch.images, out, len(flags))
+        shown += batch.pictures[: max(0, _GRID_LIMIT - len(flags))]
+        flags += batch.flags
     scale = max(1, _GRID_PIXELS // shown[0].shape[-1])
     overview = pictures.magnified(torch.stack(shown), scale)
     pictures.grid(overview, columns=math.ceil(math.sqrt(len(shown)))).save(out / _GRID)
+    height, width = shown[0].shape[-2:]
+    return Written(flags, height, width)

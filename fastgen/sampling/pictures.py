@@ -7,6 +7,7 @@ from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor, uint8
 from torchvision.utils import make_grid
 
+_FRAME = 62  # milliseconds of a video's frame: 16 per second
 _GAP = 2  # white pixels between the images of a grid
 _LABEL_SIZE = 16  # points
 _LABEL_MARGIN = 12  # pixels around a label
@@ -26,10 +27,14 @@ def image_name(index: int) -> str:
 
 
 def save_images(images: Tensor, folder: Path, start: int = 0) -> list[Path]:
-    """Write images [N, 1 or 3, H, W] in [0, 1] as lossless PNG files numbered from `start`."""
+    """Write images [N, 1 or 3, H, W] in [0, 1] as lossless PNG files numbered from `start`.
+
+    Videos [N, F, 1 or 3, H, W] are animations in the same format.
+    """
     paths = [Path(folder) / image_name(start + i) for i in range(len(images))]
     for image, path in zip(images, paths, strict=True):
-        picture(image).save(path)
+        first, *later = map(picture, image if image.ndim == 4 else image[None])
+        first.save(path, **({"save_all": True, "append_images": later, "duration": _FRAME} if later else {}))
     return paths
 
 
