@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgen.analytic import ExactDenoiser
 from fastgen.models.state import LogVariance
 from fastgen.objectives import Batch
-from fastgen.objectives.curricula import Doubling, Even, Ratio, Root
+from fastgen.objectives.curricula import Doubling, Even, Ramp, Ratio, Root, ramp
 from fastgen.objectives.distances import DISTANCES, adaptive
 from fastgen.objectives.flow_map import Interval, cells, divided, follow, jumps, origin, same_masks, segment_end
 from fastgen.objectives.lcm import LatentConsistency
@@ -158,8 +158,8 @@ def test_consistency_training_refines_its_grid(k: int, points: int):
     curriculum = Root(first=2, last=150, decay=0.9, images=100)
     assert curriculum.points(k) == points
     assert curriculum.ema(k) == pytest.approx(math.exp(2 * math.log(0.9) / points))
-    near = drawn(curriculum, Flow(), images=k)
-    close((near.t - near.r).unique(), times(1 / (points - 1)).expand(len((near.t - near.r).unique())))
+    near = drawn(curriculum, PROCESSES["edm"], images=k)
+    close((near.t - near.r).unique(), times(1 / (points - 1)).expand(len((near.t - near.r).unique())), tolerance=2e-6)
 
 
 def test_the_decay_of_consistency_training():
@@ -171,6 +171,26 @@ def test_the_decay_of_consistency_training():
 @pytest.mark.parametrize(("k", "points"), [(0, 11), (125, 21), (500, 161), (875, 1281), (1000, 1281)])
 def test_improved_training_doubles_its_grid(k: int, points: int):
     assert Doubling(images=1000).points(k) == points
+
+
+@processes
+def test_the_ramp_is_karras_between_the_ends_of_the_process(process: Process):
+    grid, vp = ramp(process, times(1.0, 0.0), 17), isinstance(process, Discrete)
+    level = process.sigma(grid) / process.alpha(grid)
+    smallest = math.sqrt(1 / process.alphas_cumprod[0].item() - 1) if vp else 0.002
+    largest = min(level[0].item(), 80.0)
+    ends = [largest ** (1 / 7), smallest ** (1 / 7)]
+    expected = times(*((ends[0] + i / 17 * (ends[1] - ends[0])) ** 7 for i in range(18)))
+    close(level[1:-1], expected[1:-1])
+    assert grid[0] == 1
+    assert grid[-1] == 0
+
+
+def test_the_students_other_times_are_on_the_ramp_too():
+    grid = ramp(Flow(), EDGES, 17)
+    assert len(grid) == 18 + 3
+    assert all((grid == edge).any() for edge in EDGES)
+    close(ramp(Flow(), times(1.0, grid[2].item(), 0.0), 17), ramp(Flow(), times(1.0, 0.0), 17))
 
 
 def test_improved_training_looks_where_the_log_normal_does():
@@ -207,7 +227,9 @@ def test_the_ratio_is_one_of_noise_levels(process: Process):
 
 
 @processes
-@pytest.mark.parametrize("curriculum", [Even(18), Root(images=1), Doubling(images=8), Ratio(), Ratio(q=256.0)])
+@pytest.mark.parametrize(
+    "curriculum", [Even(18), Ramp(18), Root(images=1), Doubling(images=8), Ratio(), Ratio(q=256.0)]
+)
 def test_neighbours_are_in_order_and_weights_finite(process: Process, curriculum: object):
     near = drawn(curriculum, process, images=3)
     assert (near.r < near.t).all()

@@ -11,7 +11,7 @@ from torch import Tensor
 from ..models.roles import Roles
 from ..process import Latent
 from .base import Batch, Terms, Turn
-from .curricula import AnyCurriculum, Even, Neighbours, Ratio
+from .curricula import AnyCurriculum, Neighbours, Ramp, Ratio
 from .distances import DISTANCES, DistanceName
 from .flow_map import Interval, edges_of, follow, jumps, noised
 from .ops import NONE, Noised, Scalars
@@ -33,7 +33,7 @@ class ConsistencyDistillation:
         huber: c of the Huber distances.
     """
 
-    curriculum: AnyCurriculum = Even()
+    curriculum: AnyCurriculum = Ramp()
     guidance: AnyScale = Guidance()
     solver: SolverName = "heun"
     substeps: int = 1

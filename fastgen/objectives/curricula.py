@@ -8,9 +8,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ..process import AnyTimeLaw, LogNormal, Process, Time
+from ..process import AnyTimeLaw, Karras, LogNormal, Process, Time
 from .base import Batch
-from .flow_map import cells, drawn_cell, origin
+from .flow_map import cells, drawn_cell, merged, origin
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Curriculum(Protocol):
 
 @dataclass(frozen=True)
 class Even:
-    """A fixed grid, even in process time: Karras's ramp on EDM (Song et al. 2023, arXiv:2303.01469, section 5.1).
+    """A fixed grid, even in process time.
 
     Args:
         points: of the grid, clean data included; rounded up to a whole number of cells in each of the student's steps.
@@ -61,14 +61,37 @@ class Even:
         return self.decay
 
     def neighbours(self, process: Process, edges: Tensor, batch: Batch) -> Neighbours:
-        t, r = drawn_cell(cells(edges, self.points - 1), batch, process)
-        return Neighbours(t, r, torch.ones_like(t))
+        return on(cells(edges, self.points - 1), process, batch)
+
+
+@dataclass(frozen=True)
+class Ramp:
+    """A fixed grid, Karras's ramp on every process (Song et al. 2023, arXiv:2303.01469, section 5.1; see `ramp`).
+
+    Args:
+        points: of the ramp, clean data included; the student's own times come in addition.
+        decay: of the target.
+    """
+
+    points: int = 18
+    decay: float = 0.95
+    law: Literal["karras"] = "karras"
+
+    @property
+    def averaged(self) -> bool:
+        return self.decay > 0
+
+    def ema(self, images: int) -> float:
+        return self.decay
+
+    def neighbours(self, process: Process, edges: Tensor, batch: Batch) -> Neighbours:
+        return on(ramp(process, edges, self.points - 1), process, batch)
 
 
 @dataclass(frozen=True)
 class Root:
-    """N(k) = ceil(sqrt(k / K ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1 points, and the decay exp(s0 log mu0 / N(k)) of
-    the target (Song et al. 2023, arXiv:2303.01469, appendix C).
+    """N(k) = ceil(sqrt(k / K ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1 points of `ramp`, and the decay
+    exp(s0 log mu0 / N(k)) of the target (Song et al. 2023, arXiv:2303.01469, appendix C; its code has N(k) - 1).
 
     Args:
         first, last: s0 and s1.
@@ -94,14 +117,14 @@ class Root:
         return math.exp(self.first * math.log(self.decay) / self.points(images))
 
     def neighbours(self, process: Process, edges: Tensor, batch: Batch) -> Neighbours:
-        t, r = drawn_cell(cells(edges, self.points(batch.images) - 1), batch, process)
-        return Neighbours(t, r, torch.ones_like(t))
+        return on(ramp(process, edges, self.points(batch.images) - 1), process, batch)
 
 
 @dataclass(frozen=True)
 class Doubling:
-    """iCT: N(k) = min(s0 2^floor(k / K'), s1) + 1 points, K' = floor(K / (log2(s1 / s0) + 1)); cells drawn as often as
-    a log-normal falls into them, weights 1 / (difference of clocks) (arXiv:2310.14189, eq. 10, section 3.4 and 3.5).
+    """iCT: N(k) = min(s0 2^floor(k / K'), s1) + 1 points of `ramp`, K' = floor(K / (log2(s1 / s0) + 1)); cells drawn
+    as often as a log-normal falls into them, weights 1 / (difference of clocks) (arXiv:2310.14189, eq. 10, section 3.4
+    and 3.5).
 
     Args:
         first, last: s0 and s1.
@@ -133,7 +156,7 @@ class Doubling:
         return (reached[:-1] - reached[1:]) / (reached[0] - reached[-1])
 
     def neighbours(self, process: Process, edges: Tensor, batch: Batch) -> Neighbours:
-        grid = cells(edges, self.points(batch.images) - 1)
+        grid = ramp(process, edges, self.points(batch.images) - 1)
         i = torch.multinomial(self.shares(process, grid), batch.size, replacement=True, generator=batch.rng)
         t, r = grid[i], grid[i + 1].clamp(min=origin(process).to(grid.device))
         return Neighbours(t, r, 1 / (process.clock(t) - process.clock(r)))
@@ -182,5 +205,24 @@ class Ratio:
         return Neighbours(t, r, 1 / (process.clock(t) - process.clock(r)))
 
 
-AnyCurriculum = Annotated[Even | Root | Doubling | Ratio, Field(discriminator="law")]
+def on(grid: Tensor, process: Process, batch: Batch) -> Neighbours:
+    """The ends of evenly drawn cells of a descending grid, all of one weight."""
+    t, r = drawn_cell(grid, batch, process)
+    return Neighbours(t, r, torch.ones_like(t))
+
+
+def ramp(process: Process, edges: Tensor, count: int) -> Tensor:
+    """`count` cells of Karras's ramp (arXiv:2206.00364, eq. 5) from the student's first time to clean data, and its
+    other times between them: [at least count + 1] descending.
+
+    The ramp's sigma / alpha run from 80 to 0.002, or where the process has less noise or begins with more, from its own
+    to its own.
+    """
+    first, last = (float(process.sigma(t) / process.alpha(t)) for t in (edges[0], origin(process)))
+    law = Karras(sigma_min=max(last, Karras.sigma_min), sigma_max=min(first, Karras.sigma_max))
+    inner = law.at(process, 1 - torch.arange(1, count, dtype=torch.float64, device=edges.device) / count)
+    return merged(torch.cat([edges, inner])).flip(0)
+
+
+AnyCurriculum = Annotated[Ramp | Even | Root | Doubling | Ratio, Field(discriminator="law")]
 """A curriculum as a config names it."""

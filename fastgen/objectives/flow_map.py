@@ -15,7 +15,7 @@ from .base import Batch
 from .ops import NONE, Noised, Scalars, look, through
 
 SAME = 1e-6
-"""Two stops so near each other are one, found by two schedulers' arithmetic."""
+"""Two times so near each other are one, found by two schedulers' arithmetic."""
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,14 @@ def edges_of(roles: Roles, batch: Batch) -> Tensor:
 
 
 def stops_of(roles: Roles, batch: Batch) -> Tensor:
-    """All times [k] where one of the student's grids stops, ascending from 0; those of two grids that agree are one."""
-    stops: Tensor = torch.cat([torch.zeros(1), *roles.grids]).double().sort().values
-    first = torch.cat([torch.ones(1, dtype=torch.bool), stops.diff() > SAME])
-    return stops[first].to(batch.rng.device)
+    """All times [k] where one of the student's grids stops, ascending from 0."""
+    return merged(torch.cat([torch.zeros(1), *roles.grids]).double()).to(batch.rng.device)
+
+
+def merged(times: Tensor) -> Tensor:
+    """Ascending; times that agree are one."""
+    ascending: Tensor = times.sort().values
+    return ascending[torch.cat([ascending.new_ones(1).bool(), ascending.diff() > SAME])]
 
 
 def divided(edges: Tensor, count: int) -> Tensor:
