@@ -123,7 +123,7 @@ INSISTS = {
 def test_a_scheduler_that_a_call_insists_on_is_the_cause_and_not_its_arguments(scheduler):
     build, words = INSISTS[scheduler]
     told = refusal(build(), **SQUARE)
-    assert f"'its call runs under the plain scheduler of its process, DDIMScheduler': it insists on {scheduler}" in told
+    assert f"the plain scheduler of its process, DDIMScheduler': it runs under its own {scheduler} only" in told
     assert words in told
     assert "no more than" not in told
 

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..models.canonical import static_shift
+from ..models.refusal import checking
 from ..process import EDM, Flow, Process, Trig, even_grid, from_scheduler
 
 Sampler = Literal["renoise", "ode"]
@@ -193,7 +194,8 @@ def _own_shift(stock: Any, emitted: Any, steps: int) -> float:
         return static_shift(stock)
     plain = FlowMatchEulerDiscreteScheduler(num_train_timesteps=config.num_train_timesteps)
     open_ended = type(stock).from_config(config, shift_terminal=None)
-    u, t = (emitted(scheduler, steps)[1] / config.num_train_timesteps for scheduler in (plain, open_ended))
+    with checking(type(stock).__name__, f"its pipeline's call of {steps} steps shows the shift of its times"):
+        u, t = (emitted(scheduler, steps)[1] / config.num_train_timesteps for scheduler in (plain, open_ended))
     return t * (1 - u) / (u * (1 - t))
 
 

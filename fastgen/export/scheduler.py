@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
@@ -61,15 +61,16 @@ def servings(
     def fault(scheduler: Any, n: int) -> str | None:
         return _fault(family, emitted, scheduler, n)
 
-    family = family_of(stock, sampler, emitted, shift=shift, teacher_steps=teacher_steps)
+    of = partial(family_of, stock, emitted=emitted, shift=shift, teacher_steps=teacher_steps)
+    family = of(sampler)
     for scheduler in family.schedulers(max(steps)):
         if all(fault(scheduler, n) is None for n in steps):
             return [Serving(tuple(steps), scheduler)]
     chosen = {n: _alone(family, fault, n) for n in steps}
     refused = {n: why for n, why in chosen.items() if isinstance(why, str)}
     if refused:
-        served = [n for n in _USUAL if not isinstance(_alone(family, fault, n), str)]
-        raise UserError(_refusal(stock, sampler, refused, served))
+        other: Sampler = "ode" if sampler == "renoise" else "renoise"
+        raise UserError(_refusal(stock, sampler, refused, _remedy(family, partial(of, other), emitted, other)))
     return [Serving((n,), scheduler, f"{n}step") for n, scheduler in chosen.items()]
 
 
@@ -104,10 +105,30 @@ def _fault(family: Family, emitted: Emitted, scheduler: Any, n: int) -> str | No
     return f"the pipeline stops at {shown} instead of {', '.join(f'{w:g}' for w in wanted)}"
 
 
-def _refusal(stock: Any, sampler: Sampler, refused: dict[int, str], served: list[int]) -> str:
+def _remedy(family: Family, other: Callable[[], Family], emitted: Emitted, sampler: Sampler) -> str:
+    """What can be served instead, by trial: other step counts, or another sampler, or nothing of this pipeline."""
+    served = _served(family, emitted)
+    if served:
+        return f"In student.steps declare some of {', '.join(map(str, served))}"
+    try:
+        served = _served(other(), emitted)
+    except UserError:
+        served = []
+    if served:
+        return f"Set student.sampler to {sampler}, which can be served at {', '.join(map(str, served))} steps"
+    return (
+        f"Neither sampler can be served at any of {', '.join(map(str, _USUAL))} steps: use a pipeline class whose call "
+        "leaves its times to its scheduler"
+    )
+
+
+def _served(family: Family, emitted: Emitted) -> list[int]:
+    return [n for n in _USUAL if not isinstance(_alone(family, partial(_fault, family, emitted), n), str)]
+
+
+def _refusal(stock: Any, sampler: Sampler, refused: dict[int, str], remedy: str) -> str:
     reasons = "; ".join(f"{n} ({why})" for n, why in refused.items())
-    remedy = f"declare some of {', '.join(map(str, served))}" if served else "choose the other sampler"
     return (
         f"no stock scheduler can serve these step counts of a {type(stock).__name__} pipeline with sampler "
-        f"{sampler}: {reasons}. In student.steps {remedy}"
+        f"{sampler}: {reasons}. {remedy}"
     )

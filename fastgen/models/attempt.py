@@ -47,7 +47,7 @@ def attempt(pipe: DiffusionPipeline, call: Mapping[str, Any], run: Run) -> list[
         with canonical(pipe):
             plain = type(pipe.scheduler).__name__
         check = f"its call runs under the plain scheduler of its process, {plain}"
-        said = f"it insists on {type(pipe.scheduler).__name__} ({cause(swapped)})"
+        said = f"it runs under its own {type(pipe.scheduler).__name__} only, as that is set ({cause(swapped)})"
         raise failure(type(pipe).__name__, check, said, remedy=_ANY_SCHEDULER) from swapped
     raise raised(type(pipe).__name__, check, own, remedy=PLAIN_CALL) from own
 

@@ -23,6 +23,7 @@ from .encoding import Asking, Encoder
 from .experts import Experts
 from .loading import load
 from .probe import emitted, opening, probe
+from .refusal import checking
 from .watch import network_of, parts_of
 
 PROBE_PIXELS, PROBE_FRAMES = 256, 9
@@ -130,7 +131,8 @@ class Pipeline:
 
     def grid(self, steps: int) -> Tensor:
         """The process times that the pipeline's scheduler really stops at, [n] in float64."""
-        timesteps = self.emitted(self.pipe.scheduler, steps)
+        with checking(type(self.pipe).__name__, f"its call runs {steps} steps"):
+            timesteps = self.emitted(self.pipe.scheduler, steps)
         return self.reading.time(torch.tensor(timesteps, dtype=torch.float64))
 
     def teacher_grid(self, steps: int) -> Tensor:

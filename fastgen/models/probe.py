@@ -62,7 +62,8 @@ def _probed(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[st
         if len({step.timestep for step in seen}) < 2:
             raise failure(name, "the scheduler steps through several times", f"{len(seen)} steps were seen of {STEPS}")
         net = network_of(pipe)
-        form = replace(_form(name, reading, seen, tolerance(net)), layout=_layout(pipe, alone, mixed))
+        form = _form(name, reading, seen, tolerance(net))
+        form = replace(form, layout=_layout(pipe, form, alone, mixed))
         denoiser = NetworkDenoiser(net, reading, form)
         told = capture(pipe, form, mixed, rows=2)
         single = capture(pipe, form, alone, rows=1)
@@ -138,13 +139,18 @@ def _guided(pipe: DiffusionPipeline, negative: str | None, *, rows: int) -> dict
     return guided_call(pipe, _GUIDANCE, negative=negative, rows=rows)
 
 
-def _layout(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[str, Any]) -> Layout:
+def _layout(pipe: DiffusionPipeline, form: CallForm, alone: Mapping[str, Any], mixed: Mapping[str, Any]) -> Layout:
     def told(call: Mapping[str, Any], rows: int) -> dict[str, Any]:
         lists = {k: [v[i % len(v)] for i in range(rows)] if isinstance(v, list) else v for k, v in call.items()}
-        return opening(pipe, {**lists, **classifier_free(pipe, 1.0)}, rows=rows).calls[0].arguments
+        first = opening(pipe, {**lists, **classifier_free(pipe, 1.0)}, rows=rows)
+        return _without_sample(first.calls[0].arguments, form)
 
     both = told(mixed, 2)
-    return Layout.learnt(both, told(mixed, 3)).with_masks(told(alone, 1), both)
+    try:
+        return Layout.learnt(both, told(mixed, 3)).with_masks(told(alone, 1), both)
+    except ValueError as error:
+        check = "an argument of its denoiser has rows for each sample or is shared by all"
+        raise failure(type(pipe).__name__, check, str(error)) from error
 
 
 def _form(name: str, reading: Reading, seen: list[Step], allowed: float) -> CallForm:
@@ -156,6 +162,9 @@ def _form(name: str, reading: Reading, seen: list[Step], allowed: float) -> Call
     timestep = next((k for k in _TIMES if k in first.calls[-1].arguments), None)
     if timestep is None:
         raise failure(name, "the denoiser takes a time", f"its arguments are {', '.join(first.calls[-1].arguments)}")
+    shape = list(getattr(first.calls[-1].arguments[timestep], "shape", []))
+    if len(shape) > 1:
+        raise failure(name, "the denoiser takes one time for each sample", f"its {timestep} is of {shape}")
     basis, slope, offset = _time_map(name, reading, seen, timestep, allowed)
     output = CallForm(listed=listed).taken(last.calls[-1].output, last.sample)
     channels = last.model_output.shape[1]

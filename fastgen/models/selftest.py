@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ..process import Time
 from .conditioning import Conditioning
 from .denoiser import NetworkDenoiser, dtype_of
+from .layout import differing
 from .refusal import PLAIN_LOOP, failure
 from .watch import Step, first_value
 
@@ -56,9 +57,13 @@ def self_test(name: str, denoiser: NetworkDenoiser, evidence: Evidence) -> None:
 def _test_mixed_batch(name: str, denoiser: NetworkDenoiser, evidence: Evidence, times: list[Time]) -> None:
     seen = evidence.seen
     x, t = torch.cat([s.sample[:1] for s in seen]).float().requires_grad_(), torch.cat([u[:1] for u in times])
+    check = "a prompt alone is told as it is among others"
+    told = differing(evidence.single.shared, evidence.together.shared)
+    if told:
+        measured = f"of what all samples share, {' and '.join(told)} depend on the prompts beside"
+        raise failure(name, check, measured, remedy=_OWN_ROWS)
     with torch.no_grad():
         alone = denoiser(x[:1], t[:1], evidence.single).output(denoiser.reading.row)
-    check = "a prompt alone is told as it is among others"
     compare(name, check, alone, seen[0].model_output[:1], denoiser, remedy=_OWN_ROWS)
     first = evidence.together.index(torch.tensor([0]))
     rows = Conditioning.cat([evidence.single, *[first] * (len(seen) - 1)])
