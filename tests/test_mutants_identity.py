@@ -113,7 +113,7 @@ MUTANTS = {
         sid, "identity_loss", "- scores.fake.x0", "- 1.000001 * scores.fake.x0", lambda: check_fixed_point(FLOW, "sid")
     ),
     "one weight for the batch": Mutant(gan, "generator_loss", lambda *a: RIGHT_LOSS(*a).mean()[None], weighed_gan),
-    "gan without weights": changed(SiDA, "generator", "landing, weight=weight", "landing", weighed_gan),
+    "gan without weights": changed(SiDA, "generator", "noised, weight=weight", "noised", weighed_gan),
     "gan's weight with a gradient": Mutant(sid, "WEIGHTS", ATTACHED, weighed_gan),
     "gan from the start": changed(gan, "acts", "batch.images >= gan.start", "True", check_gan_waits),
     "gan one image late": changed(gan, "acts", ">= gan.start", "> gan.start", check_gan_waits),

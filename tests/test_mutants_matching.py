@@ -159,7 +159,7 @@ MUTANTS = {
     ),
     "kl with the wrong power of sigma": Mutant(
         [(phased_dmd, "direction", lambda w, s, x0: DIRECTION("vsd", s, x0))],
-        lambda: check_kl_weight(FLOW, PhasedDMD(phases=1, times=only(0.5))),
+        lambda: check_kl_weight(FLOW, PhasedDMD(phases=1, weight="kl", times=only(0.5))),
     ),
     # sub-intervals
     "x_s taken for clean": Mutant(noised(truth=as_if_clean), lambda: check_targets_are_unbiased(FLOW)),

@@ -1,5 +1,7 @@
 """Matching of noisy samples at the ends of segments: TDM, Phased DMD and DMD2 along a trajectory."""
 
+from functools import partial
+
 import pytest
 import torch
 from closed_forms import (
@@ -135,7 +137,7 @@ def test_tdm_teaches_the_fake_score_of_each_segment_by_its_times():
 
 def check_phased_is_the_kl_gradient(process: Process) -> None:
     roles = segment_roles(process, "landed")
-    measured, s = first_segment(roles, PhasedDMD(times=only(0.5)), *cubature(2))
+    measured, s = first_segment(roles, PhasedDMD(weight="kl", times=only(0.5)), *cubature(2))
     assert s == 0.5
     t = (1 + s) / 2
     alpha, sigma, scale = process.alpha(t), process.sigma(t), process.alpha(t) / process.alpha(s)
@@ -169,7 +171,7 @@ def check_kl_weight(process: Process, objective: Objective) -> None:
 @processes
 @pytest.mark.parametrize(
     "objective",
-    [PhasedDMD(phases=1, times=only(0.5)), DecoupledDMD(augmentation=1.0, weight="kl", times=only(0.5))],
+    [PhasedDMD(phases=1, weight="kl", times=only(0.5)), DecoupledDMD(augmentation=1.0, weight="kl", times=only(0.5))],
     ids=["one phase", "decoupled"],
 )
 def test_of_clean_samples_the_kl_weight_is_the_kl_gradient(process: Process, objective: Objective):
@@ -186,17 +188,44 @@ def test_the_velocity_form_of_phased_dmd_is_the_kl_weight(process: Process):
 
 
 def check_phase_normaliser(process: Process) -> None:
-    """1 / mean|x0 - real| of the clean prediction, whatever sample ends the phase."""
+    """1 / mean|x0 - real| of the clean prediction, on the clean prediction, whatever sample ends the phase."""
     z, eps = quasi_random(2)
-    measured, s = first_segment(segment_roles(process, "landed"), PhasedDMD(weight="l1", times=only(0.5)), z, eps)
+    measured, s = first_segment(segment_roles(process, "landed"), PhasedDMD(times=only(0.5)), z, eps)
     _, grad = segment_gap(process, z, eps, s)
-    share = process.alpha(s) - process.sigma(s) * process.alpha(level(1.0)) / process.sigma(level(1.0))
-    close(measured, tuple(share * slope for slope in per_sample(grad, z)))  # dx_s / dx0 = share
+    close(measured, per_sample(grad, z))
 
 
 @processes
 def test_a_phase_is_normalised_by_its_clean_prediction(process: Process):
     check_phase_normaliser(process)
+
+
+def test_a_normaliser_is_bounded_from_below():
+    """By a floor above all the means the direction is divided by the floor alone."""
+    z, eps = quasi_random(2, 64)
+    for kind in (PhasedDMD, partial(DecoupledDMD, augmentation=1.0)):
+        roles = gaussian_roles(Flow())
+        roles.sampler = "ode"
+        settings = {"times": only(0.5)} | ({"phases": 1} if kind is PhasedDMD else {})
+        bounded = slopes(roles, kind(floor=100.0, **settings), scripted(z, eps), "dm")
+        plain = slopes(roles, kind(weight="none", **settings), scripted(z, eps), "dm")
+        close(tuple(100 * slope for slope in bounded), plain)
+
+
+def taught_at(objective: PhasedDMD) -> Tensor:
+    """The fake score's loss on the end of the first segment."""
+    for seed in range(20):
+        batch = scripted(*quasi_random(2, 64), seed=seed)
+        loss = objective.fake_score(segment_roles(Flow(), "landed"), batch)["denoise"]
+        if batch.landing.s.any():
+            return loss
+    raise AssertionError("no rollout ended after its first step")
+
+
+def test_a_phase_teaches_its_fake_score_evenly_or_by_what_is_known():
+    """(sigma_{t|s} / sigma_t)^2 of a flow at s = 1/2 and t = 3/4, where sigma_{t|s}^2 = 9/16 - 1/16: 8 / 9."""
+    even, known = (taught_at(PhasedDMD(fake_times=only(0.5), even=even)) for even in (True, False))
+    assert float(known / even) == pytest.approx(8 / 9, rel=1e-6)
 
 
 # DMD2 along a trajectory

@@ -10,7 +10,7 @@ from ..process import Latent, Time
 from .base import Batch, Terms, Turn
 from .distances import DISTANCES, DistanceName
 from .flow_map import Jumps
-from .gan import GAN, LOSSES, acts
+from .gan import GAN, LOSSES, acts, check_apart
 from .ops import Noised, renoised
 
 
@@ -31,6 +31,7 @@ class Rivalry(Protocol):
 def check_rivalry(settings: Rivalry) -> None:
     """Raises ValueError for settings that adversarial consistency does not read."""
     gan = settings.gan
+    check_apart(gan)
     if gan.kind == "relativistic" or gan.r1 or gan.approximate_r1:
         raise ValueError(
             "adversarial consistency has hinge or logistic losses without r1: set gan.kind=hinge, gan.r1=0"

@@ -12,7 +12,7 @@ from ..process import AnyTimeLaw, Latent, Uniform
 from .base import Batch, Landing, Terms, Turn, check_ratio
 from .gan import GAN, AnyGAN, generator_terms
 from .guidance import Fixed
-from .matching import Scores, compare, cycle_of, fake_terms, reads
+from .matching import Scores, check_floor, compare, cycle_of, fake_terms, reads
 from .ops import RowName, look, renoised, surrogate
 from .rollout import RolloutName, land, landed
 from .weights import WeightName, direction
@@ -29,6 +29,8 @@ class DecoupledDMD:
         augmentation_times: where the guidance is read, laid over the times below the student's step.
         below_step: whether they are; otherwise they run over all times.
         weight: of both directions.
+        floor: of the normaliser in "l1", for both; the published code's, which keeps the looks below the last step from
+            outweighing all others.
         fake_times: where the fake score is trained.
         fake_space: row in which the fake score's errors are squared.
         ratio: fake updates per generator update.
@@ -41,6 +43,7 @@ class DecoupledDMD:
     augmentation_times: AnyTimeLaw = Uniform(0.02, 1.0)
     below_step: bool = True
     weight: WeightName = "l1"
+    floor: float = 0.1
     fake_times: AnyTimeLaw = Uniform()
     fake_space: RowName = "eps"
     ratio: int = 5
@@ -48,6 +51,7 @@ class DecoupledDMD:
 
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
+        check_floor(self.floor)
 
     @property
     def guidance(self) -> Fixed:
@@ -64,11 +68,11 @@ class DecoupledDMD:
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land(self.rollout, roles, batch)
-        scores = compare(look, self, roles, batch, landing)
+        scores = compare(look, self, roles, batch, landing, floor=self.floor)
         terms = {"dm": surrogate(landing.x0, direction(self.weight, scores, landing.x0))}
         if self.augmentation != 1:
             terms["augmentation"] = surrogate(landing.x0, self._augmentation(roles, batch, landing))
-        return terms | generator_terms(self.gan, roles, batch, landing)
+        return terms | generator_terms(self.gan, roles, batch, landing, scores.noised)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
         return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))
@@ -79,4 +83,5 @@ class DecoupledDMD:
         noised = renoised(roles, batch, landing.x, law=self.augmentation_times, s=landing.s, until=until)
         real = look(roles.real_score, noised.x_t, noised.t, batch.cond)
         null = look(roles.real_score, noised.x_t, noised.t, batch.cond.unconditional)
-        return (self.augmentation - 1) * direction(self.weight, Scores(noised, real, null), landing.x0)
+        scores = Scores(noised, real, null, self.floor)
+        return (self.augmentation - 1) * direction(self.weight, scores, landing.x0)

@@ -73,7 +73,7 @@ class DMD:
             "dm": surrogate(landing.x0, direction(self.weight, scores, landing.x0)),
             "regression": self.regression * self._distance(roles, paired, batch.pair.x0),
         }
-        return terms | generator_terms(self.gan, roles, batch, landing)
+        return terms | generator_terms(self.gan, roles, batch, landing, scores.noised)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
         return fake_terms(self, roles, batch, landed("one_step", roles, batch))

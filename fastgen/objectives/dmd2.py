@@ -61,7 +61,7 @@ class DMD2:
         landing = land(self.rollout, roles, batch)
         scores = compare(look, self, roles, batch, landing)
         matched = surrogate(landing.x0, direction(self.weight, scores, landing.x0))
-        return {"dm": matched} | generator_terms(self.gan, roles, batch, landing)
+        return {"dm": matched} | generator_terms(self.gan, roles, batch, landing, scores.noised)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
         return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))

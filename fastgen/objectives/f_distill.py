@@ -74,7 +74,7 @@ class FDistill:
         scores = compare(look, self, roles, batch, landing)
         h = pad_like(self._h(roles, batch, scores), landing.x0).to(landing.x0.dtype)
         matched = surrogate(landing.x0, h * direction(self.weight, scores, landing.x0))
-        return {"dm": matched} | generator_terms(self.gan, roles, batch, landing)
+        return {"dm": matched} | generator_terms(self.gan, roles, batch, landing, scores.noised)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
         return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))

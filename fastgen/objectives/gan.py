@@ -29,7 +29,10 @@ class GAN:
         learned: weight of the discriminator's loss beside the fake score's.
         kind: logistic is non-saturating, and the only one whose optimal logit is log p_real / p_fake.
         times: where the discriminator looks.
+        joint: it looks where the scores do in place of `times`: the generator is judged at the noisy samples that the
+            scores are compared on, the discriminator is taught at those that the fake score is taught on.
         paired: real and generated samples share their times and noises, or their "times" alone.
+        even: the generator's term has the mean weight of the batch's samples, not each sample's own.
         r1: gamma of gamma / 2 |grad D|^2 at real samples (Mescheder et al. 2018, arXiv:1801.04406).
         approximate_r1: weight of (D(x_t) - D(x_t + spread n))^2 at real samples (APT, arXiv:2501.08316), which needs
             no second derivative; for small spreads that is r1 = 2 spread^2 approximate_r1.
@@ -41,7 +44,9 @@ class GAN:
     learned: float = 1e-2
     kind: GanKind = "logistic"
     times: AnyTimeLaw = Uniform()
+    joint: bool = False
     paired: bool | Literal["times"] = False
+    even: bool = False
     r1: float = 0.0
     approximate_r1: float = 0.0
     spread: float = 0.01
@@ -56,6 +61,8 @@ class GAN:
                 f"gan.learned is {self.learned:g} and gan.spread {self.spread:g}: need spread above 0, and learned "
                 "above 0 beside a weight, or nothing teaches the discriminator"
             )
+        if self.joint and self.times != Uniform():
+            raise ValueError("gan.times is not read where gan.joint is set: leave one of them out")
 
 
 def check_gives_ratio(gan: GAN) -> None:
@@ -65,6 +72,12 @@ def check_gives_ratio(gan: GAN) -> None:
             f"gan.kind is {gan.kind} and gan.weight {gan.weight:g}: the density ratio comes from a logistic "
             "discriminator, set gan.kind=logistic and a weight above 0"
         )
+
+
+def check_apart(gan: GAN) -> None:
+    """Raises ValueError for a GAN that wants to look with two scores where none are compared."""
+    if gan.joint:
+        raise ValueError("gan.joint looks where two scores are compared, and here are none: set gan.times")
 
 
 def acts(gan: GAN, batch: Batch) -> bool:
@@ -77,17 +90,29 @@ def starts(gan: GAN) -> frozenset[str]:
     return frozenset({f"images>{gan.start}"} if gan.weight and gan.start else ())
 
 
-def generator_terms(gan: GAN, roles: Roles, batch: Batch, landing: Landing, *, weight: Tensor | float = 1.0) -> Terms:
-    """The generator's adversarial term, if there is one yet; `weight` [B, 1, ...] is each sample's own."""
+def generator_terms(
+    gan: GAN,
+    roles: Roles,
+    batch: Batch,
+    landing: Landing,
+    compared: Noised | None = None,
+    *,
+    weight: Tensor | float = 1.0,
+) -> Terms:
+    """The generator's adversarial term, if there is one yet.
+
+    `compared` are the noisy samples that the scores are compared on, `weight` [B, 1, ...] is each sample's own.
+    """
     if not acts(gan, batch):
         return {}
-    loss = generator_loss(gan, roles, batch, landing)
-    return {"gan": gan.weight * (torch.as_tensor(weight).to(loss).flatten() * loss).mean()}
+    loss = generator_loss(gan, roles, batch, landing, compared)
+    weights = torch.as_tensor(weight).to(loss).flatten()
+    return {"gan": gan.weight * ((weights.mean() if gan.even else weights) * loss).mean()}
 
 
-def generator_loss(gan: GAN, roles: Roles, batch: Batch, landing: Landing) -> Tensor:
+def generator_loss(gan: GAN, roles: Roles, batch: Batch, landing: Landing, compared: Noised | None = None) -> Tensor:
     """What the generator pays to be taken for real, [B]."""
-    noised = renoised(roles, batch, landing.x, law=gan.times, s=landing.s)
+    noised = _looked_at(gan, roles, batch, landing, compared)
     logits: Tensor = roles.discriminator(noised.x_t, noised.t, batch.cond)
     if gan.kind == "hinge":
         return -logits.mean(dim=1)
@@ -97,9 +122,12 @@ def generator_loss(gan: GAN, roles: Roles, batch: Batch, landing: Landing) -> Te
     return softplus(-logits).mean(dim=1)
 
 
-def discriminator_losses(gan: GAN, roles: Roles, batch: Batch, landing: Landing) -> Terms:
-    """The discriminator's loss on real and generated samples in one call, and its regularisers."""
-    fake = renoised(roles, batch, landing.x, law=gan.times, s=landing.s)
+def discriminator_losses(gan: GAN, roles: Roles, batch: Batch, landing: Landing, taught: Noised | None = None) -> Terms:
+    """The discriminator's loss on real and generated samples in one call, and its regularisers.
+
+    `taught` are the noisy samples that the fake score is taught on.
+    """
+    fake = _looked_at(gan, roles, batch, landing, taught)
     real = _real(gan, roles, batch, fake, landing)
     both = Conditioning.cat([batch.cond, batch.cond])
     logits = roles.discriminator(torch.cat([real.x_t, fake.x_t]), torch.cat([real.t, fake.t]), both)
@@ -135,6 +163,14 @@ LOSSES: dict[GanKind, Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+def _looked_at(gan: GAN, roles: Roles, batch: Batch, landing: Landing, scored: Noised | None) -> Noised:
+    """The noisy samples that are judged: those of the scores, or the landing at times of its own."""
+    if not gan.joint:
+        return renoised(roles, batch, landing.x, law=gan.times, s=landing.s)
+    assert scored is not None, "check_apart refuses joint where no scores are compared"
+    return scored
+
+
 def _real(gan: GAN, roles: Roles, batch: Batch, fake: Noised, landing: Landing) -> Noised:
     """The real samples; in pairs at the times, and maybe with the noises, of the generated ones.
 
@@ -142,7 +178,7 @@ def _real(gan: GAN, roles: Roles, batch: Batch, fake: Noised, landing: Landing) 
     """
     if gan.paired is True:
         return Noised.of(roles.process, batch.x0, fake.t, fake.eps)
-    if gan.paired or landing.s.any():
+    if gan.paired or gan.joint or landing.s.any():
         return Noised.of(roles.process, batch.x0, fake.t, batch.noise())
     return renoised(roles, batch, batch.x0, law=gan.times)
 

@@ -15,15 +15,22 @@ from .ops import Call, Noised, RowName, Scalars, denoising_loss, guided, renoise
 from .rollout import RolloutName
 
 NO_GAN = GAN(0.0)
+FLOOR = 1e-5
+"""Of a normaliser: where so little noise was added that real and x0 agree in fp32, it keeps 0 / 0 and rounding errors
+out."""
 
 
 @dataclass(frozen=True)
 class Scores:
-    """What the real and the fake score believe of the same renoised samples."""
+    """What the real and the fake score believe of the same renoised samples.
+
+    `floor` bounds mean|x0 - real| from below where their difference is divided by it.
+    """
 
     noised: Noised
     real: Prediction
     fake: Prediction
+    floor: float = FLOOR
 
     @property
     def x_t(self) -> Latent:
@@ -75,7 +82,9 @@ class AdversarialMatching(Matching, Protocol):
     def gan(self) -> GAN: ...
 
 
-def compare(call: Call, settings: Matching, roles: Roles, batch: Batch, landing: Landing) -> Scores:
+def compare(
+    call: Call, settings: Matching, roles: Roles, batch: Batch, landing: Landing, *, floor: float = FLOOR
+) -> Scores:
     """Both scores of a landing at times drawn above its own.
 
     `look` gives a direction; `through` keeps the graph from the landing through both networks.
@@ -84,20 +93,35 @@ def compare(call: Call, settings: Matching, roles: Roles, batch: Batch, landing:
     noised = renoised(roles, batch, landing.x, law=settings.times, s=landing.s)
     real = guided(call, roles.real_score, noised.x_t, noised.t, batch.cond, w=scales.real)
     fake = guided(call, roles.fake_score, noised.x_t, noised.t, batch.cond, told(roles, landing), w=scales.fake)
-    return Scores(noised, real, fake)
+    return Scores(noised, real, fake, floor)
 
 
 def fake_terms(settings: AdversarialMatching, roles: Roles, batch: Batch, landing: Landing) -> Terms:
     """What the fake score learns from a detached landing, and the discriminator with it."""
-    terms = {"denoise": fake_denoising(settings, roles, batch, landing)}
-    return terms | discriminator_losses(settings.gan, roles, batch, landing) if settings.gan.weight else terms
+    return terms_of(settings, roles, batch, landing, taught(settings, roles, batch, landing))
+
+
+def terms_of(settings: AdversarialMatching, roles: Roles, batch: Batch, landing: Landing, noised: Noised) -> Terms:
+    """The same on given noisy samples."""
+    terms = {"denoise": denoising_of(settings, roles, batch, landing, noised)}
+    return terms | discriminator_losses(settings.gan, roles, batch, landing, noised) if settings.gan.weight else terms
+
+
+def taught(settings: Matching, roles: Roles, batch: Batch, landing: Landing) -> Noised:
+    """The noisy samples of a detached landing that the fake score is taught on."""
+    return renoised(roles, batch, landing.x, law=settings.fake_times, s=landing.s)
 
 
 def fake_denoising(settings: Matching, roles: Roles, batch: Batch, landing: Landing) -> Tensor:
     """Denoising loss of the fake score on a detached landing, under the guidance it is to be used with."""
+    return denoising_of(settings, roles, batch, landing, taught(settings, roles, batch, landing))
+
+
+def denoising_of(settings: Matching, roles: Roles, batch: Batch, landing: Landing, noised: Noised) -> Tensor:
+    """The same on given noisy samples."""
     scales = settings.guidance.drawn(batch.shared_rng)
     dropout = settings.guidance.dropout if settings.guidance.null else 0.0
-    noised, cond = renoised(roles, batch, landing.x, law=settings.fake_times, s=landing.s), batch.cond
+    cond = batch.cond
     if dropout:
         cond = cond.dropped(torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < dropout)
     known = told(roles, landing)
@@ -109,6 +133,12 @@ def told(roles: Roles, landing: Landing) -> Scalars:
     """What the fake score is told of a landing if it has embeddings: the times of the last call and of the sample."""
     known = {"called": landing.t, "landed": landing.s}
     return {name: known[name] for name in roles.fake_score.scalars}
+
+
+def check_floor(floor: float) -> None:
+    """Raises ValueError for a normaliser that may vanish."""
+    if floor <= 0:
+        raise ValueError(f"floor is {floor:g}: it keeps the direction finite where real and x0 agree, need floor > 0")
 
 
 def cycle_of(ratio: int, gan: GAN = NO_GAN) -> tuple[Turn, ...]:

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
 from ..models.roles import Roles
-from ..process import ROWS, Latent, Prediction, Process, Time, TimeLaw, pad_like
+from ..process import ROWS, Latent, Prediction, Process, Time, TimeLaw, laid, pad_like
 from .base import Batch
 
 RowName = Literal["x0", "eps", "v", "flow", "difference", "edm"]
@@ -97,7 +97,7 @@ def renoised(
     """x [B, ...] at times s with fresh noise; the law's [0, 1] is laid over [s, until], from 0 and to 1 by default."""
     t = law.sample(roles.process, len(x), batch.rng)
     low, high = torch.zeros_like(t) if s is None else s, torch.ones_like(t) if until is None else until
-    return Noised.of(roles.process, x, low + (high - low) * t, batch.noise(), s=low)
+    return Noised.of(roles.process, x, laid(law, t, low, high), batch.noise(), s=low)
 
 
 def surrogate(x: Latent, grad: Latent) -> Tensor:

@@ -13,7 +13,7 @@ from ..models.roles import Roles
 from ..process import AnyTimeLaw, LogNormal
 from .base import Batch, Landing, Terms, Turn
 from .derivative import check_step
-from .gan import GAN, AnyGAN, discriminator_losses, generator_terms, starts
+from .gan import GAN, AnyGAN, check_apart, discriminator_losses, generator_terms, starts
 from .ops import through
 from .scm import Norm, adaptive_mean, tangent_errors
 from .solvers import AnyScale, Guidance
@@ -48,6 +48,7 @@ class SanaSprint:
     def __post_init__(self) -> None:
         check_velocity(self)
         check_step(self.derivative_step)
+        check_apart(self.gan)
         if not self.gan.weight:
             raise ValueError("gan.weight is 0: without its adversary SANA-Sprint is sCM, choose objective scm")
 

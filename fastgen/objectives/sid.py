@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..models.roles import Roles
-from ..process import AnyTimeLaw, LogNormal, Uniform
+from ..process import AnyTimeLaw, Karras, LogNormal, Uniform
 from .base import Batch, Terms, Turn, check_ratio
 from .gan import GAN, AnyGAN, generator_terms
 from .guidance import AnyGuidance, Fixed, LongShort
@@ -38,7 +38,7 @@ class SiD:
         weight: of the integrand and of the GAN term.
         guidance: of the scores.
         gan: an adversarial term; 0 trains without discriminator and without images.
-        times: where the two scores are compared; the paper's Karras levels are about [0.22, 0.84] of EDM's times here.
+        times: where the two scores are compared.
         fake_times: where the fake score is trained.
         fake_space: row in which the fake score's errors are squared; "edm" has the paper's weight.
         ratio: fake updates per generator update.
@@ -49,7 +49,7 @@ class SiD:
     weight: WeightName = "l1"
     guidance: AnyGuidance = Fixed(1.0)
     gan: AnyGAN = GAN(0.0)
-    times: AnyTimeLaw = Uniform(0.0, 0.8)
+    times: AnyTimeLaw = Karras(0.0, 0.8)
     fake_times: AnyTimeLaw = LogNormal(-1.2, 1.2)
     fake_space: RowName = "edm"
     ratio: int = 1
@@ -71,7 +71,7 @@ class SiD:
         scores = compare(through, self, roles, batch, landing)
         weight = WEIGHTS[self.weight](scores, landing.x0)
         matched = identity_loss(scores, alpha=self.alpha, weight=weight)
-        return {"sid": matched} | generator_terms(self.gan, roles, batch, landing, weight=weight)
+        return {"sid": matched} | generator_terms(self.gan, roles, batch, landing, scores.noised, weight=weight)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
         return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor
 
 from ..models.roles import Roles
-from ..process import AnyTimeLaw, LogNormal, Uniform
+from ..process import AnyTimeLaw, Karras, LogNormal
 from .base import Batch, Terms, Turn, check_ratio
 from .gan import GAN, AnyGAN, generator_terms
 from .guidance import AnyGuidance, Fixed
@@ -53,7 +53,7 @@ class SIM:
     weight: WeightName = "none"
     guidance: AnyGuidance = Fixed(1.0)
     gan: AnyGAN = GAN(0.0)
-    times: AnyTimeLaw = Uniform(0.0, 0.8)
+    times: AnyTimeLaw = Karras(0.0, 0.8)
     fake_times: AnyTimeLaw = LogNormal(-1.2, 1.2)
     fake_space: RowName = "edm"
     ratio: int = 1
@@ -81,7 +81,8 @@ class SIM:
         square = gap.square().mean(dim=tuple(range(1, gap.ndim)), keepdim=True)
         implicit = SLOPES[self.distance](square, self.huber) * gap * (scores.fake.x0 - scores.truth)
         weight = WEIGHTS[self.weight](scores, landing.x0)
-        return {"sim": (weight * implicit).mean()} | generator_terms(self.gan, roles, batch, landing, weight=weight)
+        adversary = generator_terms(self.gan, roles, batch, landing, scores.noised, weight=weight)
+        return {"sim": (weight * implicit).mean()} | adversary
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
         return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))

@@ -63,7 +63,7 @@ class TDM:
         if self.huber:
             gap = scores.fake.x0 - scores.real.x0
             grad = grad / (gap.square() + self.huber**2).sqrt()
-        return {"dm": surrogate(landing.x0, grad)} | generator_terms(self.gan, roles, batch, landing)
+        return {"dm": surrogate(landing.x0, grad)} | generator_terms(self.gan, roles, batch, landing, scores.noised)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
         return fake_terms(self, roles, batch, landed("trajectory", roles, batch))

@@ -14,14 +14,15 @@ import torch
 from torch import Tensor
 
 from ..models.roles import Roles
-from ..process import AnyTimeLaw, LogNormal, Uniform, pad_like
+from ..process import AnyTimeLaw, Karras, LogNormal, pad_like
 from .base import Batch, Terms, Turn, check_ratio
 from .divergences import DIVERGENCES, DivergenceName, check_clip
-from .gan import GAN, AnyGAN, check_gives_ratio, generator_terms
+from .gan import AnyGAN, check_gives_ratio, generator_terms
 from .guidance import AnyGuidance, Fixed
 from .matching import Scores, compare, cycle_of, fake_terms, reads
 from .ops import RowName, through
 from .rollout import RolloutName, land, landed
+from .sida import SHARED
 from .weights import WEIGHTS, WeightName
 
 
@@ -33,7 +34,7 @@ class UniInstruct:
         divergence: which one.
         clip: bounds of the ratio.
         weight: of the integrand and of the GAN term.
-        gan: the adversarial term, whose discriminator gives the ratio.
+        gan: the adversarial term, SiDA's, whose discriminator gives the ratio.
         guidance: of the scores.
         times: where the two scores are compared.
         fake_times: where the fake score is trained.
@@ -45,9 +46,9 @@ class UniInstruct:
     divergence: DivergenceName = "jeffreys"
     clip: tuple[float, float] = (0.1, 20.0)
     weight: WeightName = "l1"
-    gan: AnyGAN = GAN(weight=1e-4, learned=1.0, times=LogNormal(-1.2, 1.2), paired=True)
+    gan: AnyGAN = SHARED
     guidance: AnyGuidance = Fixed(1.0)
-    times: AnyTimeLaw = Uniform(0.0, 0.8)
+    times: AnyTimeLaw = Karras(0.0, 0.8)
     fake_times: AnyTimeLaw = LogNormal(-1.2, 1.2)
     fake_space: RowName = "edm"
     ratio: int = 1
@@ -76,7 +77,7 @@ class UniInstruct:
         gap = scores.real.x0 - scores.fake.x0
         fisher = (h - slope) * gap.square() + 2 * h * gap * (scores.fake.x0 - scores.truth)
         terms = {"fisher": (weight * fisher).mean()}
-        return terms | generator_terms(self.gan, roles, batch, landing, weight=weight)
+        return terms | generator_terms(self.gan, roles, batch, landing, scores.noised, weight=weight)
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
         return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))

@@ -6,18 +6,16 @@ from typing import Literal
 from torch import Tensor
 
 from ..process import Latent, pad_like
+from .matching import FLOOR as FLOOR
 from .matching import Scores
 from .ops import mean_abs
-
-FLOOR = 1e-5
-"""Where so little noise was added that real and x0 agree in fp32, keeps 0 / 0 and rounding errors out."""
 
 WeightName = Literal["l1", "none", "vsd", "kl", "alpha"]
 
 
 def l1(scores: Scores, x0: Latent) -> Tensor:
     """1 / mean|x0 - real|, the mean over each sample (DMD, arXiv:2311.18828, eq. 8, without the text's alpha)."""
-    return 1 / mean_abs(x0.detach() - scores.real.x0.detach()).clamp(min=FLOOR)
+    return 1 / mean_abs(x0.detach() - scores.real.x0.detach()).clamp(min=scores.floor)
 
 
 def none(scores: Scores, x0: Latent) -> Tensor:

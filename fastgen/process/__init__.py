@@ -4,7 +4,7 @@ from .families import EDM, Discrete, Flow, Trig
 from .prediction import ROWS, Prediction, Row
 from .process import Kernel, Process, Retargeted, pad_like
 from .scheduler import Reading, from_scheduler
-from .times import AnyTimeLaw, Karras, LogitNormal, LogNormal, TimeLaw, Uniform, even_grid, shifted
+from .times import AnyTimeLaw, Karras, LogitNormal, LogNormal, TimeLaw, Uniform, even_grid, laid, shifted
 from .types import Latent, Levels, Time
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "Uniform",
     "even_grid",
     "from_scheduler",
+    "laid",
     "pad_like",
     "shifted",
 ]

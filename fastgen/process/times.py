@@ -129,6 +129,13 @@ def shifted(t: Tensor, shift: float) -> Tensor:
     return shift * t / (1 + (shift - 1) * t)
 
 
+def laid(law: TimeLaw, t: Tensor, low: Tensor, high: Tensor) -> Tensor:
+    """Times of a law with its [0, 1] laid over [low, high]; a law's shift goes on counting from clean data."""
+    shift = float(getattr(law, "shift", 1.0))
+    t, low, high = (shifted(x, 1 / shift) for x in (t, low, high))
+    return shifted(low + (high - low) * t, shift)
+
+
 def even_grid(steps: int, *, shift: float = 1.0) -> Tensor:
     """`steps` descending times from 1, evenly spaced with the clean end left out, float64."""
     return shifted(torch.arange(steps, 0, -1, dtype=torch.float64) / steps, shift)

@@ -51,7 +51,9 @@ RECIPES: dict[str, Recipe] = {
     "f_distill_forward_kl": Recipe(FDistill(divergence="forward_kl", ratio=2)),
     "tdm": Recipe(TDM(ratio=2)),
     "tdm_4step": Recipe(TDM(weight="vsd", times=MIDDLE, fake_times=WIDE, fake_space="difference", ratio=2), **LONG),
-    "phased_dmd_4step": Recipe(PhasedDMD(times=MIDDLE, fake_times=WIDE, ratio=2, step_aware=True), **LONG),
+    "phased_dmd_4step": Recipe(
+        PhasedDMD(weight="kl", even=False, times=MIDDLE, fake_times=WIDE, ratio=2, step_aware=True), **LONG
+    ),
     "decoupled_dmd": Recipe(DecoupledDMD(augmentation=1.0, ratio=2)),
     "sid": Recipe(SiD(ratio=2)),
     "sid_half": Recipe(SiD(alpha=0.5, ratio=2)),
