@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from .data import SOURCES
 from .evaluate import Evaluate
+from .exported import ExportSetting, ExportSpec
 from .models.source import Dtype, LoRAFile, Source
 from .objectives import OBJECTIVES, roles_of
 from .process.retold import ProcessName
@@ -261,7 +262,8 @@ class Checkpoints(Strict):
 class Config(Strict):
     """A whole run.
 
-    out: folder of checkpoints, log and pictures; export: folder of the exported pipeline, OUT/student by default.
+    out: folder of checkpoints, log and pictures.
+    export: folder of the exported pipeline, or a mapping of that as `path` and of a `dtype`.
     cache: folder for the encoded prompts, which later runs find again; null keeps them in memory.
     process: that the roles speak in training; flow and trig retarget networks of another process.
     attention: kernel of the denoisers; auto and native leave the choice to PyTorch.
@@ -270,7 +272,7 @@ class Config(Strict):
     """
 
     out: Path
-    export: Path | None = None
+    export: ExportSetting = ExportSpec()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cache: Path | None = Path("runs/cache")
@@ -299,7 +301,7 @@ class Config(Strict):
     @property
     def exported(self) -> Path:
         """Where the exported pipeline goes."""
-        return self.export or self.out / "student"
+        return self.export.path or self.out / "student"
 
     @property
     def exported_lora(self) -> Path:

@@ -1,7 +1,6 @@
 """A trained generator for strangers: a whole pipeline, a LoRA where it is one, and the proof that both sample."""
 
-import copy
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,8 @@ from .engine.run import Trained
 from .export.adapter import Adapter
 from .export.card import licence_of
 from .export.export import export
+from .export.fidelity import check_sound, saved_as
+from .export.frozen import Frozen, frozen_parts, touched
 from .export.guidance import unguided
 from .export.kohya import check_kohya
 from .export.lora import export_lora, has_loader, known_keys, written
@@ -23,14 +24,14 @@ from .export.rebuild import calls_for, conditions_for
 from .export.scheduler import Serving
 from .export.stacked import recorded
 from .export.verify import Export, Ours, verify
-from .models.adapters import lora_layers
+from .models.adapters import lora_layers, low_rank_updates
 from .models.arguments import call_arguments
 from .models.casting import cast
 from .models.loading import load, locate, variant_of
 from .models.pipeline import Pipeline
 from .models.targets import find_targets
 from .models.teacher import load_teacher
-from .models.watch import parts_of
+from .models.watch import denoisers_of, parts_of
 from .notes import Notes
 from .student import Student
 
@@ -41,20 +42,24 @@ def release(student: Student, trained: Trained) -> None:
     """Exports the last stage's generator and verifies everything that was written.
 
     Raises:
-        UserError: an export does not sample as the student was trained; it stays on disk for inspection.
+        UserError: weights are not finite or nothing was trained, and nothing was written; or an export does not sample
+            as the student was trained, and stays on disk for inspection.
     """
     config, pipeline = student.config, student.pipeline
     weights = trained.weights[config.stages[-1].name]
     network = student.network(weights).to("cpu")
-    saved = cast(copy.deepcopy(network), teacher_dtype(config))
-    pipe = pipeline.student(saved, student.servings[0].scheduler)
+    updates = check_sound(network, _updates(student, weights, network))
+    saved = saved_as(network, updates, half=teacher_dtype(config), choice=config.export.dtype)
+    print(*filter(None, [saved.told()]), sep="\n")
+    pipe = pipeline.student(saved.network, student.servings[0].scheduler)
     silent = unguided(pipe)
     notes = _notes(student, guidance=1.0 if silent is pipe else None)
-    export(silent, notes, config.exported, student.servings)
+    export(silent, notes, config.exported, student.servings, frozen=_frozen(student))
     judge = Judge(student, _roomy(student))
+    rounded = None if saved.exact else cast(saved.network, torch.float32)
     for serving in student.servings:
         place = config.exported / serving.folder
-        judge(Export(str(place)), serving, load(place, device=judge.device), cast(saved, torch.float32), notes)
+        judge(Export(str(place)), serving, load(place, device=judge.device), network, notes, rounded=rounded)
     if makes_lora(config, pipeline):
         _release_lora(student, weights, network, judge)
 
@@ -79,23 +84,34 @@ class Judge:
     device: str
 
     def __call__(
-        self, written: Export, serving: Serving, pipe: DiffusionPipeline, network: nn.Module, notes: Notes
+        self,
+        written: Export,
+        serving: Serving,
+        pipe: DiffusionPipeline,
+        network: nn.Module,
+        notes: Notes,
+        *,
+        rounded: nn.Module | None = None,
     ) -> None:
         """Verifies one export and says so.
 
         Args:
             pipe: as strangers load it, for what it tells its denoiser.
             network: the trained one, float32.
+            rounded: the same as its file holds it, where that is not exactly so.
         """
-        teacher, network = self.student.pipeline, network.to(self.device)
-        pipe.register_modules(**parts_of(pipe, network))
+        teacher, saved = self.student.pipeline, (rounded or network).to(self.device)
+        pipe.register_modules(**parts_of(pipe, saved))
         asked = Pipeline(pipe, num_classes=notes.num_classes, null_label=teacher.null_label, size=teacher.size)
         calls = calls_for(asked, call_arguments(pipe, notes))
         cond = conditions_for(asked).to(self.device)
-        ours = Ours(teacher.speaking(network), cond, calls, self.student.config.student.sampler, self.student.stops)
+        ours = Ours(teacher.speaking(saved), cond, calls, self.student.config.student.sampler, self.student.stops)
+        if rounded is not None:
+            ours = replace(ours, trained=teacher.speaking(network.to(self.device)))
         for agreement in verify(written, serving, ours, device=self.device):
             what = written.loras[-1].folder if written.loras else written.pipeline
-            print(f"verified {what} at {agreement.steps} steps: difference {agreement.difference:.1e}")
+            far = "" if agreement.rounding is None else f", {agreement.rounding:.1e} from the weights before rounding"
+            print(f"verified {what} at {agreement.steps} steps: difference {agreement.difference:.1e}{far}")
 
 
 def _release_lora(student: Student, weights: Mapping[str, Tensor], network: nn.Module, judge: Judge) -> None:
@@ -115,6 +131,32 @@ def _release_lora(student: Student, weights: Mapping[str, Tensor], network: nn.M
         scheduler = str(folder / serving.folder / "scheduler")
         exported = Export(str(base), loras, scheduler, variant_of(base, source.variant))
         judge(exported, serving, load_teacher(replace(source, dtype="fp32"), device=judge.device), network, notes)
+
+
+def _updates(student: Student, weights: Mapping[str, Tensor], network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """(parameter, what training added to the teacher's), one after the other."""
+    if student.config.sharing == "lora":
+        yield from low_rank_updates(weights, alpha=student.config.lora.alpha)
+    before = dict(student.pipeline.network.named_parameters())
+    for name, parameter in network.named_parameters():
+        if name in weights:
+            yield name, parameter - before[name].to("cpu", torch.float32)
+
+
+def _frozen(student: Student) -> Frozen | None:
+    """The parts that are the teacher's own files; None where it has no folder."""
+    if student.config.teacher.path is None:
+        return None
+    source = student.config.teacher.source
+    base = locate(source.path, variant=source.variant, revision=source.revision)
+    if base.is_file():
+        return None
+    variant, pipe, fused = variant_of(base, source.variant), student.pipeline.pipe, []
+    if source.loras:  # which may have changed text encoders, in the dtype that these were loaded in
+        own = [p for name, p in pipe.components.items() if isinstance(p, nn.Module) and name not in denoisers_of(pipe)]
+        auto = next((part.dtype for part in own), torch.float32)
+        fused = touched(pipe, load_teacher(replace(source, loras=()), device="cpu", auto=auto))
+    return frozen_parts(pipe, base, variant=variant, but=fused)
 
 
 def _notes(student: Student, *, guidance: float | None) -> Notes:

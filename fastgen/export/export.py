@@ -11,21 +11,31 @@ from typing import Any
 
 from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi
+from tokenizers.models import BPE
 
 from ..errors import UserError
 from ..files import atomic_folder
 from ..models.loading import HUB_FAILURES, line
 from ..notes import Notes
 from .card import card, top_card
+from .frozen import Frozen
 from .scheduler import Serving
 
 
-def export(pipe: DiffusionPipeline, notes: Notes, folder: Path, servings: Sequence[Serving] = ()) -> Path:
+def export(
+    pipe: DiffusionPipeline,
+    notes: Notes,
+    folder: Path,
+    servings: Sequence[Serving] = (),
+    *,
+    frozen: Frozen | None = None,
+) -> Path:
     """Saves a pipeline with its notes and model card; what was in `folder` is replaced once the new one is whole.
 
     Args:
         servings: one folder for each, below `folder` where they say so, with weights in common as hard links; none
             leaves the pipeline's own scheduler for all steps of the notes.
+        frozen: parts to be copied from the teacher's folder; all others are saved.
     """
     servings = servings or [Serving(notes.steps, pipe.scheduler)]
     with atomic_folder(folder, replace=True) as temporary:
@@ -37,7 +47,7 @@ def export(pipe: DiffusionPipeline, notes: Notes, folder: Path, servings: Sequen
             if saved:
                 _save_beside(served, place, saved[0])
             else:
-                served.save_pretrained(place, safe_serialization=True)
+                _save(served, place, frozen)
                 forget_origin(place)
                 load_alike(place)
             saved.append(place)
@@ -75,8 +85,9 @@ def load_alike(folder: Path) -> None:
     """
     for file in folder.glob("*/config.json"):
         config = json.loads(file.read_text(encoding="utf-8"))
-        if "dtype" in config:
-            file.write_text(json.dumps(config | {"dtype": "float32"}, indent=2) + "\n", encoding="utf-8")
+        half = {key: "float32" for key in ("dtype", "torch_dtype") if config.get(key, "float32") != "float32"}
+        if half:
+            file.write_text(json.dumps(config | half, indent=2) + "\n", encoding="utf-8")
 
 
 def push(folder: Path, repo_id: str, *, api: Any = None) -> str:
@@ -105,6 +116,26 @@ def _without_origin(config: dict[str, Any]) -> bool:
     found = config.pop("_name_or_path", None) is not None
     nested = [_without_origin(value) for value in config.values() if isinstance(value, dict)]
     return found or any(nested)
+
+
+def _save(pipe: DiffusionPipeline, place: Path, frozen: Frozen | None) -> None:
+    if frozen is None:
+        pipe.save_pretrained(place, safe_serialization=True)
+    else:
+        for name, part in pipe.components.items():
+            if name not in frozen.parts and part is not None:
+                part.save_pretrained(place / name)
+        pipe.save_config(place)
+        frozen.copy(place)
+    _save_vocabularies(pipe, place)
+
+
+def _save_vocabularies(pipe: DiffusionPipeline, place: Path) -> None:
+    """Byte-pair vocabularies as the files that earlier versions of Transformers ask for."""
+    for name, part in pipe.components.items():
+        model = getattr(getattr(part, "backend_tokenizer", None), "model", None)
+        if isinstance(model, BPE) and not (place / name / "vocab.json").exists():
+            model.save(str(place / name))
 
 
 def _save_beside(pipe: DiffusionPipeline, place: Path, saved: Path) -> None:

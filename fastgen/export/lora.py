@@ -18,6 +18,7 @@ from ..notes import Notes
 from .adapter import DOWN, UP, Adapter
 from .card import HERE, lora_card
 from .export import forget_origin, notes_of, with_scheduler
+from .fidelity import check_adapter
 from .kohya import check_kohya, kohya_state
 from .scheduler import Serving
 from .stacked import StackedLoRA
@@ -50,6 +51,7 @@ def export_lora(
     """
     _check_loader(pipe)
     _check_weights(adapter)
+    check_adapter(adapter.weights)
     if "kohya" in keys:
         check_kohya(network_of(pipe), adapter.layers)
     with atomic_folder(folder, replace=True) as temporary:

@@ -4,7 +4,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,10 +34,14 @@ class Agreement:
     """Largest difference between the stock pipeline's samples and ours, relative to the largest value.
 
     Compared as the last scheduler step leaves them: decoded images are clamped, which hides differences.
+
+    Attributes:
+        rounding: the same between the stock pipeline and the trained weights, where those were rounded for the file.
     """
 
     steps: int
     difference: float
+    rounding: float | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +72,7 @@ class Ours:
         sampler: that was trained for.
         stops: step count -> where it was trained to stop.
         seeds: one for each row.
+        trained: the generator before its weights were rounded for the file; None where `model` is not rounded.
     """
 
     model: Denoiser
@@ -76,6 +81,7 @@ class Ours:
     sampler: Sampler
     stops: Mapping[int, Sequence[Stop]]
     seeds: Sequence[int] = SEEDS
+    trained: Denoiser | None = None
 
 
 def verify(export: Export, serving: Serving, ours: Ours, *, device: str = "cpu") -> list[Agreement]:
@@ -97,13 +103,15 @@ def verify(export: Export, serving: Serving, ours: Ours, *, device: str = "cpu")
             raise _failure(export, f"at {n} steps {fault}")
         theirs = torch.cat([row["end"] for row in rows]) / unit(serving.scheduler)
         samples = _samples(rows, serving, ours, n)
+        exact = None if ours.trained is None else _samples(rows, serving, replace(ours, model=ours.trained), n)
         largest = float(samples.abs().max())
         difference = float((theirs - samples).abs().max()) / largest
         allowed = TOLERANCE + _rounding(ours.stops[n][-1]) / largest
         if not difference <= allowed:
             fault = f"the stock pipeline differs from the sampler of training by {difference:.2g} of the largest value"
             raise _failure(export, f"at {n} steps {fault}, allowed {allowed:.2g}")
-        agreements.append(Agreement(n, difference))
+        rounding = None if exact is None else float((theirs - exact).abs().max() / exact.abs().max())
+        agreements.append(Agreement(n, difference, rounding))
     return agreements
 
 

@@ -217,15 +217,23 @@ def merge(net: nn.Module, state: Mapping[str, Tensor], *, alpha: float | None = 
         alpha: that the adapter was trained with.
     """
     weights = dict(net.named_parameters())
+    for name, update in low_rank_updates(state, alpha=alpha):
+        weight = weights[name]
+        weight.copy_(weight + update.view_as(weight).to(weight.device))
+    for key, value in state.items():
+        if not key.endswith((".lora_A.weight", ".lora_B.weight")):
+            weights[key].copy_(value)
+    return net
+
+
+def low_rank_updates(state: Mapping[str, Tensor], *, alpha: float | None = None) -> Iterator[tuple[str, Tensor]]:
+    """(name of a weight, what a role's adapter adds to it, [out, in ...] flattened), one after the other."""
     for key, value in state.items():
         if key.endswith(".lora_B.weight"):
             name = key.removesuffix(".lora_B.weight")
-            weight, down = weights[f"{name}.weight"], state[f"{name}.lora_A.weight"].float()
+            down = state[f"{name}.lora_A.weight"].float()
             update = value.float().flatten(1) @ down.flatten(1) * ((alpha or len(down)) / len(down))
-            weight.copy_(weight + update.view_as(weight).to(weight.device))
-        elif not key.endswith(".lora_A.weight"):
-            weights[key].copy_(value)
-    return net
+            yield f"{name}.weight", update
 
 
 def lora_layers(state: Mapping[str, Tensor], *, alpha: float | None = None) -> tuple[dict[str, Tensor], LoraConfig]:

@@ -79,7 +79,9 @@ def load(
     folder = locate(path, variant=variant, revision=revision)
     _check_is_pipeline(folder)
     check_weights(*sorted(folder.rglob("*.safetensors")))
-    variant = variant_of(folder, variant)
+    wanted, variant = variant, variant_of(folder, variant)
+    if variant != wanted:
+        warnings.warn(f"{folder} has only {variant} weights for some parts: loading these", stacklevel=2)
     try:
         pipe = DiffusionPipeline.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, **({"variant": variant} if variant else {})
@@ -167,7 +169,6 @@ def variant_of(folder: Path, wanted: str | None = None) -> str | None:
             f"{folder} has no plain weights and its variants are {', '.join(offered)}: choose one that all of its "
             "parts have with teacher.variant, or save the pipeline again with save_pretrained"
         )
-    warnings.warn(f"{folder} has only {common[0]} weights for some parts: loading these", stacklevel=3)
     return common[0]
 
 

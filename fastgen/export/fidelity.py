@@ -1,0 +1,121 @@
+"""Whether an export keeps what was trained: sound weights, and updates that survive the dtype they are saved in.
+
+A merge in half precision rounds W + U. Where U is small beside W, most of it is lost: of entries below half a step of
+the format nothing stays. What is lost is measured as |saved - trained| / |U| over all that was trained.
+"""
+
+import copy
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from ..errors import UserError
+from ..models.casting import HALF, cast
+from ..models.source import DTYPES, Dtype
+
+LOST = 0.01  # of the update; beyond it the trained weights are saved in float32
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A trained network as it is saved.
+
+    Args:
+        network: its parameters in the dtypes of the file.
+        lost: share of the trained update that is not in them.
+        if_half: the share that half precision would have lost.
+        exact: whether every parameter is the trained one.
+    """
+
+    network: nn.Module
+    lost: float
+    if_half: float
+    exact: bool
+
+    def told(self) -> str | None:
+        """What a user should know of it, if anything."""
+        dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in self.network.parameters()})
+        if self.lost > LOST:
+            return (
+                f"WARNING: {', '.join(dtypes)} loses {self.lost:.1%} of the trained update of the student; "
+                "export.dtype=auto keeps it"
+            )
+        if self.if_half > LOST:
+            return f"half precision would lose {self.if_half:.1%} of the trained update: saved in {', '.join(dtypes)}"
+        return f"{self.lost:.2%} of the trained update is lost in {', '.join(dtypes)}" if self.lost else None
+
+
+def saved_as(network: nn.Module, updates: Mapping[str, float], *, half: torch.dtype, choice: Dtype) -> Saved:
+    """A trained network in the dtypes that it is saved in; a copy, unless that is float32 throughout.
+
+    Args:
+        network: as it was trained, float32.
+        updates: parameter -> norm of its trained update; parameters that were not trained are absent.
+        half: that the run's students are saved in, or float32.
+        choice: auto keeps every parameter exactly, in half precision where that is exact, and rounds the trained ones
+            only where at most `LOST` of the update goes; another dtype is that of all parameters.
+    """
+    dtype = DTYPES.get(choice, half)
+    if dtype == torch.float32:
+        return Saved(network, 0.0, 0.0, exact=True)
+    saved = cast(copy.deepcopy(network), dtype)
+    pairs = {
+        name: (p, trained) for (name, p), trained in zip(saved.named_parameters(), network.parameters(), strict=True)
+    }
+    lost = [_distance(*pair) for name, pair in pairs.items() if name in updates]
+    share = math.hypot(*lost) / math.hypot(*updates.values())
+    for name, (parameter, trained) in pairs.items():
+        rounds = choice != "auto" or (name in updates and share <= LOST)
+        if not rounds and _distance(parameter, trained):
+            parameter.data = trained.to(_exact(trained))
+    exact = not any(_distance(*pair) for pair in pairs.values())
+    return Saved(saved, 0.0 if exact else share, share, exact)
+
+
+def _distance(saved: Tensor, trained: Tensor) -> float:
+    return (saved.float() - trained).norm().item()
+
+
+def _exact(weight: Tensor) -> torch.dtype:
+    """A half precision that holds the weight exactly, or float32."""
+    return next((dtype for dtype in HALF if torch.equal(weight.to(dtype).float(), weight)), torch.float32)
+
+
+def check_sound(network: nn.Module, updates: Iterable[tuple[str, Tensor]]) -> dict[str, float]:
+    """Parameter -> norm of its trained update, where that is not zero.
+
+    Args:
+        network: as it was trained.
+        updates: parameter -> what training added to it.
+
+    Raises:
+        UserError: a parameter is not finite or became zero, or nothing was trained at all; names them.
+    """
+    norms = {name: float(update.detach().double().norm()) for name, update in updates}
+    spoilt = [name for name, p in network.named_parameters() if not p.isfinite().all()]
+    _refuse(spoilt, "NaN or infinite values")
+    _refuse([n for n, p in network.named_parameters() if norms.get(n) and not p.any()], "nothing but zeros")
+    changed = {name: norm for name, norm in norms.items() if norm}
+    if not changed:
+        _refuse(list(norms), "an update of nothing but zeros, so that it would be the teacher itself")
+    return changed
+
+
+def check_adapter(weights: Mapping[str, Tensor]) -> None:
+    """Raises UserError where a LoRA's factors are not finite, or all its updates are zero; names the tensors."""
+    _refuse([name for name, weight in weights.items() if not weight.isfinite().all()], "NaN or infinite values")
+    ups = [name for name in weights if name.endswith(".lora_B.weight")]
+    if not any(weights[name].any() for name in ups):
+        _refuse(ups, "nothing but zeros, so that the LoRA would change nothing")
+
+
+def _refuse(names: list[str], what: str) -> None:
+    if names:
+        others = f" and {len(names) - 1} more" if len(names) > 1 else ""
+        raise UserError(
+            f"the student is not exported: {names[0]}{others} has {what}. Nothing was written; go on from an earlier "
+            "checkpoint, with a smaller learning rate or in another precision"
+        )
