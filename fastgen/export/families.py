@@ -89,11 +89,6 @@ def noise_factors(scheduler: Any, timesteps: list[float]) -> list[float]:
     return factors
 
 
-def unit(scheduler: Any) -> float:
-    """The standard deviation of data in a stock scheduler's samples, over the process's own."""
-    return float(scheduler.config.sigma_data) if isinstance(scheduler, SCMScheduler) else 1.0
-
-
 # Discrete, variance preserving
 
 

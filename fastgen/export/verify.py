@@ -14,13 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.canonical import unit
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
 from ..models.precision import full_precision
 from ..notes import Stop
 from ..sampling.sampler import ode, renoise
 from . import stranger
-from .families import Sampler, noise_factors, unit
+from .families import Sampler, noise_factors
 from .scheduler import TOLERANCE as TIMESTEP_TOLERANCE
 from .scheduler import Serving
 from .stacked import StackedLoRA

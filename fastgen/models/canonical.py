@@ -12,6 +12,8 @@ from ..process import ROWS, Discrete, Flow, Reading, Trig, from_scheduler
 from . import trigflow
 from .watch import Step
 
+PURE_NOISE = 2.0**-24  # of alpha squared: what float32 does not see beside 1; Euler schedulers put it for 0
+
 
 def reading_of(scheduler: Any) -> Reading:
     """A scheduler in our terms, as the network behind it sees them.
@@ -26,6 +28,11 @@ def reading_of(scheduler: Any) -> Reading:
 def static_shift(scheduler: Any) -> float:
     """The shift of a flow scheduler's times that does not depend on the resolution; 1 where it names none."""
     return float(scheduler.config.get("shift") or scheduler.config.get("flow_shift") or 1.0)
+
+
+def unit(scheduler: Any) -> float:
+    """The standard deviation of data in a stock scheduler's samples, over the process's own (TrigFlow's sigma_data)."""
+    return float(scheduler.config.sigma_data) if isinstance(from_scheduler(scheduler).process, Trig) else 1.0
 
 
 @contextmanager
@@ -74,13 +81,20 @@ def _own_reading(pipe: DiffusionPipeline) -> Reading:
         reading = reading_of(scheduler)
     except ValueError as error:
         raise UserError(f"the scheduler of {name} cannot be read: {error}") from error
-    if isinstance(reading.process, Discrete) and reading.row is ROWS["eps"] and not scheduler.alphas_cumprod[-1]:
-        raise UserError(
-            f"the scheduler of {name} predicts epsilon, but its noisiest step is pure noise (rescale_betas_zero_snr), "
-            "where epsilon says nothing of the image. In scheduler/scheduler_config.json set prediction_type to "
-            "v_prediction if the network was trained so, or else rescale_betas_zero_snr to false"
-        )
+    if isinstance(reading.process, Discrete) and reading.row is ROWS["eps"]:
+        _check_noisiest(name, float(scheduler.alphas_cumprod[-1]))
     return reading
+
+
+def _check_noisiest(name: str, power: float) -> None:
+    """That epsilon determines the image even at the last step, whose alpha squared is `power`."""
+    if power <= PURE_NOISE:
+        raise UserError(
+            f"the scheduler of {name} predicts epsilon, but its noisiest step is pure noise (alphas_cumprod ends at "
+            f"{power:.2g}), where epsilon says nothing of the image. In scheduler/scheduler_config.json set "
+            "prediction_type to v_prediction if the network was trained so; if not, set rescale_betas_zero_snr to "
+            "false, or where the betas themselves end so low, write them out as trained_betas without the last few"
+        )
 
 
 def view(pipe: DiffusionPipeline, step: Step) -> Step:

@@ -19,8 +19,8 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..errors import UserError
-from ..process import Trig, from_scheduler
 from .arguments import classifier_free, conditioning_kind, parameters
+from .canonical import unit
 from .selftest import tolerance
 from .watch import Answer, autoencoder_of, denoisers_of, network_of, replaced, silent, undisturbed, unshared
 
@@ -224,7 +224,7 @@ class _Stop(Exception):
 @contextmanager
 def _posing(pipe: DiffusionPipeline, vae: Any, call: Mapping[str, Any]) -> Iterator[Decode]:
     """Within, the stock loop can be run with its samples replaced; its denoiser is not run."""
-    networks, gain = list(denoisers_of(pipe).values()), _gain(pipe)
+    networks, gain = list(denoisers_of(pipe).values()), unit(pipe.scheduler)
     forward, step, told = networks[0].forward, pipe.scheduler.step, signature(vae.decode)
     asked, zeros = signature(forward), silent(pipe)
     decoded: list[Decoded] = []
@@ -285,8 +285,3 @@ def _anyone(pipe: DiffusionPipeline) -> dict[str, Any]:
     ]
     fixed = {"num_inference_steps": 2, "decode_chunk_size": 10**6}
     return {**who, **classifier_free(pipe, 1.0), **{name: value for name, value in fixed.items() if name in takes}}
-
-
-def _gain(pipe: DiffusionPipeline) -> float:
-    """The scheduler's samples over ours: TrigFlow loops scale data by sigma_data, which the denoiser takes off."""
-    return float(pipe.scheduler.config.sigma_data) if isinstance(from_scheduler(pipe.scheduler).process, Trig) else 1.0

@@ -20,6 +20,7 @@ from .canonical import canonical, is_deterministic, view
 from .conditioning import Conditioning
 from .denoiser import CallForm, NetworkDenoiser
 from .layout import Layout, same
+from .oracle import Read, hold_to_own_scheduler
 from .precision import full_precision
 from .refusal import checking, failure
 from .selftest import Evidence, fitting_guidance, self_test, tolerance
@@ -55,8 +56,8 @@ def probe(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[str,
 
 
 def _probed(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[str, Any]) -> Probed:
-    name, plain = type(pipe).__name__, {**mixed, **classifier_free(pipe, 1.0), **free_count(pipe)}
-    steps = attempt(pipe, plain, lambda call: record(pipe, call, steps=STEPS, rows=2))
+    name, plain = type(pipe).__name__, {**classifier_free(pipe, 1.0), **free_count(pipe)}
+    steps = attempt(pipe, {**mixed, **plain}, lambda call: record(pipe, call, steps=STEPS, rows=2))
     with canonical(pipe) as reading:
         seen = [view(pipe, step) for step in steps]
         if len({step.timestep for step in seen}) < 2:
@@ -73,6 +74,8 @@ def _probed(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[st
             guided = record(pipe, {**mixed, **_guided(pipe, None, rows=2)}, steps=STEPS, rows=2)[0]
             cond = replace(told, null=null)
             form = replace(form, rescaled=fitting_guidance(name, denoiser, view(pipe, guided), cond, w=_GUIDANCE))
+    read = Read(reading, form, seen[0], tolerance(net))
+    hold_to_own_scheduler(pipe, {**alone, **plain}, read, steps=STEPS)
     return Probed(reading, form)
 
 

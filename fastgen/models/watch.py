@@ -91,18 +91,13 @@ def autoencoder_of(pipe: DiffusionPipeline) -> Any:
     return next((part for part in networks if hasattr(part, "encode") and hasattr(part, "decode")), None)
 
 
-def record(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> list[Step]:
-    """What happens in the first steps of a stock call; the global random streams are left as they were."""
-    return _watched(pipe, call, steps, rows, answer=None, step=None)
-
-
 def rehearse(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> list[Step]:
     """What a stock call tells its denoiser and scheduler, with neither of them run; values of samples mean nothing."""
 
-    def still(_output: Tensor, _timestep: Any, sample: Tensor, *_: Any, **__: Any) -> Any:
-        return Answer([sample, sample])
+    def still(_step: Callable[..., Any], told: inspect.BoundArguments) -> Any:
+        return Answer([told.arguments["sample"]] * 2)
 
-    return _watched(pipe, call, steps, rows, answer=silent(pipe), step=still)
+    return record(pipe, call, steps=steps, rows=rows, answer=silent(pipe), step=still)
 
 
 def silent(pipe: DiffusionPipeline) -> Callable[[inspect.BoundArguments], Any]:
@@ -128,27 +123,36 @@ class Answer(tuple):  # type: ignore[type-arg]
     pred_original_sample = property(lambda self: self[-1])
 
 
-def _watched(
+def record(
     pipe: DiffusionPipeline,
     call: Mapping[str, Any],
+    *,
     steps: int,
     rows: int,
-    *,
-    answer: Callable[[inspect.BoundArguments], Any] | None,
-    step: Callable[..., Any] | None,
+    answer: Callable[[inspect.BoundArguments], Any] | None = None,
+    step: Callable[[Callable[..., Any], inspect.BoundArguments], Any] | None = None,
 ) -> list[Step]:
+    """What happens in a stock call; the global random streams are left as they were.
+
+    Args:
+        pipe, call, steps, rows: the call of so many steps for so many samples.
+        answer: says what the denoiser returns in its place, given its arguments.
+        step: does what the scheduler's step does in its place, given that and its arguments.
+    """
     scheduler = pipe.scheduler
     stock_step = scheduler.step
-    act = step or stock_step
+    act = step or (lambda stock, told: stock(*told.args, **told.kwargs))
+    signature = inspect.signature(stock_step)
     calls: list[Call] = []
     seen: list[Step] = []
 
     @wraps(stock_step)
-    def watched_step(model_output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        given, before = model_output.clone(), sample.clone()
-        stepped = act(model_output, timestep, sample, *args, **kwargs)
+    def watched_step(*args: Any, **kwargs: Any) -> Any:
+        told = signature.bind(*args, **kwargs)
+        given, before = (told.arguments[name].clone() for name in ("model_output", "sample"))
+        stepped = act(stock_step, told)
         moved = stepped[0] if isinstance(stepped, tuple) else stepped.prev_sample
-        seen.append(Step(tuple(calls), given, first_value(timestep), before, moved.clone()))
+        seen.append(Step(tuple(calls), given, first_value(told.arguments["timestep"]), before, moved.clone()))
         calls.clear()
         return stepped
 

@@ -1,6 +1,6 @@
 """Reading a Diffusers scheduler: which process it speaks, which row, and what it calls a timestep."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -12,13 +12,7 @@ from .families import EDM, Discrete, Flow, Trig
 from .prediction import ROWS, Row, consistency_row, edm_row
 from .process import Process
 
-PREDICTION_ROWS = {
-    "epsilon": "eps",
-    "v_prediction": "v",
-    "sample": "x0",
-    "flow_prediction": "flow",
-    "trigflow": "flow",
-}
+PREDICTION_ROWS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
 
 
 @dataclass(frozen=True)
@@ -47,7 +41,7 @@ def from_scheduler(scheduler: Any) -> Reading:
     in a unit-scale one (DDIM, LCM) before running the network on x_t.
 
     Raises:
-        ValueError: a scheduler of none of the four families.
+        ValueError: a scheduler of none of the four families, or a prediction type that its family does not have.
     """
     config, name = scheduler.config, type(scheduler).__name__
     if name.startswith("FlowM") or config.get("use_flow_sigmas"):
@@ -61,16 +55,25 @@ def from_scheduler(scheduler: Any) -> Reading:
         row = partial(consistency_row, sigma_data=config.sigma_data, sigma_min=config.sigma_min)
         return _karras(config, row, factor=250.0)
     if name.startswith("EDM"):
-        sign = {"epsilon": 1.0, "v_prediction": -1.0}[config.prediction_type]
+        sign = _named({"epsilon": 1.0, "v_prediction": -1.0}, scheduler)
         return _karras(config, partial(edm_row, sigma_data=config.sigma_data, sign=sign), factor=0.25)
     if hasattr(scheduler, "alphas_cumprod"):
         discrete = Discrete(scheduler.alphas_cumprod)
-        row = ROWS[PREDICTION_ROWS[config.get("prediction_type", "epsilon")]]
+        row = ROWS[_named(PREDICTION_ROWS, scheduler)]
         return Reading(discrete, row, discrete.clock, discrete.from_clock)
     raise ValueError(
         f"{name} is none of the known families (discrete VP, flow matching, EDM/VE, TrigFlow); "
         "save the pipeline with one of Diffusers' DDIM, FlowMatchEulerDiscrete, EDM or SCM schedulers"
     )
+
+
+def _named(meanings: Mapping[str, Any], scheduler: Any) -> Any:
+    """What the scheduler's prediction type means."""
+    kind = scheduler.config.get("prediction_type", "epsilon")
+    if kind not in meanings:
+        name = type(scheduler).__name__
+        raise ValueError(f"prediction_type is {kind}, but a {name} knows {', '.join(meanings)}: set one of them")
+    return meanings[kind]
 
 
 def _karras(config: Any, row: Row, *, factor: float) -> Reading:
