@@ -11,6 +11,7 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptio
 from pathlib import Path
 
 from fastgen.cli.sample import DTYPES, NUM, add_call, natural, positive
+from fastgen.cli.stack import add_stack
 
 from .options import PROTOCOL_NAMES, Options
 
@@ -73,14 +74,15 @@ def run(args: Namespace) -> int:
 def to_options(args: Namespace) -> Options:
     """What the command line says; repeated options become tuples."""
     settings = {name: value for name, value in vars(args).items() if name != "debug"}
-    return Options(**settings | {name: tuple(settings[name]) for name in ("rewards", "assertions")})
+    return Options(**settings | {name: tuple(settings[name]) for name in ("rewards", "assertions", "stack")})
 
 
 def _add_sets(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("image sets")
     files = "folder, zip, parquet or tar file of images, or folder of tar shards"
     what = f"pipeline folder (model_index.json), hub id, or {files}"
-    group.add_argument("--student", metavar="PATH", help=what)
+    group.add_argument("--student", metavar="PATH", help=f"{what}; or a LoRA student's folder")
+    add_stack(group)
     group.add_argument("--teacher", metavar="PATH", help="rows to compare with: the same")
     group.add_argument(
         "--reference", type=Path, required=True, metavar="PATH", help=f"real images: {files}; or statistics (.npz)"

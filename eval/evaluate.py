@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from fastgen.errors import UserError
+from fastgen.export.opening import Opened
 from fastgen.sampling.call import Asked
 
 from . import html
@@ -184,7 +185,8 @@ def _generated(
         dtype=session.options.dtype,
         request=session.request,
     )
-    for source in pipelines(path, draw, steps=steps, asked=asked, beside=beside):
+    below = (session.options.base, session.options.stack) if role == "student" else ()
+    for source in pipelines(Opened(path, *below), draw, steps=steps, asked=asked, beside=beside):
         counted = "step" if source.steps == 1 else "steps"
         title = role if source.steps is None else f"{role}, {source.steps} {counted}"
         yield Side(role, title, tuple(source.at(seed) for seed in session.options.first_seeds))

@@ -22,6 +22,7 @@ class Options:
 
     Attributes:
         student, teacher: a pipeline folder, a hub id, or images as `reference`.
+        base, stack: what a student lies on that is a LoRA, and the LoRAs between with their weights.
         reference: a folder, zip, parquet or tar file of images, a folder of tar shards, or statistics (.npz).
         held_out: real images that are not in the reference: the floor.
         real_images: real images for pixel metrics where `reference` is a statistics file.
@@ -51,6 +52,8 @@ class Options:
     reference: Path
     student: str | None = None
     teacher: str | None = None
+    base: str | None = None
+    stack: tuple[tuple[Path, float | None], ...] = ()
     held_out: Path | None = None
     real_images: Path | None = None
     protocol: ProtocolName = "domain"

@@ -53,6 +53,8 @@ def _file(path: Path | None, lines: tuple[Any, ...] | None) -> dict[str, Any] | 
 
 
 def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(one) for one in value]
     return str(value) if isinstance(value, Path) else value
 
 

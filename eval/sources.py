@@ -12,9 +12,8 @@ from diffusers import DiffusionPipeline
 from fastgen.data.prompts import numbered_prompts
 from fastgen.data.text import read_lines
 from fastgen.errors import UserError, warn
-from fastgen.models import loading
+from fastgen.export.opening import Opened, is_student
 from fastgen.models.arguments import conditioning_kind, conditions, default_steps, parameters, real_classes
-from fastgen.notes import Notes
 from fastgen.sampling import stock
 from fastgen.sampling.call import Asked, Call, settle
 
@@ -199,13 +198,13 @@ class PipelineSource:
 
 def is_image_set(path: str) -> bool:
     local = Path(path)
-    return local.is_file() or (local.is_dir() and not (local / "model_index.json").is_file())
+    return local.is_file() or (local.is_dir() and not is_student(local))
 
 
 def pipelines(
-    path: str, draw: Draw, *, steps: Sequence[int], asked: Asked, beside: Mapping[str, Any] | None = None
+    opened: Opened, draw: Draw, *, steps: Sequence[int], asked: Asked, beside: Mapping[str, Any] | None = None
 ) -> Iterator[PipelineSource]:
-    """One source per step count of the pipeline at `path`, which is loaded once.
+    """One source per step count of a pipeline, which is loaded once for all counts that one folder serves.
 
     Args:
         asked: what is not asked for is as a student's notes say, otherwise the pipeline's default.
@@ -214,13 +213,24 @@ def pipelines(
     Raises:
         UserError: there is no pipeline that can be loaded, or it does not take what is asked for.
     """
-    folder = loading.locate(path)
-    notes = Notes.read(folder)
     dtype = torch.float32 if draw.dtype == AUTOCAST else getattr(torch, draw.dtype)
-    pipe = loading.load(folder, device=draw.device, dtype=dtype)
+    source, place = None, None
+    for count in steps or (None,):
+        if source is None or opened.place(count) != place:
+            place = opened.place(count)
+            pipe = opened.load(count, device=draw.device, dtype=dtype)
+            source = _source(pipe, opened, draw, asked=asked, beside=beside)
+        yield replace(source, steps=count or default_steps(source.pipe), costs=Costs())
+
+
+def _source(
+    pipe: DiffusionPipeline, opened: Opened, draw: Draw, *, asked: Asked, beside: Mapping[str, Any] | None
+) -> PipelineSource:
+    """A loaded pipeline at no step count yet; warns of what has no effect on it."""
+    notes = opened.notes
     classes = real_classes(pipe, notes)
-    first = PipelineSource(
-        path=path,
+    source = PipelineSource(
+        path=opened.path,
         pipe=pipe,
         classes=classes,
         null_label=notes.null_label if notes and notes.null_label is not None else _label_above(pipe, classes),
@@ -228,19 +238,18 @@ def pipelines(
         call=Call(),
         draw=draw,
     )
-    told = first.asked([0])
+    told = source.asked([0])
     _warn_of_the_other(pipe, draw.request)
     guided = _by_label(pipe) and asked.guidance not in (None, 1.0) and "guidance_scale" not in parameters(pipe)
     example = conditions(pipe, labels=told.get("labels"), prompts=told.get("prompts"))
     plain = replace(asked, guidance=None) if guided else asked
     call = settle(pipe, notes, plain, example=example, warn=warn, beside=beside)
-    for count in steps or (default_steps(pipe),):
-        yield replace(first, steps=count, call=call, guided=asked.guidance if guided else None, costs=Costs())
+    return replace(source, call=call, guided=asked.guidance if guided else None)
 
 
 def noted_size(path: str) -> dict[str, Any]:
     """The size that a student was trained for, as arguments of its call; empty without notes or pipeline."""
-    notes = None if is_image_set(path) else Notes.read(loading.locate(path))
+    notes = None if is_image_set(path) else Opened(path).notes
     return dict(notes.arguments) if notes else {}
 
 
@@ -248,7 +257,7 @@ def declared_steps(path: str) -> tuple[int, ...]:
     """The step counts a student was trained for, as its notes say; empty without notes or pipeline."""
     if is_image_set(path):
         return ()
-    notes = Notes.read(loading.locate(path))
+    notes = Opened(path).notes
     return notes.steps if notes else ()
 
 

@@ -106,7 +106,7 @@ def stack(tmp_path, monkeypatch, student) -> Path:
 @pytest.mark.usefixtures("near_stranger")
 def test_verify_finds_the_loras_below_by_itself(stack, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr("fastgen.export.rebuild.fuse", lambda pipe, files, second: seen.append((files, second)))
+    monkeypatch.setattr("fastgen.export.opening.fuse", lambda pipe, files, second: seen.append((files, second)))
     with pytest.raises(UserError, match="differs from the sampler"):  # ours without any LoRA, the stranger's with both
         verify_lora(Path("lora"))
     monkeypatch.undo()

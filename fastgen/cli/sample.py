@@ -4,6 +4,7 @@
   fastgen sample out/student --labels 0-9 --steps 2 --seed 100 --out digits
   fastgen sample owner/text-to-image --prompt "a red fox" --prompt "a blue jay" --num-images 8 --guidance 4
   fastgen sample owner/text-to-image --prompts prompts.txt --height 768 --width 1152 --negative-prompt blurry
+  fastgen sample out/student-lora --base my-finetune --prompt "a red fox"
   fastgen sample owner/text-to-video --prompt "a red fox runs" --num-images 1 --frames 33
 
 A student is sampled as it was trained: its steps, size and guidance are in its notes (fastgen.json). What is asked for
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import UserError, warn
+from .stack import add_stack
 
 DTYPES = ("float32", "bfloat16", "float16")
 CALL = ("steps", "guidance", "negative_prompt", "height", "width", "frames")
@@ -27,8 +29,11 @@ NUM = ("--num-images", "--num")  # torchrun takes --num for one of its own optio
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen sample`."""
     source = parser.add_argument_group("what to sample")
-    source.add_argument("pipeline", nargs="?", help="a stock pipeline folder (model_index.json) or a hub id")
+    source.add_argument(
+        "pipeline", nargs="?", help="a stock pipeline folder (model_index.json), a LoRA student's folder, or a hub id"
+    )
     source.add_argument("--student", "--model", metavar="PIPELINE", help="the same, as an option")
+    add_stack(source)
     source.add_argument(
         *NUM,
         dest="num",
@@ -102,6 +107,8 @@ def run(args: Namespace) -> None:
     order = Order(
         pipeline=pipeline,
         out=args.out,
+        base=args.base,
+        stacked=args.stack,
         asked=Asked(**asked),
         num=args.num,
         seed=args.seed,

@@ -11,32 +11,16 @@ from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
 from ..errors import UserError
+from .stack import add_stack
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen verify`."""
     parser.add_argument("folder", type=Path, help="an export: a pipeline folder, or a LoRA folder with --lora")
     parser.add_argument("--lora", action="store_true", help="the folder holds a LoRA")
-    parser.add_argument("--base", metavar="PIPELINE", help="pipeline under the LoRA (default: its teacher)")
-    parser.add_argument(
-        "--stack",
-        action="append",
-        type=stacked_file,
-        default=[],
-        metavar="FILE[=W]",
-        help="LoRA that the teacher was made with and its weight, where its notes cannot tell; may be repeated",
-    )
+    add_stack(parser)
     parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default cpu)")
     parser.add_argument("--push", type=hub_id, metavar="OWNER/NAME", help="upload it to the hub once it is verified")
-
-
-def stacked_file(text: str) -> tuple[Path, float | None]:
-    """A LoRA file and its weight, if any, from "FILE" or "FILE=W"."""
-    name, equals, weight = text.rpartition("=")
-    try:
-        return (Path(name), float(weight)) if equals else (Path(text), None)
-    except ValueError as error:
-        raise ArgumentTypeError(f"{weight!r} in {text!r} is not a weight") from error
 
 
 def hub_id(text: str) -> str:

@@ -1,25 +1,21 @@
 """An export verified by itself: the student rebuilt from the folder, its notes saying what was trained."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import diffusers
 import torch
 from diffusers import DiffusionPipeline
 
 from ..errors import UserError
 from ..models.arguments import SIZES, call_arguments, parameters
 from ..models.conditioning import Conditioning
-from ..models.fuse import fuse
-from ..models.loading import load, locate, variant_of
+from ..models.loading import load
 from ..models.pipeline import Pipeline
 from ..notes import Notes
-from .lora import written
+from .opening import below, put_on
 from .scheduler import Serving
-from .stacked import found
 from .stops import difference, stops_of
 from .verify import SEEDS, Agreement, Export, Ours, verify
 
@@ -57,21 +53,12 @@ def verify_lora(
         UserError: no export, a base or LoRA that is not found, or one that does not sample as it was trained.
     """
     agreements, notes = [], _notes(folder)
-    base = base or notes.teacher
-    if base is None:
-        raise UserError(f"{folder} does not say which pipeline its LoRA belongs to: name it with --base")
-    below = found(notes.loras, stacked)
-    place_of_base = locate(base, variant=notes.variant, revision=notes.revision)
-    variant = variant_of(place_of_base, notes.variant)
+    under = below(folder, notes, base, stacked)
     for place in sorted({file.parent for file in folder.rglob("scheduler_config.json")}):
-        pipe = load(place_of_base, device=device, variant=variant)
-        pipe.register_modules(scheduler=_scheduler(place))
-        loras = (*below, *written(pipe, str(folder), "diffusers"))
-        for second in (False, True):
-            files = [(Path(lora.folder) / lora.file, lora.weight) for lora in loras if lora.second == second]
-            fuse(pipe, files, second=second)
+        pipe = under.load(device)
+        loras = put_on(pipe, folder, under.loras, scheduler=place)
         steps = tuple(n for n in notes.steps if place.parent == folder or place.parent.name == f"{n}step")
-        export = Export(str(place_of_base), loras, str(place), variant)
+        export = Export(str(under.base), loras, str(place), under.variant)
         agreements += _verified(export, pipe, replace(notes, steps=steps), pipe.scheduler, device)
     return agreements
 
@@ -129,8 +116,3 @@ def _notes(folder: Path) -> Notes:
             "verified: export the student again"
         )
     return notes
-
-
-def _scheduler(folder: Path) -> Any:
-    name = json.loads((folder / "scheduler_config.json").read_text(encoding="utf-8"))["_class_name"]
-    return getattr(diffusers, name).from_pretrained(folder)

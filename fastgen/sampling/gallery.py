@@ -12,8 +12,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..errors import UserError
+from ..export.opening import Opened
 from ..files import atomic_json
-from ..models import arguments, loading
+from ..models import arguments
 from ..notes import Notes
 from . import pictures, stock
 from .call import Asked, Call, settle, warn_of_steps
@@ -32,7 +33,8 @@ class Order:
     """What a user asks for; None leaves a choice to the student's notes, then to the pipeline.
 
     Attributes:
-        pipeline: a stock folder or hub id.
+        pipeline: a stock folder or hub id, or the folder of a LoRA student.
+        base, stacked: what a LoRA lies on, where its notes cannot say it; see `Opened`.
         asked: steps, guidance, size ...
         num: images; None is one per label or prompt. Labels and prompts are cycled.
         seed: image i uses seed + i.
@@ -41,6 +43,8 @@ class Order:
 
     pipeline: str
     out: Path
+    base: str | None = None
+    stacked: Sequence[tuple[Path, float | None]] = ()
     asked: Asked = field(default_factory=Asked)
     num: int | None = None
     seed: int = 0
@@ -117,10 +121,10 @@ def fill(order: Order, warn: Callable[[str], None]) -> Record:
         UserError: files in the way, no such pipeline, or an order that the pipeline cannot take.
     """
     _refuse_overwriting(order)
-    folder = loading.locate(order.pipeline)
-    notes = Notes.read(folder)
+    opened = Opened(order.pipeline, order.base, order.stacked)
+    notes = opened.notes
     device = ("cuda" if torch.cuda.is_available() else "cpu") if order.device == "auto" else order.device
-    pipe = loading.load(folder, device=device, dtype=getattr(torch, order.dtype))
+    pipe = opened.load(order.asked.steps, device=device, dtype=getattr(torch, order.dtype))
     request = _request(order, pipe=pipe, notes=notes)
     warn_of_steps(notes, order.asked.steps, warn)
     call = settle(pipe, notes, order.asked, example=_example(pipe, request), warn=warn)
