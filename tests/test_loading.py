@@ -2,7 +2,6 @@
 
 import json
 import shutil
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -201,22 +200,19 @@ def test_a_lora_of_another_base_is_refused(base: Path, tensors: dict[str, Tensor
     assert "a.safetensors cannot be added to this StableDiffusionPipeline" in words
 
 
-def test_a_lora_that_fits_in_part_says_how_much(base: Path, tmp_path: Path) -> None:
+def test_a_lora_that_fits_in_part_is_refused_with_what_fits_nowhere(base: Path, tmp_path: Path) -> None:
     tensors = lora_of(tiny.stable_diffusion().unet, "unet.")
-    elsewhere = {key.replace("mid_block", "elsewhere"): value.clone() for key, value in tensors.items()}
+    elsewhere = {k.replace("mid_block", "elsewhere"): v + 1 for k, v in tensors.items() if "mid_block" in k}
     save_file(tensors | elsewhere, tmp_path / "a.safetensors")
-    with pytest.warns(UserWarning, match="fits 16 of the 20 layers"):
-        taught(base, LoRAFile(path=str(tmp_path / "a.safetensors")))
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        save_file(kohya(tensors, alpha=2), tmp_path / "a.safetensors")
-        taught(base, LoRAFile(path=str(tmp_path / "a.safetensors")))
+    words = refusal(base, LoRAFile(path=str(tmp_path / "a.safetensors")))
+    assert "4 of its 20 updates fit none of the layers (unet.elsewhere.attentions.0" in words
 
 
 def test_without_a_loader_a_foreign_lora_is_refused(tmp_path: Path) -> None:
     tiny.ddpm().save_pretrained(tmp_path / "base")
     file = tmp_path / "a.safetensors"
-    save_file({"lora_unet_conv_in.lora_down.weight": torch.ones(1, 3)}, file)
+    down, up = torch.ones(1, 3), torch.ones(8, 1)
+    save_file({"lora_unet_conv_in.lora_down.weight": down, "lora_unet_conv_in.lora_up.weight": up}, file)
     assert "DDPMPipeline has no LoRA loader" in refusal(tmp_path / "base", LoRAFile(path=str(file)))
     save_file({"conv_out.no.lora_A.weight": torch.ones(1, 3), "conv_out.no.lora_B.weight": torch.ones(3, 1)}, file)
     assert "cannot be added" in refusal(tmp_path / "base", LoRAFile(path=str(file)))
@@ -243,6 +239,8 @@ def test_a_lora_on_the_hub_needs_the_hub(base: Path, monkeypatch: pytest.MonkeyP
 
 # Variants and dtypes
 
+POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\nsize 3438167536\n"
+
 
 def test_a_folder_of_half_precision_weights_loads_and_says_so(tmp_path: Path) -> None:
     tiny.stable_diffusion().to(torch.float16).save_pretrained(tmp_path, variant="fp16")
@@ -261,6 +259,22 @@ def test_plain_weights_come_before_a_variant(tmp_path: Path) -> None:
     pipe.save_pretrained(tmp_path, variant="ema")
     assert not torch.equal(taught(tmp_path).unet.conv_in.bias, torch.ones(8))
     assert torch.equal(taught(tmp_path, variant="ema").unet.conv_in.bias, torch.ones(8))
+
+
+def test_only_weights_that_would_be_loaded_are_judged(tmp_path: Path) -> None:
+    """A clone of which the fp16 files alone were pulled, with files beside them that are no part of the pipeline."""
+    pipe = tiny.stable_diffusion().to(torch.float16)
+    pipe.save_pretrained(tmp_path, variant="fp16")
+    for part in ("unet", "vae", "text_encoder"):
+        for file in (tmp_path / part).glob("*.fp16.safetensors"):
+            file.with_name(file.name.replace(".fp16", "")).write_text(POINTER)
+    for other in ("v1-5-pruned.safetensors", "unet/old.safetensors", "unet_ema/diffusion_pytorch_model.safetensors"):
+        (tmp_path / other).parent.mkdir(exist_ok=True)
+        (tmp_path / other).write_text(POINTER)
+    assert torch.equal(taught(tmp_path, variant="fp16").unet.conv_in.bias.half(), pipe.unet.conv_in.bias)
+    assert "text_encoder/model.safetensors is damaged" in refusal(tmp_path)
+    (tmp_path / "vae" / "diffusion_pytorch_model.fp16.safetensors").write_text(POINTER)
+    assert "vae/diffusion_pytorch_model.fp16.safetensors is damaged" in refusal(tmp_path, variant="fp16")
 
 
 def test_variants_that_do_not_agree_are_named(base: Path, tmp_path: Path) -> None:

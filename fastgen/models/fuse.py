@@ -1,32 +1,31 @@
-"""A user's LoRAs become part of the base: loaded, weighted, added to the weights, and gone.
+"""A user's LoRAs become part of the base: Diffusers says where each update belongs, the file how large it is."""
 
-LoRA (2106.09685): W <- W + weight * alpha / r * B A.
-"""
-
-import json
 import logging
-import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download, list_repo_files
 from peft.tuners.tuners_utils import BaseTunerLayer
-from safetensors import safe_open
 from torch import Tensor, nn
 
 from ..errors import UserError
 from .loading import HUB_FAILURES, HUB_ID, check_weights, line
+from .lora_file import Update, listed, normal_form, read_updates, sketch
 from .source import LoRAFile
 from .watch import network_of
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 USUAL = "pytorch_lora_weights.safetensors"
-METADATA = "lora_adapter_metadata"
-_DOWN = re.compile(r"lora(_A|[._]down)\.")
+
+Place = tuple[Tensor, Update, Tensor]
+"""A layer's weight, an update, and which of the update's rows the layer gets."""
+
+_ADAPTER = "lora"
+_PLAIN = ".lora_A.weight"
 
 
 def lora_file(lora: LoRAFile) -> Path:
@@ -80,39 +79,56 @@ def _downloaded(lora: LoRAFile) -> Path:
 
 
 def fuse(pipe: DiffusionPipeline, loras: Sequence[tuple[Path, float]], *, second: bool = False) -> None:
-    """Adds LoRAs, each a file and its weight, to the networks of a pipeline; no adapter stays behind.
+    """Adds LoRAs, each a file and its weight, to the networks of a pipeline, one after the other.
+
+    No adapter stays behind. Each layer gets what the file says of it: W + weight * dW, or of a DoRA, which makes W' of
+    W, W + weight * (W' - W).
 
     Args:
         second: they belong to the second of two denoisers.
 
     Raises:
-        UserError: a LoRA fits no layer, was made for another base, or is of a kind that the pipeline cannot take.
+        UserError: a part of a LoRA fits no layer, was made for another base, or is of a kind that is not known.
     """
-    if loras and hasattr(pipe, "load_lora_weights"):
-        _fuse_by_pipeline(pipe, loras, {"load_into_transformer_2": True} if second else {})
-        return
+    into = {"load_into_transformer_2": True} if second else {}
     for file, weight in loras:
-        _add(pipe, network_of(pipe), file, weight)
+        updates, unknown = read_updates(file)
+        if not hasattr(pipe, "load_lora_weights"):
+            places = _named(pipe, file, updates, unknown)
+        elif unknown or not updates:
+            reason = f"it has keys that are no part of a low-rank update, {listed(unknown)}"
+            raise _misfit(pipe, file, reason)
+        else:
+            places = _found_by_diffusers(pipe, file, updates, into)
+        for layer, update, rows in places:
+            with torch.no_grad():
+                layer.add_((weight * update.added(layer, rows)).to(layer))
 
 
-def _fuse_by_pipeline(pipe: DiffusionPipeline, loras: Sequence[tuple[Path, float]], into: Mapping[str, bool]) -> None:
-    names = [f"lora{index}" for index in range(len(loras))]
-    for name, (file, _) in zip(names, loras, strict=True):
-        try:
-            with _no_load_report():
-                told = {"weight_name": file.name, "adapter_name": name, "use_safetensors": True, **into}
-                pipe.load_lora_weights(file.parent, **told)
-        except Exception as error:  # Diffusers has no error class of its own for a LoRA that does not fit
-            raise _misfit(pipe, file, line(error)) from error
-        fitting, told = _layers_with(pipe, name), _layers_in(file)
-        if not fitting:
-            raise _misfit(pipe, file, "it fits none of the layers")
-        if fitting < told:
-            warnings.warn(f"the LoRA {file} fits {fitting} of the {told} layers it was made for", stacklevel=4)
-    pipe.set_adapters(names, [weight for _, weight in loras])
-    parts = [part for part in pipe._lora_loadable_modules if getattr(pipe, part, None) is not None]
-    pipe.fuse_lora(components=parts, adapter_names=names)
-    pipe.unload_lora_weights()
+def _found_by_diffusers(
+    pipe: DiffusionPipeline, file: Path, updates: list[Update], into: Mapping[str, bool]
+) -> list[Place]:
+    """The layers that Diffusers gives the updates to, where each is known again by its values."""
+    try:
+        with _no_load_report():
+            pipe.load_lora_weights(normal_form(updates), adapter_name=_ADAPTER, **into)
+    except Exception as error:  # Diffusers has no error class of its own for a LoRA that does not fit
+        raise _misfit(pipe, file, line(error)) from error
+    places: list[Place] = []
+    given: dict[int, set[int]] = {id(update): set() for update in updates}
+    try:
+        for name, layer in _adapted(pipe).items():
+            fresh_first = sorted(updates, key=lambda update: len(given[id(update)]) == len(update.up))
+            places.append(_place(pipe, file, name, layer, fresh_first))
+            given[id(places[-1][1])].update(places[-1][2].tolist())
+    finally:
+        pipe.unload_lora_weights()
+    idle = [update for update in updates if update.length and len(given[id(update)]) < len(update.up)]
+    if idle:
+        keys = listed(key for update in idle for key in update.keys[:2])
+        reason = f"{len(idle)} of its {len(updates)} updates fit none of the layers ({keys})"
+        raise _misfit(pipe, file, reason)
+    return places
 
 
 @contextmanager
@@ -127,60 +143,75 @@ def _no_load_report() -> Iterator[None]:
         report.setLevel(level)
 
 
-def _layers_with(pipe: DiffusionPipeline, adapter: str) -> int:
-    networks = [part for part in pipe.components.values() if isinstance(part, nn.Module)]
-    layers = [layer for net in networks for layer in net.modules() if isinstance(layer, BaseTunerLayer)]
-    return sum(any(adapter in getattr(layer, names) for names in layer.adapter_layer_names) for layer in layers)
+def _adapted(pipe: DiffusionPipeline) -> dict[str, Any]:
+    """The layers that have the adapter, by part and name."""
+    return {
+        f"{part}.{name}": layer
+        for part, net in pipe.components.items()
+        if isinstance(net, nn.Module)
+        for name, layer in net.named_modules()
+        if isinstance(layer, BaseTunerLayer) and _ADAPTER in getattr(layer, "lora_A", {})
+    }
 
 
-def _layers_in(file: Path) -> int:
-    with safe_open(file, framework="pt") as opened:
-        return sum(bool(_DOWN.search(key)) for key in opened.keys())  # noqa: SIM118
+def _place(pipe: DiffusionPipeline, file: Path, name: str, layer: Any, updates: Sequence[Update]) -> Place:
+    """A layer's weight, its update, and which of the update's rows it was given."""
+    up, down = (getattr(layer, factor)[_ADAPTER].weight.detach() for factor in ("lora_B", "lora_A"))
+    seen = sketch(up, down, layer.scaling[_ADAPTER])
+    allowed = 1e-3 if down.dtype == torch.float32 else 3e-2  # the file's numbers are rounded to the layer's dtype
+    for update in updates:
+        rows = _rows(seen, update, allowed) if update.down[0].numel() == down[0].numel() else None
+        if rows is not None:
+            return layer.get_base_layer().weight, update, rows
+    raise _misfit(pipe, file, f"Diffusers would give {name} an update that is none of the file's")
+
+
+def _rows(seen: Tensor, update: Update, allowed: float) -> Tensor | None:
+    """The run of the update's rows that has this sketch."""
+    whole = update.sketch
+    if len(seen) == len(whole) and abs(float(seen.norm()) - update.length) > allowed * update.length:
+        return None
+    largest = int(seen.abs().argmax())
+    near = (whole - seen[largest]).abs() <= allowed * seen[largest].abs()
+    for start in (near.nonzero()[:, 0] - largest).tolist():
+        rows = torch.arange(start, start + len(seen))
+        inside = start >= 0 and start + len(seen) <= len(whole)
+        if inside and (whole[rows] - seen).norm() <= allowed * seen.norm():
+            return rows
+    return None
 
 
 def _misfit(pipe: DiffusionPipeline, file: Path, reason: str) -> UserError:
     return UserError(
-        f"the LoRA {file} cannot be added to this {type(pipe).__name__}: {reason}. "
-        "It was made for another base model, or is no LoRA: remove it from teacher.loras, or give its own base."
+        f"the LoRA {file} cannot be added to this {type(pipe).__name__}: {reason}. It was made for another base model, "
+        "or is not a plain LoRA: remove it from teacher.loras, or add it to the weights with the tool that made it and "
+        "give the folder of the result as teacher.path."
     )
 
 
-@torch.no_grad()
-def _add(pipe: DiffusionPipeline, net: nn.Module, file: Path, weight: float) -> None:
+def _named(pipe: DiffusionPipeline, file: Path, updates: Sequence[Update], unknown: set[str]) -> list[Place]:
     """The same for a pipeline without a LoRA loader, from peft's keys `[prefix.]layer.lora_A.weight`."""
-    with safe_open(file, framework="pt") as opened:
-        tensors = {_plain(key): opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-        settings = json.loads((opened.metadata() or {}).get(METADATA, "{}"))
-    layers = sorted({key.removesuffix(".lora_A.weight") for key in tensors if key.endswith(".lora_A.weight")})
-    known = {f"{layer}.{end}" for layer in layers for end in ("lora_A.weight", "lora_B.weight", "alpha")}
-    if not layers or not tensors.keys() <= known:
+    if unknown or not updates or any(_PLAIN not in update.keys[0] for update in updates):
         raise UserError(
             f"{type(pipe).__name__} has no LoRA loader in Diffusers, and {file} is not in peft's plain form "
             "(layer.lora_A.weight, layer.lora_B.weight) that can be added without one. Add it to the teacher's "
             "weights with the tool that made it, and give the folder of the result as teacher.path."
         )
-    for layer in layers:
+    net, places = network_of(pipe), []
+    for update in updates:
+        layer = _without_prefix(update.keys[0].removesuffix(_PLAIN))
+        rows = torch.arange(len(update.up))
         try:
-            target = net.get_submodule(layer).get_parameter("weight")
-            down, up = tensors[f"{layer}.lora_A.weight"], tensors[f"{layer}.lora_B.weight"]
-            delta = (up.flatten(1).float() @ down.flatten(1).float()).reshape(target.shape)
-        except (AttributeError, KeyError, RuntimeError) as error:
+            weight = net.get_submodule(layer).get_parameter("weight")
+            update.delta(rows).reshape(weight.shape)
+        except (AttributeError, RuntimeError) as error:
             raise _misfit(pipe, file, f"{layer}: {line(error)}") from error
-        scale = weight * _alpha(layer, tensors, settings, rank=len(down)) / len(down)
-        target.add_((scale * delta).to(target))
+        places.append((weight, update, rows))
+    return places
 
 
-def _plain(key: str) -> str:
+def _without_prefix(key: str) -> str:
     """The key without the prefixes that peft and Diffusers put before a network's own names."""
     for prefix in ("base_model.model.", "unet.", "transformer."):
         key = key.removeprefix(prefix)
     return key
-
-
-def _alpha(layer: str, tensors: Mapping[str, Tensor], settings: Mapping[str, object], *, rank: int) -> float:
-    """alpha of a layer: of its own, of the file's metadata, or else the rank (no scaling)."""
-    if f"{layer}.alpha" in tensors:
-        return float(tensors[f"{layer}.alpha"])
-    plain = {_plain(key): value for key, value in settings.items()}
-    own = plain.get("alpha_pattern")
-    return float((own.get(layer) if isinstance(own, Mapping) else None) or plain.get("lora_alpha") or rank)

@@ -1,5 +1,6 @@
 """Load a stock Diffusers pipeline: safetensors only, no code from the folder, clear words when it cannot be."""
 
+import json
 import re
 import warnings
 from contextlib import suppress
@@ -19,7 +20,7 @@ from ..notes import Notes
 
 HUB_FAILURES = (HTTPError, OSError, ValueError)  # no network, no login, no such thing there
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
-_WEIGHTS = re.compile(r"\w+(?:\.(?P<variant>[\w-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
+_WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[\w-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
 
 
 def locate(path: str | Path, *, variant: str | None = None, revision: str | None = None) -> Path:
@@ -78,10 +79,10 @@ def load(
     """
     folder = locate(path, variant=variant, revision=revision)
     _check_is_pipeline(folder)
-    check_weights(*sorted(folder.rglob("*.safetensors")))
     wanted, variant = variant, variant_of(folder, variant)
     if variant != wanted:
         warnings.warn(f"{folder} has only {variant} weights for some parts: loading these", stacklevel=2)
+    check_weights(*_loaded(folder, variant))
     try:
         pipe = DiffusionPipeline.from_pretrained(
             folder, dtype=dtype, use_safetensors=True, **({"variant": variant} if variant else {})
@@ -121,6 +122,27 @@ def _check_is_pipeline(folder: Path) -> None:
         )
 
 
+def _loaded(folder: Path, variant: str | None) -> list[Path]:
+    """The weight files that Diffusers would read: of each part the variant's, or the plain ones where it has none."""
+    return [file for files in _weights(folder).values() for file in files.get(variant, files.get(None, []))]
+
+
+def _weights(folder: Path) -> dict[str, dict[str | None, list[Path]]]:
+    """The weight files of the parts that model_index.json lists, by part and variant; None is the plain one."""
+    try:
+        listed = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{folder / 'model_index.json'} is damaged ({line(error)}): copy or download it again"
+        ) from error
+    parts: dict[str, dict[str | None, list[Path]]] = {}
+    for file in sorted(folder.glob("*/*.safetensors")):
+        match = _WEIGHTS.fullmatch(file.name)
+        if match and file.parent.name in listed:
+            parts.setdefault(file.parent.name, {}).setdefault(match["variant"], []).append(file)
+    return parts
+
+
 def check_weights(*files: Path) -> None:
     """Raises a UserError that names the first of these safetensors files whose header cannot be read."""
     for file in files:
@@ -155,11 +177,8 @@ def variant_of(folder: Path, wanted: str | None = None) -> str | None:
     """
     if wanted is not None:
         return wanted
-    variants: dict[str, set[str | None]] = {}
-    for file in folder.glob("*/*.safetensors"):
-        if match := _WEIGHTS.fullmatch(file.name):
-            variants.setdefault(file.parent.name, set()).add(match["variant"])
-    forced = [found for found in variants.values() if None not in found]
+    variants = [set(files) for files in _weights(folder).values()]
+    forced = [found for found in variants if None not in found]
     if not forced:
         return None
     common = sorted(str(variant) for variant in set.intersection(*forced))
