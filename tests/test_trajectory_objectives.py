@@ -48,13 +48,12 @@ def known(name: str, process: Process) -> tuple[Objective, Belief]:
         "tscd": (SegmentedConsistency(guidance=NONE, ema=0.0, segments=2), halves),
         "tdd": (TargetDriven(guidance=NONE, gan=NO_GAN, dropout=0.0, window=0.0, jitter=0.0), quarters),
         "progressive": (Progressive(), jumping(below(4, 0.0))),
-        "self_shortcut": (SelfShortcut(ema=0.0), jumping(below(4, 0.0))),
         "shortcut": (Shortcut(bootstrapped=1.0, ema=0.0), two_times),
     }
     return table[name]
 
 
-NAMES = ("cd", "lcm", "pcm", "tscd", "tdd", "progressive", "self_shortcut", "shortcut")
+NAMES = ("cd", "lcm", "pcm", "tscd", "tdd", "progressive", "shortcut")
 
 
 def loss_and_slope(objective: Objective, roles: Roles, batch: Batch) -> tuple[float, Tensor]:
@@ -182,9 +181,10 @@ def test_the_truncated_weight_grows_with_the_signal():
     check_truncated_weight()
 
 
-def test_straight_trajectories_need_no_step_embedding():
-    """Towards one point every jump of a flow is exact: its network is the fixed point on all grids at once."""
-    process, point = PROCESSES["flow"], torch.tensor([[0.4, -0.3]], dtype=torch.float64)
+@processes
+def test_straight_trajectories_need_no_step_embedding(process: Process):
+    """Towards one point every jump is exact: its network is the fixed point on all grids at once."""
+    point = torch.tensor([[0.4, -0.3]], dtype=torch.float64)
     objective = SelfShortcut(ema=0.5, taught=0.5)
     dirac = Mixture(point, torch.zeros(1, 2, 2, dtype=torch.float64))
 
@@ -193,10 +193,10 @@ def test_straight_trajectories_need_no_step_embedding():
 
     roles = knowing_roles(objective, process, belief, grids=[even_grid(n) for n in (2, 4, 8)])
     roles.members["real_score"] = ExactDenoiser(process, dirac)
-    assert sum(loss_and_slope(objective, roles, gaussian_batch(seed=seed))[0] for seed in range(6)) < 1e-12
-    assert roles.target.told, "coarse grids ask the generator and its average"
+    assert sum(loss_and_slope(objective, roles, gaussian_batch(seed=seed))[0] for seed in range(2)) < 1e-12
+    assert roles.target.told, "every jump asks the average"
     roles.target.bias.data.fill_(0.5)
-    assert max(loss_and_slope(objective, roles, gaussian_batch(seed=seed))[0] for seed in range(6)) > 1e-4
+    assert loss_and_slope(objective, roles, gaussian_batch())[0] > 1e-4
 
 
 def rounded(t: Tensor, s: Tensor) -> list[tuple[float, ...]]:
@@ -216,6 +216,8 @@ def test_who_makes_the_halves_of_a_shortcuts_own_jumps():
     by_teacher, jump = objective._jump(roles, gaussian_batch(size=1000))
     assert by_teacher.double().mean().item() == pytest.approx(taught, abs=0.05)
     cells = {len(grid): set(rounded(grid, torch.cat([grid[1:], torch.zeros(1)]))) for grid in grids}
+    middles = (grids[2] + torch.cat([grids[2][1:], torch.zeros(1)])) / 2
+    cells[8] |= set(rounded(middles, torch.cat([middles[1:], torch.zeros(1)])))
     drawn = rounded(jump.t, jump.s)
     assert {cell for cell, taught in zip(drawn, by_teacher, strict=True) if taught} == cells[8]
     assert {cell for cell, taught in zip(drawn, by_teacher, strict=True) if not taught} == cells[2] | cells[4]
@@ -225,6 +227,7 @@ def test_who_makes_the_halves_of_a_shortcuts_own_jumps():
     first = roles.generator(x_t, jump.t, cond).velocity
     first[by_teacher] = roles.real_score(x_t, jump.t, cond).velocity[by_teacher]
     x_r = x_t + (jump.r - jump.t)[:, None] * first
+    assert (jump.r[by_teacher] == 0).any(), "the last half is the teacher's alone"
     x_s = x_r + (jump.s - jump.r)[:, None] * roles.target(x_r, jump.r, cond).velocity
     aim = (x_t - x_s) / (jump.t - jump.s)[:, None]
     expected = (roles.generator(x_t, jump.t, cond).velocity - aim).square().mean()

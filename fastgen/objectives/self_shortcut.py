@@ -3,12 +3,13 @@
 The network is not told how far it jumps: it learns the jumps of the student's own grids only, so that a stock
 pipeline runs it. A jump ends where two of half its length do, and the second of these is the generator's slow
 average's. The first is the teacher's on the finest grid, and the generator's on coarser ones, where the published code
-has a fast average of decay 0.99. (The code moves its grids by a drawn shift, so that times between the stops of the
-finest are trained too.)
+has a fast average of decay 0.99. The middles of the finest grid's steps are no stops of the student, and their second
+halves would be asked of a network that nobody trains there. The code moves its grids by a drawn shift; here jumps as
+long begin at the middles too.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 from torch import Tensor
@@ -18,7 +19,7 @@ from ..models.roles import Roles
 from ..process import ROWS, Time, pad_like
 from .base import Batch, Terms, Turn
 from .consistency import ONE_TURN
-from .flow_map import Interval, check_decay, follow, needs_target, noised, stops_of, target_of
+from .flow_map import Interval, check_decay, divided, follow, needs_target, noised, stops_of, target_of
 from .ops import RowName, look, through
 from .solvers import SOLVERS, AnyScale, Guidance, SolverName, landing_on
 
@@ -28,7 +29,7 @@ class SelfShortcut:
     """SCFM; declare several step counts that double, such as [2, 4, 8, 16].
 
     Args:
-        taught: share of rows on the finest grid, where the teacher begins; all of them if there is no coarser one.
+        taught: share of rows with the finest grid's steps, where the teacher begins; all if there is no coarser one.
         guidance: of the teacher.
         solver: of the teacher.
         substeps: of the teacher in its half of a jump.
@@ -67,6 +68,7 @@ class SelfShortcut:
             by_teacher = SOLVERS[self.solver](field, x_t, jump.t, jump.r, substeps=self.substeps)
             x_r = torch.where(pad_like(taught, x_r), by_teacher, x_r)
         end = look(target_of(roles, self.ema), x_r, jump.r, batch.cond, told).at(jump.s)
+        end = torch.where(pad_like(jump.r > jump.s, end), end, x_r)
         aim = landing_on(roles.process, x_t, jump.t, end, jump.s).output(row)
         error = through(roles.generator, x_t, jump.t, batch.cond, told).output(row) - aim
         return {"shortcut": error.square().mean()}
@@ -76,10 +78,19 @@ class SelfShortcut:
         finest = max(roles.grids, key=len)
         coarser = [grid for grid in roles.grids if len(grid) < len(finest)]
         u = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device)
-        taught = u < (self.taught if coarser else 1.0)
-        (t, s), (long_t, long_s) = drawn_jump([finest], batch), drawn_jump(coarser or [finest], batch)
-        t, s = torch.where(taught, t, long_t), torch.where(taught, s, long_s)
-        return taught, Interval(t, halfway(stops_of(roles, batch), t, s), s)
+        taught, short = u < (self.taught if coarser else 1.0), halved_step(finest, batch)
+        t, s = drawn_jump(coarser or [finest], batch)
+        long = Interval(t, halfway(stops_of(roles, batch), t, s), s)
+        mixed = (torch.where(taught, *ends) for ends in zip(astuple(short), astuple(long), strict=True))
+        return taught, Interval(*mixed)
+
+
+def halved_step(grid: Tensor, batch: Batch) -> Interval:
+    """One as long as a step of the grid, from one of its stops or middles; the last middle's ends half way."""
+    count, device = 2 * len(grid), batch.rng.device
+    halves = divided(torch.cat([grid.double(), torch.zeros(1)]), count).to(device)
+    i = torch.randint(count, (batch.size,), generator=batch.rng, device=device)
+    return Interval(halves[i], halves[i + 1], halves[(i + 2).clamp(max=count)])
 
 
 def drawn_jump(grids: Sequence[Tensor], batch: Batch) -> tuple[Time, Time]:
