@@ -160,7 +160,7 @@ def test_the_unit_of_the_samples_changes_nothing(norm: str):
     """Samples, noise levels and sigma_data ten times as large: the same angles, the same gradient by F."""
     slopes = []
     for unit in (1.0, 10.0):
-        process = EDM(sigma_max=80 * unit)
+        process = EDM(sigma_min=0.002 * unit, sigma_max=80 * unit)
         objective = SimplifiedConsistency(sigma_data=0.5 * unit, times=only(0.4), warmup=0, norm=norm)
         members = {"generator": linear(process, 0.5 * unit, 0.3), "real_score": linear(process, 0.5 * unit, -0.2)}
         roles = Roles(members | {"weight": LogVariance()}, grids=[even_grid(1)])
