@@ -29,6 +29,8 @@ FILES: dict[Keys, str] = {
     "kohya": "kohya_lora_weights.safetensors",
 }
 
+_SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")  # what Diffusers 0.35 to 0.42 ask of metadata
+
 
 def export_lora(
     pipe: DiffusionPipeline,
@@ -77,7 +79,7 @@ def _save_diffusers(pipe: DiffusionPipeline, adapter: Adapter, folder: Path) -> 
     for lora, start in zip(written(pipe, "", "diffusers"), networks_in(network_of(pipe)), strict=True):
         part = adapter.within(start).plain()
         config = part.config
-        settings = {"r": config.r, "lora_alpha": config.lora_alpha, "target_modules": sorted(part.layers)}
+        settings = {name: getattr(config, name) for name in _SETTINGS} | {"target_modules": sorted(part.layers)}
         layers = convert_state_dict_to_diffusers(dict(part.weights)) if name == "unet" else dict(part.weights)
         type(pipe).save_lora_weights(
             folder, weight_name=lora.file, **{f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": settings}
