@@ -12,6 +12,7 @@ from families import FAMILIES
 
 from fastgen.cli import main
 from fastgen.errors import UserError
+from fastgen.export.card import card
 from fastgen.export.lora import FILES, export_lora
 from fastgen.export.rebuild import verify_lora
 from fastgen.export.stacked import found, recorded
@@ -140,3 +141,11 @@ def test_the_notes_name_no_folder_of_this_machine(stack):
     _, below = recorded(LoRAFile(path=str(stack / "ink.safetensors"), weight=0.6))
     assert below.place == stack.name
     assert below.sha256 == Notes.read(Path("lora")).loras[0].sha256
+
+
+def test_a_card_names_the_teacher_as_the_config_does(student):
+    told = {"objective": "dmd2", "hub": False}
+    for teacher, shown_as in [("runs/digits/teacher/pipeline", "runs/digits/teacher/pipeline"), ("mine", "mine")]:
+        text = card(student.pipe, replace(student.notes, teacher=teacher, **told))
+        assert f"Objective: dmd2. Teacher: {shown_as}." in text
+        assert "base_model" not in text
