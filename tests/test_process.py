@@ -25,6 +25,8 @@ from fastgen.process import (
     Uniform,
     even_grid,
     from_scheduler,
+    laid,
+    shifted,
 )
 
 SD = DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)
@@ -300,6 +302,15 @@ def test_a_uniform_law_may_be_shifted_towards_the_noise():
 def test_a_law_that_is_none_is_refused(law, wrong: dict, rule: str):
     with pytest.raises(ValueError, match=rule):
         law(**wrong)
+
+
+def test_a_shift_counts_from_clean_data_also_above_a_phases_end():
+    """Even raw steps above 500 of 1000 under shift 7, as Phased DMD's trainer draws them: 7 r / (1 + 6 r)."""
+    raw = torch.tensor([0.5, 0.6, 0.8, 1.0], dtype=torch.float64)
+    law, end = Uniform(shift=7.0), shifted(raw[:1], 7.0).expand(4)
+    t = shifted((raw - 0.5) / 0.5, 7.0)
+    torch.testing.assert_close(laid(law, t, end, torch.ones_like(end)), 7 * raw / (1 + 6 * raw))
+    torch.testing.assert_close(laid(Karras(), t, 0.5 + 0 * t, 1 + 0 * t), 0.5 + 0.5 * t)
 
 
 def test_grids_descend_from_one():
