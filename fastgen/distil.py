@@ -23,6 +23,7 @@ from .notes import Notes
 from .objectives.ops import LARGE
 from .plan import recipe_of
 from .quick import yardstick
+from .rehearsal import rehearse_export, rehearse_pictures
 from .release import check_release, release
 from .student import Student
 
@@ -60,13 +61,15 @@ def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     check_grids(config, pipeline, dict(zip(student.stops, student.grids, strict=True)))
     _make(config.out)
     _encode(config, pipeline, accelerator)
+    alone(lambda: rehearse_export(student))
+    shown = rehearse_pictures(student, warn=accelerator.print)
     accelerator.init_trackers("fastgen")
     run = Run(
         config,
         pipeline,
         grids=student.grids,
         accelerator=accelerator,
-        preview=student.preview,
+        preview=student.preview if shown else None,
         yardstick=yardstick(student, here=accelerator.is_main_process),
     )
     trained = run.train(resume=resume)

@@ -53,7 +53,7 @@ def release(student: Student, trained: Trained) -> None:
     print(*filter(None, [saved.told()]), sep="\n")
     pipe = pipeline.student(saved.network, student.servings[0].scheduler)
     silent = unguided(pipe)
-    notes = _notes(student, guidance=1.0 if silent is pipe else None)
+    notes = notes_for(student, guidance=1.0 if silent is pipe else None)
     export(silent, notes, config.exported, student.servings, frozen=_frozen(student))
     judge = Judge(student, _roomy(student))
     rounded = None if saved.exact else cast(saved.network, torch.float32)
@@ -118,7 +118,7 @@ def _release_lora(student: Student, weights: Mapping[str, Tensor], network: nn.M
     config, source = student.config, student.config.teacher.source
     stacked = [recorded(lora)[0] for lora in source.loras]
     adapter = Adapter(*lora_layers(weights, alpha=config.lora.alpha))
-    notes = _notes(student, guidance=1.0)
+    notes = notes_for(student, guidance=1.0)
     folder, pipe = config.exported_lora, student.pipeline.pipe
     keys = config.lora.keys or known_keys(pipe, adapter.layers)
     export_lora(pipe, adapter, notes, folder, student.servings, keys=keys)
@@ -159,7 +159,8 @@ def _frozen(student: Student) -> Frozen | None:
     return frozen_parts(pipe, base, variant=variant, but=fused)
 
 
-def _notes(student: Student, *, guidance: float | None) -> Notes:
+def notes_for(student: Student, *, guidance: float | None) -> Notes:
+    """What an export says of the student beside what Diffusers reads."""
     config, pipeline = student.config, student.pipeline
     teacher = config.teacher.path
     return Notes(

@@ -93,8 +93,12 @@ class Student:
         for part in ranges(count, at_once):
             asked = self.asked(part)
             cond = self.pipeline.condition(len(part), labels=asked.labels, prompts=asked.prompts)
-            images = self.pipeline.codec.decode(self.sample(model, cond, seeds=part))
-            yield images if images.ndim == 4 else images[:, :, images.shape[2] // 2]
+            yield self.framed(self.pipeline.codec.decode(self.sample(model, cond, seeds=part)))
+
+    @staticmethod
+    def framed(images: Tensor) -> Tensor:
+        """Pictures [B, C, H, W] as they are, of videos [B, C, F, H, W] the middle frame."""
+        return images if images.ndim == 4 else images[:, :, images.shape[2] // 2]
 
     def asked(self, numbers: range) -> Items:
         """What the samples of these numbers are asked for: the classes in turn, or the data's prompts in turn."""

@@ -251,6 +251,15 @@ def test_an_autoencoder_that_overflows_in_float16_is_lifted_to_float32():
     assert codec_of(pipe, FAMILIES["sdxl"].size).vae.dtype == torch.float32
 
 
+def test_frames_before_colours_are_put_behind_them(monkeypatch: pytest.MonkeyPatch):
+    pipe, codec = built("cogvideox")
+    x = smooth(1, *codec.shape)
+    whole, decode = codec.decode(x), pipe.vae.decode
+    monkeypatch.setattr(pipe.vae, "decode", lambda *a, **k: (decode(*a, **k)[0].transpose(1, 2),))
+    assert whole.shape[1:3] == (3, 5)
+    torch.testing.assert_close(codec.decode(x), whole, rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize(("name", "most"), [("sd3", AT_ONCE), ("wan", 1)])
 def test_many_samples_pass_the_autoencoder_a_few_at_a_time(name: str, most: int, monkeypatch: pytest.MonkeyPatch):
     _, codec = built(name)

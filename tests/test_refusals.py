@@ -71,9 +71,7 @@ def test_a_pipeline_that_wants_more_than_a_prompt_is_refused(name):
 
 def test_a_pipeline_that_swaps_its_scheduler_is_refused_what_it_would_not_sample():
     pipeline = Pipeline(DDIMPipeline(tiny.unet(), DDIMScheduler()))
-    with pytest.raises(
-        UserError, match="stops at 1 instead of 999.*Set student.sampler to ode, which can be served at 1"
-    ):
+    with pytest.raises(UserError, match=r"at 1 instead of 999.*Set student\.sampler to ode, which can be"):
         servings(pipeline.pipe.scheduler, [1], sampler="renoise", emitted=pipeline.emitted)
     (serving,) = servings(pipeline.pipe.scheduler, [1, 4], sampler="ode", emitted=pipeline.emitted)
     assert serving.steps == (1, 4)

@@ -48,7 +48,7 @@ class Run:
         pipeline: the teacher.
         grids: process times of the exported scheduler, one grid for each declared step count.
         accelerator: device and processes.
-        preview: makes pictures of the generator.
+        preview: makes pictures of the generator; None makes none.
         yardstick: measures the generator now and then; None never does.
     """
 
@@ -59,7 +59,7 @@ class Run:
         *,
         grids: list[Tensor],
         accelerator: Accelerator,
-        preview: Preview,
+        preview: Preview | None,
         yardstick: Yardstick | None = None,
     ) -> None:
         self.config, self.pipeline, self.grids = config, pipeline, grids
@@ -167,8 +167,8 @@ class Run:
                     self._report(stage, figures | measured, note=_stopped(stage, quality))
                     losses = {name.split("/")[1]: f"{v:.3g}" for name, v in figures.items() if "lr" not in name}
                     bar.set_postfix(quality.shown | losses)
-                if log.previews and (ends or reached(every=None, marks=log.previews)):
-                    self._preview(stage)
+                if self.preview is not None and log.previews and (ends or reached(every=None, marks=log.previews)):
+                    self._preview(stage, self.preview)
                 if ends or reached(every=self.config.checkpoints.every):
                     self._save(stage, quality)
 
@@ -177,15 +177,15 @@ class Run:
         step = stage.position.images + sum(s.train.images for s in self.config.stages[: stage.spec.index])
         self.log.write(stage=stage.spec.index, cycle=stage.position.cycle, step=step, values=values, note=note)
 
-    def _preview(self, stage: Stage) -> None:
+    def _preview(self, stage: Stage, preview: Preview) -> None:
         name = f"{stage.spec.index}-{stage.spec.name}-{stage.position.images:09d}"
         with averaged(stage):
-            alone(lambda: self._draw(stage, name))
+            alone(lambda: self._draw(partial(preview, stage, name)))
 
-    def _draw(self, stage: Stage, name: str) -> None:
+    def _draw(self, preview: Callable[[], None]) -> None:
         """A picture, where one can be made; what hinders it is said once, and training goes on."""
         try:
-            self.preview(stage, name)
+            preview()
         except Exception as error:
             if self._hindrance is None:
                 self.log.say(f"no preview could be made ({cause(error)}); training goes on, without more such warnings")

@@ -151,7 +151,14 @@ class LatentCodec:
         frames = self.wiring.latents[0]
         if frames > 1:
             images = images.unflatten(0, (-1, frames)).transpose(1, 2)
+        elif self._frames_first(images):
+            images = images.transpose(1, 2)
         return images.squeeze(2) if images.ndim == 5 else images
+
+    def _frames_first(self, images: Tensor) -> bool:
+        """Whether what was decoded is [B, F, C, H, W], as Allegro's autoencoder has it; it encodes [B, C, F, H, W]."""
+        colours = self.vae.config.get("out_channels")
+        return images.ndim == 5 and images.shape[1] != colours == images.shape[2]
 
 
 def codec_of(pipe: DiffusionPipeline, call: Mapping[str, Any] | None = None) -> Codec:
