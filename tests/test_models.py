@@ -81,6 +81,35 @@ def nested() -> Conditioning:
     return Conditioning(3, {"label": torch.arange(3), "added": added}, {"scale": 7}, null=null)
 
 
+class Copied(Tensor):
+    """A tensor that notes whether a copy of it was waited for."""
+
+    waited: ClassVar[list[tuple[str, bool]]] = []
+
+    @classmethod
+    def __torch_function__(cls, func, types, args=(), kwargs=None):
+        if func is Tensor.to:
+            cls.waited.append((torch.device(args[1]).type, not (kwargs or {}).get("non_blocking")))
+        return super().__torch_function__(func, types, args, kwargs or {})
+
+
+def test_a_copy_to_main_memory_is_waited_for():
+    rows = torch.zeros(2, 3).as_subclass(Copied)
+    cond = Conditioning(2, {"label": rows, "listed": [rows, rows]}, {"scale": rows}, null=Conditioning(2, {"l": rows}))
+    Copied.waited.clear()
+    cond.to("cpu"), cond.to(torch.device("meta"))
+    assert Copied.waited == [("cpu", True)] * 5 + [("meta", False)] * 5
+
+
+@pytest.mark.gpu
+def test_what_a_busy_gpu_still_computes_is_not_read_before_it_is_there():
+    torch.ones(1 << 20, device="cuda").cpu()
+    for value in range(1, 4):
+        torch.cuda._sleep(200_000_000)  # about a tenth of a second
+        told = Conditioning(1, {"prompt": torch.full((1, 1 << 20), float(value), device="cuda")}).to("cpu")
+        assert told.batched["prompt"].clone().eq(value).all()
+
+
 def test_indexing_takes_rows_here_in_mappings_and_in_the_null_twin():
     rows = nested().index(torch.tensor([2, 0, 2, 1]))
     assert rows.size == rows.unconditional.size == 4

@@ -37,12 +37,14 @@ class Conditioning:
         return replace(self, size=len(rows), batched=mapped(self.batched, lambda x: _taken(x, rows)), null=null)
 
     def to(self, device: torch.device | str) -> "Conditioning":
+        """On another device, complete: a copy to main memory is waited for, since nothing on the CPU would wait."""
+        away = torch.device(device).type != "cpu"
         null = self.null.to(device) if self.null is not None else None
 
         def move(x: Any) -> Any:
             if isinstance(x, list | tuple):
                 return type(x)(move(item) for item in x)
-            return x.to(device, non_blocking=True) if isinstance(x, Tensor) else x
+            return x.to(device, non_blocking=away) if isinstance(x, Tensor) else x
 
         return replace(self, batched=mapped(self.batched, move), shared=mapped(self.shared, move), null=null)
 
