@@ -2,6 +2,7 @@
 
 import copy
 from types import SimpleNamespace
+from typing import ClassVar
 
 import pytest
 import torch
