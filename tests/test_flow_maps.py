@@ -11,7 +11,7 @@ from torch import Tensor
 from fastgen.analytic import ExactDenoiser
 from fastgen.models.state import LogVariance
 from fastgen.objectives import Batch
-from fastgen.objectives.curricula import Doubling, Even, Ramp, Ratio, Root, ramp
+from fastgen.objectives.curricula import Doubling, Even, Ramp, Ratio, Root, apart, ramp
 from fastgen.objectives.distances import DISTANCES, adaptive
 from fastgen.objectives.flow_map import Interval, cells, divided, follow, jumps, origin, same_masks, segment_end
 from fastgen.objectives.lcm import LatentConsistency
@@ -222,8 +222,20 @@ def test_the_ratio_is_one_of_noise_levels(process: Process):
     clean = process.sigma(origin(process)[None]) / process.alpha(origin(process)[None])
     expected = torch.maximum(high * Ratio().ratio(high, 0), clean)
     close(low, expected, tolerance=1e-5)
-    close(near.weight, 1 / (process.clock(near.t) - process.clock(near.r)))
+    close(near.weight, 1 / (high - low))
     assert (near.r < near.t).all()
+
+
+@processes
+@pytest.mark.parametrize("curriculum", [Doubling(images=8), Ratio()])
+def test_neighbours_are_weighed_by_noise_level_and_also_without_signal(process: Process, curriculum: object):
+    """The first cell of a flow begins at pure noise: as far from its end as 80 is."""
+    near = drawn(curriculum, process, images=3)
+    high, low = (process.sigma(u) / process.alpha(u) for u in (near.t, near.r))
+    close(1 / near.weight, torch.where(high.isfinite(), high, 80.0) - low)
+    last = apart(process, times(1.0), times(0.999))
+    assert last.isfinite().all()
+    assert (last > 0).all()
 
 
 @processes

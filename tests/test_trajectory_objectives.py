@@ -256,7 +256,8 @@ def test_training_at_clean_neighbours_is_regression_on_data(process: Process):
     r = torch.full_like(t, 1 / 1000 if isinstance(process, Discrete) else 0.0)
     there = mapped(process, process.renoise(batch.x0, t, eps), t, 0 * t)
     distance = (there - process.renoise(batch.x0, r, eps)).square().mean()
-    expected = distance / (process.clock(t) - process.clock(r))[0]
+    levels = [process.sigma(u) / process.alpha(u) for u in (t, r)]
+    expected = distance / (levels[0] - levels[1])[0]
     assert loss == pytest.approx(expected.item(), rel=1e-5)
 
 

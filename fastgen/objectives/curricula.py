@@ -123,8 +123,8 @@ class Root:
 @dataclass(frozen=True)
 class Doubling:
     """iCT: N(k) = min(s0 2^floor(k / K'), s1) + 1 points of `ramp`, K' = floor(K / (log2(s1 / s0) + 1)); cells drawn
-    as often as a log-normal falls into them, weights 1 / (difference of clocks) (arXiv:2310.14189, eq. 10, section 3.4
-    and 3.5).
+    as often as a log-normal falls into them, weights 1 / (difference of noise levels) (arXiv:2310.14189, eq. 10,
+    section 3.4 and 3.5).
 
     Args:
         first, last: s0 and s1.
@@ -159,13 +159,13 @@ class Doubling:
         grid = ramp(process, edges, self.points(batch.images) - 1)
         i = torch.multinomial(self.shares(process, grid), batch.size, replacement=True, generator=batch.rng)
         t, r = grid[i], grid[i + 1].clamp(min=origin(process).to(grid.device))
-        return Neighbours(t, r, 1 / (process.clock(t) - process.clock(r)))
+        return Neighbours(t, r, 1 / apart(process, t, r))
 
 
 @dataclass(frozen=True)
 class Ratio:
     """ECT: r / t = 1 - n(t) / q^(a + 1), at least 0, n(t) = 1 + k sigmoid(-b t), in t = sigma / alpha; a grows by one
-    every `images`; weights 1 / (difference of clocks) (Geng et al. 2024, arXiv:2406.14548, section 3.2 and 3.3).
+    every `images`; weights 1 / (difference of noise levels) (Geng et al. 2024, arXiv:2406.14548, section 3.2 and 3.3).
 
     Args:
         q, k, b: as above; q = 256 starts with neighbouring times at once.
@@ -197,18 +197,30 @@ class Ratio:
 
     def neighbours(self, process: Process, edges: Tensor, batch: Batch) -> Neighbours:
         t = self.times.sample(process, batch.size, batch.rng)
-        level = process.sigma(t) / process.alpha(t)
-        r = process.time_of(-2 * (level * self.ratio(level, batch.images)).log())
+        noise = noise_level(process, t)
+        r = process.time_of(-2 * (noise * self.ratio(noise, batch.images)).log())
         clean = origin(process).to(t.device)
         t = torch.maximum(t, 2 * clean)
         r = torch.where(r < t, r, self.largest * t).clamp(min=clean)  # r = t where there is no signal left
-        return Neighbours(t, r, 1 / (process.clock(t) - process.clock(r)))
+        return Neighbours(t, r, 1 / apart(process, t, r))
 
 
 def on(grid: Tensor, process: Process, batch: Batch) -> Neighbours:
     """The ends of evenly drawn cells of a descending grid, all of one weight."""
     t, r = drawn_cell(grid, batch, process)
     return Neighbours(t, r, torch.ones_like(t))
+
+
+def noise_level(process: Process, t: Time) -> Tensor:
+    """sigma / alpha, the papers' sigma whatever the process."""
+    return process.sigma(t) / process.alpha(t)
+
+
+def apart(process: Process, t: Time, r: Time) -> Tensor:
+    """The difference of two noise levels [B]; a t without signal counts as the papers' noisiest, or as twice r's."""
+    high, low = noise_level(process, t), noise_level(process, r)
+    noisiest = torch.where(low < Karras.sigma_max, Karras.sigma_max, 2 * low)
+    return torch.where(high.isfinite(), high, noisiest) - low
 
 
 def ramp(process: Process, edges: Tensor, count: int) -> Tensor:
@@ -218,7 +230,7 @@ def ramp(process: Process, edges: Tensor, count: int) -> Tensor:
     The ramp's sigma / alpha run from 80 to 0.002, or where the process has less noise or begins with more, from its own
     to its own.
     """
-    first, last = (float(process.sigma(t) / process.alpha(t)) for t in (edges[0], origin(process)))
+    first, last = (float(noise_level(process, t[None])) for t in (edges[0], origin(process)))
     law = Karras(sigma_min=max(last, Karras.sigma_min), sigma_max=min(first, Karras.sigma_max))
     inner = law.at(process, 1 - torch.arange(1, count, dtype=torch.float64, device=edges.device) / count)
     return merged(torch.cat([edges, inner])).flip(0)

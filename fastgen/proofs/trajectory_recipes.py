@@ -16,7 +16,7 @@ from ..objectives.shortcut import Shortcut
 from ..objectives.solvers import Guidance
 from ..objectives.tdd import TargetDriven
 from ..objectives.tscd import SegmentedConsistency
-from ..process import LogNormal, Uniform
+from ..process import Karras, LogNormal, Uniform
 from .recipes import SHIFT
 from .training import SIZE, Recipe
 
@@ -35,7 +35,7 @@ SHARP = 0.0015
 TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "cd": Recipe(ConsistencyDistillation(), **ONE),
     "ict": Recipe(ConsistencyTraining(curriculum=Doubling(images=1000 * SIZE, last=160)), **ONE),
-    "ect": Recipe(ConsistencyTraining(curriculum=Ratio(images=WARMUP, times=Uniform()), huber=SOFT), **ONE),
+    "ect": Recipe(ConsistencyTraining(curriculum=Ratio(images=WARMUP, times=Karras()), huber=SOFT), **ONE),
     "lcm": Recipe(LatentConsistency(guidance=PLAIN, huber=SOFT), **ONE),
     "lcm_2step": Recipe(LatentConsistency(guidance=PLAIN, huber=SOFT), **TWO),
     "pcm_2step": Recipe(PhasedConsistency(guidance=PLAIN, huber=SOFT), **TWO),
