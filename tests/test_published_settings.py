@@ -65,6 +65,59 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "optim.weight_decay": 0.01,
         "optim.clip": 1.0,
     },
+    # openai/consistency_models cm_train.py with 18 points of the ramp
+    "cifar10/cd_1step": {"objective.curriculum": {"law": "karras", "points": 18, "decay": 0.95}},
+    # locuslab/ect run_ecm.sh: --tick 12.8 --double 250, -c left at 0, --duration 25.6
+    "cifar10/ct_2step": {
+        "objective.curriculum.images": 3_200_000,
+        "objective.huber": 0.0,
+        "images": 25_600_000,
+        "batch": 128,
+        "optim.lr": 1e-4,
+    },
+    # NVlabs/Sana SanaSprint_1600M_1024px_allqknorm_bf16_scm_ladd.yaml and train_scm_ladd.py
+    "sana/sana_sprint_2step": {
+        "objective.normaliser": 0.1,
+        "objective.norm": "sample",
+        "objective.warmup": 4000 * 512,
+        "objective.gan.weight": 0.5,
+        "objective.gan.learned": 0.5,
+        "objective.gan.paired": "times",
+        "optim": {"lr": 2e-6, "betas": [0.9, 0.999], "weight_decay": 0.0, "clip": 0.1, "warmup": 5000},
+    },
+    # G-U-N/Phased-Consistency-Model train_pcm_lora_sd15.sh; alpha is peft's default
+    "sd15/pcm_4step_lora": {
+        "lora": {"rank": 64, "alpha": 8},
+        "objective.gan": {"weight": 0.1, "learned": 1.0, "kind": "hinge"},
+        "optim": {"lr": 5e-6, "betas": [0.9, 0.999], "weight_decay": 1e-3, "clip": 1.0},
+        "roles": {"discriminator": {"lr": 1e-5, "betas": ADAM}},
+        "batch": 20,
+    },
+    # RedAIGC/Target-Driven-Distillation train/SDXL/train_tdd_adv.sh
+    "sdxl/tdd_4step_lora": {
+        "lora": {"rank": 64, "alpha": 8},
+        "objective.window": 0.26,
+        "optim": {"lr": 2e-6, "betas": [0.9, 0.999], "clip": 1.0},
+        "roles": {"discriminator": {"lr": 1e-5, "betas": ADAM, "weight_decay": 1e-3}},
+        "batch": 448,
+    },
+    # caitree/scfm scripts/train_flux_scfm.sh
+    "flux/self_shortcut_4step_lora": {
+        "lora": {"rank": 64},
+        "objective.taught": 0.4,
+        "objective.ema": 0.999,
+        "optim": {"lr": 2e-5, "betas": [0.9, 0.999], "clip": 10.0},
+        "batch": 8,
+        "ema": None,
+    },
+    # google-research diffusion_distillation config/cifar_distill.py
+    "cifar10/progressive_4step": {
+        "optim.lr": 5e-5,
+        "optim.clip": 1.0,
+        "batch": 128,
+        "ema": None,
+        "images": 50_000 * 128,
+    },
 }
 
 
