@@ -1,7 +1,6 @@
 """From a config to a verified student: teacher, training, export, report."""
 
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
@@ -19,9 +18,9 @@ from .models.create import create
 from .models.pipeline import Pipeline, noted_classes
 from .models.teacher import load_teacher
 from .models.watch import denoisers_of
-from .notes import Notes
 from .objectives.ops import LARGE
 from .plan import recipe_of
+from .preflight import check_device, check_output
 from .quick import yardstick
 from .rehearsal import rehearse_export, rehearse_pictures
 from .release import check_release, release
@@ -47,7 +46,7 @@ def distil(config: Config, *, recipes: Path, resume: bool = False) -> Path:
 def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     check_stages(config)
     accelerator = _accelerator(config)
-    _check_output(config, resume=resume)
+    check_output(config, resume=resume)
     config.data.check()
     computed = {AUTOCAST[stage.train.precision] or torch.float32 for stage in config.stages}
     for dtype in computed:
@@ -121,41 +120,9 @@ def _measure(student: Student, trained: Trained) -> None:
 
 def _accelerator(config: Config) -> Accelerator:
     cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
-    if config.device.startswith("cuda") and not torch.cuda.is_available():
-        raise UserError(f"device is {config.device}, but torch sees no CUDA device: set device=cpu, or auto")
-    if "wandb" in config.log.trackers and find_spec("wandb") is None:
-        raise UserError("log.trackers names wandb, which is not installed: pip install 'fastgen[wandb]', or remove it")
+    check_device(config)
     avoid_cudnn()
     return Accelerator(cpu=cpu, log_with=list(config.log.trackers) or None, project_dir=config.out / "trackers")
-
-
-def _check_output(config: Config, *, resume: bool) -> None:
-    out = config.out
-    if out.exists() and not out.is_dir():
-        raise UserError(f"out is {out}, which is a file: give a folder")
-    if not resume and (out / "checkpoints").is_dir():
-        raise UserError(
-            f"{out} already holds a run: go on with it by --resume, or give another folder with out=...; nothing there "
-            "was touched"
-        )
-    for folder in [config.exported, config.exported_lora] if config.sharing == "lora" else [config.exported]:
-        _check_export(config, folder, resume=resume)
-
-
-def _check_export(config: Config, exported: Path, *, resume: bool) -> None:
-    kept = [config.out, Path(config.teacher.path)] if config.teacher.path else [config.out]
-    for path in kept:
-        if exported.resolve() in (path.resolve(), *path.resolve().parents):
-            raise UserError(f"the export would replace {path}: give a folder of its own with export=...")
-    if exported.exists() and not exported.is_dir():
-        raise UserError(f"the export goes to {exported}, which is a file: give a folder with export=...")
-    written = [exported / Notes.FILE, *exported.glob(f"*step/{Notes.FILE}")]
-    ours = resume and any(file.is_file() for file in written)
-    if not ours and exported.is_dir() and any(exported.iterdir()):
-        raise UserError(
-            f"the export goes to {exported}, which already holds files: give another folder with export=..., or move "
-            "them; nothing there was touched"
-        )
 
 
 def _make(out: Path) -> None:

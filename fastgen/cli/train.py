@@ -13,11 +13,17 @@ The student is left in OUT/student, a folder for plain DiffusionPipeline.from_pr
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ..errors import UserError
+
 
 def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, help="YAML file of the run, see configs/")
     parser.add_argument("--resume", action="store_true", help="go on from the newest valid checkpoint in OUT")
-    parser.add_argument("--dry-run", action="store_true", help="print the resolved config and the plan, write nothing")
+    parser.add_argument(
+        "--dry-run",
+        action="store_true",
+        help="print the resolved config and the plan, say what would be refused here, write nothing",
+    )
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings to change, by dotted path")
 
 
@@ -28,10 +34,13 @@ def run(args: Namespace) -> int:
     if args.dry_run:
         from ..engine.checks import check_stages
         from ..plan import plan
+        from ..preflight import refusals
 
         check_stages(config)
         print(dump(config))
         print(plan(config, recipes=args.config.parent))
+        if found := list(refusals(config, recipes=args.config.parent, resume=args.resume)):
+            raise UserError("\n  ".join(["the run would be refused here:", *found]))
         return 0
     from ..distil import distil
 

@@ -78,7 +78,7 @@ def load(
         UserError: no folder, not a pipeline, a damaged weight file (named), no such device.
     """
     folder = locate(path, variant=variant, revision=revision)
-    _check_is_pipeline(folder)
+    check_is_pipeline(folder)
     wanted, variant = variant, variant_of(folder, variant)
     if variant != wanted:
         warnings.warn(f"{folder} has only {variant} weights for some parts: loading these", stacklevel=2)
@@ -108,7 +108,8 @@ def moved(pipe: DiffusionPipeline, origin: Path, device: str | torch.device) -> 
         ) from error
 
 
-def _check_is_pipeline(folder: Path) -> None:
+def check_is_pipeline(folder: Path) -> None:
+    """Raises a UserError for a single file, or a folder without `model_index.json`."""
     if folder.is_file():
         raise UserError(
             f"{folder} is a single file, not a pipeline folder. Give it as a teacher (teacher.path), or convert it "
