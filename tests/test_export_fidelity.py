@@ -8,15 +8,18 @@ import pytest
 import torch
 from families import FAMILIES
 from published import publish
+from safetensors import safe_open
 from torch import nn
 
 from fastgen import release
 from fastgen.cli import main
 from fastgen.config import Config
 from fastgen.errors import UserError
+from fastgen.export.export import export
 from fastgen.export.fidelity import check_adapter, check_sound, saved_as
 from fastgen.export.frozen import frozen_parts, touched
 from fastgen.models.loading import load
+from fastgen.notes import Notes
 
 BF16, FP16 = torch.bfloat16, torch.float16
 
@@ -189,6 +192,19 @@ def test_a_part_that_a_lora_changed_is_not_the_teachers(tmp_path):
     assert frozen.parts == ("vae", "tokenizer")
     (tmp_path / "teacher/vae/diffusion_pytorch_model.safetensors").unlink()
     assert frozen_parts(changed, tmp_path / "teacher", variant=None).parts == ("text_encoder", "tokenizer")
+
+
+def test_parts_that_are_saved_are_named_as_every_version_reads_them(tmp_path):
+    pipe = FAMILIES["sdxl"].build()  # made, not loaded: as of a single file
+    folder = export(pipe, Notes(steps=(1,)), tmp_path / "student")
+    for name in ("text_encoder", "text_encoder_2"):
+        with safe_open(folder / name / "model.safetensors", framework="pt") as opened:
+            inner = {".".join(key.split(".")[:2]) for key in opened.keys()}  # noqa: SIM118
+        assert inner - {"text_projection.weight"} == {
+            f"text_model.{x}" for x in ("embeddings", "encoder", "final_layer_norm")
+        }
+    assert {"vocab.json", "merges.txt"} <= {file.name for file in (folder / "tokenizer").iterdir()}
+    assert touched(load(folder, device="cpu"), pipe) == []
 
 
 def test_a_folder_alone_is_an_export():

@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi
 from tokenizers.models import BPE
+from transformers import PreTrainedModel
 
 from ..errors import UserError
 from ..files import atomic_folder
@@ -119,6 +121,8 @@ def _without_origin(config: dict[str, Any]) -> bool:
 
 
 def _save(pipe: DiffusionPipeline, place: Path, frozen: Frozen | None) -> None:
+    for part in pipe.components.values():
+        _name_as_published(part)
     if frozen is None:
         pipe.save_pretrained(place, safe_serialization=True)
     else:
@@ -128,6 +132,26 @@ def _save(pipe: DiffusionPipeline, place: Path, frozen: Frozen | None) -> None:
         pipe.save_config(place)
         frozen.copy(place)
     _save_vocabularies(pipe, place)
+
+
+def _name_as_published(part: Any) -> None:
+    """Lets Transformers save weights under the names that all its versions read, also of models it did not load.
+
+    From version 5 on CLIP's have others in memory, which version 4 takes for missing and draws at random.
+    """
+    with suppress(ImportError):  # of a version without such names
+        from transformers.conversion_mapping import get_model_conversion_mapping
+
+        if isinstance(part, PreTrainedModel) and getattr(part, "_weight_conversions", None) is None:
+            known = get_model_conversion_mapping(part, add_legacy=False)
+            part._weight_conversions = [one for one in known if _is_whole(one, part)] or None
+
+
+def _is_whole(conversion: Any, part: PreTrainedModel) -> bool:
+    """Whether a change of names is not of a prefix, or of one that no weight of the whole model has yet."""
+    removed = getattr(conversion, "prefix_to_remove", None)
+    whole = not getattr(conversion, "model_prefix", "")
+    return removed is None or (whole and not any(key.startswith(f"{removed}.") for key in part.state_dict()))
 
 
 def _save_vocabularies(pipe: DiffusionPipeline, place: Path) -> None:
