@@ -255,7 +255,7 @@ def deep_floyd() -> IFPipeline:
         addition_embed_type_num_heads=2,
         act_fn="gelu",
     )
-    scheduler = DDPMScheduler(beta_schedule="squaredcos_cap_v2", variance_type="learned_range")
+    scheduler = DDPMScheduler(variance_type="learned_range")
     return IFPipeline(t5, tiny.t5_encoder(t5), unet, scheduler, None, None, None, requires_safety_checker=False)
 
 
