@@ -206,10 +206,11 @@ def _stated(stop: Stop) -> Tensor | None:
 
 
 def _converted(stop: Stop) -> Tensor:
-    """As multistep solvers convert outputs, into x0 or into eps."""
+    """As multistep solvers convert outputs, into x0 or into eps, in float64: near pure noise less loses x0."""
     scheduler = _started(stop.scheduler, stop.given["timestep"])
-    sample = stop.given["sample"]
-    said = scheduler.convert_model_output(stop.given["model_output"], sample=sample)
+    scheduler.sigmas = scheduler.sigmas.double()
+    sample = stop.given["sample"].double()
+    said = scheduler.convert_model_output(stop.given["model_output"].double(), sample=sample)
     algorithm = scheduler.config.get("algorithm_type") or ""
     if scheduler.config.get("predict_x0", algorithm.endswith("++") or algorithm == "data_prediction"):
         return said

@@ -8,6 +8,7 @@ from diffusers import (
     CMStochasticIterativeScheduler,
     CogVideoXDDIMScheduler,
     DDIMScheduler,
+    DDPMScheduler,
     EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -110,6 +111,7 @@ STOCK = {
         beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.014, num_train_timesteps=1100
     ),
     "hunyuan": DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.03),
+    "known to ddpm alone": DDPMScheduler(beta_schedule="sigmoid"),
     "sd": DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012),
 }
 

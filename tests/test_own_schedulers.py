@@ -25,7 +25,8 @@ from fastgen.errors import UserError
 from fastgen.models import probe
 from fastgen.models.canonical import canonical
 from fastgen.models.denoiser import CallForm
-from fastgen.models.oracle import Read, hold_to_own_scheduler
+from fastgen.models.oracle import Read
+from fastgen.models.own import hold_to_own_scheduler
 from fastgen.models.pipeline import Pipeline
 from fastgen.process import ROWS, Flow, Prediction, Reading
 
@@ -123,7 +124,7 @@ def test_every_scheduler_and_every_value_of_every_setting_is_read_right_or_refus
 @pytest.mark.slow
 @pytest.mark.parametrize("name", [UNET, FLOW])
 def test_every_scheduler_in_every_setting_and_context_is_read_right_or_refused(name: str):
-    said = Counter(judged(name, kind, settings, whole) for kind, settings in grid.combinations())
+    said = Counter(judged(name, kind, settings, hold) for kind, settings in grid.combinations())
     print(name, dict(said))
     assert min(said["accepted"], said["refused"]) > 100, said
 
@@ -142,7 +143,7 @@ FINE = {
     "velocity of pure noise": (
         UNET,
         EulerDiscreteScheduler(
-            prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
+            **BETAS, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
         ),
     ),
     "noisy flow": (FLOW, FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=True)),
@@ -189,7 +190,8 @@ MISREAD = {
 @pytest.mark.parametrize("case", MISREAD)
 def test_a_scheduler_that_means_something_else_is_refused_by_its_settings(case: str):
     name, scheduler, words = MISREAD[case]
-    with pytest.raises(UserError, match=rf"own scheduler, {type(scheduler).__name__}\(.*{words}.*To mend it, save"):
+    refusal = rf"own scheduler, {type(scheduler).__name__}\(.*{words}.*To mend it, save the pipeline with a plain"
+    with pytest.raises(UserError, match=refusal):
         whole(name, scheduler)
 
 
@@ -215,6 +217,13 @@ def test_epsilon_of_pure_noise_is_refused_under_every_scheduler(kind: type):
     pipe.register_modules(scheduler=kind(rescale_betas_zero_snr=True))
     with pytest.raises(UserError, match=r"predicts epsilon, but its noisiest step is pure noise.*v_prediction if"):
         Pipeline(pipe, size=FAMILIES[UNET].size)
+
+
+def test_a_schedule_that_rises_at_its_end_is_refused_and_the_remedy_works():
+    settings = {"prediction_type": "v_prediction", "rescale_betas_zero_snr": True}
+    with pytest.raises(UserError, match=r"ends at 4\.2e-09, 6e-08.*save the pipeline with DDIMScheduler"):
+        whole(UNET, EulerDiscreteScheduler(**settings))
+    whole(UNET, DDIMScheduler(**settings))
 
 
 def test_epsilon_under_betas_that_end_in_pure_noise_works_without_the_last_few():

@@ -6,6 +6,7 @@ level and are even in the family's usual sense, with the clean end left out.
 
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -115,9 +116,10 @@ def _discrete(stock: Any, sampler: Sampler) -> Family:
 def _with_betas(kind: type, stock: Any, common: dict[str, Any]) -> Any:
     """A scheduler with the very alphas_cumprod of `stock`: by its settings, or else written out as betas."""
     settings = {key: stock.config[key] for key in _BETAS if key in stock.config}
-    made = kind(**settings, **common)
-    if torch.equal(made.alphas_cumprod, stock.alphas_cumprod):
-        return made
+    with suppress(NotImplementedError):  # a schedule of betas that this kind does not know by name
+        made = kind(**settings, **common)
+        if torch.equal(made.alphas_cumprod, stock.alphas_cumprod):
+            return made
     betas = betas_of(stock.alphas_cumprod)
     return kind(trained_betas=betas, num_train_timesteps=len(betas), **common)
 

@@ -68,7 +68,7 @@ def is_deterministic(pipe: DiffusionPipeline) -> bool:
 
 def _ddim(original: Any) -> DDIMScheduler:
     known = inspect.signature(DDIMScheduler).parameters
-    config = {key: value for key, value in original.config.items() if key in known}
+    config = {key: value for key, value in original.config.items() if key in known and not key.startswith("beta_")}
     fixed = {"clip_sample": False, "thresholding": False, "set_alpha_to_one": True, "timestep_spacing": "trailing"}
     scheduler = DDIMScheduler(**{**config, **fixed})
     scheduler.alphas_cumprod = original.alphas_cumprod.clone()  # some schedulers bend them after their betas
@@ -81,19 +81,27 @@ def _own_reading(pipe: DiffusionPipeline) -> Reading:
         reading = reading_of(scheduler)
     except ValueError as error:
         raise UserError(f"the scheduler of {name} cannot be read: {error}") from error
-    if isinstance(reading.process, Discrete) and reading.row is ROWS["eps"]:
-        _check_noisiest(name, float(scheduler.alphas_cumprod[-1]))
+    if isinstance(reading.process, Discrete):
+        _check_schedule(name, reading)
     return reading
 
 
-def _check_noisiest(name: str, power: float) -> None:
-    """That epsilon determines the image even at the last step, whose alpha squared is `power`."""
-    if power <= PURE_NOISE:
+def _check_schedule(name: str, reading: Reading) -> None:
+    """That the noise grows with every step, and that epsilon determines the image even at the last."""
+    powers = reading.process.alphas_cumprod
+    last = float(powers[-1])
+    if reading.row is ROWS["eps"] and last <= PURE_NOISE:
         raise UserError(
             f"the scheduler of {name} predicts epsilon, but its noisiest step is pure noise (alphas_cumprod ends at "
-            f"{power:.2g}), where epsilon says nothing of the image. In scheduler/scheduler_config.json set "
+            f"{last:.2g}), where epsilon says nothing of the image. In scheduler/scheduler_config.json set "
             "prediction_type to v_prediction if the network was trained so; if not, set rescale_betas_zero_snr to "
             "false, or where the betas themselves end so low, write them out as trained_betas without the last few"
+        )
+    if not (powers.diff() < 0).all():
+        raise UserError(
+            f"the noise of {name}'s scheduler does not grow with every step: alphas_cumprod must fall, and ends at "
+            f"{float(powers[-2]):.2g}, {last:.2g}. Some schedulers put the latter for 0 under rescale_betas_zero_snr: "
+            "save the pipeline with DDIMScheduler and the same settings, which ends at 0 itself"
         )
 
 

@@ -1,41 +1,21 @@
-"""The teacher's own scheduler, held against our reading of it by a network that knows the answer.
+"""A network that knows the answer, run in place of the real one and in the words of our reading of it (see `own`)."""
 
-The probe watches a pipeline by the plainest scheduler of its process (`canonical`), which proves nothing of the one
-that the pipeline came with. Here the stock loop runs with that one, over an oracle in the network's place: the data are
-a single point x0, so that the true belief about any x_t is x0 and the noise in it, and the oracle says it in the words
-of our reading. A scheduler that means the same by them, whatever its order, its stops and its guards against large
-values,
-
-- keeps the sample at alpha x0 + sigma eps, as the network is shown it. Where it draws noise, which is silenced here,
-  less of eps is left, and all of alpha x0;
-- tells the network the time of that level, rounded to a whole number if its timesteps are;
-- ends at x0, or at least at less noise than its last stop has.
-"""
-
-import copy
 import inspect
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import BoundArguments
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 from ..errors import UserError
 from ..process import Reading, Time, pad_like
-from .canonical import unit
+from .canonical import PURE_NOISE, unit
 from .denoiser import CallForm
-from .refusal import checking
-from .watch import Answer, Step, first_value, record
+from .watch import Answer, Step, first_value
 
-_PLAIN_SCHEDULER = (
-    "save the pipeline with a scheduler that says plainly what its network was trained for: DDIMScheduler with its "
-    "betas and prediction_type, or FlowMatchEulerDiscreteScheduler without inversion"
-)
 RANGE = 0.9  # of x0: below where schedulers clip
 _DRAWS = (torch.randn, torch.randn_like, torch.normal)
 
@@ -47,13 +27,23 @@ class Read:
     Args:
         reading, form: of its scheduler and of its network's call.
         like: a recorded step, for the shapes of samples and outputs.
+        plain: name of the plainest scheduler of its process.
         allowed: relative difference of a check.
     """
 
     reading: Reading
     form: CallForm
     like: Step
+    plain: str
     allowed: float
+
+    @property
+    def remedy(self) -> str:
+        """What may help where it does not hold."""
+        return (
+            f"save the pipeline with a plain {self.plain}, if that has the times and the prediction_type that its "
+            "network was trained for; a network that was trained otherwise cannot be used"
+        )
 
     def time(self, said: float) -> Time:
         """Process time [1] of a timestep as the network is told it."""
@@ -88,35 +78,11 @@ class Read:
         return full if form.listed is None else [row.reshape(like[0].shape) for row in full]
 
 
-def hold_to_own_scheduler(pipe: DiffusionPipeline, call: Mapping[str, Any], read: Read, *, steps: int) -> None:
-    """Runs the stock call with the pipeline's own scheduler over an oracle that speaks by our reading.
-
-    Args:
-        pipe: left as it was.
-        call: the call's own arguments for one sample, unguided.
-        read: what is to be held.
-        steps: of the call.
-
-    Raises:
-        UserError: the scheduler means something else; it names its settings, the step and what was measured.
-    """
-    with _own(pipe) as scheduler:
-        oracle = _Oracle(type(pipe).__name__, scheduler, read)
-        check = f"its call runs under its own scheduler, {type(scheduler).__name__}"
-        with checking(oracle.name, check, remedy=_PLAIN_SCHEDULER):
-            seen = record(pipe, call, steps=steps, rows=1, answer=oracle.answer, step=oracle.step)
-        oracle.end(seen[-1].stepped)
-
-
-@contextmanager
-def _own(pipe: DiffusionPipeline) -> Iterator[Any]:
-    """Within, the pipeline has a copy of its scheduler, which it may wear out."""
-    original = pipe.scheduler
-    pipe.scheduler = copy.deepcopy(original)
-    try:
-        yield pipe.scheduler
-    finally:
-        pipe.scheduler = original
+def _sharpen(scheduler: Any) -> None:
+    """Its tables in float64, so that what it makes of a sample near pure noise is not lost in their rounding."""
+    for name, value in vars(scheduler).items():
+        if isinstance(value, Tensor) and value.is_floating_point() and name != "timesteps":
+            setattr(scheduler, name, value.double())
 
 
 class _Silence(TorchFunctionMode):
@@ -132,14 +98,14 @@ class _Silence(TorchFunctionMode):
         return result
 
 
-class _Oracle:
+class Oracle:
     """Answers for the network, and checks where that leads the scheduler."""
 
     def __init__(self, name: str, scheduler: Any, read: Read) -> None:
         self.name, self.scheduler, self.read = name, scheduler, read
         self.silence = _Silence()
         self.said: list[float] = []
-        self.kept = 1.0
+        self.allowed, self.kept = read.allowed, 1.0
         self._elsewhere = ""
 
     def answer(self, told: BoundArguments) -> Any:
@@ -167,13 +133,12 @@ class _Oracle:
     def end(self, sample: Tensor) -> None:
         """Checks the sample that the last step returned."""
         a, b = (share / unit(self.scheduler) for share in self._shares(sample))
-        allowed, process = self.read.allowed, self.read.reading.process
-        if abs(a - 1) <= allowed and abs(b) <= allowed:
+        if abs(a - 1) <= self.allowed and abs(b) <= self.allowed:
             return
-        t = self._level(a, b)
+        t, process = self._level(a, b), self.read.reading.process
         least, kept = float(process.alpha(self.t)), [1.0, float(process.alpha(t))]  # some keep x_t / alpha
-        plain = min(abs(a - alpha) for alpha in kept) <= allowed or (self.silence.broken and least <= a <= 1)
-        if not (plain and b >= 0 and t < self.t):
+        plain = min(abs(a - alpha) for alpha in kept) <= self.allowed or (self.silence.broken and least <= a <= 1)
+        if not (plain and b >= 0 and t <= self.t * (1 + self.allowed)):
             raise self._astray(f"its last step ends at {a:.4g} x0 + {b:.4g} eps instead of at x0, the clean data")
 
     def _begin(self, x: Tensor) -> None:
@@ -183,7 +148,12 @@ class _Oracle:
         if self._rounds:
             self.t = self._near(self._first_level(torch.randn(x.shape, generator=rng).to(x)))
         alpha, sigma = self.read.shares(self.t)
+        if not sigma > 0:
+            raise self._astray(f"of the noise that it starts from the network is told {self.said[0]:.6g}, clean data")
+        if alpha > 0:  # samples that are kept as x_t / alpha have float32's rounding of sigma / alpha
+            self.allowed = max(self.allowed, PURE_NOISE * sigma / alpha)
         self.shown, self.eps = x, (x - alpha * self.x0) / sigma
+        _sharpen(self.scheduler)
 
     def _unrounded(self, sample: Tensor) -> Tensor:
         """The first sample as the network was shown it: in half precision, scaling it has rounded it once more."""
@@ -192,13 +162,14 @@ class _Oracle:
 
     def _first_level(self, noise: Tensor) -> Time:
         """The time of the first stop, at which the scheduler mixes x0 and noise itself; else the told one."""
-        add, scale = (getattr(self.scheduler, name, None) for name in ("add_noise", "scale_noise"))
-        first = self.scheduler.timesteps[:1]
-        if add:
-            return self._level(*_shares(add(self.x0.float(), noise.float(), first), self.x0, noise)[:2])
-        return (
-            self._level(*_shares(scale(self.x0.float(), first, noise.float()), self.x0, noise)[:2]) if scale else self.t
-        )
+        x0, eps, first = self.x0.float(), noise.float(), self.scheduler.timesteps[:1]
+        if hasattr(self.scheduler, "add_noise"):
+            mixed = self.scheduler.add_noise(x0, eps, first)
+        elif hasattr(self.scheduler, "scale_noise"):
+            mixed = self.scheduler.scale_noise(x0, first, eps)
+        else:
+            return self.t
+        return self._level(*_shares(mixed, x0.double(), eps.double())[:2])
 
     def _follow(self, x: Tensor) -> None:
         """Checks a later sample, of the told time or of one within its rounding.
@@ -207,15 +178,12 @@ class _Oracle:
         by linspace): what the next step makes of an x0 believed at the told time shows what it takes it for.
         """
         a, b = self._shares(x)
-        if self._fits(a, b, self.t):
-            return
         drawn, level = self.silence.broken, self._level(a, b)
-        if self._rounds:
+        if self._rounds and not (drawn and self._fits(a, b, self.t)):
             self.t = self._near(self._time_of_share(a) if drawn else level)
-        elif not drawn and self._fits(a, b, level):
-            self._elsewhere = (
-                f"the network is told {self.said[-1]:.6g} at the noise level of {self.read.said(level):.6g}"
-            )
+        elif not drawn and not self._fits(a, b, self.t) and self._fits(a, b, level):
+            said, due = self.said[-1], self.read.said(level)
+            self._elsewhere = f"the network is told {said:.6g} at the noise level of {due:.6g}"
             alpha, sigma = self.read.shares(self.t)
             self.eps, self.kept = (x - alpha * self.x0) / sigma, 1.0
             return
@@ -230,7 +198,7 @@ class _Oracle:
         alpha, sigma = self.read.shares(t)
         if not sigma > 0:  # clean data are no stop
             return False
-        slack = self.read.allowed * max(alpha, sigma)
+        slack = self.allowed * max(alpha, sigma)
         self.kept = b / sigma
         same = abs(b - sigma) <= slack or (self.silence.broken and -slack <= b <= sigma)
         return abs(a - alpha) <= slack and same
@@ -264,9 +232,11 @@ class _Oracle:
         """a and b of a sample that is a x0 + b eps."""
         if sample.numel() != self.x0.numel():
             raise self._astray(f"its samples of {tuple(self.x0.shape)} become {tuple(sample.shape)}")
+        if not sample.isfinite().all():
+            raise self._astray(f"its sample after step {len(self.said) - 1} is not finite")
         a, b, gap = _shares(sample, self.x0, self.eps)
-        if not gap <= self.read.allowed:
-            raise self._astray(f"its sample before step {len(self.said)} is off x0 and eps by {gap:.2g}")
+        if not gap <= self.allowed:
+            raise self._astray(f"its sample after step {len(self.said) - 1} is off x0 and eps by {gap:.2g}")
         return a, b
 
     def _astray(self, measured: str) -> UserError:
@@ -277,7 +247,7 @@ class _Oracle:
         return UserError(
             f"{self.name} cannot be used as a teacher under its own scheduler, {kind.__name__}({settings}), which "
             f"means something else by its network than fastgen reads: {self._elsewhere or measured}. To mend it, "
-            f"{_PLAIN_SCHEDULER}"
+            f"{self.read.remedy}"
         )
 
 

@@ -2,7 +2,8 @@
 
 A short run of the pipeline's own call shows the names of the arguments, the map from scheduler time to the network's
 timestep, the sign and slice of the output and the form of a sample; rehearsals show which arguments have a row per
-sample. The self-test (`selftest`) then holds what was read against the recording.
+sample. The self-test (`selftest`) then holds what was read against the recording, and against the scheduler that the
+pipeline came with (`own`).
 """
 
 from collections.abc import Mapping
@@ -20,7 +21,8 @@ from .canonical import canonical, is_deterministic, view
 from .conditioning import Conditioning
 from .denoiser import CallForm, NetworkDenoiser
 from .layout import Layout, same
-from .oracle import Read, hold_to_own_scheduler
+from .oracle import Read
+from .own import hold_to_own_scheduler
 from .precision import full_precision
 from .refusal import checking, failure
 from .selftest import Evidence, fitting_guidance, self_test, tolerance
@@ -74,7 +76,7 @@ def _probed(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[st
             guided = record(pipe, {**mixed, **_guided(pipe, None, rows=2)}, steps=STEPS, rows=2)[0]
             cond = replace(told, null=null)
             form = replace(form, rescaled=fitting_guidance(name, denoiser, view(pipe, guided), cond, w=_GUIDANCE))
-    read = Read(reading, form, seen[0], tolerance(net))
+        read = Read(reading, form, seen[0], type(pipe.scheduler).__name__, tolerance(net))
     hold_to_own_scheduler(pipe, {**alone, **plain}, read, steps=STEPS)
     return Probed(reading, form)
 
