@@ -6,11 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tiny
+import torch
 from encoded import save
 from eval_place import COUNT, evaluate, place, rows_of, value
 from PIL import Image
 from safety import with_checker
 
+from eval.collect import Collector, Eyes
+from eval.images import Flagged, ImageBatch
 from fastgen.cli import main
 from fastgen.notes import Notes
 
@@ -118,3 +121,17 @@ def test_images_drawn_for_other_prompts_are_refused(
     words = save(tmp_path / "p.txt", "".join(f"prompt {i}\n" for i in range(COUNT - 1)))
     assert evaluate(place, tmp_path / "out", "--student", str(tmp_path / "s"), "--prompts", str(words)) == 2
     assert "was drawn for prompts that --prompts does not hold, such as 'prompt 23'" in capsys.readouterr().err
+
+
+def test_what_is_left_keeps_its_number_and_label() -> None:
+    flags = ((), ("nsfw_content_detected",), (), ("nsfw_content_detected",))
+    pictures = torch.arange(4, dtype=torch.uint8).reshape(4, 1, 1, 1).expand(4, 3, 8, 8)
+    batch = ImageBatch(pictures, torch.arange(4), numbers=(5, 6, 7, 8), flags=flags)
+    collector = Collector(Eyes(None), frozenset({"labels"}), first=0, pictures=9, seed=0, skip_flagged=True)
+    collector.update(batch.asked_for(tuple("abcd")))
+    seen = collector.seen(())
+    assert seen.columns["numbers"].tolist() == [5, 7]
+    assert seen.columns["labels"].tolist() == [0, 2]
+    assert seen.flagged == (Flagged(6, flags[1]), Flagged(8, flags[1]))
+    assert sorted(seen.pictures) == [5, 6, 7, 8]
+    assert batch.asked_for(tuple("abcd")).only([0, 2]).prompts == ("a", "c")

@@ -19,6 +19,7 @@ from eval import images
 from eval.images import ImageBatch, Reading, decode, image_batches
 from eval.imagesets import EncodedImage, open_images
 from fastgen.errors import UserError
+from fastgen.sampling import pictures
 
 
 def opened(content: bytes) -> torch.Tensor:
@@ -125,6 +126,12 @@ def test_unreadable_images_are_refused_by_name(tmp_path: Path, content: bytes, p
     with pytest.raises(UserError, match=rf"2\.png cannot be read.*{problem}") as caught:
         read(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def test_of_an_animation_the_middle_frame_counts(tmp_path: Path) -> None:
+    [file] = pictures.save_images(torch.arange(5.0).div(255).reshape(1, 5, 1, 1, 1).expand(1, 5, 3, 8, 8), tmp_path)
+    assert opened(file.read_bytes()).unique().tolist() == [2]
+    assert opened(encoded(noise_image(0), "GIF")).shape == (3, 8, 8)
 
 
 def test_mixed_sizes_are_refused_unless_allowed(tmp_path: Path) -> None:
