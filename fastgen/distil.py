@@ -46,7 +46,7 @@ def distil(config: Config, *, recipes: Path, resume: bool = False) -> Path:
 def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     check_stages(config)
     accelerator = _accelerator(config)
-    check_output(config, resume=resume)
+    alone(lambda: check_output(config, resume=resume))
     config.data.check()
     computed = {AUTOCAST[stage.train.precision] or torch.float32 for stage in config.stages}
     for dtype in computed:

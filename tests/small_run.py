@@ -23,7 +23,7 @@ from fastgen.config import Config, Pairs, Stage, Train
 from fastgen.configfile import dump
 from fastgen.data import Items, Loader
 from fastgen.distil import distil
-from fastgen.engine import loop, pairs
+from fastgen.engine import checkpoint, loop, pairs
 from fastgen.engine.build import build_roles
 from fastgen.engine.distributed import alone, average, average_gradients, meet, shared
 from fastgen.engine.feed import Feed, PairSet
@@ -103,6 +103,7 @@ class Record:
     averaged: dict[str, torch.Tensor] = field(default_factory=dict)
     host_made: list[torch.Size] = field(default_factory=list)
     patience: dict[str, Any] = field(default_factory=dict)
+    resumed: dict[str, Any] = field(default_factory=dict)
 
 
 def recorded(stage: loop.Stage, cycles: int) -> Record:
@@ -167,7 +168,35 @@ def train_a_rank(teacher: Path, folder: Path) -> None:
     average_gradients(list(members.values()))
     values = average(torch.full((1,), rank + 1.0))
     record.averaged = {**{name: p.grad for name, p in members.items() if p.grad is not None}, "values": values}
+    record.resumed = resumed_apart(Pipeline(load(teacher, device="cpu")), folder / f"disk of {rank}", rank)
     torch.save(record, folder / f"{rank}.pt")
+
+
+def resumed_apart(pipeline: Pipeline, disk: Path, rank: int) -> dict[str, Any]:
+    """What each of two processes goes on from, with disks of their own."""
+    trained, other = (stage(pipeline, DMD2(ratio=1)) for _ in range(2))
+    trained.cycle()
+    with torch.no_grad():
+        trained.optimizers["generator"].parameters[0].fill_(0.5 + rank)
+    told: dict[str, Any] = {"own": parameters(trained, "generator")}
+    (disk / "a").mkdir(parents=True)
+    if rank == 0:
+        checkpoint.save(disk / "a", 3, trained.snapshot(), keep=1)
+    found = checkpoint.newest_of_the_first(disk / "a", warn=print)
+    assert found is not None
+    other.restore(found.snapshot)
+    told |= {"step": found.step, "position": other.position.cycle, "got": parameters(other, "generator")}
+    told["moments"] = other.optimizers["fake_score"].optimizer.state_dict()["state"]
+    if rank == 1:
+        checkpoint.save(disk / "b", 3, trained.snapshot(), keep=1)
+    told["of the second alone"] = checkpoint.newest_of_the_first(disk / "b", warn=print)
+    if rank == 0:
+        (disk / "a" / "00000003" / "state.json").write_text("{}")
+    try:
+        checkpoint.newest_of_the_first(disk / "a", warn=print)
+    except UserError as error:
+        told["damaged"] = str(error)
+    return told
 
 
 class HostTensors(TorchFunctionMode):
@@ -290,6 +319,21 @@ def run_with_recipe(folder: Path) -> None:
     teacher = {"path": str(folder / "teacher"), "recipe": "teacher.yaml"}
     stages = [{"objective": {"name": "dmd2", "ratio": 1}, "train": {"images": 4, "batch": 2}}]
     distil(run_config(folder, teacher=teacher, stages=stages), recipes=folder)
+
+
+def resume_with_disks_of_their_own(config: Config, disks: Sequence[Path]) -> None:
+    """In one of several processes, of which the first alone has the run on its disk."""
+    rank = int(os.environ["RANK"])
+    cycle, place = loop.Stage.cycle, disks[rank]
+
+    def noted(self: loop.Stage) -> dict[str, float]:
+        place.mkdir(exist_ok=True)
+        with (place / "cycles").open("a") as file:
+            file.write(f"{self.position.cycle} {parameters(self, 'generator').double().sum().item():.9f}\n")
+        return cycle(self)
+
+    loop.Stage.cycle = noted  # type: ignore[method-assign]
+    distil(config.model_copy(update={"out": place}), recipes=place, resume=True)
 
 
 def run_with_a_slow_export(folder: Path) -> None:

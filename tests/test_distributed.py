@@ -80,6 +80,37 @@ def test_processes_wait_for_the_first_and_hear_of_its_failure(two):
     assert two[1].patience["failure"] == "the first process stopped: UserError: no space left"
 
 
+def test_processes_with_disks_of_their_own_go_on_from_what_the_first_has(two):
+    first, second = (rank.resumed for rank in two)
+    assert not torch.equal(first["own"], second["own"])
+    for rank in (first, second):
+        assert (rank["step"], rank["position"]) == (3, 1)
+        assert torch.equal(rank["got"], first["own"])
+        assert rank["of the second alone"] is None
+    assert torch.equal(first["moments"][0]["exp_avg"], second["moments"][0]["exp_avg"])
+    assert first["moments"][0]["exp_avg"].any()
+    assert "state.json" in first["damaged"]
+    assert "the first process stopped" in second["damaged"]
+    assert "state.json" in second["damaged"]
+
+
+def test_a_run_whose_second_process_sees_no_checkpoint_goes_on_as_one(tmp_path):
+    tiny.class_conditional(size=16, channels=1).save_pretrained(tmp_path / "teacher")
+    train = {"images": 8, "batch": 2, "ema": 0.9}
+    changes = {
+        "student": {"steps": [1]},
+        "checkpoints": {"every": 4},
+        "stages": [{"objective": {"name": "kd"}, "train": train}],
+    }
+    config = small_run.run_config(tmp_path, out=tmp_path / "first", **changes)
+    assert small_run.in_processes(1, small_run.run_or_die, config, False, (0, 3)) == [-9]
+    disks = [config.out, tmp_path / "second"]
+    assert small_run.in_processes(2, small_run.resume_with_disks_of_their_own, config, disks) == [0, 0]
+    told = [(disk / "cycles").read_text() for disk in disks]
+    assert told[0] == told[1]
+    assert [line.split()[0] for line in told[0].splitlines()] == ["2", "3"]
+
+
 @pytest.mark.slow
 def test_an_export_may_take_longer_than_the_processes_time_out(tmp_path):
     small_run.write_recipe(tmp_path)

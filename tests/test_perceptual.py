@@ -1,12 +1,14 @@
 """LPIPS as the regression of DMD: torchmetrics' own value of the decoded images, with the graph to the samples."""
 
 import pytest
+import small_run
 import tiny
 import torch
 from closed_forms import REAL, gaussian_roles, quasi_random, scripted
 from torch import Tensor, nn
 from torchmetrics.functional.image.lpips import _NoTrainLpips, learned_perceptual_image_patch_similarity
 
+from fastgen.engine.checkpoint import load, save
 from fastgen.errors import UserError
 from fastgen.models import perceptual
 from fastgen.models.perceptual import Perceptual, lpips_network
@@ -36,8 +38,18 @@ def test_it_is_the_librarys_value_of_the_decoded_images(make, random_weights):
     torch.testing.assert_close(found.detach(), torch.stack(wanted))
     (slope,) = torch.autograd.grad(found.sum(), x)
     assert slope.abs().sum() > 0
-    assert not any(p.requires_grad for p in judge.parameters())
-    assert judge.state_dict() == {}
+    assert not any(p.requires_grad for p in random_weights.parameters())
+
+
+def test_a_stage_with_lpips_goes_on_from_its_checkpoint(random_weights, tmp_path):
+    """Which holds nothing of the network of LPIPS: that is a published file."""
+    stage = small_run.stage(Pipeline(tiny.class_conditional()), DMD(distance="lpips"))
+    save(tmp_path, 1, stage.snapshot(), keep=1)
+    saved = load(tmp_path / "00000001")
+    assert saved.tensors["lpips"] == {}
+    stage.roles.generator.net.conv_in.bias.data += 1
+    stage.restore(saved)
+    torch.testing.assert_close(stage.roles.generator.net.conv_in.bias, stage.ema.averages["net.conv_in.bias"])
 
 
 class Squared(nn.Module):

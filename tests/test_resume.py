@@ -1,7 +1,9 @@
 """A run that is killed, damaged, repeated or breaks down: it goes on bit for bit, or is refused with nothing lost."""
 
+import gc
 import json
 import shutil
+import weakref
 
 import pytest
 import small_run
@@ -9,6 +11,7 @@ import tiny
 from strangers import NEAR
 
 from fastgen.distil import distil
+from fastgen.engine import checkpoint, loop
 from fastgen.errors import CheckpointError, NonFiniteError, UserError
 
 WEIGHTS = "student/unet/diffusion_pytorch_model.safetensors"
@@ -76,6 +79,32 @@ def test_a_run_killed_three_times_ends_as_if_nothing_had_happened(folder, tmp_pa
     assert cycles(whole.out) == [(stage, cycle) for stage in (0, 1) for cycle in range(1, 11)]
     assert (broken.out / "log.jsonl").read_bytes() == (whole.out / "log.jsonl").read_bytes()
     assert (broken.out / WEIGHTS).read_bytes() == (whole.out / WEIGHTS).read_bytes()
+
+
+def test_what_a_checkpoint_holds_is_read_one_group_at_a_time_and_not_kept(folder, finished, monkeypatch):
+    read, cycle, seen = checkpoint.load_file, loop.Stage.cycle, []
+
+    def alive():
+        gc.collect()
+        return {name for name, tensor in seen if tensor() is not None}
+
+    def watched(file):
+        assert not alive(), f"{alive()} are kept while {file.name} is read"
+        tensors = read(file)
+        seen.extend((file.name, weakref.ref(tensor)) for tensor in tensors.values())
+        return tensors
+
+    def cycle_after_all_is_let_go(stage):
+        assert seen
+        assert not alive(), f"{alive()} are kept while the run goes on"
+        return cycle(stage)
+
+    shutil.rmtree(finished / "checkpoints" / "00000008")
+    monkeypatch.setattr(checkpoint, "load_file", watched)
+    monkeypatch.setattr(loop.Stage, "cycle", cycle_after_all_is_let_go)
+    distil(short(folder, finished), recipes=folder, resume=True)
+    assert cycles(finished)[-1] == (0, 4)
+    assert {name for name, _ in seen} == {"generator.safetensors", "optimizer.generator.safetensors", "ema.safetensors"}
 
 
 def test_changed_settings_are_refused_by_name(folder, finished):

@@ -15,15 +15,17 @@ import os
 import re
 import shutil
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from fastgen.engine.distributed import alone, shared, spread
 from fastgen.engine.manifest import MissingFileError, verify_manifest, verify_sizes, write_manifest
 from fastgen.errors import CheckpointError
 from fastgen.files import atomic_folder, remove_folder, tidy
@@ -37,11 +39,12 @@ class Snapshot:
     """All that a run needs to go on.
 
     Attributes:
-        tensors: group ("generator", "ema", "optimizer.generator") -> name -> tensor; whole, not sharded.
+        tensors: group ("generator", "ema", "optimizer.generator") -> name -> tensor; whole, not sharded. Of a saved
+            one, each group is read anew whenever it is asked for, and not kept.
         state: plain JSON (stage, cycle, images, fingerprint of the config ...). Tuples come back as lists.
     """
 
-    tensors: dict[str, dict[str, Tensor]]
+    tensors: Mapping[str, Mapping[str, Tensor]]
     state: dict[str, Any]
 
 
@@ -52,6 +55,24 @@ class Loaded:
     path: Path
     step: int
     snapshot: Snapshot
+
+
+class _Groups(Mapping[str, dict[str, Tensor]]):
+    """Groups of tensors by name, each read when it is asked for."""
+
+    def __init__(self, names: Iterable[str], read: Callable[[str], dict[str, Tensor]]) -> None:
+        self._names, self._read = tuple(names), read
+
+    def __getitem__(self, name: str) -> dict[str, Tensor]:
+        if name not in self._names:
+            raise KeyError(name)
+        return self._read(name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._names)
+
+    def __len__(self) -> int:
+        return len(self._names)
 
 
 def save(root: Path, step: int, snapshot: Snapshot, *, keep: int) -> Path:
@@ -90,7 +111,7 @@ def save(root: Path, step: int, snapshot: Snapshot, *, keep: int) -> Path:
 
 
 def load(path: Path) -> Snapshot:
-    """Verify a checkpoint's manifest and read it; tensors are on the CPU.
+    """Verify a checkpoint against its manifest; its tensors are read, onto the CPU, as they are asked for.
 
     Raises:
         CheckpointError: it is missing, incomplete or altered; its subclasses in `manifest` say which.
@@ -101,10 +122,25 @@ def load(path: Path) -> Snapshot:
         names = verify_manifest(path)
         if _STATE not in names:
             raise MissingFileError(f"{path} holds no {_STATE}, so it is not a training checkpoint; give another")
-        tensors = {name.removesuffix(_TENSORS): load_file(path / name) for name in names if name.endswith(_TENSORS)}
-        return Snapshot(tensors, json.loads((path / _STATE).read_text(encoding="utf-8")))
+        groups = [name.removesuffix(_TENSORS) for name in names if name.endswith(_TENSORS)]
+        for group in groups:
+            with safe_open(path / f"{group}{_TENSORS}", framework="pt"):
+                pass
+        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
-        raise CheckpointError(f"the checkpoint {path} cannot be read: {error}; use an older one") from error
+        raise _unreadable(path, error) from error
+    return Snapshot(_Groups(groups, partial(_read, path)), state)
+
+
+def _read(path: Path, group: str) -> dict[str, Tensor]:
+    try:
+        return load_file(path / f"{group}{_TENSORS}")
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> CheckpointError:
+    return CheckpointError(f"the checkpoint {path} cannot be read: {error}; use an older one")
 
 
 def newest(root: Path) -> Path | None:
@@ -137,6 +173,23 @@ def load_newest(root: Path, *, warn: Callable[[str], None]) -> Loaded | None:
             f"one there again, or start in another output folder"
         )
     return None
+
+
+def newest_of_the_first(root: Path, *, warn: Callable[[str], None]) -> Loaded | None:
+    """What `load_newest` finds on the first process, for all of them: the others open no file, whatever disk they have.
+
+    Groups are read by the first process and sent: all processes ask for the same ones, in the same order.
+
+    Raises:
+        UserError: as `load_newest`, on every process.
+    """
+    found = alone(lambda: load_newest(root, warn=warn))
+    held: Mapping[str, Mapping[str, Tensor]] = {} if found is None else found.snapshot.tensors
+    told = shared(None if found is None else (found.path, found.step, tuple(held), found.snapshot.state))
+    if told is None:
+        return None
+    path, step, groups, state = told
+    return Loaded(path, step, Snapshot(_Groups(groups, lambda group: spread(lambda: held[group])), state))
 
 
 def _check_arguments(step: int, snapshot: Snapshot, keep: int) -> None:

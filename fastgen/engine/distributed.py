@@ -7,7 +7,7 @@ What is averaged lies on the device of training and travels by its backend, NCCL
 that is ten minutes late. Objects, and processes that wait for one that works alone, take a gloo group beside it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import timedelta
 from functools import lru_cache
 from typing import TypeVar
@@ -83,6 +83,25 @@ def alone(work: Callable[[], Value]) -> Value | None:
     if reason is not None:
         raise UserError(f"the first process stopped: {reason}")
     return done
+
+
+def spread(read: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+    """The tensors that the first process reads from its disk, in the main memory of every process.
+
+    Raises:
+        UserError: they could not be read, as in `alone`.
+    """
+    held = alone(read)
+    if not _parallel():
+        return dict(held or {})
+    kinds = shared([(name, tensor.shape, tensor.dtype) for name, tensor in (held or {}).items()])
+    told = {name: torch.empty(shape, dtype=dtype) for name, shape, dtype in kinds} if held is None else dict(held)
+    for name, tensor in told.items():
+        told[name] = tensor.contiguous()
+        if tensor.numel():
+            bits = told[name].reshape(-1).view(torch.uint8)  # gloo knows few dtypes
+            dist.broadcast(bits, src=0, group=_beside(dist.group.WORLD))
+    return told
 
 
 def leave() -> None:

@@ -1,6 +1,6 @@
 """Exponential moving average of the generator, kept in fp32."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import torch
@@ -36,7 +36,7 @@ class EMA:
         finally:
             self._write(live)
 
-    def load(self, averages: dict[str, Tensor], *, updates: int) -> None:
+    def load(self, averages: Mapping[str, Tensor], *, updates: int) -> None:
         """Puts back what a checkpoint holds."""
         for name, average in self.averages.items():
             average.copy_(averages[name])

@@ -197,16 +197,19 @@ class Stage:
         """
         for role in self.roles.own:
             load_module(self.roles[role], snapshot.tensors.get(role, {}), what=role)
-        for role, optimizer in self.optimizers.items():
-            saved = snapshot.state["optimizers"][role]
-            packed = OptimizerSnapshot(snapshot.tensors[f"optimizer.{role}"], saved["groups"])
-            restore_optimizer(optimizer.optimizer, packed)
-            optimizer.updates = saved["updates"]
+        for role in self.optimizers:
+            self._restore_optimizer(role, snapshot)
         for name, scaler in self._scalers.items():
             scaler.load_state_dict(snapshot.state["scalers"][name])
         if self.ema is not None:
             self.ema.load(snapshot.tensors["ema"], updates=snapshot.state["ema_updates"])
         self.position = Position(**snapshot.state["position"])
+
+    def _restore_optimizer(self, role: str, snapshot: Snapshot) -> None:
+        optimizer, saved = self.optimizers[role], snapshot.state["optimizers"][role]
+        tensors = dict(snapshot.tensors[f"optimizer.{role}"])
+        restore_optimizer(optimizer.optimizer, OptimizerSnapshot(tensors, saved["groups"]))
+        optimizer.updates = saved["updates"]
 
 
 def _parts(batch: int, micro: int, processes: int) -> int:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from ..config import Pairs
@@ -14,7 +14,7 @@ from ..files import atomic_folder
 from ..models.contract import Denoiser
 from ..models.pipeline import Pipeline
 from ..sampling.sampler import ode, seeded_noise
-from .distributed import alone
+from .distributed import alone, spread
 from .feed import PairSet
 from .random import seed_of
 
@@ -40,8 +40,8 @@ def teacher_pairs(
             save_file({"eps": eps, "x0": x0}, temporary / file.name, metadata={"key": key})
 
     alone(lambda: None if _has(file, key) else make())
-    with safe_open(file, framework="pt") as tensors:
-        return PairSet(tensors.get_tensor("eps"), tensors.get_tensor("x0"), loader)
+    pairs = spread(lambda: load_file(file))
+    return PairSet(pairs["eps"], pairs["x0"], loader)
 
 
 def _has(file: Path, key: str) -> bool:

@@ -96,9 +96,9 @@ class Run:
         return Trained(finished)
 
     def _finished_before(self, start: int) -> dict[str, dict[str, Tensor]]:
-        """What the stages before `start` left on disk."""
-        finished = {}
-        for stage in self.config.stages[:start]:
+        """What the stages before `start` left on the first process's disk, which alone reports of them."""
+        finished: dict[str, dict[str, Tensor]] = {}
+        for stage in self.config.stages[:start] if self.accelerator.is_main_process else ():
             try:
                 finished[stage.name] = read_weights(self.config.out / "stages" / stage.name)
             except CheckpointError as error:
@@ -193,17 +193,16 @@ class Run:
 
     def _save(self, stage: Stage, quality: Quality) -> None:
         def write() -> None:
-            snapshot = stage.snapshot()
-            snapshot.state.update({"fingerprint": fingerprint(self.config), "quality": quality.state()})
-            if quality.weights:
-                snapshot.tensors["best"] = quality.weights
+            held, best = stage.snapshot(), {"best": quality.weights} if quality.weights else {}
+            about = {"fingerprint": fingerprint(self.config), "quality": quality.state()}
+            snapshot = checkpoint.Snapshot({**held.tensors, **best}, {**held.state, **about})
             step = sum(s.train.images for s in self.config.stages[: stage.spec.index]) + stage.position.images
             checkpoint.save(self.config.out / "checkpoints", step, snapshot, keep=self.config.checkpoints.keep)
 
         alone(write)
 
     def _resumed(self) -> checkpoint.Snapshot | None:
-        loaded = checkpoint.load_newest(self.config.out / "checkpoints", warn=self.log.say)
+        loaded = checkpoint.newest_of_the_first(self.config.out / "checkpoints", warn=self.log.say)
         if loaded is None:
             self.log.say(f"nothing to resume in {self.config.out}: starting from the beginning")
             return None

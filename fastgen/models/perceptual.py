@@ -1,7 +1,5 @@
 """LPIPS between samples of the denoiser's space, through the autoencoder (Zhang et al. 2018, arXiv:1801.03924)."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
 
@@ -14,23 +12,20 @@ class Perceptual(nn.Module):
 
     Args:
         codec: decodes samples to images [B, 3, H, W] in [-1, 1].
-        network: of torchmetrics' LPIPS.
+        network: of torchmetrics' LPIPS, on the device of the samples.
     """
 
     def __init__(self, codec: Codec, network: nn.Module) -> None:
         super().__init__()
-        self._codec = (codec,)  # a tuple, so that the autoencoder is not registered as a submodule
-        self.network = network.requires_grad_(False).eval()
+        frozen = network.requires_grad_(False).eval()
+        self._parts = (codec, frozen)  # a tuple, so that neither's weights, which are published files, are its state
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
-        codec = self._codec[0]
+        codec, network = self._parts
         with torch.no_grad():
             wanted = codec.images_of(y)
-        return self.network(codec.images_of(x), wanted).flatten()
-
-    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
-        """Nothing: its weights are a published file."""
-        return {}
+        distances: Tensor = network(codec.images_of(x), wanted)
+        return distances.flatten()
 
 
 def lpips_network() -> nn.Module:
