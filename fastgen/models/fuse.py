@@ -102,7 +102,7 @@ def fuse(pipe: DiffusionPipeline, loras: Sequence[tuple[Path, float]], *, second
             places = _found_by_diffusers(pipe, file, updates, into)
         for layer, update, rows in places:
             with torch.no_grad():
-                layer.add_((weight * update.added(layer, rows)).to(layer))
+                layer.copy_(layer.float() + weight * update.added(layer, rows))
 
 
 def _found_by_diffusers(

@@ -14,7 +14,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class LoRAFile:
-    """One LoRA of a user, added to the base with a weight.
+    """One LoRA or DoRA of a user in the keys of peft, Diffusers or Kohya's scripts, added to the base with a weight.
 
     Attributes:
         path: a .safetensors file, a folder that holds one, or a hub id.
