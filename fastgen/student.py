@@ -11,6 +11,7 @@ from .config import Config
 from .data import Items
 from .engine.dtypes import base_of, teacher_dtype
 from .engine.loop import Stage
+from .export.held import Told
 from .export.scheduler import Serving, servings
 from .export.stops import stops_of
 from .models.adapters import merge
@@ -23,6 +24,7 @@ from .models.pipeline import Pipeline
 from .models.teacher import load_teacher
 from .models.watch import network_of
 from .notes import Stop
+from .process import Flow, from_scheduler
 from .sampling.pictures import grid
 from .sampling.sampler import ode, renoise, seeded_noise, told_at
 
@@ -53,6 +55,7 @@ class Student:
                 sampler=config.student.sampler,
                 emitted=pipeline.emitted,
                 shift=config.student.shift,
+                told=_told(pipeline),
             )
             found = {n: self._stops(serving, n) for serving in self.servings for n in serving.steps}
         self.stops: dict[int, tuple[Stop, ...]] = {n: found[n] for n in config.student.steps}
@@ -138,6 +141,14 @@ class Student:
 
     def _labelled(self, labels: Tensor) -> Conditioning:
         return self.pipeline.condition(len(labels), labels=labels)
+
+
+def _told(pipeline: Pipeline) -> Told | None:
+    """What the network is told of a flow's times; other families' stops are fixed by their training."""
+    if not isinstance(from_scheduler(pipeline.pipe.scheduler).process, Flow):
+        return None
+    ends = pipeline.form.told(pipeline.reading, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    return Told(float(ends[1] - ends[0]), float(ends[0]), pipeline.told_in_bf16)
 
 
 def ranges(count: int, at_once: int = AT_ONCE) -> list[range]:

@@ -36,7 +36,19 @@ from .proofs.recipes import SHIFT
 from .proofs.routing import routing_checks
 from .proofs.training import Recipe
 
-OFFERED = {"real_score", "target", "images", "pairs", "null", "one_step", "ode", "linear", "second_derivative", *STATES}
+OFFERED = {
+    "real_score",
+    "target",
+    "images",
+    "pairs",
+    "null",
+    "one_step",
+    "ode",
+    "linear",
+    "second_derivative",
+    "fine_times",
+    *STATES,
+}
 
 
 def proved(objective: Objective, recipe: Recipe | None, processes: Sequence[str], *, quick: bool) -> Iterator[Check]:

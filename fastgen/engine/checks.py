@@ -3,19 +3,21 @@
 from collections.abc import Mapping
 from itertools import pairwise
 
+import torch
 from torch import Tensor
 
 from ..config import Config, Student
 from ..config import Stage as StageConfig
 from ..errors import UserError
 from ..models.baking import TWO_TOLD
+from ..models.halved import tells_apart
 from ..models.pipeline import Pipeline
 from ..models.roles import DENOISERS
 from ..models.scalars import find_time_embedding
 from ..objectives import roles_of, scalars_of
 from ..process import Flow
 from ..process.retold import retold
-from .dtypes import check_dtypes
+from .dtypes import AUTOCAST, check_dtypes
 
 SCALARS = {"s": "where its steps lead", "w": "its guidance"}
 """What a generator may be told beside its time, in words."""
@@ -61,6 +63,8 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
             raise UserError(
                 f"stage {stage.name!r} holds on the flow process only, and the teacher has another: set process=flow"
             )
+        if "fine_times" in needs:
+            _check_fine_times(stage, pipeline)
         if any("." in need for need in needs):
             _check_embeds_time(stage, pipeline)
         if "pairs" in needs and config.pairs.guidance != 1 and not pipeline.has_null:
@@ -129,6 +133,21 @@ def _check_embeds_time(stage: StageConfig, pipeline: Pipeline) -> None:
             f"stage {stage.name!r} tells its networks more than the time, but {error}: choose an objective that does "
             "not, such as dmd2 with step_aware=false"
         ) from error
+
+
+def _check_fine_times(stage: StageConfig, pipeline: Pipeline) -> None:
+    """Refuses derivatives of a network that under this precision takes neighbouring times for one."""
+    autocast = AUTOCAST[stage.train.precision]
+    if autocast is None:
+        return
+    model, device = pipeline.speaking(pipeline.network, autocast=autocast), next(pipeline.network.parameters()).device
+    cond = pipeline.condition(1, labels=torch.tensor([0]), prompts=["a"]).index(torch.tensor([0, 0])).to(device)
+    if not tells_apart(model, torch.zeros((2, *pipeline.shape), device=device), cond):
+        raise UserError(
+            f"stage {stage.name!r} takes derivatives by the time, but under train.precision={stage.train.precision} "
+            f"the {type(pipeline.pipe).__name__} rounds the times that its network is told: set train.precision=fp32, "
+            "or average over a step that is longer than its rounding (objective.derivative_step=0.03)"
+        )
 
 
 def _check_sources(stage: StageConfig, config: Config) -> None:

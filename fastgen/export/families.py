@@ -5,9 +5,9 @@ level and are even in the family's usual sense, with the clean end left out.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -26,6 +26,7 @@ from ..errors import UserError
 from ..models.canonical import static_shift
 from ..models.refusal import checking
 from ..process import EDM, Flow, Process, Trig, even_grid, from_scheduler
+from .held import bend_of, held_times
 
 Sampler = Literal["renoise", "ode"]
 _BETAS = ("beta_schedule", "beta_start", "beta_end", "trained_betas", "num_train_timesteps", "rescale_betas_zero_snr")
@@ -40,11 +41,14 @@ class Family:
         schedulers: n -> schedulers that may serve n steps, the most widely useful first.
         wanted: n -> the timesteps at which n steps should stop.
         refuses: n -> why no scheduler can serve n steps, None if some may.
+        nearby: (n, what a network is told over the process time: slope and offset) -> the same family with stops
+            moved a little, so that bf16 holds what the network is told there; the nearest first.
     """
 
     schedulers: Callable[[int], list[Any]]
     wanted: Callable[[int], list[float]]
     refuses: Callable[[int], str | None] = lambda n: None
+    nearby: "Callable[[int, float, float], Iterable[Family]]" = lambda n, slope, offset: ()
 
 
 def family_of(stock: Any, sampler: Sampler, emitted: Any, *, shift: float | None, teacher_steps: int) -> Family:
@@ -142,41 +146,64 @@ def betas_of(alphas_cumprod: Tensor) -> list[float]:
 
 @dataclass(frozen=True)
 class FlowTimes:
-    """Where a flow student stops: shifted, even times of `trained` timesteps.
+    """Where a flow student stops: shifted, even times of `trained` timesteps, or others on such a curve.
 
     A pipeline either hands its scheduler even sigmas, and a static shift does the rest for every count; or it lets
     the scheduler spread them, which shifts twice and ends next to the data. There the shift that is wanted is reached
-    through another shift s and an end: both ways are Moebius maps of i / n.
+    through another shift s and an end: all of these are Moebius maps of i / n.
+
+    Args:
+        shift: of even times.
+        trained: timesteps.
+        moved: process times of the stops, where they are not the shifted even ones.
     """
 
     shift: float
     trained: int = 1000
+    moved: tuple[float, ...] | None = None
 
     def family(self, *, stochastic: bool) -> Family:
         def schedulers(n: int) -> list[Any]:
-            plain = self._scheduler(stochastic, shift=self.shift)
-            return [plain] if n == 1 else [plain, *self._solved(n, stochastic)]
+            handed = [self._handed(n, stochastic)]
+            return handed if n == 1 else [*handed, *self._spread(n, stochastic)]
 
-        return Family(schedulers, lambda n: (self.trained * even_grid(n, shift=self.shift)).tolist())
+        def nearby(n: int, slope: float, offset: float) -> Iterator[Family]:
+            for moved in held_times(self.times(n), slope, offset):
+                yield replace(self, moved=moved).family(stochastic=stochastic)
+
+        return Family(schedulers, lambda n: [self.trained * t for t in self.times(n)], nearby=nearby)
+
+    def times(self, n: int) -> tuple[float, ...]:
+        """The process times of n stops."""
+        return self.moved or tuple(even_grid(n, shift=self.shift).tolist())
+
+    def bend(self, n: int) -> float:
+        """r such that n >= 2 stops are 1 - c i / (1 - r i): of shifted even times (shift - 1) / (n shift)."""
+        return bend_of(self.moved) if self.moved else (self.shift - 1) / (n * self.shift)
 
     def spread_shift(self, n: int) -> float:
         """s such that n >= 2 spread times, shifted by s twice and stretched, have the wanted curvature; NaN if none.
 
         Spread times x = i / (n - 1) become 1 - sigma = (1 - end) x (1 - k) / (1 - k x) with
-        k = (s - 1)(1 - m) / s, m the smallest shifted time. The wanted ones have k = (shift - 1)(n - 1) / (n shift).
+        k = (s - 1)(1 - m) / s, m the smallest shifted time. The wanted ones have k = (n - 1) r.
         With m written out, s - 1 solves a quadratic; its smaller root is the branch through shift 1.
         """
         if n == 2:
             return 1.0
         step = 1 / self.trained
-        k = (self.shift - 1) * (n - 1) / (n * self.shift)
+        k = (n - 1) * self.bend(n)
         b = 1 - step - k * (1 + step)
         square = b * b - 4 * step * k * k
         return 1 + 2 * k / (b + math.sqrt(square)) if square >= 0 and b > 0 else math.nan
 
-    def _solved(self, n: int, stochastic: bool) -> list[Any]:
-        spread, end = self.spread_shift(n), float(even_grid(n, shift=self.shift)[-1])
-        return [] if math.isnan(spread) else [self._scheduler(stochastic, shift=spread, shift_terminal=end)]
+    def _handed(self, n: int, stochastic: bool) -> FlowMatchEulerDiscreteScheduler:
+        if self.moved is None or n == 1:
+            return self._scheduler(stochastic, shift=self.shift)
+        return self._scheduler(stochastic, shift=1 / (1 - n * self.bend(n)), shift_terminal=self.times(n)[-1])
+
+    def _spread(self, n: int, stochastic: bool) -> list[Any]:
+        shift = self.spread_shift(n)
+        return [] if math.isnan(shift) else [self._scheduler(stochastic, shift=shift, shift_terminal=self.times(n)[-1])]
 
     def _scheduler(self, stochastic: bool, **config: Any) -> FlowMatchEulerDiscreteScheduler:
         return FlowMatchEulerDiscreteScheduler(

@@ -1,8 +1,10 @@
 """The scheduler that a stock pipeline will run a student with, chosen before training by what it emits."""
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -10,10 +12,12 @@ import numpy as np
 from ..errors import UserError
 from ..models.refusal import cause
 from .families import Family, Sampler, family_of
+from .held import Told
 
 Emitted = Callable[[Any, int], list[float]]
 TOLERANCE = 1e-3  # of a scheduler timestep
 _USUAL = (1, 2, 3, 4, 8)
+_TRIED = 12  # of the stops nearby
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,14 @@ def servings(
     sampler: Sampler,
     emitted: Emitted,
     shift: float | None = None,
+    told: Told | None = None,
     teacher_steps: int = 28,
 ) -> list[Serving]:
     """Stock schedulers that do, for each declared step count, exactly what the student will be trained for.
 
     One serving where one configuration is right for every count, else one for each count. What decides is where the
-    stock pipeline's own call really stops.
+    stock pipeline's own call really stops. A flow whose pipeline in half precision rounds what it tells its network
+    gets stops nearby that are not rounded, or a warning where there are none.
 
     Args:
         stock: the teacher's scheduler.
@@ -51,6 +57,7 @@ def servings(
         sampler: renoise (predict x0, add fresh noise) or ode (deterministic).
         emitted: (scheduler, n) -> scheduler timesteps at which the pipeline's call of n steps stops under it.
         shift: of a flow's times (SD3, arXiv:2403.03206, eq. 23); None for the teacher's own.
+        told: what the network is told of a flow's times; None where half precision does not matter.
         teacher_steps: of the call that shows a resolution-dependent shift.
 
     Raises:
@@ -63,15 +70,35 @@ def servings(
 
     of = partial(family_of, stock, emitted=emitted, shift=shift, teacher_steps=teacher_steps)
     family = of(sampler)
-    for scheduler in family.schedulers(max(steps)):
-        if all(fault(scheduler, n) is None for n in steps):
-            return [Serving(tuple(steps), scheduler)]
-    chosen = {n: _alone(family, fault, n) for n in steps}
+    common = (s for s in family.schedulers(max(steps)) if all(fault(s, n) is None for n in steps))
+    one = next(common, None)
+    chosen = {n: _alone(family, fault, n) if one is None else one for n in steps}
     refused = {n: why for n, why in chosen.items() if isinstance(why, str)}
     if refused:
         other: Sampler = "ode" if sampler == "renoise" else "renoise"
         raise UserError(_refusal(stock, sampler, refused, _remedy(family, partial(of, other), emitted, other)))
+    if told is not None:
+        chosen = {n: _held(family, emitted, told, scheduler, n) for n, scheduler in chosen.items()}
+    if len({id(scheduler) for scheduler in chosen.values()}) == 1:
+        return [Serving(tuple(steps), chosen[steps[0]])]
     return [Serving((n,), scheduler, f"{n}step") for n, scheduler in chosen.items()]
+
+
+def _held(family: Family, emitted: Emitted, told: Told, scheduler: Any, n: int) -> Any:
+    """That scheduler or, where half precision would round its times, one that stops nearby at times that it holds."""
+    lost = told.lost(scheduler, n)
+    if not lost:
+        return scheduler
+    for moved in islice(family.nearby(n, told.slope, told.offset), _TRIED):
+        for other in moved.schedulers(n):
+            if _fault(moved, emitted, other, n) is None and not told.lost(other, n):
+                return other
+    warnings.warn(
+        f"the stock pipeline in half precision tells its network times up to {lost:.1g} off, and no {n} stops nearby "
+        "are held exactly: sample this student in float32, or declare fewer steps (student.steps)",
+        stacklevel=3,
+    )
+    return scheduler
 
 
 def _alone(family: Family, fault: Callable[[Any, int], str | None], n: int) -> Any:

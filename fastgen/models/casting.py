@@ -18,7 +18,7 @@ def cast(net: nn.Module, dtype: torch.dtype) -> nn.Module:
     as they are.
     """
     kept = set(getattr(net, "_keep_in_fp32_modules", None) or ())
-    for path, tensor in _saved(net):
+    for path, tensor in saved(net):
         if tensor.is_floating_point():
             tensor.data = tensor.data.to(dtype if kept.isdisjoint(path.split(".")) else torch.float32)
     return net
@@ -33,7 +33,7 @@ def fitting(told: Any, dtype: torch.dtype) -> Any:
     return tree_map(lambda x: x.to(dtype) if isinstance(x, Tensor) and x.dtype in HALF else x, told)
 
 
-def _saved(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def saved(net: nn.Module) -> Iterator[tuple[str, Tensor]]:
     """Parameters and saved buffers by their paths."""
     for path, module in net.named_modules():
         own = {**module._parameters, **module._buffers}

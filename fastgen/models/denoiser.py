@@ -44,6 +44,10 @@ class CallForm:
     rescaled: bool = False
     layout: Layout = field(default_factory=Layout)
 
+    def told(self, reading: Reading, t: Time) -> Tensor:
+        """The network's timestep at process times [B]."""
+        return self.slope * (reading.timestep(t) if self.basis == "timestep" else t) + self.offset
+
     def given(self, x_t: Latent) -> Any:
         """x_t as the network takes it."""
         if self.listed is None:
@@ -146,10 +150,10 @@ class NetworkDenoiser(nn.Module):
 
     def _run(self, x_t: Latent, t: Time, cond: Conditioning, *, call: Callable[..., Any] | None = None) -> Tensor:
         form = self.form
-        timestep = form.slope * (self.reading.timestep(t) if form.basis == "timestep" else t) + form.offset
         dtype = x_t.dtype if self.autocast else dtype_of(self.net)
         scaled = (x_t * pad_like(self.reading.input_scale(t), x_t)).to(dtype)
-        told = {form.sample: form.given(scaled), form.timestep: timestep.to(x_t.device, torch.float32)}
+        timestep = form.told(self.reading, t).to(x_t.device, torch.float32)
+        told = {form.sample: form.given(scaled), form.timestep: timestep}
         told |= fitting(form.layout.arguments(cond), dtype)
         with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
             output = (call or self.net)(**told)

@@ -21,6 +21,7 @@ from .conditioning import Conditioning
 from .denoiser import NetworkDenoiser
 from .encoding import Asking, Encoder
 from .experts import Experts
+from .halved import told_in_bf16
 from .loading import load
 from .probe import emitted, opening, probe
 from .refusal import checking
@@ -128,6 +129,13 @@ class Pipeline:
         pipe = _built(self.pipe, scheduler=scheduler)
         with self.encoder.awake():
             return emitted(pipe, self._asking.call(self._asking.examples), steps=steps)
+
+    def told_in_bf16(self, scheduler: Any, steps: int) -> Tensor:
+        """What the network is told at each stop of such a call, and what it is told in bf16, [2, n] in float64."""
+        pipe = _built(self.pipe, scheduler=scheduler)
+        with self.encoder.awake():
+            timesteps, told = told_in_bf16(pipe, self.form, self._asking.call(self._asking.examples), steps=steps)
+        return torch.stack([self.form.told(self.reading, self.reading.time(timesteps)), told])
 
     def grid(self, steps: int) -> Tensor:
         """The process times that the pipeline's scheduler really stops at, [n] in float64."""

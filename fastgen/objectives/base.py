@@ -116,6 +116,7 @@ class Objective(Protocol):
         "one_step": it trains the first time of a grid only, so that a student of more steps cannot end with it.
         "steps>=2": it cannot train a student of fewer steps. "ode": it steps deterministically. "images>1000": some of
         it begins after as many. "experts": it trains the two networks of a pipeline phase by phase.
+        "fine_times": it tells the generator times that are closer than half precision can tell apart.
         "fake_score.called": a role with an embedding of a scalar, see `fastgen.models.scalars`.
         """
         ...

@@ -48,6 +48,11 @@ def check_step(step: float | None) -> None:
         )
 
 
+def needs_fine_times(step: float | None) -> frozenset[str]:
+    """The `needs` of derivatives over that step; an exact one is about times as near as can be."""
+    return frozenset({"fine_times"} if step is None else ())
+
+
 def along(
     model: Denoiser,
     curve: Curve,

@@ -12,7 +12,7 @@ from ..models.roles import Roles
 from ..process import AnyTimeLaw, Latent, LogitNormal, Time, pad_like
 from .base import Batch, Terms, Turn
 from .consistency import ONE_TURN
-from .derivative import along, check_step
+from .derivative import along, check_step, needs_fine_times
 from .distances import adaptive
 from .flow_map import noised
 from .ops import Scalars, through
@@ -54,7 +54,8 @@ class MeanFlow:
 
     @property
     def needs(self) -> frozenset[str]:
-        return needs_velocity(self, "generator") | {"linear", "ode", "generator.s"}
+        fine = needs_fine_times(self.derivative_step)
+        return needs_velocity(self, "generator") | fine | {"linear", "ode", "generator.s"}
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         t, s = self._times(roles, batch)

@@ -12,7 +12,7 @@ import torch
 from ..models.roles import Roles
 from ..process import AnyTimeLaw, LogNormal
 from .base import Batch, Landing, Terms, Turn
-from .derivative import check_step
+from .derivative import check_step, needs_fine_times
 from .gan import GAN, AnyGAN, check_apart, discriminator_losses, generator_terms, starts
 from .ops import through
 from .scm import Norm, adaptive_mean, tangent_errors
@@ -58,7 +58,8 @@ class SanaSprint:
 
     @property
     def needs(self) -> frozenset[str]:
-        return needs_velocity(self, "generator") | {"weight"} | starts(self.gan)
+        fine = needs_fine_times(self.derivative_step)
+        return needs_velocity(self, "generator") | fine | {"weight"} | starts(self.gan)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = self._called(roles, batch)

@@ -21,7 +21,7 @@ from ..models.roles import Roles
 from ..process import AnyTimeLaw, Latent, LogNormal, Prediction, Process, Time, TimeLaw, pad_like
 from .base import Batch, Terms, Turn
 from .consistency import ONE_TURN
-from .derivative import along, check_step
+from .derivative import along, check_step, needs_fine_times
 from .ops import Noised, through
 from .solvers import AnyScale, Guidance
 from .velocity import Course, Velocity, check_velocity, course, needs_velocity
@@ -116,7 +116,8 @@ class SimplifiedConsistency:
 
     @property
     def needs(self) -> frozenset[str]:
-        return needs_velocity(self, "generator") | ({"weight"} if self.weighting == "adaptive" else set())
+        state = {"weight"} if self.weighting == "adaptive" else set()
+        return needs_velocity(self, "generator") | needs_fine_times(self.derivative_step) | state
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         t, errors = tangent_errors(self, roles, batch)
