@@ -89,6 +89,7 @@ class Student(Strict):
     frames: of its videos, likewise.
     guidance: w that a student with guidance as an input is made for; others have none.
     shift: of a flow student's times towards the noise (SD3, arXiv:2403.03206, eq. 23); the teacher's own if not given.
+        Where a pipeline in bf16 rounds its times, they are moved by up to 0.03 to times that it does not round.
     """
 
     steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
