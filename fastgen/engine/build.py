@@ -25,7 +25,7 @@ from ..models.state import STATES
 from ..objectives import roles_of, scalars_of
 from ..process.retold import ProcessName, retold
 from ..sampling.sampler import told_at
-from .dtypes import AUTOCAST
+from .dtypes import AUTOCAST, autocast_of
 from .random import seed_of
 
 Weights = Mapping[str, Mapping[str, Tensor]]
@@ -127,11 +127,12 @@ def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:
 
 
 def _copy(pipeline: Pipeline, settings: Train, *, frozen: bool, scalars: Sequence[str]) -> nn.Module:
-    denoiser = pipeline.denoiser(autocast=AUTOCAST[settings.precision], scalars=scalars)
+    denoiser = pipeline.denoiser(scalars=scalars)
     if not frozen:
         cast(denoiser.net, torch.float32)
     elif settings.precision == "bf16":
         cast(denoiser.net, torch.bfloat16)
+    denoiser.autocast = autocast_of(denoiser.net, settings.precision)
     if settings.gradient_checkpointing and not frozen:
         enable_checkpointing(denoiser.net)
     if settings.compile:

@@ -17,7 +17,7 @@ from ..models.scalars import find_time_embedding
 from ..objectives import roles_of, scalars_of
 from ..process import Flow
 from ..process.retold import retold
-from .dtypes import AUTOCAST, check_dtypes
+from .dtypes import autocast_of, check_dtypes
 
 SCALARS = {"s": "where its steps lead", "w": "its guidance"}
 """What a generator may be told beside its time, in words."""
@@ -137,10 +137,11 @@ def _check_embeds_time(stage: StageConfig, pipeline: Pipeline) -> None:
 
 def _check_fine_times(stage: StageConfig, pipeline: Pipeline) -> None:
     """Refuses derivatives of a network that under this precision takes neighbouring times for one."""
-    autocast = AUTOCAST[stage.train.precision]
-    if autocast is None:
+    if stage.train.precision == "fp32":
         return
-    model, device = pipeline.speaking(pipeline.network, autocast=autocast), next(pipeline.network.parameters()).device
+    network = pipeline.network
+    device = next(network.parameters()).device
+    model = pipeline.speaking(network, autocast=autocast_of(network, stage.train.precision))
     cond = pipeline.condition(1, labels=torch.tensor([0]), prompts=["a"]).index(torch.tensor([0, 0])).to(device)
     if not tells_apart(model, torch.zeros((2, *pipeline.shape), device=device), cond):
         raise UserError(

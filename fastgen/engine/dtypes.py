@@ -6,15 +6,19 @@
 | network of shared roles            | `lora.base`; auto: bf16 where every stage has precision bf16, else fp32 |
 | trained networks, adapters, average | fp32                                                                   |
 | frozen copies                      | bf16 under precision bf16, else the teacher's                          |
-| forward passes                     | autocast to `train.precision`; under fp32 each network's own            |
+| forward passes                     | autocast to `train.precision`; under fp32, and of a teacher in the      |
+|                                    | other half precision, the network's own                                 |
 """
 
 from importlib.util import find_spec
 
 import torch
+from torch import nn
 
-from ..config import Base, Config
+from ..config import Base, Config, Precision
 from ..errors import UserError
+from ..models.casting import HALF
+from ..models.denoiser import dtype_of
 from ..models.source import DTYPES
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -34,6 +38,12 @@ def teacher_dtype(config: Config) -> torch.dtype:
     return DTYPES[auto if config.teacher.dtype == "auto" else config.teacher.dtype]
 
 
+def autocast_of(net: nn.Module, precision: Precision) -> torch.dtype | None:
+    """The autocast of a frozen network; none for one in another half precision, which runs as stock pipelines do."""
+    own, autocast = dtype_of(net), AUTOCAST[precision]
+    return None if own in HALF and own != autocast else autocast
+
+
 def check_dtypes(config: Config) -> None:
     """Refuses, before anything is loaded, what no forward pass could compute.
 
@@ -51,6 +61,11 @@ def check_dtypes(config: Config) -> None:
             )
     if base in QUANTISED and find_spec("bitsandbytes") is None:
         raise UserError(f"lora.base={base} needs bitsandbytes: pip install 'fastgen[quantised]', or set lora.base=bf16")
+    if base in QUANTISED and config.sharing == "lora" and config.teacher.dtype in ("fp32", "fp16"):
+        raise UserError(
+            f"lora.base={base} makes the teacher's network compute in bf16 as soon as it is loaded, and teacher.dtype="
+            f"{config.teacher.dtype} keeps the rest of its pipeline in another dtype: set teacher.dtype to auto or bf16"
+        )
     if base in QUANTISED and config.lora.norms:
         raise UserError(
             f"lora.norms trains the biases of layers, and lora.base={base} casts these whenever it computes: set "

@@ -19,7 +19,7 @@ from . import checkpoint
 from .best import Quality, Yardstick, averaged, copied, passed, plain, read_weights, write_weights
 from .build import Weights, build_roles
 from .distributed import alone
-from .dtypes import AUTOCAST, base_of
+from .dtypes import autocast_of, base_of
 from .feed import Feed, PairSet
 from .log import RunLog
 from .loop import Stage, StageSpec
@@ -145,7 +145,8 @@ class Run:
         loader = Loader(self.config.data, seed=seed_of(self.config.seed, "pairs"))
         settings = fingerprint(self.config)
         key = digest([settings[name] for name in ("pairs", "seed", "teacher", "data")] + [config.train.precision])
-        teacher = self.pipeline.speaking(self.pipeline.network, autocast=AUTOCAST[config.train.precision])
+        network = self.pipeline.network
+        teacher = self.pipeline.speaking(network, autocast=autocast_of(network, config.train.precision))
         folder = self.config.out / "pairs"
         return teacher_pairs(
             folder, self.pipeline, teacher, self.config.pairs, loader=loader, key=key, accelerator=self.accelerator
