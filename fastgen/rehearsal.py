@@ -19,6 +19,7 @@ from .export.guidance import unguided
 from .export.lora import export_lora, known_keys
 from .export.scheduler import TOLERANCE, Serving
 from .models.adapters import lora_config
+from .models.quantised import unquantised
 from .models.refusal import cause
 from .models.targets import find_targets
 from .models.watch import autoencoder_of, replaced
@@ -38,7 +39,8 @@ def rehearse_export(student: Student) -> None:
     """
     config, name = student.config, type(student.pipeline.pipe).__name__
     try:
-        written = unguided(student.pipeline.student(student.pipeline.network, student.servings[0].scheduler))
+        network = unquantised(student.pipeline.network)
+        written = unguided(student.pipeline.student(network, student.servings[0].scheduler))
         with TemporaryDirectory() as folder, _without_weights(written):
             export(written, notes_for(student, guidance=1.0), Path(folder) / "student", student.servings)
             for serving in student.servings:

@@ -6,6 +6,7 @@ import torch
 from torch import nn
 
 from .casting import cast
+from .experts import Experts, networks_in
 from .targets import find_targets
 
 Quantised = Literal["int8", "nf4"]
@@ -28,6 +29,15 @@ def quantise(net: nn.Module, kind: Quantised, device: str | torch.device) -> nn.
             net.set_submodule(name, _quantised(layer, kind, torch.device(device)))
     setattr(net, "is_loaded_in_4bit" if kind == "nf4" else "is_loaded_in_8bit", True)  # peft picks its layers by these
     return cast(net, torch.bfloat16).to(device)
+
+
+def unquantised(net: Any) -> Any:
+    """The network as its class makes it, without weights, if some of its layers are quantised; else the network."""
+    if all(parameter.is_floating_point() for parameter in net.parameters()):
+        return net
+    with torch.device("meta"):
+        bare = [type(part).from_config(part.config) for part in networks_in(net).values()]
+    return bare[0] if len(bare) == 1 else Experts(*bare, boundary=net.boundary)
 
 
 def beside_weights(net: nn.Module) -> list[object]:
