@@ -102,7 +102,8 @@ def teachers(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def trains_and_verifies(case: Case, teachers: Path, out: Path, capsys: pytest.CaptureFixture[str], *told: str) -> None:
-    distil(case.config(teachers, out, *told), recipes=teachers)
+    settled = ["train.images=8"] * (case.precision == "fp16")  # until the loss scaler skips no more updates
+    distil(case.config(teachers, out, *told, *settled), recipes=teachers)
     verified = capsys.readouterr().out.count("verified")
     assert verified == (2 if case.sharing == "lora" else 1)
 
