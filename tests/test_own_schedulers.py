@@ -12,7 +12,9 @@ import torch
 from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
+    DPMSolverMultistepInverseScheduler,
     DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
     EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
@@ -146,6 +148,7 @@ FINE = {
             **BETAS, prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing"
         ),
     ),
+    "to the noise of the last stop": (UNET, EDMEulerScheduler(final_sigmas_type="sigma_min")),
     "noisy flow": (FLOW, FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=True)),
     "flow in whole timesteps": (
         FLOW,
@@ -178,6 +181,7 @@ MISREAD = {
         EulerDiscreteScheduler(**BETAS, use_karras_sigmas=True, sigma_max=30.0),
         r"sigma_max=30",
     ),
+    "towards noise": (UNET, DPMSolverMultistepInverseScheduler(), "its last step ends at"),
     "epsilon over flow levels": (FLOW, UniPCMultistepScheduler(use_flow_sigmas=True), r"prediction_type=epsilon"),
     "x0 over flow levels": (
         FLOW,

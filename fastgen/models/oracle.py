@@ -138,7 +138,8 @@ class Oracle:
         t, process = self._level(a, b), self.read.reading.process
         least, kept = float(process.alpha(self.t)), [1.0, float(process.alpha(t))]  # some keep x_t / alpha
         plain = min(abs(a - alpha) for alpha in kept) <= self.allowed or (self.silence.broken and least <= a <= 1)
-        if not (plain and b >= 0 and t <= self.t * (1 + self.allowed)):
+        noise, most = float(process.sigma(t)), float(process.sigma(self.t)) * (1 + self.allowed)
+        if not (plain and b >= 0 and noise <= most and t < self.start):
             raise self._astray(f"its last step ends at {a:.4g} x0 + {b:.4g} eps instead of at x0, the clean data")
 
     def _begin(self, x: Tensor) -> None:
@@ -153,6 +154,7 @@ class Oracle:
         if alpha > 0:  # samples that are kept as x_t / alpha have float32's rounding of sigma / alpha
             self.allowed = max(self.allowed, PURE_NOISE * sigma / alpha)
         self.shown, self.eps = x, (x - alpha * self.x0) / sigma
+        self.start = self.t
         _sharpen(self.scheduler)
 
     def _unrounded(self, sample: Tensor) -> Tensor:
