@@ -10,7 +10,7 @@ import zlib
 import torch
 from torch import nn
 
-STEP = 2.0**-22  # two units in the last place of a float32
+STEP = 2.0**-23  # a unit in the last place of a float32
 
 
 def _rounded(module: nn.Module, _inputs: tuple, output: object) -> object:

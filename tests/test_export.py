@@ -16,6 +16,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline
 from exporting import family_student, listed
 from families import FAMILIES
 from huggingface_hub.errors import HTTPError
+from rounding import assert_alike
 
 from fastgen.errors import UserError
 from fastgen.export.card import licence_of
@@ -152,7 +153,7 @@ def test_a_plain_call_does_not_guide_an_exported_stable_diffusion(tmp_path, name
     export(unguided(pipe), Notes(steps=(2,)), tmp_path / "student")
     silent = load(tmp_path / "student", device="cpu")
     assert not torch.allclose(plain, guided, atol=1e-2)
-    assert torch.equal(image(silent), plain)
+    assert_alike(image(silent), plain)
     assert torch.equal(image(pipe), guided)
     assert pipe.unet.state_dict().keys() == before.keys()
     assert unguided(silent) is silent

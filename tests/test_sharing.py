@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from peft import inject_adapter_in_model, set_peft_model_state_dict
+from rounding import assert_alike, gap
 from torch import Tensor, nn
 
 from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, lora_layers
@@ -254,12 +255,13 @@ def test_gradients_are_those_of_three_networks(name, checkpointing):
     separate = apart(family, base, together, checkpointing)
     for what, case in CASES.items():
         expected = gradients(separate, case, family, nullcontext)
+        floor = 1e-2 * max(float(gradient.abs().max()) for gradient in expected.values())  # of zeros but for rounding
         moved = sum(bool(gradient.any()) for gradient in expected.values())
         assert moved > 0.7 * len(expected), f"{what}: the comparison would be of zeros"
         for role in (None, *TRAINED):
             found = gradients(together, case, family, lambda role=role: network.acting(role))
             assert found.keys() == expected.keys()
-            wrong = [key for key in expected if not torch.equal(found[key], expected[key])]
+            wrong = [key for key in expected if gap(found[key], expected[key], floor) > 1e-4]
             assert not wrong, f"{what}, {role} acting at backward: {wrong}"
 
 
@@ -288,8 +290,8 @@ def test_features_are_those_of_their_role_and_carry_a_gradient(backbone):
         features += roles[backbone].tap(x, t, conditioning(family), layers)
         with network.acting("generator"):
             slopes += torch.autograd.grad(features[-1].square().sum(), x)
-    assert torch.equal(*features)
-    assert torch.equal(*slopes)
+    assert_alike(*features)
+    assert_alike(*slopes, within=1e-4)
     assert slopes[0].any()
     other = "real_score" if backbone == "fake_score" else "fake_score"
     assert not torch.equal(features[0], together[other].tap(x, t, conditioning(family), layers)[0])
