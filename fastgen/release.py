@@ -42,7 +42,7 @@ def release(student: Student, trained: Trained) -> None:
     """Exports the last stage's generator and verifies everything that was written.
 
     Raises:
-        UserError: weights are not finite or nothing was trained, and nothing was written; or an export does not sample
+        UserError: weights are not finite or became zero, and nothing was written; or an export does not sample
             as the student was trained, and stays on disk for inspection.
     """
     config, pipeline = student.config, student.pipeline

@@ -6,6 +6,7 @@ the format nothing stays. What is lost is measured as |saved - trained| / |U| ov
 
 import copy
 import math
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -66,7 +67,7 @@ def saved_as(network: nn.Module, updates: Mapping[str, float], *, half: torch.dt
         name: (p, trained) for (name, p), trained in zip(saved.named_parameters(), network.parameters(), strict=True)
     }
     lost = [_distance(*pair) for name, pair in pairs.items() if name in updates]
-    share = math.hypot(*lost) / math.hypot(*updates.values())
+    share = math.hypot(*lost) / math.hypot(*updates.values()) if updates else 0.0
     for name, (parameter, trained) in pairs.items():
         rounds = choice != "auto" or (name in updates and share <= LOST)
         if not rounds and _distance(parameter, trained):
@@ -92,15 +93,16 @@ def check_sound(network: nn.Module, updates: Iterable[tuple[str, Tensor]]) -> di
         updates: parameter -> what training added to it.
 
     Raises:
-        UserError: a parameter is not finite or became zero, or nothing was trained at all; names them.
+        UserError: a parameter is not finite or became zero; names them.
     """
     norms = {name: float(update.detach().double().norm()) for name, update in updates}
     spoilt = [name for name, p in network.named_parameters() if not p.isfinite().all()]
     _refuse(spoilt, "NaN or infinite values")
     _refuse([n for n, p in network.named_parameters() if norms.get(n) and not p.any()], "nothing but zeros")
     changed = {name: norm for name, norm in norms.items() if norm}
-    if not changed:
-        _refuse(list(norms), "an update of nothing but zeros, so that it would be the teacher itself")
+    if not changed:  # as where the best measurement is the one before the first update
+        first = next(iter(norms), "no parameter")
+        warnings.warn(f"{first} and all others were not changed: the student is the teacher itself", stacklevel=2)
     return changed
 
 
