@@ -1,12 +1,15 @@
 """Verification: what a stranger samples is what was trained, and every edit of an export is noticed."""
 
+import copy
 import json
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny
+import torch
 from diffusers import EDMEulerScheduler
 from exporting import Student, family_student, student_of
 from families import FAMILIES
@@ -138,6 +141,33 @@ def test_other_weights_and_other_samplers_fail(tmp_path):
     next(student.ours.model.parameters()).data.add_(0.1)
     with pytest.raises(UserError, match=r"differs from the sampler of training by .*, allowed 1e-05. Do not publish"):
         verify(Export(str(folder)), serving, student.ours)
+
+
+class Rounded(torch.nn.Module):
+    """A network whose output is off by a share of it: always, or when it is called with several samples."""
+
+    def __init__(self, net: torch.nn.Module, share: float, *, always: bool) -> None:
+        super().__init__()
+        self.net, self.config, self.share, self.always = net, net.config, share, always
+
+    def forward(self, sample, *args, **kwargs):
+        (out,) = self.net(sample, *args, **kwargs | {"return_dict": False})
+        return (out * (1 + self.share * (self.always or len(sample) > 1)),)
+
+
+@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.parametrize(
+    ("share", "always", "passes"), [(3e-5, False, True), (3e-5, True, False), (3e-3, False, False)]
+)
+def test_kernels_may_round_but_weights_may_not_differ(tmp_path, share, always, passes):
+    student = family_student("ddpm", (2,), "ode")
+    folder = exported(student, tmp_path / "student")
+    model = copy.copy(student.ours.model)
+    model.net = Rounded(model.net, share, always=always)
+    check = nullcontext() if passes else pytest.raises(UserError, match="differs from the sampler of training")
+    with check:
+        (agreement,) = verify(Export(str(folder)), student.servings[0], replace(student.ours, model=model))
+        assert 1e-5 < agreement.difference < 1e-4
 
 
 @pytest.mark.usefixtures("near_stranger")

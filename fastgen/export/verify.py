@@ -27,6 +27,7 @@ from .scheduler import Serving
 from .stacked import StackedLoRA
 
 TOLERANCE = 1e-5
+KERNELS = 1e-4  # most that kernels may round; a wrong scheduler is at least ten times further off
 SEEDS = (0, 1, 2)
 
 
@@ -93,7 +94,8 @@ def verify(export: Export, serving: Serving, ours: Ours, *, device: str = "cpu")
 
     Raises:
         UserError: it stops elsewhere, starts from other noise, or ends more than 1e-5 of the largest value away (and
-            float32's own rounding, where an EDM scheduler subtracts noise of sigma 80).
+            what float32 rounds: where an EDM scheduler subtracts noise of sigma 80, and between the kernels of one
+            sample, as the stranger calls, and of several, as ours does, which a GPU chooses anew).
     """
     seen = _ask_stranger(export, serving, ours, device)
     agreements = []
@@ -108,6 +110,8 @@ def verify(export: Export, serving: Serving, ours: Ours, *, device: str = "cpu")
         largest = float(samples.abs().max())
         difference = float((theirs - samples).abs().max()) / largest
         allowed = TOLERANCE + _rounding(ours.stops[n][-1]) / largest
+        if allowed < difference < KERNELS:
+            allowed += min(2 * _between_kernels(samples, rows, serving, ours, n), KERNELS)
         if not difference <= allowed:
             fault = f"the stock pipeline differs from the sampler of training by {difference:.2g} of the largest value"
             raise _failure(export, f"at {n} steps {fault}, allowed {allowed:.2g}")
@@ -119,6 +123,17 @@ def verify(export: Export, serving: Serving, ours: Ours, *, device: str = "cpu")
 def _rounding(last: Stop) -> float:
     """What float32 leaves of x - sigma eps where x is much larger than data, as at the one step of an EDM student."""
     return 4 * last.sigma * torch.finfo(torch.float32).eps if last.sigma > 1 else 0.0
+
+
+def _between_kernels(
+    samples: Tensor, rows: Sequence[Mapping[str, Tensor]], serving: Serving, ours: Ours, n: int
+) -> float:
+    """How far our own sampler is from itself when it draws the seeds one by one, relative to the largest value."""
+    alone = [
+        _samples([row], serving, replace(ours, cond=ours.cond.index(torch.tensor([i])), seeds=[seed]), n)
+        for i, (row, seed) in enumerate(zip(rows, ours.seeds, strict=True))
+    ]
+    return float((torch.cat(alone) - samples).abs().max() / samples.abs().max())
 
 
 def _ask_stranger(export: Export, serving: Serving, ours: Ours, device: str) -> dict[str, Tensor]:
