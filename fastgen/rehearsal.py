@@ -129,7 +129,7 @@ def _save_config(network: Any, folder: Any, **_: Any) -> None:
 def _check_readable(student: Student, serving: Serving, place: Path) -> None:
     """Refuses what plain Diffusers could not build again, or would sample otherwise."""
     index = DiffusionPipeline.load_config(place)
-    parts = [entry for entry in index.values() if isinstance(entry, list | tuple)]
+    parts = [index[name] for name in student.pipeline.pipe.components if index.get(name)]  # others are settings
     names = [index["_class_name"]] + [kind for library, kind in parts if library == "diffusers"]
     foreign = [name for name in names if not hasattr(diffusers, name)]
     if foreign:

@@ -304,7 +304,8 @@ def test_the_share_of_the_diagonal():
 
 
 def test_mean_flow_says_that_it_is_linear():
-    assert MeanFlow().needs == {"images", "real_score", "linear", "ode", "generator.s"}
-    assert MeanFlow(velocity="data").needs == {"images", "linear", "ode", "generator.s"}
+    assert MeanFlow().needs == {"images", "real_score", "linear", "ode", "generator.s", "fine_times"}
+    assert MeanFlow(velocity="data").needs == {"images", "linear", "ode", "generator.s", "fine_times"}
+    assert "fine_times" not in MeanFlow(derivative_step=0.03).needs
     with pytest.raises(ValueError, match="velocity=real_score"):
         MeanFlow(velocity="data", guidance=Guidance(2.0, 2.0))

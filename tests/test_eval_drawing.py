@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from eval.costs import Costs
 from eval.sources import Draw, PipelineSource, Request, pipelines
+from fastgen.export.opening import Opened
+from fastgen.sampling.call import Asked
 
 
 def source(folder: Path, *, dtype: str = "float32") -> PipelineSource:
@@ -17,7 +19,7 @@ def source(folder: Path, *, dtype: str = "float32") -> PipelineSource:
     if not folder.exists():
         tiny.class_conditional(size=16).save_pretrained(folder)
     draw = Draw(seed=0, batch_size=5, device=torch.device("cpu"), dtype=dtype, request=Request())
-    (only,) = pipelines(str(folder), draw, steps=(2,), guidance=None)
+    (only,) = pipelines(Opened(str(folder)), draw, steps=(2,), asked=Asked())
     return only
 
 
@@ -77,7 +79,7 @@ def test_autocast_computes_in_bfloat16_on_float32_weights_and_samples(tmp_path: 
 
 
 def test_guidance_and_steps_stay_in_float32_under_autocast(tmp_path: Path) -> None:
-    casting = replace(source(tmp_path / "teacher", dtype="autocast"), guidance=1.5, steps=20)
+    casting = replace(source(tmp_path / "teacher", dtype="autocast"), guided=1.5, steps=20)
     drawn = images_of(casting, 3)
     pipe = casting.pipe
     pipe.scheduler.set_timesteps(20)
