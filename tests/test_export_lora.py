@@ -51,10 +51,10 @@ def test_loaded_and_fused_it_is_the_trained_generator(tmp_path, name):
     trained, untrained = outputs(pipe, family.size, net), outputs(pipe, family.size)
     assert close(trained, untrained) > 1e-3
     pipe.load_lora_weights(folder, weight_name=FILES["diffusers"])
-    assert close(trained, outputs(pipe, family.size)) <= 1e-5
+    assert close(trained, outputs(pipe, family.size)) <= 1e-4
     pipe.fuse_lora()
     pipe.unload_lora_weights()
-    assert close(trained, outputs(pipe, family.size)) <= 1e-5
+    assert close(trained, outputs(pipe, family.size)) <= 1e-4
 
 
 PATTERNS = {"rank_pattern": {"to_k": 2}, "alpha_pattern": {"to_v": 3}}
@@ -67,7 +67,7 @@ def test_kohya_keys_load_too(tmp_path, name):
     trained = outputs(pipe, family.size, net)
     for kind in ("kohya", "diffusers"):
         pipe.load_lora_weights(folder, weight_name=FILES[kind])
-        assert close(trained, outputs(pipe, family.size)) <= 1e-5
+        assert close(trained, outputs(pipe, family.size)) <= 1e-4
         pipe.unload_lora_weights()
     state = load_file(folder / FILES["kohya"])
     assert all(re.fullmatch(r"lora_unet_\w+\.(lora_down\.weight|lora_up\.weight|alpha)", k) for k in state)
