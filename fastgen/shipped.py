@@ -1,0 +1,61 @@
+"""The configs that come with fastgen: `configs/` of a checkout, or its copy inside an installed wheel."""
+
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+from .errors import UserError
+
+PACKAGE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Shipped:
+    """A shipped config: its `name` (`sdxl/dmd2_4step_lora`), unique among them, and its file."""
+
+    name: str
+    path: Path
+
+    @property
+    def text(self) -> str:
+        """The file as it is, comments included."""
+        return self.path.read_text(encoding="utf-8")
+
+    @property
+    def summary(self) -> str:
+        """What it does in one line: the first of its comments."""
+        return self.text.partition("\n")[0].removeprefix("#").strip()
+
+
+def folder() -> Path:
+    """Where the shipped configs are.
+
+    Raises:
+        UserError: the installation has none.
+    """
+    for place in (PACKAGE / "configs", PACKAGE.parent / "configs"):  # a wheel's, a checkout's
+        if place.is_dir():
+            return place
+    raise UserError(f"the installation of fastgen at {PACKAGE} has no configs: install it again")
+
+
+def shipped() -> dict[str, Shipped]:
+    """Every shipped config by its name, in the order of the names."""
+    top = folder()
+    found = {path.relative_to(top).with_suffix("").as_posix(): path for path in top.rglob("*.yaml")}
+    return {name: Shipped(name, found[name]) for name in sorted(found)}
+
+
+def named(name: str) -> Shipped:
+    """The shipped config of that name; `.yaml` and a leading `configs/` may be written or not.
+
+    Raises:
+        UserError: there is none; the nearest names are suggested.
+    """
+    known = shipped()
+    wanted = name.removeprefix("configs/").removesuffix(".yaml")
+    if wanted in known:
+        return known[wanted]
+    near = get_close_matches(wanted, known, n=1) or [each for each in known if wanted and wanted in each][:3]
+    hint = f"did you mean {' or '.join(near)}?" if near else "`fastgen list configs` shows them all"
+    raise UserError(f"no config called {name!r} comes with fastgen; {hint}")
