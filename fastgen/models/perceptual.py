@@ -38,7 +38,7 @@ def lpips_network() -> nn.Module:
         from torchmetrics.functional.image.lpips import _NoTrainLpips
     except ImportError as error:
         raise UserError(
-            "regression by LPIPS needs torchmetrics: pip install 'fastgen[eval]', or set distance=pseudo_huber"
+            "regression by LPIPS needs torchmetrics: pip install torchmetrics, or set distance=pseudo_huber"
         ) from error
     try:
         return _NoTrainLpips(net="vgg")
