@@ -1,0 +1,139 @@
+"""A DMD2 trio with its stage as a run builds it, on a network with random weights."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from diffusers import DDIMScheduler
+from torch import Tensor, nn
+
+from fastgen.config import LoRA, Sharing, Train
+from fastgen.config import Stage as StageConfig
+from fastgen.data import Items, Loader
+from fastgen.engine.build import build_roles
+from fastgen.engine.feed import Feed
+from fastgen.engine.loop import Stage, StageSpec
+from fastgen.models.conditioning import Conditioning
+from fastgen.models.denoiser import CallForm
+from fastgen.models.pipeline import Pipeline
+from fastgen.objectives.dmd2 import DMD2
+from fastgen.objectives.gan import GAN
+from fastgen.objectives.guidance import Fixed
+from fastgen.process import even_grid, from_scheduler
+
+from .networks import Size
+
+KEPT = 64
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What is trained how.
+
+    Args:
+        sharing: full gives every role a network, lora an adapter of `rank` on the teacher's.
+        fake_turns: of a cycle, after one turn of the generator.
+        guidance: of the real score; 1 is one call of it, more are two.
+    """
+
+    sharing: Sharing = "lora"
+    rank: int = 64
+    batch: int = 4
+    gan: bool = False
+    checkpointing: bool = True
+    compile: bool = False
+    precision: str = "bf16"
+    fake_turns: int = 4
+    guidance: float = 8.0
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the teacher's network, as a run loads it."""
+        return torch.bfloat16 if self.sharing == "lora" and self.precision == "bf16" else torch.float32
+
+
+class Teacher(Pipeline):
+    """A network with random weights in place of a stock pipeline: told random rows, and its samples are its images."""
+
+    def __init__(self, net: nn.Module, size: Size, dtype: torch.dtype) -> None:
+        self.net, self.shape, self.kind = net, size.shape, "prompt"
+        self.reading = from_scheduler(DDIMScheduler(**size.scheduler))  # type: ignore[no-untyped-call]
+        self.form = CallForm()
+        self.pipe: Any = None
+        self._rows = size.rows(KEPT, dtype)
+
+    @property
+    def network(self) -> nn.Module:
+        return self.net
+
+    @property
+    def codec(self) -> Any:
+        return self
+
+    @staticmethod
+    def encode(images: Tensor) -> Tensor:  # type: ignore[override]
+        return images
+
+    def condition(
+        self, rows: int, *, labels: Tensor | None = None, prompts: Sequence[str] | None = None
+    ) -> Conditioning:
+        """Rows of the kept ones; a prompt is the number of its row."""
+        return self._rows.index(torch.tensor([int(prompt) if prompt.isdigit() else 0 for prompt in prompts or ()]))
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Random samples of the network's shape, their numbers as prompts."""
+
+    shape: tuple[int, ...]
+    has_images = True
+    num_classes = None
+
+    @property
+    def prompts(self) -> tuple[str, ...]:
+        return tuple(map(str, range(KEPT)))
+
+    def check(self) -> None: ...
+
+    def __len__(self) -> int:
+        return KEPT
+
+    def items(self, indices: Sequence[int]) -> Items:
+        images = torch.randn((len(indices), *self.shape), generator=torch.Generator().manual_seed(indices[0]))
+        return Items(images=images, prompts=tuple(map(str, indices)))
+
+
+def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accelerator) -> Stage:
+    """The stage of a run with these settings, of the given kind."""
+    objective = DMD2(
+        guidance=Fixed(setting.guidance),
+        gan=GAN() if setting.gan else GAN(0.0),
+        ratio=setting.fake_turns,
+        rollout="one_step",
+    )
+    train = Train.model_validate(
+        {
+            "images": 10**9,
+            "batch": setting.batch,
+            "precision": setting.precision,
+            "gradient_checkpointing": setting.checkpointing,
+            "compile": setting.compile,
+            "optim": {"lr": 1e-6, "betas": (0.0, 0.999)},
+        }
+    )
+    config = StageConfig(name="benchmark", objective=objective, train=train)
+    teacher = Teacher(size.built(accelerator.device, setting.dtype), size, setting.dtype)
+    roles = build_roles(
+        teacher,
+        config,
+        grids=[even_grid(1)],
+        weights={},
+        seed=0,
+        sharing=setting.sharing,
+        lora=LoRA(rank=setting.rank),
+        base="bf16" if setting.dtype == torch.bfloat16 else "fp32",
+    )
+    feed = Feed(teacher, Loader(Samples(size.shape), seed=0), accelerator.device, objective.needs)
+    return kind(StageSpec(config.name, 0, objective, feed, train, 0), roles, accelerator)

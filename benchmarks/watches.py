@@ -1,0 +1,153 @@
+"""What a step costs: seconds between marks on the device, its kernels and how long they kept it busy, its FLOPs."""
+
+import time
+import warnings
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from itertools import pairwise
+from statistics import median
+from typing import Any
+
+import torch
+from torch.profiler import ProfilerActivity, profile
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
+
+GIB, TOP = 2.0**30, 12
+VIEWS = ("view", "detach", "alias", "expand", "permute", "transpose", "aten.t.", "squeeze", "select", "slice", "split")
+
+
+class Watch:
+    """Marks on a device's time line; on a GPU they are events of its stream, and nothing waits until they are read."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+        self._marks: list[tuple[str, Any]] = []
+
+    def mark(self, name: str) -> None:
+        """What ends now."""
+        self._marks.append((name, self._now()))
+
+    def laps(self) -> list[tuple[str, float]]:
+        """(name, seconds since the mark before) of all marks but the first, which are then forgotten."""
+        synchronise(self.device)
+        marks, self._marks = self._marks, []
+        return [(name, self._between(before, now)) for (_, before), (name, now) in pairwise(marks)]
+
+    def _now(self) -> Any:
+        if self.device.type != "cuda":
+            return time.perf_counter()
+        event = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+        event.record()
+        return event
+
+    def _between(self, before: Any, now: Any) -> float:
+        return float(before.elapsed_time(now) / 1000 if self.device.type == "cuda" else now - before)
+
+
+class Operations(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Within, `counted` has what is dispatched by name, without views, which launch nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.counted: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if not any(view in str(func) for view in VIEWS):
+            self.counted[str(func)] += 1
+        return func(*args, **(kwargs or {}))
+
+
+@dataclass(frozen=True)
+class Profile:
+    """Of one call.
+
+    Attributes:
+        kernels: launched; None without a GPU.
+        busy: seconds in which at least one of them ran.
+        top: (kernel, seconds, launches), the longest first.
+        operations: dispatched by PyTorch, without views.
+        syncs: times that the host waited for the device; None without a GPU.
+    """
+
+    kernels: int | None
+    busy: float | None
+    top: list[tuple[str, float, int]]
+    operations: int
+    syncs: int | None
+
+
+def profiled(call: Callable[[], Any], device: torch.device) -> Profile:
+    """Three calls: one under the profiler, one with its operations counted, one with its waits counted."""
+    with Operations() as operations:
+        call()
+    count = operations.counted.total()
+    if device.type != "cuda":
+        top = [(name, 0.0, launches) for name, launches in operations.counted.most_common(TOP)]
+        return Profile(None, None, top, count, None)
+    with profile(activities=[ProfilerActivity.CUDA]) as seen:
+        call()
+        synchronise(device)
+    events: list[Any] = [event for event in seen.events() or () if event.device_type.name == "CUDA"]
+    kernels = [event for event in events if not event.name.startswith(("Memcpy", "Memset"))]
+    seconds, launches = Counter[str](), Counter[str]()
+    for event in events:
+        seconds[event.name] += event.time_range.elapsed_us() / 1e6
+        launches[event.name] += 1
+    top = [(name[:120], took, launches[name]) for name, took in seconds.most_common(TOP)]
+    spans = [(event.time_range.start, event.time_range.end) for event in events]
+    return Profile(len(kernels), _covered(spans) / 1e6, top, count, _syncs(call))
+
+
+def flops(call: Callable[[], Any]) -> int:
+    """Floating-point operations of matrix products, convolutions and attentions, those of the backward pass too."""
+    with FlopCounterMode(display=False) as counter:
+        call()
+    return int(counter.get_total_flops())
+
+
+def medians(cycles: Iterable[list[tuple[str, float]]]) -> dict[str, float]:
+    """The median over cycles of the seconds of each turn by name, turns of one name in a cycle averaged; of "cycle"."""
+    taken: dict[str, list[float]] = {}
+    for laps in cycles:
+        for name in dict.fromkeys(name for name, _ in laps):
+            of_one = [seconds for lap, seconds in laps if lap == name]
+            taken.setdefault(name, []).append(sum(of_one) / len(of_one))
+        taken.setdefault("cycle", []).append(sum(seconds for _, seconds in laps))
+    return {name: median(values) for name, values in taken.items()}
+
+
+def synchronise(device: torch.device) -> None:
+    """Waits for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def peak(device: torch.device) -> float | None:
+    """GiB allocated at most since the last call; None without a GPU."""
+    if device.type != "cuda":
+        return None
+    most = torch.cuda.max_memory_allocated(device) / GIB
+    torch.cuda.reset_peak_memory_stats(device)
+    return most
+
+
+def _syncs(call: Callable[[], Any]) -> int:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            call()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    return sum("synchroniz" in str(warning.message) for warning in caught)
+
+
+def _covered(spans: list[tuple[float, float]]) -> float:
+    """The length of the union of intervals."""
+    total, reached = 0.0, float("-inf")
+    for start, end in sorted(spans):
+        total += max(0.0, end - max(start, reached))
+        reached = max(reached, end)
+    return total
