@@ -2,7 +2,7 @@
 
 import sys
 
-from fastgen.cli import guarded
+from fastgen.command import guarded
 
 from .cli import build_parser, run
 

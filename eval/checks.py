@@ -5,12 +5,12 @@ from pathlib import Path
 
 from fastgen.errors import UserError, warn
 
-from .assertions import check_assertions
-from .imagesets import open_images
+from .images.sets import open_images
+from .images.sources import Request, is_image_set
 from .metrics import METRICS
 from .options import Options
-from .report import FILE
-from .sources import Request, is_image_set
+from .report.assertions import check_assertions
+from .report.rows import FILE
 
 
 def check(options: Options) -> None:

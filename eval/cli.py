@@ -10,8 +10,7 @@ figures stay the same.
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from fastgen.cli.sample import DTYPES, NUM, add_call, natural, positive
-from fastgen.cli.stack import add_stack
+from fastgen.command import DTYPES, NUM, add_call, add_stack, natural, positive
 
 from .options import PROTOCOL_NAMES, Options
 

@@ -9,14 +9,14 @@ from tqdm import tqdm
 
 from fastgen.errors import UserError
 
-from . import sliced
-from .clip import Clip, Reward
-from .colour import saturation_and_contrast
-from .extractors import FeatureExtractor, Sight
-from .frechet import Moments
-from .images import Flagged, ImageBatch, Skipped
-from .lpips import Lpips
-from .spectrum import MIN_SIDE, SpectrumMean
+from .images.decode import Flagged, ImageBatch, Skipped
+from .measures import sliced
+from .measures.colour import saturation_and_contrast
+from .measures.frechet import Moments
+from .measures.spectrum import MIN_SIDE, SpectrumMean
+from .networks.clip import Clip, Reward
+from .networks.extractors import FeatureExtractor, Sight
+from .networks.lpips import Lpips
 
 
 @dataclass(frozen=True, eq=False)

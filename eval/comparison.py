@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from .collect import Seen
-from .figure import Figure, NotMeasured
-from .frechet import Statistics, Target
+from .measures.figure import Figure, NotMeasured
+from .measures.frechet import Statistics, Target
 
 Figures = dict[str, Figure]
 

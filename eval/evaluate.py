@@ -8,28 +8,38 @@ from pathlib import Path
 from typing import Any
 
 from fastgen.errors import UserError
-from fastgen.export.opening import Opened
+from fastgen.models.pipelines.opening import Opened
 from fastgen.sampling.call import Asked
 
-from . import html
-from . import report as reports
-from .blocks import pooled
 from .checks import check
-from .clip import Reward
 from .collect import Eyes, Seen
-from .costs import Costs
-from .figure import Figure
-from .frechet import Target, require_same_features
-from .imagesets import open_images
+from .images.costs import Costs
+from .images.sets import open_images
+from .images.sources import (
+    Draw,
+    FileSource,
+    PipelineSource,
+    Role,
+    Source,
+    declared_steps,
+    is_image_set,
+    noted_size,
+    pipelines,
+)
 from .measure import Reference, measured_row, reference_row
+from .measures.figure import Figure
+from .measures.frechet import Target, require_same_features
+from .measures.statistics_file import load_statistics, save_statistics
+from .networks.clip import Reward
+from .networks.protocols import min_images, precision_of
 from .options import Options
-from .protocols import min_images, precision_of
+from .page import html
 from .provenance import provenance
-from .report import ProtocolNote, Report, Row
+from .report import rows as reports
+from .report.blocks import pooled
+from .report.rows import ProtocolNote, Report, Row
+from .report.showcase import Showcase
 from .session import Session, open_session
-from .showcase import Showcase
-from .sources import Draw, FileSource, PipelineSource, Role, Source, declared_steps, is_image_set, noted_size, pipelines
-from .statistics_file import load_statistics, save_statistics
 
 
 @dataclass(frozen=True, eq=False)

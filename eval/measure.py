@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .classes import ClassRow, per_class
 from .collect import Seen
-from .figure import Figure, NotMeasured
-from .frechet import Statistics, Target
+from .images.sources import Origin, Role
+from .measures.classes import ClassRow, per_class
+from .measures.figure import Figure, NotMeasured
+from .measures.frechet import Statistics, Target
+from .measures.spectrum import radial_profile, spectrum_db
 from .metrics import Comparison, Metric
-from .report import Levels, Row
+from .report.rows import Levels, Row
 from .session import Session
-from .sources import Origin, Role
-from .spectrum import radial_profile, spectrum_db
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,9 +6,9 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from . import classes, colour, kernels, manifold, sliced, spectrum, uncertainty, variety
 from .comparison import About, Comparison, Figures, Metric
-from .figure import Figure, NotMeasured
+from .measures import classes, colour, kernels, manifold, sliced, spectrum, uncertainty, variety
+from .measures.figure import Figure, NotMeasured
 
 
 def _fid(side: Comparison) -> Figures:

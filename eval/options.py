@@ -26,7 +26,7 @@ class Options:
         reference: a folder, zip, parquet or tar file of images, a folder of tar shards, or statistics (.npz).
         held_out: real images that are not in the reference: the floor.
         real_images: real images for pixel metrics where `reference` is a statistics file.
-        protocol: network, resize and feature; see `eval.protocols`.
+        protocol: network, resize and feature; see `eval.networks.protocols`.
         extractor: its weights: a folder, file or hub name; None takes the protocol's own from the cache.
         metrics: names of metrics or of their figures; None takes the default ones.
         clip: folder or hub name of a CLIP model, for clip_score and cmmd.

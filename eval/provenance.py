@@ -12,8 +12,8 @@ from typing import Any
 import torch
 
 from .measure import Reference
+from .networks.weights import file_sha256
 from .session import Session
-from .weights import file_sha256
 
 _VERSIONED = ("fastgen", "torch", "diffusers", "transformers", "torchvision", "numpy", "pillow")
 

@@ -7,17 +7,17 @@ import torch
 
 from fastgen.errors import UserError
 
-from .clip import Clip, Reward
 from .collect import Collector, Eyes, Seen, collect
-from .extractors import FeatureExtractor
-from .images import Reading
-from .lpips import Lpips
+from .images.decode import Reading
+from .images.sources import Request, Source
 from .metrics import Metric, chosen
+from .networks.clip import Clip, Reward
+from .networks.extractors import FeatureExtractor
+from .networks.lpips import Lpips
+from .networks.protocols import build_extractor, min_images, precision_of
+from .networks.weights import alexnet_file, model_folder
 from .options import Options
 from .processes import Processes
-from .protocols import build_extractor, min_images, precision_of
-from .sources import Request, Source
-from .weights import alexnet_file, model_folder
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,4 +45,4 @@ def near_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def few_previews(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures cost as much as tiny training runs do."""
-    monkeypatch.setattr("fastgen.student.PREVIEW_IMAGES", 4)
+    monkeypatch.setattr("fastgen.distillation.student.PREVIEW_IMAGES", 4)

@@ -13,14 +13,21 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted([*(ROOT / "fastgen").rglob("*.py"), *(ROOT / "eval").rglob("*.py")])
 MOST_LINES = 320
 
-MAY_IMPORT = {  # package -> what it may import of ours, besides itself
+GROUND = {"command", "errors", "files", "seeds"}
+MAY_IMPORT = {  # room -> what it may import of ours, besides itself
     "process": set(),
-    "models": {"process", "errors", "notes", "files"},
-    "objectives": {"process", "models.conditioning", "models.contract", "models.roles", "models.state", "errors"},
-    "data": {"errors", "files"},
+    "data": GROUND,
+    "models": {"process", *GROUND},
+    "objectives": {"models", "process", *GROUND},
+    "sampling": {"objectives.parts", "models", "process", "data", *GROUND},
+    "config": {"objectives", "models", "process", "data", *GROUND},
+    "export": {"sampling", "models", "process", *GROUND},
+    "engine": {"config", "sampling", "objectives", "models", "process", "data", *GROUND},
+    "proofs": {"engine", "objectives", "models", "process", *GROUND},
 }
-MUST_NOT_IMPORT = {"engine": {"export", "cli", "distil", "sampling.stock", "sampling.gallery"}}
-CALLERS_OF_EVAL = ("fastgen.distil", "fastgen.quick", "fastgen.cli")
+OUT_OF_BOUNDS = {"objectives": {"models.pipelines"}}  # room -> what it must not import of what its line above allows
+EVAL_MAY_IMPORT = {"models.pipelines", "sampling", "data", *GROUND}
+CONDUCTORS = ("fastgen.cli", "fastgen.distillation")  # nobody else imports a distillation
 UNSAFE = ("torch.load", "pickle.load", "pickle.loads", "eval", "exec", "yaml.unsafe_load", "yaml.full_load")
 
 
@@ -73,32 +80,57 @@ def within(name: str, layers: set[str]) -> bool:
     return any(f"{name}.".startswith(f"fastgen.{layer}.") for layer in layers)
 
 
+def told(imports: list[Import]) -> str:
+    return ", ".join(map(str, imports))
+
+
 def test_the_reader_sees_absolute_relative_and_lazy_imports():
     seen = {(found.of, found.target, found.lazy) for found in ALL_IMPORTS}
-    assert ("fastgen.engine.loop", "fastgen.objectives", False) in seen
+    assert ("fastgen.engine.stage", "fastgen.objectives", False) in seen
     assert ("fastgen.engine.checkpoint", "fastgen.files", False) in seen
     assert ("fastgen.sampling.gallery", "fastgen.sampling.stock", False) in seen
-    assert ("fastgen.cli.train", "fastgen.distil", True) in seen
-    assert ("fastgen.objectives", "fastgen.objectives.dmd2", False) in seen
+    assert ("fastgen.cli.train", "fastgen.distillation.distil", True) in seen
+    assert ("fastgen.objectives", "fastgen.objectives.distribution.dmd2", False) in seen
 
 
-@pytest.mark.parametrize("layer", MAY_IMPORT)
-def test_a_layer_imports_only_those_below_it(layer):
-    leaving = [i for i in OURS if within(i.of, {layer}) and not within(i.target, {layer, *MAY_IMPORT[layer]})]
-    assert not leaving, ", ".join(map(str, leaving))
+@pytest.mark.parametrize("room", MAY_IMPORT)
+def test_a_room_imports_only_those_below_it(room):
+    leaving = [i for i in OURS if within(i.of, {room}) and not within(i.target, {room, *MAY_IMPORT[room]})]
+    assert not leaving, told(leaving)
 
 
-@pytest.mark.parametrize("layer", MUST_NOT_IMPORT)
-def test_a_layer_does_not_reach_up(layer):
-    reaching = [i for i in OURS if within(i.of, {layer}) and within(i.target, MUST_NOT_IMPORT[layer])]
-    assert not reaching, ", ".join(map(str, reaching))
+@pytest.mark.parametrize("room", OUT_OF_BOUNDS)
+def test_a_room_stays_out_of(room):
+    inside = [i for i in OURS if within(i.of, {room}) and within(i.target, OUT_OF_BOUNDS[room])]
+    assert not inside, told(inside)
+
+
+def test_networks_know_nothing_of_stock_pipelines():
+    networks = [i for i in OURS if within(i.of, {"models"}) and not within(i.of, {"models.pipelines"})]
+    assert networks
+    knowing = [i for i in networks if within(i.target, {"models.pipelines"})]
+    assert not knowing, told(knowing)
+
+
+def test_only_the_command_line_imports_a_distillation():
+    of_it = [i for i in OURS if within(i.target, {"distillation"})]
+    assert of_it
+    others = [i for i in of_it if not i.of.startswith(CONDUCTORS)]
+    assert not others, told(others)
+
+
+def test_evaluation_imports_what_it_measures_and_the_ground():
+    of_ours = [i for i in OURS if i.of.startswith("eval") and i.target.startswith("fastgen")]
+    assert of_ours
+    others = [i for i in of_ours if not within(i.target, EVAL_MAY_IMPORT)]
+    assert not others, told(others)
 
 
 def test_evaluation_is_imported_only_when_it_is_asked_for():
     of_eval = [i for i in OURS if i.of.startswith("fastgen") and i.target.split(".")[0] == "eval"]
     assert of_eval
-    eager = [i for i in of_eval if not i.lazy or not i.of.startswith(CALLERS_OF_EVAL)]
-    assert not eager, ", ".join(map(str, eager))
+    eager = [i for i in of_eval if not i.lazy or not i.of.startswith(CONDUCTORS)]
+    assert not eager, told(eager)
 
 
 @pytest.mark.parametrize("module", ["fastgen.process", "fastgen.objectives"])

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from fastgen.configfile import load
+from fastgen.config.yaml_file import load
 from fastgen.objectives import OBJECTIVES
 
 ROOT = Path(__file__).parents[1]

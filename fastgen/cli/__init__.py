@@ -1,16 +1,15 @@
 """The command line: `fastgen train | sample | eval | verify`. A command's module is imported when it is asked for."""
 
 import sys
-from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Sequence
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
 from importlib import import_module, metadata
 from types import ModuleType
 
+from ..command import failed, guarded
 from ..errors import UserError
-
-INTERRUPTED = 130  # the shell's exit code for Ctrl-C
 
 
 @dataclass(frozen=True)
@@ -40,27 +39,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"fastgen {metadata.version('fastgen')}")
         return 0
     if name not in COMMANDS:
-        return _fail(_unknown(name))
+        return failed(_unknown(name))
     module = import_module(COMMANDS[name].module)
     options = _parser(name, module).parse_args(arguments[1:])
     return guarded(module.run, options)
-
-
-def guarded(run: Callable[[Namespace], int | None], options: Namespace) -> int:
-    """Run a command; a user's mistake becomes one paragraph on stderr, a stack trace only with --debug."""
-    try:
-        return run(options) or 0
-    except KeyboardInterrupt:
-        print("fastgen: interrupted", file=sys.stderr)
-        return INTERRUPTED
-    except UserError as error:
-        if options.debug:
-            raise
-        return _fail(error)
-    except OSError as error:  # a full disk, a folder without permission
-        if options.debug:
-            raise
-        return _fail(UserError(f"{error}. Use --debug to see where."))
 
 
 def _parser(name: str, module: ModuleType) -> ArgumentParser:
@@ -99,8 +81,3 @@ def _unknown(name: str) -> UserError:
     close = get_close_matches(name, COMMANDS, n=1)
     hint = f"Did you mean `fastgen {close[0]}`?" if close else f"The commands are {', '.join(COMMANDS)}."
     return UserError(f"there is no command {name!r}. {hint}")
-
-
-def _fail(error: UserError) -> int:
-    print(f"fastgen: error: {error}", file=sys.stderr)
-    return error.exit_code

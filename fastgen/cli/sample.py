@@ -14,16 +14,13 @@ per image (of a video an animated one), a grid.png of the first 100, and samples
 seed, label or prompt of each image, and the flags of a safety checker, which blackens what it flags.
 """
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
-from typing import Any
 
+from ..command import DTYPES, NUM, add_call, add_stack, label_list, natural, positive
 from ..errors import UserError, warn
-from .stack import add_stack
 
-DTYPES = ("float32", "bfloat16", "float16")
 CALL = ("steps", "guidance", "negative_prompt", "height", "width", "frames")
-NUM = ("--num-images", "--num")  # torchrun takes --num for one of its own options
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -62,39 +59,6 @@ def add_arguments(parser: ArgumentParser) -> None:
     output = parser.add_argument_group("where to")
     output.add_argument("--out", type=Path, default=Path("samples"), metavar="DIR", help="default: samples")
     output.add_argument("--overwrite", action="store_true", help="replace files of the same name in DIR")
-
-
-def add_call(group: Any) -> None:
-    """Declare what a pipeline's call is told beside steps and guidance."""
-    group.add_argument("--negative-prompt", metavar="TEXT", help="what guidance leads away from")
-    group.add_argument("--height", type=positive, metavar="PX", help="of the pictures (default: the student's own)")
-    group.add_argument("--width", type=positive, metavar="PX", help="likewise")
-    group.add_argument("--frames", type=positive, metavar="N", help="of a video (default: the student's own)")
-
-
-def natural(text: str) -> int:
-    """A seed that every torch generator accepts: 0 .. 2^62."""
-    if not text.isdecimal() or int(text) > 2**62:
-        raise ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^62")
-    return int(text)
-
-
-def positive(text: str) -> int:
-    """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
-    return int(text)
-
-
-def label_list(text: str) -> tuple[int, ...]:
-    """Class labels from "0,1,2", "0-9" or a mixture such as "0-3,7"."""
-    labels: list[int] = []
-    for part in text.split(","):
-        first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise ArgumentTypeError(f"{part!r} in {text!r} is neither a label nor a range such as 0-9")
-        labels += range(int(first), int(last if dash else first) + 1)
-    return tuple(labels)
 
 
 def run(args: Namespace) -> None:

@@ -28,13 +28,13 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    from ..configfile import dump, load
+    from ..config.yaml_file import dump, load
 
     config = load(args.config, args.overrides)
     if args.dry_run:
-        from ..engine.checks import check_stages
-        from ..plan import plan
-        from ..preflight import refusals
+        from ..distillation.checks import check_stages
+        from ..distillation.plan import plan
+        from ..distillation.preflight import refusals
 
         check_stages(config)
         print(dump(config))
@@ -42,7 +42,7 @@ def run(args: Namespace) -> int:
         if found := list(refusals(config, recipes=args.config.parent, resume=args.resume)):
             raise UserError("\n  ".join(["the run would be refused here:", *found]))
         return 0
-    from ..distil import distil
+    from ..distillation.distil import distil
 
     distil(config, recipes=args.config.parent, resume=args.resume)
     return 0

@@ -10,8 +10,8 @@ Each step count that the export declares must agree to 1e-5 of the largest value
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
+from ..command import add_stack
 from ..errors import UserError
-from .stack import add_stack
 
 
 def add_arguments(parser: ArgumentParser) -> None:

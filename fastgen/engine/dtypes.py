@@ -15,11 +15,11 @@ from importlib.util import find_spec
 import torch
 from torch import nn
 
-from ..config import Base, Config, Precision
+from ..config.schema import Base, Config, Precision
 from ..errors import UserError
 from ..models.casting import HALF
 from ..models.denoiser import dtype_of
-from ..models.source import DTYPES
+from ..models.pipelines.source import DTYPES
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
 QUANTISED = ("int8", "nf4")

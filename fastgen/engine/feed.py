@@ -8,7 +8,7 @@ from torch import Tensor
 from ..data import Items, Loader
 from ..errors import UserError
 from ..models.conditioning import Conditioning
-from ..models.pipeline import Pipeline
+from ..models.pipelines.pipeline import Pipeline
 from ..objectives import Batch, Pair
 
 

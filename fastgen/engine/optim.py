@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import torch
 from torch import nn
 
-from ..config import Optim
+from ..config.schema import Optim
 
 FUSED = ("cuda", "cpu")
 

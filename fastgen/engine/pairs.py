@@ -8,15 +8,15 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from ..config import Pairs
+from ..config.schema import Pairs
 from ..data import Loader
 from ..files import atomic_folder
 from ..models.contract import Denoiser
-from ..models.pipeline import Pipeline
+from ..models.pipelines.pipeline import Pipeline
 from ..sampling.sampler import ode, seeded_noise
+from ..seeds import seed_of
 from .distributed import alone, spread
 from .feed import PairSet
-from .random import seed_of
 
 BATCH = 256
 

@@ -7,24 +7,24 @@ from functools import partial
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..config import Config
-from ..config import Stage as StageConfig
-from ..configfile import digest, dump, fingerprint
+from ..config.schema import Config
+from ..config.schema import Stage as StageConfig
+from ..config.yaml_file import digest, dump, fingerprint
 from ..data import Loader
 from ..errors import CheckpointError
 from ..files import atomic_text
-from ..models.pipeline import Pipeline
-from ..models.refusal import cause
+from ..models.pipelines.pipeline import Pipeline
+from ..models.pipelines.refusal import cause
+from ..seeds import seed_of
 from . import checkpoint
-from .best import Quality, Yardstick, averaged, copied, passed, plain, read_weights, write_weights
-from .build import Weights, build_roles
 from .distributed import alone
 from .dtypes import autocast_of, base_of
 from .feed import Feed, PairSet
 from .log import RunLog
-from .loop import Stage, StageSpec
 from .pairs import teacher_pairs
-from .random import seed_of
+from .quality import Quality, Yardstick, averaged, copied, passed, plain, read_weights, write_weights
+from .roles import Weights, build_roles
+from .stage import Stage, StageSpec
 
 Preview = Callable[[Stage, str], None]
 """Called with the stage and a name when a picture is due; the generator has its averaged weights."""

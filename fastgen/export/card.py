@@ -9,12 +9,12 @@ import yaml
 from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
 
-from ..models.arguments import call_arguments, conditioning_kind, frames_argument
-from ..models.loading import HUB_FAILURES
-from ..notes import Notes
-from .scheduler import Serving
+from ..models.pipelines.arguments import call_arguments, conditioning_kind, frames_argument
+from ..models.pipelines.loading import HUB_FAILURES
+from ..models.pipelines.notes import Notes
+from ..models.pipelines.stacked import StackedLoRA
 from .seeding import hands_generator_on
-from .stacked import StackedLoRA
+from .serving import Serving
 from .text import OWN, adapter_names, on_hub, place_of_teacher, public, quoted, shown
 
 HERE = "path/to/this/folder"

@@ -17,11 +17,11 @@ from transformers import PreTrainedModel
 
 from ..errors import UserError
 from ..files import atomic_folder
-from ..models.loading import HUB_FAILURES, line
-from ..notes import Notes
+from ..models.pipelines.loading import HUB_FAILURES, line
+from ..models.pipelines.notes import Notes
 from .card import card, top_card
 from .frozen import Frozen
-from .scheduler import Serving
+from .serving import Serving
 
 
 def export(

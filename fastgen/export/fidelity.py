@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError
 from ..models.casting import HALF, cast
-from ..models.source import DTYPES, Dtype
+from ..models.pipelines.source import DTYPES, Dtype
 
 LOST = 0.01  # of the update; beyond it the trained weights are saved in float32
 

@@ -16,7 +16,7 @@ import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
-from ..models.watch import denoisers_of
+from ..models.pipelines.watch import denoisers_of
 
 INDEX = "model_index.json"
 _HEAVY = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb", ".gguf"}

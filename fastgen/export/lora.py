@@ -2,9 +2,7 @@
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Literal
 
 from diffusers import DiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
@@ -13,21 +11,15 @@ from safetensors.torch import save_file
 from ..errors import UserError
 from ..files import atomic_folder
 from ..models.experts import networks_in
-from ..models.watch import denoiser_name, denoisers_of, network_of
-from ..notes import Notes
+from ..models.pipelines.notes import Notes
+from ..models.pipelines.stacked import FILES, Keys, written
+from ..models.pipelines.watch import denoiser_name, network_of
 from .adapter import DOWN, UP, Adapter
 from .card import HERE, lora_card
 from .export import forget_origin, notes_of, with_scheduler
 from .fidelity import check_adapter
 from .kohya import check_kohya, kohya_state
-from .scheduler import Serving
-from .stacked import StackedLoRA
-
-Keys = Literal["diffusers", "kohya"]
-FILES: dict[Keys, str] = {
-    "diffusers": "pytorch_lora_weights.safetensors",
-    "kohya": "kohya_lora_weights.safetensors",
-}
+from .serving import Serving
 
 _SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")  # what Diffusers 0.35 to 0.42 ask of metadata
 
@@ -65,13 +57,6 @@ def export_lora(
         notes.write(temporary)
         (temporary / "README.md").write_text(_cards(pipe, notes, servings, keys), encoding="utf-8")
     return folder
-
-
-def written(pipe: DiffusionPipeline, folder: str, kind: Keys) -> tuple[StackedLoRA, ...]:
-    """The LoRAs of an export, as they are loaded: one for each denoiser of the pipeline."""
-    first = StackedLoRA(folder, FILES[kind])
-    second = replace(first, file=FILES[kind].replace(".", "_2."), second=True)
-    return (first, second)[: len(denoisers_of(pipe))]
 
 
 def _save_diffusers(pipe: DiffusionPipeline, adapter: Adapter, folder: Path) -> None:

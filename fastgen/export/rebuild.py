@@ -9,13 +9,13 @@ import torch
 from diffusers import DiffusionPipeline
 
 from ..errors import UserError
-from ..models.arguments import SIZES, call_arguments, parameters
 from ..models.conditioning import Conditioning
-from ..models.loading import load
-from ..models.pipeline import Pipeline
-from ..notes import Notes
-from .opening import below, put_on
-from .scheduler import Serving
+from ..models.pipelines.arguments import SIZES, call_arguments, parameters
+from ..models.pipelines.loading import load
+from ..models.pipelines.notes import Notes
+from ..models.pipelines.opening import below, put_on
+from ..models.pipelines.pipeline import Pipeline
+from .serving import Serving
 from .stops import difference, stops_of
 from .verify import SEEDS, Agreement, Export, Ours, verify
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import torch
 
-from ..notes import Stop
+from ..models.pipelines.notes import Stop
 from ..process import Reading
 
 _TOLERANCE = 1e-5

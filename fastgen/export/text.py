@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..notes import Below, Notes
+from ..models.pipelines.notes import Below, Notes
 
 _UNSAFE = '"\\`'  # ends a literal, begins an escape, ends a code block
 _MARKDOWN = re.compile(r"([\\`*\[\]<>|&~$#])")

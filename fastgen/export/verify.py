@@ -14,17 +14,17 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.canonical import unit
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
+from ..models.pipelines.canonical import unit
+from ..models.pipelines.notes import Stop
+from ..models.pipelines.stacked import StackedLoRA
 from ..models.precision import full_precision
-from ..notes import Stop
 from ..sampling.sampler import ode, renoise
-from . import stranger
-from .families import Sampler, noise_factors
-from .scheduler import TOLERANCE as TIMESTEP_TOLERANCE
-from .scheduler import Serving
-from .stacked import StackedLoRA
+from . import stock_process as stranger
+from .serving import TOLERANCE as TIMESTEP_TOLERANCE
+from .serving import Serving
+from .stock_schedulers import Sampler, noise_factors
 
 TOLERANCE = 1e-5
 KERNELS = 1e-4  # most that kernels may round; a wrong scheduler is at least ten times further off

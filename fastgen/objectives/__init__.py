@@ -1,32 +1,32 @@
 """What is minimised: one small file per objective."""
 
-from .base import Batch, Landing, Objective, Pair, Terms, Turn, roles_of, scalars_of
-from .consistency import ConsistencyDistillation, ConsistencyTraining
-from .decoupled_dmd import DecoupledDMD
-from .diff_instruct import DiffInstruct
-from .dmd import DMD
-from .dmd2 import DMD2
-from .f_distill import FDistill
-from .guidance_distillation import GuidanceDistillation
-from .kd import KnowledgeDistillation
-from .lcm import LatentConsistency
-from .meanflow import MeanFlow
-from .pcm import PhasedConsistency
-from .phased_dmd import PhasedDMD
-from .pretrain import Pretrain
-from .progressive import Progressive
-from .sana_sprint import SanaSprint
-from .scm import SimplifiedConsistency
-from .self_shortcut import SelfShortcut
-from .shortcut import Shortcut
-from .sid import SiD, SiDLSG
-from .sida import FewStepSiD, SiDA
-from .sim import SIM
-from .tdd import TargetDriven
-from .tdm import TDM
-from .tscd import SegmentedConsistency
-from .uni_instruct import UniInstruct
-from .vsd import VSD, SwiftBrush
+from .distribution.decoupled_dmd import DecoupledDMD
+from .distribution.diff_instruct import DiffInstruct
+from .distribution.dmd import DMD
+from .distribution.dmd2 import DMD2
+from .distribution.f_distill import FDistill
+from .distribution.phased_dmd import PhasedDMD
+from .distribution.sid import SiD, SiDLSG
+from .distribution.sida import FewStepSiD, SiDA
+from .distribution.sim import SIM
+from .distribution.tdm import TDM
+from .distribution.uni_instruct import UniInstruct
+from .distribution.vsd import VSD, SwiftBrush
+from .parts.base import Batch, Landing, Objective, Pair, Terms, Turn, roles_of, scalars_of
+from .regression.guidance_distillation import GuidanceDistillation
+from .regression.kd import KnowledgeDistillation
+from .regression.pretrain import Pretrain
+from .trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
+from .trajectory.lcm import LatentConsistency
+from .trajectory.meanflow import MeanFlow
+from .trajectory.pcm import PhasedConsistency
+from .trajectory.progressive import Progressive
+from .trajectory.sana_sprint import SanaSprint
+from .trajectory.scm import SimplifiedConsistency
+from .trajectory.self_shortcut import SelfShortcut
+from .trajectory.shortcut import Shortcut
+from .trajectory.tdd import TargetDriven
+from .trajectory.tscd import SegmentedConsistency
 
 OBJECTIVES: dict[str, type[Objective]] = {
     # teachers

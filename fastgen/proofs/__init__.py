@@ -1,1 +1,1 @@
-"""What has to hold of every objective, on test beds small enough for a laptop: `python -m fastgen.verify NAME`."""
+"""What has to hold of every objective, on test beds small enough for a laptop: `prove NAME`."""

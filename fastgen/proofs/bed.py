@@ -8,14 +8,14 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
-from ..analytic import ExactDenoiser, Mixture
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
 from ..models.denoiser import NetworkDenoiser
 from ..models.roles import Roles, Sampler
 from ..objectives import Batch, Objective, Pair
 from ..process import EDM, Discrete, Flow, Process, Trig
-from ..toy import imitate, sliced_wasserstein, toy_denoiser, toy_roles_of
+from .analytic import ExactDenoiser, Mixture
+from .toy import imitate, sliced_wasserstein, toy_denoiser, toy_roles_of
 
 PROCESSES: dict[str, Process] = {
     "vp": Discrete(DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).alphas_cumprod),

@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.distributions import MultivariateNormal, kl_divergence
 
-from ..analytic import AffineGenerator, ExactDenoiser, ExactRatio, Mixture
 from ..models.roles import Roles
 from ..models.state import STATES
 from ..objectives import Batch, Objective, Pair, roles_of
 from ..process import Process, even_grid
+from .analytic import AffineGenerator, ExactDenoiser, ExactRatio, Mixture
 from .bed import PROCESSES, seeded
 from .check import Check
 

@@ -17,8 +17,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..analytic import Mixture
 from ..process import even_grid
+from .analytic import Mixture
 from .bed import DATA, PROCESSES, SAMPLES, bed_of, distance, generated, integrated, sampler_of, started
 from .convergence import ALL
 from .page import commit, put

@@ -18,10 +18,10 @@ from ..objectives import (
     SwiftBrush,
     UniInstruct,
 )
-from ..objectives.gan import GAN
-from ..objectives.guidance import Fixed, LongShort, Shared
-from ..objectives.kd import KnowledgeDistillation
-from ..objectives.sida import FewStepSiD
+from ..objectives.distribution.sida import FewStepSiD
+from ..objectives.parts.gan import GAN
+from ..objectives.parts.guidance import Fixed, LongShort, Shared
+from ..objectives.regression.kd import KnowledgeDistillation
 from ..process import LogNormal
 from .training import Recipe
 

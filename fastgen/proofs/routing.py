@@ -10,9 +10,9 @@ from torch import nn
 from ..models.roles import Roles
 from ..objectives import Objective, Turn, roles_of
 from ..process import even_grid
-from ..toy import toy_denoiser, toy_roles_of
 from .bed import DATA, PROCESSES, Bed, batch_for, bed_of, sampler_of, seeded
 from .check import Check
+from .toy import toy_denoiser, toy_roles_of
 
 LEARNED = ("fake_score", "discriminator")
 """Roles that mean nothing before they are trained."""

@@ -2,20 +2,20 @@
 
 from typing import Any
 
-from ..objectives.consistency import ConsistencyDistillation, ConsistencyTraining
-from ..objectives.curricula import Doubling, Ratio
-from ..objectives.gan import GAN
-from ..objectives.lcm import LatentConsistency
-from ..objectives.meanflow import MeanFlow
-from ..objectives.pcm import PhasedConsistency
-from ..objectives.progressive import Progressive
-from ..objectives.sana_sprint import SanaSprint
-from ..objectives.scm import SimplifiedConsistency
-from ..objectives.self_shortcut import SelfShortcut
-from ..objectives.shortcut import Shortcut
-from ..objectives.solvers import Guidance
-from ..objectives.tdd import TargetDriven
-from ..objectives.tscd import SegmentedConsistency
+from ..objectives.parts.curricula import Doubling, Ratio
+from ..objectives.parts.gan import GAN
+from ..objectives.parts.solvers import Guidance
+from ..objectives.trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
+from ..objectives.trajectory.lcm import LatentConsistency
+from ..objectives.trajectory.meanflow import MeanFlow
+from ..objectives.trajectory.pcm import PhasedConsistency
+from ..objectives.trajectory.progressive import Progressive
+from ..objectives.trajectory.sana_sprint import SanaSprint
+from ..objectives.trajectory.scm import SimplifiedConsistency
+from ..objectives.trajectory.self_shortcut import SelfShortcut
+from ..objectives.trajectory.shortcut import Shortcut
+from ..objectives.trajectory.tdd import TargetDriven
+from ..objectives.trajectory.tscd import SegmentedConsistency
 from ..process import Karras, LogNormal, Uniform
 from .recipes import SHIFT
 from .training import SIZE, Recipe

@@ -8,9 +8,9 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.arguments import call_arguments, free_count, guidance_argument, parameters, size_arguments
-from ..models.watch import record
-from ..notes import Notes
+from ..models.pipelines.arguments import call_arguments, free_count, guidance_argument, parameters, size_arguments
+from ..models.pipelines.notes import Notes
+from ..models.pipelines.watch import record
 
 SAME = 1e-6  # of the largest value: what two runs of one call may differ by
 Warn = Callable[[str], None]

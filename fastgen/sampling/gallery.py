@@ -12,10 +12,10 @@ from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..errors import UserError
-from ..export.opening import Opened
 from ..files import atomic_json
-from ..models import arguments
-from ..notes import Notes
+from ..models.pipelines import arguments
+from ..models.pipelines.notes import Notes
+from ..models.pipelines.opening import Opened
 from . import pictures, stock
 from .call import Asked, Call, settle, warn_of_steps
 

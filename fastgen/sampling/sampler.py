@@ -7,13 +7,16 @@ from torch import Tensor
 
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
-from ..objectives.ops import guided, look
-from ..objectives.solvers import LARGEST
+from ..objectives.parts.ops import guided, look
+from ..objectives.parts.solvers import LARGEST
 
 Noise = Callable[[], Tensor]
 Told = Mapping[float, Mapping[str, float]]
 """Values of the scalars that a network is told at each of its stops."""
 NOTHING: Told = {}
+
+AT_ONCE = 256
+"""Small samples that are drawn together."""
 
 
 def told_at(grid: Sequence[float], names: Sequence[str], *, deterministic: bool, guidance: float | None) -> Told:

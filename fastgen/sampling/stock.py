@@ -12,8 +12,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import UserError
-from ..models.arguments import check_known, conditions, parameters
-from ..models.loading import line
+from ..models.pipelines.arguments import check_known, conditions, parameters
+from ..models.pipelines.loading import line
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,1 @@
+"""The protocol of 8x8 handwritten digits, which needs no network."""

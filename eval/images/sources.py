@@ -1,0 +1,302 @@
+"""Where the images of a report's row come from: files, or a stock pipeline sampled on the fly."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from diffusers import DiffusionPipeline
+
+from fastgen.data.prompts import numbered_prompts
+from fastgen.data.text import read_lines
+from fastgen.errors import UserError, warn
+from fastgen.models.pipelines.arguments import conditioning_kind, conditions, default_steps, parameters, real_classes
+from fastgen.models.pipelines.opening import Opened, is_student
+from fastgen.sampling import stock
+from fastgen.sampling.call import Asked, Call, settle
+
+from ..networks.precision import autocasting
+from .costs import Costs
+from .decode import ImageBatch, Reading, Skipped, image_batches
+from .guided import guiding
+from .sets import open_images
+
+Role = Literal["real", "teacher", "student"]
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How the images of a row were made; what does not apply is None, and so is what had no effect.
+
+    Attributes:
+        arguments: that the pipeline's call was told under its own names: size and guidance.
+    """
+
+    path: str
+    kind: Literal["pipeline", "images", "statistics"]
+    steps: int | None = None
+    guidance: float | None = None
+    first_seed: int | None = None
+    dtype: str | None = None
+    negative_prompt: str | None = None
+    arguments: Mapping[str, Any] | None = None
+
+
+class Source(Protocol):
+    """Images, and how they were made. A share is a range of image numbers."""
+
+    @property
+    def origin(self) -> Origin: ...
+
+    @property
+    def skipped(self) -> Sequence[Skipped]: ...
+
+    @property
+    def costs(self) -> Costs | None: ...
+
+    def batches(self, share: range) -> Iterator[ImageBatch]: ...
+
+
+@dataclass(frozen=True)
+class Request:
+    """What is asked for by image number: labels or prompts in turn; None leaves it to the pipeline's classes.
+
+    Raises:
+        UserError: a file that cannot be read, or holds something else.
+    """
+
+    prompts: tuple[str, ...] | None = None
+    labels: tuple[int, ...] | None = None
+
+    @classmethod
+    def read(cls, prompts: Path | None, labels: Path | None) -> "Request":
+        return cls(
+            prompts=None if prompts is None else numbered_prompts(prompts),
+            labels=None if labels is None else _numbers(labels),
+        )
+
+
+AUTOCAST = "autocast"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """What is alike for every pipeline of a report: image i uses seed + i."""
+
+    seed: int
+    batch_size: int
+    device: torch.device
+    dtype: str
+    request: Request
+
+
+@dataclass(frozen=True, eq=False)
+class FileSource:
+    """Images of a folder or file; image i was asked for prompt i of `prompts`, in turn, unless the files say it."""
+
+    path: Path
+    reading: Reading
+    prompts: tuple[str, ...] | None = None
+    costs: None = None
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(str(self.path), "images")
+
+    @property
+    def skipped(self) -> Sequence[Skipped]:
+        return self.reading.skipped
+
+    def batches(self, share: range) -> Iterator[ImageBatch]:
+        for batch in image_batches(open_images(self.path), self.reading, share):
+            yield batch if self.prompts is None or batch.prompts is not None else _asked(batch, self.prompts)
+
+
+@dataclass(frozen=True, eq=False)
+class PipelineSource:
+    """A loaded pipeline at one step count.
+
+    Attributes:
+        guided: w of a guidance that the pipeline's call does not have and its network gets here.
+    """
+
+    path: str
+    pipe: DiffusionPipeline
+    classes: range
+    null_label: int | None
+    steps: int | None
+    call: Call
+    draw: Draw
+    guided: float | None = None
+    costs: Costs = field(default_factory=Costs)
+    skipped: tuple[Skipped, ...] = ()
+
+    @property
+    def origin(self) -> Origin:
+        return Origin(
+            path=self.path,
+            kind="pipeline",
+            steps=self.steps,
+            guidance=self.call.guidance if self.guided is None else self.guided,
+            first_seed=self.draw.seed,
+            dtype=self.draw.dtype,
+            negative_prompt=self.call.negative_prompt,
+            arguments=self.call.arguments,
+        )
+
+    def asked(self, numbers: Sequence[int]) -> dict[str, Any]:
+        """Labels or prompts of images by their numbers, as arguments of `stock.generate`."""
+        kind, request = conditioning_kind(self.pipe), self.draw.request
+        if kind == "prompt":
+            if request.prompts is None:
+                raise UserError(
+                    "A text pipeline is measured on prompts and got none; give a text file of them with --prompts."
+                )
+            return {"prompts": [request.prompts[i % len(request.prompts)] for i in numbers]}
+        if kind == "label":
+            labels = request.labels or tuple(self.classes)
+            return {"labels": [labels[i % len(labels)] for i in numbers]}
+        return {}
+
+    def batches(self, share: range) -> Iterator[ImageBatch]:
+        with self.costs.counting(self.pipe, self.draw.device):
+            yield from self._batches(share, share, watch=self.costs)
+
+    def at(self, seed: int) -> "PipelineSource":
+        """The same pipeline and ledger of costs, image i with `seed` + i."""
+        return replace(self, draw=replace(self.draw, seed=seed))
+
+    def strip(self, count: int) -> Iterator[ImageBatch]:
+        """`count` images of what image 0 asks for, with the seeds of images 0, 1, 2 ...; costs do not count."""
+        yield from self._batches(range(count), [0] * count, watch=Costs())
+
+    def _batches(self, seeds: range, numbers: Sequence[int], *, watch: Costs) -> Iterator[ImageBatch]:
+        asked, negative = self.asked(numbers), self.call.negative_prompt
+        with ExitStack() as stack:
+            if self.guided is not None:
+                stack.enter_context(guiding(self.pipe, self.guided, self.null_label))
+            drawn = stock.generate(
+                self.pipe,
+                seeds=[self.draw.seed + i for i in seeds],
+                steps=self.steps,
+                negative_prompts=None if negative is None else [negative] * len(seeds),
+                arguments=self.call.arguments,
+                batch_size=self.draw.batch_size,
+                progress=False,
+                **asked,
+            )
+            if self.draw.dtype == AUTOCAST:
+                stack.enter_context(autocasting(self.pipe, self.draw.device))
+            start = 0
+            for batch in watch.timing(drawn):
+                part = {name: values[start : start + len(batch.images)] for name, values in asked.items()}
+                yield _sampled(batch, part, seeds[start : start + len(batch.images)])
+                start += len(batch.images)
+
+
+def is_image_set(path: str) -> bool:
+    local = Path(path)
+    return local.is_file() or (local.is_dir() and not is_student(local))
+
+
+def pipelines(
+    opened: Opened, draw: Draw, *, steps: Sequence[int], asked: Asked, beside: Mapping[str, Any] | None = None
+) -> Iterator[PipelineSource]:
+    """One source per step count of a pipeline, which is loaded once for all counts that one folder serves.
+
+    Args:
+        asked: what is not asked for is as a student's notes say, otherwise the pipeline's default.
+        beside: the size of the samples that these stand beside.
+
+    Raises:
+        UserError: there is no pipeline that can be loaded, or it does not take what is asked for.
+    """
+    dtype = torch.float32 if draw.dtype == AUTOCAST else getattr(torch, draw.dtype)
+    source, place = None, None
+    for count in steps or (None,):
+        if source is None or opened.place(count) != place:
+            place = opened.place(count)
+            pipe = opened.load(count, device=draw.device, dtype=dtype)
+            source = _source(pipe, opened, draw, asked=asked, beside=beside)
+        yield replace(source, steps=count or default_steps(source.pipe), costs=Costs())
+
+
+def _source(
+    pipe: DiffusionPipeline, opened: Opened, draw: Draw, *, asked: Asked, beside: Mapping[str, Any] | None
+) -> PipelineSource:
+    """A loaded pipeline at no step count yet; warns of what has no effect on it."""
+    notes = opened.notes
+    classes = real_classes(pipe, notes)
+    source = PipelineSource(
+        path=opened.path,
+        pipe=pipe,
+        classes=classes,
+        null_label=notes.null_label if notes and notes.null_label is not None else _label_above(pipe, classes),
+        steps=None,
+        call=Call(),
+        draw=draw,
+    )
+    told = source.asked([0])
+    _warn_of_the_other(pipe, draw.request)
+    guided = _by_label(pipe) and asked.guidance not in (None, 1.0) and "guidance_scale" not in parameters(pipe)
+    example = conditions(pipe, labels=told.get("labels"), prompts=told.get("prompts"))
+    plain = replace(asked, guidance=None) if guided else asked
+    call = settle(pipe, notes, plain, example=example, warn=warn, beside=beside)
+    return replace(source, call=call, guided=asked.guidance if guided else None)
+
+
+def noted_size(path: str) -> dict[str, Any]:
+    """The size that a student was trained for, as arguments of its call; empty without notes or pipeline."""
+    notes = None if is_image_set(path) else Opened(path).notes
+    return dict(notes.arguments) if notes else {}
+
+
+def declared_steps(path: str) -> tuple[int, ...]:
+    """The step counts a student was trained for, as its notes say; empty without notes or pipeline."""
+    if is_image_set(path):
+        return ()
+    notes = Opened(path).notes
+    return notes.steps if notes else ()
+
+
+def _by_label(pipe: DiffusionPipeline) -> bool:
+    return conditioning_kind(pipe) == "label"
+
+
+def _label_above(pipe: DiffusionPipeline, classes: range) -> int | None:
+    """The embedding just above the real classes, if the UNet has one."""
+    unet = pipe.components.get("unet")
+    known = unet.config.get("num_class_embeds") or 0 if unet is not None else 0
+    return classes.stop if known > classes.stop > 0 else None
+
+
+def _warn_of_the_other(pipe: DiffusionPipeline, request: Request) -> None:
+    """Labels do nothing to a pipeline of prompts, and prompts to another."""
+    kind = conditioning_kind(pipe)
+    for name, given, wanted in (("--prompts", request.prompts, "prompt"), ("--labels", request.labels, "label")):
+        if given is not None and kind != wanted:
+            warn(f"{name} changes nothing: {type(pipe).__name__} is not conditioned on {wanted}s.")
+
+
+def _sampled(drawn: stock.Drawn, asked: dict[str, Any], numbers: Sequence[int]) -> ImageBatch:
+    """Samples in [0, 1] with what was asked for; uint8 is rounded to the nearest level."""
+    pixels = (drawn.pictures.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    labels = torch.tensor(asked["labels"]) if "labels" in asked else None
+    conditions = torch.zeros(len(pixels), dtype=torch.int64) if labels is None else labels
+    flags = drawn.flags if any(drawn.flags) else ()
+    batch = ImageBatch(pixels, labels, conditions=conditions, numbers=tuple(numbers), flags=flags)
+    return batch.asked_for(tuple(asked["prompts"])) if "prompts" in asked else batch
+
+
+def _asked(batch: ImageBatch, prompts: tuple[str, ...]) -> ImageBatch:
+    return batch.asked_for(tuple(prompts[number % len(prompts)] for number in batch.numbers or ()))
+
+
+def _numbers(file: Path) -> tuple[int, ...]:
+    lines = tuple(read_lines(file))
+    wrong = next((line for line in lines if not line.strip().isdecimal()), None)
+    if wrong is not None or not lines:
+        raise UserError(f"Label file {file} needs one class number per line, but holds {wrong or 'nothing'!r}.")
+    return tuple(map(int, lines))

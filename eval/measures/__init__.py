@@ -1,0 +1,1 @@
+"""Measures of collected features and pixels: plain functions of arrays."""

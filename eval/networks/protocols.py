@@ -1,0 +1,101 @@
+"""Protocols: frozen bundles of network, resize and smallest N, under names that the literature uses.
+
+Figures of two protocols are never compared: a protocol's name is part of the identity of every statistic.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+
+from fastgen.errors import UserError
+
+from ..options import Options
+from .clip import Clip
+from .extractors import FeatureExtractor, TransformersExtractor
+from .inception import Convention, InceptionExtractor
+from .precision import Precision
+from .preprocessing import Resize, explicit_resize, preprocess_for
+from .weights import inception_file, model_folder
+
+IMAGENET = Resize(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), kernel="bicubic", antialias=True)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """A way to turn images into features.
+
+    Attributes:
+        summary: for --help.
+        build: from the options to the extractor.
+        min_images: below it a distance is refused without --allow-small; None is the feature's dimension.
+    """
+
+    summary: str
+    build: Callable[[Options, torch.device], FeatureExtractor]
+    min_images: int | None = None
+
+
+def build_extractor(options: Options, device: torch.device) -> FeatureExtractor:
+    """The extractor of the chosen protocol.
+
+    Raises:
+        UserError: weights are missing or unusable, or preprocessing options contradict a frozen protocol.
+    """
+    if options.protocol != "domain" and explicit_resize(options) is not None:
+        raise UserError(
+            f"The protocol {options.protocol} fixes how images are made; leave the preprocessing options out, or "
+            "choose --protocol domain."
+        )
+    return PROTOCOLS[options.protocol].build(options, device)
+
+
+def min_images(options: Options, dim: int) -> int:
+    """Images below which a distance is mostly bias, or not what the literature reports."""
+    return PROTOCOLS[options.protocol].min_images or dim
+
+
+def precision_of(options: Options) -> Precision:
+    return "tf32" if options.fast else "float32"
+
+
+def _domain(options: Options, device: torch.device) -> FeatureExtractor:
+    folder = model_folder(_required(options))
+    preprocess = preprocess_for(folder, explicit_resize(options))
+    return TransformersExtractor(folder, preprocess, device=device, precision=precision_of(options))
+
+
+def _dinov2(options: Options, device: torch.device) -> FeatureExtractor:
+    folder = model_folder(options.extractor or "facebook/dinov2-large")
+    return TransformersExtractor(folder, IMAGENET.preprocess, device=device, precision=precision_of(options))
+
+
+def _clip(options: Options, device: torch.device) -> FeatureExtractor:
+    folder = model_folder(options.extractor or "openai/clip-vit-large-patch14")
+    return Clip(folder, device=device, precision=precision_of(options))
+
+
+def _inception(options: Options, device: torch.device) -> FeatureExtractor:
+    file = inception_file(options.extractor, options.extractor_sha256)
+    convention = cast(Convention, options.protocol)
+    return InceptionExtractor(file, convention, device=device, precision=precision_of(options))
+
+
+def _required(options: Options) -> str:
+    if options.extractor is None:
+        raise UserError(
+            "The protocol domain needs --extractor: the folder of a transformers image model trained on images like "
+            "yours. Published figures come from --protocol clean, edm, adm or dinov2."
+        )
+    return options.extractor
+
+
+PROTOCOLS: Mapping[str, Protocol] = {
+    "domain": Protocol("any transformers image model, --extractor FOLDER", _domain),
+    "clean": Protocol("clean-fid: Inception, antialiased bicubic", _inception, min_images=10_000),
+    "edm": Protocol("EDM: Inception, uint8, resize inside", _inception, min_images=50_000),
+    "adm": Protocol("guided diffusion: as edm, its reference files", _inception, min_images=50_000),
+    "dinov2": Protocol("DINOv2 class token, 224 px", _dinov2, min_images=10_000),
+    "clip": Protocol("CLIP image embedding", _clip, min_images=10_000),
+}

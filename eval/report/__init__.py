@@ -1,0 +1,1 @@
+"""Rows, assertions and pictures of a report."""

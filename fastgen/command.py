@@ -1,0 +1,91 @@
+"""What every command shares: how it runs, how a user's mistake is said, and options that mean the same everywhere."""
+
+import sys
+from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
+from collections.abc import Callable
+from pathlib import Path
+
+from .errors import UserError
+
+INTERRUPTED = 130
+"""The shell's exit code for Ctrl-C."""
+DTYPES = ("float32", "bfloat16", "float16")
+NUM = ("--num-images", "--num")  # torchrun takes --num for one of its own options
+
+
+def guarded(run: Callable[[Namespace], int | None], options: Namespace) -> int:
+    """Run a command; a user's mistake becomes one paragraph on stderr, a stack trace only with --debug."""
+    try:
+        return run(options) or 0
+    except KeyboardInterrupt:
+        print("fastgen: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except UserError as error:
+        if options.debug:
+            raise
+        return failed(error)
+    except OSError as error:  # a full disk, a folder without permission
+        if options.debug:
+            raise
+        return failed(UserError(f"{error}. Use --debug to see where."))
+
+
+def failed(error: UserError) -> int:
+    """Say a user's mistake on stderr; the exit code of it."""
+    print(f"fastgen: error: {error}", file=sys.stderr)
+    return error.exit_code
+
+
+def add_stack(parser: ArgumentParser | _ArgumentGroup) -> None:
+    """Declare --base and --stack."""
+    parser.add_argument("--base", metavar="PIPELINE", help="pipeline below a LoRA (default: its teacher)")
+    parser.add_argument(
+        "--stack",
+        action="append",
+        type=stacked_file,
+        default=[],
+        metavar="FILE[=W]",
+        help="LoRA that the teacher was made with and its weight, where its notes cannot tell; may be repeated",
+    )
+
+
+def stacked_file(text: str) -> tuple[Path, float | None]:
+    """A LoRA file and its weight, if any, from "FILE" or "FILE=W"."""
+    name, equals, weight = text.rpartition("=")
+    try:
+        return (Path(name), float(weight)) if equals else (Path(text), None)
+    except ValueError as error:
+        raise ArgumentTypeError(f"{weight!r} in {text!r} is not a weight") from error
+
+
+def add_call(group: _ArgumentGroup) -> None:
+    """Declare what a pipeline's call is told beside steps and guidance."""
+    group.add_argument("--negative-prompt", metavar="TEXT", help="what guidance leads away from")
+    group.add_argument("--height", type=positive, metavar="PX", help="of the pictures (default: the student's own)")
+    group.add_argument("--width", type=positive, metavar="PX", help="likewise")
+    group.add_argument("--frames", type=positive, metavar="N", help="of a video (default: the student's own)")
+
+
+def natural(text: str) -> int:
+    """A seed that every torch generator accepts: 0 .. 2^62."""
+    if not text.isdecimal() or int(text) > 2**62:
+        raise ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^62")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """A whole number of at least 1."""
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def label_list(text: str) -> tuple[int, ...]:
+    """Class labels from "0,1,2", "0-9" or a mixture such as "0-3,7"."""
+    labels: list[int] = []
+    for part in text.split(","):
+        first, dash, last = part.strip().partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise ArgumentTypeError(f"{part!r} in {text!r} is neither a label nor a range such as 0-9")
+        labels += range(int(first), int(last if dash else first) + 1)
+    return tuple(labels)

@@ -1,0 +1,1 @@
+"""A run, typed, and how it is read."""

@@ -1,0 +1,310 @@
+"""A run, typed. `configfile` reads it from YAML and dotted overrides."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, Field, PositiveInt, model_validator
+
+from ..data import SOURCES
+from ..models.pipelines.source import Dtype, LoRAFile, Source
+from ..objectives import OBJECTIVES, roles_of
+from ..process.retold import ProcessName
+from .evaluate import Evaluate
+from .export import ExportSetting, ExportSpec
+from .strict import Strict, named
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Precision = Literal["fp32", "bf16", "fp16"]
+Base = Literal["fp32", "bf16", "int8", "nf4"]
+Sharing = Literal["full", "lora", "scores"]
+
+
+class NewNetwork(Strict):
+    """A pipeline with random weights, to be trained by `pretrain`: Diffusers class names and their configs."""
+
+    pipeline: str
+    parts: dict[str, dict[str, Any]]
+
+
+class Teacher(Strict):
+    """Who is distilled.
+
+    path: folder or hub id of a Diffusers pipeline, or a single-file checkpoint (.safetensors).
+    config: folder or hub id of a pipeline with the single file's architecture; Diffusers recognises common ones.
+    loras: LoRAs fused into the pipeline, each a `path`, a `weight` and, where there are several, a `file`.
+    dtype: of the weights; auto follows the run's precision.
+    variant, revision: which weight files (such as fp16), and which branch, tag or commit on the hub.
+    negative_prompt: what guidance leads away from, in place of an empty prompt.
+    recipe: config that trains it when the folder does not exist yet, relative to this config.
+    new: instead of a path, a network with random weights (objective `pretrain`).
+    num_classes, null_label: of a class-conditional pipeline, where its folder does not say them.
+    """
+
+    path: str | None = None
+    config: str | None = None
+    loras: tuple[LoRAFile, ...] = ()
+    dtype: Dtype = "auto"
+    variant: str | None = None
+    revision: str | None = None
+    negative_prompt: str | None = None
+    recipe: Path | None = None
+    new: NewNetwork | None = None
+    num_classes: PositiveInt | None = None
+    null_label: Annotated[int, Field(ge=0)] | None = None
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> Self:
+        if (self.path is None) == (self.new is None):
+            raise ValueError("give either `path` (a pipeline to distil) or `new` (a network to pretrain)")
+        return self
+
+    @model_validator(mode="after")
+    def _new_networks_have_no_files(self) -> Self:
+        for name in ("config", "loras", "variant", "revision"):
+            if self.new is not None and getattr(self, name):
+                raise ValueError(f"`{name}` belongs to a pipeline that is loaded: remove it beside `new`")
+        return self
+
+    @property
+    def source(self) -> Source:
+        """Where the pipeline at `path` comes from."""
+        assert self.path is not None
+        return Source(
+            path=self.path,
+            config=self.config,
+            loras=self.loras,
+            dtype=self.dtype,
+            variant=self.variant,
+            revision=self.revision,
+        )
+
+
+class Student(Strict):
+    """What is exported.
+
+    steps: step counts that the student serves; the first is the default of `sample`.
+    sampler: renoise (predict x0, add fresh noise) or ode (deterministic).
+    height, width: of its pictures in pixels; the pipeline's own default where not given.
+    frames: of its videos, likewise.
+    guidance: w that a student with guidance as an input is made for; others have none.
+    shift: of a flow student's times towards the noise (SD3, arXiv:2403.03206, eq. 23); the teacher's own if not given.
+        Where a pipeline in bf16 rounds its times, they are moved by up to 0.03 to times that it does not round.
+    """
+
+    steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
+    sampler: Literal["renoise", "ode"] = "renoise"
+    height: PositiveInt | None = None
+    width: PositiveInt | None = None
+    frames: PositiveInt | None = None
+    guidance: Annotated[float, Field(ge=1, le=20)] | None = None
+    shift: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _steps_are_declared_once(self) -> Self:
+        if len(set(self.steps)) < len(self.steps):
+            raise ValueError(f"steps {list(self.steps)} names a count twice: declare each once")
+        return self
+
+
+class LoRA(Strict):
+    """Roles on one frozen network (`sharing: lora` or `scores`): each trains a low-rank adapter of its own.
+
+    rank, alpha: the updates are alpha / rank times B A; alpha is the rank where it is not given.
+    targets: ends of layer names or regular expressions; the attention and feed-forward layers where not given.
+    norms: each role also has norm layers and biases of its own.
+    keys: of the exported LoRA's files: diffusers, kohya (kohya-ss, ComfyUI; for Stable Diffusion, SDXL and Flux); all
+        that are known for the network where not given.
+    base: dtype of the frozen network; auto is bf16 where all stages have precision bf16, and fp32 otherwise.
+    """
+
+    rank: PositiveInt = 64
+    alpha: Annotated[float, Field(gt=0)] | None = None
+    targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    norms: bool = False
+    keys: Annotated[tuple[Literal["diffusers", "kohya"], ...], Field(min_length=1)] | None = None
+    base: Base | Literal["auto"] = "auto"
+
+
+class Optim(Strict):
+    """AdamW of one role.
+
+    clip: largest norm of the role's gradient.
+    warmup: updates over which the learning rate rises from zero.
+    schedule: course of the learning rate afterwards; linear and cosine end at zero.
+    """
+
+    lr: Annotated[float, Field(gt=0)] = 1e-4
+    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    eps: Annotated[float, Field(gt=0)] = 1e-8
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip: Annotated[float, Field(gt=0)] | None = 10.0
+    warmup: Annotated[int, Field(ge=0)] = 0
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+
+
+def _optim_settings(raw: dict[str, Any]) -> dict[str, Any]:
+    Optim.model_validate(raw)
+    return raw
+
+
+class Train(Strict):
+    """How a stage is trained.
+
+    images: budget, counted in samples of the generator's turns over all processes.
+    minutes: of training after which a stage ends before its budget; none where not given.
+    batch: samples per update over all processes.
+    micro_batch: samples per forward pass; the rest of the batch is accumulated.
+    ema: decay per generator update; the average is what is exported.
+    reuse: the turns of a cycle share one batch and its rollout.
+    optim: of every role; `roles` changes some of it for single roles.
+    """
+
+    images: PositiveInt
+    minutes: Annotated[float, Field(gt=0)] | None = None
+    batch: PositiveInt = 64
+    micro_batch: PositiveInt | None = None
+    precision: Precision = "fp32"
+    ema: Fraction | None = 0.99
+    reuse: bool = False
+    gradient_checkpointing: bool = False
+    compile: bool = False
+    optim: Optim = Optim()
+    roles: dict[str, Annotated[dict[str, Any], AfterValidator(_optim_settings)]] = Field(default_factory=dict)
+
+    def optim_of(self, role: str) -> Optim:
+        """The optimizer settings of a role."""
+        return Optim.model_validate({**self.optim.model_dump(), **self.roles.get(role, {})})
+
+    @model_validator(mode="after")
+    def _batch_is_divisible(self) -> Self:
+        if self.micro_batch and self.batch % self.micro_batch:
+            raise ValueError(f"batch {self.batch} is not a multiple of micro_batch {self.micro_batch}")
+        return self
+
+    @model_validator(mode="after")
+    def _schedule_ends(self) -> Self:
+        schedules = [self.optim.schedule, *(settings.get("schedule", "constant") for settings in self.roles.values())]
+        if self.minutes is not None and set(schedules) != {"constant"}:
+            raise ValueError(
+                f"minutes is {self.minutes:g}, but a linear or cosine schedule reaches zero after `images`, at a time "
+                "unknown before: use schedule constant, or leave minutes out"
+            )
+        return self
+
+
+class Pairs(Strict):
+    """Teacher samples for objectives that regress them: deterministic sampling from stored noises."""
+
+    count: PositiveInt = 1000
+    steps: PositiveInt = 25
+    guidance: float = 1.0
+
+
+class DiscriminatorSpec(Strict):
+    """Heads on features of `backbone`; they read the image alone, by default at the bottleneck or
+    at the middle of the longest stack of blocks.
+
+    backbone: auto is the fake score, or the real one where there is no other.
+    heads: trained on the features, or their mean over channels, which has no parameters.
+    """
+
+    backbone: Literal["auto", "fake_score", "real_score"] = "auto"
+    layers: tuple[str, ...] | None = None
+    heads: Literal["trained", "mean"] = "trained"
+
+
+class Stage(Strict):
+    """One objective, its budget and where its roles start from.
+
+    carry: role -> whose weights it starts from: teacher, generator or ema (the stage before).
+    """
+
+    name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
+    objective: Annotated[Any, named(OBJECTIVES, "name")]
+    train: Train
+    carry: dict[str, Literal["teacher", "generator", "ema"]] = Field(default_factory=dict)
+    discriminator: DiscriminatorSpec = DiscriminatorSpec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_after_its_objective(cls, raw: Any) -> Any:
+        if isinstance(raw, Mapping) and isinstance(raw.get("objective"), Mapping):
+            return {"name": str(raw["objective"].get("name")), **raw}
+        return raw
+
+    @model_validator(mode="after")
+    def _trains_known_roles(self) -> Self:
+        trained = roles_of(self.objective)
+        for role in self.train.roles:
+            if role not in trained:
+                raise ValueError(
+                    f"train.roles names {role!r}, but {self.name} trains {', '.join(trained)}; "
+                    "remove it or choose an objective with that role"
+                )
+        return self
+
+
+class Log(Strict):
+    """every: generator updates between log lines; previews: pictures per stage; trackers: of Accelerate."""
+
+    every: PositiveInt = 10
+    previews: Annotated[int, Field(ge=0)] = 4
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+
+
+class Checkpoints(Strict):
+    """every: images between checkpoints, null for a tenth of the stage's; keep: how many stay on disk."""
+
+    every: PositiveInt | None = None
+    keep: PositiveInt = 2
+
+
+class Config(Strict):
+    """A whole run.
+
+    out: folder of checkpoints, log and pictures.
+    export: folder of the exported pipeline, or a mapping of that as `path` and of a `dtype`.
+    cache: folder for the encoded prompts, which later runs find again; null keeps them in memory.
+    process: that the roles speak in training; flow and trig retarget networks of another process.
+    attention: kernel of the denoisers; auto and native leave the choice to PyTorch.
+    sharing: full gives every role a network of its own; lora puts all of them on the teacher's, see `lora`; scores
+        puts the real and the fake score there, beside a generator of its own (SwiftBrush).
+    """
+
+    out: Path
+    export: ExportSetting = ExportSpec()
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    cache: Path | None = Path("runs/cache")
+    teacher: Teacher
+    student: Student = Student()
+    process: ProcessName = "native"
+    attention: Literal["auto", "native", "flash", "cudnn", "xformers"] = "auto"
+    sharing: Sharing = "full"
+    lora: LoRA = LoRA()
+    data: Annotated[Any, named(SOURCES, "source")]
+    flip: bool = False
+    pairs: Pairs = Pairs()
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    log: Log = Log()
+    checkpoints: Checkpoints = Checkpoints()
+    evaluate: Evaluate = Evaluate()
+
+    @model_validator(mode="after")
+    def _stages_have_their_own_names(self) -> Self:
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"two stages are called {name!r}: give each a `name` of its own")
+        return self
+
+    @property
+    def exported(self) -> Path:
+        """Where the exported pipeline goes."""
+        return self.export.path or self.out / "student"
+
+    @property
+    def exported_lora(self) -> Path:
+        """Where the LoRA of a shared network goes: beside the exported pipeline."""
+        return self.exported.with_name(f"{self.exported.name}-lora")

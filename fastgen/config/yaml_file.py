@@ -1,0 +1,262 @@
+"""YAML and dotted overrides into a Config; all errors at once, each with its path and a suggestion."""
+
+import difflib
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields, is_dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from ..data import SOURCES
+from ..errors import UserError
+from ..objectives import OBJECTIVES
+from .schema import Config
+
+MAX_BYTES = 200_000
+MAX_LISTED = 20
+_VOLATILE = ("out", "export", "device", "cache", "attention", "log", "checkpoints", "evaluate")
+_TAGS = ("str", "int", "float", "bool", "null", "seq", "map")
+_PLAINER = {  # types of pydantic's errors in the words of a YAML file
+    "extra_forbidden": "no such setting",
+    "unexpected_keyword_argument": "no such setting",
+    "missing": "this setting is required",
+    "union_tag_not_found": "this needs a `law`, e.g. {law: uniform} of times, {law: shared} of guidance",
+    "tuple_type": "this must be a list",
+    "dict_type": "this must be a mapping",
+    "model_type": "this must be a mapping",
+    "model_attributes_type": "this must be a mapping",
+}
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML with numbers as people write them (1e-4), true/false as the only booleans, no repeated keys, no aliases."""
+
+    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_constructors: ClassVar[dict[Any, Any]] = {
+        tag: yaml.SafeLoader.yaml_constructors[tag] for tag in [*(f"tag:yaml.org,2002:{name}" for name in _TAGS), None]
+    }
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag != "tag:yaml.org,2002:str":
+                raise yaml.MarkedYAMLError(problem="a setting's name is not text", problem_mark=key.start_mark)
+            if key.value in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key.value!r} is repeated", problem_mark=key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=self.peek_event().start_mark)
+        return super().compose_node(parent, index)
+
+
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile(r"^(?:true|false)$"), list("tf"))
+_Loader.add_implicit_resolver("tag:yaml.org,2002:null", re.compile(r"^(?:null|~|)$"), ["n", "~", ""])
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"^[-+]?(?:0|[1-9][0-9]*)$"), list("-+0123456789"))
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float",
+    re.compile(r"^[-+]?(?:[0-9]+\.[0-9]*|\.[0-9]+|[0-9]+(?=[eE]))(?:[eE][-+]?[0-9]+)?$"),
+    list("-+0123456789."),
+)
+_Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(loader.construct_scalar(node)))
+_NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)  # the latter two: `!!int x`, and 1,000 nested brackets
+
+
+def load(path: Path, overrides: Sequence[str] = ()) -> Config:
+    """The config of a run.
+
+    A top-level `objective` is short for a single stage. `train` at the top holds for every stage, whose own
+    `train` changes it. `data.prompts=FILE` is short for a source of prompts.
+
+    Raises:
+        UserError: no such file, no YAML, or settings that do not fit; every wrong setting is listed.
+    """
+    raw = _read(path)
+    for override in overrides:
+        _override(raw, override)
+    try:
+        return Config.model_validate(_with_stages(_with_source(raw)))
+    except ValidationError as error:
+        lines = "\n".join(f"  {line}" for line in _listed(error))
+        raise UserError(f"{path} is not a valid config:\n{lines}") from error
+
+
+def dump(config: Config) -> str:
+    """The resolved config as YAML that `load` reads back to the same config."""
+    return yaml.safe_dump(_plain(config), sort_keys=False, width=110)
+
+
+def fingerprint(config: Config) -> dict[str, Any]:
+    """What must not change between a checkpoint and its resumption."""
+    return {key: value for key, value in _plain(config).items() if key not in _VOLATILE}
+
+
+def digest(value: Any) -> str:
+    """Short hash of a JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
+        hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of a YAML file, see configs/"
+        raise UserError(f"there is no config {path}; {hint}")
+    if path.stat().st_size > MAX_BYTES:
+        raise UserError(
+            f"{path} has {path.stat().st_size:,} bytes, a config at most {MAX_BYTES:,}: is it another file?"
+        )
+    try:
+        raw = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise UserError(f"{path} is not text in UTF-8 ({error.reason} in line {line}): is it a config?") from error
+    except yaml.reader.ReaderError as error:
+        raise UserError(f"{path} holds a control character, {error.character:#04x}: is it a config?") from error
+    except _NOT_YAML as error:
+        raise UserError(f"{path} is not valid YAML: {_one_line(error)}; mend that line") from error
+    if not isinstance(raw, dict):
+        raise UserError(f"{path} holds {'nothing' if raw is None else type(raw).__name__}, not a mapping of settings")
+    return raw
+
+
+def _one_line(error: Exception) -> str:
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    mark = getattr(error, "problem_mark", None)
+    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+    return f"{getattr(error, 'problem', None) or ' '.join(str(error).split())}{where}"
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    *parents, last = keys = path.strip().split(".")
+    if not equals or not all(keys):
+        raise UserError(f"the override {override!r} is not of the form a.b=value, e.g. train.optim.lr=1e-4")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except _NOT_YAML as error:
+        raise UserError(f"the value in the override {override!r} is not valid YAML: {_one_line(error)}") from error
+    node: Any = raw
+    for key in parents:
+        node = _entered(node, key, override)
+    if isinstance(node, list):
+        node[_position(node, last, override)] = value
+    else:
+        node[last] = value
+
+
+def _entered(node: Any, key: str, override: str) -> Any:
+    if isinstance(node, list):
+        return node[_position(node, key, override)]
+    if node.get(key) is None:
+        node[key] = {}
+    child = node[key]
+    if not isinstance(child, (dict, list)):
+        raise UserError(f"the override {override!r} looks into {key!r}, which is the value {child!r}")
+    return child
+
+
+def _position(node: list[Any], key: str, override: str) -> int:
+    if not key.isdecimal() or int(key) >= len(node):
+        raise UserError(f"the override {override!r} needs a number below {len(node)} in place of {key!r}")
+    return int(key)
+
+
+def _with_source(raw: dict[str, Any]) -> dict[str, Any]:
+    data = raw.get("data")
+    if isinstance(data, dict) and "prompts" in data and data.get("source", "prompts") == "prompts":
+        return {**raw, "data": {"source": "prompts", "path": data["prompts"]}}
+    return raw
+
+
+def _with_stages(raw: dict[str, Any]) -> dict[str, Any]:
+    raw = dict(raw)
+    common = raw.pop("train", None)
+    if "objective" in raw and "stages" not in raw:
+        keys = ("objective", "carry", "discriminator")
+        raw["stages"] = [{key: raw.pop(key) for key in keys if key in raw}]
+    if common is not None and isinstance(raw.get("stages"), list):
+        raw["stages"] = [
+            {**stage, "train": _merged(common, stage.get("train", {})) if isinstance(common, dict) else common}
+            if isinstance(stage, dict)
+            else stage
+            for stage in raw["stages"]
+        ]
+    return raw
+
+
+def _merged(base: Any, change: Any) -> Any:
+    if isinstance(base, dict) and isinstance(change, dict):
+        return {
+            key: _merged(base.get(key), value) if key in base else value for key, value in {**base, **change}.items()
+        }
+    return change
+
+
+def _listed(error: ValidationError) -> list[str]:
+    """A line for each wrong setting; what is wrong within a setting says more than that the setting is."""
+    items = error.errors(include_url=False)
+    outer = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
+    inner = [item for item in items if item["loc"] not in outer]
+    more = [f"and {len(inner) - MAX_LISTED:,} more"] if len(inner) > MAX_LISTED else []
+    return [_explained(item) for item in inner[:MAX_LISTED]] + more
+
+
+def _explained(item: Mapping[str, Any]) -> str:
+    where = ".".join(str(part) for part in item["loc"] if part != "settings") or "the file"
+    message = _PLAINER.get(item["type"], str(item["msg"]).removeprefix("Value error, "))
+    if item["type"] == "union_tag_invalid":
+        message = f"there is no law {item['ctx']['tag']!r}; known: {item['ctx']['expected_tags']}"
+    if item["type"] == "missing":
+        return f"{where}: {message}"
+    if message == "no such setting":
+        return f"{where}: {message}{_suggestion(str(item['loc'][-1]))}"
+    return message if where == "the file" else f"{where}: {message} (got {item['input']!r:.80})"
+
+
+def _suggestion(name: str) -> str:
+    known = _known_names(Config)
+    if name in known:
+        return " here; it belongs elsewhere"
+    close = difflib.get_close_matches(name, sorted(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _known_names(model: type[BaseModel]) -> set[str]:
+    """Every setting's name at any depth, those of sources and objectives included."""
+    names = {"train", "objective", "name", "source"}
+    for field, info in model.model_fields.items():
+        names |= {field, *(name for inner in _models_in(info.annotation) for name in _known_names(inner))}
+    for kind in [*OBJECTIVES.values(), *SOURCES.values()]:
+        names |= {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    return names
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
+
+
+def _plain(value: Any) -> Any:
+    """Models, dataclasses and paths as what YAML and JSON hold."""
+    for table, key in ((OBJECTIVES, "name"), (SOURCES, "source")):
+        for name, kind in table.items():
+            if type(value) is kind:
+                return {key: name, **_plain(asdict(value))}
+    if isinstance(value, BaseModel):
+        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+    if is_dataclass(value) and not isinstance(value, type):
+        return _plain(asdict(value))
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, Path) else value

@@ -1,0 +1,1 @@
+"""The conductor: from a config to a verified student."""

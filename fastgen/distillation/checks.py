@@ -1,0 +1,258 @@
+"""What is refused before anything is trained: stages, data and students that do not fit each other."""
+
+from collections.abc import Mapping
+from itertools import pairwise
+
+import torch
+from torch import Tensor
+
+from ..config.schema import Config, Student
+from ..config.schema import Stage as StageConfig
+from ..engine.dtypes import autocast_of, check_dtypes
+from ..errors import UserError
+from ..models.baking import TWO_TOLD
+from ..models.pipelines.halved import tells_apart
+from ..models.pipelines.pipeline import Pipeline
+from ..models.roles import DENOISERS
+from ..models.scalars import find_time_embedding
+from ..objectives import roles_of, scalars_of
+from ..process import Flow
+from ..process.retold import retold
+
+SCALARS = {"s": "where its steps lead", "w": "its guidance"}
+"""What a generator may be told beside its time, in words."""
+
+
+def check_stages(config: Config) -> None:
+    """Refuses, before anything is loaded, stages that cannot be trained on this data or cannot make this student.
+
+    Raises:
+        UserError: naming the stage, what it needs and how to give it.
+    """
+    check_dtypes(config)
+    for stage in config.stages:
+        _check_sources(stage, config)
+        _check_steps(stage, config.student)
+        _check_scalars(stage, config)
+        _check_settings(stage, config)
+    for before, stage in pairwise(config.stages):
+        _check_goes_on(before, stage)
+    last, steps = config.stages[-1], config.student.steps
+    if "one_step" in last.objective.needs and steps != (1,):
+        raise UserError(
+            f"stage {last.name!r} trains one step only, but student.steps declares {', '.join(map(str, steps))}: set "
+            "student.steps=[1], or end with a stage that trains every step (dmd2, or objective.rollout="
+            "backward_simulation where the objective has a rollout)"
+        )
+
+
+def check_needs(config: Config, pipeline: Pipeline) -> None:
+    """Refuses, before anything is trained, a teacher that lacks what an objective or the data ask of it.
+
+    Raises:
+        UserError: naming the stage, what it needs and how to give it.
+    """
+    for stage in config.stages:
+        needs = stage.objective.needs
+        if "null" in needs and not pipeline.has_null:
+            raise UserError(
+                f"stage {stage.name!r} uses guidance or label dropout, but the teacher has no unconditional mode: set "
+                "guidance to 1 and label_dropout to 0, or name its null class with teacher.null_label"
+            )
+        if "linear" in needs and not isinstance(retold(config.process, pipeline.reading.process), Flow):
+            raise UserError(
+                f"stage {stage.name!r} holds on the flow process only, and the teacher has another: set process=flow"
+            )
+        if "fine_times" in needs:
+            _check_fine_times(stage, pipeline)
+        if any("." in need for need in needs):
+            _check_embeds_time(stage, pipeline)
+        if "pairs" in needs and config.pairs.guidance != 1 and not pipeline.has_null:
+            raise UserError(
+                f"stage {stage.name!r} reads pairs under guidance {config.pairs.guidance:g}, but the teacher has no "
+                "unconditional mode: set pairs.guidance=1, or name its null class with teacher.null_label"
+            )
+        _check_experts(stage, pipeline)
+    if pipeline.kind == "none" and config.data.prompts is not None and not config.data.has_images:
+        raise UserError(
+            f"the data are prompts, but {type(pipeline.pipe).__name__} takes none: use data={{source: noise}}"
+        )
+    if pipeline.kind == "label" and config.data.num_classes not in (None, len(pipeline.classes)):
+        raise UserError(
+            f"the data has {config.data.num_classes} classes, the teacher {len(pipeline.classes)}: use the data that "
+            "the teacher was trained on, or set teacher.num_classes if its folder does not say it right"
+        )
+
+
+def check_grids(config: Config, pipeline: Pipeline, grids: Mapping[int, Tensor]) -> None:
+    """Refuses, before anything is trained, a student that would leave one of two experts untrained.
+
+    Args:
+        grids: step count -> the process times [n] that the student stops at.
+
+    Raises:
+        UserError: naming the stage, the step count and its times.
+    """
+    for stage in config.stages:
+        for n, grid in grids.items() if "experts" in stage.objective.needs else ():
+            above = int((grid >= pipeline.boundary).sum())
+            if above in (0, n):
+                raise UserError(
+                    f"stage {stage.name!r} trains each expert in a phase of its own, but of {n} steps, at the times "
+                    f"{', '.join(f'{t:.3g}' for t in grid.tolist())}, none lies "
+                    f"{'below' if above else 'at or above'} the boundary {pipeline.boundary:.3g}: choose student.shift "
+                    "or student.steps so that each expert has a step, or set objective.experts=false"
+                )
+
+
+def _check_experts(stage: StageConfig, pipeline: Pipeline) -> None:
+    """Refuses what needs two networks of a pipeline of one, and what needs one of a pipeline of two."""
+    name, needs = type(pipeline.pipe).__name__, stage.objective.needs
+    if not pipeline.boundary:
+        if "experts" in needs:
+            raise UserError(
+                f"stage {stage.name!r} trains an expert for each phase, but the {name} has one denoiser, and no stock "
+                "pipeline could hold two: set objective.experts=false, or choose a teacher of two denoisers"
+            )
+        return
+    if "discriminator" in roles_of(stage.objective):
+        raise UserError(
+            f"stage {stage.name!r} has a discriminator, which reads the features of one network, but the {name} has "
+            "two denoisers: set objective.gan=0 where the objective allows it, or choose one without discriminator"
+        )
+    if scalars_of(stage.objective, "generator"):
+        raise UserError(f"stage {stage.name!r} does not fit the {name}: {TWO_TOLD}")
+
+
+def _check_embeds_time(stage: StageConfig, pipeline: Pipeline) -> None:
+    """Refuses an objective that tells a role more than the time, of a network without a layer to tell it to."""
+    try:
+        find_time_embedding(pipeline.network)
+    except ValueError as error:
+        raise UserError(
+            f"stage {stage.name!r} tells its networks more than the time, but {error}: choose an objective that does "
+            "not, such as dmd2 with step_aware=false"
+        ) from error
+
+
+def _check_fine_times(stage: StageConfig, pipeline: Pipeline) -> None:
+    """Refuses derivatives of a network that under this precision takes neighbouring times for one."""
+    if stage.train.precision == "fp32":
+        return
+    network = pipeline.network
+    device = next(network.parameters()).device
+    model = pipeline.speaking(network, autocast=autocast_of(network, stage.train.precision))
+    cond = pipeline.condition(1, labels=torch.tensor([0]), prompts=["a"]).index(torch.tensor([0, 0])).to(device)
+    if not tells_apart(model, torch.zeros((2, *pipeline.shape), device=device), cond):
+        raise UserError(
+            f"stage {stage.name!r} takes derivatives by the time, but under train.precision={stage.train.precision} "
+            f"the {type(pipeline.pipe).__name__} rounds the times that its network is told: set train.precision=fp32, "
+            "or average over a step that is longer than its rounding (objective.derivative_step=0.03)"
+        )
+
+
+def _check_sources(stage: StageConfig, config: Config) -> None:
+    """Refuses an objective without the images that it reads, or with the teachings of a network that knows nothing."""
+    needs = stage.objective.needs
+    if "images" in needs and not config.data.has_images:
+        raise UserError(
+            f"stage {stage.name!r} needs real images and the data source has none: use data.source folder, parquet or "
+            "digits, or settings that read none (most GAN terms can be switched off: objective.gan=0)"
+        )
+    taught = "pairs" in needs or ("real_score" in needs and stage.carry.get("real_score", "teacher") == "teacher")
+    if config.teacher.new is not None and taught:
+        raise UserError(
+            f"stage {stage.name!r} learns from the teacher, but teacher.new has random weights: train it in a run of "
+            "its own and give its folder as teacher.path, with that run's config as teacher.recipe"
+        )
+
+
+def _check_steps(stage: StageConfig, student: Student) -> None:
+    """Refuses a student that steps otherwise, or less often, than the stage's objective can train."""
+    needs = stage.objective.needs
+    if "ode" in needs and student.sampler != "ode":
+        raise UserError(
+            f"stage {stage.name!r} trains deterministic steps, but student.sampler is {student.sampler}: set "
+            "student.sampler=ode"
+        )
+    least = max((int(need.removeprefix("steps>=")) for need in needs if need.startswith("steps>=")), default=1)
+    if min(student.steps) < least:
+        raise UserError(
+            f"stage {stage.name!r} needs at least {least} steps, but student.steps declares {min(student.steps)}: "
+            "declare more, or choose an objective of one step"
+        )
+
+
+def _check_scalars(stage: StageConfig, config: Config) -> None:
+    """Refuses a student whose embeddings could not be baked into a stock network."""
+    told, student = scalars_of(stage.objective, "generator"), config.student
+    if "s" in told and len(student.steps) > 1:
+        raise UserError(
+            f"stage {stage.name!r} trains a generator that is told where a step leads, which a stock pipeline knows of "
+            f"one step count only, but student.steps declares {', '.join(map(str, student.steps))}: declare one"
+        )
+    if "w" in told and student.guidance is None:
+        raise UserError(
+            f"stage {stage.name!r} trains a generator that is told its guidance, which a stock pipeline does not tell "
+            "it: choose the scale that it is exported with, such as student.guidance=8"
+        )
+    if told and config.sharing == "lora" and config.lora.rank < max(student.steps):
+        raise UserError(
+            f"lora.rank is {config.lora.rank}, but stage {stage.name!r} trains a generator that is told values at each "
+            f"of its {max(student.steps)} stops, which become part of the LoRA: set lora.rank to at least "
+            f"{max(student.steps)}"
+        )
+
+
+def _check_settings(stage: StageConfig, config: Config) -> None:
+    """Refuses settings of a stage that would break off its training, or leave a role without any."""
+    needs, trained, train = stage.objective.needs, roles_of(stage.objective), stage.train
+    if "second_derivative" in needs and train.gradient_checkpointing:
+        raise UserError(
+            f"stage {stage.name!r} has gan.r1, a second derivative, and train.gradient_checkpointing, which cannot "
+            "compute one: use gan.approximate_r1, or switch the checkpointing off"
+        )
+    late = max((int(need.removeprefix("images>")) for need in needs if need.startswith("images>")), default=0)
+    if late > (train.images - 1) // train.batch * train.batch:
+        raise UserError(
+            f"stage {stage.name!r} has gan.start {late}, but train.images={train.images} with "
+            f"train.batch={train.batch} ends before the generator would be judged: lower it, or train for longer"
+        )
+    if "ratio_means" in needs and (train.micro_batch or train.batch) == 1:
+        raise UserError(
+            f"stage {stage.name!r} weighs samples of a micro-batch against each other, and train.micro_batch is 1: "
+            "make it larger"
+        )
+    reader = stage.discriminator.backbone
+    reader = "fake_score" if reader == "auto" and "fake_score" in trained else reader
+    if "discriminator" in trained and stage.discriminator.heads == "mean" and reader not in trained:
+        raise UserError(
+            f"stage {stage.name!r} has discriminator.heads=mean, without parameters, on a network that it does not "
+            "train, so that nothing would learn to tell real from fake: set discriminator.heads=trained"
+        )
+    roles = {*trained, *(needs & set(DENOISERS))} - {"discriminator"}
+    for role, origin in stage.carry.items():
+        if role not in roles:
+            raise UserError(f"stage {stage.name!r} carries {role!r}, but its roles are {', '.join(sorted(roles))}")
+        if origin != "teacher" and role == "target":
+            raise UserError(f"stage {stage.name!r} carries the target, which always starts as its generator: remove it")
+        if origin != "teacher" and config.sharing == "scores" and role != "generator":
+            raise UserError(
+                f"stage {stage.name!r} carries the {role} from a whole generator, but under sharing=scores it is a "
+                "LoRA on the teacher: set sharing=full, or start it from the teacher"
+            )
+
+
+def _check_goes_on(before: StageConfig, stage: StageConfig) -> None:
+    """Refuses a role that goes on from a generator that was told what this role is not."""
+    known = scalars_of(before.objective, "generator")
+    for role in (*roles_of(stage.objective), *sorted(stage.objective.needs & set(DENOISERS))):
+        origin = stage.carry.get(role, "generator" if role == "generator" else "teacher")
+        lost = [name for name in known if name not in scalars_of(stage.objective, role)]
+        if origin != "teacher" and lost:
+            what = " and ".join(SCALARS.get(name, name) for name in lost)
+            raise UserError(
+                f"the {role} of stage {stage.name!r} goes on from the generator of stage {before.name!r}, which is "
+                f"told {what}, and is not told it itself: start it from the teacher (carry: {{{role}: teacher}}), or "
+                "choose objectives that are told the same"
+            )

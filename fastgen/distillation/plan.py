@@ -1,0 +1,186 @@
+"""What a run would do, from its config alone: nothing is trained, loaded onto a device or written."""
+
+import json
+import math
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from torch import nn
+
+from ..config.schema import Config, LoRA, Stage
+from ..config.yaml_file import load
+from ..engine.dtypes import base_of, teacher_dtype
+from ..engine.roles import SHARED
+from ..errors import UserError
+from ..models.experts import Experts
+from ..models.pipelines.create import create
+from ..models.pipelines.watch import NETWORKS, SECOND, network_of
+from ..models.roles import DENOISERS
+from ..models.targets import find_targets
+from ..objectives import roles_of
+
+TRAINED_BYTES = 4 + 4 + 8  # fp32 weight, gradient, two Adam moments
+BASE_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "nf4": 0.5}
+MIB = 2**20
+
+
+@dataclass(frozen=True)
+class Part:
+    """One line of the memory estimate."""
+
+    name: str
+    parameters: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """The config of a teacher that has to be trained first."""
+
+    file: Path
+    config: Config
+
+
+def recipe_of(config: Config, recipes: Path) -> Recipe | None:
+    """The recipe of a teacher that does not exist yet; None where there is nothing to train first.
+
+    Raises:
+        UserError: the recipe leaves its result elsewhere, or needs that teacher itself.
+    """
+    teacher = config.teacher
+    if teacher.path is None or teacher.recipe is None or Path(teacher.path).exists():
+        return None
+    file = recipes / teacher.recipe
+    recipe = load(file)
+    if recipe.exported != Path(teacher.path):
+        raise UserError(
+            f"teacher.path {teacher.path} does not exist, and its recipe {file} leaves its result in "
+            f"{recipe.exported}: make the two agree"
+        )
+    if recipe.teacher.path == teacher.path:
+        raise UserError(f"teacher.recipe {file} distils {teacher.path} itself: name the config that makes that folder")
+    return Recipe(file, recipe)
+
+
+def plan(config: Config, *, recipes: Path) -> str:
+    """Stages, networks, updates and the memory of everything but activations, as text."""
+    lines = []
+    teacher = config.teacher
+    recipe = recipe_of(config, recipes)
+    if recipe is not None:
+        lines += [f"first, because {teacher.path} does not exist yet, {recipe.file}:"]
+        lines += [f"  {line}" for line in plan(recipe.config, recipes=recipe.file.parent).splitlines()]
+    net = _denoiser(config, recipes)
+    counted = f"{_count(net) / 1e6:.2f} M parameters" if net is not None else "not here, it would be downloaded"
+    loras = "".join(f" + {lora.path} x {lora.weight:g}" for lora in teacher.loras)
+    lines += [f"teacher: {teacher.path or 'random weights'}{loras}, denoiser {counted}"]
+    student = config.student
+    lines += [f"student: {', '.join(map(str, student.steps))} steps, {student.sampler}, {config.exported}"]
+    if config.sharing == "lora":
+        lines += [f"roles share the teacher's network: LoRAs of rank {config.lora.rank}, {config.exported_lora}"]
+    if config.sharing == "scores":
+        lines += [f"the scores share the teacher's network: a LoRA of rank {config.lora.rank}"]
+    for index, stage in enumerate(config.stages):
+        lines += _stage_lines(index, stage, config, net)
+    return "\n".join(lines)
+
+
+def _stage_lines(index: int, stage: Stage, config: Config, net: nn.Module | None) -> list[str]:
+    settings, cycle = stage.train, stage.objective.cycle
+    cycles = math.ceil(settings.images / (settings.batch * sum("generator" in turn for turn in cycle)))
+    updates = {role: cycles * sum(role in turn for turn in cycle) for role in roles_of(stage.objective)}
+    needs = sorted(stage.objective.needs & {"images", "pairs"})
+    budget = f"{settings.images:,} images in batches of {settings.batch}, {settings.precision}"
+    turns = [(len(list(repeats)), "+".join(turn)) for turn, repeats in groupby(cycle)]
+    lines = [
+        f"stage {index}, {stage.name}: {budget}, {'reads ' + ' and '.join(needs) if needs else 'data-free'}",
+        f"  turns of a cycle: {', '.join(f'{count} x {turn}' if count > 1 else turn for count, turn in turns)}",
+        f"  updates: {', '.join(f'{role} {count:,}' for role, count in updates.items())}",
+    ]
+    if net is not None:
+        parts = _memory(stage, config, net)
+        total = sum(part.bytes for part in parts)
+        lines += [f"  {part.name:<24}{part.parameters / 1e6:>10.2f} M{part.bytes / MIB:>12.1f} MiB" for part in parts]
+        lines += [f"  {'sum, without activations':<24}{'':>12}{total / MIB:>12.1f} MiB"]
+    return lines
+
+
+def _memory(stage: Stage, config: Config, net: nn.Module) -> list[Part]:
+    """The teacher's network, the copies and the adapters of it, and the generator's average."""
+    trained, shared, size = roles_of(stage.objective), SHARED[config.sharing], _count(net)
+    loaded = teacher_dtype(config).itemsize
+    parts = [] if config.sharing == "lora" else [Part("teacher's pipeline", size, size * loaded)]
+    if shared:
+        parts.append(Part("network of shared roles", size, int(size * BASE_BYTES[base_of(config)])))
+    adapter = _adapter(net, config.lora) if shared else 0
+    for role in _roles(stage):
+        if role not in shared:
+            frozen = 4 if role == "target" else 2 if stage.train.precision == "bf16" else loaded
+            kind, bytes_each = ("trained", TRAINED_BYTES) if role in trained else ("frozen", frozen)
+            parts.append(Part(f"{role} ({kind})", size, size * bytes_each))
+        elif role in trained or role == "target":
+            parts.append(Part(f"{role} (adapter)", adapter, adapter * (TRAINED_BYTES if role in trained else 4)))
+    if stage.train.ema is not None:
+        averaged = adapter if "generator" in shared else size
+        parts.append(Part("generator average", averaged, 4 * averaged))
+    return parts
+
+
+def _adapter(net: nn.Module, lora: LoRA) -> int:
+    """Parameters of a low-rank adapter."""
+    return sum(lora.rank * _ends(net.get_submodule(name)) for name in find_targets(net, lora.targets))
+
+
+def _ends(layer: nn.Module) -> int:
+    """Inputs and outputs of a layer: what a low-rank update has per rank."""
+    weight: Any = layer.weight
+    return int(weight.shape[0] + weight[0].numel())
+
+
+def _roles(stage: Stage) -> list[str]:
+    return [role for role in DENOISERS if role in roles_of(stage.objective) or role in stage.objective.needs]
+
+
+def _count(net: nn.Module) -> int:
+    return sum(p.numel() for p in net.parameters())
+
+
+def _denoiser(config: Config, recipes: Path) -> nn.Module | None:
+    """The denoiser on torch's meta device; None if its config is not on this machine."""
+    teacher = config.teacher
+    with torch.device("meta"):
+        if teacher.new is not None:
+            pipe = create(teacher.new.pipeline, teacher.new.parts, seed=0)
+            return network_of(pipe)
+        assert teacher.path is not None
+        recipe = recipe_of(config, recipes)
+        if recipe is not None:
+            return _denoiser(recipe.config, recipe.file.parent)
+        folder = Path(teacher.path)
+        return _network_in(folder) if folder.is_dir() else None
+
+
+def _network_in(folder: Path) -> nn.Module:
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        name = next((part for part in NETWORKS if part in index), None)
+        if name is None:
+            raise UserError(f"{folder} holds neither a `unet` nor a `transformer`, so there is nothing to distil")
+        first = _part_in(folder, name, index)
+        paired = index.get("boundary_ratio") is not None
+        return Experts(first, _part_in(folder, SECOND, index), boundary=0.0) if paired else first
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{folder} is not a pipeline that could be read ({type(error).__name__}: {error}): give the folder that "
+            "save_pretrained wrote for the whole pipeline"
+        ) from error
+
+
+def _part_in(folder: Path, name: str, index: dict[str, Any]) -> nn.Module:
+    settings = json.loads((folder / name / "config.json").read_text(encoding="utf-8"))
+    network: nn.Module = getattr(diffusers, index[name][1]).from_config(settings)
+    return network

@@ -1,0 +1,170 @@
+"""What a run would be refused for on this machine: looked for before anything is loaded, and by a dry run."""
+
+import inspect
+import json
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
+
+from ..config.schema import Config
+from ..engine.dtypes import AUTOCAST
+from ..errors import UserError
+from ..models.pipelines.attention import check_attention
+from ..models.pipelines.fuse import lora_file
+from ..models.pipelines.loading import HUB_FAILURES, HUB_ID, check_is_pipeline, line, locate
+from ..models.pipelines.notes import Notes
+from .plan import recipe_of
+
+INDEX = "model_index.json"
+
+
+def refusals(config: Config, *, recipes: Path, resume: bool = False) -> Iterator[str]:
+    """Every reason why the run could not start here: device, output, data, teacher, LoRAs, size, references.
+
+    Nothing is loaded, downloaded or written; whether a hub id exists is asked of the cache, then of the hub.
+    """
+    checks: tuple[Callable[[Config], None], ...] = (
+        check_device,
+        lambda config: check_output(config, resume=resume),
+        lambda config: config.data.check(),
+        _check_kernels,
+        _check_evaluation,
+    )
+    recipe = recipe_of(config, recipes)
+    checks += () if recipe else (_check_teacher, _check_loras, _check_size)
+    for check in checks:
+        try:
+            check(config)
+        except UserError as error:
+            yield str(error)
+    if recipe:
+        yield from refusals(recipe.config, recipes=recipe.file.parent, resume=True)
+
+
+def check_device(config: Config) -> None:
+    """Raises UserError for a device or a tracker that is not here."""
+    if config.device.startswith("cuda") and not torch.cuda.is_available():
+        raise UserError(f"device is {config.device}, but torch sees no CUDA device: set device=cpu, or auto")
+    if "wandb" in config.log.trackers and find_spec("wandb") is None:
+        raise UserError("log.trackers names wandb, which is not installed: pip install 'fastgen[wandb]', or remove it")
+
+
+def check_output(config: Config, *, resume: bool) -> None:
+    """Raises UserError where the run or its exports would overwrite something."""
+    out = config.out
+    if out.exists() and not out.is_dir():
+        raise UserError(f"out is {out}, which is a file: give a folder")
+    if not resume and (out / "checkpoints").is_dir():
+        raise UserError(
+            f"{out} already holds a run: go on with it by --resume, or give another folder with out=...; nothing there "
+            "was touched"
+        )
+    for folder in [config.exported, config.exported_lora] if config.sharing == "lora" else [config.exported]:
+        _check_export(config, folder, resume=resume)
+
+
+def _check_export(config: Config, exported: Path, *, resume: bool) -> None:
+    kept = [config.out, Path(config.teacher.path)] if config.teacher.path else [config.out]
+    for path in kept:
+        if exported.resolve() in (path.resolve(), *path.resolve().parents):
+            raise UserError(f"the export would replace {path}: give a folder of its own with export=...")
+    if exported.exists() and not exported.is_dir():
+        raise UserError(f"the export goes to {exported}, which is a file: give a folder with export=...")
+    written = [exported / Notes.FILE, *exported.glob(f"*step/{Notes.FILE}")]
+    ours = resume and any(file.is_file() for file in written)
+    if not ours and exported.is_dir() and any(exported.iterdir()):
+        raise UserError(
+            f"the export goes to {exported}, which already holds files: give another folder with export=..., or move "
+            "them; nothing there was touched"
+        )
+
+
+def _check_kernels(config: Config) -> None:
+    cuda = torch.cuda.is_available() and config.device != "cpu"
+    for stage in config.stages:
+        dtype = AUTOCAST[stage.train.precision] or torch.float32
+        check_attention(config.attention, device="cuda" if cuda else "cpu", dtype=dtype)
+
+
+def _check_evaluation(config: Config) -> None:
+    reference = config.evaluate.reference
+    if reference is not None and not reference.exists():
+        raise UserError(f"evaluate.reference is {reference}, which does not exist: correct the path, or remove it")
+
+
+def _check_teacher(config: Config) -> None:
+    source = config.teacher.path
+    if source is None:
+        return
+    if Path(source).exists() or not HUB_ID.fullmatch(source):
+        if (folder := locate(source)).is_dir():
+            check_is_pipeline(folder)
+    else:
+        _check_hub("teacher.path", source, INDEX, config.teacher.revision)
+
+
+def _check_loras(config: Config) -> None:
+    for lora in config.teacher.loras:
+        if Path(lora.path).exists() or not HUB_ID.fullmatch(lora.path) or Path(lora.path).suffix:
+            lora_file(lora)
+        elif lora.file:
+            _check_hub("teacher.loras", lora.path, lora.file, None)
+
+
+def _check_hub(setting: str, name: str, file: str, revision: str | None) -> None:
+    if isinstance(try_to_load_from_cache(name, file, revision=revision), str):
+        return
+    try:
+        there = HfApi().file_exists(name, file, revision=revision)
+    except HUB_FAILURES as error:
+        raise UserError(
+            f"{setting} is {name}, which is neither here nor in the hub's cache, and the hub could not be asked "
+            f"({line(error)}): give a folder, or go online"
+        ) from error
+    if not there:
+        raise UserError(f"{setting} is {name}, which is not here, and the hub has no such {file}: correct it")
+
+
+def _check_size(config: Config) -> None:
+    """Asks the pipeline's own check of its call, which needs no weights, what it says of the student's size."""
+    student, folder = config.student, Path(config.teacher.path or "")
+    if not (student.height or student.width) or not (folder / INDEX).is_file():
+        return
+    size = {"height": student.height or student.width, "width": student.width or student.height}
+    try:
+        check = _skeleton(folder).check_inputs
+        takes = inspect.signature(check).parameters
+        told = {name: None for name, one in takes.items() if one.default is inspect.Parameter.empty}
+        check(**{**told, "prompt": "a", **{name: value for name, value in size.items() if name in takes}})
+    except ValueError as error:
+        if "height" in str(error):
+            raise UserError(f"student.height and student.width are no size of this teacher: {line(error)}") from error
+    except Exception:  # a pipeline without such a check, or whose check reads more than sizes
+        return
+
+
+def _skeleton(folder: Path) -> Any:
+    """The pipeline with the configs of its networks, none of their weights, and nothing that encodes text."""
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    parts: dict[str, Any] = {}
+    for name, entry in index.items():
+        if isinstance(entry, list):
+            library, kind = entry
+            parts[name] = _unweighed(folder, name, kind) if library == "diffusers" else None
+    kind = getattr(diffusers, index["_class_name"])
+    takes = inspect.signature(kind.__init__).parameters
+    settings = {name: value for name, value in index.items() if name in takes and not isinstance(value, list)}
+    return kind(**{**settings, **parts})
+
+
+def _unweighed(folder: Path, name: str, kind: str) -> Any:
+    """A part of a pipeline of its config alone; a network's weights are nowhere."""
+    made = getattr(diffusers, kind)
+    with torch.device("meta") if issubclass(made, torch.nn.Module) else nullcontext():
+        return made.from_config(made.load_config(folder, subfolder=name))

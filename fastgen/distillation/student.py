@@ -1,0 +1,155 @@
+"""The student while it is made: the schedulers it will be sampled with, its grids and its samples."""
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from ..config.schema import Config
+from ..data import Items
+from ..engine.dtypes import base_of, teacher_dtype
+from ..engine.stage import Stage
+from ..export.held import Told
+from ..export.serving import Serving, servings
+from ..export.stops import stops_of
+from ..models.adapters import merge
+from ..models.casting import cast
+from ..models.conditioning import Conditioning
+from ..models.contract import Denoiser
+from ..models.denoiser import NetworkDenoiser
+from ..models.pipelines.canonical import reading_of
+from ..models.pipelines.notes import Stop
+from ..models.pipelines.pipeline import Pipeline
+from ..models.pipelines.teacher import load_teacher
+from ..models.pipelines.watch import network_of
+from ..process import Flow, from_scheduler
+from ..sampling.pictures import grid
+from ..sampling.sampler import AT_ONCE, ode, renoise, seeded_noise, told_at
+
+PREVIEW_IMAGES = 20
+LARGE = 4 * 64 * 64  # values of a sample above which fewer previews are drawn
+BESIDE = 4 * LARGE  # values that are drawn at once beside a training run
+
+
+class Student:
+    """What a run makes of its teacher.
+
+    Args:
+        config: of the run.
+        pipeline: the teacher.
+        device: of the networks.
+
+    Raises:
+        UserError: no stock scheduler samples as the config asks; names the step counts that work.
+    """
+
+    def __init__(self, config: Config, pipeline: Pipeline, device: torch.device) -> None:
+        self.config, self.pipeline, self.device = config, pipeline, device
+        with pipeline.encoder.awake():
+            self.servings = servings(
+                pipeline.pipe.scheduler,
+                config.student.steps,
+                sampler=config.student.sampler,
+                emitted=pipeline.emitted,
+                shift=config.student.shift,
+                told=_told(pipeline),
+            )
+            found = {n: self._stops(serving, n) for serving in self.servings for n in serving.steps}
+        self.stops: dict[int, tuple[Stop, ...]] = {n: found[n] for n in config.student.steps}
+        self.grids = [torch.tensor([s.time for s in stops], dtype=torch.float64) for stops in self.stops.values()]
+
+    def generator(self, weights: Mapping[str, Tensor]) -> NetworkDenoiser:
+        """The generator with the weights that a stage left, in a network of its own."""
+        return self.pipeline.speaking(self.network(weights).to(self.device))
+
+    def network(self, weights: Mapping[str, Tensor]) -> nn.Module:
+        """A stock network in float32 with the weights that a stage left; on the CPU if it had to be read from files."""
+        net = self._teachers()
+        if self.config.sharing == "lora":
+            return merge(net, weights, alpha=self.config.lora.alpha)
+        net.load_state_dict(weights)
+        return net
+
+    def _teachers(self) -> nn.Module:
+        """The teacher's network in float32, from its files where the run has lost some of what is there."""
+        config, network = self.config, self.pipeline.network
+        as_loaded = teacher_dtype(config) == torch.float32 and (config.sharing != "lora" or base_of(config) == "fp32")
+        if config.sharing != "lora" or as_loaded or config.teacher.path is None:
+            return cast(copy.deepcopy(network), torch.float32)
+        whole: nn.Module = network_of(load_teacher(replace(config.teacher.source, dtype="fp32"), device="cpu"))
+        return whole
+
+    def preview(self, stage: Stage, name: str) -> None:
+        """A grid of the generator's samples at the first declared step count, always of the same seeds."""
+        count = 8 if torch.Size(self.pipeline.shape).numel() > LARGE else PREVIEW_IMAGES
+        pictures = torch.cat(list(self.pictures(stage.roles.generator, count)))
+        folder = self.config.out / "previews"
+        folder.mkdir(exist_ok=True)
+        grid(pictures / 2 + 0.5, columns=count // 2).save(folder / f"{name}.png")
+
+    def pictures(self, model: Denoiser, count: int) -> Iterator[Tensor]:
+        """Samples of the seeds 0 .. `count` - 1 as pictures [B, C, H, W] in [-1, 1], of a video its middle frame."""
+        at_once = max(1, min(AT_ONCE, BESIDE // torch.Size(self.pipeline.shape).numel()))
+        for part in ranges(count, at_once):
+            asked = self.asked(part)
+            cond = self.pipeline.condition(len(part), labels=asked.labels, prompts=asked.prompts)
+            yield self.framed(self.pipeline.codec.decode(self.sample(model, cond, seeds=part)))
+
+    @staticmethod
+    def framed(images: Tensor) -> Tensor:
+        """Pictures [B, C, H, W] as they are, of videos [B, C, F, H, W] the middle frame."""
+        return images if images.ndim == 4 else images[:, :, images.shape[2] // 2]
+
+    def asked(self, numbers: range) -> Items:
+        """What the samples of these numbers are asked for: the classes in turn, or the data's prompts in turn."""
+        if self.pipeline.kind == "label":
+            return Items(labels=torch.tensor(numbers) % len(self.pipeline.classes))
+        prompts = self.config.data.prompts
+        return Items(prompts=tuple(prompts[i % len(prompts)] for i in numbers) if prompts else None)
+
+    def sample(self, model: Denoiser, cond: Conditioning, *, seeds: range) -> Tensor:
+        """Samples at the first declared step count, as the exported pipeline draws them."""
+        times, cond = model.process.grid_of(self.grids[0]).tolist(), cond.to(self.device)
+        noise = seeded_noise(seeds, self.pipeline.shape, self.device)
+        settings = self.config.student
+        deterministic = settings.sampler == "ode"
+        told = told_at(times, model.scalars, deterministic=deterministic, guidance=settings.guidance)
+        if deterministic:
+            return ode(model, noise(), cond, times, told=told)
+        return renoise(model, noise, cond, times, told=told)
+
+    def draw(self, model: Denoiser, labels: Tensor) -> Tensor:
+        """One sample of the student for each label, with seeds from 0."""
+        parts = ranges(len(labels))
+        return torch.cat([self.sample(model, self._labelled(labels[p.start : p.stop]), seeds=p) for p in parts])
+
+    def draw_teacher(self, model: Denoiser, labels: Tensor, *, steps: int, guidance: float) -> Tensor:
+        """One sample of the teacher's deterministic sampler for each label, from the same noise."""
+        times = self.pipeline.teacher_grid(steps).tolist()
+        drawn = []
+        for p in ranges(len(labels)):
+            noise = seeded_noise(p, self.pipeline.shape, self.device)()
+            cond = self._labelled(labels[p.start : p.stop]).to(self.device)
+            drawn.append(ode(model, noise, cond, times, guidance=guidance))
+        return torch.cat(drawn)
+
+    def _stops(self, serving: Serving, steps: int) -> tuple[Stop, ...]:
+        return stops_of(reading_of(serving.scheduler), self.pipeline.emitted(serving.scheduler, steps))
+
+    def _labelled(self, labels: Tensor) -> Conditioning:
+        return self.pipeline.condition(len(labels), labels=labels)
+
+
+def _told(pipeline: Pipeline) -> Told | None:
+    """What the network is told of a flow's times; other families' stops are fixed by their training."""
+    if not isinstance(from_scheduler(pipeline.pipe.scheduler).process, Flow):
+        return None
+    ends = pipeline.form.told(pipeline.reading, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    return Told(float(ends[1] - ends[0]), float(ends[0]), pipeline.told_in_bf16)
+
+
+def ranges(count: int, at_once: int = AT_ONCE) -> list[range]:
+    """Consecutive ranges of at most `at_once` samples."""
+    return [range(i, min(i + at_once, count)) for i in range(0, count, at_once)]

@@ -1,0 +1,187 @@
+"""The roles of a stage: who exists, and whose weights each starts from."""
+
+import copy
+import difflib
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from ..config.schema import Base, DiscriminatorSpec, LoRA, Sharing, Train
+from ..config.schema import Stage as StageConfig
+from ..errors import UserError
+from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, enable_checkpointing
+from ..models.baking import check_bakeable
+from ..models.casting import cast
+from ..models.contract import Denoiser
+from ..models.denoiser import RetargetedDenoiser, dtype_of
+from ..models.discriminator import Discriminator, default_layers
+from ..models.pipelines.perceptual import Perceptual, lpips_network
+from ..models.pipelines.pipeline import Pipeline
+from ..models.pipelines.source import DTYPES
+from ..models.quantised import quantise
+from ..models.roles import DENOISERS, Roles, Sampler, put
+from ..models.state import STATES
+from ..objectives import roles_of, scalars_of
+from ..process.retold import ProcessName, retold
+from ..sampling.sampler import told_at
+from ..seeds import seed_of
+from .dtypes import AUTOCAST, autocast_of
+
+Weights = Mapping[str, Mapping[str, Tensor]]
+"""Origin ("generator", "ema") -> state dict of the stage before."""
+
+SHARED: dict[Sharing, tuple[str, ...]] = {"full": (), "scores": ("real_score", "fake_score"), "lora": DENOISERS}
+"""The roles on the teacher's own network."""
+
+
+def build_roles(
+    pipeline: Pipeline,
+    stage: StageConfig,
+    *,
+    grids: list[Tensor],
+    weights: Weights | None,
+    seed: int,
+    sampler: Sampler = "renoise",
+    guidance: float | None = None,
+    process: ProcessName = "native",
+    sharing: Sharing = "full",
+    lora: LoRA | None = None,
+    base: Base = "fp32",
+) -> Roles:
+    """Every denoiser that the objective names: a copy of the teacher's network, or where it shares, an adapter on it.
+
+    The generator goes on from the stage before (its average if there is one), everyone else starts from the
+    teacher, unless `carry` says otherwise. Without `weights` a checkpoint fills them in afterwards.
+
+    Roles that speak another `process` than their networks are retargeted.
+
+    Shared roles act on the tensors of `pipeline.network`, which is cast in place to `base` where all roles share it;
+    beside a generator of its own they get a copy if they need another dtype.
+
+    Raises:
+        UserError: `carry` names a stage before that does not exist, or the network cannot be shared as asked.
+    """
+    trained = roles_of(stage.objective)
+    names = [name for name in DENOISERS if name in trained or name in stage.objective.needs]
+    origins = {name: _origin(name, stage, weights) for name in names}
+    scalars = {name: scalars_of(stage.objective, name) for name in names}
+    torch.manual_seed(seed_of(seed, stage.name, "embeddings"))
+    members: dict[str, nn.Module] = {
+        name: _copy(pipeline, stage.train, frozen=name not in (*trained, "target"), scalars=scalars[name])
+        for name in names
+        if name not in SHARED[sharing]
+    }
+    if sharing != "full":
+        torch.manual_seed(seed_of(seed, stage.name, "adapters"))
+        shared = {name: told for name, told in scalars.items() if name in SHARED[sharing]}
+        own = [name for name in shared if name in (*trained, "target") or origins[name] != "teacher"]
+        net = _base(pipeline.network, base, alone=sharing == "lora")
+        members |= _shared(pipeline, net, stage.train, lora or LoRA(), scalars=shared, own=own)
+    for name, origin in origins.items():
+        if weights is not None and origin in weights:
+            put(members[name], weights[origin])
+    if "target" in members:
+        members["target"].load_state_dict(members["generator"].state_dict())
+    spoken = retold(process, pipeline.reading.process)
+    if spoken is not pipeline.reading.process:
+        members = {name: RetargetedDenoiser(model, spoken) for name, model in members.items()}
+    grids = [spoken.grid_of(grid) for grid in grids]
+    boundary = pipeline.boundary and float(spoken.grid_of(torch.tensor(pipeline.boundary, dtype=torch.float64)))
+    torch.manual_seed(seed_of(seed, stage.name, "discriminator"))
+    if "discriminator" in trained:
+        members["discriminator"] = _discriminator(pipeline, members, stage.discriminator)
+    device = next(pipeline.network.parameters()).device
+    members |= {name: kind().to(device) for name, kind in STATES.items() if name in stage.objective.needs}
+    if "lpips" in stage.objective.needs:
+        members["lpips"] = Perceptual(pipeline.codec, lpips_network().to(device))
+    kept = (*trained, "target")
+    borrowed = [name for name, origin in origins.items() if name not in kept and origin == "teacher"]
+    told = _told(grids, scalars["generator"], deterministic=sampler == "ode", guidance=guidance)
+    if told:
+        check_bakeable(members["generator"], stops=len(told))
+    return Roles(members, grids=grids, sampler=sampler, told=told, borrowed=borrowed, boundary=boundary)
+
+
+def _told(
+    grids: Sequence[Tensor], names: Sequence[str], *, deterministic: bool, guidance: float | None
+) -> dict[float, Mapping[str, float]]:
+    """What a generator with embeddings of these names is told at the stops of all its grids."""
+    told: dict[float, Mapping[str, float]] = {}
+    for grid in grids if names else ():
+        told |= told_at(grid.tolist(), names, deterministic=deterministic, guidance=guidance)
+    return told
+
+
+def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:
+    if weights is None:
+        return stage.carry.get(name, "teacher")
+    going_on = next((origin for origin in ("ema", "generator") if origin in weights), "teacher")
+    origin = stage.carry.get(name, going_on if name == "generator" else "teacher")
+    if origin != "teacher" and origin not in weights:
+        raise UserError(
+            f"stage {stage.name!r} carries {name} from {origin!r}, which the stage before does not leave: it must "
+            "exist, and keep an average (train.ema) for 'ema'"
+        )
+    return origin
+
+
+def _copy(pipeline: Pipeline, settings: Train, *, frozen: bool, scalars: Sequence[str]) -> nn.Module:
+    denoiser = pipeline.denoiser(scalars=scalars)
+    if not frozen:
+        cast(denoiser.net, torch.float32)
+    elif settings.precision == "bf16":
+        cast(denoiser.net, torch.bfloat16)
+    denoiser.autocast = autocast_of(denoiser.net, settings.precision)
+    if settings.gradient_checkpointing and not frozen:
+        enable_checkpointing(denoiser.net)
+    if settings.compile:
+        denoiser.net.compile()
+    return denoiser
+
+
+def _shared(
+    pipeline: Pipeline,
+    net: nn.Module,
+    settings: Train,
+    lora: LoRA,
+    *,
+    scalars: Mapping[str, Sequence[str]],
+    own: Sequence[str],
+) -> dict[str, nn.Module]:
+    """Roles with their scalars on one network, those of `own` with an adapter."""
+    shared = SharedNetwork(net, own, Adaptation(lora.rank, lora.alpha, lora.targets, lora.norms))
+    denoiser = pipeline.speaking(shared.net, autocast=AUTOCAST[settings.precision])
+    if settings.gradient_checkpointing:
+        shared.checkpoint_blocks()
+    if settings.compile:
+        shared.net.compile()
+    return {name: AdaptedDenoiser(denoiser, shared, name, scalars=told) for name, told in scalars.items()}
+
+
+def _base(network: nn.Module, base: Base, *, alone: bool) -> nn.Module:
+    """The teacher's network to put adapters into, in what `base` names; a copy if others read it in another dtype."""
+    if base == "int8" or base == "nf4":
+        net = alias(network) if alone else copy.deepcopy(network)
+        return quantise(net, base, next(network.parameters()).device)
+    dtype = DTYPES[base]
+    return alias(cast(network, dtype)) if alone or dtype_of(network) == dtype else cast(copy.deepcopy(network), dtype)
+
+
+def _discriminator(pipeline: Pipeline, members: Mapping[str, nn.Module], spec: DiscriminatorSpec) -> Discriminator:
+    automatic = "fake_score" if "fake_score" in members else "real_score"
+    reader = automatic if spec.backbone == "auto" else spec.backbone
+    if reader not in members:
+        raise UserError(f"discriminator.backbone is {reader}, a role that this objective does not have")
+    device = next(pipeline.network.parameters()).device
+    x = torch.zeros((2, *pipeline.shape), device=device)
+    cond = pipeline.condition(2, labels=torch.tensor([0, 1]), prompts=["a", "a longer one"]).to(device)
+    t = torch.full((2,), 0.5, dtype=torch.float64, device=device)
+    backbone: Denoiser = members[reader]  # type: ignore[assignment]
+    layers = spec.layers or default_layers(pipeline.network, backbone, (x, t, cond))
+    known = [name for name, _ in pipeline.network.named_modules() if name]
+    unknown = [layer for layer in layers if layer not in known]
+    if unknown:
+        close = difflib.get_close_matches(unknown[0], known, n=3) or known[:3]
+        raise UserError(f"discriminator.layers names {unknown[0]!r}, the network has e.g. {', '.join(close)}")
+    return Discriminator(backbone, layers, (x, t, cond), heads=spec.heads).to(device)

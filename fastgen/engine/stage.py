@@ -1,0 +1,221 @@
+"""The training loop: for each turn of a cycle, forward, backward, average, check, step. It knows no maths."""
+
+import math
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from ..config.schema import Train
+from ..errors import NonFiniteError, UserError
+from ..models.roles import Roles
+from ..objectives import Batch, Objective, Terms, Turn, roles_of
+from ..seeds import stream
+from .checkpoint import Snapshot
+from .distributed import average, average_gradients
+from .ema import EMA
+from .feed import Feed
+from .optim import RoleOptimizer
+from .restore import OptimizerSnapshot, load_module, optimizer_snapshot, restore_optimizer
+
+MOST_SKIPS = 20
+
+
+@dataclass
+class Position:
+    """Where a stage stands.
+
+    Args:
+        cycle: cycles done.
+        images: samples of generator turns that ended in an update, over all processes.
+        drawn: samples taken from the data stream.
+        seconds: spent in cycles, the mean over all processes.
+    """
+
+    cycle: int = 0
+    images: int = 0
+    drawn: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """What a stage is made of: its name and place in the run, the objective, its batches and its settings."""
+
+    name: str
+    index: int
+    objective: Objective
+    feed: Feed
+    settings: Train
+    seed: int
+
+
+class Stage:
+    """One objective being trained on its roles.
+
+    Raises:
+        UserError: the batch cannot be split over the processes.
+    """
+
+    def __init__(self, spec: StageSpec, roles: Roles, accelerator: Accelerator) -> None:
+        self.spec, self.roles, self.accelerator = spec, roles, accelerator
+        self.position = Position()
+        settings, cycle = spec.settings, spec.objective.cycle
+        generator_turns = sum("generator" in turn for turn in cycle)
+        self.cycles = math.ceil(settings.images / (settings.batch * generator_turns))
+        self._micro = settings.micro_batch or max(1, settings.batch // accelerator.num_processes)
+        self._parts = _parts(settings.batch, self._micro, accelerator.num_processes)
+        self.optimizers = {
+            role: RoleOptimizer(
+                roles.parameters(role),
+                settings.optim_of(role),
+                total=self.cycles * sum(role in turn for turn in cycle),
+            )
+            for role in roles_of(spec.objective)
+            if roles.parameters(role)
+        }
+        self.ema = EMA(roles["generator"], decay=settings.ema) if settings.ema is not None else None
+        half, device = settings.precision == "fp16", accelerator.device.type
+        self._scalers = {turn[0]: torch.amp.GradScaler(device, enabled=half) for turn in cycle}
+        self._skips = dict.fromkeys(self._scalers, 0)
+
+    @property
+    def done(self) -> bool:
+        minutes = self.spec.settings.minutes
+        late = minutes is not None and self.position.seconds >= 60 * minutes
+        return late or self.position.images >= self.spec.settings.images
+
+    def cycle(self) -> dict[str, float]:
+        """One pass over the objective's turns; returns their losses, gradient norms and learning rates.
+
+        Raises:
+            NonFiniteError: a loss or gradient is not finite; no optimizer has stepped in that turn.
+        """
+        start = time.perf_counter()
+        figures: dict[str, float] = {}
+        batches: list[Batch] = []
+        for number, turn in enumerate(self.spec.objective.cycle):
+            if not batches or not self.spec.settings.reuse:
+                batches = self._batches(number)
+            figures |= self._turn(turn, batches)
+        self.position.cycle += 1
+        took = torch.tensor(time.perf_counter() - start, device=self.accelerator.device)
+        self.position.seconds += average(took).item()
+        return figures
+
+    def _turn(self, turn: Turn, batches: list[Batch]) -> dict[str, float]:
+        acting = [role for role in turn if role in self.optimizers]
+        optimizers = [self.optimizers[role] for role in acting]
+        with self.roles.training(turn):
+            terms = [self._backward(turn, batch, parts=len(batches)) for batch in batches]
+        for optimizer in optimizers:
+            average_gradients(optimizer.parameters)
+            self._scalers[turn[0]].unscale_(optimizer.optimizer)
+        figures = self._figures(turn, terms, {role: self.optimizers[role].clip() for role in acting})
+        if self._sound(turn, figures):
+            for optimizer in optimizers:
+                optimizer.step()
+            if "generator" in turn:
+                self.position.images += self.spec.settings.batch
+                if self.ema is not None:
+                    self.ema.update()
+        self._scalers[turn[0]].update()
+        for optimizer in optimizers:
+            optimizer.zero_grad()
+        return figures
+
+    def _backward(self, turn: Turn, batch: Batch, *, parts: int) -> Terms:
+        terms: Terms = getattr(self.spec.objective, turn[0])(self.roles, batch)
+        loss = torch.stack(list(terms.values())).sum() / parts
+        self._scalers[turn[0]].scale(loss).backward()  # type: ignore[no-untyped-call]
+        return {term: value.detach() / parts for term, value in terms.items()}
+
+    def _batches(self, number: int) -> list[Batch]:
+        """This process's micro-batches for a turn, each with the random stream of its place in the whole batch."""
+        device, place = self.accelerator.device, (self.spec.seed, self.spec.index, self.position.cycle, number)
+        batches = []
+        for part in range(self._parts):
+            i = self.accelerator.process_index * self._parts + part
+            batch = self.spec.feed.batch(
+                self.position.drawn + i * self._micro,
+                self._micro,
+                rng=stream(device, *place, i),
+                shared_rng=stream(torch.device("cpu"), *place, "shared"),
+            )
+            batch.images, batch.part = self.position.images, part
+            batches.append(batch)
+        self.position.drawn += self.spec.settings.batch
+        return batches
+
+    def _figures(self, turn: Turn, terms: list[Terms], norms: dict[str, Tensor]) -> dict[str, float]:
+        """Losses averaged over micro-batches and processes, and gradient norms, in one transfer from the device."""
+        names = [f"{turn[0]}/{term}" for term in terms[0]] + [f"{role}/grad" for role in norms]
+        losses = [torch.stack([part[term] for part in terms]).sum() for term in terms[0]]
+        values = average(torch.stack([value.float() for value in [*losses, *norms.values()]])).tolist()
+        rates = {f"{role}/lr": self.optimizers[role].lr for role in norms}
+        return {**dict(zip(names, values, strict=True)), **rates}
+
+    def _sound(self, turn: Turn, figures: dict[str, float]) -> bool:
+        """Whether the turn may step. Under fp16 a turn that overflowed is skipped, but not for ever."""
+        bad = [name for name, value in figures.items() if not math.isfinite(value)]
+        self._skips[turn[0]] = self._skips[turn[0]] + 1 if bad else 0
+        if bad and (self.spec.settings.precision != "fp16" or self._skips[turn[0]] > MOST_SKIPS):
+            raise NonFiniteError(
+                f"{', '.join(f'{name} is {figures[name]}' for name in bad)} in cycle {self.position.cycle} of stage "
+                f"{self.spec.name!r}, {turn[0]}'s turn. Nothing was updated and the last checkpoint is intact: lower "
+                f"that role's learning rate, use bf16 instead of fp16, or look for a bad sample in the data"
+            )
+        return not bad
+
+    def snapshot(self) -> Snapshot:
+        """All that resuming this stage needs; the networks that are plainly the teacher's are left out."""
+        tensors = {role: dict(self.roles[role].state_dict()) for role in self.roles.own}
+        groups = {}
+        for role, optimizer in self.optimizers.items():
+            packed = optimizer_snapshot(optimizer.optimizer)
+            tensors[f"optimizer.{role}"] = packed.tensors
+            groups[role] = {"groups": packed.groups, "updates": optimizer.updates}
+        state: dict[str, Any] = {
+            "stage": self.spec.index,
+            "position": vars(self.position).copy(),
+            "optimizers": groups,
+            "scalers": {name: scaler.state_dict() for name, scaler in self._scalers.items()},
+            "ema_updates": self.ema.updates if self.ema else None,
+        }
+        if self.ema is not None:
+            tensors["ema"] = self.ema.averages
+        return Snapshot(tensors, state)
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Puts a snapshot of this stage back.
+
+        Raises:
+            CheckpointError: it does not fit the networks.
+        """
+        for role in self.roles.own:
+            load_module(self.roles[role], snapshot.tensors.get(role, {}), what=role)
+        for role in self.optimizers:
+            self._restore_optimizer(role, snapshot)
+        for name, scaler in self._scalers.items():
+            scaler.load_state_dict(snapshot.state["scalers"][name])
+        if self.ema is not None:
+            self.ema.load(snapshot.tensors["ema"], updates=snapshot.state["ema_updates"])
+        self.position = Position(**snapshot.state["position"])
+
+    def _restore_optimizer(self, role: str, snapshot: Snapshot) -> None:
+        optimizer, saved = self.optimizers[role], snapshot.state["optimizers"][role]
+        tensors = dict(snapshot.tensors[f"optimizer.{role}"])
+        restore_optimizer(optimizer.optimizer, OptimizerSnapshot(tensors, saved["groups"]))
+        optimizer.updates = saved["updates"]
+
+
+def _parts(batch: int, micro: int, processes: int) -> int:
+    if batch % (micro * processes):
+        raise UserError(
+            f"train.batch is {batch}, which {processes} processes with micro-batches of {micro} cannot share evenly: "
+            f"make it a multiple of {micro * processes}"
+        )
+    return batch // (micro * processes)

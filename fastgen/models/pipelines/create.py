@@ -1,0 +1,49 @@
+"""A stock pipeline with random weights, from Diffusers class names and configs."""
+
+import difflib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+
+from ...errors import UserError
+
+
+def create(pipeline: str, parts: Mapping[str, Mapping[str, Any]], *, seed: int) -> DiffusionPipeline:
+    """Builds `pipeline` from its parts, each a mapping with a Diffusers `class` and that class's config.
+
+    Raises:
+        UserError: a name that Diffusers does not have, or a config that its class does not take.
+    """
+    torch.manual_seed(seed)
+    built = {name: _part(name, dict(config)) for name, config in parts.items()}
+    try:
+        return _diffusers_class(pipeline)(**built)
+    except TypeError as error:
+        raise UserError(f"{pipeline} cannot be built from the parts {', '.join(parts)}: {error}") from error
+
+
+def _part(name: str, config: dict[str, Any]) -> Any:
+    kind = _diffusers_class(str(config.pop("class", name)))
+    known = set(inspect.signature(kind.__init__).parameters) - {"self"}
+    for key in config:
+        if key not in known:
+            close = difflib.get_close_matches(key, known, n=1)
+            hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(sorted(known))}"
+            raise UserError(f"teacher.new.parts.{name}: {kind.__name__} has no setting {key!r}; {hint}")
+    try:
+        return kind.from_config(config)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"teacher.new.parts.{name}: {kind.__name__} does not take this config: {error}") from error
+
+
+def _diffusers_class(name: str) -> Any:
+    found = getattr(diffusers, name, None)
+    if not isinstance(found, type):
+        close = difflib.get_close_matches(name, dir(diffusers), n=1)
+        hint = f"; did you mean {close[0]}?" if close else ""
+        raise UserError(f"Diffusers {diffusers.__version__} has no class {name!r}{hint}")
+    return found

@@ -1,0 +1,197 @@
+"""Load a stock Diffusers pipeline: safetensors only, no code from the folder, clear words when it cannot be."""
+
+import json
+import re
+import warnings
+from contextlib import suppress
+from pathlib import Path
+from textwrap import shorten
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from huggingface_hub import hf_hub_download
+from huggingface_hub.errors import EntryNotFoundError, HTTPError
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from ...errors import UserError
+from .notes import Notes
+
+HUB_FAILURES = (HTTPError, OSError, ValueError)  # no network, no login, no such thing there
+HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[\w-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
+
+
+def locate(path: str | Path, *, variant: str | None = None, revision: str | None = None) -> Path:
+    """The local folder or file of a pipeline; a hub id is downloaded (safetensors only) into the hub's own cache.
+
+    Args:
+        variant: of the weight files on the hub.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        UserError: neither a folder here nor a pipeline on the hub.
+    """
+    folder = Path(path)
+    if folder.exists():
+        return folder
+    if not HUB_ID.fullmatch(str(path)):
+        raise UserError(
+            f"there is no pipeline folder {str(path)!r}. Give the folder that holds model_index.json, "
+            "or a hub id such as owner/name."
+        )
+    wanted: dict[str, Any] = {"revision": revision} if revision else {}
+    try:
+        folder = Path(
+            DiffusionPipeline.download(
+                str(path), use_safetensors=True, **wanted, **({"variant": variant} if variant else {})
+            )
+        )
+        with suppress(EntryNotFoundError):
+            hf_hub_download(str(path), Notes.FILE, **wanted)
+    except HUB_FAILURES as error:
+        raise UserError(
+            f"{str(path)!r} is neither a folder here nor a pipeline that the hub would give ({line(error)}). "
+            "Check the spelling; a hub id needs a network or an earlier download, and teacher.variant (such as "
+            "fp16) where it has no other weights."
+        ) from error
+    return folder
+
+
+def load(
+    path: str | Path,
+    *,
+    device: str | torch.device,
+    dtype: torch.dtype = torch.float32,
+    variant: str | None = None,
+    revision: str | None = None,
+) -> DiffusionPipeline:
+    """`DiffusionPipeline.from_pretrained` on a folder or hub id: safetensors only, no code from the folder.
+
+    Args:
+        dtype: of the weights of all parts, whatever they are saved in.
+        variant: of the weight files; None takes the plain ones, or the only ones there are.
+        revision: branch, tag or commit on the hub.
+
+    Raises:
+        UserError: no folder, not a pipeline, a damaged weight file (named), no such device.
+    """
+    folder = locate(path, variant=variant, revision=revision)
+    check_is_pipeline(folder)
+    wanted, variant = variant, variant_of(folder, variant)
+    if variant != wanted:
+        warnings.warn(f"{folder} has only {variant} weights for some parts: loading these", stacklevel=2)
+    check_weights(*_loaded(folder, variant))
+    try:
+        pipe = DiffusionPipeline.from_pretrained(
+            folder, dtype=dtype, use_safetensors=True, **({"variant": variant} if variant else {})
+        )
+    except Exception as error:  # whatever a foreign folder can raise, the remedy is in the folder
+        raise UserError(
+            f"{folder} cannot be loaded as a Diffusers pipeline ({line(error)}). "
+            "It needs one sub-folder with config and safetensors weights for each part that model_index.json "
+            "lists, and no custom code."
+        ) from error
+    check_complete(pipe, folder)
+    return moved(pipe, folder, device)
+
+
+def moved(pipe: DiffusionPipeline, origin: Path, device: str | torch.device) -> DiffusionPipeline:
+    """The pipeline on a device, or a UserError that says why it cannot be there."""
+    try:
+        return pipe.to(device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"{type(pipe).__name__} from {origin} cannot be moved to {device} ({line(error)}). "
+            "Choose another device, or a smaller dtype where memory is short."
+        ) from error
+
+
+def check_is_pipeline(folder: Path) -> None:
+    """Raises a UserError for a single file, or a folder without `model_index.json`."""
+    if folder.is_file():
+        raise UserError(
+            f"{folder} is a single file, not a pipeline folder. Give it as a teacher (teacher.path), or convert it "
+            "once with the pipeline class's from_single_file(...) and save_pretrained(folder), then give that folder."
+        )
+    if not (folder / "model_index.json").is_file():
+        found = sorted(entry.name for entry in folder.iterdir())[:8]
+        raise UserError(
+            f"{folder} is not a pipeline: it has no model_index.json (found: {', '.join(found) or 'nothing'}). Give "
+            "the folder that save_pretrained wrote for the whole pipeline, not for one part of it."
+        )
+
+
+def _loaded(folder: Path, variant: str | None) -> list[Path]:
+    """The weight files that Diffusers would read: of each part the variant's, or the plain ones where it has none."""
+    return [file for files in _weights(folder).values() for file in files.get(variant, files.get(None, []))]
+
+
+def _weights(folder: Path) -> dict[str, dict[str | None, list[Path]]]:
+    """The weight files of the parts that model_index.json lists, by part and variant; None is the plain one."""
+    try:
+        listed = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{folder / 'model_index.json'} is damaged ({line(error)}): copy or download it again"
+        ) from error
+    parts: dict[str, dict[str | None, list[Path]]] = {}
+    for file in sorted(folder.glob("*/*.safetensors")):
+        match = _WEIGHTS.fullmatch(file.name)
+        if match and file.parent.name in listed:
+            parts.setdefault(file.parent.name, {}).setdefault(match["variant"], []).append(file)
+    return parts
+
+
+def check_weights(*files: Path) -> None:
+    """Raises a UserError that names the first of these safetensors files whose header cannot be read."""
+    for file in files:
+        try:
+            with safe_open(file, framework="pt"):
+                pass
+        except (SafetensorError, OSError) as error:
+            raise UserError(
+                f"{file} is damaged ({line(error)}; {file.stat().st_size} bytes): truncated, or a "
+                "placeholder of git-lfs. Copy or download it again."
+            ) from error
+
+
+def check_complete(pipe: DiffusionPipeline, origin: Path) -> None:
+    """Diffusers only warns of weights that a file lacks, and leaves them on the meta device: here it is an error."""
+    for part, module in pipe.components.items():
+        tensors = module.named_parameters() if isinstance(module, nn.Module) else ()
+        missing = [name for name, tensor in tensors if tensor.is_meta]
+        if missing:
+            place = origin / part if origin.is_dir() else f"{part} in {origin}"
+            raise UserError(
+                f"{place} lacks {len(missing)} weights of {type(module).__name__}, such as {missing[0]}. "
+                "Save the whole pipeline again with save_pretrained, or correct the part's config.json."
+            )
+
+
+def variant_of(folder: Path, wanted: str | None = None) -> str | None:
+    """The variant to ask for: the one that is wanted, or the one without which some part would have no weights.
+
+    Raises:
+        UserError: none is wanted, some part has no plain weights, and no one variant serves all parts.
+    """
+    if wanted is not None:
+        return wanted
+    variants = [set(files) for files in _weights(folder).values()]
+    forced = [found for found in variants if None not in found]
+    if not forced:
+        return None
+    common = sorted(str(variant) for variant in set.intersection(*forced))
+    if len(common) != 1:
+        offered = sorted({str(variant) for found in forced for variant in found})
+        raise UserError(
+            f"{folder} has no plain weights and its variants are {', '.join(offered)}: choose one that all of its "
+            "parts have with teacher.variant, or save the pipeline again with save_pretrained"
+        )
+    return common[0]
+
+
+def line(error: Exception) -> str:
+    """The first 300 characters of an error's message on one line."""
+    return shorten(str(error), 300, placeholder=" ...") or type(error).__name__

@@ -1,0 +1,144 @@
+"""A student's pipeline, whatever its folder: whole, one folder for each step count, or a LoRA on its base."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import diffusers
+import torch
+from diffusers import DiffusionPipeline
+
+from ...errors import UserError
+from .fuse import fuse
+from .loading import load, locate, variant_of
+from .notes import Notes
+from .stacked import StackedLoRA, found, written
+
+INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
+
+
+def is_student(folder: Path) -> bool:
+    """Whether a pipeline can be loaded from the folder: it is one, holds one per step count, or a LoRA of ours."""
+    return (folder / INDEX).is_file() or bool(_by_count(folder)) or _is_lora(folder)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """A folder or hub id that can be sampled.
+
+    Args:
+        path: as the user named it.
+        base: the pipeline below a LoRA; the notes' teacher where not given.
+        stacked: files of LoRAs below it and their weights, where the notes cannot say where they lie on this machine.
+
+    Raises:
+        UserError: there is no such folder, base or LoRA, or no LoRA to put on a base.
+    """
+
+    path: str
+    base: str | None = None
+    stacked: Sequence[tuple[Path, float | None]] = ()
+
+    @cached_property
+    def folder(self) -> Path:
+        folder = locate(self.path)
+        if (self.base or self.stacked) and not _is_lora(folder):
+            raise UserError(f"--base and --stack go below a LoRA, and {self.path} is none: leave them out")
+        return folder
+
+    @cached_property
+    def notes(self) -> Notes | None:
+        """Of all step counts together."""
+        parts = [part for part in map(Notes.read, _by_count(self.folder).values()) if part]
+        if not parts:
+            return Notes.read(self.folder)
+        stops = {count: stops for part in parts for count, stops in part.stops.items()}
+        return replace(parts[0], steps=tuple(count for part in parts for count in part.steps), stops=stops)
+
+    def place(self, steps: int | None) -> Path:
+        """The folder of the pipeline, or of the LoRA's scheduler, that serves a step count best."""
+        counted = _by_count(self.folder)
+        default = self.notes.steps[0] if self.notes else None
+        return counted.get(steps or default or 0) or next(iter(counted.values()), self.folder)
+
+    def load(self, steps: int | None, *, device: str | torch.device, dtype: torch.dtype) -> DiffusionPipeline:
+        """The pipeline that serves a step count."""
+        if not _is_lora(self.folder):
+            return load(self.place(steps), device=device, dtype=dtype)
+        pipe = self.below.load(device)
+        put_on(pipe, self.folder, self.below.loras, scheduler=self.place(steps) / "scheduler")
+        return pipe.to(dtype)
+
+    @cached_property
+    def below(self) -> "Below":
+        notes = self.notes
+        assert notes is not None
+        return below(self.folder, notes, self.base, self.stacked)
+
+
+@dataclass(frozen=True)
+class Below:
+    """What a LoRA lies on: the folder of its base, its variant, and the LoRAs between, the lowest first."""
+
+    base: Path
+    variant: str | None
+    loras: tuple[StackedLoRA, ...]
+
+    def load(self, device: str | torch.device) -> DiffusionPipeline:
+        """The base alone, in float32."""
+        return load(self.base, device=device, variant=self.variant)
+
+
+def below(folder: Path, notes: Notes, base: str | None, stacked: Sequence[tuple[Path, float | None]]) -> Below:
+    """What a LoRA's notes say that it lies on, on this machine.
+
+    Raises:
+        UserError: the base or a LoRA is not found.
+    """
+    named = base or notes.teacher
+    if named is None:
+        raise UserError(f"{folder} does not say which pipeline its LoRA belongs to: name it with --base")
+    loras = tuple(found(notes.loras, stacked))
+    try:
+        place = locate(named, variant=notes.variant, revision=notes.revision)
+    except UserError as error:
+        if base is not None:
+            raise
+        raise UserError(f"{folder} is a LoRA of {named}, which is not here: name its folder with --base") from error
+    return Below(place, variant_of(place, notes.variant), loras)
+
+
+def put_on(
+    pipe: DiffusionPipeline, folder: Path, loras: Sequence[StackedLoRA], *, scheduler: Path
+) -> tuple[StackedLoRA, ...]:
+    """Gives a base the LoRAs below and the folder's own, and its scheduler; returns all LoRAs in their order."""
+    kind = json.loads((scheduler / SCHEDULER).read_text(encoding="utf-8"))["_class_name"]
+    made: Any = getattr(diffusers, kind)
+    pipe.register_modules(scheduler=made.from_pretrained(scheduler))
+    every = (*loras, *written(pipe, str(folder), "diffusers"))
+    for second in (False, True):
+        fuse(
+            pipe,
+            [(Path(lora.folder) / lora.file, lora.weight) for lora in every if lora.second == second],
+            second=second,
+        )
+    return every
+
+
+def _by_count(folder: Path) -> dict[int, Path]:
+    """Step count -> the folder `4step` and so on that serves it, fewest first."""
+    counts = {place.name.removesuffix("step"): place for place in folder.glob("*step") if _serves(place)}
+    return {int(count): counts[count] for count in sorted(filter(str.isdecimal, counts), key=int)}
+
+
+def _serves(place: Path) -> bool:
+    return (place / INDEX).is_file() or (place / "scheduler" / SCHEDULER).is_file()
+
+
+def _is_lora(folder: Path) -> bool:
+    """Notes, a scheduler and no pipeline."""
+    whole = (folder / INDEX).is_file() or any((place / INDEX).is_file() for place in _by_count(folder).values())
+    return not whole and (folder / Notes.FILE).is_file() and any(folder.rglob(SCHEDULER))

@@ -1,0 +1,237 @@
+"""A stock pipeline as a teacher: its denoiser, its conditioning, its codec."""
+
+import copy
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import DiffusionPipeline
+from torch import Tensor
+
+from ...errors import UserError
+from ...process import Flow, even_grid
+from ..conditioning import Conditioning
+from ..denoiser import NetworkDenoiser
+from ..experts import Experts
+from .arguments import FRAMES, classifier_free, conditioning_kind, parameters, real_classes
+from .canonical import static_shift
+from .codec import Codec, codec_of
+from .encoding import Asking, Encoder
+from .halved import told_in_bf16
+from .loading import load
+from .notes import Notes
+from .probe import emitted, opening, probe
+from .refusal import checking
+from .watch import network_of, parts_of
+
+PROBE_PIXELS, PROBE_FRAMES = 256, 9
+_EXAMPLES = {"none": (None, None), "label": (0, 1), "prompt": ("a", "a longer one")}
+
+
+class Pipeline:
+    """A Diffusers pipeline seen through a probe.
+
+    Args:
+        pipe: the pipeline, on the device of training.
+        num_classes: number of real classes, for a class-conditional pipeline that does not say it.
+        null_label: the label that means "no class", likewise.
+        size: the call's own arguments for the size of a sample (height, width, num_frames), where it is not to be
+            the pipeline's default.
+        negative_prompt: of the unconditional half; None leaves the pipeline's own.
+        cache: folder for the conditioning of prompts; None keeps it in memory.
+
+    Raises:
+        UserError: a label or a size that the pipeline does not have, or the probe's self-test fails.
+    """
+
+    def __init__(
+        self,
+        pipe: DiffusionPipeline,
+        *,
+        num_classes: int | None = None,
+        null_label: int | None = None,
+        size: Mapping[str, int] | None = None,
+        negative_prompt: str | None = None,
+        cache: Path | None = None,
+    ) -> None:
+        self.pipe = pipe
+        self.kind = conditioning_kind(pipe)
+        self.size = dict(size or {})
+        self.classes = range(num_classes) if num_classes else real_classes(pipe, None)
+        self.null_label = null_label if null_label is not None else _null_label(pipe, self.classes)
+        _check_labels(pipe, self.classes, self.null_label)
+        argument = {"none": None, "label": "class_labels", "prompt": "prompt"}[self.kind]
+        asking = Asking(argument, _EXAMPLES[self.kind], self.size, negative_prompt, self.null_label)
+        self.shape = tuple(opening(pipe, asking.call(asking.examples), rows=2).sample.shape[1:])
+        small = Asking(argument, asking.examples, {**self.size, **_small(pipe, self.shape)})
+        probed = probe(pipe, small.call(asking.examples[:1]), small.call(asking.examples))
+        self.reading, self.form = probed.reading, probed.form
+        self._asking = asking
+        self.encoder = Encoder(pipe, self.form, asking, folder=cache if self.kind == "prompt" else None)
+
+    @classmethod
+    def load(
+        cls, path: str, *, device: torch.device, num_classes: int | None = None, null_label: int | None = None
+    ) -> "Pipeline":
+        """From a folder or hub id, as it is there."""
+        num_classes, null_label = noted_classes(path, num_classes, null_label)
+        return cls(load(path, device=device), num_classes=num_classes, null_label=null_label)
+
+    @cached_property
+    def codec(self) -> Codec:
+        """Between images and samples; looked for when it is first needed."""
+        with self.encoder.awake():
+            return codec_of(self.pipe, self._asking.call(self._asking.examples[:1]))
+
+    @property
+    def example(self) -> dict[str, list[Any]]:
+        """The call's own arguments for two samples."""
+        return {"none": {}, "label": {"class_labels": [0, 1]}, "prompt": {"prompt": ["a", "b"]}}[self.kind]
+
+    @property
+    def unguided(self) -> dict[str, float]:
+        """The call's argument that switches classifier-free guidance off, if it has one."""
+        return classifier_free(self.pipe, 1.0)
+
+    @property
+    def has_null(self) -> bool:
+        """Whether there is an unconditional half, which guidance needs."""
+        return self.encoder.has_null
+
+    @property
+    def network(self) -> torch.nn.Module:
+        return network_of(self.pipe)
+
+    @property
+    def boundary(self) -> float:
+        """The process time below which the second of two networks is called; 0 where there is one."""
+        network = self.network
+        if not isinstance(network, Experts):
+            return 0.0
+        return float(self.reading.time(torch.tensor(network.boundary, dtype=torch.float64)))
+
+    def denoiser(self, *, autocast: torch.dtype | None = None, scalars: Sequence[str] = ()) -> NetworkDenoiser:
+        """A copy of the pipeline's network as a Denoiser, with zero embeddings of further scalars."""
+        return self.speaking(copy.deepcopy(self.network), autocast=autocast, scalars=scalars)
+
+    def speaking(
+        self, net: torch.nn.Module, *, autocast: torch.dtype | None = None, scalars: Sequence[str] = ()
+    ) -> NetworkDenoiser:
+        """A network of the same kind as a Denoiser; its parameters are frozen."""
+        net.requires_grad_(False)
+        return NetworkDenoiser(net, self.reading, self.form, autocast=autocast, scalars=scalars)
+
+    def emitted(self, scheduler: Any, steps: int) -> list[float]:
+        """The scheduler timesteps that the pipeline's own call of so many steps stops at under that scheduler."""
+        pipe = _built(self.pipe, scheduler=scheduler)
+        with self.encoder.awake():
+            return emitted(pipe, self._asking.call(self._asking.examples), steps=steps)
+
+    def told_in_bf16(self, scheduler: Any, steps: int) -> Tensor:
+        """What the network is told at each stop of such a call, and what it is told in bf16, [2, n] in float64."""
+        pipe = _built(self.pipe, scheduler=scheduler)
+        with self.encoder.awake():
+            timesteps, told = told_in_bf16(pipe, self.form, self._asking.call(self._asking.examples), steps=steps)
+        return torch.stack([self.form.told(self.reading, self.reading.time(timesteps)), told])
+
+    def grid(self, steps: int) -> Tensor:
+        """The process times that the pipeline's scheduler really stops at, [n] in float64."""
+        with checking(type(self.pipe).__name__, f"its call runs {steps} steps"):
+            timesteps = self.emitted(self.pipe.scheduler, steps)
+        return self.reading.time(torch.tensor(timesteps, dtype=torch.float64))
+
+    def teacher_grid(self, steps: int) -> Tensor:
+        """Where deterministic samplers of the teacher stop: evenly from the noisiest level, with a flow's shift."""
+        return even_grid(steps, shift=self._shift())
+
+    def student(self, network: torch.nn.Module, scheduler: Any) -> DiffusionPipeline:
+        """A pipeline with another network and scheduler; all other parts are shared with this one."""
+        pipe = copy.copy(self.pipe)
+        pipe.register_modules(**parts_of(pipe, network), scheduler=scheduler)
+        return pipe
+
+    def encode(self, prompts: Sequence[str], *, progress: bool = True) -> None:
+        """Encodes prompts ahead of training, if the pipeline takes any; those in the cache already cost nothing."""
+        if self.kind == "prompt":
+            self.encoder.fill(prompts, progress=progress)
+
+    def condition(
+        self, rows: int, *, labels: Tensor | None = None, prompts: Sequence[str] | None = None
+    ) -> Conditioning:
+        """Conditioning of labels [rows] or prompts, with its null twin, on the CPU; each is encoded once and kept.
+
+        Raises:
+            UserError: the pipeline wants labels or prompts and got none, or a label it does not have.
+        """
+        if self.kind == "none":
+            return Conditioning(rows, shared=self.encoder.shared)
+        given = prompts if self.kind == "prompt" else None if labels is None else labels.tolist()
+        keys: list[Any] = list(given or ())
+        if len(keys) != rows:
+            raise UserError(
+                f"{type(self.pipe).__name__} is conditioned on {self.kind}s and the data has none for its rows: "
+                f"choose a data source with {self.kind}s"
+            )
+        if self.kind == "label":
+            self._check_classes(keys)
+        return self.encoder.rows(keys)
+
+    def _check_classes(self, labels: Sequence[int]) -> None:
+        for label in labels:
+            if label not in self.classes:
+                raise UserError(
+                    f"the data has class {label}, but the teacher knows {self.classes.start} to "
+                    f"{self.classes.stop - 1}: use data of the same classes, or set teacher.num_classes"
+                )
+
+    def _shift(self) -> float:
+        """A flow's shift at this size: its middle stop of an even count lies at shift / (1 + shift)."""
+        scheduler = self.pipe.scheduler
+        if not isinstance(self.reading.process, Flow) or not scheduler.config.get("use_dynamic_shifting"):
+            return static_shift(scheduler)
+        middle = float(self.grid(8)[4])
+        return middle / (1 - middle)
+
+
+def _built(pipe: DiffusionPipeline, **parts: Any) -> DiffusionPipeline:
+    """The pipeline as its class builds it with other parts; DDIMPipeline makes a DDIM of any scheduler it is given."""
+    takes = signature(type(pipe).__init__).parameters
+    settings = {name: value for name, value in pipe.config.items() if name in takes and name not in pipe.components}
+    return type(pipe)(**{**settings, **pipe.components, **parts})
+
+
+def noted_classes(path: str, num_classes: int | None, null_label: int | None) -> tuple[int | None, int | None]:
+    """Classes and null label of a teacher: what is not given is filled from its folder's `fastgen.json`, if any."""
+    notes = Notes.read(Path(path)) if Path(path).is_dir() else None
+    if notes is None:
+        return num_classes, null_label
+    return num_classes or notes.num_classes, notes.null_label if null_label is None else null_label
+
+
+def _small(pipe: DiffusionPipeline, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Call arguments that keep the probe's real runs of the network small, where its samples are large."""
+    if torch.Size(shape).numel() <= 4 * (PROBE_PIXELS // 8) ** 2:
+        return {}
+    wanted: dict[str, Any] = {"height": PROBE_PIXELS, "width": PROBE_PIXELS, "use_resolution_binning": False}
+    wanted |= dict.fromkeys(FRAMES, PROBE_FRAMES)
+    return {name: value for name, value in wanted.items() if name in parameters(pipe)}
+
+
+def _check_labels(pipe: DiffusionPipeline, classes: range, null_label: int | None) -> None:
+    config = network_of(pipe).config
+    dit = config.get("num_embeds_ada_norm")  # DiT's null label lies above its classes
+    known, highest = config.get("num_class_embeds") or (dit + 1 if dit else 0), max(classes.stop - 1, null_label or 0)
+    if 0 < known <= highest:
+        raise UserError(
+            f"teacher.num_classes and teacher.null_label reach label {highest}, but the {type(pipe).__name__} has "
+            f"embeddings for 0 to {known - 1}: correct these two settings"
+        )
+
+
+def _null_label(pipe: DiffusionPipeline, classes: range) -> int | None:
+    """The embedding just above the real classes, if there is one."""
+    count = network_of(pipe).config.get("num_class_embeds") or 0
+    return classes.stop if count > classes.stop > 0 else None

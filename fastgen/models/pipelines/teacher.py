@@ -1,0 +1,49 @@
+"""The pipeline that a user wants to distil: a folder, a hub id or a single file, with LoRAs of their own."""
+
+import torch
+from diffusers import DiffusionPipeline
+
+from ...errors import UserError
+from ..quantised import Quantised, quantise
+from .fuse import fuse, lora_file
+from .loading import load, locate, moved
+from .single_file import load_single_file
+from .source import DTYPES, Source
+from .watch import denoisers_of
+
+
+def load_teacher(
+    source: Source,
+    *,
+    device: str | torch.device,
+    auto: torch.dtype = torch.float32,
+    quantised: Quantised | None = None,
+) -> DiffusionPipeline:
+    """The pipeline of a source, read straight into its dtype; its LoRAs are fused and its networks plain.
+
+    Args:
+        auto: what `dtype: auto` stands for.
+        quantised: what the layers of its denoisers are in when these reach the device; None leaves them as they are.
+
+    Raises:
+        UserError: as `load`, or a single file or a LoRA cannot be used.
+    """
+    dtype = DTYPES.get(source.dtype, auto)
+    loras = [(lora_file(lora), lora.weight) for lora in source.loras]
+    base = locate(source.path, variant=source.variant, revision=source.revision)
+    first = "cpu" if quantised else device
+    if base.is_file():
+        pipe = moved(load_single_file(base, config=source.config, dtype=dtype), base, first)
+    else:
+        pipe = load(base, device=first, dtype=dtype, variant=source.variant)
+    if loras and len(denoisers_of(pipe)) > 1:
+        raise UserError(
+            f"the {type(pipe).__name__} has two denoisers, and teacher.loras does not say which of them a LoRA belongs "
+            "to: add the LoRAs to its weights, save it, and give that folder as teacher.path"
+        )
+    fuse(pipe, loras)
+    if quantised is None:
+        return pipe
+    for network in denoisers_of(pipe).values():
+        quantise(network, quantised, device)
+    return moved(pipe, base, device)

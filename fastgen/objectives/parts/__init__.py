@@ -1,0 +1,1 @@
+"""What objectives are made of: verbs, laws and terms that several papers share."""

@@ -1,0 +1,165 @@
+"""What an objective is, and what it is given. No behaviour: shared code is verbs in `ops` and `rollout`."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ...models.conditioning import Conditioning
+from ...process import Latent, Time
+
+Turn = tuple[str, ...]
+Terms = dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class Landing:
+    """Where a generator's rollout ended.
+
+    Args:
+        x: the sample at time s, with gradient to the last call.
+        s: its time [B]; 0 for a clean sample.
+        t: the time [B] of the last call.
+        x0: the clean sample that the last call predicted, with gradient; `x` itself where s = 0.
+    """
+
+    x: Latent
+    s: Time
+    t: Time
+    x0: Latent
+
+    def detach(self) -> "Landing":
+        return Landing(self.x.detach(), self.s, self.t, self.x0.detach())
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Starting noise and the clean sample that the teacher's probability flow makes of it, [B, ...] each."""
+
+    eps: Latent
+    x0: Latent
+
+
+@dataclass
+class Batch:
+    """One micro-batch.
+
+    Args:
+        cond: conditioning of its B rows.
+        shape: of one sample, without the batch axis.
+        rng: this rank's random stream, on the device of the networks.
+        shared_rng: a stream with the same draws on every rank.
+        real: real samples [B, *shape], None in data-free training.
+        pairs: ends of teacher trajectories, None where there are none.
+        part: which of the micro-batches of its update it is, from 0.
+        images: images seen by the generator so far in this stage, over all ranks.
+        landing: the detached rollout of an earlier turn, where turns share a batch.
+    """
+
+    cond: Conditioning
+    shape: tuple[int, ...]
+    rng: torch.Generator
+    shared_rng: torch.Generator
+    real: Tensor | None = None
+    pairs: Pair | None = None
+    images: int = 0
+    part: int = 0
+    landing: Landing | None = field(default=None, repr=False)
+
+    @property
+    def size(self) -> int:
+        return self.cond.size
+
+    @property
+    def x0(self) -> Tensor:
+        """The real samples; an objective that reads them says so in `needs`."""
+        if self.real is None:
+            raise ValueError('this batch has no real samples: list "images" in the objective\'s `needs`')
+        return self.real
+
+    @property
+    def pair(self) -> Pair:
+        """The teacher's pairs; an objective that reads them says so in `needs`."""
+        if self.pairs is None:
+            raise ValueError('this batch has no teacher pairs: list "pairs" in the objective\'s `needs`')
+        return self.pairs
+
+    def noise(self) -> Tensor:
+        """Fresh unit noise [B, *shape] in fp32."""
+        return torch.randn((self.size, *self.shape), generator=self.rng, device=self.rng.device)
+
+    def full(self, t: float | Tensor) -> Tensor:
+        """One time for the whole batch, [B] in float64."""
+        return torch.full((self.size,), float(t), dtype=torch.float64, device=self.rng.device)
+
+
+@runtime_checkable
+class Objective(Protocol):
+    """A frozen dataclass of hyper-parameters with one method per turn of its cycle.
+
+    A turn is a tuple of roles trained together by one loss; its method is named after the first of them, takes
+    (roles, batch) and returns named loss terms, already weighted, that the engine sums.
+    """
+
+    @property
+    def cycle(self) -> tuple[Turn, ...]:
+        """The turns of one training cycle, in order."""
+        ...
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """What it reads besides the roles it trains: "real_score", "images", "pairs", "null", a state's name, "lpips".
+
+        "one_step": it trains the first time of a grid only, so that a student of more steps cannot end with it.
+        "steps>=2": it cannot train a student of fewer steps. "ode": it steps deterministically. "images>1000": some of
+        it begins after as many. "experts": it trains the two networks of a pipeline phase by phase.
+        "fine_times": it tells the generator times that are closer than half precision can tell apart.
+        "fake_score.called": a role with an embedding of a scalar, see `fastgen.models.scalars`.
+        """
+        ...
+
+
+def shorthand(raw: Any, build: Callable[[float], Any]) -> Any:
+    """What a number in a config stands for; anything else as it is.
+
+    Raises:
+        ValueError: it is infinite or not a number.
+    """
+    try:
+        number = float(raw) if isinstance(raw, int | float | str) and not isinstance(raw, bool) else None
+    except ValueError:  # some other text
+        number = None
+    if number is None:
+        return raw
+    if not math.isfinite(number):
+        raise ValueError("Input should be a finite number")
+    return build(number)
+
+
+def check_ratio(ratio: int) -> None:
+    """Raises ValueError for a cycle without a fake turn: the generator would chase a score that never learns of it."""
+    if ratio < 1:
+        raise ValueError(f"ratio is {ratio}: the fake score needs at least one update per generator update")
+
+
+def scalars_of(objective: Objective, role: str) -> tuple[str, ...]:
+    """The scalars that a role has to have embeddings of, by `needs`."""
+    return tuple(sorted(need.partition(".")[2] for need in objective.needs if need.startswith(f"{role}.")))
+
+
+def roles_of(objective: Objective) -> tuple[str, ...]:
+    """The roles that an objective trains, in the order of their first turn.
+
+    Raises:
+        ValueError: the cycle trains no generator, or a turn has no method.
+    """
+    roles = tuple(dict.fromkeys(role for turn in objective.cycle for role in turn))
+    if "generator" not in roles:
+        raise ValueError(f"{type(objective).__name__} never trains the generator: its cycle is {objective.cycle}")
+    for turn in objective.cycle:
+        if not callable(getattr(objective, turn[0], None)):
+            raise ValueError(f"{type(objective).__name__} has no method for its turn {turn}: write one named {turn[0]}")
+    return roles

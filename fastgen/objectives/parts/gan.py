@@ -1,0 +1,196 @@
+"""The GAN term that brings real samples in, on renoised samples (DMD2, arXiv:2405.14867, section 4.3)."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BeforeValidator
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.functional import relu, softplus
+
+from ...models.conditioning import Conditioning
+from ...models.roles import Roles
+from ...process import AnyTimeLaw, Latent, Uniform
+from .base import Batch, Landing, Terms, shorthand
+from .ops import Noised, renoised
+
+GanKind = Literal["logistic", "hinge", "relativistic"]
+
+
+@dataclass(frozen=True)
+class GAN:
+    """Weights, loss and regularisers of an adversarial term.
+
+    Args:
+        weight: of the generator's term; 0 trains without discriminator and without images.
+        start: images of the generator before its term begins; the discriminator learns from the first.
+        learned: weight of the discriminator's loss beside the fake score's.
+        kind: logistic is non-saturating, and the only one whose optimal logit is log p_real / p_fake.
+        times: where the discriminator looks.
+        joint: it looks where the scores do in place of `times`: the generator is judged at the noisy samples that the
+            scores are compared on, the discriminator is taught at those that the fake score is taught on.
+        paired: real and generated samples share their times and noises, or their "times" alone.
+        even: the generator's term has the mean weight of the batch's samples, not each sample's own.
+        r1: gamma of gamma / 2 |grad D|^2 at real samples (Mescheder et al. 2018, arXiv:1801.04406).
+        approximate_r1: weight of (D(x_t) - D(x_t + spread n))^2 at real samples (APT, arXiv:2501.08316), which needs
+            no second derivative; for small spreads that is r1 = 2 spread^2 approximate_r1.
+        spread: standard deviation of its perturbation.
+    """
+
+    weight: float = 3e-3
+    start: int = 0
+    learned: float = 1e-2
+    kind: GanKind = "logistic"
+    times: AnyTimeLaw = Uniform()
+    joint: bool = False
+    paired: bool | Literal["times"] = False
+    even: bool = False
+    r1: float = 0.0
+    approximate_r1: float = 0.0
+    spread: float = 0.01
+
+    def __post_init__(self) -> None:
+        amounts = {name: vars(self)[name] for name in ("weight", "start", "r1", "approximate_r1")}
+        for name, value in amounts.items():
+            if value < 0:
+                raise ValueError(f"gan.{name} is {value:g}: need at least 0")
+        if self.spread <= 0 or (self.weight and self.learned <= 0):
+            raise ValueError(
+                f"gan.learned is {self.learned:g} and gan.spread {self.spread:g}: need spread above 0, and learned "
+                "above 0 beside a weight, or nothing teaches the discriminator"
+            )
+        if self.joint and self.times != Uniform():
+            raise ValueError("gan.times is not read where gan.joint is set: leave one of them out")
+
+
+def check_gives_ratio(gan: GAN) -> None:
+    """Raises ValueError for a GAN whose discriminator gives no density ratio."""
+    if gan.kind != "logistic" or not gan.weight:
+        raise ValueError(
+            f"gan.kind is {gan.kind} and gan.weight {gan.weight:g}: the density ratio comes from a logistic "
+            "discriminator, set gan.kind=logistic and a weight above 0"
+        )
+
+
+def check_apart(gan: GAN) -> None:
+    """Raises ValueError for a GAN that wants to look with two scores where none are compared."""
+    if gan.joint:
+        raise ValueError("gan.joint looks where two scores are compared, and here are none: set gan.times")
+
+
+def acts(gan: GAN, batch: Batch) -> bool:
+    """Whether the generator is judged yet."""
+    return gan.weight > 0 and batch.images >= gan.start
+
+
+def starts(gan: GAN) -> frozenset[str]:
+    """`needs` of a term that begins later than the stage."""
+    return frozenset({f"images>{gan.start}"} if gan.weight and gan.start else ())
+
+
+def generator_terms(
+    gan: GAN,
+    roles: Roles,
+    batch: Batch,
+    landing: Landing,
+    compared: Noised | None = None,
+    *,
+    weight: Tensor | float = 1.0,
+) -> Terms:
+    """The generator's adversarial term, if there is one yet.
+
+    `compared` are the noisy samples that the scores are compared on, `weight` [B, 1, ...] is each sample's own.
+    """
+    if not acts(gan, batch):
+        return {}
+    loss = generator_loss(gan, roles, batch, landing, compared)
+    weights = torch.as_tensor(weight).to(loss).flatten()
+    return {"gan": gan.weight * ((weights.mean() if gan.even else weights) * loss).mean()}
+
+
+def generator_loss(gan: GAN, roles: Roles, batch: Batch, landing: Landing, compared: Noised | None = None) -> Tensor:
+    """What the generator pays to be taken for real, [B]."""
+    noised = _looked_at(gan, roles, batch, landing, compared)
+    logits: Tensor = roles.discriminator(noised.x_t, noised.t, batch.cond)
+    if gan.kind == "hinge":
+        return -logits.mean(dim=1)
+    if gan.kind == "relativistic":
+        real = _real(gan, roles, batch, noised, landing)
+        logits = logits - roles.discriminator(real.x_t, real.t, batch.cond)
+    return softplus(-logits).mean(dim=1)
+
+
+def discriminator_losses(gan: GAN, roles: Roles, batch: Batch, landing: Landing, taught: Noised | None = None) -> Terms:
+    """The discriminator's loss on real and generated samples in one call, and its regularisers.
+
+    `taught` are the noisy samples that the fake score is taught on.
+    """
+    fake = _looked_at(gan, roles, batch, landing, taught)
+    real = _real(gan, roles, batch, fake, landing)
+    both = Conditioning.cat([batch.cond, batch.cond])
+    logits = roles.discriminator(torch.cat([real.x_t, fake.x_t]), torch.cat([real.t, fake.t]), both)
+    terms = {"gan": gan.learned * LOSSES[gan.kind](*logits.chunk(2))}
+    if gan.r1:
+        terms["r1"] = gan.learned * gan.r1 / 2 * _gradient_penalty(roles, batch, real)
+    if gan.approximate_r1:
+        moved = real.x_t + gan.spread * batch.noise()
+        change = roles.discriminator(moved, real.t, batch.cond) - logits.chunk(2)[0]
+        terms["r1"] = terms.get("r1", 0) + gan.learned * gan.approximate_r1 * change.square().mean()
+    return terms
+
+
+def logistic_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Of logits [B, k] that are large for real samples; the optimum is log p_real / p_fake (arXiv:1406.2661)."""
+    return softplus(-real).mean() + softplus(fake).mean()
+
+
+def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Geometric GAN (Lim & Ye 2017, arXiv:1705.02894)."""
+    return relu(1 - real).mean() + relu(1 + fake).mean()
+
+
+def relativistic_loss(real: Tensor, fake: Tensor) -> Tensor:
+    """Of the difference of two logits; they are known up to a constant (Jolicoeur-Martineau 2018, arXiv:1807.00734)."""
+    return softplus(fake - real).mean()
+
+
+LOSSES: dict[GanKind, Callable[[Tensor, Tensor], Tensor]] = {
+    "logistic": logistic_loss,
+    "hinge": hinge_loss,
+    "relativistic": relativistic_loss,
+}
+
+
+def _looked_at(gan: GAN, roles: Roles, batch: Batch, landing: Landing, scored: Noised | None) -> Noised:
+    """The noisy samples that are judged: those of the scores, or the landing at times of its own."""
+    if not gan.joint:
+        return renoised(roles, batch, landing.x, law=gan.times, s=landing.s)
+    assert scored is not None, "check_apart refuses joint where no scores are compared"
+    return scored
+
+
+def _real(gan: GAN, roles: Roles, batch: Batch, fake: Noised, landing: Landing) -> Noised:
+    """The real samples; in pairs at the times, and maybe with the noises, of the generated ones.
+
+    At their times also where those cannot lie everywhere, so that the time does not tell them apart.
+    """
+    if gan.paired is True:
+        return Noised.of(roles.process, batch.x0, fake.t, fake.eps)
+    if gan.paired or gan.joint or landing.s.any():
+        return Noised.of(roles.process, batch.x0, fake.t, batch.noise())
+    return renoised(roles, batch, batch.x0, law=gan.times)
+
+
+def _gradient_penalty(roles: Roles, batch: Batch, real: Noised) -> Tensor:
+    """Mean squared norm of the summed logit's gradient by x_t."""
+    x_t: Latent = real.x_t.detach().requires_grad_()
+    with sdpa_kernel(SDPBackend.MATH):  # attention's other kernels have no second derivative
+        logits = roles.discriminator(x_t, real.t, batch.cond)
+        (slope,) = torch.autograd.grad(logits.mean(dim=1).sum(), x_t, create_graph=True)
+    return slope.square().flatten(1).sum(dim=1).mean()
+
+
+AnyGAN = Annotated[GAN, BeforeValidator(lambda raw: shorthand(raw, GAN))]
+"""A GAN term as a config names it; a number is its weight."""

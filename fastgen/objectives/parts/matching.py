@@ -1,0 +1,160 @@
+"""Verbs of distribution matching: the two scores of a generated sample, and the training of the second."""
+
+from dataclasses import dataclass
+from typing import Protocol, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from ...models.roles import Roles
+from ...process import Latent, Prediction, Time, TimeLaw
+from .base import Batch, Landing, Terms, Turn
+from .gan import GAN, discriminator_losses, starts
+from .guidance import GuidanceLaw
+from .ops import Call, Noised, RowName, Scalars, denoising_loss, guided, renoised, through
+from .rollout import RolloutName
+
+NO_GAN = GAN(0.0)
+FLOOR = 1e-5
+"""Of a normaliser: where so little noise was added that real and x0 agree in fp32, it keeps 0 / 0 and rounding errors
+out."""
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What the real and the fake score believe of the same renoised samples.
+
+    `floor` bounds mean|x0 - real| from below where their difference is divided by it.
+    """
+
+    noised: Noised
+    real: Prediction
+    fake: Prediction
+    floor: float = FLOOR
+
+    @property
+    def x_t(self) -> Latent:
+        return self.noised.x_t
+
+    @property
+    def t(self) -> Time:
+        return self.noised.t
+
+    @property
+    def truth(self) -> Latent:
+        """What the fake score is taught at x_t, with the landing's graph: the landing itself where it is clean."""
+        return self.noised.truth.x0
+
+    @property
+    def levels(self) -> tuple[Tensor, Tensor]:
+        """alpha and sigma at the times, [B] each."""
+        return self.real.process.alpha(self.t), self.real.process.sigma(self.t)
+
+
+@runtime_checkable
+class Matching(Protocol):
+    """The settings that every objective with a real and a fake score has."""
+
+    @property
+    def guidance(self) -> GuidanceLaw: ...
+
+    @property
+    def times(self) -> TimeLaw:
+        """Where the two scores are compared."""
+        ...
+
+    @property
+    def fake_times(self) -> TimeLaw:
+        """Where the fake score is trained."""
+        ...
+
+    @property
+    def fake_space(self) -> RowName:
+        """The row in which the fake score's errors are squared."""
+        ...
+
+
+@runtime_checkable
+class AdversarialMatching(Matching, Protocol):
+    """The same beside a GAN term."""
+
+    @property
+    def gan(self) -> GAN: ...
+
+
+def compare(
+    call: Call, settings: Matching, roles: Roles, batch: Batch, landing: Landing, *, floor: float = FLOOR
+) -> Scores:
+    """Both scores of a landing at times drawn above its own.
+
+    `look` gives a direction; `through` keeps the graph from the landing through both networks.
+    """
+    scales = settings.guidance.drawn(batch.shared_rng)
+    noised = renoised(roles, batch, landing.x, law=settings.times, s=landing.s)
+    real = guided(call, roles.real_score, noised.x_t, noised.t, batch.cond, w=scales.real)
+    fake = guided(call, roles.fake_score, noised.x_t, noised.t, batch.cond, told(roles, landing), w=scales.fake)
+    return Scores(noised, real, fake, floor)
+
+
+def fake_terms(settings: AdversarialMatching, roles: Roles, batch: Batch, landing: Landing) -> Terms:
+    """What the fake score learns from a detached landing, and the discriminator with it."""
+    return terms_of(settings, roles, batch, landing, taught(settings, roles, batch, landing))
+
+
+def terms_of(settings: AdversarialMatching, roles: Roles, batch: Batch, landing: Landing, noised: Noised) -> Terms:
+    """The same on given noisy samples."""
+    terms = {"denoise": denoising_of(settings, roles, batch, landing, noised)}
+    return terms | discriminator_losses(settings.gan, roles, batch, landing, noised) if settings.gan.weight else terms
+
+
+def taught(settings: Matching, roles: Roles, batch: Batch, landing: Landing) -> Noised:
+    """The noisy samples of a detached landing that the fake score is taught on."""
+    return renoised(roles, batch, landing.x, law=settings.fake_times, s=landing.s)
+
+
+def fake_denoising(settings: Matching, roles: Roles, batch: Batch, landing: Landing) -> Tensor:
+    """Denoising loss of the fake score on a detached landing, under the guidance it is to be used with."""
+    return denoising_of(settings, roles, batch, landing, taught(settings, roles, batch, landing))
+
+
+def denoising_of(settings: Matching, roles: Roles, batch: Batch, landing: Landing, noised: Noised) -> Tensor:
+    """The same on given noisy samples."""
+    scales = settings.guidance.drawn(batch.shared_rng)
+    dropout = settings.guidance.dropout if settings.guidance.null else 0.0
+    cond = batch.cond
+    if dropout:
+        cond = cond.dropped(torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < dropout)
+    known = told(roles, landing)
+    prediction = guided(through, roles.fake_score, noised.x_t, noised.t, cond, known, w=scales.learned)
+    return denoising_loss(prediction, noised, space=settings.fake_space)
+
+
+def told(roles: Roles, landing: Landing) -> Scalars:
+    """What the fake score is told of a landing if it has embeddings: the times of the last call and of the sample."""
+    known = {"called": landing.t, "landed": landing.s}
+    return {name: known[name] for name in roles.fake_score.scalars}
+
+
+def check_floor(floor: float) -> None:
+    """Raises ValueError for a normaliser that may vanish."""
+    if floor <= 0:
+        raise ValueError(f"floor is {floor:g}: it keeps the direction finite where real and x0 agree, need floor > 0")
+
+
+def cycle_of(ratio: int, gan: GAN = NO_GAN) -> tuple[Turn, ...]:
+    """A generator turn, then `ratio` fake turns, with the discriminator where there is one."""
+    turn = ("fake_score", "discriminator") if gan.weight else ("fake_score",)
+    return (("generator",), *ratio * (turn,))
+
+
+def reads(*, guidance: GuidanceLaw, rollout: RolloutName = "one_step", gan: GAN = NO_GAN) -> frozenset[str]:
+    """`needs` of an objective that compares scores under these settings."""
+    wanted = {
+        "real_score": True,
+        "images": gan.weight or rollout == "noised_data",
+        "null": guidance.null,
+        "one_step": rollout == "one_step",
+        "second_derivative": gan.weight and gan.r1,
+        "ode": rollout in ("trajectory", "phased"),
+    }
+    return frozenset(name for name, needed in wanted.items() if needed) | starts(gan)

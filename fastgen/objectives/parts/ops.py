@@ -1,0 +1,122 @@
+"""Verbs that objectives share. Each does one thing; none has a mode."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...models.conditioning import Conditioning
+from ...models.contract import Denoiser
+from ...models.roles import Roles
+from ...process import ROWS, Latent, Prediction, Process, Time, TimeLaw, laid, pad_like
+from .base import Batch
+
+RowName = Literal["x0", "eps", "v", "flow", "difference", "edm"]
+"""The parameterisation in which a denoising error is squared."""
+
+Scalars = Mapping[str, Tensor]
+"""Further values [B] by name that a network is told beside its time."""
+
+Call = Callable[[Denoiser, Latent, Time, Conditioning, Scalars], Prediction]
+
+LARGE = 2**16
+"""Values of a large sample (SDXL at 1024 px): a few of them fill a GPU, and a guidance pair need not be one call."""
+
+
+NONE: Scalars = {}
+
+
+def look(model: Denoiser, x_t: Latent, t: Time, cond: Conditioning, scalars: Scalars = NONE) -> Prediction:
+    """The model's belief, evaluated without autograd."""
+    with torch.no_grad():
+        return model(x_t, t, cond, scalars)
+
+
+def through(model: Denoiser, x_t: Latent, t: Time, cond: Conditioning, scalars: Scalars = NONE) -> Prediction:
+    """The model's belief with the graph to x_t kept; its parameters are frozen unless it is its turn."""
+    return model(x_t, t, cond, scalars)
+
+
+def guided(
+    call: Call, model: Denoiser, x_t: Latent, t: Time, cond: Conditioning, scalars: Scalars = NONE, *, w: float
+) -> Prediction:
+    """The belief under classifier-free guidance; w = 1 is a plain call, w = 0 an unconditional one.
+
+    Both halves go in one call, but those of several large samples one after the other, which takes less memory.
+    """
+    if w in (0, 1):
+        return call(model, x_t, t, cond if w else cond.unconditional, scalars)
+    if len(x_t) > 1 and x_t[0].numel() >= LARGE:
+        null = call(model, x_t, t, cond.unconditional, scalars)
+        return model.guide(call(model, x_t, t, cond, scalars), null, w)
+    both = Conditioning.cat([cond, cond.unconditional])
+    twice = {name: torch.cat([value, value]) for name, value in scalars.items()}
+    halves = call(model, torch.cat([x_t, x_t]), torch.cat([t, t]), both, twice).split(len(t))
+    return model.guide(halves[0], halves[1], w)
+
+
+@dataclass(frozen=True)
+class Noised:
+    """A sample at time s renoised to x_t at times t.
+
+    Args:
+        scale: factor [B] of the sample in x_t.
+        truth: what a denoiser at x_t is to be taught, an unbiased estimate given the sample and its noise.
+        precision: weight [B] that gives the noise in `truth` unit variance; 1 for clean samples.
+        eps: the noise itself.
+    """
+
+    x_t: Latent
+    t: Time
+    scale: Time
+    truth: Prediction
+    precision: Time
+    eps: Latent
+
+    @classmethod
+    def of(cls, process: Process, x: Latent, t: Time, eps: Latent, *, s: Time | None = None) -> "Noised":
+        """x at times s [B], clean where not given, carried to t > s by `eps`; differentiable in x.
+
+        With x_t = scale x_s + std eps the score of p_t is E[-eps / std | x_t] whatever x_s was made of, so that
+        (sigma_t / std) eps estimates the whole noise in x_t (Phased DMD, arXiv:2510.27684, section 3.3).
+        """
+        s = torch.zeros_like(t) if s is None else s
+        kernel, share = process.transition(s, t), process.sigma(s) / process.alpha(s)
+        x_t = (pad_like(kernel.scale, x) * x + pad_like(kernel.std, x) * eps).to(x.dtype)
+        whole = eps * pad_like(process.sigma(t) / kernel.std, x)
+        x0 = x / pad_like(process.alpha(s), x) - pad_like(process.alpha(t) * share**2 / kernel.std, x) * eps
+        truth = Prediction(process, t, x0.to(x.dtype), whole.to(x.dtype))
+        return cls(x_t, t, kernel.scale, truth, (kernel.std / process.sigma(t)).square(), eps)
+
+
+def renoised(
+    roles: Roles, batch: Batch, x: Latent, *, law: TimeLaw, s: Time | None = None, until: Time | None = None
+) -> Noised:
+    """x [B, ...] at times s with fresh noise; the law's [0, 1] is laid over [s, until], from 0 and to 1 by default."""
+    t = law.sample(roles.process, len(x), batch.rng)
+    low, high = torch.zeros_like(t) if s is None else s, torch.ones_like(t) if until is None else until
+    return Noised.of(roles.process, x, laid(law, t, low, high), batch.noise(), s=low)
+
+
+def surrogate(x: Latent, grad: Latent) -> Tensor:
+    """A loss whose gradient with respect to x is `grad`, mean-reduced."""
+    return 0.5 * (x - (x - grad).detach()).square().mean()
+
+
+def mean_abs(x: Tensor) -> Tensor:
+    """Mean absolute value of each sample, [B, 1, ...]."""
+    return x.abs().mean(dim=tuple(range(1, x.ndim)), keepdim=True)
+
+
+def pseudo_huber(difference: Tensor, *, c: float) -> Tensor:
+    """sqrt(|d|^2 + c^2) - c per sample, averaged; d is measured per element as in its mean square."""
+    square = difference.square().flatten(1).mean(dim=1)
+    return ((square + c**2).sqrt() - c).mean()
+
+
+def denoising_loss(prediction: Prediction, noised: Noised, *, space: RowName) -> Tensor:
+    """Mean squared error in a row's space: the difference of outputs is p (x0' - x0) + q (eps' - eps)."""
+    error = prediction.output(ROWS[space]) - noised.truth.output(ROWS[space])
+    return (pad_like(noised.precision, error).to(error.dtype) * error.square()).mean()

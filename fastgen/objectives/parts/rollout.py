@@ -1,0 +1,115 @@
+"""How the generator is run in training: always on a grid that the exported scheduler stops at."""
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from ...models.roles import Roles
+from .base import Batch, Landing
+from .ops import look, through
+
+Rollout = Callable[..., Landing]
+"""(roles, batch, settings of its own) -> Landing."""
+
+RolloutName = Literal["one_step", "backward_simulation", "noised_data", "trajectory", "phased"]
+
+
+def one_step(roles: Roles, batch: Batch) -> Landing:
+    """Noise to a clean sample in one call, at the first time of a grid."""
+    t = batch.full(_drawn_grid(roles, batch)[0])
+    return _jump(roles, batch, roles.process.prior(batch.noise(), t), t, to=0.0)
+
+
+def backward_simulation(roles: Roles, batch: Batch) -> Landing:
+    """The generator's own sampling up to a random step of the grid (DMD2, arXiv:2405.14867, section 4.5).
+
+    Earlier steps go as the exported sampler goes, without gradient; the depth is the same on every rank.
+    """
+    grid = _drawn_grid(roles, batch)
+    x_t, t = _sampled(roles, batch, grid, depth=_drawn(len(grid), batch))
+    return _jump(roles, batch, x_t, t, to=0.0)
+
+
+def noised_data(roles: Roles, batch: Batch) -> Landing:
+    """Real samples renoised to a random time of the grid; at its first time, pure noise. Needs images."""
+    grid = _drawn_grid(roles, batch)
+    depth = _drawn(len(grid), batch)
+    t, eps = batch.full(grid[depth]), batch.noise()
+    x_t = roles.process.prior(eps, t) if depth == 0 else roles.process.renoise(batch.x0, t, eps)
+    return _jump(roles, batch, x_t, t, to=0.0)
+
+
+def trajectory(roles: Roles, batch: Batch) -> Landing:
+    """The generator's own deterministic sampling, ended by one step to the following time of the grid.
+
+    TDM (Luo et al. 2025, arXiv:2503.06674): the sample at the end of each segment is matched there, at s > 0.
+    """
+    grid = _drawn_grid(roles, batch)
+    depth = _drawn(len(grid), batch)
+    x_t, t = _sampled(roles, batch, grid, depth=depth)
+    return _jump(roles, batch, x_t, t, to=([*grid.tolist(), 0.0])[depth + 1])
+
+
+def phased(roles: Roles, batch: Batch, *, phases: int = 2, experts: bool = False) -> Landing:
+    """The generator's own sampling to a random step, ended by a jump to the end of that step's phase.
+
+    Phased DMD (Fan et al. 2025, arXiv:2510.27684, section 3.2); the grid is split into `phases` runs of steps, or
+    into those of the two experts.
+    """
+    grid = _drawn_grid(roles, batch)
+    depth = _drawn(len(grid), batch)
+    x_t, t = _sampled(roles, batch, grid, depth=depth)
+    split = [int((grid >= roles.boundary).sum())] if experts else phases
+    ends = torch.tensor_split(torch.cat([grid[1:], grid.new_zeros(1)]), split)
+    return _jump(roles, batch, x_t, t, to=[float(end[-1]) for end in ends for _ in end][depth])
+
+
+ROLLOUTS: dict[RolloutName, Rollout] = {
+    "one_step": one_step,
+    "backward_simulation": backward_simulation,
+    "noised_data": noised_data,
+    "trajectory": trajectory,
+    "phased": phased,
+}
+
+
+def land(rollout: RolloutName, roles: Roles, batch: Batch, **settings: int) -> Landing:
+    """Runs the rollout with gradient and leaves it, detached, in the batch for the turns that share it."""
+    landing = ROLLOUTS[rollout](roles, batch, **settings)
+    batch.landing = landing.detach()
+    return landing
+
+
+def landed(rollout: RolloutName, roles: Roles, batch: Batch, **settings: int) -> Landing:
+    """The batch's rollout, detached: that of an earlier turn if they share the batch, otherwise a fresh one."""
+    if batch.landing is not None:
+        return batch.landing
+    with torch.no_grad():
+        return land(rollout, roles, batch, **settings)
+
+
+def _drawn_grid(roles: Roles, batch: Batch) -> Tensor:
+    return roles.grids[_drawn(len(roles.grids), batch)]
+
+
+def _drawn(count: int, batch: Batch) -> int:
+    """An index below `count`, the same on every rank."""
+    return int(torch.randint(count, (), generator=batch.shared_rng, device=batch.shared_rng.device))
+
+
+def _sampled(roles: Roles, batch: Batch, grid: Tensor, *, depth: int) -> tuple[Tensor, Tensor]:
+    """x_t and t after `depth` steps of the exported sampler, without gradient."""
+    t = batch.full(grid[0])
+    x_t = roles.process.prior(batch.noise(), t)
+    for following in grid[1 : depth + 1]:
+        belief, t = look(roles.generator, x_t, t, batch.cond), batch.full(following)
+        x_t = belief.at(t) if roles.sampler == "ode" else roles.process.renoise(belief.x0, t, batch.noise())
+    return x_t, t
+
+
+def _jump(roles: Roles, batch: Batch, x_t: Tensor, t: Tensor, *, to: float) -> Landing:
+    """One call of the generator with gradient, and its deterministic step to that time."""
+    belief, s = through(roles.generator, x_t, t, batch.cond), batch.full(to)
+    return Landing(belief.at(s) if to else belief.x0, s, t, belief.x0)

@@ -1,0 +1,56 @@
+"""Whose trajectory a generator learns: the guided teacher's, or the straight line from a sample to its noise."""
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+from ...models.roles import Roles
+from ...process import Prediction
+from .base import Batch
+from .ops import NONE, Noised, Scalars
+from .solvers import Guidance
+
+Velocity = Literal["real_score", "data"]
+
+
+@runtime_checkable
+class Followed(Protocol):
+    """The settings that say whose velocity is followed."""
+
+    @property
+    def velocity(self) -> Velocity: ...
+
+    @property
+    def guidance(self) -> Guidance: ...
+
+
+@dataclass(frozen=True)
+class Course:
+    """What is believed of noised samples, and what the generator is told of the guidance behind it."""
+
+    belief: Prediction
+    told: Scalars
+
+
+def check_velocity(settings: Followed) -> None:
+    """Raises ValueError where guidance is asked of data."""
+    low, high = settings.guidance.low, settings.guidance.high
+    if settings.velocity == "data" and (low, high) != (1, 1):
+        raise ValueError(
+            f"guidance is [{low:g}, {high:g}] and velocity is data, which has none: set guidance=1, or "
+            "velocity=real_score"
+        )
+
+
+def needs_velocity(settings: Followed, *told: str) -> frozenset[str]:
+    """What is read for it; `told` are the roles that learn of the guidance."""
+    if settings.velocity == "data":
+        return frozenset({"images"})
+    return frozenset({"images", "real_score"}) | settings.guidance.needs(*told)
+
+
+def course(settings: Followed, roles: Roles, batch: Batch, start: Noised) -> Course:
+    """The teacher's belief, or the truth, whose expectation at (x_t, t) is the exact one."""
+    if settings.velocity == "data":
+        return Course(start.truth, NONE)
+    field = settings.guidance.field(roles, batch)
+    return Course(field(start.x_t, start.t), settings.guidance.tell(batch, field))

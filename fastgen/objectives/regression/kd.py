@@ -1,0 +1,36 @@
+"""Knowledge distillation: regress the teacher's probability-flow map (Luhman & Luhman 2021, arXiv:2101.02388).
+
+The generator's one-step sample of a stored noise is pulled to what the teacher's deterministic sampler made of the
+same noise. A warm-up for other objectives more than a method: it blurs where the flow map is hard to learn.
+"""
+
+from dataclasses import dataclass
+
+from ...models.roles import Roles
+from ..parts.base import Batch, Terms, Turn
+from ..parts.ops import pseudo_huber
+
+
+@dataclass(frozen=True)
+class KnowledgeDistillation:
+    """Regression on stored pairs; one step.
+
+    Args:
+        huber: c of the pseudo-Huber loss, in units of the sample's values.
+    """
+
+    huber: float = 0.03
+
+    @property
+    def cycle(self) -> tuple[Turn, ...]:
+        return (("generator",),)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"pairs", "one_step"})
+
+    def generator(self, roles: Roles, batch: Batch) -> Terms:
+        t = batch.full(roles.grids[0][0])
+        x_t = roles.process.prior(batch.pair.eps, t)
+        x0 = roles.generator(x_t, t, batch.cond).x0
+        return {"regression": pseudo_huber(x0 - batch.pair.x0, c=self.huber)}

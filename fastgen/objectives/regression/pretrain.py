@@ -1,0 +1,46 @@
+"""Denoising score matching: trains a teacher from random weights (Ho et al. 2020, arXiv:2006.11239).
+
+min E || output(x_t, t, c) - output of (x0, eps) ||^2 in the space of any row, with the label dropped now and then so
+that the same network also knows the unconditional score (Ho & Salimans 2022, arXiv:2207.12598).
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ...models.roles import Roles
+from ...process import AnyTimeLaw, Uniform
+from ..parts.base import Batch, Terms, Turn
+from ..parts.ops import RowName, denoising_loss, renoised
+
+
+@dataclass(frozen=True)
+class Pretrain:
+    """Denoising of real samples.
+
+    Args:
+        label_dropout: share of rows that see the null label.
+        times: where the loss looks.
+        space: the row in which errors are squared; "v" suits a variance-preserving process, "flow" a flow.
+    """
+
+    label_dropout: float = 0.1
+    times: AnyTimeLaw = Uniform()
+    space: RowName = "v"
+
+    @property
+    def cycle(self) -> tuple[Turn, ...]:
+        return (("generator",),)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"images"} | ({"null"} if self.label_dropout else set()))
+
+    def generator(self, roles: Roles, batch: Batch) -> Terms:
+        noised = renoised(roles, batch, batch.x0, law=self.times)
+        cond = batch.cond
+        if self.label_dropout:
+            drawn = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device)
+            cond = cond.dropped(drawn < self.label_dropout)
+        prediction = roles.generator(noised.x_t, noised.t, cond)
+        return {"denoise": denoising_loss(prediction, noised, space=self.space)}

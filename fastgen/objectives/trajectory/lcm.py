@@ -1,0 +1,57 @@
+"""Latent consistency models (Luo et al. 2023, arXiv:2310.04378) and LCM-LoRA (arXiv:2311.05556; `sharing: lora`).
+
+Consistency distillation whose teacher skips about twenty trained steps at once and is guided. The paper's c_skip and
+c_out are left out: at its smallest trained time, step 19, they are 7e-6 and 1. At step 0 they are 1 and 0, so that
+there the target is the teacher's sample itself.
+"""
+
+from dataclasses import dataclass
+
+from ...models.roles import Roles
+from ..parts.base import Batch, Terms, Turn
+from ..parts.distances import DISTANCES, DistanceName
+from ..parts.flow_map import Interval, cells, check_decay, drawn_cell, edges_of, follow, jumps, needs_target, noised
+from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName
+from .consistency import ONE_TURN
+
+
+@dataclass(frozen=True)
+class LatentConsistency:
+    """LCM.
+
+    Args:
+        guidance: of the teacher; the paper's 5 to 15 are 6 to 16 in Diffusers' convention.
+        grid: solver steps from noise to data, rounded up to a whole number in each of the student's steps.
+        solver: of one of them.
+        ema: decay of the target; 0 for LoRA, where the generator is its own target.
+        distance: between the two clean samples.
+        huber: c of the Huber distances.
+    """
+
+    guidance: AnyScale = Guidance(6.0, 16.0, told=True)
+    grid: int = 50
+    solver: SolverName = "ddim"
+    ema: float = 0.95
+    distance: DistanceName = "huber"
+    huber: float = 1e-3
+
+    def __post_init__(self) -> None:
+        check_decay(self.ema)
+
+    @property
+    def cycle(self) -> tuple[Turn, ...]:
+        return ONE_TURN
+
+    @property
+    def needs(self) -> frozenset[str]:
+        target = needs_target(self.ema)
+        return frozenset({"images", "real_score"}) | target | self.guidance.needs("generator", *target)
+
+    def generator(self, roles: Roles, batch: Batch) -> Terms:
+        t, r = drawn_cell(cells(edges_of(roles, batch), self.grid), batch, roles.process)
+        x_t, field = noised(roles, batch, t).x_t, self.guidance.field(roles, batch)
+        x_r = SOLVERS[self.solver](field, x_t, t, r)
+        follow(roles, batch, self.ema)
+        interval, told = Interval(t, r, batch.full(0.0)), self.guidance.tell(batch, field)
+        ends = jumps(roles, batch, interval, x_t, x_r, ema=self.ema, scalars=told)
+        return {"consistency": DISTANCES[self.distance](ends.gap, self.huber).mean()}

@@ -1,0 +1,86 @@
+"""MeanFlow: average velocities (Geng et al. 2025, arXiv:2505.13447), distilled from a teacher or trained on data.
+
+On the flow process the generator that is told a second time s predicts u(x, t, s), the velocity that leads from
+(x, t) straight to the trajectory's point at s. By the identity u = v - (t - s) du / dt (eq. 6) it is its own target.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from ...models.roles import Roles
+from ...process import AnyTimeLaw, Latent, LogitNormal, Time, pad_like
+from ..parts.base import Batch, Terms, Turn
+from ..parts.derivative import along, check_step, needs_fine_times
+from ..parts.distances import adaptive
+from ..parts.flow_map import noised
+from ..parts.ops import Scalars, through
+from ..parts.solvers import AnyScale, Guidance
+from ..parts.velocity import Velocity, check_velocity, course, needs_velocity
+from .consistency import ONE_TURN
+
+
+@dataclass(frozen=True)
+class MeanFlow:
+    """Mean velocities on the flow process.
+
+    Args:
+        velocity: of the teacher, or of the data: eps - x0.
+        guidance: of the teacher.
+        times: t and s are the larger and the smaller of two draws.
+        diagonal: share of rows with s = t, where the target is the velocity itself.
+        power, c: the loss is D / (sg D + c)^power of the summed squared error D. The paper's power of 1 is made for
+            the data's velocity, whose errors never vanish; for a teacher's it mostly weighs what is already learned.
+        derivative_step: of the flow's time; du / dt is averaged over it, see `along`. Exact by default.
+    """
+
+    velocity: Velocity = "real_score"
+    guidance: AnyScale = Guidance()
+    times: AnyTimeLaw = LogitNormal(-0.4, 1.0)
+    diagonal: float = 0.75
+    power: float = 1.0
+    c: float = 0.01
+    derivative_step: float | None = None
+
+    def __post_init__(self) -> None:
+        check_velocity(self)
+        check_step(self.derivative_step)
+        if not 0 <= self.diagonal <= 1:
+            raise ValueError(f"diagonal is {self.diagonal}: a share of rows lies in [0, 1]")
+
+    @property
+    def cycle(self) -> tuple[Turn, ...]:
+        return ONE_TURN
+
+    @property
+    def needs(self) -> frozenset[str]:
+        fine = needs_fine_times(self.derivative_step)
+        return needs_velocity(self, "generator") | fine | {"linear", "ode", "generator.s"}
+
+    def generator(self, roles: Roles, batch: Batch) -> Terms:
+        t, s = self._times(roles, batch)
+        start = noised(roles, batch, t)
+        followed = course(self, roles, batch, start)
+        v, told = followed.belief.velocity, {"s": s, **followed.told}
+        aim = mean_velocity(roles, batch, start.x_t, t, v, told, step=self.derivative_step)
+        u = through(roles.generator, start.x_t, t, batch.cond, told).velocity
+        return {"mean_velocity": adaptive(u - aim, power=self.power, c=self.c).mean()}
+
+    def _times(self, roles: Roles, batch: Batch) -> tuple[Time, Time]:
+        a, b = (self.times.sample(roles.process, batch.size, batch.rng) for _ in range(2))
+        t, s = torch.maximum(a, b), torch.minimum(a, b)
+        same = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < self.diagonal
+        return t, torch.where(same, t, s)
+
+
+def mean_velocity(
+    roles: Roles, batch: Batch, x_t: Latent, t: Time, v: Latent, told: Scalars, *, step: float | None = None
+) -> Latent:
+    """v - (t - s) du / dt along (v, 1, 0), a constant (eq. 10 and 11)."""
+    model, process = roles.generator, roles.process
+
+    def curve(x: Latent, clock: torch.Tensor) -> Latent:
+        return model(x, process.from_clock(clock), batch.cond, told).velocity
+
+    rate = along(model, curve, x_t, t, v, step=step).rate
+    return (v - pad_like(t - told["s"], v) * rate).to(v.dtype).detach()

@@ -1,0 +1,55 @@
+"""Progressive distillation (Salimans & Ho 2022, arXiv:2202.00512): one step of the student for two of the teacher's.
+
+One stage per round, `divided` halving from stage to stage, each with `carry: {real_score: generator}`.
+"""
+
+from dataclasses import dataclass
+
+from ...models.roles import Roles
+from ...process import pad_like
+from ..parts.base import Batch, Terms, Turn
+from ..parts.flow_map import divided, drawn_step, edges_of, noised
+from ..parts.ops import through
+from ..parts.solvers import AnyScale, Guidance, ddim, landing_on
+from .consistency import ONE_TURN
+
+
+@dataclass(frozen=True)
+class Progressive:
+    """One round of progressive distillation; the student steps deterministically.
+
+    Args:
+        divided: of this round, into how many each of the exported student's steps is divided: 1 in the last.
+        guidance: of the teacher of this round.
+        substeps: of the teacher in one step of the student.
+    """
+
+    divided: int = 1
+    guidance: AnyScale = Guidance()
+    substeps: int = 2
+
+    def __post_init__(self) -> None:
+        if self.divided < 1 or self.substeps < 2:
+            raise ValueError(
+                f"divided is {self.divided} and substeps {self.substeps}: need at least 1 and 2, a round is "
+                "several teacher steps in one of the student's"
+            )
+
+    @property
+    def cycle(self) -> tuple[Turn, ...]:
+        return ONE_TURN
+
+    @property
+    def needs(self) -> frozenset[str]:
+        return frozenset({"images", "real_score", "ode"}) | self.guidance.needs("generator")
+
+    def generator(self, roles: Roles, batch: Batch) -> Terms:
+        """The error of x0 under the truncated weight max(SNR, 1) (section 4)."""
+        process, edges = roles.process, edges_of(roles, batch)
+        t, s = drawn_step(divided(edges, self.divided * (len(edges) - 1)), batch)
+        x_t, field = noised(roles, batch, t).x_t, self.guidance.field(roles, batch)
+        aim = landing_on(process, x_t, t, ddim(field, x_t, t, s, substeps=self.substeps), s)
+        told = self.guidance.tell(batch, field)
+        error = through(roles.generator, x_t, t, batch.cond, told).x0 - aim.x0
+        weight = process.logsnr(t).exp().clamp(min=1)
+        return {"progressive": (pad_like(weight, error).to(error.dtype) * error.square()).mean()}

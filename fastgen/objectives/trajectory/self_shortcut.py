@@ -1,0 +1,111 @@
+"""Shortcutting a pretrained flow without a step embedding (SCFM, after the published training code).
+
+The network is not told how far it jumps: it learns the jumps of the student's own grids only, so that a stock
+pipeline runs it. A jump ends where two of half its length do, and the second of these is the generator's slow
+average's. The first is the teacher's on the finest grid, and the generator's on coarser ones, where the published code
+has a fast average of decay 0.99. The middles of the finest grid's steps are no stops of the student, and their second
+halves would be asked of a network that nobody trains there. The code moves its grids by a drawn shift; here jumps as
+long begin at the middles too.
+"""
+
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from ...models.roles import Roles
+from ...process import ROWS, Time, pad_like
+from ..parts.base import Batch, Terms, Turn
+from ..parts.flow_map import Interval, check_decay, divided, follow, needs_target, noised, stops_of, target_of
+from ..parts.ops import RowName, look, through
+from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName, landing_on
+from .consistency import ONE_TURN
+
+
+@dataclass(frozen=True)
+class SelfShortcut:
+    """SCFM; declare several step counts that double, such as [2, 4, 8, 16].
+
+    Args:
+        taught: share of rows with the finest grid's steps, where the teacher begins; all if there is no coarser one.
+        guidance: of the teacher.
+        solver: of the teacher.
+        substeps: of the teacher in its half of a jump.
+        ema: decay of the target.
+        space: row in which errors are squared; "difference" is a flow's velocity.
+    """
+
+    taught: float = 0.4
+    guidance: AnyScale = Guidance()
+    solver: SolverName = "ddim"
+    substeps: int = 1
+    ema: float = 0.999
+    space: RowName = "difference"
+
+    def __post_init__(self) -> None:
+        check_decay(self.ema)
+        if not 0 < self.taught <= 1:
+            raise ValueError(f"taught is {self.taught}: need a share of rows in (0, 1], the teacher has to come in")
+
+    @property
+    def cycle(self) -> tuple[Turn, ...]:
+        return ONE_TURN
+
+    @property
+    def needs(self) -> frozenset[str]:
+        target = needs_target(self.ema)
+        return frozenset({"images", "real_score", "ode"}) | target | self.guidance.needs("generator", *target)
+
+    def generator(self, roles: Roles, batch: Batch) -> Terms:
+        follow(roles, batch, self.ema)
+        taught, jump = self._jump(roles, batch)
+        x_t, field = noised(roles, batch, jump.t).x_t, self.guidance.field(roles, batch)
+        told, row = self.guidance.tell(batch, field), ROWS[self.space]
+        x_r = look(roles.generator, x_t, jump.t, batch.cond, told).at(jump.r)
+        if taught.any():
+            by_teacher = SOLVERS[self.solver](field, x_t, jump.t, jump.r, substeps=self.substeps)
+            x_r = torch.where(pad_like(taught, x_r), by_teacher, x_r)
+        end = look(target_of(roles, self.ema), x_r, jump.r, batch.cond, told).at(jump.s)
+        end = torch.where(pad_like(jump.r > jump.s, end), end, x_r)
+        aim = landing_on(roles.process, x_t, jump.t, end, jump.s).output(row)
+        error = through(roles.generator, x_t, jump.t, batch.cond, told).output(row) - aim
+        return {"shortcut": error.square().mean()}
+
+    def _jump(self, roles: Roles, batch: Batch) -> tuple[Tensor, Interval]:
+        """Which rows [B] are taught, and beginning, middle and end of each row's jump."""
+        finest = max(roles.grids, key=len)
+        coarser = [grid for grid in roles.grids if len(grid) < len(finest)]
+        u = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device)
+        taught, short = u < (self.taught if coarser else 1.0), halved_step(finest, batch)
+        t, s = drawn_jump(coarser or [finest], batch)
+        long = Interval(t, halfway(stops_of(roles, batch), t, s), s)
+        mixed = (torch.where(taught, *ends) for ends in zip(astuple(short), astuple(long), strict=True))
+        return taught, Interval(*mixed)
+
+
+def halved_step(grid: Tensor, batch: Batch) -> Interval:
+    """One as long as a step of the grid, from one of its stops or middles; the last middle's ends half way."""
+    count, device = 2 * len(grid), batch.rng.device
+    halves = divided(torch.cat([grid.double(), torch.zeros(1)]), count).to(device)
+    i = torch.randint(count, (batch.size,), generator=batch.rng, device=device)
+    return Interval(halves[i], halves[i + 1], halves[(i + 2).clamp(max=count)])
+
+
+def drawn_jump(grids: Sequence[Tensor], batch: Batch) -> tuple[Time, Time]:
+    """Both ends t > s [B] of a step of one of the grids, all of them equally often."""
+    device = batch.rng.device
+    edges = pad_sequence([grid.double().to(device) for grid in grids], batch_first=True)
+    edges = torch.cat([edges, edges.new_zeros(len(grids), 1)], dim=1)
+    which = torch.randint(len(grids), (batch.size,), generator=batch.rng, device=device)
+    steps = torch.tensor([len(grid) for grid in grids], device=device)[which]
+    u = torch.rand(batch.size, generator=batch.rng, device=device, dtype=torch.float64)
+    i = (u * steps).long()
+    return edges[which, i], edges[which, i + 1]
+
+
+def halfway(stops: Tensor, t: Time, s: Time) -> Time:
+    """The middle one of the ascending stops from s to t [B], or the mean of the two in the middle."""
+    i, j = ((stops - end[:, None]).abs().argmin(dim=1) for end in (s, t))
+    return (stops[(i + j) // 2] + stops[(i + j + 1) // 2]) / 2

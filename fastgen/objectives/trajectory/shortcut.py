@@ -1,0 +1,94 @@
+"""Shortcut models (Frans et al. 2024, arXiv:2410.12557): one long jump ends where two of half its length do.
+
+On every process the aim is the prediction whose step ends there, on a flow the mean of the two velocities (eq. 4).
+The shortest jumps learn the teacher's or the data's velocity.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from ...models.conditioning import Conditioning
+from ...models.contract import Denoiser
+from ...models.roles import Roles
+from ...process import ROWS, Latent
+from ..parts.base import Batch, Terms, Turn
+from ..parts.flow_map import Interval, check_decay, divided, edges_of, follow, needs_target, noised, target_of
+from ..parts.ops import RowName, Scalars, look, through
+from ..parts.solvers import AnyScale, Guidance, landing_on
+from ..parts.velocity import Velocity, check_velocity, course, needs_velocity
+from .consistency import ONE_TURN
+
+
+@dataclass(frozen=True)
+class Shortcut:
+    """Shortcuts of a generator that is told where its jump ends.
+
+    Args:
+        levels: the student's steps are halved so many times; the shortest are trained as velocities.
+        bootstrapped: share of rows with long jumps.
+        velocity: of the shortest jumps: the teacher's, or the data's.
+        guidance: of the teacher.
+        ema: decay of the target.
+        space: row in which errors are squared; "difference" is a flow's velocity.
+    """
+
+    levels: int = 7
+    bootstrapped: float = 0.125
+    velocity: Velocity = "real_score"
+    guidance: AnyScale = Guidance()
+    ema: float = 0.999
+    space: RowName = "difference"
+
+    def __post_init__(self) -> None:
+        check_decay(self.ema)
+        check_velocity(self)
+        if self.levels < 1 or not 0 <= self.bootstrapped <= 1:
+            raise ValueError(
+                f"levels is {self.levels} and bootstrapped {self.bootstrapped}: need at least one level and a share "
+                "of rows in [0, 1]"
+            )
+
+    @property
+    def cycle(self) -> tuple[Turn, ...]:
+        return ONE_TURN
+
+    @property
+    def needs(self) -> frozenset[str]:
+        who = ("generator", *needs_target(self.ema))
+        return needs_velocity(self, *who) | {"ode", *who[1:], *(f"{role}.s" for role in who)}
+
+    def generator(self, roles: Roles, batch: Batch) -> Terms:
+        follow(roles, batch, self.ema)
+        count = round(self.bootstrapped * batch.size)
+        jump = self._jump(edges_of(roles, batch), batch, count)
+        start = noised(roles, batch, jump.t)
+        followed = course(self, roles, batch, start)
+        told, row, rows = {"s": jump.s, **followed.told}, ROWS[self.space], torch.arange(count)
+        aim = followed.belief.output(row)
+        if count:
+            long = Interval(jump.t[:count], jump.r[:count], jump.s[:count])
+            known = {name: value[:count] for name, value in followed.told.items()}
+            x_t, cond = start.x_t[:count], batch.cond.index(rows)
+            end = two_jumps(target_of(roles, self.ema), x_t, long, cond, known)
+            aim = torch.cat([landing_on(roles.process, x_t, long.t, end, long.s).output(row), aim[count:]])
+        error = through(roles.generator, start.x_t, jump.t, batch.cond, told).output(row) - aim
+        return {"shortcut": error.square().mean()}
+
+    def _jump(self, edges: Tensor, batch: Batch, count: int) -> Interval:
+        """Beginning, middle and end of each row's jump: of a drawn level for the first `count`, else of the last."""
+        steps, device = len(edges) - 1, batch.rng.device
+        grid = divided(edges, steps * 2**self.levels)
+        level = torch.randint(self.levels, (batch.size,), generator=batch.rng, device=device)
+        level = torch.where(torch.arange(batch.size, device=device) < count, level, self.levels)
+        u = torch.rand(batch.size, generator=batch.rng, device=device, dtype=torch.float64)
+        width = 2 ** (self.levels - level)
+        first = (u * steps * 2**level).long() * width
+        return Interval(grid[first], grid[first + width // 2], grid[first + width])
+
+
+def two_jumps(model: Denoiser, x_t: Latent, jump: Interval, cond: Conditioning, scalars: Scalars) -> Latent:
+    """The sample at s by way of r, without gradient."""
+    x_r = look(model, x_t, jump.t, cond, {"s": jump.r, **scalars}).at(jump.r)
+    return look(model, x_r, jump.r, cond, {"s": jump.s, **scalars}).at(jump.s)

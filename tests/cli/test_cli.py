@@ -1,0 +1,76 @@
+"""The shell around the commands: help, exit codes, and mistakes without stack traces."""
+
+import subprocess
+import sys
+from argparse import ArgumentParser
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from fastgen.cli import main
+from fastgen.errors import UserError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_help_needs_no_torch_and_half_a_second():
+    code = (
+        "import sys, time; start = time.perf_counter(); from fastgen.cli import main\n"
+        "try: main(sys.argv[1:])\n"
+        "except SystemExit: pass\n"
+        "assert 'torch' not in sys.modules\n"
+        "print(time.perf_counter() - start)"
+    )
+    for arguments in (["--help"], ["sample", "--help"]):
+        command = [sys.executable, "-c", code, *arguments]
+        runs = [subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT) for _ in range(3)]
+        assert min(float(run.stdout.split()[-1]) for run in runs) < 0.5
+        assert "usage: fastgen" in runs[0].stdout
+
+
+def test_the_scripts_are_the_commands():
+    command = [sys.executable, "sample.py", "nowhere/at/all"]
+    failed = subprocess.run([*command, "--num", "0"], capture_output=True, text=True, cwd=ROOT)
+    assert failed.returncode == 2
+    assert "fastgen sample: error: argument --num" in failed.stderr
+
+
+def test_commands(monkeypatch, capsys):
+    assert main(["smaple"]) == 2
+    assert "Did you mean `fastgen sample`?" in capsys.readouterr().err
+    assert main(["zzz"]) == 2
+    assert "train, sample, eval" in capsys.readouterr().err
+    assert main([]) == 0
+    assert "usage: fastgen COMMAND" in capsys.readouterr().out
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("fastgen.cli.sample.run", interrupt)
+    assert main(["sample", "anything"]) == 130
+
+
+def test_debug_shows_the_stack_and_a_full_disk_does_not(monkeypatch, capsys):
+    with pytest.raises(UserError):
+        main(["sample", "nowhere/at/all", "--debug"])
+
+    def full(_):
+        raise OSError(28, "No space left on device", "samples/00000.png")
+
+    monkeypatch.setattr("fastgen.cli.sample.run", full)
+    assert main(["sample", "anything"]) == 2
+    assert "No space left on device" in capsys.readouterr().err
+
+
+def test_eval_brings_its_own_parser(monkeypatch):
+    def build_parser():
+        parser = ArgumentParser(prog="python -m eval")
+        parser.add_argument("--student")
+        return parser
+
+    ran = []
+    fake = SimpleNamespace(build_parser=build_parser, run=ran.append)
+    monkeypatch.setitem(sys.modules, "eval.cli", fake)
+    assert main(["eval", "--student", "here"]) == 0
+    assert [options.student for options in ran] == ["here"]

@@ -1,0 +1,106 @@
+"""What a dry run says of this machine: everything that a run would be refused for, and nothing more."""
+
+import pytest
+import tiny
+from encoded import save
+from families import FAMILIES
+
+from fastgen.cli import main
+from fastgen.config.yaml_file import load
+from fastgen.distillation.preflight import refusals
+
+RUN = """
+out: {here}/out
+device: cpu
+cache: null
+teacher: {{path: {here}/teacher}}
+student: {{steps: [2], height: 16, width: 16}}
+data: {{source: prompts, path: {here}/prompts.txt}}
+objective: {{name: dmd2, gan: 0, ratio: 1}}
+train: {{images: 4, batch: 2}}
+log: {{trackers: []}}
+"""
+
+
+def unreachable(*_, **__):
+    raise OSError("no route to the hub")
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("teacher") / "teacher"
+    tiny.stable_diffusion().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def dry(tmp_path, teacher, capsys):
+    """The exit code of a dry run, and its complaints; the plan is printed in any case."""
+    (tmp_path / "teacher").symlink_to(teacher)
+    save(tmp_path / "prompts.txt", "fox\nowl\n")
+    save(tmp_path / "run.yaml", RUN.format(here=tmp_path))
+    before = sorted(tmp_path.rglob("*"))
+
+    def run(*overrides):
+        code = main(["train", "--config", str(tmp_path / "run.yaml"), "--dry-run", *overrides])
+        told = capsys.readouterr()
+        assert "updates: generator" in told.out
+        assert sorted(tmp_path.rglob("*")) == before
+        return code, told.err.partition("would be refused here:")[2]
+
+    return run
+
+
+def test_a_run_that_could_start_has_no_complaint(dry):
+    assert dry() == (0, "")
+    assert dry("student={steps: [2]}") == (0, "")
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("data.path=nowhere.txt", "nowhere.txt cannot be read"),
+        ("device=cuda", "torch sees no CUDA device"),
+        ("attention=flash", "attention: flash needs a CUDA GPU"),
+        ("student.height=33", "student.height and student.width are no size of this teacher"),
+        ("teacher.loras=[{path: nowhere.safetensors}]", "there is no LoRA 'nowhere.safetensors'"),
+        ("teacher.path=no/such/teacher", "there is no pipeline folder 'no/such/teacher'"),
+        ("teacher.path=owner/name", "teacher.path is owner/name, which is neither here nor in the hub's cache"),
+        ("evaluate={protocol: domain, extractor: x, reference: nowhere}", "evaluate.reference is nowhere"),
+        ("out=run.yaml", "which is a file"),
+    ],
+)
+def test_what_is_missing_is_a_complaint(dry, tmp_path, monkeypatch, override, complaint):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("fastgen.distillation.preflight.HfApi.file_exists", unreachable)
+    code, told = dry(override)
+    assert code == 2
+    assert complaint in told
+    assert len(told.strip().splitlines()) == 1
+
+
+def test_all_complaints_come_at_once(dry, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    code, told = dry("device=cuda", "data.path=nowhere.txt", "student.width=12")
+    assert code == 2
+    assert len(told.strip().splitlines()) == 3
+
+
+REFUSE_33 = ("sdxl", "sd3", "pixart_alpha", "sana", "wan", "ltx", "cogvideox", "lumina2")
+ROUND = ("flux", "qwen_image")  # these warn and draw another size
+
+
+@pytest.mark.parametrize("name", [*REFUSE_33, *ROUND])
+def test_families_say_themselves_which_sizes_they_take(tmp_path, name):
+    family = FAMILIES[name]
+    family.build().save_pretrained(tmp_path / "teacher")
+    save(tmp_path / "prompts.txt", "fox\n")
+    save(tmp_path / "run.yaml", RUN.format(here=tmp_path))
+
+    def complaints(height: int, width: int) -> list[str]:
+        config = load(tmp_path / "run.yaml", [f"student.height={height}", f"student.width={width}"])
+        return list(refusals(config, recipes=tmp_path))
+
+    assert not complaints(family.size["height"], family.size["width"])
+    assert bool(complaints(33, 33)) == (name in REFUSE_33)

@@ -1,0 +1,182 @@
+"""What quality while training is made of: digits, a network on images, and what cannot be measured."""
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import small_run
+import tiny
+import torch
+from encoded import encoded, noise_image, save
+from measured import DMD2, TRAIN, WEIGHTS, logged
+from PIL import Image
+from pydantic import ValidationError
+from torch import Tensor
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+
+from eval.digits.figures import class_balanced_labels, digits_figures
+from fastgen.config.evaluate import Evaluate
+from fastgen.config.schema import Config
+from fastgen.data.digits import from_canvas
+from fastgen.distillation.distil import distil
+from fastgen.distillation.monitor import yardstick
+from fastgen.distillation.student import Student
+from fastgen.errors import UserError
+from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.sampling.sampler import renoise, seeded_noise
+
+CPU = torch.device("cpu")
+
+
+pytestmark = pytest.mark.usefixtures("near_stranger")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("small")
+    tiny.class_conditional(size=16, channels=1).save_pretrained(folder / "teacher")
+    return folder
+
+
+def digits_config(folder: Path, out: Path) -> Config:
+    evaluate = {"protocol": "digits", "num": 20, "every": 4, "teacher_steps": 1}
+    return small_run.run_config(folder, images=12, out=out, evaluate=evaluate)
+
+
+@pytest.fixture(scope="module")
+def whole(folder, tmp_path_factory) -> Path:
+    """A run of two stages, measured by digits, that nothing interrupts."""
+    config = digits_config(folder, tmp_path_factory.mktemp("whole") / "run")
+    assert small_run.in_processes(1, small_run.run_or_die, config, False, None) == [0]
+    return config.out
+
+
+def test_a_measured_run_that_is_killed_ends_as_if_nothing_had_happened(folder, whole, tmp_path):
+    broken = digits_config(folder, tmp_path / "run")
+    for number, at in enumerate([(0, 4), (1, 5)]):
+        assert small_run.in_processes(1, small_run.run_or_die, broken, number > 0, at) == [-9]
+    assert small_run.in_processes(1, small_run.run_or_die, broken, True, None) == [0]
+    places = ["log.jsonl", WEIGHTS, *(f"{part}/generator.safetensors" for part in ("best", "stages/kd", "stages/dmd2"))]
+    for place in [*places, "best/about.json"]:
+        assert (broken.out / place).read_bytes() == (whole / place).read_bytes(), place
+    reports = [json.loads((run / "report/metrics.json").read_text())["rows"] for run in (whole, broken.out)]
+    names = [row["title"] for row in reports[0]]
+    assert names[-2:] == ["student after kd", "student after dmd2"]
+    assert [(row["title"], row["metrics"]) for row in reports[1]] == [(r["title"], r["metrics"]) for r in reports[0]]
+
+
+def test_the_figures_of_digits_are_those_of_the_exported_student(folder, whole):
+    about = json.loads((whole / "best/about.json").read_text())
+    student = Student(digits_config(folder, whole), Pipeline.load(str(whole / "student"), device=CPU), CPU)
+    labels = class_balanced_labels(20)
+    noise = seeded_noise(range(20), student.pipeline.shape, CPU)
+    cond = student.pipeline.condition(20, labels=labels)
+    canvases = renoise(student.pipeline.denoiser(), noise, cond, student.grids[0].tolist())
+    expected = asdict(digits_figures(from_canvas(canvases), labels))
+    assert {name: about[name] for name in expected} == pytest.approx(expected, rel=1e-4)
+    measured = [record for record in logged(whole) if "quality/frechet" in record and record["stage"] == 1]
+    assert [record["images"] for record in measured] == [0, 4, 8, 12]
+    assert about["frechet"] == min(record["quality/frechet"] for record in measured)
+
+
+@pytest.fixture
+def clip(tmp_path) -> Path:
+    tokenizer = tiny.clip_tokenizer()
+    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+    ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
+    config = CLIPConfig(
+        text_config={"vocab_size": len(tokenizer), "max_position_embeddings": 12, **small, **ends},
+        vision_config={"image_size": 32, "patch_size": 8, **small},
+        projection_dim=12,
+    )
+    CLIPModel(config).save_pretrained(tmp_path / "clip")
+    size = {"height": 32, "width": 32}
+    CLIPProcessor(CLIPImageProcessor(size=size, crop_size=size), tokenizer).save_pretrained(tmp_path / "clip")
+    return tmp_path / "clip"
+
+
+def test_prompts_are_measured_by_a_network_on_decoded_samples_of_a_lora(clip, tmp_path):
+    tiny.stable_diffusion().save_pretrained(tmp_path / "teacher")
+    (tmp_path / "prompts.txt").write_text("a cab\na bed\nfog\n")
+    for seed in range(30):
+        save(tmp_path / "real" / f"{seed}.png", encoded(noise_image(seed, 16, 16)))
+    evaluate = {"protocol": "clip", "extractor": str(clip), "reference": tmp_path / "real", "num": 24, "every": 2}
+    config = small_run.run_config(
+        tmp_path,
+        cache=None,
+        student={"steps": [1]},
+        sharing="lora",
+        lora={"rank": 2},
+        data={"source": "prompts", "path": tmp_path / "prompts.txt"},
+        evaluate={**evaluate, "metric": "clip_score"},
+        stages=[{**DMD2, "train": {**TRAIN, "images": 4}}],
+    )
+    with pytest.raises(UserError, match="nothing but zeros"):  # it was best before it was trained
+        distil(config, recipes=tmp_path)
+    measured = [record for record in logged(config.out) if "quality/fid" in record]
+    assert [record["images"] for record in measured] == [0, 2, 4]
+    assert all({"quality/kid", "quality/clip_score"} <= record.keys() for record in measured)
+    best = json.loads((config.out / "best/about.json").read_text())
+    assert best["clip_score"] == max(record["quality/clip_score"] for record in measured)
+
+
+def test_the_reference_is_named_or_the_training_images(clip, tmp_path):
+    images = small_run.Stripes().items(range(40)).images
+    for number, image in enumerate((127.5 * images + 127.5).round().byte().permute(0, 2, 3, 1).numpy()):
+        save(tmp_path / "real" / f"{number:02d}.png", encoded(Image.fromarray(image)))
+    shown = [images]
+
+    def pictures(_model: object, count: int) -> Iterator[Tensor]:
+        yield shown[-1][:25]
+        yield shown[-1][25:count]
+
+    for reference in (None, tmp_path / "real"):
+        evaluate = {"protocol": "clip", "extractor": str(clip), "num": 40, "reference": reference}
+        student = student_of((3, 8, 8), 10, small_run.Stripes(), **evaluate)
+        student.pictures, student.asked = pictures, lambda _: SimpleNamespace(labels=None, prompts=None)
+        measure = yardstick(student, here=True)
+        stage = SimpleNamespace(roles=SimpleNamespace(generator=None))
+        shown.append(images)
+        assert measure.metric == "fid"
+        assert measure.figures(stage)["fid"] == pytest.approx(0, abs=1e-6)
+        shown.append(images.flip(2) + 0.3)
+        assert measure.figures(stage)["fid"] > 1e-3
+        shown.append(images * math.nan)
+        assert math.isnan(measure.figures(stage)["fid"])
+
+
+def student_of(shape: tuple[int, ...], classes: int, data: object, **evaluate: object) -> SimpleNamespace:
+    pipeline = SimpleNamespace(shape=shape, classes=range(classes))
+    return SimpleNamespace(
+        config=SimpleNamespace(evaluate=Evaluate(**evaluate), data=data), pipeline=pipeline, device=CPU
+    )
+
+
+def test_what_cannot_be_measured_is_refused_before_training(clip):
+    data_free = SimpleNamespace(has_images=False, prompts=("a",))
+    with pytest.raises(UserError, match=r"\(4, 8, 8\) with 0 classes.*choose another protocol"):
+        yardstick(student_of((4, 8, 8), 0, data_free, protocol="digits"), here=True)
+    with pytest.raises(UserError, match=r"metric is fid, which this protocol does not have: use frechet, accuracy"):
+        yardstick(student_of((1, 16, 16), 10, data_free, protocol="digits", metric="fid"), here=True)
+    with pytest.raises(UserError, match=r"metric is clip_score, which this protocol does not have: use fid"):
+        yardstick(student_of((4, 8, 8), 0, data_free, protocol="domain", metric="clip_score"), here=False)
+    with pytest.raises(UserError, match=r"the data has no images: give evaluate.reference=FOLDER"):
+        yardstick(student_of((4, 8, 8), 0, data_free, protocol="clip", extractor=str(clip)), here=True)
+    assert yardstick(student_of((4, 8, 8), 0, data_free), here=True) is None
+
+
+@pytest.mark.parametrize(
+    ("settings", "why"),
+    [
+        ({"protocol": "digits", "extractor": "x"}, "remove `extractor` and `reference`"),
+        ({"patience": 2}, "choose a `protocol`"),
+        ({"protocol": "digits", "num": 19}, "greater than or equal to 20"),
+    ],
+)
+def test_settings_without_a_meaning_are_refused(settings, why):
+    with pytest.raises(ValidationError, match=why):
+        Evaluate(**settings)

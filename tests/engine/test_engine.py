@@ -1,0 +1,291 @@
+"""The training loop on tiny networks: who moves, by how much, and what happens when a number is not finite."""
+
+import math
+from types import SimpleNamespace
+
+import pytest
+import small_run
+import tiny
+import torch
+from torch import nn
+
+from fastgen.config.schema import Optim
+from fastgen.engine import optim, pairs
+from fastgen.engine.ema import EMA
+from fastgen.engine.optim import RoleOptimizer
+from fastgen.engine.stage import MOST_SKIPS
+from fastgen.errors import NonFiniteError, UserError
+from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.objectives import DMD2, Pretrain
+from fastgen.objectives.parts.guidance import Fixed
+from fastgen.sampling.sampler import ode
+from fastgen.seeds import seed_of, stream
+
+compile_in_place = nn.Module.compile
+TRAINED = {"generator": 1, "fake_score": 3, "discriminator": 3}  # updates per cycle
+THREE_FAKE_TURNS = DMD2(ratio=3, guidance=Fixed(1.5))  # unguided, the first generator gradient is exactly zero
+ONE_FAKE_TURN = DMD2(ratio=1, guidance=Fixed(1.5))
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return Pipeline(tiny.class_conditional())
+
+
+def everything(stage):
+    """All numbers of a stage that an update changes."""
+    snapshot = stage.snapshot()
+    return [t.clone() for group in snapshot.tensors.values() for t in group.values()], snapshot.state["optimizers"]
+
+
+def run(pipeline, objective, cycles, **settings):
+    return small_run.recorded(small_run.stage(pipeline, objective, **settings), cycles)
+
+
+def same(before, after):
+    return before[1] == after[1] and all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
+
+
+def test_a_cycle_moves_exactly_the_roles_it_trains(pipeline):
+    stage = small_run.stage(pipeline, THREE_FAKE_TURNS)
+    before = {role: small_run.parameters(stage, role).clone() for role in stage.roles.members}
+    stage.cycle()
+    moved = {role for role in before if not torch.equal(before[role], small_run.parameters(stage, role))}
+    assert moved == set(TRAINED) == set(before) - {"real_score"}
+    assert {role: optimizer.updates for role, optimizer in stage.optimizers.items()} == TRAINED
+    assert not any(p.requires_grad or p.grad is not None for m in stage.roles.members.values() for p in m.parameters())
+    assert (stage.position.cycle, stage.position.images, stage.position.drawn) == (1, 4, 4 * 4)
+
+
+def test_the_average_follows_generator_updates_only(pipeline):
+    stage = small_run.stage(pipeline, THREE_FAKE_TURNS, ema=0.25)
+    expected = small_run.parameters(stage, "generator").clone()
+    for n in range(1, 4):
+        stage.cycle()
+        decay = min(0.25, (1 + n) / (10 + n))
+        expected = decay * expected + (1 - decay) * small_run.parameters(stage, "generator")
+        assert stage.ema.updates == n
+        torch.testing.assert_close(torch.cat([a.flatten() for a in stage.ema.averages.values()]), expected)
+
+
+def test_the_average_is_lent_and_taken_back():
+    layer = nn.Linear(2, 2)
+    ema, live = EMA(layer, decay=0.5), layer.weight.detach().clone()
+    nn.init.zeros_(layer.weight)
+    with ema.applied():
+        assert torch.equal(layer.weight, live)
+    assert not layer.weight.any()
+
+
+def test_each_role_is_clipped_by_its_own_norm(pipeline):
+    largest = {"generator": 1e-4, "fake_score": 1e-3, "discriminator": 1e-5}
+    stage = small_run.stage(pipeline, ONE_FAKE_TURN, roles={role: {"clip": clip} for role, clip in largest.items()})
+    record = small_run.recorded(stage, 1)
+    for role, clip in largest.items():
+        assert record.figures[0][f"{role}/grad"] > clip
+        assert float(record.gradients[role][0].norm()) == pytest.approx(clip, rel=0.02)
+
+
+def rates(total, **settings):
+    """The learning rates of `total` updates."""
+    parameter = nn.Parameter(torch.ones(1))
+    optimizer = RoleOptimizer([parameter], Optim(lr=1.0, **settings), total=total)
+    used = []
+    for _ in range(total):
+        parameter.grad = torch.ones(1)
+        optimizer.step()
+        used.append(optimizer.optimizer.param_groups[0]["lr"])
+    return used
+
+
+def test_the_learning_rate_warms_up_and_then_follows_its_schedule():
+    assert rates(5, warmup=4) == [0.25, 0.5, 0.75, 1.0, 1.0]
+    assert rates(4, schedule="linear") == [1.0, 0.75, 0.5, 0.25]
+    assert rates(6, warmup=2, schedule="linear") == [0.5, 1.0, 1.0, 0.75, 0.5, 0.25]
+    assert rates(4, schedule="cosine") == pytest.approx([0.5 * (1 + math.cos(math.pi * i / 4)) for i in range(4)])
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine"])
+def test_updates_beyond_the_planned_ones_have_rate_zero(schedule):
+    optimizer = RoleOptimizer([nn.Parameter(torch.ones(1))], Optim(schedule=schedule), total=4)
+    optimizer.updates = 7  # other roles go on while an overflow holds the generator up
+    assert optimizer.lr == 0
+
+
+def test_the_optimizer_is_adamw_with_the_settings_of_its_role(pipeline):
+    stage = small_run.stage(
+        pipeline, DMD2(), optim={"lr": 0.25, "betas": (0.5, 0.75)}, roles={"fake_score": {"weight_decay": 0.5}}
+    )
+    generator, fake = (stage.optimizers[role].optimizer.param_groups[0] for role in ("generator", "fake_score"))
+    assert (generator["lr"], generator["betas"], generator["weight_decay"]) == (0.25, (0.5, 0.75), 0.0)
+    assert (fake["lr"], fake["betas"], fake["weight_decay"]) == (0.25, (0.5, 0.75), 0.5)
+    decayed = nn.Parameter(torch.ones(3))
+    decayed.grad = torch.zeros(3)
+    RoleOptimizer([decayed], Optim(lr=0.1, weight_decay=0.5), total=1).step()
+    torch.testing.assert_close(decayed.detach(), torch.full((3,), 1 - 0.1 * 0.5))
+
+
+def test_devices_without_a_fused_optimizer_take_the_same_steps(pipeline, monkeypatch):
+    fused = small_run.stage(pipeline, small_run.KD)
+    monkeypatch.setattr(optim, "FUSED", ())
+    plain = small_run.stage(pipeline, small_run.KD)
+    assert fused.optimizers["generator"].optimizer.param_groups[0]["fused"]
+    assert not plain.optimizers["generator"].optimizer.param_groups[0]["fused"]
+    for stage in (fused, plain):
+        stage.cycle()
+    torch.testing.assert_close(small_run.parameters(fused, "generator"), small_run.parameters(plain, "generator"))
+
+
+def test_micro_batches_add_up_to_their_batch(pipeline):
+    whole, parts = (run(pipeline, small_run.KD, 2, batch=8, micro_batch=m) for m in (8, 2))
+    for a, b in zip(whole.figures, parts.figures, strict=True):
+        assert a == pytest.approx(b, abs=1e-6)
+    for a, b in zip(whole.gradients["generator"], parts.gradients["generator"], strict=True):
+        torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(whole.parameters, parts.parameters, atol=1e-6, rtol=1e-5)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(pipeline):
+    four = SimpleNamespace(num_processes=4, process_index=0, device=small_run.CPU)
+    with pytest.raises(UserError, match=r"train.batch is 6, .*4 processes with micro-batches of 1 .*multiple of 4"):
+        small_run.stage(pipeline, small_run.KD, batch=6, accelerator=four)
+
+
+def rollouts(pipeline, *, reuse):
+    """How often the generator generates in one cycle."""
+    stage, calls = small_run.stage(pipeline, THREE_FAKE_TURNS, reuse=reuse), []
+    stage.roles.generator.register_forward_hook(lambda _, inputs, __: calls.append(inputs[0]))
+    stage.cycle()
+    return calls, stage.position.drawn
+
+
+def test_turns_share_a_rollout_or_draw_fresh_ones(pipeline):
+    shared, drawn = rollouts(pipeline, reuse=True)
+    assert (len(shared), drawn) == (1, 4)
+    fresh, drawn = rollouts(pipeline, reuse=False)
+    assert (len(fresh), drawn) == (4, 16)
+    assert not any(torch.equal(fresh[0], other) for other in fresh[1:])
+
+
+def test_streams_follow_from_their_position_alone():
+    assert torch.equal(*(torch.randn(4, generator=stream(small_run.CPU, 0, 1, 2)) for _ in range(2)))
+    assert len({seed_of(0, 1, 2), seed_of(0, 2, 1), seed_of(0, 12), seed_of(0, 1, "2"), seed_of(1, 1, 2)}) == 5
+
+
+def stop_with(stage, message):
+    """Runs cycle 3 of a stage that breaks in it, and checks that nothing moved."""
+    for _ in range(3):
+        stage.cycle()
+    before = everything(stage)
+    with pytest.raises(NonFiniteError, match=message):
+        stage.cycle()
+    assert same(before, everything(stage))
+    assert stage.position.images == 12
+
+
+def test_a_loss_that_is_not_finite_stops_before_the_update(pipeline):
+    stage = small_run.stage(pipeline, small_run.Spoilt(cycles=(3,)))
+    stop_with(stage, r"generator/regression is nan.* in cycle 3 of stage 'small', generator's turn")
+
+
+def test_a_gradient_that_is_not_finite_stops_before_the_update(pipeline):
+    stage = small_run.stage(pipeline, small_run.Spoilt(cycles=(3,), gradient_only=True))
+    stop_with(stage, r"^generator/grad is (nan|inf) in cycle 3 of stage 'small', generator's turn")
+
+
+def test_the_error_names_the_turn_that_broke(pipeline):
+    stage = small_run.stage(pipeline, small_run.FakeOverflows(ratio=2))
+    with pytest.raises(NonFiniteError, match=r"fake_score/gan is inf.*in cycle 0 .*fake_score's turn"):
+        stage.cycle()
+    assert {role: o.updates for role, o in stage.optimizers.items()} == {r: 1 for r in TRAINED}
+
+
+def test_an_fp16_overflow_skips_the_update_and_all_that_counts_it(pipeline):
+    stage = small_run.stage(pipeline, small_run.Spoilt(cycles=(1,)), precision="fp16", optim={"warmup": 9})
+    stage.cycle()
+    before, average, rate = everything(stage), stage.ema.updates, stage.optimizers["generator"].lr
+    scale = stage.snapshot().state["scalers"]["generator"]["scale"]
+    stage.cycle()
+    assert same(before, everything(stage))
+    assert (stage.ema.updates, stage.optimizers["generator"].lr) == (average, rate)
+    assert (stage.position.images, stage.position.cycle) == (4, 2)
+    assert stage.snapshot().state["scalers"]["generator"]["scale"] == scale / 2
+    stage.cycle()
+    assert not same(before, everything(stage))
+    assert stage.position.images == 8
+
+
+def test_fp16_gives_up_after_too_many_skips_in_a_row(pipeline):
+    spoilt = small_run.Spoilt(cycles=(*range(MOST_SKIPS), *range(MOST_SKIPS + 1, 2 * MOST_SKIPS + 2)))
+    stage = small_run.stage(pipeline, spoilt, precision="fp16", batch=1)
+    for _ in range(2 * MOST_SKIPS + 1):
+        stage.cycle()
+    assert stage.position.images == 1
+    with pytest.raises(NonFiniteError, match=f"in cycle {2 * MOST_SKIPS + 1} of"):
+        stage.cycle()
+
+
+def test_gradient_checkpointing_changes_no_gradient(pipeline):
+    plain, checkpointed = (run(pipeline, ONE_FAKE_TURN, 1, gradient_checkpointing=on) for on in (False, True))
+    for role in plain.gradients:
+        torch.testing.assert_close(plain.gradients[role], checkpointed.gradients[role], atol=1e-7, rtol=1e-5)
+
+
+def test_bf16_computes_coarsely_and_keeps_trained_weights_fine(pipeline):
+    stage = small_run.stage(pipeline, ONE_FAKE_TURN, precision="bf16")
+    exact = run(pipeline, ONE_FAKE_TURN, 1)
+    coarse = small_run.recorded(stage, 1)
+    dtypes = {role: {p.dtype for p in stage.roles.parameters(role)} for role in stage.roles.members}
+    assert dtypes.pop("real_score") == {torch.bfloat16}
+    assert all(found == {torch.float32} for found in dtypes.values())
+    assert coarse.figures[0] == pytest.approx(exact.figures[0], rel=0.1, abs=1e-3)
+    assert coarse.figures[0] != exact.figures[0]
+
+
+@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
+def test_compiled_networks_train_alike(pipeline, monkeypatch, backend):
+    compiled = []
+    monkeypatch.setattr(
+        nn.Module, "compile", lambda net: compiled.append(net) or compile_in_place(net, backend=backend)
+    )
+    records = [run(pipeline, ONE_FAKE_TURN, 1, compile=on) for on in (False, True)]
+    assert len(compiled) == 3
+    assert records[0].figures[0] == pytest.approx(records[1].figures[0], rel=1e-3, abs=1e-5)
+
+
+def test_label_dropout_and_images_reach_a_pretrained_teacher(pipeline):
+    stage = small_run.stage(pipeline, Pretrain(label_dropout=1.0), batch=8, optim={"lr": 1e-2, "eps": 1e-8})
+    losses = [stage.cycle()["generator/denoise"] for _ in range(12)]
+    assert sum(losses[-4:]) < 0.9 * sum(losses[:4])
+    embedding = stage.roles.generator.net.class_embedding.weight - pipeline.network.class_embedding.weight
+    assert embedding[: tiny.CLASSES].abs().max() == 0
+    assert embedding[tiny.CLASSES].abs().max() > 0
+
+
+def test_pairs_are_made_once_kept_and_match_their_conditioning(pipeline, tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr(pairs, "ode", lambda *args, **kwargs: made.append(1) or ode(*args, **kwargs))
+    monkeypatch.setattr(pairs, "BATCH", 4)
+    first, again = (small_run.teacher_pairs(pipeline, tmp_path, key="a") for _ in range(2))
+    assert len(made) == 2  # batches of 4 and 2
+    assert torch.equal(first.x0, again.x0)
+    for _ in range(2):
+        small_run.teacher_pairs(pipeline, tmp_path, key="b")
+    assert len(made) == 4
+    item = first.items(torch.tensor([5]))
+    cond = pipeline.condition(1, labels=item.labels)
+    times = pipeline.teacher_grid(small_run.PAIRS.steps).tolist()
+    by_hand = ode(pipeline.denoiser(), first.eps[5:6], cond, times, guidance=small_run.PAIRS.guidance)
+    torch.testing.assert_close(first.x0[5:6], by_hand, atol=1e-5, rtol=1e-5)
+    other = pipeline.condition(1, labels=(item.labels + 1) % tiny.CLASSES)
+    assert not torch.allclose(by_hand, ode(pipeline.denoiser(), first.eps[5:6], other, times, guidance=2.0), atol=1e-4)
+
+
+def test_kd_reads_each_pair_with_its_own_conditioning(pipeline):
+    stage = small_run.stage(pipeline, small_run.KD)
+    seen = stage.spec.feed.batch(14, 4, rng=stream(small_run.CPU, 0), shared_rng=stream(small_run.CPU, 0))
+    rows = torch.tensor([14, 15, 0, 1])  # of 16 pairs
+    assert torch.equal(seen.pair.eps, stage.spec.feed.pairs.eps[rows])
+    labels = stage.spec.feed.pairs.items(rows).labels
+    wanted = pipeline.condition(4, labels=labels)
+    assert torch.equal(seen.cond.batched["class_labels"], wanted.batched["class_labels"])

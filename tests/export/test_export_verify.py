@@ -1,0 +1,242 @@
+"""Verification: what a stranger samples is what was trained, and every edit of an export is noticed."""
+
+import copy
+import json
+import sys
+from contextlib import nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from diffusers import EDMEulerScheduler
+from exporting import Student, family_student, student_of
+from families import FAMILIES
+
+from fastgen.cli import main
+from fastgen.errors import UserError
+from fastgen.export.export import export
+from fastgen.export.rebuild import verify_folder
+from fastgen.export.seeding import hands_generator_on
+from fastgen.export.unguided import unguided
+from fastgen.export.verify import Export, verify
+
+# One count or two for each family, with one of the two samplers.
+CASES = {
+    "ddpm": ("renoise", (1, 4)),
+    "consistency": ("renoise", (1, 2)),
+    "dit": ("ode", (1, 2)),
+    "stable_diffusion": ("renoise", (2,)),
+    "sdxl": ("ode", (4,)),
+    "sd3": ("renoise", (4,)),
+    "flux": ("renoise", (1, 4)),
+    "flux2": ("ode", (2,)),
+    "flux2_klein": ("renoise", (2,)),
+    "pixart_alpha": ("ode", (1, 2)),
+    "pixart_sigma": ("renoise", (2,)),
+    "sana": ("renoise", (2,)),
+    "sana_sprint": ("renoise", (2,)),
+    "qwen_image": ("renoise", (2,)),
+    "z_image": ("renoise", (2,)),
+    "lumina2": ("ode", (4,)),
+    "aura_flow": ("renoise", (2,)),
+    "hidream": ("ode", (2,)),
+    "chroma": ("renoise", (2,)),
+    "ltx": ("renoise", (2,)),
+    "wan": ("renoise", (2,)),
+    "wan_of_two": ("ode", (4,)),
+    "cogvideox": ("renoise", (1, 3)),
+    "hunyuan_video": ("ode", (1, 2)),
+    "krea2": ("renoise", (2,)),
+}
+
+
+def exported(student: Student, folder: Path) -> Path:
+    return export(student.teacher.pipe, student.notes, folder, student.servings)
+
+
+@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.parametrize("name", CASES)
+def test_every_family_samples_as_it_was_trained(tmp_path, name):
+    sampler, steps = CASES[name]
+    student = family_student(name, steps, sampler)
+    folder = exported(student, tmp_path / "student")
+    agreements = [
+        agreement
+        for serving in student.servings
+        for agreement in verify(Export(str(folder / serving.folder)), serving, student.ours)
+    ]
+    assert [agreement.steps for agreement in agreements] == list(steps)
+    assert max(agreement.difference for agreement in agreements) <= 1e-5
+
+
+def test_a_fresh_process_does_not_know_us_and_agrees(tmp_path):
+    student = family_student("aura_flow", (1, 2), "renoise")
+    folder = exported(student, tmp_path / "student")
+    assert sorted(path.name for path in folder.iterdir()) == ["1step", "2step", "README.md"]
+    weights = [next((folder / f"{n}step" / "transformer").glob("*.safetensors")) for n in (1, 2)]
+    assert weights[0].samefile(weights[1])
+    assert [agreement.steps for agreement in verify_folder(folder)] == [1, 2]
+
+
+def test_a_process_that_knows_us_is_no_stranger(tmp_path, monkeypatch):
+    student = family_student("ddpm", (1,), "ode")
+    folder = exported(student, tmp_path / "student")
+    disguised = tmp_path / "disguised.py"
+    disguised.write_text(Path(sys.modules["fastgen.export.stock_process"].__file__).read_text().replace(
+        "import diffusers\n", "import diffusers\nimport fastgen\n"))  # fmt: skip
+    monkeypatch.setattr("fastgen.export.stock_process.__file__", str(disguised))
+    with pytest.raises(UserError, match="should know only Diffusers"):
+        verify(Export(str(folder)), student.servings[0], student.ours)
+
+
+def edit(folder: Path, file: str, **changes) -> None:
+    config = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(config | changes))
+
+
+EDITS = {
+    "prediction type": {"prediction_type": "v_prediction"},
+    "betas": {"beta_end": 0.03},
+    "clipping": {"clip_sample": True},
+    "clean end": {"set_alpha_to_one": False, "steps_offset": 0},
+    "spacing": {"timestep_spacing": "leading"},
+    "the other sampler": {"_class_name": "LCMScheduler"},
+}
+
+
+@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.parametrize("name", EDITS)
+def test_an_edited_scheduler_fails_against_what_training_knows(tmp_path, name):
+    student = family_student("ddpm", (2,), "ode")
+    folder = exported(student, tmp_path / "student")
+    edit(folder, "scheduler/scheduler_config.json", **EDITS[name])
+    if "_class_name" in EDITS[name]:
+        index = json.loads((folder / "model_index.json").read_text())
+        edit(folder, "model_index.json", scheduler=[index["scheduler"][0], "LCMScheduler"])
+    how = "the stock pipeline stops at the timesteps" if name == "spacing" else "the stock pipeline"
+    with pytest.raises(UserError, match=f"does not sample as it was trained: at 2 steps {how}"):
+        verify(Export(str(folder)), student.servings[0], student.ours)
+
+
+@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.parametrize("name", ["prediction type", "betas"])
+def test_an_edited_scheduler_fails_against_the_notes_alone(tmp_path, name):
+    student = family_student("ddpm", (2,), "ode")
+    folder = exported(student, tmp_path / "student")
+    assert len(verify_folder(folder)) == 1
+    edit(folder, "scheduler/scheduler_config.json", **EDITS[name])
+    with pytest.raises(UserError, match=r"was changed since it was trained: (alpha|sigma|p|q) is"):
+        verify_folder(folder)
+
+
+@pytest.mark.usefixtures("near_stranger")
+def test_other_weights_and_other_samplers_fail(tmp_path):
+    student = family_student("flux", (2,), "renoise")
+    folder = exported(student, tmp_path / "student")
+    (serving,) = student.servings
+    with pytest.raises(UserError, match="differs from the sampler of training"):
+        verify(Export(str(folder)), serving, replace(student.ours, sampler="ode"))
+    next(student.ours.model.parameters()).data.add_(0.1)
+    with pytest.raises(UserError, match=r"differs from the sampler of training by .*, allowed 1e-05. Do not publish"):
+        verify(Export(str(folder)), serving, student.ours)
+
+
+class Rounded(torch.nn.Module):
+    """A network whose output is off by a share of it: always, or when it is called with several samples."""
+
+    def __init__(self, net: torch.nn.Module, share: float, *, always: bool) -> None:
+        super().__init__()
+        self.net, self.config, self.share, self.always = net, net.config, share, always
+
+    def forward(self, sample, *args, **kwargs):
+        (out,) = self.net(sample, *args, **kwargs | {"return_dict": False})
+        return (out * (1 + self.share * (self.always or len(sample) > 1)),)
+
+
+@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.parametrize(
+    ("share", "always", "passes"), [(3e-5, False, True), (3e-5, True, False), (3e-3, False, False)]
+)
+def test_kernels_may_round_but_weights_may_not_differ(tmp_path, share, always, passes):
+    student = family_student("ddpm", (2,), "ode")
+    folder = exported(student, tmp_path / "student")
+    model = copy.copy(student.ours.model)
+    model.net = Rounded(model.net, share, always=always)
+    check = nullcontext() if passes else pytest.raises(UserError, match="differs from the sampler of training")
+    with check:
+        (agreement,) = verify(Export(str(folder)), student.servings[0], replace(student.ours, model=model))
+        assert 1e-5 < agreement.difference < 1e-4
+
+
+@pytest.mark.usefixtures("near_stranger")
+def test_noise_of_another_size_fails(tmp_path):
+    pipe = tiny.class_conditional()
+    student = student_of(pipe, (2,), "ode")
+    folder = exported(student, tmp_path / "student")
+    index = json.loads((folder / "model_index.json").read_text())
+    edit(folder, "model_index.json", scheduler=[index["scheduler"][0], "EulerDiscreteScheduler"])
+    edit(folder, "scheduler/scheduler_config.json", _class_name="EulerDiscreteScheduler", timestep_spacing="trailing")
+    with pytest.raises(UserError, match=r"starts .* away from the noise of its seed"):
+        verify(Export(str(folder)), student.servings[0], student.ours)
+
+
+@pytest.mark.usefixtures("near_stranger")
+def test_edm_students_start_as_their_scheduler_does(tmp_path):
+    pipe = tiny.class_conditional()
+    pipe.register_modules(scheduler=EDMEulerScheduler())
+    student = student_of(pipe, (1, 4), "ode")
+    folder = exported(student, tmp_path / "student")
+    one, four = verify(Export(str(folder)), student.servings[0], student.ours)
+    assert one.difference <= 4e-5  # the scheduler's float32 takes 240 from 240
+    assert four.difference <= 1e-5
+
+
+@pytest.mark.usefixtures("near_stranger")
+def test_a_plain_call_of_an_unguided_student_is_what_was_trained(tmp_path):
+    student = family_student("stable_diffusion", (2,), "renoise")
+    pipe = unguided(student.teacher.pipe)
+    folder = export(pipe, student.notes, tmp_path / "student", student.servings)
+    assert "guidance" not in (folder / "README.md").read_text()
+    calls = [{**call, "guidance_scale": 7.5} for call in student.ours.calls]
+    (serving,) = student.servings
+    assert verify(Export(str(folder)), serving, replace(student.ours, calls=calls))[0].difference <= 1e-5
+    assert verify_folder(folder)[0].difference <= 1e-5
+
+
+@pytest.mark.parametrize("name", ["stable_diffusion", "sana", "pixart_sigma", "flux", "sd3", "dit", "wan", "ddpm"])
+def test_who_hands_the_generator_on(name):
+    assert hands_generator_on(FAMILIES[name].build()) == (name in {"stable_diffusion", "sana", "pixart_sigma", "ddpm"})
+
+
+@pytest.mark.usefixtures("near_stranger")
+def test_the_command_verifies_and_pushes(tmp_path, capsys, monkeypatch):
+    student = family_student("ddpm", (1, 2), "renoise")
+    folder = exported(student, tmp_path / "student")
+    pushed = []
+    monkeypatch.setattr("fastgen.export.export.push", lambda *told: pushed.append(told) or "there")
+    monkeypatch.setattr("fastgen.cli.verify._token", lambda: "secret")
+    assert main(["verify", str(folder), "--push", "me/mine"]) == 0
+    assert "student at 2 steps: difference" in capsys.readouterr().out
+    assert pushed == [(folder, "me/mine")]
+    monkeypatch.setattr("fastgen.export.verify.TOLERANCE", -1.0)
+    assert main(["verify", str(folder), "--push", "me/mine"]) == 2
+    assert len(pushed) == 1
+    assert main(["verify", str(tmp_path)]) == 2
+    assert "is no export" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["nonsense", "a/b/c", "me/-mine", "me/a..b", "me/" + 100 * "x"])
+def test_a_push_to_no_hub_id_is_refused_before_any_work(tmp_path, capsys, name):
+    with pytest.raises(SystemExit) as stop:
+        main(["verify", str(tmp_path), "--push", name])
+    assert stop.value.code == 2
+    assert "argument --push" in capsys.readouterr().err
+
+
+def test_a_push_without_a_login_is_refused_before_any_work(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("fastgen.cli.verify._token", lambda: None)
+    monkeypatch.setattr("fastgen.export.rebuild.verify_folder", lambda *_, **__: pytest.fail("it was verified"))
+    assert main(["verify", str(tmp_path), "--push", "me/mine"]) == 2
+    assert "hf auth login" in capsys.readouterr().err

@@ -1,0 +1,275 @@
+"""The shipped configs: each can be planned, and those that take anybody's pipeline run on a tiny one, end to end."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import tiny
+import torch
+from diffusers import DiffusionPipeline
+from families import FAMILIES
+from peft import LoraConfig
+from peft.utils import get_peft_model_state_dict
+from PIL import Image
+
+from fastgen.cli import main
+from fastgen.config.yaml_file import load
+from fastgen.models.pipelines.notes import Notes
+from fastgen.models.pipelines.watch import denoiser_name
+from fastgen.objectives import OBJECTIVES
+from fastgen.objectives.parts.guidance import Fixed
+from fastgen.objectives.parts.solvers import Guidance
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+README = (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
+ANYBODYS = {
+    "sdxl": "sdxl",
+    "sd15": "stable_diffusion",
+    "sd21": "stable_diffusion",
+    "flux": "flux",
+    "sana": "sana",
+    "qwen_image": "qwen_image",
+    "wan": "wan_of_two",
+}
+MATCHING = {
+    "vsd": "sd15/vsd_1step_lora",
+    "swiftbrush": "sd21/swiftbrush_1step_lora",
+    "diff_instruct": "cifar10/diff_instruct_1step",
+    "dmd": "cifar10/dmd_1step",
+    "dmd2": "cifar10/dmd2_1step",
+    "f_distill": "cifar10/f_distill_1step",
+    "tdm": "sdxl/tdm_4step_lora",
+    "phased_dmd": "qwen_image/phased_dmd_4step_lora",
+    "decoupled_dmd": "sdxl/decoupled_dmd_4step_lora",
+    "sid": "cifar10/sid_1step",
+    "sida": "cifar10/sida_1step",
+    "sid_lsg": "sd15/sid_lsg_1step_lora",
+    "sid_few_step": "sdxl/sid_few_step_4step_lora",
+    "sim": "cifar10/sim_1step",
+    "uni_instruct": "cifar10/uni_instruct_1step",
+}
+TRAJECTORY = {
+    "cd": "cifar10/cd_1step",
+    "ct": "cifar10/ct_2step",
+    "lcm": "sd15/lcm_4step",
+    "scm": "cifar10/scm_2step",
+    "sana_sprint": "sana/sana_sprint_2step",
+    "pcm": "sd15/pcm_4step_lora",
+    "tscd": "sdxl/tscd_1step_lora",
+    "tdd": "sdxl/tdd_4step_lora",
+    "meanflow": "cifar10/meanflow_1step",
+    "shortcut": "cifar10/shortcut_4step",
+    "self_shortcut": "flux/self_shortcut_4step_lora",
+    "progressive": "cifar10/progressive_4step",
+    "kd": "cifar10/kd_1step",
+    "guidance_distillation": "sd15/guidance_distillation_20step",
+}
+MORE = {
+    "lcm": "sdxl/lcm_4step_lora",
+    "meanflow": "sana/meanflow_4step_lora",
+    "phased_dmd": "wan/phased_dmd_4step_lora",
+}
+FOUND = [*MATCHING.items(), *TRAJECTORY.items(), *MORE.items()]
+COMPARED = ("dmd2", "sid", "sim", "f_distill", "tdm", "phased_dmd")
+COMPARED_TRAJECTORY = ("lcm", "pcm", "scm", "meanflow", "shortcut", "progressive")
+pytestmark = pytest.mark.usefixtures("near_stranger", "few_previews")
+
+
+@pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_shipped_config_can_be_planned(config: Path, capsys):
+    code = main(["train", "--config", str(config), "--dry-run"])
+    told = capsys.readouterr()
+    assert code == (2 if "the run would be refused here:" in told.err else 0)  # data and teachers may be elsewhere
+    assert re.search("updates: .*generator", told.out)
+
+
+def test_every_objective_that_distils_has_a_config():
+    assert {*MATCHING, *TRAJECTORY} == OBJECTIVES.keys() - {"pretrain"}
+
+
+@pytest.mark.parametrize(("name", "config"), FOUND)
+def test_an_objective_has_a_config_that_tells_its_paper_from_what_we_measured(name, config):
+    file = CONFIGS / f"{config}.yaml"
+    last = load(file).stages[-1]
+    assert type(last.objective) is OBJECTIVES[name]
+    header = "".join(line for line in file.read_text().splitlines(keepends=True) if line.startswith("#"))
+    paper = re.search(r"arXiv:\d{4}\.\d{5}", header.splitlines()[0])
+    assert paper
+    assert f"# python train.py --config configs/{config}.yaml" in header
+    assert "Hardware guess: " in header or "of one H200" in header
+    assert "Paper, not measured here: " in header or "docs/figures.md" in header
+    assert f"| `{name}` | " in README
+    assert f"[{paper[0].removeprefix('arXiv:')}](https://arxiv.org/abs/{paper[0].removeprefix('arXiv:')})" in README
+    assert f"`{config}`" in README
+
+
+def test_the_compared_runs_differ_in_objective_and_steps_alone():
+    runs = [load(CONFIGS / "cifar10/compare" / f"{name}.yaml") for name in COMPARED]
+    assert [type(run.stages[-1].objective) for run in runs] == [OBJECTIVES[name] for name in COMPARED]
+    for run in runs:
+        assert sum(stage.train.minutes for stage in run.stages) == pytest.approx(3.5)
+        same = {"out", "student", "pairs", "stages"}
+        assert run.model_dump(exclude=same) == runs[0].model_dump(exclude=same)
+        differing = {"minutes"}
+        trained, first = (r.stages[-1].train.model_dump(exclude=differing) for r in (run, runs[0]))
+        assert trained == first
+        assert run.stages[-1].objective.guidance == Fixed(1.5)
+    warmed, cold = runs[:4], runs[4:]
+    assert all(run.student.steps == (1,) and run.stages[:1] == runs[0].stages[:1] for run in warmed)
+    assert all(run.student.steps == (4,) and len(run.stages) == 1 for run in cold)
+
+
+def test_the_compared_trajectory_runs_differ_in_objective_process_precision_and_steps_alone():
+    runs = [load(CONFIGS / "cifar10/compare" / f"{name}.yaml") for name in COMPARED_TRAJECTORY]
+    assert [type(run.stages[-1].objective) for run in runs] == [OBJECTIVES[name] for name in COMPARED_TRAJECTORY]
+    for run in runs:
+        assert sum(stage.train.minutes for stage in run.stages) == pytest.approx(3.5)
+        same = {"out", "student", "process", "stages"}
+        assert run.model_dump(exclude=same) == runs[0].model_dump(exclude=same)
+        for stage in run.stages:
+            trained, first = (s.train.model_dump(exclude={"minutes", "precision"}) for s in (stage, runs[0].stages[0]))
+            assert trained == first
+        assert run.stages[0].objective.guidance == Guidance(1.5, 1.5)
+
+
+def save_images(folder: Path, *, classes: int = 0) -> Path:
+    """Four pictures with captions, or one of each class."""
+    for i in range(classes or 4):
+        place = folder / (str(i) if classes else "")
+        place.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (32, 32), (20 * i, 90, 120)).save(place / f"{i}.png")
+        if not classes:
+            (place / f"{i}.txt").write_text("a fox")
+    return folder
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [config for _, config in FOUND if "cifar10" not in config])
+def test_a_config_of_text_to_image_runs_on_a_stand_in(config, tmp_path, capsys, request):
+    place, name = config.split("/")
+    if place == "sana":
+        request.getfixturevalue("without_binning")
+    data = f"data={{source: folder, path: {save_images(tmp_path / 'images')}, size: {32 if place == 'sana' else 16}}}"
+    images = load(CONFIGS / f"{config}.yaml").data.has_images
+    run(place, tmp_path, *[data] * images, "train.optim.eps=1e-8", "lora.rank=4", name=name)
+    assert "verified" in capsys.readouterr().out
+
+
+CIFAR10 = [config for _, config in FOUND if "cifar10" in config]
+CIFAR10 += [f"cifar10/compare/{name}" for name in (*COMPARED, *COMPARED_TRAJECTORY)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", CIFAR10)
+def test_a_config_of_cifar10_runs_on_a_stand_in(config, tmp_path, capsys):
+    tiny.class_conditional(size=32).save_pretrained(tmp_path / "teacher")
+    images = save_images(tmp_path / "images", classes=10)
+    file, shape = CONFIGS / f"{config}.yaml", {"images": 4, "batch": 2, "precision": "fp32"}
+    stages = range(len(load(file).stages))
+    staged = (CONFIGS / f"{config}.yaml").read_text().count("stages:")
+    short = [f"stages.{i}.train.{key}={value}" for i in stages for key, value in shape.items()]
+    options = short if staged else [f"train.{key}={value}" for key, value in shape.items()]
+    options += [f"teacher.path={tmp_path / 'teacher'}", f"data={{source: folder, path: {images}, size: 32}}"]
+    options += ["pairs.count=4", "pairs.steps=2", f"out={tmp_path / 'run'}", "device=cpu", "log.previews=1"]
+    options += ["objective.gan.start=0"] * ("sida" in config or "uni_instruct" in config)
+    assert main(["train", "--config", str(file), *options]) == 0, capsys.readouterr().err
+    assert "verified" in capsys.readouterr().out
+
+
+def save_style(pipe: DiffusionPipeline, folder: Path) -> None:
+    """A user's LoRA of rank 2 on some attention layers."""
+    part = denoiser_name(pipe)
+    network = getattr(pipe, part)
+    network.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
+    pipe.save_lora_weights(folder, **{f"{part}_lora_layers": get_peft_model_state_dict(network)})
+
+
+def run(config: str, folder: Path, *more: str, name: str = "dmd2_4step_lora") -> Path:
+    """`train.py` as the config's header says, made short and small; the folder of the run."""
+    family = FAMILIES[ANYBODYS[config]]
+    family.build().save_pretrained(folder / "teacher")
+    save_style(family.build(), folder / "style")
+    (folder / "prompts.txt").write_text("a fox\na red bird in the snow\ntwo\n")
+    side = 32 if config == "sana" else 16
+    out = folder / "run"
+    small = ["train.images=4", "train.batch=2", "train.micro_batch=1", "train.precision=fp32", "lora.rank=3"]
+    video = config == "wan"  # of two denoisers, to which no user's LoRA is added
+    options = [
+        f"teacher.path={folder / 'teacher'}",
+        f"data={{source: prompts, path: {folder / 'prompts.txt'}}}",
+        "student.frames=5" if video else f"teacher.loras=[{{path: {folder / 'style'}, weight: 0.7}}]",
+        f"student.height={side}",
+        f"student.width={side}",
+        f"cache={folder / 'cache'}",
+        f"out={out}",
+        "log.previews=1",
+        "device=cpu",
+    ]
+    assert main(["train", "--config", str(CONFIGS / config / f"{name}.yaml"), *options, *small, *more]) == 0
+    return out
+
+
+@pytest.fixture
+def without_binning(monkeypatch):
+    """Sana's call moves any size to one of its own, all of them large."""
+    monkeypatch.setattr(
+        "fastgen.distillation.distil.size_arguments", lambda _, height, width, **__: dict(FAMILIES["sana"].size)
+    )
+
+
+@pytest.mark.parametrize(("config", "kohya"), [("sd15", True), ("flux", True), ("sana", False)])
+def test_anybodys_pipeline_with_a_lora_becomes_verified_exports(config, kohya, tmp_path, request, capsys):
+    if config == "sana":
+        request.getfixturevalue("without_binning")
+    out = run(config, tmp_path)
+    served = {"sd15": 3, "flux": 1, "sana": 2}[config]
+    assert capsys.readouterr().out.count("verified") == 2 * served
+    assert list((out / "previews").glob("*.png"))
+    card = (out / "student-lora" / "README.md").read_text()
+    assert "set_adapters" in card
+    written = {file.name for file in (out / "student-lora").glob("*.safetensors")}
+    assert written == {"pytorch_lora_weights.safetensors"} | ({"kohya_lora_weights.safetensors"} if kohya else set())
+    assert str(tmp_path) not in card
+
+
+def test_kohya_keys_that_nobody_could_read_are_refused_before_training(tmp_path, capsys):
+    family = FAMILIES["flux"]
+    family.build().save_pretrained(tmp_path / "teacher")
+    (tmp_path / "prompts.txt").write_text("a fox\n")
+    options = [f"teacher.path={tmp_path / 'teacher'}", f"data.prompts={tmp_path / 'prompts.txt'}", "device=cpu"]
+    options += ["student.height=16", "student.width=16", f"out={tmp_path / 'run'}", "lora.keys=[kohya]", "cache=null"]
+    options += ["lora.targets=[to_q,x_embedder]"]
+    assert main(["train", "--config", str(CONFIGS / "flux" / "dmd2_4step_lora.yaml"), *options]) == 2
+    assert "lora.targets inside the blocks alone" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
+
+
+def snippet(card: Path, places: dict[str, str]) -> str:
+    (code, *_) = re.findall(r"```python\n(.*?)```", card.read_text(encoding="utf-8"), re.DOTALL)
+    for shown, place in places.items():
+        assert shown in code
+        code = code.replace(shown, place)
+    return code
+
+
+def test_sdxl_with_a_lora_of_the_user_is_distilled_and_strangers_load_both_exports(tmp_path, capsys):
+    out = run("sdxl", tmp_path)
+    said = capsys.readouterr().out
+    assert said.count("verified") == 2
+    assert Notes.read(out / "student").steps == (4,)
+    full = snippet(out / "student" / "README.md", {"path/to/this/folder": str(out / "student")})
+    places = {"path/to/teacher": str(tmp_path / "teacher"), "path/to/style": str(tmp_path / "style")}
+    places["path/to/this/folder"] = str(out / "student-lora")
+    lora = snippet(out / "student-lora" / "README.md", places)
+    both = "import sys, torch"
+    for name, code in {"full": full, "lora": lora}.items():
+        both += f"\n{code.replace('num_inference', 'generator=torch.manual_seed(3), num_inference')}"
+        both += f"\nimage.save(r'{tmp_path / name}.png')\ndel image"
+    both += "\nassert 'fastgen' not in sys.modules"
+    subprocess.run([sys.executable, "-c", both], check=True, cwd=tmp_path, capture_output=True)
+    assert (tmp_path / "full.png").read_bytes() == (tmp_path / "lora.png").read_bytes()
+    teacher = DiffusionPipeline.from_pretrained(tmp_path / "teacher").unet.state_dict()
+    student = DiffusionPipeline.from_pretrained(out / "student").unet.state_dict()
+    assert any(not torch.equal(teacher[key], student[key]) for key in teacher)

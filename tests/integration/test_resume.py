@@ -1,0 +1,176 @@
+"""A run that is killed, damaged, repeated or breaks down: it goes on bit for bit, or is refused with nothing lost."""
+
+import gc
+import json
+import shutil
+import weakref
+
+import pytest
+import small_run
+import tiny
+from strangers import NEAR
+
+from fastgen.distillation.distil import distil
+from fastgen.engine import checkpoint
+from fastgen.engine import stage as loop
+from fastgen.errors import CheckpointError, NonFiniteError, UserError
+
+WEIGHTS = "student/unet/diffusion_pytorch_model.safetensors"
+KILLS = [(0, 5), (1, 0), (1, 7)]  # (stage, cycle): within kd, at the boundary, within dmd2
+
+
+pytestmark = pytest.mark.usefixtures("near_stranger")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a teacher and `run`, four updates of kd."""
+    folder = tmp_path_factory.mktemp("small")
+    tiny.class_conditional(size=16, channels=1).save_pretrained(folder / "teacher")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("fastgen.export.verify.subprocess", NEAR)
+        distil(short(folder, folder / "run"), recipes=folder)
+    return folder
+
+
+@pytest.fixture
+def finished(folder, tmp_path):
+    """A copy of the finished run, to be spoilt."""
+    return shutil.copytree(folder / "run", tmp_path / "run")
+
+
+def short(folder, out, *, optim=None, objective=None, **changes):
+    train = {"images": 8, "batch": 2, "optim": optim or {}}
+    stages = [{"name": "kd", "objective": objective or {"name": "kd"}, "train": train}]
+    return small_run.run_config(
+        folder, **{"out": out, "student": {"steps": [1]}, "checkpoints": {"every": 4}, "stages": stages, **changes}
+    )
+
+
+def files(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def cycles(run):
+    """The (stage, cycle) of each line of a run's log."""
+    records = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    return [(record["stage"], record["cycle"]) for record in records]
+
+
+def forget(run):
+    """Leaves what a run has that was killed before its first checkpoint."""
+    shutil.rmtree(run / "checkpoints")
+    shutil.rmtree(run / "student")
+
+
+def carried_out(config, *, resume=False, at=None):
+    """A run in a process of its own; its exit code."""
+    return small_run.in_processes(1, small_run.run_or_die, config, resume, at)[0]
+
+
+def test_a_run_killed_three_times_ends_as_if_nothing_had_happened(folder, tmp_path):
+    whole = small_run.run_config(folder, out=tmp_path / "whole")
+    broken = small_run.run_config(folder, out=tmp_path / "broken")
+    assert carried_out(whole) == 0
+    for number, at in enumerate(KILLS):
+        assert carried_out(broken, resume=number > 0, at=at) == -9
+        assert cycles(broken.out)[-1] == (at if at[1] else (0, 10))
+        assert not (broken.out / "student").exists()
+    assert carried_out(broken, resume=True) == 0
+    assert cycles(whole.out) == [(stage, cycle) for stage in (0, 1) for cycle in range(1, 11)]
+    assert (broken.out / "log.jsonl").read_bytes() == (whole.out / "log.jsonl").read_bytes()
+    assert (broken.out / WEIGHTS).read_bytes() == (whole.out / WEIGHTS).read_bytes()
+
+
+def test_what_a_checkpoint_holds_is_read_one_group_at_a_time_and_not_kept(folder, finished, monkeypatch):
+    read, cycle, seen = checkpoint.load_file, loop.Stage.cycle, []
+
+    def alive():
+        gc.collect()
+        return {name for name, tensor in seen if tensor() is not None}
+
+    def watched(file):
+        assert not alive(), f"{alive()} are kept while {file.name} is read"
+        tensors = read(file)
+        seen.extend((file.name, weakref.ref(tensor)) for tensor in tensors.values())
+        return tensors
+
+    def cycle_after_all_is_let_go(stage):
+        assert seen
+        assert not alive(), f"{alive()} are kept while the run goes on"
+        return cycle(stage)
+
+    shutil.rmtree(finished / "checkpoints" / "00000008")
+    monkeypatch.setattr(checkpoint, "load_file", watched)
+    monkeypatch.setattr(loop.Stage, "cycle", cycle_after_all_is_let_go)
+    distil(short(folder, finished), recipes=folder, resume=True)
+    assert cycles(finished)[-1] == (0, 4)
+    assert {name for name, _ in seen} == {"generator.safetensors", "optimizer.generator.safetensors", "ema.safetensors"}
+
+
+def test_changed_settings_are_refused_by_name(folder, finished):
+    before = files(finished)
+    with pytest.raises(CheckpointError, match=r"stages\.0\.train\.optim\.lr was 0\.0001, is 0\.5.*out="):
+        distil(short(folder, finished, optim={"lr": 0.5}), recipes=folder, resume=True)
+    with pytest.raises(CheckpointError, match=r"seed was 0, is 7"):
+        distil(short(folder, finished, seed=7), recipes=folder, resume=True)
+    assert files(finished) == before
+
+
+def test_settings_that_change_no_number_may_change(folder, finished):
+    distil(short(folder, finished, checkpoints={"keep": 1}), recipes=folder, resume=True)
+    assert (finished / WEIGHTS).read_bytes() == (folder / "run" / WEIGHTS).read_bytes()
+
+
+def test_a_damaged_checkpoint_is_skipped_with_a_message(folder, finished, capsys):
+    older, newest = sorted((finished / "checkpoints").iterdir())
+    weights = newest / "generator.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    distil(short(folder, finished), recipes=folder, resume=True)
+    said = capsys.readouterr().err
+    assert f"skipped a damaged checkpoint and resume from {older}" in said
+    assert str(weights) in said
+    assert cycles(finished) == [(0, 1), (0, 2), (0, 3), (0, 4)]
+
+
+def test_a_folder_with_a_run_is_not_written_into(folder, finished):
+    before = files(finished)
+    with pytest.raises(UserError, match=r"already holds a run: go on with it by --resume"):
+        distil(short(folder, finished), recipes=folder)
+    assert files(finished) == before
+
+
+def test_what_a_run_without_checkpoint_left_is_replaced(folder, finished):
+    forget(finished)
+    distil(short(folder, finished), recipes=folder)
+    assert cycles(finished) == [(0, 1), (0, 2), (0, 3), (0, 4)]
+
+
+def test_resuming_nothing_starts_from_the_beginning(folder, tmp_path, capsys):
+    distil(short(folder, tmp_path / "new"), recipes=folder, resume=True)
+    assert f"nothing to resume in {tmp_path / 'new'}" in capsys.readouterr().err
+    assert cycles(tmp_path / "new") == [(0, 1), (0, 2), (0, 3), (0, 4)]
+
+
+def test_a_breakdown_leaves_the_last_checkpoint(folder, tmp_path):
+    spoilt = short(folder, tmp_path / "run", objective=small_run.Spoilt(cycles=(3,)))
+    with pytest.raises(NonFiniteError, match=r"generator/regression is nan.* in cycle 3 of stage 'kd'"):
+        distil(spoilt, recipes=folder)
+    (left,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert left.name == "00000004"
+    sound = files(folder / "run" / "checkpoints" / left.name)
+    assert {name: data for name, data in files(left).items() if name.suffix == ".safetensors"} == {
+        name: data for name, data in sound.items() if name.suffix == ".safetensors"
+    }
+    assert not (tmp_path / "run" / "student").exists()
+
+
+def test_pairs_are_kept_for_the_same_data_and_made_anew_for_other(folder, finished):
+    pairs = finished / "pairs" / "pairs.safetensors"
+    made = pairs.stat().st_mtime_ns
+    forget(finished)
+    distil(short(folder, finished), recipes=folder)
+    assert pairs.stat().st_mtime_ns == made
+    forget(finished)
+    distil(short(folder, finished, data={"source": "noise", "num_classes": 10}), recipes=folder)
+    assert pairs.stat().st_mtime_ns != made

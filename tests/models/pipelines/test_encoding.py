@@ -1,0 +1,119 @@
+"""The conditioning of prompts: encoded once, kept on disk under what it depends on, mended when damaged."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import tiny
+import torch
+from diffusers import DDIMScheduler, LDMPipeline
+from families import FAMILIES
+from rounding import gap
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+from fastgen.models.conditioning import Conditioning
+from fastgen.models.layout import flat
+from fastgen.models.layout import same as alike
+from fastgen.models.pipelines.encoding import _encoders
+from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.models.pipelines.watch import autoencoder_of
+
+PROMPTS = ["fox", "a red bird in the snow", "fox"]
+KINDS = ["stable_diffusion", "sdxl", "qwen_image", "z_image", "hidream"]  # tensors, nested, tuples, lists, another axis
+
+
+def seen(name: str, cache: Path | None, **settings: Any) -> tuple[Pipeline, list[Any]]:
+    """A family with its cache, and what its text encoders are asked from now on."""
+    family = FAMILIES[name]
+    pipe = family.build()
+    pipeline = Pipeline(pipe, size=settings.pop("size", family.size), cache=cache, **settings)
+    asked: list[Any] = []
+    encoder = next(part for key, part in pipe.components.items() if key.startswith("text_encoder"))
+    encoder.register_forward_pre_hook(lambda _net, args, kwargs: asked.append((args, kwargs)), with_kwargs=True)
+    return pipeline, asked
+
+
+def same(a: Conditioning, b: Conditioning, within: float = 0.0) -> None:
+    ours, theirs = flat(a.kwargs), flat(b.kwargs)
+    assert ours.keys() == theirs.keys()
+    for path, one in ours.items():
+        for x, y in zip(tree_leaves(one), tree_leaves(theirs[path]), strict=True):
+            assert gap(x, y) <= within if isinstance(x, Tensor) and x.is_floating_point() else equal(x, y), path
+
+
+def equal(x: Any, y: Any) -> bool:
+    return torch.equal(x, y) if isinstance(x, Tensor) else x == y
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_a_second_run_reads_what_the_first_one_encoded(name: str, tmp_path):
+    first, asked = seen(name, tmp_path)
+    told = first.condition(3, prompts=PROMPTS)
+    assert asked
+    again, asked = seen(name, tmp_path)
+    read = again.condition(3, prompts=PROMPTS)
+    assert not asked
+    same(read, told)
+    same(read, seen(name, None)[0].condition(3, prompts=PROMPTS), within=1e-4)
+    if told.null is not None:
+        same(read.unconditional, told.unconditional, within=1e-4)  # encoded by either network
+
+
+def test_prompts_are_encoded_ahead_and_then_never_again(tmp_path):
+    pipeline, asked = seen("stable_diffusion", tmp_path)
+    pipeline.encode(PROMPTS, progress=False)
+    count = len(asked)
+    pipeline.condition(3, prompts=PROMPTS)
+    assert len(asked) == count == 1
+
+
+def test_another_size_encoder_or_network_has_rows_of_its_own(tmp_path):
+    first, _ = seen("sdxl", tmp_path)
+    first.encode(PROMPTS, progress=False)
+    wide, asked = seen("sdxl", tmp_path, size={"height": 16, "width": 32})
+    told = wide.condition(1, prompts=["fox"])
+    assert asked
+    assert told.kwargs["added_cond_kwargs"]["time_ids"].tolist() == [[16, 32, 0, 0, 16, 32]]
+
+    family = FAMILIES["sdxl"]
+    pipe = family.build()
+    with torch.no_grad():
+        pipe.text_encoder.get_input_embeddings().weight.add_(0.1)
+    finetuned = Pipeline(pipe, size=family.size, cache=tmp_path).condition(1, prompts=["fox"])
+    plain = first.condition(1, prompts=["fox"])
+    assert not torch.equal(finetuned.kwargs["encoder_hidden_states"], plain.kwargs["encoder_hidden_states"])
+
+
+@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"x" * len(raw)])
+def test_a_damaged_row_is_encoded_again(damage, tmp_path):
+    first, _ = seen("stable_diffusion", tmp_path)
+    told = first.condition(3, prompts=PROMPTS)
+    for file in tmp_path.rglob("*.safetensors"):
+        file.write_bytes(damage(file.read_bytes()))
+    again, asked = seen("stable_diffusion", tmp_path)
+    same(again.condition(3, prompts=PROMPTS), told, within=1e-4)
+    assert asked
+
+
+def test_rows_are_the_same_only_if_every_tensor_shape_and_word_is():
+    a = Conditioning(1, {"x": torch.ones(1, 2), "more": {"said": ["a"]}})
+    assert alike(a, Conditioning(1, {"x": torch.ones(1, 2) + 1e-7, "more": {"said": ["a"]}}))
+    assert not alike(a, Conditioning(1, {"x": torch.ones(1, 2), "more": {"said": ["b"]}}))
+    assert not alike(a, Conditioning(1, {"x": torch.ones(1, 3), "more": {"said": ["a"]}}))
+    assert not alike(a, Conditioning(1, {"x": torch.ones(1, 2)}))
+
+
+def test_an_autoencoder_of_any_name_is_no_encoder_of_prompts():
+    pipe = LDMPipeline(tiny.autoencoder(), tiny.unet(), DDIMScheduler())
+    assert autoencoder_of(pipe) is pipe.vqvae
+    assert _encoders(pipe) == []
+
+
+def test_prompts_of_different_length_come_back_padded_and_masked(tmp_path):
+    pipeline, _ = seen("qwen_image", tmp_path)
+    told = pipeline.condition(2, prompts=["fox", "a red bird in the snow"]).kwargs
+    short, long = told["encoder_hidden_states_mask"].sum(1).tolist()
+    assert short < long == told["encoder_hidden_states"].shape[1]
+    assert not told["encoder_hidden_states"][0, short:].any()
+    assert told["encoder_hidden_states"][0, short - 1].any()

@@ -1,0 +1,91 @@
+"""What a student is told at its stops, baked into its time embedding: the plain network then says the same."""
+
+import pytest
+import tiny
+import torch
+from torch import Tensor, nn
+
+from fastgen.errors import UserError
+from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, merged
+from fastgen.models.baking import baked
+from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.models.roles import weights_of
+from fastgen.sampling.sampler import ode, renoise, told_at
+
+GRID = [1.0, 0.75, 0.5, 0.25]
+NAMES = ("s", "w")
+RANK = 6
+
+
+@pytest.fixture(scope="module")
+def pipeline():
+    return Pipeline(tiny.class_conditional())
+
+
+def learned(model: nn.Module) -> nn.Module:
+    """With embeddings, and an adapter if there is one, away from their start."""
+    torch.manual_seed(1)
+    for parameter in [*model.embeddings.parameters(), *(p for p in weights_of(model).parameters() if p.ndim < 4)]:
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def whole(pipeline) -> nn.Module:
+    return learned(pipeline.denoiser(scalars=NAMES))
+
+
+def adapted(pipeline, *, rank: int = RANK) -> nn.Module:
+    shared = SharedNetwork(alias(pipeline.network), ["generator"], Adaptation(rank=rank, alpha=2 * rank))
+    return learned(AdaptedDenoiser(pipeline.speaking(shared.net), shared, "generator", scalars=NAMES))
+
+
+def plain(pipeline, model: nn.Module, told) -> nn.Module:
+    """The stock network that a student's weights make."""
+    cond = pipeline.condition(1, labels=torch.tensor([2]))
+    state = baked(model, weights_of(model).state_dict(), told, (torch.zeros(1, *pipeline.shape), cond))
+    if isinstance(model, AdaptedDenoiser):
+        return pipeline.speaking(merged(pipeline.network, state, alpha=2 * RANK))
+    network = pipeline.denoiser()
+    network.net.load_state_dict(state)
+    return network
+
+
+def close(a: Tensor, b: Tensor) -> None:
+    torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("make", [whole, adapted])
+@pytest.mark.parametrize("deterministic", [True, False])
+def test_the_baked_network_samples_as_the_told_one(pipeline, make, deterministic):
+    model = make(pipeline)
+    told = told_at(GRID, NAMES, deterministic=deterministic, guidance=7.0)
+    cond = pipeline.condition(3, labels=torch.tensor([0, 1, 2]))
+    noise = torch.randn(4, 3, *pipeline.shape)
+
+    def drawn(network: nn.Module, **known: object) -> Tensor:
+        parts = iter(noise)
+        if deterministic:
+            return ode(network, next(parts), cond, GRID, **known)
+        return renoise(network, lambda: next(parts), cond, GRID, **known)
+
+    close(drawn(plain(pipeline, model, told)), drawn(model, told=told))
+    assert (drawn(model) - drawn(model, told=told)).abs().max() > 1e-2, "what is told makes no difference"
+
+
+def test_each_stop_is_told_where_its_step_leads():
+    leading = told_at(GRID, NAMES, deterministic=True, guidance=5.0)
+    assert [values["s"] for values in leading.values()] == [0.75, 0.5, 0.25, 0.0]
+    assert {values["w"] for values in leading.values()} == {0.25}
+    assert {values["s"] for values in told_at(GRID, ("s",), deterministic=False, guidance=None).values()} == {0.0}
+
+
+def test_an_adapter_of_too_low_a_rank_is_refused(pipeline):
+    told = told_at(GRID, NAMES, deterministic=True, guidance=7.0)
+    model = adapted(pipeline, rank=3)
+    with pytest.raises(UserError, match=r"at least 4 \(it is 3\)"):
+        baked(
+            model,
+            weights_of(model).state_dict(),
+            told,
+            (torch.zeros(1, *pipeline.shape), pipeline.condition(1, labels=torch.tensor([0]))),
+        )

@@ -1,0 +1,297 @@
+"""Roles on one network against roles on networks of their own: the same losses and gradients, bit for bit."""
+
+import copy
+from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import diffusers
+import pytest
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from peft import inject_adapter_in_model, set_peft_model_state_dict
+from rounding import assert_alike, gap
+from torch import Tensor, nn
+
+from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, lora_layers
+from fastgen.models.conditioning import Conditioning
+from fastgen.models.denoiser import CallForm, NetworkDenoiser
+from fastgen.models.discriminator import Discriminator, default_layers
+from fastgen.models.roles import Roles
+from fastgen.objectives import DMD, DMD2, Batch, Pair
+from fastgen.objectives.parts.gan import GAN
+from fastgen.objectives.parts.ops import renoised, through
+from fastgen.objectives.parts.rollout import land
+from fastgen.process import even_grid, from_scheduler
+
+ROWS, WIDTH, TOKENS = 2, 16, 3
+TRAINED = ("generator", "fake_score")
+ROLES = (*TRAINED, "real_score")
+TRANSFORMER, UNET = CallForm(sample="hidden_states", channels=4), CallForm(channels=4)
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@dataclass(frozen=True)
+class Family:
+    """A network and how it is called."""
+
+    kind: str
+    settings: dict[str, Any]
+    told: dict[str, Any]
+    shared: dict[str, Any]
+    shape: tuple[int, ...] = (4, 8, 8)
+    form: CallForm = TRANSFORMER
+
+    def network(self) -> nn.Module:
+        torch.manual_seed(0)
+        net = getattr(diffusers, self.kind)(**self.settings).eval()
+        for p in net.parameters():  # some families start with a last layer of zeros
+            p.data += 0.02 * torch.randn_like(p)
+        return net
+
+
+def unet(**settings: Any) -> dict[str, Any]:
+    return {"sample_size": 8, "block_out_channels": (8, 16), "layers_per_block": 1, "norm_num_groups": 4, **settings}
+
+
+TEXT = {"encoder_hidden_states": noise(ROWS, TOKENS, WIDTH)}
+CONDITIONAL = unet(
+    cross_attention_dim=WIDTH,
+    attention_head_dim=2,
+    down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+    up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+)
+HEADS = {"num_attention_heads": 2, "attention_head_dim": 8}
+SQUARE = {"sample_size": 8, "in_channels": 4, "patch_size": 2}
+FAMILIES = {
+    "SD": Family("UNet2DConditionModel", CONDITIONAL, TEXT, {}, form=UNET),
+    "SDXL": Family(
+        "UNet2DConditionModel",
+        {
+            **CONDITIONAL,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 4,
+            "projection_class_embeddings_input_dim": 6 * 4 + WIDTH,
+            "transformer_layers_per_block": (1, 2),
+            "use_linear_projection": True,
+        },
+        {**TEXT, "added_cond_kwargs": {"text_embeds": noise(ROWS, WIDTH), "time_ids": 8 * torch.ones(ROWS, 6)}},
+        {},
+        form=UNET,
+    ),
+    "Flux": Family(
+        "FluxTransformer2DModel",
+        {
+            **{"patch_size": 1, "in_channels": 16, "num_layers": 2, "num_single_layers": 2, "num_attention_heads": 2},
+            **{"attention_head_dim": 16, "axes_dims_rope": (4, 4, 8), "joint_attention_dim": WIDTH},
+            **{"pooled_projection_dim": WIDTH, "guidance_embeds": True},
+        },
+        {**TEXT, "pooled_projections": noise(ROWS, WIDTH), "guidance": torch.full((ROWS,), 3.5)},
+        {"img_ids": noise(4, 3).abs().round(), "txt_ids": torch.zeros(TOKENS, 3)},
+        shape=(4, 16),
+        form=CallForm(sample="hidden_states", slope=1e-3),
+    ),
+    "SD3": Family(
+        "SD3Transformer2DModel",
+        {
+            **{**SQUARE, **HEADS, "num_layers": 2, "out_channels": 4, "pos_embed_max_size": 8},
+            **{"joint_attention_dim": WIDTH, "caption_projection_dim": 16, "pooled_projection_dim": WIDTH},
+        },
+        {**TEXT, "pooled_projections": noise(ROWS, WIDTH)},
+        {},
+    ),
+    "Sana": Family(
+        "SanaTransformer2DModel",
+        {
+            **{**SQUARE, **HEADS, "patch_size": 1, "out_channels": 4, "num_layers": 2, "caption_channels": WIDTH},
+            **{"num_cross_attention_heads": 2, "cross_attention_head_dim": 8, "cross_attention_dim": 16},
+        },
+        TEXT,
+        {},
+    ),
+    "UNet2D": Family(
+        "UNet2DModel",
+        unet(
+            in_channels=4,
+            out_channels=4,
+            attention_head_dim=8,
+            down_block_types=("DownBlock2D", "AttnDownBlock2D"),
+            up_block_types=("AttnUpBlock2D", "UpBlock2D"),
+        ),
+        {},
+        {},
+        form=UNET,
+    ),
+    "DiT": Family(
+        "DiTTransformer2DModel",
+        {**SQUARE, **HEADS, "out_channels": 8, "num_layers": 2, "num_embeds_ada_norm": 10, "norm_num_groups": 4},
+        {"class_labels": torch.tensor([1, 2])},
+        {},
+    ),
+    "PixArt": Family(
+        "PixArtTransformer2DModel",
+        {
+            **{**SQUARE, **HEADS, "out_channels": 8, "num_layers": 2, "caption_channels": WIDTH},
+            **{"cross_attention_dim": 16, "norm_num_groups": 4, "use_additional_conditions": False},
+        },
+        {**TEXT, "encoder_attention_mask": torch.ones(ROWS, TOKENS)},
+        {"added_cond_kwargs": {"resolution": None, "aspect_ratio": None}},
+    ),
+}
+FLOW = from_scheduler(FlowMatchEulerDiscreteScheduler())
+
+
+@dataclass(frozen=True)
+class PathGradient:
+    """SiD's form: <real - fake, real - x0> / 2 with the gradient through both scores (arXiv:2404.04057, eq. 23)."""
+
+    def generator(self, roles: Roles, batch: Batch) -> dict[str, Tensor]:
+        x0 = land("one_step", roles, batch).x
+        noised = renoised(roles, batch, x0, law=DMD2().times)
+        real, fake = (
+            through(score, noised.x_t, noised.t, batch.cond).x0 for score in (roles.real_score, roles.fake_score)
+        )
+        return {"sid": ((real - fake) * (real - x0 + 0.5 * (fake - real))).mean()}
+
+
+@dataclass(frozen=True)
+class Case:
+    objective: Any
+    turn: tuple[str, ...]
+
+
+CASES = {
+    "dmd, generator": Case(DMD(), ("generator",)),
+    "dmd, fake score": Case(DMD(), ("fake_score",)),
+    "gan, generator": Case(DMD2(gan=GAN(1.0)), ("generator",)),
+    "gan, fake score": Case(DMD2(gan=GAN(1.0, learned=1.0)), ("fake_score", "discriminator")),
+    "path gradient": Case(PathGradient(), ("generator",)),
+}
+
+
+def shared(family: Family, base: nn.Module, checkpointing: bool) -> tuple[Roles, SharedNetwork]:
+    """All roles on one network; the adapters have left their zero."""
+    torch.manual_seed(1)
+    network = SharedNetwork(alias(base), TRAINED, Adaptation(rank=2, alpha=3.0))
+    for p in network.adapters["generator"].parameters():
+        p.data += 0.2 * torch.randn_like(p)
+    for p in network.adapters["fake_score"].parameters():
+        p.data += 0.2 * torch.randn_like(p)
+    if checkpointing:
+        network.checkpoint_blocks()
+    denoiser = NetworkDenoiser(network.net, FLOW, family.form)
+    members: dict[str, nn.Module] = {role: AdaptedDenoiser(denoiser, network, role) for role in ROLES}
+    return with_discriminator(members, family, base), network
+
+
+def apart(family: Family, base: nn.Module, together: Roles, checkpointing: bool) -> Roles:
+    """A network for each role with one adapter at most, switched by nothing and called as peft does."""
+    members: dict[str, nn.Module] = {}
+    for role in ROLES:
+        net = copy.deepcopy(base)
+        if role in TRAINED:
+            state, config = lora_layers(together[role].adapter.state_dict(), alpha=3.0)
+            inject_adapter_in_model(config, net)
+            set_peft_model_state_dict(net, state)
+        if checkpointing:
+            net.enable_gradient_checkpointing()
+        members[role] = NetworkDenoiser(net, FLOW, family.form)
+    return with_discriminator(members, family, base)
+
+
+def with_discriminator(members: dict[str, nn.Module], family: Family, base: nn.Module) -> Roles:
+    torch.manual_seed(2)
+    example = (noise(ROWS, *family.shape), torch.full((ROWS,), 0.5, dtype=torch.float64), conditioning(family))
+    layers = default_layers(base, members["fake_score"], example)
+    members["discriminator"] = Discriminator(members["fake_score"], layers, example)
+    for p in members["discriminator"].parameters():
+        p.data += 0.1 * torch.randn_like(p)
+    return Roles(members, grids=[even_grid(2)])
+
+
+def conditioning(family: Family) -> Conditioning:
+    return Conditioning(ROWS, family.told, family.shared)
+
+
+def batch(family: Family) -> Batch:
+    streams = [torch.Generator().manual_seed(seed) for seed in (3, 4)]
+    ends = [noise(ROWS, *family.shape, seed=seed) for seed in (5, 6, 7)]
+    return Batch(conditioning(family), family.shape, *streams, real=ends[0], pairs=Pair(*ends[1:]))
+
+
+def own_parameters(roles: Roles, role: str) -> dict[str, nn.Parameter]:
+    """The parameters that a role trains, by their peft names."""
+    named = dict(roles[role].named_parameters())
+    if role == "discriminator":
+        return named
+    keys = {name.removeprefix("net.").removeprefix("adapter.").replace(".default", ""): p for name, p in named.items()}
+    return {name: p for name, p in keys.items() if "lora_" in name}
+
+
+def gradients(roles: Roles, case: Case, family: Family, ambient: Callable[[], Any]) -> dict[str, Tensor]:
+    """Of the acting roles' own parameters, with `ambient` around the backward pass."""
+    owned = {f"{role}.{name}": p for role in case.turn for name, p in own_parameters(roles, role).items()}
+    for p in owned.values():
+        p.requires_grad_(True)
+        p.grad = None
+    terms = getattr(case.objective, case.turn[0])(roles, batch(family))
+    with ambient():
+        torch.stack(list(terms.values())).sum().backward()
+    for p in owned.values():
+        p.requires_grad_(False)
+    return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in owned.items()}
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "checkpointed"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_are_those_of_three_networks(name, checkpointing):
+    family = FAMILIES[name]
+    base = family.network()
+    together, network = shared(family, base, checkpointing)
+    separate = apart(family, base, together, checkpointing)
+    for what, case in CASES.items():
+        expected = gradients(separate, case, family, nullcontext)
+        floor = 1e-2 * max(float(gradient.abs().max()) for gradient in expected.values())  # of zeros but for rounding
+        moved = sum(bool(gradient.any()) for gradient in expected.values())
+        assert moved > 0.7 * len(expected), f"{what}: the comparison would be of zeros"
+        for role in (None, *TRAINED):
+            found = gradients(together, case, family, lambda role=role: network.acting(role))
+            assert found.keys() == expected.keys()
+            wrong = [key for key in expected if gap(found[key], expected[key], floor) > 1e-4]
+            assert not wrong, f"{what}, {role} acting at backward: {wrong}"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_checkpointing_computes_blocks_again(name):
+    """Otherwise the comparison under checkpointing would prove nothing."""
+    family = FAMILIES[name]
+    together, _ = shared(family, family.network(), checkpointing=True)
+    calls: list[bool] = []
+    layer = next(m for m in together.generator.net.modules() if "lora_A" in m._modules)
+    layer.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    gradients(together, CASES["path gradient"], family, nullcontext)
+    assert len(calls) == 6
+
+
+@pytest.mark.parametrize("backbone", ["fake_score", "real_score"])
+def test_features_are_those_of_their_role_and_carry_a_gradient(backbone):
+    family = FAMILIES["SD"]
+    base = family.network()
+    together, network = shared(family, base, checkpointing=True)
+    separate = apart(family, base, together, checkpointing=False)
+    t, layers = torch.full((ROWS,), 0.5, dtype=torch.float64), ["mid_block"]
+    slopes, features = [], []
+    for roles in (together, separate):
+        x = noise(ROWS, *family.shape).requires_grad_()
+        features += roles[backbone].tap(x, t, conditioning(family), layers)
+        with network.acting("generator"):
+            slopes += torch.autograd.grad(features[-1].square().sum(), x)
+    assert_alike(*features)
+    assert_alike(*slopes, within=1e-4)
+    assert slopes[0].any()
+    other = "real_score" if backbone == "fake_score" else "fake_score"
+    assert not torch.equal(features[0], together[other].tap(x, t, conditioning(family), layers)[0])

@@ -1,0 +1,312 @@
+"""sCM, SANA-Sprint and MeanFlow against closed forms."""
+
+import math
+from collections.abc import Callable
+from types import ModuleType
+
+import pytest
+import torch
+from closed_forms import REAL, close, only, processes
+from flow_maps import Knowing, clean_at, gaussian_batch, knowing_roles, mapped, two_times
+from test_gan import Judge
+from torch import Tensor
+
+from fastgen.models.roles import Roles
+from fastgen.models.state import LogVariance
+from fastgen.objectives import Batch, Objective
+from fastgen.objectives.parts.gan import GAN
+from fastgen.objectives.parts.ops import NONE, Noised
+from fastgen.objectives.parts.solvers import Guidance
+from fastgen.objectives.parts.velocity import Course
+from fastgen.objectives.trajectory import meanflow, scm
+from fastgen.objectives.trajectory.meanflow import MeanFlow, mean_velocity
+from fastgen.objectives.trajectory.sana_sprint import SanaSprint
+from fastgen.objectives.trajectory.scm import Angle, SimplifiedConsistency, pulled, tangent, trig_output
+from fastgen.process import EDM, Flow, Prediction, Process, even_grid
+from fastgen.process.prediction import Coefficients
+from fastgen.proofs.analytic import ExactDenoiser
+
+SIGMA_DATA = 0.8
+
+
+def trig_row(process: Process, t: Tensor) -> Coefficients:
+    """F of TrigFlow on any process."""
+    u = torch.atan2(process.sigma(t), SIGMA_DATA * process.alpha(t))
+    return Coefficients(-u.sin() / SIGMA_DATA, u.cos())
+
+
+def started(process: Process, t: float, batch: Batch) -> Noised:
+    return Noised.of(process, batch.x0, batch.full(t), batch.noise())
+
+
+def linear(process: Process, sigma_data: float, slope: float) -> Knowing:
+    """F = slope x / sd + bias in TrigFlow's terms, whatever unit the samples have."""
+
+    def row(process: Process, t: Tensor) -> Coefficients:
+        angle = Angle.of(process, t, sigma_data)
+        return Coefficients(-angle.sin / sigma_data, angle.cos)
+
+    def belief(process: Process, x: Tensor, t: Tensor, scalars: object) -> Prediction:
+        angle = Angle.of(process, t, sigma_data)
+        scaled = x * (angle.cos / (sigma_data * process.alpha(t)))[:, None]
+        return Prediction.solve(process, x, t, slope * scaled, row=row)
+
+    return Knowing(process, belief, row=row)
+
+
+# TrigFlow
+
+
+@pytest.mark.parametrize(
+    ("u", "t", "norm"), [(0.3, 0.236254, 0.799452), (1.0, 0.608979, 0.723708), (1.5, 0.933781, 0.936126)]
+)
+def test_a_flow_network_is_read_as_a_trigonometric_one(u: float, t: float, norm: float):
+    """F = ((1 - 2 t) x + (1 - 2 t + 2 t^2) v) / norm and x_Trig = x / norm (SANA-Sprint, arXiv:2503.09641, eq. 7)."""
+    process, time = Flow(), torch.tensor([math.sin(u) / (math.sin(u) + math.cos(u))], dtype=torch.float64)
+    assert time.item() == pytest.approx(t, abs=1e-6)
+    x, v = torch.randn(2, 1, 3, dtype=torch.float64)
+    belief = Prediction(process, time, x - time * v, x + (1 - time) * v)
+    t, norm = time.item(), math.hypot(time.item(), 1 - time.item())
+    angle = Angle.of(process, time, 1.0)
+    close(trig_output(belief, angle, 1.0), ((1 - 2 * t) * x + (1 - 2 * t + 2 * t * t) * v) / norm)
+    assert torch.atan2(angle.sin, angle.cos).item() == pytest.approx(u)
+    assert x.div(norm).sub(angle.cos * belief.x0 + angle.sin * belief.eps).norm() < 1e-12
+
+
+@processes
+def test_the_angle_turns_at_its_rate(process: Process):
+    t, h = torch.tensor([0.35], dtype=torch.float64), 1e-5
+    angle, near, far = (Angle.of(process, t + d, SIGMA_DATA) for d in (0, -h, h))
+    turned = torch.atan2(far.sin, far.cos) - torch.atan2(near.sin, near.cos)
+    close(turned / (process.clock(t + h) - process.clock(t - h)), angle.rate, tolerance=1e-4)
+
+
+# sCM
+
+
+def check_tangent(process: Process, t: float, *, warmup: float) -> None:
+    """For F = F* + c the tangent is -cos^2 c at full warm-up; without, -cos^2 (F - F_real)."""
+    objective = SimplifiedConsistency(sigma_data=SIGMA_DATA)
+    roles = knowing_roles(objective, process, clean_at(0.0), row=trig_row)
+    c = torch.tensor([0.3, -0.7], dtype=torch.float64)
+    roles.generator.bias.data.copy_(c)
+    batch = gaussian_batch(size=8)
+    start = started(process, t, batch)
+    real = roles.real_score(start.x_t, start.t, batch.cond)
+    value, g = tangent(roles, batch, start, Course(real, NONE), sigma_data=SIGMA_DATA, warmup=warmup)
+    alpha, sigma = process.alpha(start.t)[:, None], process.sigma(start.t)[:, None]
+    u = torch.atan2(sigma, SIGMA_DATA * alpha)
+    x0 = mapped(process, start.x_t, start.t, 0 * start.t)
+    exact = -u.sin() * x0 / SIGMA_DATA + u.cos() * (start.x_t - alpha * x0) / sigma
+    close(value, exact + c, tolerance=1e-5)
+    teacher = -u.sin() * real.x0 / SIGMA_DATA + u.cos() * real.eps
+    expected = -(u.cos() ** 2) * (c if warmup else exact + c - teacher)
+    close(g, expected.expand_as(g), tolerance=1e-5)
+
+
+@processes
+@pytest.mark.parametrize("t", [0.3, 0.6])
+@pytest.mark.parametrize("warmup", [0.0, 1.0])
+def test_the_tangent_of_a_biased_consistency_model(process: Process, t: float, warmup: float):
+    check_tangent(process, t, warmup=warmup)
+
+
+def check_tangent_gradient(images: int) -> None:
+    """2 / d times the weight 2 / tan(u) times minus the normalised tangent; half way through the warm-up."""
+    process, t = Flow(), 0.6
+    objective = SimplifiedConsistency(sigma_data=SIGMA_DATA, times=only(t), warmup=100)
+    roles = knowing_roles(objective, process, clean_at(0.0), row=trig_row)
+    roles.generator.bias.data.copy_(torch.tensor([0.3, -0.7]))
+    batch = gaussian_batch(images=images)
+    start = Noised.of(process, batch.x0, batch.full(t), batch.script[0])
+    real = roles.real_score(start.x_t, start.t, batch.cond)
+    _, g = tangent(roles, batch, start, Course(real, NONE), sigma_data=SIGMA_DATA, warmup=min(images / 100, 1.0))
+    normalised = g / (g.norm(dim=1, keepdim=True) + 2 * objective.normaliser)
+    with roles.training(("generator", "weight")):
+        loss = objective.generator(roles, batch)["tangent"]
+        slope, lv = torch.autograd.grad(loss, [roles.generator.bias, roles["weight"].out.bias], allow_unused=True)
+    assert slope is not None, "the loss does not reach the generator"
+    weight = 2 * SIGMA_DATA * (1 - t) / t
+    close(slope, -weight * normalised.mean(dim=0), tolerance=1e-5)
+    squared = weight * normalised.square().mean()
+    assert loss.item() == pytest.approx(squared.item(), rel=1e-5)
+    assert lv.item() == pytest.approx(1 - squared.item(), rel=1e-4), "W e^-lv delta^2 + lv has its minimum at W delta^2"
+
+
+@pytest.mark.parametrize("images", [0, 50, 200])
+def test_the_tangent_is_normalised_warmed_up_and_weighted(images: int):
+    check_tangent_gradient(images)
+
+
+def test_uniform_weights_train_no_weight():
+    """The gradient is minus the normalised tangent at every time, and the role `weight` is not there."""
+    process, t = Flow(), 0.6
+    objective = SimplifiedConsistency(sigma_data=SIGMA_DATA, times=only(t), warmup=0, weighting="uniform")
+    assert objective.cycle == (("generator",),)
+    assert "weight" not in objective.needs
+    roles = knowing_roles(objective, process, clean_at(0.0), row=trig_row)
+    roles.generator.bias.data.copy_(torch.tensor([0.3, -0.7]))
+    batch = gaussian_batch()
+    start = Noised.of(process, batch.x0, batch.full(t), batch.script[0])
+    real = roles.real_score(start.x_t, start.t, batch.cond)
+    _, g = tangent(roles, batch, start, Course(real, NONE), sigma_data=SIGMA_DATA, warmup=1.0)
+    normalised = g / (g.norm(dim=1, keepdim=True) + 2 * objective.normaliser)
+    with roles.training(("generator",)):
+        (slope,) = torch.autograd.grad(objective.generator(roles, batch)["tangent"], roles.generator.bias)
+    close(slope, -normalised.mean(dim=0), tolerance=1e-5)
+
+
+@pytest.mark.parametrize("norm", ["sample", "element"])
+def test_the_unit_of_the_samples_changes_nothing(norm: str):
+    """Samples, noise levels and sigma_data ten times as large: the same angles, the same gradient by F."""
+    slopes = []
+    for unit in (1.0, 10.0):
+        process = EDM(sigma_min=0.002 * unit, sigma_max=80 * unit)
+        objective = SimplifiedConsistency(sigma_data=0.5 * unit, times=only(0.4), warmup=0, norm=norm)
+        members = {"generator": linear(process, 0.5 * unit, 0.3), "real_score": linear(process, 0.5 * unit, -0.2)}
+        roles = Roles(members | {"weight": LogVariance()}, grids=[even_grid(1)])
+        roles.generator.bias.data.copy_(torch.tensor([-0.7, 0.2]))
+        batch = gaussian_batch()
+        batch.real = batch.real * unit
+        with roles.training(("generator", "weight")):
+            slopes += torch.autograd.grad(objective.generator(roles, batch)["tangent"], roles.generator.bias)
+    close(*slopes)
+
+
+@pytest.mark.parametrize(("norm", "length"), [("sample", 1.0), ("element", math.sqrt(48))])
+def test_the_length_of_the_pull(norm: str, length: float):
+    """Of a long tangent 1 over the whole sample, or per element; of one of the paper's 0.1, half of that."""
+    g = torch.randn(5, 3, 4, 4, dtype=torch.float64)
+    g = g / g.flatten(1).norm(dim=1).reshape(-1, 1, 1, 1)
+    close(pulled(1e9 * g, c=0.1, norm=norm).flatten(1).norm(dim=1), torch.full((5,), length).double())
+    per_element = 1.0 if norm == "sample" else math.sqrt(48)
+    half = pulled(2 * 0.1 * per_element * g, c=0.1, norm=norm)
+    close(half.flatten(1).norm(dim=1), torch.full((5,), length / 2).double())
+
+
+def test_data_velocities_average_to_the_teachers():
+    """Over x0 given x_t: the mean of eps x0-wise is that of the exact denoiser (sCT and sCD agree)."""
+    process, count = Flow(), 200_000
+    t = torch.full((count,), 0.5, dtype=torch.float64)
+    batch = gaussian_batch(size=count)
+    start = Noised.of(process, batch.x0, t, batch.noise())
+    real = ExactDenoiser(process, REAL)(start.x_t, t, batch.cond)
+    gap = start.truth.velocity - real.velocity
+    for moment in (torch.ones_like(gap), start.x_t, start.x_t.flip(1)):
+        assert (gap * moment).mean(dim=0).abs().max() < 0.02
+
+
+@pytest.mark.parametrize(
+    ("module", "objective", "exact"),
+    [
+        (meanflow, MeanFlow(derivative_step=0.2), two_times),
+        (scm, SimplifiedConsistency(derivative_step=0.2), clean_at(0.0)),
+    ],
+)
+def test_the_step_reaches_the_derivative(
+    module: ModuleType, objective: Objective, exact: Callable, monkeypatch: pytest.MonkeyPatch
+):
+    seen, along = [], module.along
+    monkeypatch.setattr(module, "along", lambda *given, step, **named: seen.append(step) or along(*given, **named))
+    objective.generator(knowing_roles(objective, Flow(), exact), gaussian_batch())
+    assert seen == [0.2]
+
+
+# SANA-Sprint
+
+
+def check_sprint() -> None:
+    """Its first term is sCM's, its second lowers minus the mean logit of renoised samples called at the first time."""
+    shared = {"sigma_data": SIGMA_DATA, "times": only(0.6), "guidance": Guidance(), "warmup": 100, "normaliser": 0.05}
+    gan = GAN(0.5, learned=0.5, kind="hinge", times=only(0.4), paired=True)
+    sprint = SanaSprint(**shared, gan=gan, first=1.0)
+    roles = knowing_roles(sprint, Flow(), clean_at(0.0), row=trig_row, grids=[torch.tensor([0.9]).double()])
+    roles.members["discriminator"] = Judge()
+    roles["discriminator"].weight.data.copy_(torch.tensor([2.0, -1.0]))
+    batch = gaussian_batch(images=50)
+    noises = [batch.script[i] for i in range(4)]
+    terms = sprint.generator(roles, batch)
+    t = torch.full((64,), 0.9, dtype=torch.float64)
+    x0 = mapped(Flow(), 0.1 * batch.x0 + 0.9 * noises[0], t, 0 * t)
+    expected = -0.5 * ((0.6 * x0 + 0.4 * noises[1]) @ torch.tensor([2.0, -1.0]).double()).mean()
+    close(terms["gan"], expected)
+    alone = SimplifiedConsistency(**shared)
+    again = gaussian_batch(images=50)
+    again.script = [noises[2]]
+    close(terms["tangent"], alone.generator(roles, again)["tangent"])
+
+
+def test_sprint_is_a_consistency_model_with_an_adversary():
+    check_sprint()
+
+
+def test_sprint_without_adversary_is_refused():
+    with pytest.raises(ValueError, match="choose objective scm"):
+        SanaSprint(gan=GAN(0.0))
+
+
+# MeanFlow
+
+
+def check_mean_velocity() -> None:
+    """A network wrong by a constant still has the exact target: (x_t - X_{t -> s}) / (t - s)."""
+    objective = MeanFlow()
+    roles = knowing_roles(objective, Flow(), two_times)
+    roles.generator.bias.data.copy_(torch.tensor([0.3, -0.7]))
+    batch = gaussian_batch(size=4)
+    t = torch.tensor([0.9, 0.8, 0.5, 0.4], dtype=torch.float64)
+    s = torch.tensor([0.1, 0.7, 0.0, 0.3], dtype=torch.float64)
+    x_t = Flow().renoise(batch.x0, t, batch.noise())
+    v = roles.real_score(x_t, t, batch.cond).velocity
+    aim = mean_velocity(roles, batch, x_t, t, v, {"s": s})
+    close(aim, (x_t - mapped(Flow(), x_t, t, s)) / (t - s)[:, None])
+    assert not aim.requires_grad
+
+
+def test_the_mean_velocity_is_its_own_target():
+    check_mean_velocity()
+
+
+def check_mean_flow_loss() -> None:
+    """Loss and gradient of a network wrong by c: D / (D + 0.01) with D = |c|^2, also where s = t."""
+    c = torch.tensor([0.3, -0.4], dtype=torch.float64)
+    for diagonal in (0.0, 1.0):
+        objective = MeanFlow(diagonal=diagonal)
+        roles = knowing_roles(objective, Flow(), two_times)
+        roles.generator.bias.data.copy_(c)
+        with roles.training(("generator",)):
+            loss = objective.generator(roles, gaussian_batch())["mean_velocity"]
+            (slope,) = torch.autograd.grad(loss, roles.generator.bias)
+        assert loss.item() == pytest.approx(0.25 / 0.26, rel=1e-5)
+        close(slope, 2 * c / 0.26, tolerance=1e-5)
+
+
+def test_mean_flow_pulls_a_biased_network_back():
+    check_mean_flow_loss()
+
+
+def test_data_velocities_ask_no_teacher():
+    objective = MeanFlow(velocity="data", diagonal=1.0, times=only(0.5))
+    roles = knowing_roles(objective, Flow(), two_times)
+    exact = roles.members.pop("real_score")
+    batch = gaussian_batch()
+    eps, t = batch.script[0], batch.full(0.5)
+    square = (exact((batch.x0 + eps) / 2, t, batch.cond).velocity - (eps - batch.x0)).square().sum(dim=1)
+    expected = (square / (square + 0.01)).mean()
+    close(objective.generator(roles, batch)["mean_velocity"], expected, tolerance=1e-5)
+
+
+def test_the_share_of_the_diagonal():
+    objective = MeanFlow(diagonal=0.75)
+    roles = knowing_roles(objective, Flow(), two_times)
+    t, s = objective._times(roles, gaussian_batch(size=4000))
+    assert (t == s).double().mean().item() == pytest.approx(0.75, abs=0.03)
+    assert (t >= s).all()
+
+
+def test_mean_flow_says_that_it_is_linear():
+    assert MeanFlow().needs == {"images", "real_score", "linear", "ode", "generator.s", "fine_times"}
+    assert MeanFlow(velocity="data").needs == {"images", "linear", "ode", "generator.s", "fine_times"}
+    assert "fine_times" not in MeanFlow(derivative_step=0.03).needs
+    with pytest.raises(ValueError, match="velocity=real_score"):
+        MeanFlow(velocity="data", guidance=Guidance(2.0, 2.0))

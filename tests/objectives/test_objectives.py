@@ -1,0 +1,231 @@
+"""Objectives against closed forms and fixed points, and who gets gradients.
+
+What matters most is written as `check_*` functions; `test_mutants.py` runs them on objectives made wrong on purpose.
+"""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from closed_forms import (
+    COVARIANCE,
+    MEAN,
+    OTHER_FACTOR,
+    OTHER_MEAN,
+    PLANE,
+    believed,
+    clean,
+    close,
+    cubature,
+    gaussian_roles,
+    only,
+    processes,
+    quasi_random,
+    scripted,
+    slopes,
+    streams,
+)
+from test_rollout import Recorder
+
+from fastgen.models.roles import Roles
+from fastgen.models.state import STATES
+from fastgen.objectives import OBJECTIVES, Batch, Objective, Pair
+from fastgen.objectives.distribution.decoupled_dmd import DecoupledDMD
+from fastgen.objectives.distribution.dmd import DMD
+from fastgen.objectives.distribution.dmd2 import DMD2
+from fastgen.objectives.distribution.vsd import VSD
+from fastgen.objectives.parts.gan import GAN
+from fastgen.objectives.parts.guidance import Fixed
+from fastgen.objectives.parts.matching import Matching, compare
+from fastgen.objectives.parts.ops import guided, look, surrogate, through
+from fastgen.objectives.parts.rollout import land
+from fastgen.process import EDM, Flow, Process, Uniform, even_grid
+from fastgen.proofs.analytic import ExactDenoiser, ExactRatio
+from fastgen.proofs.toy import toy_batch, toy_roles
+
+
+def check_vsd_is_the_kl_gradient(process: Process, t: float) -> None:
+    """alpha sigma (fake - real) is the KL gradient times sigma^3 / alpha (alpha^2 + sigma^2)."""
+    z, eps = cubature(2)
+    measured = slopes(gaussian_roles(process), VSD(guidance=Fixed(1.0), times=only(t)), scripted(z, eps), "vsd")
+    level = torch.tensor(t, dtype=torch.float64)
+    alpha, sigma = process.alpha(level), process.sigma(level)
+    mean, factor = OTHER_MEAN.clone().requires_grad_(), OTHER_FACTOR.clone().requires_grad_()
+    unit = torch.eye(2, dtype=torch.float64)
+    fake = torch.distributions.MultivariateNormal(alpha * mean, alpha**2 * factor @ factor.T + sigma**2 * unit)
+    real = torch.distributions.MultivariateNormal(alpha * MEAN, alpha**2 * COVARIANCE + sigma**2 * unit)
+    kl = torch.autograd.grad(torch.distributions.kl_divergence(fake, real), [mean, factor])
+    weight = sigma**3 / (alpha * (alpha**2 + sigma**2))
+    for ours, exact in zip(measured, kl, strict=True):
+        close(ours, weight * exact / 2)  # the surrogate is a mean over two dimensions
+
+
+@processes
+@pytest.mark.parametrize("t", [0.3, 0.6])
+def test_vsd_is_the_kl_gradient(process: Process, t: float):
+    check_vsd_is_the_kl_gradient(process, t)
+
+
+DIRECTIONS: dict[str, Objective] = {"dmd": DMD(times=only(0.5)), "dmd2": DMD2(gan=GAN(0.0), times=only(0.5))}
+
+
+def check_dmd_direction(process: Process, name: str) -> None:
+    """The batch average of (fake - real) / mean|x0 - real|, each from plain linear algebra."""
+    z, eps = quasi_random(2)
+    batch = scripted(z, eps)
+    batch.pairs = Pair(z, z)
+    measured = slopes(gaussian_roles(process), DIRECTIONS[name], batch, "dm")
+    t = torch.tensor(0.5, dtype=torch.float64)
+    alpha, sigma = process.alpha(t), process.sigma(t)
+    x0 = OTHER_MEAN + z @ OTHER_FACTOR.T
+    x_t = alpha * x0 + sigma * eps
+    real = believed(MEAN, COVARIANCE, x_t, alpha, sigma)
+    fake = believed(OTHER_MEAN, OTHER_FACTOR @ OTHER_FACTOR.T, x_t, alpha, sigma)
+    grad = (fake - real) / ((x0 - real).abs().sum(dim=1, keepdim=True) / 2)
+    close(measured, (grad.mean(dim=0) / 2, grad.T @ z / len(z) / 2))
+    assert measured[0] @ (OTHER_MEAN - MEAN) > 0, "descent leads away from the data"
+
+
+@processes
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_dmd_follows_its_formula(process: Process, name: str):
+    check_dmd_direction(process, name)
+
+
+def check_noise_below_resolution_is_harmless() -> None:
+    """Far below EDM's smallest noise there is less than fp32 can hold: both scores then return the sample itself."""
+    z, eps = (x.float() for x in quasi_random(2))
+    objective = DMD2(gan=GAN(0.0), times=Uniform(0.0, 1e-13))  # sigma up to 2e-10
+    for slope in slopes(gaussian_roles(EDM()), objective, scripted(z, eps), "dm"):
+        assert (slope.abs() < 0.1).all()
+
+
+def test_noise_below_resolution_is_harmless():
+    check_noise_below_resolution_is_harmless()
+
+
+MATCHING = [name for name, kind in OBJECTIVES.items() if isinstance(kind(), Matching)]
+UNGUIDED: dict[str, Objective] = {"decoupled_dmd": DecoupledDMD(augmentation=1.0)}
+"""Guidance moves the point where the scores agree; here is how to leave it out where it is not a law."""
+
+
+def check_fixed_point(process: Process, name: str) -> None:
+    """Exactly, sample by sample: where the scores agree so do their slopes, which the path objectives see as well."""
+    objective = UNGUIDED.get(name) or replace(OBJECTIVES[name](), guidance=Fixed(1.0))
+    real = ExactDenoiser(process, PLANE)
+    states = {state: kind() for state, kind in STATES.items() if state in objective.needs}
+    roles = gaussian_roles(process, real_score=real, fake_score=real, discriminator=ExactRatio(real, real), **states)
+    roles = Roles(roles.members, grids=[even_grid(2)], sampler="ode" if "ode" in objective.needs else "renoise")
+    batch = toy_batch(PLANE, 64, *streams().values())
+    batch.pairs = Pair(batch.noise(), batch.noise())
+    with roles.training(("generator",)):
+        terms = objective.generator(roles, batch)
+        terms.pop("regression", None)
+        sum(terms.values()).backward()
+    for parameter in roles.parameters("generator"):
+        assert torch.equal(parameter.grad, torch.zeros_like(parameter))
+
+
+@processes
+@pytest.mark.parametrize("name", MATCHING)
+def test_equal_scores_leave_the_generator_alone(process: Process, name: str):
+    check_fixed_point(process, name)
+
+
+def check_only_the_real_score_is_guided() -> None:
+    process = Flow()
+    real, fake = Recorder(ExactDenoiser(process, PLANE)), Recorder(ExactDenoiser(process, PLANE))
+    roles = gaussian_roles(process, real_score=real, fake_score=fake)
+    batch = toy_batch(PLANE, 64, *streams().values())
+    scores = compare(look, VSD(guidance=Fixed(3.0)), roles, batch, clean(batch, batch.x0))
+    x_t, t = fake.calls[0].x_t, scores.t
+    exact = ExactDenoiser(process, PLANE)
+    cond, null = exact(x_t, t, batch.cond), exact(x_t, t, batch.cond.unconditional)
+    close(scores.real.x0, null.x0 + 3 * (cond.x0 - null.x0), tolerance=1e-5)
+    close(scores.fake.x0, cond.x0, tolerance=1e-5)
+    assert [len(call.x_t) for call in real.calls] == [128], "a guidance pair is one call"
+
+
+def test_only_the_real_score_is_guided():
+    check_only_the_real_score_is_guided()
+
+
+# Who gets gradients
+
+
+def batch_for(objective: Objective) -> Batch:
+    """A batch with exactly what the objective says it needs."""
+    batch = toy_batch(PLANE, 16, *streams().values())
+    batch.pairs = Pair(batch.noise(), batch.noise()) if "pairs" in objective.needs else None
+    batch.real = batch.real if "images" in objective.needs else None
+    batch.cond = batch.cond if "null" in objective.needs else replace(batch.cond, null=None)
+    return batch
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_gradients_reach_exactly_the_turns_roles(name: str):
+    objective = OBJECTIVES[name]()
+    sampler = "ode" if "ode" in objective.needs else "renoise"
+    roles = toy_roles(Flow(), PLANE, [even_grid(2), even_grid(4)], updates=0, objective=objective, sampler=sampler)
+    for turn in dict.fromkeys(objective.cycle):
+        with roles.training(turn):
+            terms = getattr(objective, turn[0])(roles, batch_for(objective))
+            sum(terms.values()).backward()
+        assert all(term.ndim == 0 and term.isfinite() for term in terms.values())
+        for role in roles.members:
+            reached = [parameter.grad is not None for parameter in roles.parameters(role)]
+            assert all(reached) if role in turn else not any(reached), f"{turn}: {role}"
+            roles[role].zero_grad()
+
+
+THROUGH_THE_SCORES = {"sid", "sida", "sid_lsg", "sid_few_step", "sim", "uni_instruct"}
+
+
+@pytest.mark.parametrize("name", MATCHING)
+def test_the_generators_turn_goes_through_the_scores_or_only_looks(name: str):
+    """By the family that the objective is of; and no turn writes a gradient to what it only asks."""
+    objective = OBJECTIVES[name]()
+    sampler = "ode" if "ode" in objective.needs else "renoise"
+    roles = toy_roles(Flow(), PLANE, [even_grid(2)], updates=0, objective=objective, sampler=sampler)
+    asked = {role: Recorder(roles[role]) for role in ("real_score", "fake_score")}
+    roles = Roles(roles.members | asked, grids=roles.grids, sampler=sampler)
+    with roles.training(("generator",)):
+        sum(objective.generator(roles, batch_for(objective)).values()).backward()
+    for recorder in asked.values():
+        assert {call.recorded_graph for call in recorder.calls} == {name in THROUGH_THE_SCORES}
+        assert all(parameter.grad is None for parameter in recorder.parameters())
+
+
+def check_scores_hold_no_graph() -> None:
+    roles = toy_roles(Flow(), PLANE, [even_grid(1)], updates=0)
+    batch = toy_batch(PLANE, 16, *streams().values())
+    with roles.training(("generator", "fake_score")):
+        x0 = land("one_step", roles, batch).x
+        scores = compare(look, VSD(guidance=Fixed(1.0)), roles, batch, clean(batch, x0))
+    assert x0.requires_grad
+    assert not scores.fake.x0.requires_grad
+
+
+def test_scores_hold_no_graph():
+    check_scores_hold_no_graph()
+
+
+@pytest.mark.parametrize("w", [1.0, 3.0])
+def test_look_stores_no_graph_and_through_keeps_the_one_to_x_t(w: float):
+    roles = toy_roles(Flow(), PLANE, [even_grid(1)], updates=0)
+    batch = toy_batch(PLANE, 16, *streams().values())
+    x_t, t = batch.x0.requires_grad_(), batch.full(0.5)
+    looked = guided(look, roles.fake_score, x_t, t, batch.cond, w=w)
+    seen = guided(through, roles.fake_score, x_t, t, batch.cond, w=w)
+    assert torch.equal(looked.x0, seen.x0)
+    assert not looked.x0.requires_grad
+    seen.x0.sum().backward()
+    assert x_t.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in roles.parameters("fake_score"))
+
+
+def test_the_surrogates_gradient_is_what_it_was_given():
+    x, grad = torch.randn(2, 5, 3)
+    x.requires_grad_()
+    surrogate(x, grad).backward()
+    torch.testing.assert_close(x.grad, grad / 15, rtol=1e-4, atol=1e-6)

@@ -1,0 +1,88 @@
+"""Score implicit matching against its theorem, and at the ends of its constant."""
+
+import pytest
+import torch
+from closed_forms import (
+    close,
+    gaussian_roles,
+    only,
+    processes,
+    quasi_random,
+    scripted,
+    slopes,
+)
+from quadrature import LINE, SQUARE, Pair, leaves, marginals, quadrature
+from test_identity import T, frozen, levels, plain
+
+from fastgen.objectives.distribution.sim import SIM, DistanceName
+from fastgen.process import Process
+
+
+def implicit(distance: DistanceName, huber: float = 0.8) -> SIM:
+    return SIM(distance=distance, huber=huber, times=only(T))
+
+
+DISTANCES = {
+    "pseudo_huber": lambda n: (n + 0.8**2).sqrt(),
+    "square": lambda n: n / 2,
+    "quartic": lambda n: n**2 / 2,
+}
+
+
+def check_sim_theorem(process: Process, pair: Pair, distance: DistanceName, *, nodes: int) -> None:
+    """Autograd of E d(real - fake_theta) at fixed x_t, through the fake score of the generator's own law.
+
+    That is the left side of the score-divergence theorem. On the right the whole of d'(y) (fake - x0) moves with
+    x_t, d' and its denominator included: the identity E[u(x_t) (fake - x0)] = 0, which it differentiates by the
+    generator, holds for functions u of x_t.
+    """
+    roles, batch = quadrature(process, pair, nodes=nodes)
+    (z, eps), weights = batch.script, roles["generator"].weights
+    measured = slopes(roles, implicit(distance), batch, "sim")
+    scale, sigma = levels(process)
+    x_t = scale * (pair.other_mean + z @ pair.other_factor.T) + sigma * eps
+    mean, factor = leaves(pair)
+    real, fake = marginals(process, pair, T, parameters=(mean, factor))
+    gaps = (torch.linalg.solve(law.covariance_matrix, (law.mean - x_t).T).T for law in (real, fake))
+    gap = (next(gaps) - next(gaps)) * sigma**2 / scale
+    divergence = (weights * DISTANCES[distance](gap.square().mean(dim=1))).sum()
+    close(measured, torch.autograd.grad(divergence, [mean, factor]), tolerance=1e-5)
+
+
+@processes
+@pytest.mark.parametrize("distance", DISTANCES)
+def test_sim_is_the_gradient_of_its_distance(process: Process, distance: DistanceName):
+    check_sim_theorem(process, LINE, distance, nodes=40)
+    check_sim_theorem(process, SQUARE, distance, nodes=10)
+
+
+@processes
+def test_the_squared_distance_is_sid_at_one_without_weight(process: Process):
+    noises = quasi_random(2, 256)
+    square = slopes(gaussian_roles(process), implicit("square"), scripted(*noises), "sim")
+    close(square, slopes(gaussian_roles(process), plain(1.0), scripted(*noises), "sid"), tolerance=1e-12)
+
+
+@processes
+def test_a_large_constant_makes_the_huber_distance_a_square(process: Process):
+    noises = quasi_random(2, 256)
+    square = slopes(gaussian_roles(process), implicit("square"), scripted(*noises), "sim")
+    huber = slopes(gaussian_roles(process), implicit("pseudo_huber", 1e4), scripted(*noises), "sim")
+    close([1e4 * slope for slope in huber], list(square))
+
+
+@processes
+def test_a_small_constant_leaves_the_unit_residual(process: Process):
+    z, eps = quasi_random(2, 256)
+    measured = slopes(gaussian_roles(process), implicit("pseudo_huber", 1e-9), scripted(z, eps), "sim")
+    mean, factor = leaves(SQUARE)
+    x0 = mean + z @ factor.T
+    scale, sigma = levels(process)
+    real, fake = frozen(process, scale * x0 + sigma * eps)
+    unit = (real - fake) / ((real - fake).square().sum(dim=1, keepdim=True) / 2).sqrt()
+    close(measured, torch.autograd.grad((unit * (fake - x0)).mean(), [mean, factor]))
+
+
+def test_a_distance_without_slope_at_zero_is_refused():
+    with pytest.raises(ValueError, match="need huber > 0"):
+        SIM(huber=0.0)

@@ -1,0 +1,161 @@
+"""Every objective turns a teacher that needs many steps into a generator of few, on every process."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from fastgen.objectives import OBJECTIVES, Pretrain
+from fastgen.objectives.distribution.dmd2 import DMD2
+from fastgen.objectives.regression.guidance_distillation import GuidanceDistillation
+from fastgen.objectives.regression.kd import KnowledgeDistillation
+from fastgen.process import even_grid
+from fastgen.proofs.bed import DATA, Bed, batch_for, bed_of, distance, generated, pairs, seeded, started
+from fastgen.proofs.convergence import ALL, MEASURED, SHARE, judged, markdown, measured
+from fastgen.proofs.modes import COLOUR, GREY, Coverage, drawing, table
+from fastgen.proofs.page import inserted
+from fastgen.proofs.recipes import NO_GAN, RECIPES
+from fastgen.proofs.training import Recipe, train
+
+FAST = {
+    ("dmd2", "flow"),
+    ("sid", "trig"),
+    ("sim", "edm"),
+    ("f_distill", "vp"),
+    ("tdm_4step", "flow"),
+    ("phased_dmd_4step", "trig"),
+    ("cd", "vp"),
+    ("pcm_2step", "flow"),
+    ("scm", "trig"),
+    ("meanflow", "flow"),
+    ("shortcut", "edm"),
+    ("progressive_4step", "vp"),
+}
+
+
+BEFORE = json.loads(MEASURED.read_text())
+
+
+def test_every_recipe_was_measured():
+    assert set(BEFORE) == set(ALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "process"),
+    [
+        pytest.param(name, process, marks=[] if (name, process) in FAST else pytest.mark.slow)
+        for name in BEFORE
+        for process in BEFORE[name]
+    ],
+)
+def test_the_generator_learns_the_distribution(name: str, process: str):
+    recipe, before = ALL[name], BEFORE[name][process]
+    found = measured(recipe, process, seed=0)
+    assert judged(recipe, found) < 1.5 * before[recipe.judged]
+    assert judged(recipe, found) < SHARE * found.teacher
+
+
+@pytest.mark.slow
+def test_the_last_of_two_steps_learns_the_distribution_by_itself():
+    """Only where the fake score is told the step: otherwise single steps may err in opposite ways."""
+    aware = RECIPES["dmd2_aware_2step"]
+    blind = replace(aware, objective=replace(aware.objective, step_aware=False))
+    told, untold = (measured(recipe, "edm", seed=0).last for recipe in (aware, blind))
+    assert told < untold
+
+
+def test_every_students_objective_has_a_recipe():
+    """But of those that make no student of fewer steps."""
+    trained = {type(recipe.objective) for recipe in ALL.values()}
+    assert set(OBJECTIVES.values()) - {Pretrain, GuidanceDistillation} <= trained
+
+
+def test_a_batch_has_exactly_what_the_objective_needs():
+    data_free, regression = DMD2(gan=NO_GAN), KnowledgeDistillation()
+    free = batch_for(data_free, bed_of(data_free, "flow"), 8, seeded(0), seeded(1))
+    paired = batch_for(regression, bed_of(regression, "flow"), 8, seeded(0), seeded(1))
+    classes = batch_for(Pretrain(), bed_of(Pretrain(), "flow"), 8, seeded(0), seeded(1))
+    assert (free.real, free.pairs, free.cond.null) == (None, None, None)
+    assert paired.pairs is not None
+    assert paired.real is None
+    assert classes.real is not None
+    assert classes.cond.null is not None
+
+
+@pytest.mark.parametrize("classes", [False, True])
+def test_pairs_end_where_the_data_are(classes: bool):
+    """And under a class near the means of that class."""
+    bed = Bed("flow", classes=classes)
+    rows, data = pairs(bed), DATA["five"]
+    assert distance(rows.x0, bed) < 0.06
+    nearest = torch.cdist(rows.x0.double(), data.means).argmin(dim=1)
+    if classes:
+        assert (data.labels[nearest] == rows.labels).double().mean() > 0.99
+
+
+def test_a_turn_of_several_roles_trains_each():
+    recipe = Recipe(OBJECTIVES["dmd2"](ratio=1), cycles=2)
+    bed = bed_of(recipe.objective, "flow")
+    roles = started(recipe.objective, bed, recipe.grid, seed=0)
+    names = ("generator", "fake_score", "discriminator")
+    before = {name: [parameter.clone() for parameter in roles.parameters(name)] for name in names}
+    train(recipe, roles, bed, seed=0)
+    for name in names:
+        assert any(not torch.equal(a, b) for a, b in zip(before[name], roles.parameters(name), strict=True)), name
+
+
+@pytest.mark.parametrize(("sampler", "near"), [("ode", 0.06), ("renoise", 0.12)])
+def test_the_exact_denoiser_samples_the_data_in_many_steps(sampler: str, near: float):
+    """And badly in one; renoised means lose some spread at every step."""
+    bed = Bed("flow")
+    assert distance(generated(bed.real, bed, even_grid(32), sampler)[-1], bed) < near
+    assert distance(generated(bed.real, bed, even_grid(1), sampler)[-1], bed) > 0.5
+
+
+def test_coverage_counts_what_was_put_there():
+    data = DATA["eight"]
+    everything = Coverage.of(data.sample(10_000, seeded(0)), data)
+    assert everything.modes == 8
+    assert everything.mass_error < 0.02
+    assert everything.off < 0.02  # 1.1 % of a round Gaussian lie beyond three standard deviations
+    one = Coverage.of(data.means[:1].expand(100, 2), data)
+    assert (one.modes, one.off) == (1, 0.0)
+    assert one.mass_error == pytest.approx(1 - float(data.weights[0]))
+    assert Coverage.of(0 * data.means, data).off == 1.0
+
+
+@pytest.mark.parametrize(("count", "modes"), [(40, 2), (20, 1)])
+def test_a_mode_counts_from_a_fifth_of_its_share(count: int, modes: int):
+    """That of the third mode is 0.15: 30 of 1000 samples."""
+    data = DATA["eight"]
+    samples = torch.cat([data.means[:1].expand(1000 - count, 2), data.means[2:3].expand(count, 2)])
+    assert Coverage.of(samples, data).modes == modes
+
+
+def test_a_drawing_is_small_and_shows_both_samples():
+    image = drawing(torch.tensor([[-0.75, 0.0]]), torch.tensor([[0.75, 0.75], [9.0, 9.0]])).convert("RGB")
+    assert image.size == (240, 240)
+    assert sorted(count for count, _ in image.getcolors()) == [1, 1, 240 * 240 - 2]
+    assert image.getpixel((60, 119)) == GREY
+    assert image.getpixel((180, 59)) == COLOUR, "up is up"
+
+
+def test_a_table_goes_between_its_markers():
+    one = inserted("before ", "modes", "old") + " after"
+    assert one == "before <!-- modes: begin -->\nold\n<!-- modes: end --> after"
+    both = inserted(one, "convergence", "other")
+    assert inserted(both, "modes", "new") == both.replace("old", "new")
+
+
+def test_the_page_has_the_measured_distances():
+    page = (MEASURED.parents[2] / "docs" / "objectives.md").read_text()
+    assert inserted(page, "convergence", markdown(BEFORE)) == page, "put them there: convergence --only --page PAGE"
+
+
+def test_rows_of_other_recipes_stay_in_the_table():
+    old = {name: f"| `{name}` | old | ![{name}](pictures/{name}.png) |" for name in ("dmd2", "dmd2_2step", "tdm")}
+    page = "\n".join(old.values())
+    lines = table("flow", Path("pictures"), page, {"dmd2": "new", "cd": "also new"}).splitlines()[-4:]
+    assert lines == ["new", old["dmd2_2step"], old["tdm"], "also new"]

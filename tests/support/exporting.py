@@ -1,0 +1,88 @@
+"""Tiny students of any family, and verification without the wait for a fresh process."""
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from diffusers import DiffusionPipeline
+from families import FAMILIES
+from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+
+from fastgen.export.adapter import Adapter
+from fastgen.export.rebuild import calls_for, conditions_for
+from fastgen.export.serving import Emitted, Serving, servings
+from fastgen.export.stops import stops_of
+from fastgen.export.verify import Ours
+from fastgen.models.pipelines.arguments import call_arguments
+from fastgen.models.pipelines.notes import Notes
+from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.models.pipelines.probe import emitted
+from fastgen.models.pipelines.watch import denoiser_name
+
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+
+
+def adapted(pipe: DiffusionPipeline, *, seed: int = 0, **settings) -> tuple[torch.nn.Module, Adapter]:
+    """The denoiser with a random adapter, and the adapter alone; the pipeline stays as it was."""
+    config = LoraConfig(**{"r": 4, "lora_alpha": 16, "target_modules": ATTENTION, **settings})
+    net = inject_adapter_in_model(config, copy.deepcopy(getattr(pipe, denoiser_name(pipe))))
+    torch.manual_seed(seed)
+    for name, parameter in net.named_parameters():
+        if "lora_" in name:
+            torch.nn.init.normal_(parameter.data, std=0.3)
+    return net, Adapter(get_peft_model_state_dict(net), config)
+
+
+EXAMPLES = {"none": {}, "label": {"class_labels": [0, 1]}, "prompt": {"prompt": ["a", "b"]}}
+
+
+def emitted_by(pipeline: Pipeline) -> Emitted:
+    """Where the pipeline's own call stops under another scheduler."""
+
+    def stops(scheduler, n: int) -> list[float]:
+        own, pipeline.pipe.scheduler = pipeline.pipe.scheduler, scheduler
+        try:
+            return emitted(pipeline.pipe, {**EXAMPLES[pipeline.kind], **pipeline.size}, steps=n)
+        finally:
+            pipeline.pipe.scheduler = own
+
+    return stops
+
+
+def listed(scheduler, n: int) -> list[float]:
+    """The timesteps that a scheduler lists by itself; a pipeline may ask it for others."""
+    scheduler.set_timesteps(n)
+    return [float(t) for t in scheduler.timesteps]
+
+
+@dataclass(frozen=True)
+class Student:
+    """An untrained student: its teacher, how it is served, and what training would know of it."""
+
+    teacher: Pipeline
+    servings: list[Serving]
+    notes: Notes
+    ours: Ours
+
+    @property
+    def pipe(self) -> DiffusionPipeline:
+        return self.teacher.student(self.teacher.network, self.servings[0].scheduler)
+
+
+def student_of(pipe: DiffusionPipeline, steps, sampler, size=None, **told) -> Student:
+    """A student with the teacher's weights; `told` goes to the notes."""
+    teacher = Pipeline(pipe, size=size)
+    served = servings(pipe.scheduler, steps, sampler=sampler, emitted=emitted_by(teacher))
+    model, stops = teacher.denoiser(), {}
+    for serving in served:
+        seen = Pipeline(teacher.student(teacher.network, serving.scheduler), size=size)
+        model = seen.denoiser()
+        stops |= {n: stops_of(seen.reading, emitted_by(teacher)(serving.scheduler, n)) for n in serving.steps}
+    notes = Notes(steps=tuple(steps), sampler=sampler, stops=stops, arguments=dict(size or {}), **told)
+    calls = calls_for(teacher, call_arguments(pipe, notes))
+    return Student(teacher, served, notes, Ours(model, conditions_for(teacher), calls, sampler, stops))
+
+
+def family_student(name: str, steps, sampler) -> Student:
+    family = FAMILIES[name]
+    return student_of(family.build(), steps, sampler, family.size)

@@ -1,0 +1,416 @@
+"""Small training runs: a stage on a tiny pipeline, a whole run from a config, and either in a process of its own."""
+
+import multiprocessing
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from accelerate import Accelerator, PartialState
+from strangers import come_near
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+
+import fastgen.distillation.distil as distillation
+from fastgen.config.schema import Config, Pairs, Stage, Train
+from fastgen.config.yaml_file import dump
+from fastgen.data import Items, Loader
+from fastgen.distillation.distil import distil
+from fastgen.engine import checkpoint, pairs
+from fastgen.engine import stage as loop
+from fastgen.engine.distributed import alone, average, average_gradients, meet, shared
+from fastgen.engine.feed import Feed, PairSet
+from fastgen.engine.roles import build_roles
+from fastgen.engine.stage import StageSpec
+from fastgen.errors import UserError
+from fastgen.models.pipelines.loading import load
+from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.objectives import DMD2, KnowledgeDistillation
+from fastgen.objectives.parts.guidance import Fixed
+from fastgen.process import even_grid
+
+CPU = torch.device("cpu")
+
+# Processes fork from a server that has imported what takes seconds, once for all tests.
+PROCESSES = multiprocessing.get_context("forkserver")
+PROCESSES.set_forkserver_preload(
+    [
+        "fastgen.distillation.distil",
+        "fastgen.engine.run",
+        "sklearn.datasets",
+        "diffusers.models.unets.unet_2d",
+        "diffusers.pipelines.consistency_models.pipeline_consistency_models",
+    ]
+)
+
+
+@dataclass(frozen=True)
+class Stripes:
+    """Forty 8 x 8 pictures of ten classes; which stripe is lit tells the class."""
+
+    has_images = True
+    num_classes = 10
+    prompts = None
+
+    def check(self) -> None: ...
+
+    def __len__(self) -> int:
+        return 40
+
+    def items(self, indices: Sequence[int]) -> Items:
+        labels = torch.tensor([i % 10 for i in indices])
+        images = torch.full((len(labels), 3, 8, 8), -0.5)
+        images[torch.arange(len(labels)), labels % 3, labels % 8] = 0.5
+        return Items(images=images, labels=labels)
+
+
+def stage(
+    pipeline: Pipeline, objective: Any, *, steps: int = 1, accelerator: Accelerator | None = None, **train: Any
+) -> loop.Stage:
+    """A stage on the CPU; `train` changes its settings (4 images per update, a smooth optimizer)."""
+    optim = {"lr": 1e-3, "eps": 1e-3, **train.pop("optim", {})}
+    settings = Train.model_validate({"images": 1000, "batch": 4, "optim": optim, **train})
+    config = Stage(name="small", objective=objective, train=settings)
+    roles = build_roles(pipeline, config, grids=[even_grid(steps)], weights={}, seed=0)
+    loader = Loader(Stripes(), seed=0)
+    noise = torch.randn((2, 16, *pipeline.shape), generator=torch.Generator().manual_seed(1))
+    pairs = PairSet(noise[0], noise[1].clamp(-1, 1), loader) if "pairs" in objective.needs else None
+    feed = Feed(pipeline, loader, CPU, objective.needs, pairs)
+    spec = StageSpec("small", 0, objective, feed, settings, seed=0)
+    return loop.Stage(spec, roles, accelerator or Accelerator(cpu=True))
+
+
+def parameters(stage: loop.Stage, role: str) -> torch.Tensor:
+    """All of a role's parameters in one vector."""
+    return torch.cat([p.detach().flatten() for p in stage.roles.parameters(role)])
+
+
+@dataclass
+class Record:
+    """What a few cycles did: figures by cycle, gradients by role and update, and what `Watched` saw."""
+
+    figures: list[dict[str, float]] = field(default_factory=list)
+    gradients: dict[str, list[torch.Tensor]] = field(default_factory=dict)
+    parameters: dict[str, torch.Tensor] = field(default_factory=dict)
+    depths: list[float] = field(default_factory=list)
+    noises: list[float] = field(default_factory=list)
+    averaged: dict[str, torch.Tensor] = field(default_factory=dict)
+    host_made: list[torch.Size] = field(default_factory=list)
+    patience: dict[str, Any] = field(default_factory=dict)
+    resumed: dict[str, Any] = field(default_factory=dict)
+
+
+def recorded(stage: loop.Stage, cycles: int) -> Record:
+    """Runs some cycles and keeps the figures, every gradient as it was applied."""
+    record = Record()
+    for role, optimizer in stage.optimizers.items():
+        optimizer.step = _noting(optimizer, record.gradients.setdefault(role, []))
+    for _ in range(cycles):
+        record.figures.append(stage.cycle())
+    record.parameters = {role: parameters(stage, role) for role in stage.optimizers}
+    return record
+
+
+def _noting(optimizer: Any, gradients: list[torch.Tensor]) -> Callable[[], None]:
+    step = optimizer.step
+
+    def note_and_step() -> None:
+        gradients.append(torch.cat([p.grad.flatten() for p in optimizer.parameters if p.grad is not None]).clone())
+        step()
+
+    return note_and_step
+
+
+@dataclass(frozen=True)
+class Watched(DMD2):
+    """DMD2 that notes the time of the generator's last call, and one number of what it generated."""
+
+    depths: list[float] = field(default_factory=list)
+    noises: list[float] = field(default_factory=list)
+
+    def generator(self, roles: Any, batch: Any) -> dict[str, torch.Tensor]:
+        terms = super().generator(roles, batch)
+        self.depths.append(float(batch.landing.t[0]))
+        self.noises.append(float(batch.landing.x[0, 0, 0, 0]))
+        return terms
+
+
+def train_several_steps(teacher: Path, **settings: Any) -> Record:
+    """Three cycles of DMD2 to four steps, from a saved pipeline."""
+    objective = Watched(ratio=2, guidance=Fixed(1.5))
+    pipeline = Pipeline(load(teacher, device="cpu"))
+    record = recorded(stage(pipeline, objective, steps=4, **settings), 3)
+    record.depths, record.noises = objective.depths, objective.noises
+    return record
+
+
+def train_a_rank(teacher: Path, folder: Path) -> None:
+    """In one of two processes: training, and averages of what the processes have."""
+    accelerator = Accelerator(cpu=True)
+    assert accelerator.num_processes == 2
+    rank = accelerator.process_index
+    with HostTensors() as host:
+        record = train_several_steps(teacher, accelerator=accelerator)
+    record.host_made = host.averaged
+    record.patience = patience(rank)
+    shapes = {"both": torch.ones(2), "second only": torch.ones(1), "half": torch.ones(1, dtype=torch.bfloat16)}
+    shapes["nobody"] = torch.ones(1)
+    members = {name: torch.nn.Parameter(value) for name, value in shapes.items()}
+    for name, p in members.items():
+        absent = name == "nobody" or (name == "second only" and rank == 0)
+        p.grad = None if absent else torch.full_like(p, rank + 1)
+    average_gradients(list(members.values()))
+    values = average(torch.full((1,), rank + 1.0))
+    record.averaged = {**{name: p.grad for name, p in members.items() if p.grad is not None}, "values": values}
+    record.resumed = resumed_apart(Pipeline(load(teacher, device="cpu")), folder / f"disk of {rank}", rank)
+    torch.save(record, folder / f"{rank}.pt")
+
+
+def resumed_apart(pipeline: Pipeline, disk: Path, rank: int) -> dict[str, Any]:
+    """What each of two processes goes on from, with disks of their own."""
+    trained, other = (stage(pipeline, DMD2(ratio=1)) for _ in range(2))
+    trained.cycle()
+    with torch.no_grad():
+        trained.optimizers["generator"].parameters[0].fill_(0.5 + rank)
+    told: dict[str, Any] = {"own": parameters(trained, "generator")}
+    (disk / "a").mkdir(parents=True)
+    if rank == 0:
+        checkpoint.save(disk / "a", 3, trained.snapshot(), keep=1)
+    found = checkpoint.newest_of_the_first(disk / "a", warn=print)
+    assert found is not None
+    other.restore(found.snapshot)
+    told |= {"step": found.step, "position": other.position.cycle, "got": parameters(other, "generator")}
+    told["moments"] = other.optimizers["fake_score"].optimizer.state_dict()["state"]
+    if rank == 1:
+        checkpoint.save(disk / "b", 3, trained.snapshot(), keep=1)
+    told["of the second alone"] = checkpoint.newest_of_the_first(disk / "b", warn=print)
+    if rank == 0:
+        (disk / "a" / "00000003" / "state.json").write_text("{}")
+    try:
+        checkpoint.newest_of_the_first(disk / "a", warn=print)
+    except UserError as error:
+        told["damaged"] = str(error)
+    return told
+
+
+class HostTensors(TorchFunctionMode):
+    """Within, `averaged` lists what is all-reduced although it would lie in main memory when networks are on a GPU.
+
+    That is what was made without a device and never sent to one, or computed from nothing else.
+    """
+
+    MAKERS = (torch.tensor, torch.as_tensor, torch.zeros, torch.ones, torch.full, torch.empty, torch.arange)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.averaged: list[torch.Size] = []
+        self._made: dict[int, torch.Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is torch.Tensor.to and torch.device in map(type, (*args, *kwargs.values())):
+            return func(*args, **kwargs).clone()
+        result = func(*args, **kwargs)
+        told = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
+        made = func in self.MAKERS and kwargs.get("device") is None
+        if isinstance(result, torch.Tensor) and (made or (told and all(map(self._host, told)))):
+            self._made[result.untyped_storage().data_ptr()] = result  # held, so that nothing else gets its place
+        return result
+
+    def _host(self, tensor: torch.Tensor) -> bool:
+        return tensor.untyped_storage().data_ptr() in self._made
+
+    def __enter__(self) -> "HostTensors":
+        self._reduce, dist.all_reduce = dist.all_reduce, self._noted
+        return super().__enter__()
+
+    def __exit__(self, *error: Any) -> None:
+        dist.all_reduce = self._reduce
+        super().__exit__(*error)
+
+    def _noted(self, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if self._host(tensor):
+            self.averaged.append(tensor.shape)
+        return self._reduce(tensor, *args, **kwargs)
+
+
+def patience(rank: int) -> dict[str, Any]:
+    """What one of two processes gets of work that the first one does alone, and of work that fails there."""
+
+    def fails() -> None:
+        raise UserError("no space left")
+
+    got: dict[str, Any] = {"alone": alone(lambda: {"by": rank}), "shared": shared({"by": rank})}
+    try:
+        alone(fails)
+    except UserError as error:
+        got["failure"] = str(error)
+    meet()
+    return got
+
+
+def run_config(folder: Path, *, images: int = 20, **changes: Any) -> Config:
+    """A run of ten cycles of kd and ten of dmd2 on 16 px digits; `folder / "teacher"` is a saved pipeline."""
+    train = {"images": images, "batch": 2, "ema": 0.9, "optim": {"warmup": 3, "schedule": "cosine"}}
+    settings = {
+        "out": folder / "run",
+        "device": "cpu",
+        "teacher": {"path": str(folder / "teacher")},
+        "student": {"steps": [2]},
+        "data": {"source": "digits"},
+        "pairs": {"count": 6, "steps": 2},
+        "log": {"every": 1, "previews": 0, "trackers": []},
+        "checkpoints": {"every": 6},
+        "stages": [
+            {"objective": {"name": "kd"}, "train": train},
+            {"objective": {"name": "dmd2", "ratio": 1}, "train": train, "carry": {"fake_score": "generator"}},
+        ],
+    }
+    return Config.model_validate({**settings, **changes})
+
+
+def run_or_die(config: Config, resume: bool, at: tuple[int, int] | None) -> None:
+    """In a process of its own: a run, ended by kill -9 before cycle `at` = (stage, cycle)."""
+    cycle = loop.Stage.cycle
+
+    def cycle_or_die(self: loop.Stage) -> dict[str, float]:
+        if (self.spec.index, self.position.cycle) == at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return cycle(self)
+
+    loop.Stage.cycle = cycle_or_die  # type: ignore[method-assign]
+    distil(config, recipes=config.out.parent, resume=resume)
+
+
+def write_recipe(folder: Path) -> None:
+    """The config of a teacher that two updates make, in `folder / "teacher.yaml"`."""
+    network = {
+        "sample_size": 16,
+        "in_channels": 1,
+        "out_channels": 1,
+        "block_out_channels": [8, 16],
+        "layers_per_block": 1,
+        "down_block_types": ["DownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "UpBlock2D"],
+        "norm_num_groups": 4,
+        "num_class_embeds": 11,
+    }
+    scheduler = {"class": "DDIMScheduler", "prediction_type": "v_prediction"}
+    parts = {"unet": {"class": "UNet2DModel", **network}, "scheduler": scheduler}
+    new = {"pipeline": "ConsistencyModelPipeline", "parts": parts}
+    recipe = run_config(
+        folder,
+        out=folder / "pretraining",
+        export=folder / "teacher",
+        teacher={"new": new, "num_classes": 10, "null_label": 10},
+        stages=[{"objective": {"name": "pretrain"}, "train": {"images": 4, "batch": 2}}],
+    )
+    (folder / "teacher.yaml").write_text(dump(recipe))
+
+
+def run_with_recipe(folder: Path) -> None:
+    """In one of several processes: distils a teacher that does not exist yet."""
+    teacher = {"path": str(folder / "teacher"), "recipe": "teacher.yaml"}
+    stages = [{"objective": {"name": "dmd2", "ratio": 1}, "train": {"images": 4, "batch": 2}}]
+    distil(run_config(folder, teacher=teacher, stages=stages), recipes=folder)
+
+
+def resume_with_disks_of_their_own(config: Config, disks: Sequence[Path]) -> None:
+    """In one of several processes, of which the first alone has the run on its disk."""
+    rank = int(os.environ["RANK"])
+    cycle, place = loop.Stage.cycle, disks[rank]
+
+    def noted(self: loop.Stage) -> dict[str, float]:
+        place.mkdir(exist_ok=True)
+        with (place / "cycles").open("a") as file:
+            file.write(f"{self.position.cycle} {parameters(self, 'generator').double().sum().item():.9f}\n")
+        return cycle(self)
+
+    loop.Stage.cycle = noted  # type: ignore[method-assign]
+    distil(config.model_copy(update={"out": place}), recipes=place, resume=True)
+
+
+def run_with_a_slow_export(folder: Path) -> None:
+    """In one of several processes: the same, where an export takes longer than the group of processes waits."""
+    PartialState(cpu=True, timeout=timedelta(seconds=15))
+    release = distillation.release
+
+    def slow(*args: Any) -> None:
+        time.sleep(20)
+        release(*args)
+
+    distillation.release = slow
+    run_with_recipe(folder)
+
+
+def in_processes(count: int, target: Callable[..., None], *args: Any) -> list[int | None]:
+    """Exit codes of `count` processes of one thread that meet on a free port, as torchrun would start them."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    processes = [PROCESSES.Process(target=_ranked, args=(i, count, port, target, args)) for i in range(count)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(timeout=300)
+        process.kill()
+        process.join()
+    return [process.exitcode for process in processes]
+
+
+def _ranked(rank: int, count: int, port: int, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    come_near()
+    if count > 1:
+        os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
+        os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    target(*args)
+
+
+KD = KnowledgeDistillation()
+PAIRS = Pairs(count=6, steps=3, guidance=2.0)
+
+
+def teacher_pairs(pipeline: Pipeline, folder: Path, *, key: str) -> PairSet:
+    """Pairs of the stripes' classes, kept in `folder`."""
+    loader, accelerator = Loader(Stripes(), seed=3), Accelerator(cpu=True)
+    return pairs.teacher_pairs(
+        folder / "pairs", pipeline, pipeline.denoiser(), PAIRS, loader=loader, key=key, accelerator=accelerator
+    )
+
+
+@dataclass(frozen=True)
+class Spoilt(KnowledgeDistillation):
+    """kd whose loss is NaN, or whose gradient alone is infinite, in some calls."""
+
+    cycles: tuple[int, ...] = ()
+    gradient_only: bool = False
+    calls: list[int] = field(default_factory=list)
+
+    def generator(self, roles: Any, batch: Any) -> dict[str, torch.Tensor]:
+        self.calls.append(len(self.calls))
+        terms = super().generator(roles, batch)
+        if self.calls[-1] not in self.cycles:
+            return terms
+        loss = terms["regression"]
+        steep = loss + (loss - loss.detach()).sqrt()
+        return {"regression": steep if self.gradient_only else loss * torch.nan}
+
+
+@dataclass(frozen=True)
+class FakeOverflows(DMD2):
+    """The discriminator's loss is infinite in the second fake turn."""
+
+    turns: list[int] = field(default_factory=list)
+
+    def fake_score(self, roles: Any, batch: Any) -> dict[str, torch.Tensor]:
+        self.turns.append(1)
+        terms = super().fake_score(roles, batch)
+        return terms | {"gan": terms["gan"] * (torch.inf if len(self.turns) == 2 else 1.0)}
