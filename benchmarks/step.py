@@ -18,7 +18,7 @@ import diffusers
 import torch
 from accelerate import Accelerator
 
-from fastgen.engine.loop import Stage
+from fastgen.engine.stage import Stage
 from fastgen.objectives import Batch, Turn
 
 from .networks import SIZES

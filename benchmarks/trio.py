@@ -9,18 +9,18 @@ from accelerate import Accelerator
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from fastgen.config import LoRA, Sharing, Train
-from fastgen.config import Stage as StageConfig
+from fastgen.config.schema import LoRA, Sharing, Train
+from fastgen.config.schema import Stage as StageConfig
 from fastgen.data import Items, Loader
-from fastgen.engine.build import build_roles
 from fastgen.engine.feed import Feed
-from fastgen.engine.loop import Stage, StageSpec
+from fastgen.engine.roles import build_roles
+from fastgen.engine.stage import Stage, StageSpec
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import CallForm
-from fastgen.models.pipeline import Pipeline
-from fastgen.objectives.dmd2 import DMD2
-from fastgen.objectives.gan import GAN
-from fastgen.objectives.guidance import Fixed
+from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.objectives.distribution.dmd2 import DMD2
+from fastgen.objectives.parts.gan import GAN
+from fastgen.objectives.parts.guidance import Fixed
 from fastgen.process import even_grid, from_scheduler
 
 from .networks import Size
