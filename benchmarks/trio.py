@@ -9,8 +9,7 @@ from accelerate import Accelerator
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from fastgen.config.schema import LoRA, Sharing, Train
-from fastgen.config.schema import Stage as StageConfig
+from fastgen.config.schema import LoRA, Sharing, StageConfig, Train
 from fastgen.data import Items, Loader
 from fastgen.engine.feed import Feed
 from fastgen.engine.roles import build_roles

@@ -9,7 +9,7 @@ from ..models.pipelines.source import Dtype
 from .strict import Strict
 
 
-class ExportSpec(Strict):
+class ExportConfig(Strict):
     """Where the exported pipeline goes, and how its network is saved.
 
     path: its folder, OUT/student where not given.
@@ -25,5 +25,5 @@ def _folder_alone(raw: Any) -> Any:
     return {"path": raw} if isinstance(raw, str | Path) else {} if raw is None else raw
 
 
-ExportSetting = Annotated[ExportSpec, BeforeValidator(_folder_alone)]
+ExportSetting = Annotated[ExportConfig, BeforeValidator(_folder_alone)]
 """A folder alone is short for a mapping with it."""

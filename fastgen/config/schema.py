@@ -7,11 +7,11 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from ..data import SOURCES
-from ..models.pipelines.source import Dtype, LoRAFile, Source
+from ..models.pipelines.source import Dtype, LoRAFile, TeacherSource
 from ..objectives import OBJECTIVES, roles_of
 from ..process.retold import ProcessName
 from .evaluate import Evaluate
-from .export import ExportSetting, ExportSpec
+from .export import ExportConfig, ExportSetting
 from .strict import Strict, named
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -27,7 +27,7 @@ class NewNetwork(Strict):
     parts: dict[str, dict[str, Any]]
 
 
-class Teacher(Strict):
+class TeacherConfig(Strict):
     """Who is distilled.
 
     path: folder or hub id of a Diffusers pipeline, or a single-file checkpoint (.safetensors).
@@ -67,10 +67,10 @@ class Teacher(Strict):
         return self
 
     @property
-    def source(self) -> Source:
+    def source(self) -> TeacherSource:
         """Where the pipeline at `path` comes from."""
         assert self.path is not None
-        return Source(
+        return TeacherSource(
             path=self.path,
             config=self.config,
             loras=self.loras,
@@ -80,7 +80,7 @@ class Teacher(Strict):
         )
 
 
-class Student(Strict):
+class StudentConfig(Strict):
     """What is exported.
 
     steps: step counts that the student serves; the first is the default of `sample`.
@@ -201,7 +201,7 @@ class Pairs(Strict):
     guidance: float = 1.0
 
 
-class DiscriminatorSpec(Strict):
+class DiscriminatorConfig(Strict):
     """Heads on features of `backbone`; they read the image alone, by default at the bottleneck or
     at the middle of the longest stack of blocks.
 
@@ -214,7 +214,7 @@ class DiscriminatorSpec(Strict):
     heads: Literal["trained", "mean"] = "trained"
 
 
-class Stage(Strict):
+class StageConfig(Strict):
     """One objective, its budget and where its roles start from.
 
     carry: role -> whose weights it starts from: teacher, generator or ema (the stage before).
@@ -224,7 +224,7 @@ class Stage(Strict):
     objective: Annotated[Any, named(OBJECTIVES, "name")]
     train: Train
     carry: dict[str, Literal["teacher", "generator", "ema"]] = Field(default_factory=dict)
-    discriminator: DiscriminatorSpec = DiscriminatorSpec()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -273,12 +273,12 @@ class Config(Strict):
     """
 
     out: Path
-    export: ExportSetting = ExportSpec()
+    export: ExportSetting = ExportConfig()
     seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
     device: Literal["auto", "cpu", "cuda"] = "auto"
     cache: Path | None = Path("runs/cache")
-    teacher: Teacher
-    student: Student = Student()
+    teacher: TeacherConfig
+    student: StudentConfig = StudentConfig()
     process: ProcessName = "native"
     attention: Literal["auto", "native", "flash", "cudnn", "xformers"] = "auto"
     sharing: Sharing = "full"
@@ -286,7 +286,7 @@ class Config(Strict):
     data: Annotated[Any, named(SOURCES, "source")]
     flip: bool = False
     pairs: Pairs = Pairs()
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
     log: Log = Log()
     checkpoints: Checkpoints = Checkpoints()
     evaluate: Evaluate = Evaluate()

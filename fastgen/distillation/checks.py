@@ -6,8 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..config.schema import Config, Student
-from ..config.schema import Stage as StageConfig
+from ..config.schema import Config, StageConfig, StudentConfig
 from ..engine.dtypes import autocast_of, check_dtypes
 from ..errors import UserError
 from ..models.baking import TWO_TOLD
@@ -167,7 +166,7 @@ def _check_sources(stage: StageConfig, config: Config) -> None:
         )
 
 
-def _check_steps(stage: StageConfig, student: Student) -> None:
+def _check_steps(stage: StageConfig, student: StudentConfig) -> None:
     """Refuses a student that steps otherwise, or less often, than the stage's objective can train."""
     needs = stage.objective.needs
     if "ode" in needs and student.sampler != "ode":

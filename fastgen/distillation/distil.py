@@ -11,13 +11,13 @@ from ..engine.distributed import alone, leave, meet
 from ..engine.dtypes import AUTOCAST, QUANTISED, base_of, teacher_dtype
 from ..engine.run import Run, Trained
 from ..errors import UserError
+from ..models.calls import LARGE
 from ..models.pipelines.arguments import size_arguments
 from ..models.pipelines.attention import avoid_cudnn, check_attention, set_attention
 from ..models.pipelines.create import create
 from ..models.pipelines.pipeline import Pipeline, noted_classes
 from ..models.pipelines.teacher import load_teacher
 from ..models.pipelines.watch import denoisers_of
-from ..objectives.parts.ops import LARGE
 from .checks import check_grids, check_needs, check_stages
 from .monitor import yardstick
 from .plan import recipe_of

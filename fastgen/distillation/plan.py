@@ -11,7 +11,7 @@ import diffusers
 import torch
 from torch import nn
 
-from ..config.schema import Config, LoRA, Stage
+from ..config.schema import Config, LoRA, StageConfig
 from ..config.yaml_file import load
 from ..engine.dtypes import base_of, teacher_dtype
 from ..engine.roles import SHARED
@@ -89,7 +89,7 @@ def plan(config: Config, *, recipes: Path) -> str:
     return "\n".join(lines)
 
 
-def _stage_lines(index: int, stage: Stage, config: Config, net: nn.Module | None) -> list[str]:
+def _stage_lines(index: int, stage: StageConfig, config: Config, net: nn.Module | None) -> list[str]:
     settings, cycle = stage.train, stage.objective.cycle
     cycles = math.ceil(settings.images / (settings.batch * sum("generator" in turn for turn in cycle)))
     updates = {role: cycles * sum(role in turn for turn in cycle) for role in roles_of(stage.objective)}
@@ -109,7 +109,7 @@ def _stage_lines(index: int, stage: Stage, config: Config, net: nn.Module | None
     return lines
 
 
-def _memory(stage: Stage, config: Config, net: nn.Module) -> list[Part]:
+def _memory(stage: StageConfig, config: Config, net: nn.Module) -> list[Part]:
     """The teacher's network, the copies and the adapters of it, and the generator's average."""
     trained, shared, size = roles_of(stage.objective), SHARED[config.sharing], _count(net)
     loaded = teacher_dtype(config).itemsize
@@ -141,7 +141,7 @@ def _ends(layer: nn.Module) -> int:
     return int(weight.shape[0] + weight[0].numel())
 
 
-def _roles(stage: Stage) -> list[str]:
+def _roles(stage: StageConfig) -> list[str]:
     return [role for role in DENOISERS if role in roles_of(stage.objective) or role in stage.objective.needs]
 
 

@@ -43,7 +43,7 @@ class Yardstick:
 
 
 @dataclass(frozen=True)
-class Record:
+class Best:
     """The best measurement of a stage: the deciding figure, and the images seen by then."""
 
     value: float
@@ -61,7 +61,7 @@ class Quality:
 
     def __init__(self, yardstick: Yardstick | None, settings: Evaluate, folder: Path) -> None:
         self._yardstick, self._settings, self._folder = yardstick, settings, folder
-        self.best: Record | None = None
+        self.best: Best | None = None
         self.since = 0
         self.weights: dict[str, Tensor] = {}
         self._shown: dict[str, str] = {}
@@ -100,7 +100,7 @@ class Quality:
             value = figures[self.metric]
             self.since += 1
             if self._better(value):
-                self.best, self.since = Record(value, stage.position.images), 0
+                self.best, self.since = Best(value, stage.position.images), 0
                 self.weights = copied(stage) if self._settings.keep_best else {}
         if self.since == 0 and self.weights:
             about = {"stage": stage.spec.name, "images": stage.position.images, "metric": self.metric}
@@ -117,7 +117,7 @@ class Quality:
         """Puts back what a checkpoint holds; False where it was measured otherwise and is forgotten."""
         if state is None or state["of"] != self._identity:
             return state is None or state["best"] is None
-        self.best = Record(**state["best"]) if state["best"] else None
+        self.best = Best(**state["best"]) if state["best"] else None
         self.since, self.weights = state["since"], dict(weights)
         return True
 

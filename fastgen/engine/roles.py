@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..config.schema import Base, DiscriminatorSpec, LoRA, Sharing, Train
-from ..config.schema import Stage as StageConfig
+from ..config.schema import Base, DiscriminatorConfig, LoRA, Sharing, StageConfig, Train
 from ..errors import UserError
 from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, enable_checkpointing
 from ..models.baking import check_bakeable
@@ -168,7 +167,7 @@ def _base(network: nn.Module, base: Base, *, alone: bool) -> nn.Module:
     return alias(cast(network, dtype)) if alone or dtype_of(network) == dtype else cast(copy.deepcopy(network), dtype)
 
 
-def _discriminator(pipeline: Pipeline, members: Mapping[str, nn.Module], spec: DiscriminatorSpec) -> Discriminator:
+def _discriminator(pipeline: Pipeline, members: Mapping[str, nn.Module], spec: DiscriminatorConfig) -> Discriminator:
     automatic = "fake_score" if "fake_score" in members else "real_score"
     reader = automatic if spec.backbone == "auto" else spec.backbone
     if reader not in members:

@@ -7,8 +7,7 @@ from functools import partial
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..config.schema import Config
-from ..config.schema import Stage as StageConfig
+from ..config.schema import Config, StageConfig
 from ..config.yaml_file import digest, dump, fingerprint
 from ..data import Loader
 from ..errors import CheckpointError

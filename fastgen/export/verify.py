@@ -21,7 +21,7 @@ from ..models.pipelines.notes import Stop
 from ..models.pipelines.stacked import StackedLoRA
 from ..models.precision import full_precision
 from ..sampling.sampler import ode, renoise
-from . import stock_process as stranger
+from . import stock_process
 from .serving import TOLERANCE as TIMESTEP_TOLERANCE
 from .serving import Serving
 from .stock_schedulers import Sampler, noise_factors
@@ -100,7 +100,7 @@ def verify(export: Export, serving: Serving, ours: Ours, *, device: str = "cpu")
     seen = _ask_stranger(export, serving, ours, device)
     agreements = []
     for n in serving.steps:
-        rows = [{key: seen[f"{n}/{i}/{key}"] for key in stranger.KEYS} for i in range(len(ours.seeds))]
+        rows = [{key: seen[f"{n}/{i}/{key}"] for key in stock_process.KEYS} for i in range(len(ours.seeds))]
         fault = _wrong_stops(rows[0]["timesteps"].tolist(), ours.stops[n]) or _wrong_noise(rows, serving, ours, n)
         if fault:
             raise _failure(export, f"at {n} steps {fault}")
@@ -148,7 +148,7 @@ def _ask_stranger(export: Export, serving: Serving, ours: Ours, device: str) -> 
         replaced = {"kind": kind, "folder": export.scheduler} if export.scheduler else None
         job = {**asdict(export), "scheduler": replaced, "device": device, "calls": calls, "answer": answer}
         (Path(folder) / "job.json").write_text(json.dumps(job), encoding="utf-8")
-        command = [sys.executable, "-P", stranger.__file__, f"{folder}/job.json"]
+        command = [sys.executable, "-P", stock_process.__file__, f"{folder}/job.json"]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode:
             last = run.stderr.strip().splitlines()[-1:]

@@ -24,7 +24,7 @@ from ..process import Latent, Prediction, Process, Time
 from .conditioning import Conditioning
 from .denoiser import NetworkDenoiser
 from .quantised import beside_weights
-from .scalars import Scalars
+from .scalars import ScalarEmbeddings
 from .targets import find_targets, one_dimensional
 
 
@@ -131,14 +131,14 @@ class AdaptedDenoiser(nn.Module):
         denoiser: over `network.net`, shared by all roles.
         network: the switch.
         role: who acts; a role without an adapter is the base itself.
-        scalars: names of further values that this role can be told, see `Scalars`.
+        scalars: names of further values that this role can be told, see `ScalarEmbeddings`.
     """
 
     def __init__(
         self, denoiser: NetworkDenoiser, network: SharedNetwork, role: str, *, scalars: Sequence[str] = ()
     ) -> None:
         super().__init__()
-        self.embeddings = Scalars(network.net, scalars)
+        self.embeddings = ScalarEmbeddings(network.net, scalars)
         self._shared = (denoiser, network)  # a tuple, so that the network is not registered as a submodule
         self.role = role if role in network.adapters else None
         self.adapter = network.adapters.get(role, nn.Module())

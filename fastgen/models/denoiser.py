@@ -13,7 +13,7 @@ from .casting import fitting
 from .conditioning import Conditioning
 from .experts import Experts
 from .layout import Layout
-from .scalars import Scalars
+from .scalars import ScalarEmbeddings
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class NetworkDenoiser(nn.Module):
         reading: the process, the row and the timestep of the network's scheduler.
         form: names, sign and channels of the call.
         autocast: dtype of the forward pass, None for the parameters' own.
-        scalars: names of further values that it can be told, see `Scalars`.
+        scalars: names of further values that it can be told, see `ScalarEmbeddings`.
     """
 
     net: nn.Module
@@ -89,7 +89,7 @@ class NetworkDenoiser(nn.Module):
     ) -> None:
         super().__init__()
         self.net = net.eval()
-        self.embeddings = Scalars(net, scalars)
+        self.embeddings = ScalarEmbeddings(net, scalars)
         self.reading = reading
         self.form = form
         self.autocast = autocast
@@ -173,7 +173,7 @@ class RetargetedDenoiser(nn.Module):
         return self.inner.scalars
 
     @property
-    def embeddings(self) -> Scalars:
+    def embeddings(self) -> ScalarEmbeddings:
         return self.inner.embeddings
 
     @property

@@ -17,7 +17,7 @@ TIME_EMBEDDINGS = ("TimestepEmbedding", "TimestepEmbedder")
 FREQUENCIES = 64
 
 
-class Scalars(nn.Module):
+class ScalarEmbeddings(nn.Module):
     """Zero-initialised embeddings of named scalars in [0, 1], one perceptron each; none without names.
 
     Args:

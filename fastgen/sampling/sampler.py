@@ -5,9 +5,9 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor
 
+from ..models.calls import guided, look
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
-from ..objectives.parts.ops import guided, look
 from ..objectives.parts.solvers import LARGEST
 
 Noise = Callable[[], Tensor]

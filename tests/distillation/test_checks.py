@@ -11,6 +11,7 @@ from torch import Tensor
 from fastgen.config.yaml_file import load
 from fastgen.distillation.checks import check_needs, check_stages
 from fastgen.errors import UserError
+from fastgen.models.calls import through
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import CallForm, NetworkDenoiser, RetargetedDenoiser
 from fastgen.models.pipelines.pipeline import Pipeline
@@ -19,7 +20,6 @@ from fastgen.objectives.distribution.sid import SiD
 from fastgen.objectives.parts.gan import GAN, discriminator_losses
 from fastgen.objectives.parts.guidance import Anti, LongShort, Shared
 from fastgen.objectives.parts.matching import compare
-from fastgen.objectives.parts.ops import through
 from fastgen.process import Flow, LogitNormal, LogNormal, Prediction, Reading, Trig, even_grid
 from fastgen.process.prediction import flow_row
 from fastgen.proofs.analytic import AffineGenerator

@@ -12,7 +12,7 @@ from peft import inject_adapter_in_model, set_peft_model_state_dict
 from rounding import assert_alike
 from torch import Tensor, nn
 
-from fastgen.config.schema import LoRA, Stage, Train
+from fastgen.config.schema import LoRA, StageConfig, Train
 from fastgen.data import Loader
 from fastgen.engine import stage as loop
 from fastgen.engine.feed import Feed
@@ -39,7 +39,7 @@ def pipeline():
 
 def roles_on(pipeline, lora=SMALL, *, sharing="lora", weights=None, objective=ONE_TURN, carry=None, **train):
     settings = Train.model_validate({"images": 1000, "batch": 4, "optim": {"lr": 1e-2}, **train})
-    config = Stage(name="small", objective=objective, train=settings, carry=carry or {})
+    config = StageConfig(name="small", objective=objective, train=settings, carry=carry or {})
     grids, left = [even_grid(1)], weights or {}
     base = "bf16" if settings.precision == "bf16" else "fp32"
     roles = build_roles(pipeline, config, grids=grids, weights=left, seed=0, sharing=sharing, lora=lora, base=base)

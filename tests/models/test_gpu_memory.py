@@ -6,9 +6,9 @@ from closed_forms import PLANE, streams
 from diffusers import AutoencoderKL
 from torch import Tensor
 
+from fastgen.models import calls
+from fastgen.models.calls import guided, look
 from fastgen.models.pipelines.codec import AT_ONCE, MOST, LatentCodec, Wiring
-from fastgen.objectives.parts import ops
-from fastgen.objectives.parts.ops import guided, look
 from fastgen.process import Flow
 from fastgen.proofs.analytic import ExactDenoiser
 from fastgen.proofs.toy import toy_batch
@@ -16,7 +16,7 @@ from fastgen.proofs.toy import toy_batch
 
 def believed(rows: int, monkeypatch: pytest.MonkeyPatch, *, large: int) -> tuple[Tensor, list[int]]:
     """A guided belief about points of the plane, samples of `large` values being large, and the rows of its calls."""
-    monkeypatch.setattr(ops, "LARGE", large)
+    monkeypatch.setattr(calls, "LARGE", large)
     batch, called = toy_batch(PLANE, rows, *streams().values()), []
 
     def watched(model, x_t, t, cond, _scalars):

@@ -14,7 +14,7 @@ from diffusers import (
 from families import FAMILIES, probed
 from torch import Tensor, nn
 
-from fastgen.config.schema import Stage
+from fastgen.config.schema import StageConfig
 from fastgen.engine.roles import build_roles
 from fastgen.errors import UserError
 from fastgen.models.conditioning import Conditioning
@@ -35,7 +35,7 @@ def judge(name: str, *layers: str) -> Discriminator:
     spec = {"layers": layers or None}
     objective = {"name": "dmd2", "gan": {"weight": 1.0}, "guidance": 1.0}
     stage = {"name": "gan", "objective": objective, "train": {"images": 4, "batch": 2}, "discriminator": spec}
-    config = Stage.model_validate(stage)
+    config = StageConfig.model_validate(stage)
     return build_roles(probed(name), config, grids=[even_grid(1)], weights=None, seed=0).discriminator
 
 

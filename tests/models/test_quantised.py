@@ -18,7 +18,7 @@ from fastgen.models import quantised
 from fastgen.models.adapters import alias
 from fastgen.models.pipelines import teacher
 from fastgen.models.pipelines.codec import codec_of
-from fastgen.models.pipelines.source import Source
+from fastgen.models.pipelines.source import TeacherSource
 from fastgen.models.pipelines.teacher import load_teacher
 from fastgen.models.pipelines.watch import denoisers_of
 from fastgen.models.quantised import quantise
@@ -113,7 +113,7 @@ def test_layers_are_quantised_before_the_network_goes_to_the_device(tmp_path, mo
         teacher, "load", lambda *args, device, **kw: loaded_on.append(device) or load_here(*args, device="cpu", **kw)
     )
     monkeypatch.setattr(teacher, "moved", lambda pipe, *place: seen.append(kinds(pipe.unet)) or moved(pipe, *place))
-    source = Source(path=str(tmp_path / "teacher"))
+    source = TeacherSource(path=str(tmp_path / "teacher"))
     pipe = load_teacher(source, device=torch.device("cpu"), auto=torch.bfloat16, quantised="int8")
     assert loaded_on == ["cpu"]
     assert seen == [kinds(pipe.unet)] == [{torch.int8, torch.bfloat16}]

@@ -7,11 +7,11 @@ from families import FAMILIES
 from rounding import assert_alike
 from torch import Tensor, nn
 
-from fastgen.config.schema import LoRA, Stage, Train
+from fastgen.config.schema import LoRA, StageConfig, Train
 from fastgen.engine.roles import build_roles
 from fastgen.models.denoiser import NetworkDenoiser, RetargetedDenoiser
 from fastgen.models.pipelines.pipeline import Pipeline
-from fastgen.models.scalars import Scalars, find_time_embedding
+from fastgen.models.scalars import ScalarEmbeddings, find_time_embedding
 from fastgen.objectives import DMD2
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.guidance import Fixed
@@ -133,8 +133,8 @@ def test_what_is_added_is_zero_at_first_and_the_sum_of_the_embeddings_later():
 
 def test_a_network_without_a_time_embedding_is_refused():
     with pytest.raises(ValueError, match="Linear has no time embedding"):
-        Scalars(nn.Linear(2, 2), ["called"])
-    assert Scalars(nn.Linear(2, 2), []).names == ()
+        ScalarEmbeddings(nn.Linear(2, 2), ["called"])
+    assert ScalarEmbeddings(nn.Linear(2, 2), []).names == ()
 
 
 def test_a_network_of_another_process_is_told_too():
@@ -166,7 +166,7 @@ AWARE = DMD2(ratio=1, guidance=Fixed(1.5), gan=GAN(0.0), step_aware=True)
 def roles_with(lora: LoRA | None, *, compiled: bool = False) -> tuple:
     pipeline = Pipeline(tiny.class_conditional())
     train = Train.model_validate({"images": 8, "batch": 4, "compile": compiled})
-    stage = Stage(name="small", objective=AWARE, train=train)
+    stage = StageConfig(name="small", objective=AWARE, train=train)
     sharing = "lora" if lora else "full"
     roles = build_roles(pipeline, stage, grids=[even_grid(2)], weights=None, seed=0, sharing=sharing, lora=lora)
     x = torch.randn(2, *pipeline.shape, generator=torch.Generator().manual_seed(0))

@@ -15,13 +15,14 @@ from rounding import assert_alike, gap
 from torch import Tensor, nn
 
 from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, lora_layers
+from fastgen.models.calls import through
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import CallForm, NetworkDenoiser
 from fastgen.models.discriminator import Discriminator, default_layers
 from fastgen.models.roles import Roles
 from fastgen.objectives import DMD, DMD2, Batch, Pair
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.ops import renoised, through
+from fastgen.objectives.parts.ops import renoised
 from fastgen.objectives.parts.rollout import land
 from fastgen.process import even_grid, from_scheduler
 

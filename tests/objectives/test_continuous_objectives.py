@@ -11,13 +11,14 @@ from flow_maps import Knowing, clean_at, gaussian_batch, knowing_roles, mapped, 
 from test_gan import Judge
 from torch import Tensor
 
+from fastgen.models.calls import NONE
 from fastgen.models.roles import Roles
 from fastgen.models.state import LogVariance
 from fastgen.objectives import Batch, Objective
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.ops import NONE, Noised
+from fastgen.objectives.parts.ops import Noised
 from fastgen.objectives.parts.solvers import Guidance
-from fastgen.objectives.parts.velocity import Course
+from fastgen.objectives.parts.velocity import Trajectory
 from fastgen.objectives.trajectory import meanflow, scm
 from fastgen.objectives.trajectory.meanflow import MeanFlow, mean_velocity
 from fastgen.objectives.trajectory.sana_sprint import SanaSprint
@@ -93,7 +94,7 @@ def check_tangent(process: Process, t: float, *, warmup: float) -> None:
     batch = gaussian_batch(size=8)
     start = started(process, t, batch)
     real = roles.real_score(start.x_t, start.t, batch.cond)
-    value, g = tangent(roles, batch, start, Course(real, NONE), sigma_data=SIGMA_DATA, warmup=warmup)
+    value, g = tangent(roles, batch, start, Trajectory(real, NONE), sigma_data=SIGMA_DATA, warmup=warmup)
     alpha, sigma = process.alpha(start.t)[:, None], process.sigma(start.t)[:, None]
     u = torch.atan2(sigma, SIGMA_DATA * alpha)
     x0 = mapped(process, start.x_t, start.t, 0 * start.t)
@@ -120,7 +121,7 @@ def check_tangent_gradient(images: int) -> None:
     batch = gaussian_batch(images=images)
     start = Noised.of(process, batch.x0, batch.full(t), batch.script[0])
     real = roles.real_score(start.x_t, start.t, batch.cond)
-    _, g = tangent(roles, batch, start, Course(real, NONE), sigma_data=SIGMA_DATA, warmup=min(images / 100, 1.0))
+    _, g = tangent(roles, batch, start, Trajectory(real, NONE), sigma_data=SIGMA_DATA, warmup=min(images / 100, 1.0))
     normalised = g / (g.norm(dim=1, keepdim=True) + 2 * objective.normaliser)
     with roles.training(("generator", "weight")):
         loss = objective.generator(roles, batch)["tangent"]
@@ -149,7 +150,7 @@ def test_uniform_weights_train_no_weight():
     batch = gaussian_batch()
     start = Noised.of(process, batch.x0, batch.full(t), batch.script[0])
     real = roles.real_score(start.x_t, start.t, batch.cond)
-    _, g = tangent(roles, batch, start, Course(real, NONE), sigma_data=SIGMA_DATA, warmup=1.0)
+    _, g = tangent(roles, batch, start, Trajectory(real, NONE), sigma_data=SIGMA_DATA, warmup=1.0)
     normalised = g / (g.norm(dim=1, keepdim=True) + 2 * objective.normaliser)
     with roles.training(("generator",)):
         (slope,) = torch.autograd.grad(objective.generator(roles, batch)["tangent"], roles.generator.bias)

@@ -24,6 +24,7 @@ from closed_forms import (
 from quadrature import LINE, SQUARE, lattice, leaves, marginals, quadrature
 from torch import Tensor
 
+from fastgen.models.calls import look
 from fastgen.models.roles import Roles
 from fastgen.models.state import RatioMeans
 from fastgen.objectives import Batch, Objective
@@ -33,7 +34,6 @@ from fastgen.objectives.distribution.uni_instruct import UniInstruct
 from fastgen.objectives.parts.divergences import DIVERGENCES, DivergenceName
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.matching import compare
-from fastgen.objectives.parts.ops import look
 from fastgen.objectives.parts.weights import direction
 from fastgen.process import Flow, Process, Trig
 from fastgen.proofs.analytic import ExactRatio

@@ -20,11 +20,11 @@ from test_directions import classed, clean_mean, level
 from test_rollout import Recorder
 from torch import Tensor
 
+from fastgen.models.calls import look
 from fastgen.models.roles import Roles
 from fastgen.objectives.distribution.vsd import VSD
 from fastgen.objectives.parts.guidance import Anti, Fixed, GuidanceLaw, LongShort, Scales, Shared, Zero
 from fastgen.objectives.parts.matching import compare, fake_denoising
-from fastgen.objectives.parts.ops import look
 from fastgen.process import Flow, Process
 from fastgen.proofs.analytic import ExactDenoiser, Mixture
 

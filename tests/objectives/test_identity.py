@@ -32,6 +32,7 @@ from test_rollout import Recorder
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from fastgen.models.calls import look
 from fastgen.models.roles import Roles
 from fastgen.objectives import Batch
 from fastgen.objectives.distribution import sid
@@ -40,7 +41,6 @@ from fastgen.objectives.distribution.sida import FewStepSiD, SiDA
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.guidance import Fixed, LongShort
 from fastgen.objectives.parts.matching import compare
-from fastgen.objectives.parts.ops import look
 from fastgen.process import Flow, Process, Trig, even_grid
 from fastgen.proofs.analytic import ExactDenoiser, ExactRatio
 from fastgen.proofs.toy import toy_batch, toy_roles

@@ -21,13 +21,14 @@ from test_rollout import check_backward_simulation
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from fastgen.models.calls import look, through
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.roles import Roles
 from fastgen.objectives import Batch
 from fastgen.objectives.distribution import dmd, dmd2
 from fastgen.objectives.distribution import vsd as vsd_module
 from fastgen.objectives.parts import gan, matching, rollout, weights
-from fastgen.objectives.parts.ops import look, mean_abs, surrogate, through
+from fastgen.objectives.parts.ops import mean_abs, surrogate
 from fastgen.objectives.regression import kd, pretrain
 from fastgen.process import Flow
 

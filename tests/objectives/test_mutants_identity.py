@@ -27,6 +27,7 @@ from test_objectives import check_fixed_point
 from test_sim import check_sim_theorem
 from test_uni_instruct import check_fisher_functional, check_fisher_reference, detached
 
+from fastgen.models.calls import look
 from fastgen.models.state import RatioMeans
 from fastgen.objectives.distribution import f_distill, sid, sim, uni_instruct
 from fastgen.objectives.distribution.f_distill import FDistill
@@ -36,7 +37,7 @@ from fastgen.objectives.distribution.uni_instruct import UniInstruct
 from fastgen.objectives.parts import gan
 from fastgen.objectives.parts.divergences import DIVERGENCES, Divergence
 from fastgen.objectives.parts.guidance import Zero
-from fastgen.objectives.parts.ops import look, mean_abs
+from fastgen.objectives.parts.ops import mean_abs
 from fastgen.objectives.parts.weights import WEIGHTS
 
 FLOW = PROCESSES["flow"]

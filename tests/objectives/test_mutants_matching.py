@@ -42,7 +42,7 @@ from test_sub_intervals import (
 from test_weights import check_kl_score, check_ratio_means, check_weight
 from torch import Tensor, nn
 
-from fastgen.models import scalars, state
+from fastgen.models import calls, scalars, state
 from fastgen.objectives.distribution import decoupled_dmd, diff_instruct, phased_dmd, tdm
 from fastgen.objectives.distribution import vsd as vsd_module
 from fastgen.objectives.distribution.phased_dmd import PhasedDMD
@@ -233,7 +233,7 @@ MUTANTS = {
         lambda: check_deterministic_rollout(FLOW, "trajectory", [0.7, 0.4, 0.2, 0.0]),
     ),
     "gradient through the trajectory": Mutant(
-        [(rollout, "look", ops.through)],
+        [(rollout, "look", calls.through)],
         lambda: check_deterministic_rollout(FLOW, "trajectory", [0.7, 0.4, 0.2, 0.0]),
     ),
     "every phase a step": Mutant(

@@ -25,8 +25,9 @@ from test_trajectory_objectives import (
 )
 from torch import Tensor
 
+from fastgen.models.calls import guided, look, through
 from fastgen.objectives.parts import adversarial, derivative, flow_map, gan, solvers
-from fastgen.objectives.parts.ops import guided, look, renoised, through
+from fastgen.objectives.parts.ops import renoised
 from fastgen.objectives.trajectory import meanflow, pcm, progressive, scm, shortcut, tdd, tscd
 from fastgen.process import Discrete, Flow, Prediction
 

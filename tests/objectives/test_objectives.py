@@ -27,6 +27,7 @@ from closed_forms import (
 )
 from test_rollout import Recorder
 
+from fastgen.models.calls import guided, look, through
 from fastgen.models.roles import Roles
 from fastgen.models.state import STATES
 from fastgen.objectives import OBJECTIVES, Batch, Objective, Pair
@@ -37,7 +38,7 @@ from fastgen.objectives.distribution.vsd import VSD
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.guidance import Fixed
 from fastgen.objectives.parts.matching import Matching, compare
-from fastgen.objectives.parts.ops import guided, look, surrogate, through
+from fastgen.objectives.parts.ops import surrogate
 from fastgen.objectives.parts.rollout import land
 from fastgen.process import EDM, Flow, Process, Uniform, even_grid
 from fastgen.proofs.analytic import ExactDenoiser, ExactRatio

@@ -7,10 +7,10 @@ import torch
 from closed_forms import OTHER_FACTOR, OTHER_MEAN, PLANE, REAL, close, processes, scripted, streams
 from torch import Tensor, nn
 
+from fastgen.models.calls import NONE, Scalars
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.roles import Roles
 from fastgen.objectives import Batch
-from fastgen.objectives.parts.ops import NONE, Scalars
 from fastgen.objectives.parts.rollout import land, landed
 from fastgen.process import Flow, Prediction, Process, even_grid
 from fastgen.proofs.analytic import AffineGenerator

@@ -23,6 +23,7 @@ from test_directions import UNIT, level, per_sample
 from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
+from fastgen.models.calls import NONE, Scalars
 from fastgen.models.roles import Roles
 from fastgen.objectives import Objective, Pair
 from fastgen.objectives.distribution.decoupled_dmd import DecoupledDMD
@@ -31,7 +32,6 @@ from fastgen.objectives.distribution.dmd2 import DMD2
 from fastgen.objectives.distribution.phased_dmd import PhasedDMD
 from fastgen.objectives.distribution.tdm import TDM
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.ops import NONE, Scalars
 from fastgen.process import ROWS, Flow, Prediction, Process
 from fastgen.proofs.analytic import ExactDenoiser, Mixture
 

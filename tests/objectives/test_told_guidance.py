@@ -13,7 +13,7 @@ from torch import Tensor
 
 from fastgen.models.roles import Roles
 from fastgen.objectives import Batch, Objective
-from fastgen.objectives.parts.adversarial import taken_for_target, told_apart
+from fastgen.objectives.parts.adversarial import discriminator_loss, generator_loss
 from fastgen.objectives.parts.flow_map import Jumps
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.solvers import Guidance
@@ -161,11 +161,11 @@ def check_adversarial_consistency() -> None:
 
     paid = (1 - logits(generated, noises[0])).clamp(min=0)
     assert (paid == 0).any(), "some are beyond the margin"
-    close(taken_for_target(gan, roles, batch, ends, until=until), paid.mean())
+    close(generator_loss(gan, roles, batch, ends, until=until), paid.mean())
     expected = (1 - logits(target, noises[1])).clamp(min=0).mean() + (1 + logits(generated, noises[2])).clamp(
         min=0
     ).mean()
-    close(told_apart(gan, roles, batch, ends, until=until)["gan"], expected)
+    close(discriminator_loss(gan, roles, batch, ends, until=until)["gan"], expected)
 
 
 def test_adversarial_consistency_by_hand():
@@ -179,7 +179,7 @@ def test_targets_and_jumps_are_judged_at_the_same_times():
     roles.members["discriminator"] = judge
     batch = gaussian_batch()
     ends = Jumps(*torch.randn(2, 64, 2, dtype=torch.float64), batch.full(0.25))
-    told_apart(GAN(kind="hinge"), roles, batch, ends, until=batch.full(0.5))
+    discriminator_loss(GAN(kind="hinge"), roles, batch, ends, until=batch.full(0.5))
     close(*seen)
     assert len(seen[0].unique()) == 64
 

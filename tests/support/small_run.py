@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 import fastgen.distillation.distil as distillation
-from fastgen.config.schema import Config, Pairs, Stage, Train
+from fastgen.config.schema import Config, Pairs, StageConfig, Train
 from fastgen.config.yaml_file import dump
 from fastgen.data import Items, Loader
 from fastgen.distillation.distil import distil
@@ -77,7 +77,7 @@ def stage(
     """A stage on the CPU; `train` changes its settings (4 images per update, a smooth optimizer)."""
     optim = {"lr": 1e-3, "eps": 1e-3, **train.pop("optim", {})}
     settings = Train.model_validate({"images": 1000, "batch": 4, "optim": optim, **train})
-    config = Stage(name="small", objective=objective, train=settings)
+    config = StageConfig(name="small", objective=objective, train=settings)
     roles = build_roles(pipeline, config, grids=[even_grid(steps)], weights={}, seed=0)
     loader = Loader(Stripes(), seed=0)
     noise = torch.randn((2, 16, *pipeline.shape), generator=torch.Generator().manual_seed(1))

@@ -4,13 +4,12 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
-from fastgen.export import stock_process as stranger
-from fastgen.export import verify
+from fastgen.export import stock_process, verify
 
 
 def _run(command: list[str], **_: object) -> SimpleNamespace:
     try:
-        stranger.main(json.loads(Path(command[-1]).read_text(encoding="utf-8")))
+        stock_process.main(json.loads(Path(command[-1]).read_text(encoding="utf-8")))
     except Exception as error:
         return SimpleNamespace(returncode=1, stderr=repr(error))
     return SimpleNamespace(returncode=0, stderr="")

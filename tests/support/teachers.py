@@ -8,7 +8,7 @@ from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from fastgen.errors import UserError
-from fastgen.models.pipelines.source import LoRAFile, Source
+from fastgen.models.pipelines.source import LoRAFile, TeacherSource
 from fastgen.models.pipelines.teacher import load_teacher
 
 
@@ -41,7 +41,7 @@ def same(a: Tensor, b: Tensor) -> bool:
 
 
 def taught(folder: Path, *loras: LoRAFile, **kwargs: str) -> DiffusionPipeline:
-    return load_teacher(Source(path=str(folder), loras=loras, **kwargs), device="cpu")
+    return load_teacher(TeacherSource(path=str(folder), loras=loras, **kwargs), device="cpu")
 
 
 def refusal(folder: Path, *loras: LoRAFile, **kwargs: str) -> str:

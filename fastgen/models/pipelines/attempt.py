@@ -13,13 +13,13 @@ from .canonical import canonical
 from .refusal import PLAIN_CALL, cause, failure, raised
 from .watch import Step
 
-Run = Callable[[Mapping[str, Any]], list[Step]]
+Attempt = Callable[[Mapping[str, Any]], list[Step]]
 _PICTURES = re.compile(r"(?!ip_adapter).*(^|_)(image|mask|video)$")
 _PIXELS, _FRAMES = 64, 9
 _ANY_SCHEDULER = "use a pipeline class whose call takes any scheduler of its process"
 
 
-def attempt(pipe: DiffusionPipeline, call: Mapping[str, Any], run: Run) -> list[Step]:
+def attempt(pipe: DiffusionPipeline, call: Mapping[str, Any], run: Attempt) -> list[Step]:
     """What `run` sees of the pipeline's call under its plainest scheduler.
 
     Args:
@@ -52,7 +52,7 @@ def attempt(pipe: DiffusionPipeline, call: Mapping[str, Any], run: Run) -> list[
     raise raised(type(pipe).__name__, check, own, remedy=PLAIN_CALL) from own
 
 
-def _error(run: Run, call: Mapping[str, Any]) -> Exception | None:
+def _error(run: Attempt, call: Mapping[str, Any]) -> Exception | None:
     """What the call raises under the pipeline's own scheduler."""
     try:
         run(call)

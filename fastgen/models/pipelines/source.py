@@ -28,7 +28,7 @@ class LoRAFile:
 
 
 @plain(frozen=True, kw_only=True)
-class Source:
+class TeacherSource:
     """Where a pipeline comes from.
 
     Attributes:

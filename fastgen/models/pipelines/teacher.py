@@ -8,12 +8,12 @@ from ..quantised import Quantised, quantise
 from .fuse import fuse, lora_file
 from .loading import load, locate, moved
 from .single_file import load_single_file
-from .source import DTYPES, Source
+from .source import DTYPES, TeacherSource
 from .watch import denoisers_of
 
 
 def load_teacher(
-    source: Source,
+    source: TeacherSource,
     *,
     device: str | torch.device,
     auto: torch.dtype = torch.float32,

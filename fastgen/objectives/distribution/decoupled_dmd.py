@@ -7,13 +7,14 @@ its own; the second works best below the noise level of the student's step. It h
 
 from dataclasses import dataclass
 
+from ...models.calls import look
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, Uniform
 from ..parts.base import Batch, Landing, Terms, Turn, check_ratio
 from ..parts.gan import GAN, AnyGAN, generator_terms
 from ..parts.guidance import Fixed
 from ..parts.matching import Scores, check_floor, compare, cycle_of, fake_terms, reads
-from ..parts.ops import RowName, look, renoised, surrogate
+from ..parts.ops import RowName, renoised, surrogate
 from ..parts.rollout import RolloutName, land, landed
 from ..parts.weights import WeightName, direction
 

@@ -9,13 +9,14 @@ from typing import Literal
 
 from torch import Tensor
 
+from ...models.calls import look
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, Uniform
 from ..parts.base import Batch, Terms, Turn, check_ratio
 from ..parts.gan import GAN, AnyGAN, generator_terms
 from ..parts.guidance import AnyGuidance, Fixed
 from ..parts.matching import compare, cycle_of, fake_terms, reads
-from ..parts.ops import RowName, look, pseudo_huber, surrogate
+from ..parts.ops import RowName, pseudo_huber, surrogate
 from ..parts.rollout import land, landed
 from ..parts.weights import WeightName, direction
 

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...models.calls import look
 from ...models.roles import Roles
 from ...models.state import RatioMeans
 from ...process import AnyTimeLaw, Uniform, pad_like
@@ -17,7 +18,7 @@ from ..parts.divergences import DIVERGENCES, DivergenceName, check_clip
 from ..parts.gan import GAN, AnyGAN, check_gives_ratio, generator_terms
 from ..parts.guidance import AnyGuidance, Fixed
 from ..parts.matching import Scores, compare, cycle_of, fake_terms, reads
-from ..parts.ops import RowName, look, surrogate
+from ..parts.ops import RowName, surrogate
 from ..parts.rollout import RolloutName, land, landed
 from ..parts.weights import WeightName, direction
 

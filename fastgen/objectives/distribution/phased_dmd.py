@@ -15,13 +15,14 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from ...models.calls import look
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Uniform
 from ..parts.base import Batch, Terms, Turn, check_ratio
 from ..parts.gan import GAN, AnyGAN, generator_terms
 from ..parts.guidance import AnyGuidance, Fixed
 from ..parts.matching import check_floor, compare, cycle_of, reads, taught, terms_of
-from ..parts.ops import RowName, look, surrogate
+from ..parts.ops import RowName, surrogate
 from ..parts.rollout import land, landed
 from ..parts.weights import WeightName, direction
 

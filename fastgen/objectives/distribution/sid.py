@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...models.calls import through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Karras, LogNormal, Uniform
 from ..parts.base import Batch, Terms, Turn, check_ratio
 from ..parts.gan import GAN, AnyGAN, generator_terms
 from ..parts.guidance import AnyGuidance, Fixed, LongShort
 from ..parts.matching import Scores, compare, cycle_of, fake_terms, reads
-from ..parts.ops import RowName, through
+from ..parts.ops import RowName
 from ..parts.rollout import RolloutName, land, landed
 from ..parts.weights import WEIGHTS, WeightName
 

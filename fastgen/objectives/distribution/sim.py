@@ -11,13 +11,14 @@ from typing import Literal
 
 from torch import Tensor
 
+from ...models.calls import through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Karras, LogNormal
 from ..parts.base import Batch, Terms, Turn, check_ratio
 from ..parts.gan import GAN, AnyGAN, generator_terms
 from ..parts.guidance import AnyGuidance, Fixed
 from ..parts.matching import compare, cycle_of, fake_terms, reads
-from ..parts.ops import RowName, through
+from ..parts.ops import RowName
 from ..parts.rollout import RolloutName, land, landed
 from ..parts.weights import WEIGHTS, WeightName
 

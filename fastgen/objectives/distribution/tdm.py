@@ -8,13 +8,14 @@ code weighs clean targets instead). With one step this is DMD without regression
 
 from dataclasses import dataclass
 
+from ...models.calls import look
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Uniform
 from ..parts.base import Batch, Terms, Turn, check_ratio
 from ..parts.gan import GAN, AnyGAN, generator_terms
 from ..parts.guidance import AnyGuidance, Fixed
 from ..parts.matching import compare, cycle_of, fake_terms, reads
-from ..parts.ops import RowName, look, surrogate
+from ..parts.ops import RowName, surrogate
 from ..parts.rollout import land, landed
 from ..parts.weights import WeightName, direction
 

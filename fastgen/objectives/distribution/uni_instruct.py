@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...models.calls import through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Karras, LogNormal, pad_like
 from ..parts.base import Batch, Terms, Turn, check_ratio
@@ -20,7 +21,7 @@ from ..parts.divergences import DIVERGENCES, DivergenceName, check_clip
 from ..parts.gan import AnyGAN, check_gives_ratio, generator_terms
 from ..parts.guidance import AnyGuidance, Fixed
 from ..parts.matching import Scores, compare, cycle_of, fake_terms, reads
-from ..parts.ops import RowName, through
+from ..parts.ops import RowName
 from ..parts.rollout import RolloutName, land, landed
 from ..parts.weights import WEIGHTS, WeightName
 from .sida import SHARED

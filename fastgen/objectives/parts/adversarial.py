@@ -15,7 +15,7 @@ from .ops import Noised, renoised
 
 
 @runtime_checkable
-class Rivalry(Protocol):
+class Adversarial(Protocol):
     """The settings of a consistency objective with an adversary."""
 
     @property
@@ -28,7 +28,7 @@ class Rivalry(Protocol):
     def gan(self) -> GAN: ...
 
 
-def check_rivalry(settings: Rivalry) -> None:
+def check_adversarial(settings: Adversarial) -> None:
     """Raises ValueError for settings that adversarial consistency does not read."""
     gan = settings.gan
     check_apart(gan)
@@ -38,20 +38,20 @@ def check_rivalry(settings: Rivalry) -> None:
         )
 
 
-def turns(settings: Rivalry) -> tuple[Turn, ...]:
+def turns(settings: Adversarial) -> tuple[Turn, ...]:
     """The discriminator's turn, if there is one, and the generator's."""
     return (("discriminator",), ("generator",)) if settings.gan.weight else (("generator",),)
 
 
-def consistency_terms(settings: Rivalry, roles: Roles, batch: Batch, jumps: Jumps, *, until: Time) -> Terms:
+def consistency_terms(settings: Adversarial, roles: Roles, batch: Batch, jumps: Jumps, *, until: Time) -> Terms:
     """The distance of the jumps and the adversary's opinion, which looks at times up to `until` [B]."""
     terms = {"consistency": DISTANCES[settings.distance](jumps.gap, settings.huber).mean()}
     if acts(settings.gan, batch):
-        terms["gan"] = settings.gan.weight * taken_for_target(settings.gan, roles, batch, jumps, until=until)
+        terms["gan"] = settings.gan.weight * generator_loss(settings.gan, roles, batch, jumps, until=until)
     return terms
 
 
-def taken_for_target(gan: GAN, roles: Roles, batch: Batch, jumps: Jumps, *, until: Time) -> Tensor:
+def generator_loss(gan: GAN, roles: Roles, batch: Batch, jumps: Jumps, *, until: Time) -> Tensor:
     """What the generator pays to be taken for the target, mean over the batch.
 
     Its hinge is that of the published discriminators, max(0, 1 - D): a sample that is taken for its target with a
@@ -62,7 +62,7 @@ def taken_for_target(gan: GAN, roles: Roles, batch: Batch, jumps: Jumps, *, unti
     return relu(1 - logits).mean() if gan.kind == "hinge" else softplus(-logits).mean()
 
 
-def told_apart(gan: GAN, roles: Roles, batch: Batch, jumps: Jumps, *, until: Time) -> Terms:
+def discriminator_loss(gan: GAN, roles: Roles, batch: Batch, jumps: Jumps, *, until: Time) -> Terms:
     """The discriminator's loss on targets and generated samples, at the same times, with noises of their own."""
     real = _carried(gan, roles, batch, jumps.target.detach(), jumps.s, until)
     fake = Noised.of(roles.process, jumps.generated.detach(), real.t, batch.noise(), s=jumps.s)

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...models.calls import NONE, Scalars, look, through
 from ...models.contract import Denoiser
 from ...models.roles import Roles
 from ...process import Latent, Process, Time, pad_like
 from .base import Batch
-from .ops import NONE, Noised, Scalars, look, through
+from .ops import Noised
 
 SAME = 1e-6
 """Two times so near each other are one, found by two schedulers' arithmetic."""

@@ -6,12 +6,13 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ...models.calls import Scalars, Verb, guided, through
 from ...models.roles import Roles
 from ...process import Latent, Prediction, Time, TimeLaw
 from .base import Batch, Landing, Terms, Turn
 from .gan import GAN, discriminator_losses, starts
 from .guidance import GuidanceLaw
-from .ops import Call, Noised, RowName, Scalars, denoising_loss, guided, renoised, through
+from .ops import Noised, RowName, denoising_loss, renoised
 from .rollout import RolloutName
 
 NO_GAN = GAN(0.0)
@@ -83,7 +84,7 @@ class AdversarialMatching(Matching, Protocol):
 
 
 def compare(
-    call: Call, settings: Matching, roles: Roles, batch: Batch, landing: Landing, *, floor: float = FLOOR
+    call: Verb, settings: Matching, roles: Roles, batch: Batch, landing: Landing, *, floor: float = FLOOR
 ) -> Scores:
     """Both scores of a landing at times drawn above its own.
 

@@ -1,60 +1,17 @@
 """Verbs that objectives share. Each does one thing; none has a mode."""
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ...models.conditioning import Conditioning
-from ...models.contract import Denoiser
 from ...models.roles import Roles
 from ...process import ROWS, Latent, Prediction, Process, Time, TimeLaw, laid, pad_like
 from .base import Batch
 
 RowName = Literal["x0", "eps", "v", "flow", "difference", "edm"]
 """The parameterisation in which a denoising error is squared."""
-
-Scalars = Mapping[str, Tensor]
-"""Further values [B] by name that a network is told beside its time."""
-
-Call = Callable[[Denoiser, Latent, Time, Conditioning, Scalars], Prediction]
-
-LARGE = 2**16
-"""Values of a large sample (SDXL at 1024 px): a few of them fill a GPU, and a guidance pair need not be one call."""
-
-
-NONE: Scalars = {}
-
-
-def look(model: Denoiser, x_t: Latent, t: Time, cond: Conditioning, scalars: Scalars = NONE) -> Prediction:
-    """The model's belief, evaluated without autograd."""
-    with torch.no_grad():
-        return model(x_t, t, cond, scalars)
-
-
-def through(model: Denoiser, x_t: Latent, t: Time, cond: Conditioning, scalars: Scalars = NONE) -> Prediction:
-    """The model's belief with the graph to x_t kept; its parameters are frozen unless it is its turn."""
-    return model(x_t, t, cond, scalars)
-
-
-def guided(
-    call: Call, model: Denoiser, x_t: Latent, t: Time, cond: Conditioning, scalars: Scalars = NONE, *, w: float
-) -> Prediction:
-    """The belief under classifier-free guidance; w = 1 is a plain call, w = 0 an unconditional one.
-
-    Both halves go in one call, but those of several large samples one after the other, which takes less memory.
-    """
-    if w in (0, 1):
-        return call(model, x_t, t, cond if w else cond.unconditional, scalars)
-    if len(x_t) > 1 and x_t[0].numel() >= LARGE:
-        null = call(model, x_t, t, cond.unconditional, scalars)
-        return model.guide(call(model, x_t, t, cond, scalars), null, w)
-    both = Conditioning.cat([cond, cond.unconditional])
-    twice = {name: torch.cat([value, value]) for name, value in scalars.items()}
-    halves = call(model, torch.cat([x_t, x_t]), torch.cat([t, t]), both, twice).split(len(t))
-    return model.guide(halves[0], halves[1], w)
 
 
 @dataclass(frozen=True)

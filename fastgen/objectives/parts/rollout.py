@@ -6,9 +6,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from ...models.calls import look, through
 from ...models.roles import Roles
 from .base import Batch, Landing
-from .ops import look, through
 
 Rollout = Callable[..., Landing]
 """(roles, batch, settings of its own) -> Landing."""

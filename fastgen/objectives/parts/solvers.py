@@ -9,12 +9,12 @@ import torch
 from pydantic import BeforeValidator
 from torch import Tensor
 
+from ...models.calls import Scalars, guided, look
 from ...models.conditioning import Conditioning
 from ...models.contract import Denoiser
 from ...models.roles import Roles
 from ...process import Latent, Prediction, Process, Time, pad_like
 from .base import Batch, shorthand
-from .ops import Scalars, guided, look
 
 SolverName = Literal["ddim", "heun", "dpm2m"]
 LARGEST = 20.0

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
+from ...models.calls import NONE, Scalars
 from ...models.roles import Roles
 from ...process import Prediction
 from .base import Batch
-from .ops import NONE, Noised, Scalars
+from .ops import Noised
 from .solvers import Guidance
 
 Velocity = Literal["real_score", "data"]
@@ -24,7 +25,7 @@ class Followed(Protocol):
 
 
 @dataclass(frozen=True)
-class Course:
+class Trajectory:
     """What is believed of noised samples, and what the generator is told of the guidance behind it."""
 
     belief: Prediction
@@ -48,9 +49,9 @@ def needs_velocity(settings: Followed, *told: str) -> frozenset[str]:
     return frozenset({"images", "real_score"}) | settings.guidance.needs(*told)
 
 
-def course(settings: Followed, roles: Roles, batch: Batch, start: Noised) -> Course:
+def trajectory_of(settings: Followed, roles: Roles, batch: Batch, start: Noised) -> Trajectory:
     """The teacher's belief, or the truth, whose expectation at (x_t, t) is the exact one."""
     if settings.velocity == "data":
-        return Course(start.truth, NONE)
+        return Trajectory(start.truth, NONE)
     field = settings.guidance.field(roles, batch)
-    return Course(field(start.x_t, start.t), settings.guidance.tell(batch, field))
+    return Trajectory(field(start.x_t, start.t), settings.guidance.tell(batch, field))

@@ -5,11 +5,12 @@ The generator is told w and learns the guided prediction at every time; it keeps
 
 from dataclasses import dataclass
 
+from ...models.calls import through
 from ...models.roles import Roles
 from ...process import ROWS, AnyTimeLaw, Uniform
 from ..parts.base import Batch, Terms, Turn
 from ..parts.flow_map import noised
-from ..parts.ops import RowName, through
+from ..parts.ops import RowName
 from ..parts.solvers import AnyScale, Guidance
 from ..trajectory.consistency import ONE_TURN
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from ...models.calls import NONE, Scalars
 from ...models.roles import Roles
 from ...process import Latent
 from ..parts.base import Batch, Terms, Turn
 from ..parts.curricula import AnyCurriculum, Neighbours, Ramp, Ratio
 from ..parts.distances import DISTANCES, DistanceName
 from ..parts.flow_map import Interval, edges_of, follow, jumps, noised
-from ..parts.ops import NONE, Noised, Scalars
+from ..parts.ops import Noised
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName
 
 ONE_TURN: tuple[Turn, ...] = (("generator",),)

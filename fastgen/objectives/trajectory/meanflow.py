@@ -8,15 +8,15 @@ from dataclasses import dataclass
 
 import torch
 
+from ...models.calls import Scalars, through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, LogitNormal, Time, pad_like
 from ..parts.base import Batch, Terms, Turn
 from ..parts.derivative import along, check_step, needs_fine_times
 from ..parts.distances import adaptive
 from ..parts.flow_map import noised
-from ..parts.ops import Scalars, through
 from ..parts.solvers import AnyScale, Guidance
-from ..parts.velocity import Velocity, check_velocity, course, needs_velocity
+from ..parts.velocity import Velocity, check_velocity, needs_velocity, trajectory_of
 from .consistency import ONE_TURN
 
 
@@ -60,7 +60,7 @@ class MeanFlow:
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         t, s = self._times(roles, batch)
         start = noised(roles, batch, t)
-        followed = course(self, roles, batch, start)
+        followed = trajectory_of(self, roles, batch, start)
         v, told = followed.belief.velocity, {"s": s, **followed.told}
         aim = mean_velocity(roles, batch, start.x_t, t, v, told, step=self.derivative_step)
         u = through(roles.generator, start.x_t, t, batch.cond, told).velocity

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 
 from ...models.roles import Roles
-from ..parts.adversarial import above, check_rivalry, consistency_terms, told_apart, turns
+from ..parts.adversarial import above, check_adversarial, consistency_terms, discriminator_loss, turns
 from ..parts.base import Batch, Terms, Turn
 from ..parts.distances import DistanceName
 from ..parts.flow_map import Interval, Jumps, cells, drawn_cell, edges_of, jumps, noised, segment_end
@@ -38,7 +38,7 @@ class PhasedConsistency:
     gan: AnyGAN = GAN(weight=0.1, learned=1.0, kind="hinge")
 
     def __post_init__(self) -> None:
-        check_rivalry(self)
+        check_adversarial(self)
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
@@ -57,7 +57,7 @@ class PhasedConsistency:
         edges = edges_of(roles, batch)
         with torch.no_grad():
             ends = self._jumps(roles, batch, edges)
-        return told_apart(self.gan, roles, batch, ends, until=above(ends.s, 1 / (len(edges) - 1)))
+        return discriminator_loss(self.gan, roles, batch, ends, until=above(ends.s, 1 / (len(edges) - 1)))
 
     def _jumps(self, roles: Roles, batch: Batch, edges: torch.Tensor) -> Jumps:
         t, r = drawn_cell(cells(edges, self.grid), batch, roles.process)

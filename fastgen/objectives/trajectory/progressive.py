@@ -5,11 +5,11 @@ One stage per round, `divided` halving from stage to stage, each with `carry: {r
 
 from dataclasses import dataclass
 
+from ...models.calls import through
 from ...models.roles import Roles
 from ...process import pad_like
 from ..parts.base import Batch, Terms, Turn
 from ..parts.flow_map import divided, drawn_step, edges_of, noised
-from ..parts.ops import through
 from ..parts.solvers import AnyScale, Guidance, ddim, landing_on
 from .consistency import ONE_TURN
 

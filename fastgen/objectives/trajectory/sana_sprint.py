@@ -9,12 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
+from ...models.calls import through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, LogNormal
 from ..parts.base import Batch, Landing, Terms, Turn
 from ..parts.derivative import check_step, needs_fine_times
 from ..parts.gan import GAN, AnyGAN, check_apart, discriminator_losses, generator_terms, starts
-from ..parts.ops import through
 from ..parts.solvers import AnyScale, Guidance
 from ..parts.velocity import Velocity, check_velocity, needs_velocity
 from .scm import Norm, adaptive_mean, tangent_errors

@@ -17,13 +17,14 @@ from typing import Literal, Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ...models.calls import through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, LogNormal, Prediction, Process, Time, TimeLaw, pad_like
 from ..parts.base import Batch, Terms, Turn
 from ..parts.derivative import along, check_step, needs_fine_times
-from ..parts.ops import Noised, through
+from ..parts.ops import Noised
 from ..parts.solvers import AnyScale, Guidance
-from ..parts.velocity import Course, Velocity, check_velocity, course, needs_velocity
+from ..parts.velocity import Trajectory, Velocity, check_velocity, needs_velocity, trajectory_of
 from .consistency import ONE_TURN
 
 UNIT = 0.5
@@ -135,7 +136,7 @@ def tangent_errors(settings: Tangents, roles: Roles, batch: Batch) -> tuple[Time
     """Times and the mean squares |F - sg(F) - pull|^2 (eq. 8), [B] each."""
     t = settings.times.sample(roles.process, batch.size, batch.rng)
     start = Noised.of(roles.process, batch.x0, t, batch.noise())
-    followed = course(settings, roles, batch, start)
+    followed = trajectory_of(settings, roles, batch, start)
     share = min(batch.images / settings.warmup, 1.0) if settings.warmup else 1.0
     sigma_data, step = settings.sigma_data, settings.derivative_step
     constant, g = tangent(roles, batch, start, followed, sigma_data=sigma_data, warmup=share, step=step)
@@ -163,7 +164,7 @@ def tangent(
     roles: Roles,
     batch: Batch,
     start: Noised,
-    followed: Course,
+    followed: Trajectory,
     *,
     sigma_data: float,
     warmup: float,

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from ...models.calls import look, through
 from ...models.roles import Roles
 from ...process import ROWS, Time, pad_like
 from ..parts.base import Batch, Terms, Turn
 from ..parts.flow_map import Interval, check_decay, divided, follow, needs_target, noised, stops_of, target_of
-from ..parts.ops import RowName, look, through
+from ..parts.ops import RowName
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName, landing_on
 from .consistency import ONE_TURN
 

@@ -9,15 +9,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ...models.calls import Scalars, look, through
 from ...models.conditioning import Conditioning
 from ...models.contract import Denoiser
 from ...models.roles import Roles
 from ...process import ROWS, Latent
 from ..parts.base import Batch, Terms, Turn
 from ..parts.flow_map import Interval, check_decay, divided, edges_of, follow, needs_target, noised, target_of
-from ..parts.ops import RowName, Scalars, look, through
+from ..parts.ops import RowName
 from ..parts.solvers import AnyScale, Guidance, landing_on
-from ..parts.velocity import Velocity, check_velocity, course, needs_velocity
+from ..parts.velocity import Velocity, check_velocity, needs_velocity, trajectory_of
 from .consistency import ONE_TURN
 
 
@@ -64,7 +65,7 @@ class Shortcut:
         count = round(self.bootstrapped * batch.size)
         jump = self._jump(edges_of(roles, batch), batch, count)
         start = noised(roles, batch, jump.t)
-        followed = course(self, roles, batch, start)
+        followed = trajectory_of(self, roles, batch, start)
         told, row, rows = {"s": jump.s, **followed.told}, ROWS[self.space], torch.arange(count)
         aim = followed.belief.output(row)
         if count:

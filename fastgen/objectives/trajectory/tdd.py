@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ...models.roles import Roles
 from ...process import Time
-from ..parts.adversarial import above, check_rivalry, consistency_terms, told_apart, turns
+from ..parts.adversarial import above, check_adversarial, consistency_terms, discriminator_loss, turns
 from ..parts.base import Batch, Terms, Turn
 from ..parts.distances import DistanceName
 from ..parts.flow_map import Interval, Jumps, cells, drawn_cell, edges_of, jumps, noised, origin, stops_of
@@ -47,7 +47,7 @@ class TargetDriven:
     gan: AnyGAN = GAN(weight=0.1, learned=1.0, kind="hinge")
 
     def __post_init__(self) -> None:
-        check_rivalry(self)
+        check_adversarial(self)
         if not (0 <= self.jitter <= 1 and 0 <= self.dropout <= 1):
             raise ValueError(f"jitter is {self.jitter} and dropout {self.dropout}: both lie in [0, 1]")
 
@@ -68,7 +68,7 @@ class TargetDriven:
     def discriminator(self, roles: Roles, batch: Batch) -> Terms:
         with torch.no_grad():
             ends = self._jumps(roles, batch)
-        return told_apart(self.gan, roles, batch, ends, until=above(ends.s, longest_step(roles)))
+        return discriminator_loss(self.gan, roles, batch, ends, until=above(ends.s, longest_step(roles)))
 
     def _jumps(self, roles: Roles, batch: Batch) -> Jumps:
         if self.dropout:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from ...models.roles import Roles
-from ..parts.adversarial import above, check_rivalry, consistency_terms, told_apart, turns
+from ..parts.adversarial import above, check_adversarial, consistency_terms, discriminator_loss, turns
 from ..parts.base import Batch, Terms, Turn
 from ..parts.distances import DistanceName
 from ..parts.flow_map import (
@@ -58,7 +58,7 @@ class SegmentedConsistency:
 
     def __post_init__(self) -> None:
         check_decay(self.ema)
-        check_rivalry(self)
+        check_adversarial(self)
         if self.segments < 1:
             raise ValueError(f"segments is {self.segments}: need at least one, the paper's stages have 8, 4, 2 and 1")
 
@@ -80,7 +80,7 @@ class SegmentedConsistency:
     def discriminator(self, roles: Roles, batch: Batch) -> Terms:
         with torch.no_grad():
             ends = self._jumps(roles, batch)
-        return told_apart(self.gan, roles, batch, ends, until=above(ends.s, 1 / self.segments))
+        return discriminator_loss(self.gan, roles, batch, ends, until=above(ends.s, 1 / self.segments))
 
     def _jumps(self, roles: Roles, batch: Batch) -> Jumps:
         edges = divided(edges_of(roles, batch), self.segments)

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection
 
 from fastgen.models.pipelines.loading import load
-from fastgen.models.pipelines.source import LoRAFile, Source
+from fastgen.models.pipelines.source import LoRAFile, TeacherSource
 from fastgen.models.pipelines.teacher import load_teacher
 
 
@@ -245,7 +245,7 @@ POINTER = f"version https://git-lfs.github.com/spec/v1\noid sha256:{'0' * 64}\ns
 def test_a_folder_of_half_precision_weights_loads_and_says_so(tmp_path: Path) -> None:
     tiny.stable_diffusion().to(torch.float16).save_pretrained(tmp_path, variant="fp16")
     with pytest.warns(UserWarning, match="only fp16 weights"):
-        pipe = load_teacher(Source(path=str(tmp_path)), device="cpu")
+        pipe = load_teacher(TeacherSource(path=str(tmp_path)), device="cpu")
     assert pipe.unet.dtype == torch.float32
     assert taught(tmp_path, variant="fp16", dtype="fp16").unet.dtype == torch.float16
     assert "variant=ema" in refusal(tmp_path, variant="ema")
@@ -287,7 +287,7 @@ def test_variants_that_do_not_agree_are_named(base: Path, tmp_path: Path) -> Non
 
 @pytest.mark.parametrize(("dtype", "expected"), [("bf16", torch.bfloat16), ("auto", torch.float64)])
 def test_weights_have_the_dtype_that_is_asked_for(base: Path, dtype: str, expected: torch.dtype) -> None:
-    pipe = load_teacher(Source(path=str(base), dtype=dtype), device="cpu", auto=torch.float64)
+    pipe = load_teacher(TeacherSource(path=str(base), dtype=dtype), device="cpu", auto=torch.float64)
     assert pipe.unet.dtype == pipe.vae.dtype == pipe.text_encoder.dtype == expected
 
 

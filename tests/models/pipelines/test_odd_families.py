@@ -10,11 +10,11 @@ from test_probe_families import agree, asked, stock, times
 
 from fastgen.errors import UserError
 from fastgen.export.serving import servings
+from fastgen.models.calls import guided, look
 from fastgen.models.layout import Layout
 from fastgen.models.pipelines.arguments import classifier_free, guided_call
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.pipelines.probe import opening
-from fastgen.objectives.parts.ops import guided, look
 
 READ = ["animate_diff", *(pytest.param(name, marks=pytest.mark.slow) for name in ("animate_diff_xl", "sana_video"))]
 REFUSED = {

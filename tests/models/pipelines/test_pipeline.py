@@ -20,11 +20,11 @@ from rounding import assert_alike
 from torch import Tensor
 
 from fastgen.errors import UserError
+from fastgen.models.calls import guided, look
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.pipelines.arguments import parameters
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.pipelines.probe import emitted
-from fastgen.objectives.parts.ops import guided, look
 
 
 def flux() -> DiffusionPipeline:

@@ -9,11 +9,11 @@ from families import FAMILIES, probed
 from torch import Tensor
 
 from fastgen.errors import UserError
+from fastgen.models.calls import guided, look
 from fastgen.models.pipelines.arguments import classifier_free, free_count, guided_call
 from fastgen.models.pipelines.canonical import canonical, view
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.pipelines.watch import Step, record
-from fastgen.objectives.parts.ops import guided, look
 
 PROMPTS = ["fox", "a red bird in the snow", "two"]
 UNGUIDED = {"ddpm", "consistency", "sana_sprint", "flux2"}
