@@ -8,9 +8,9 @@ from fastgen.errors import UserError, warn
 from .images.sets import open_images
 from .images.sources import Request, is_image_set
 from .metrics import METRICS
+from .metrics_json import FILE
 from .options import Options
 from .report.assertions import check_assertions
-from .report.rows import FILE
 
 
 def check(options: Options) -> None:

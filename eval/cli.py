@@ -66,7 +66,7 @@ def run(args: Namespace) -> int:
     from .evaluate import evaluate
 
     report = evaluate(to_options(args))
-    failed = report is not None and not all(verdict.holds for verdict in report.verdicts())
+    failed = report is not None and not all(verdict.holds for verdict in report.assertions)
     return FAILED_ASSERTION if failed else 0
 
 

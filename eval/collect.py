@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from fastgen.errors import UserError
 
-from .images.decode import Flagged, ImageBatch, Skipped
+from .images.decode import ImageBatch
 from .measures import sliced
 from .measures.colour import saturation_and_contrast
 from .measures.frechet import Moments
@@ -17,6 +17,7 @@ from .measures.spectrum import MIN_SIDE, SpectrumMean
 from .networks.clip import Clip, Reward
 from .networks.extractors import FeatureExtractor, Sight
 from .networks.lpips import Lpips
+from .rows import Flagged, Skipped
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
@@ -10,19 +9,9 @@ from torch import Tensor
 from .collect import Seen
 from .measures.figure import Figure, NotMeasured
 from .measures.frechet import Statistics, Target
+from .metrics_json import About
 
 Figures = dict[str, Figure]
-
-
-@dataclass(frozen=True)
-class About:
-    """What a figure is, for readers of a report; see docs/metrics.md."""
-
-    label: str
-    better: Literal["lower", "higher", "one", "zero"]
-    unit: str = ""
-    paper: str = ""
-    interval: str = ""
 
 
 @dataclass(frozen=True, eq=False)

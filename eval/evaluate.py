@@ -11,6 +11,7 @@ from fastgen.errors import UserError
 from fastgen.models.pipelines.opening import Opened
 from fastgen.sampling.call import Asked
 
+from . import metrics_json
 from .checks import check
 from .collect import Eyes, Seen
 from .images.costs import Costs
@@ -19,7 +20,6 @@ from .images.sources import (
     Draw,
     FileSource,
     PipelineSource,
-    Role,
     Source,
     declared_steps,
     is_image_set,
@@ -30,15 +30,18 @@ from .measure import Reference, measured_row, reference_row
 from .measures.figure import Figure
 from .measures.frechet import Target, require_same_features
 from .measures.statistics_file import load_statistics, save_statistics
+from .metrics import catalogue
+from .metrics_json import Protocol, Report
 from .networks.clip import Reward
 from .networks.protocols import min_images, precision_of
 from .options import Options
 from .page import html
 from .provenance import provenance
-from .report import rows as reports
+from .report.assertions import verdicts
 from .report.blocks import pooled
-from .report.rows import ProtocolNote, Report, Row
 from .report.showcase import Showcase
+from .report.table import table
+from .rows import Role, Row
 from .session import Session, open_session
 
 
@@ -80,9 +83,9 @@ def evaluate(options: Options, *, rewards: Mapping[str, Reward] | None = None) -
         save_statistics(options.save_stats, real.statistics)
         print(f"statistics of the reference are in {options.save_stats}")
     report = _measure(session, real, started)
-    print(reports.table(report))
+    print(table(report, options))
     if options.generated or options.held_out:
-        print(f"the report is in {html.write(options.out)}, all figures are in {options.out / reports.FILE}")
+        print(f"the report is in {html.write(options.out)}, all figures are in {options.out / metrics_json.FILE}")
     session.processes.leave()
     return report
 
@@ -90,20 +93,27 @@ def evaluate(options: Options, *, rewards: Mapping[str, Reward] | None = None) -
 def _measure(session: Session, real: Reference, started: datetime) -> Report:
     """The first process's part: every row measured, the report written after each."""
     options = session.options
-    showcase = Showcase(options.out, count=options.gallery, seed=options.seed)
-    report = Report(options, _protocol(session, real), (reference_row(session, real),), None, {})
+    showcase = Showcase(options.out, count=options.gallery, seed=options.seed, classes=session.extractor.classes)
+    report = _report(session, real, (reference_row(session, real),), showcase, started)
     for side in _sides(session):
         row = _row(session, side, real, _first_teacher(report.rows), showcase)
-        report = replace(
-            report,
-            rows=(*report.rows, row),
-            gallery=showcase.as_json(session.extractor.classes),
-            provenance=provenance(session, real, started),
-        )
-        reports.write(report, options.out)
+        report = _report(session, real, (*report.rows, row), showcase, started)
+        report.write(options.out)
     if options.gallery and real.features is not None:
         showcase.add_neighbours(options.reference, skipped=real.seen.skipped if real.seen else ())
     return report
+
+
+def _report(session: Session, real: Reference, rows: tuple[Row, ...], showcase: Showcase, started: datetime) -> Report:
+    """What is known after these rows."""
+    return Report(
+        protocol=_protocol(session, real),
+        figures=catalogue(rows),
+        rows=rows,
+        gallery=showcase.gallery(),
+        assertions=verdicts(session.options.assertions, rows),
+        provenance=provenance(session, real, started),
+    )
 
 
 def _row(session: Session, side: Side, real: Reference, teacher: Mapping[str, Figure], showcase: Showcase) -> Row:
@@ -113,11 +123,11 @@ def _row(session: Session, side: Side, real: Reference, teacher: Mapping[str, Fi
     for source, seen, ledgers in _collected(session, side):
         assert seen is not None
         _refuse_short(session, seen, side)
-        blocks.append(measured_row(session, side.role, side.title, source.origin, seen, real, teacher))
+        blocks.append(measured_row(session, side.role, side.title, source, seen, real, teacher))
         bill = Costs.bill(ledgers, session.options.batch_size) if ledgers else None
         if session.options.gallery and len(blocks) == 1:
             _show(showcase, side.role, blocks[0].id, source, seen, real)
-    return replace(pooled(blocks), bill=bill)
+    return replace(pooled(blocks), costs=bill, nfe=None if bill is None else bill.nfe)
 
 
 def _collected(session: Session, side: Side) -> Iterator[tuple[Source, Seen | None, list[Costs]]]:
@@ -219,12 +229,12 @@ def _refuse_short(session: Session, seen: Seen, side: Side) -> None:
 
 
 def _first_teacher(rows: tuple[Row, ...]) -> Mapping[str, Figure]:
-    return next((row.figures for row in rows if row.role == "teacher"), {})
+    return next((row.metrics for row in rows if row.role == "teacher"), {})
 
 
-def _protocol(session: Session, real: Reference) -> ProtocolNote:
+def _protocol(session: Session, real: Reference) -> Protocol:
     options, extractor = session.options, session.extractor
-    return ProtocolNote(
+    return Protocol(
         name=options.protocol,
         extractor=session.identity,
         dim=extractor.dim,

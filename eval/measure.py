@@ -7,13 +7,13 @@ import torch
 from torch import Tensor
 
 from .collect import Seen
-from .images.sources import Origin, Role
-from .measures.classes import ClassRow, per_class
+from .images.sources import Source
+from .measures.classes import per_class
 from .measures.figure import Figure, NotMeasured
 from .measures.frechet import Statistics, Target
 from .measures.spectrum import radial_profile, spectrum_db
 from .metrics import Comparison, Metric
-from .report.rows import Levels, Row
+from .rows import ClassRow, Levels, Origin, Power, Role, Row
 from .session import Session
 
 
@@ -42,44 +42,45 @@ class Reference:
 
 def reference_row(session: Session, real: Reference) -> Row:
     """The row of the real images: figures that compare with nothing."""
-    kind = "statistics" if session.options.reference_is_statistics else "images"
-    origin = Origin(str(session.options.reference), kind)
-    if real.seen is None or kind == "statistics":
-        return Row("real", "real", "real", origin, real.statistics.count, {}, {}, levels=_levels(real.seen, None))
+    stored = session.options.reference_is_statistics
+    origin = Origin(str(session.options.reference), "statistics" if stored else "images")
+    if real.seen is None or stored:
+        return Row("real", "real", "real", origin, real.statistics.count, {}, {}, spectrum=_levels(real.seen, None))
     alone = tuple(metric for metric in session.metrics if not metric.against_real)
     figures, missing = figures_of(alone, _comparison(session, real.seen, real, {}))
     return Row(
         id="real",
         role="real",
         title="real",
-        origin=origin,
+        source=origin,
         num=real.seen.count,
-        figures=figures,
+        metrics=figures,
         not_measured=missing,
         skipped=real.seen.skipped,
         flagged=real.seen.flagged,
-        levels=_levels(real.seen, None),
+        spectrum=_levels(real.seen, None),
         per_class=_classes(session, real.seen),
     )
 
 
 def measured_row(
-    session: Session, role: Role, title: str, origin: Origin, seen: Seen, real: Reference, teacher: Mapping[str, Figure]
+    session: Session, role: Role, title: str, source: Source, seen: Seen, real: Reference, teacher: Mapping[str, Figure]
 ) -> Row:
     """The row of images compared with the real ones and, where it is there, with the teacher's first row."""
     figures, missing = figures_of(session.metrics, _comparison(session, seen, real, teacher))
     name = title if role == "real" else role
     return Row(
-        id=name if origin.steps is None else f"{name}-{origin.steps}",
+        id=name if source.steps is None else f"{name}-{source.steps}",
         role=role,
         title=title,
-        origin=origin,
+        source=source.origin,
+        steps=source.steps,
         num=seen.count,
-        figures=figures,
+        metrics=figures,
         not_measured=missing,
         skipped=seen.skipped,
         flagged=seen.flagged,
-        levels=_levels(seen, real.seen),
+        spectrum=_levels(seen, real.seen),
         per_class=_classes(session, seen),
     )
 
@@ -117,7 +118,8 @@ def _levels(seen: Seen | None, real: Seen | None) -> Levels | None:
     base = None if real is None or real.spectrum is None else real.spectrum.spectrum()
     comparable = base is not None and base.power.shape == spectrum.power.shape
     bands = spectrum_db(spectrum, base) if base and comparable else ()
-    return Levels(min(spectrum.power.shape), bands, tuple(radial_profile(spectrum)))
+    radial = tuple(Power(cycles, power) for cycles, power in enumerate(radial_profile(spectrum), start=1))
+    return Levels(min(spectrum.power.shape), bands, radial)
 
 
 def _classes(session: Session, seen: Seen) -> tuple[ClassRow, ...] | None:

@@ -6,9 +6,11 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from .comparison import About, Comparison, Figures, Metric
+from .comparison import Comparison, Figures, Metric
 from .measures import classes, colour, kernels, manifold, sliced, spectrum, uncertainty, variety
 from .measures.figure import Figure, NotMeasured
+from .metrics_json import About
+from .rows import Row
 
 
 def _fid(side: Comparison) -> Figures:
@@ -234,6 +236,11 @@ def in_order(names: Iterable[str]) -> tuple[str, ...]:
     """Names of figures once each in the table's order, unknown ones last."""
     ranks = {name: rank for rank, name in enumerate(_KNOWN)}
     return tuple(sorted(dict.fromkeys(names), key=lambda name: ranks.get(name, len(ranks))))
+
+
+def catalogue(rows: Iterable[Row]) -> dict[str, About]:
+    """What the figures of these rows are, in the order of the table; others, such as rewards, behind them."""
+    return {name: about(name) for name in in_order(name for row in rows for name in row.metrics)}
 
 
 def about(name: str) -> About:

@@ -7,37 +7,49 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 
+from fastgen.files import sha256_file
+
 from .measure import Reference
-from .networks.weights import file_sha256
+from .metrics_json import LineFile, Provenance, RealImages
 from .session import Session
 
 _VERSIONED = ("fastgen", "torch", "diffusers", "transformers", "torchvision", "numpy", "pillow")
 
 
-def provenance(session: Session, real: Reference, started: datetime) -> dict[str, Any]:
-    """As docs/metrics.md says."""
+class Circumstances(TypedDict):
+    """The part of a provenance that is of any measurement."""
+
+    device: str
+    versions: dict[str, str]
+    command: str
+    started: str
+    seconds: float
+
+
+def provenance(session: Session, real: Reference, started: datetime) -> Provenance:
+    """Of a report on these real images."""
     options, device = session.options, session.device
-    return {
-        "reference": {
-            "path": str(options.reference),
-            "kind": "statistics" if options.reference_is_statistics else "images",
-            "num": real.statistics.count,
-            "skipped": len(real.seen.skipped) if real.seen else 0,
-        },
-        "seeds": [options.seed, options.seed + options.seeds * options.num - 1] if options.generated else None,
-        "prompts": _file(options.prompts, session.request.prompts),
-        "labels": _file(options.labels, session.request.labels),
-        "processes": session.processes.count,
-        "settings": {name: _plain(value) for name, value in asdict(options).items()},
+    return Provenance(
+        reference=RealImages(
+            path=str(options.reference),
+            kind="statistics" if options.reference_is_statistics else "images",
+            num=real.statistics.count,
+            skipped=len(real.seen.skipped) if real.seen else 0,
+        ),
+        seeds=(options.seed, options.seed + options.seeds * options.num - 1) if options.generated else None,
+        prompts=_file(options.prompts, session.request.prompts),
+        labels=_file(options.labels, session.request.labels),
+        processes=session.processes.count,
+        settings={name: _plain(value) for name, value in asdict(options).items()},
         **circumstances(device, started),
-    }
+    )
 
 
-def circumstances(device: torch.device, started: datetime) -> dict[str, Any]:
+def circumstances(device: torch.device, started: datetime) -> Circumstances:
     """Machine, versions, command and time of a measurement that ends now."""
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}",
@@ -48,8 +60,8 @@ def circumstances(device: torch.device, started: datetime) -> dict[str, Any]:
     }
 
 
-def _file(path: Path | None, lines: tuple[Any, ...] | None) -> dict[str, Any] | None:
-    return None if path is None else {"path": str(path), "sha256": file_sha256(path), "count": len(lines or ())}
+def _file(path: Path | None, lines: tuple[Any, ...] | None) -> LineFile | None:
+    return None if path is None else LineFile(str(path), sha256_file(path), len(lines or ()))
 
 
 def _plain(value: Any) -> Any:

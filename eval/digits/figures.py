@@ -17,8 +17,8 @@ from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from ..measures.classes import ClassRow
 from ..measures.frechet import Moments, Statistics, frechet_distance
+from ..rows import ClassRow
 
 CLASSES = 10
 PIXELS = 64

@@ -5,26 +5,23 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
 from fastgen.data.digits import SIDE, from_canvas
-from fastgen.files import atomic_json
 from fastgen.sampling.pictures import labelled_rows, picture
 from fastgen.sampling.sampler import AT_ONCE
 
-from ..images.costs import Bill
-from ..images.sources import Origin, Role
 from ..measures.figure import Figure
 from ..measures.manifold import nearest
-from ..metrics import About
+from ..metrics_json import About, Gallery, Item, Near, Protocol, Provenance, RealImages, Strip
+from ..metrics_json import Report as FullReport
 from ..page import html
 from ..provenance import circumstances
-from ..report.rows import FILE, FORMAT, row_json
-from ..report.rows import Row as FullRow
+from ..rows import Bill, Origin, Role
+from ..rows import Row as FullRow
 from .figures import (
     CLASSES,
     NEIGHBOURS,
@@ -42,6 +39,7 @@ SHOWN = 20
 STRIP = 8
 HALF = "real half against real half"
 EXTRACTOR = f"{PIXELS} pixels of 8x8 digits; {NEIGHBOURS} nearest neighbours read them"
+REAL = Origin("scikit-learn load_digits", "images")
 FIGURES: Mapping[str, About] = {
     "frechet": About("Frechet", "lower", paper="Heusel et al. 2017, 1706.08500, on pixels"),
     "accuracy": About("accuracy", "higher"),
@@ -117,27 +115,24 @@ class Report:
             lines.append(f"{row.name:<28}{f.frechet:>9.4f}{f.accuracy:>10.4f}{f.diversity:>11.4f}{cost}")
         return "\n".join(lines)
 
-    def as_json(self, gallery: Mapping[str, Any]) -> dict[str, Any]:
-        """See docs/metrics.md."""
-        origin = Origin("scikit-learn load_digits", "images")
-        real = FullRow("real", "real", "real", origin, COUNT, {}, {})
-        return {
-            "format": FORMAT,
-            "protocol": _PROTOCOL,
-            "figures": {name: asdict(entry) for name, entry in FIGURES.items()},
-            "rows": [row_json(row) for row in (real, *map(_full, self.rows))],
-            "gallery": gallery,
-            "assertions": [],
-            "provenance": {
-                "reference": {"path": origin.path, "kind": origin.kind, "num": COUNT, "skipped": 0},
-                "seeds": [0, COUNT - 1],
-                "prompts": None,
-                "labels": None,
-                "processes": 1,
-                "settings": {"labels": "0 to 9 in turn", "seed of the real halves": self.seed},
+    def full(self, gallery: Gallery) -> FullReport:
+        """As other protocols write it."""
+        real = FullRow("real", "real", "real", REAL, COUNT, {}, {})
+        return FullReport(
+            protocol=_PROTOCOL,
+            figures=FIGURES,
+            rows=(real, *map(_full, self.rows)),
+            gallery=gallery,
+            provenance=Provenance(
+                reference=RealImages(REAL.path, REAL.kind, COUNT, 0),
+                seeds=(0, COUNT - 1),
+                prompts=None,
+                labels=None,
+                processes=1,
+                settings={"labels": "0 to 9 in turn", "seed of the real halves": self.seed},
                 **circumstances(self.device, self.started),
-            },
-        }
+            ),
+        )
 
 
 def digits_report(samplers: Mapping[str, Sampler], *, seed: int) -> Report:
@@ -163,84 +158,76 @@ def save(report: Report, folder: Path) -> None:
     """`digits.png`, `metrics.json`, its images and `report.html` in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     report.picture.save(folder / "digits.png")
-    atomic_json(folder / FILE, report.as_json(_gallery(report, folder)))
+    report.full(_gallery(report, folder)).write(folder)
     html.write(folder)
 
 
-_PROTOCOL: Mapping[str, Any] = {
-    "name": "digits",
-    "extractor": EXTRACTOR,
-    "dim": PIXELS,
-    "resizes": False,
-    "precision": "float32",
-    "min_images": PIXELS,
-    "reference_extractor": EXTRACTOR,
-    "classes": [str(label) for label in range(CLASSES)],
-    "clip": None,
-}
+_PROTOCOL = Protocol(
+    name="digits",
+    extractor=EXTRACTOR,
+    dim=PIXELS,
+    resizes=False,
+    precision="float32",
+    min_images=PIXELS,
+    reference_extractor=EXTRACTOR,
+    classes=tuple(str(label) for label in range(CLASSES)),
+    clip=None,
+)
 
 
 def _full(row: Row) -> FullRow:
     """The row as other protocols write it."""
     figures = {name: Figure(value) for name, value in asdict(row.figures).items()}
     if row.digits is None or row.nfe is None or row.seconds_per_image is None:
-        origin = Origin("scikit-learn load_digits", "images")
-        return FullRow(row.id, row.role, row.name, origin, COUNT // 2, figures, {})
+        return FullRow(row.id, row.role, row.name, REAL, COUNT // 2, figures, {})
     seconds = row.seconds_per_image
     return FullRow(
         id=row.id,
         role=row.role,
         title=row.name,
-        origin=Origin(f"digits {row.role}", "pipeline", steps=row.steps, first_seed=0, dtype="float32"),
+        source=Origin(f"digits {row.role}", "pipeline", first_seed=0, dtype="float32"),
         num=COUNT,
-        figures=figures,
+        metrics=figures,
         not_measured={},
-        bill=Bill(row.nfe, seconds, 1 / seconds, None, AT_ONCE),
+        steps=row.steps,
+        nfe=row.nfe,
+        costs=Bill(row.nfe, seconds, 1 / seconds, None, AT_ONCE),
         per_class=figures_by_class(row.digits, class_balanced_labels(COUNT)),
     )
 
 
-def _gallery(report: Report, folder: Path) -> dict[str, Any]:
+def _gallery(report: Report, folder: Path) -> Gallery:
     """The first digits of every row, the first ones of the class 0, and the nearest real ones, saved as images."""
-    zeros = list(range(0, STRIP * CLASSES, CLASSES))
+    zeros = tuple(range(0, STRIP * CLASSES, CLASSES))
     real = {"real": _save(folder, "images/real/{}.png", range(SHOWN), _real_of_each(SHOWN))}
-    return {
-        "items": [{"seed": i, "label": i % CLASSES, "class_name": None, "prompt": None} for i in range(SHOWN)],
-        "images": real
-        | {
-            row.id: _save(folder, f"images/{row.id}/{{}}.png", range(SHOWN), digits[:SHOWN])
-            for row, digits in report.generated.items()
-        },
-        "strip": {
-            "label": 0,
-            "class_name": None,
-            "prompt": None,
-            "seeds": zeros,
-            "images": {
-                row.id: _save(folder, f"images/{row.id}/strip-{{}}.png", zeros, digits[zeros])
-                for row, digits in report.generated.items()
-            },
-        },
-        "neighbours": {row.id: _neighbours(folder, digits[:SHOWN]) for row, digits in report.generated.items()},
+    first = {
+        row.id: _save(folder, f"images/{row.id}/{{}}.png", range(SHOWN), digits[:SHOWN])
+        for row, digits in report.generated.items()
     }
+    alike = {
+        row.id: _save(folder, f"images/{row.id}/strip-{{}}.png", zeros, digits[list(zeros)])
+        for row, digits in report.generated.items()
+    }
+    return Gallery(
+        items=tuple(Item(seed=i, label=i % CLASSES) for i in range(SHOWN)),
+        images=real | first,
+        strip=Strip(label=0, seeds=zeros, images=alike),
+        neighbours={row.id: _neighbours(folder, digits[:SHOWN]) for row, digits in report.generated.items()},
+    )
 
 
-def _neighbours(folder: Path, digits: Tensor) -> list[list[dict[str, Any]]]:
+def _neighbours(folder: Path, digits: Tensor) -> tuple[tuple[Near, ...], ...]:
     real = real_digits().images.float()
     found = nearest(digits.float(), real, 3)
-    return [
-        [
-            {"index": index, "distance": distance, "image": path}
-            for index, distance, path in zip(
-                indices, distances, _save(folder, "images/real/neighbour-{}.png", indices, real[indices]), strict=True
-            )
-        ]
-        for indices, distances in zip(found.index.tolist(), found.distance.tolist(), strict=True)
-    ]
+    near = []
+    for indices, distances in zip(found.index.tolist(), found.distance.tolist(), strict=True):
+        paths = _save(folder, "images/real/neighbour-{}.png", indices, real[indices])
+        near.append(tuple(map(Near, indices, distances, paths)))
+    return tuple(near)
 
 
-def _save(folder: Path, path: str, numbers: Sequence[int], digits: Tensor) -> list[str]:
-    paths = [path.format(number) for number in numbers]
+def _save(folder: Path, path: str, numbers: Sequence[int], digits: Tensor) -> tuple[str, ...]:
+    paths = tuple(path.format(number) for number in numbers)
     for image, name in zip(_images(digits), paths, strict=True):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         picture(image).save(folder / name)

@@ -13,26 +13,9 @@ from torch import Tensor, nn
 
 from fastgen.sampling.stock import Drawn
 
+from ..rows import Bill
+
 _DENOISERS = ("unet", "transformer", "transformer_2")
-
-
-@dataclass(frozen=True)
-class Bill:
-    """The costs of a row.
-
-    Attributes:
-        nfe: denoiser calls per image, a guidance pair counted as 2; None for a denoiser of unknown name.
-        seconds_per_image: median over batches (p50), so that the first one's warm-up does not count; model
-            loading and feature extraction are left out.
-        images_per_second: of all processes together.
-        peak_memory_gib: largest allocation on the GPU of a process while it drew; None on a CPU.
-    """
-
-    nfe: float | None
-    seconds_per_image: float
-    images_per_second: float
-    peak_memory_gib: float | None
-    batch_size: int
 
 
 @dataclass

@@ -19,6 +19,7 @@ from torch import Tensor
 from fastgen.data.decode import FORMATS, MAX_PIXELS
 from fastgen.errors import UserError
 
+from ..rows import Skipped
 from .sets import EncodedImage, ImageSet
 
 CHUNK = 16
@@ -64,22 +65,6 @@ class ImageBatch:
     def asked_for(self, prompts: tuple[str, ...]) -> "ImageBatch":
         """The same images with what each was asked for."""
         return replace(self, prompts=prompts, conditions=torch.tensor(list(map(_condition, prompts))))
-
-
-@dataclass(frozen=True)
-class Skipped:
-    """An image that was left out, and why."""
-
-    name: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class Flagged:
-    """An image, by its number, that its pipeline's own checkers flagged, and by which of the pipeline's outputs."""
-
-    image: int
-    flags: tuple[str, ...]
 
 
 @dataclass(frozen=True)

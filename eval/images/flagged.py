@@ -1,22 +1,20 @@
-"""What a pipeline's own checkers said of a row's images, in words; a row is one of metrics.json."""
+"""What a pipeline's own checkers said of a row's images, in words."""
 
-from collections.abc import Mapping
-from typing import Any
+from ..rows import Row
 
 
-def told(row: Mapping[str, Any], *, skipped: bool) -> str:
+def told(row: Row, *, skipped: bool) -> str:
     """How many images were blackened, by what, and whether they count in the figures."""
-    names = sorted({name for one in row["flagged"] for name in one["flags"]})
+    names = sorted({name for one in row.flagged for name in one.flags})
     fate = (
         "they are left out of the figures" if skipped else "they count in the figures; --skip-flagged leaves them out"
     )
     return (
-        f"{row['title']}: the pipeline's own checker blackened {len(row['flagged']):,} images ({', '.join(names)}); "
-        f"{fate}."
+        f"{row.title}: the pipeline's own checker blackened {len(row.flagged):,} images ({', '.join(names)}); {fate}."
     )
 
 
-def flags_of(row: Mapping[str, Any] | None, image: int) -> str:
+def flags_of(row: Row | None, image: int) -> str:
     """Of one image, "" for none."""
-    flagged = row.get("flagged", ()) if row else ()
-    return ", ".join(name for one in flagged if one["image"] == image for name in one["flags"])
+    flagged = () if row is None else row.flagged
+    return ", ".join(name for one in flagged if one.image == image for name in one.flags)

@@ -4,7 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import torch
 from diffusers import DiffusionPipeline
@@ -18,30 +18,11 @@ from fastgen.sampling import stock
 from fastgen.sampling.call import Asked, Call, settle
 
 from ..networks.precision import autocasting
+from ..rows import Origin, Skipped
 from .costs import Costs
-from .decode import ImageBatch, Reading, Skipped, image_batches
+from .decode import ImageBatch, Reading, image_batches
 from .guided import guiding
 from .sets import open_images
-
-Role = Literal["real", "teacher", "student"]
-
-
-@dataclass(frozen=True)
-class Origin:
-    """How the images of a row were made; what does not apply is None, and so is what had no effect.
-
-    Attributes:
-        arguments: that the pipeline's call was told under its own names: size and guidance.
-    """
-
-    path: str
-    kind: Literal["pipeline", "images", "statistics"]
-    steps: int | None = None
-    guidance: float | None = None
-    first_seed: int | None = None
-    dtype: str | None = None
-    negative_prompt: str | None = None
-    arguments: Mapping[str, Any] | None = None
 
 
 class Source(Protocol):
@@ -49,6 +30,9 @@ class Source(Protocol):
 
     @property
     def origin(self) -> Origin: ...
+
+    @property
+    def steps(self) -> int | None: ...
 
     @property
     def skipped(self) -> Sequence[Skipped]: ...
@@ -99,6 +83,7 @@ class FileSource:
     path: Path
     reading: Reading
     prompts: tuple[str, ...] | None = None
+    steps: None = None
     costs: None = None
 
     @property
@@ -138,7 +123,6 @@ class PipelineSource:
         return Origin(
             path=self.path,
             kind="pipeline",
-            steps=self.steps,
             guidance=self.call.guidance if self.guided is None else self.guided,
             first_seed=self.draw.seed,
             dtype=self.draw.dtype,

@@ -1,24 +1,13 @@
 """What a classifier reads: the Inception score, accuracy and the table by class."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from ..rows import ClassRow
 from .figure import Figure, NotMeasured
 from .variety import pairwise_by_condition
-
-
-@dataclass(frozen=True)
-class ClassRow:
-    """One class of the table; accuracy and diversity are None where they were not measured."""
-
-    label: int
-    name: str
-    num: int
-    accuracy: float | None
-    diversity: float | None
 
 
 def inception_score(logits: Tensor, *, seed: int, splits: int = 10) -> Figure:

@@ -1,26 +1,27 @@
 """One number of a report, and how much it may be off."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(allow_inf_nan=False, use_attribute_docstrings=True))
 class Figure:
-    """A measured value.
-
-    Attributes:
-        low, high: its interval, where the metric has one.
-        details: flat numbers and words that belong to it, such as subset sizes and seeds.
-        spread: standard deviation (divided by count - 1) over blocks of seeds; None for a single one.
-        values: one per block of seeds, whose mean is `value`; empty for a single one.
-    """
+    """A measured value."""
 
     value: float
+    """Of several blocks of seeds their mean."""
     low: float | None = None
+    """Of its interval; null where the metric has none."""
     high: float | None = None
-    details: Mapping[str, float | int | str] = field(default_factory=dict)
+    details: Mapping[str, int | float | str] = field(default_factory=dict)
+    """Flat numbers and words that belong to it: subset sizes, seeds, R^2, k."""
     spread: float | None = None
+    """Standard deviation (divided by count - 1) over blocks of seeds; null for a single one."""
     values: tuple[float, ...] = ()
+    """One per block of seeds; empty for a single one."""
 
 
 class NotMeasured(Exception):

@@ -14,24 +14,13 @@ from torch import Tensor
 
 from fastgen.errors import UserError
 
+from ..rows import Band
+
 MIN_SIDE = 16
 """Shorter side in pixels below which bands and the surroundings of a peak hold too few frequencies."""
 
 _ROUNDING = 1 / 255**2 / 12
 """Power of rounding to uint8; what lies below it (flat images) counts as it."""
-
-
-@dataclass(frozen=True)
-class Band:
-    """Level of the frequencies low <= f < high (cycles per image), in dB relative to real images."""
-
-    low: float
-    high: float
-    db: float
-
-    @property
-    def label(self) -> str:
-        return f"{self.low:g}-{self.high:g}"
 
 
 @dataclass(frozen=True, eq=False)

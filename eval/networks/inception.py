@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from fastgen.errors import UserError
+from fastgen.files import sha256_file
 
 from .extractors import Sight
 from .precision import Precision, computing
-from .weights import file_sha256
 
 SIDE = 299
 Convention = Literal["clean", "edm", "adm"]
@@ -51,7 +51,7 @@ class InceptionExtractor:
                 "the protocols clean, edm and adm need the published file."
             ) from error
         resize = f"bicubic antialiased float {SIDE} px" if convention == "clean" else "resize inside, uint8"
-        self.identity = f"TorchScript {file_sha256(file)[:12]}, {resize}, {self.dim}, {precision}"
+        self.identity = f"TorchScript {sha256_file(file)[:12]}, {resize}, {self.dim}, {precision}"
 
     def __call__(self, images: Tensor) -> Tensor:
         """uint8 images [B, 3, H, W] -> float32 features [B, d]."""

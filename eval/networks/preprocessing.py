@@ -1,6 +1,5 @@
 """From uint8 images to what a vision model reads: resized and normalised floats."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from fastgen.errors import UserError
+from fastgen.files import sha256_file
 
 from ..options import Colour, Kernel, Options
 
@@ -132,5 +132,5 @@ def _declared(file: Path) -> Preprocess:
         made = processor(images=images, input_data_format="channels_first", return_tensors="pt")
         return cast(Tensor, made["pixel_values"])
 
-    digest = hashlib.sha256(file.read_bytes()).hexdigest()[:12]
+    digest = sha256_file(file)[:12]
     return Preprocess(apply, f"{file.name} {digest}", resizes=bool(processor.do_resize))

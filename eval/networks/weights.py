@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 
 from fastgen.errors import UserError
+from fastgen.files import sha256_file
 
 INCEPTION = "inception-2015-12-05.pt"
 INCEPTION_ADDRESS = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + INCEPTION
@@ -54,7 +55,7 @@ def inception_file(path: str | None, sha256: str | None) -> Path:
             f"The Inception network {file} does not exist; fetch {INCEPTION_ADDRESS} and put it there, or give its "
             "path with --extractor."
         )
-    found = file_sha256(file)
+    found = sha256_file(file)
     if sha256 is not None and found != sha256.lower():
         raise UserError(
             f"{file} has the sha256 {found}, but --extractor-sha256 says {sha256}; fetch {INCEPTION_ADDRESS} again."
@@ -77,15 +78,9 @@ def alexnet_file(path: str | None) -> Path:
     return file
 
 
-def file_sha256(file: Path) -> str:
-    """64 hexadecimal digits."""
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def fingerprint(folder: Path) -> str:
     """12 hexadecimal digits for the safetensors weights in a folder, whatever the folder is called."""
     digest = hashlib.sha256()
     for file in sorted(folder.glob("*.safetensors")):
-        digest.update(bytes.fromhex(file_sha256(file)))
+        digest.update(bytes.fromhex(sha256_file(file)))
     return digest.hexdigest()[:12]

@@ -6,6 +6,7 @@ from statistics import median
 from typing import Any
 
 from ..images.flagged import flags_of
+from ..rows import Row as FullRow
 from .markup import Markup, note, number, section, tag
 from .pictures import LARGEST, Pictures
 from .sides import Row, Sides
@@ -125,7 +126,7 @@ def _grid(column: Column, gallery: Mapping[str, Any], pictures: Pictures) -> Mar
         tag(
             "li",
             _picture(path, column, item, pictures),
-            tag("small", flags_of(column.row, index)),
+            tag("small", flags_of(column.row and FullRow(**column.row), index)),
             tag("span", _asked(item), class_="asked"),
             data_item=index,
         )

@@ -4,7 +4,6 @@ Reads metrics.json (docs/metrics.md) and the images beside it, embeds everything
 """
 
 import argparse
-import json
 from base64 import b64encode
 from collections.abc import Mapping
 from hashlib import sha256
@@ -12,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from fastgen.command import guarded
-from fastgen.errors import UserError
 from fastgen.files import atomic_text
 
+from ..metrics_json import Report
 from . import gallery as html_gallery
 from . import notes as html_notes
 from . import quality as html_quality
@@ -25,9 +24,6 @@ from .pictures import Pictures
 from .sides import Row, Sides, scatter
 
 PAGE = "report.html"
-FILE = "metrics.json"
-FORMAT = 2
-"""Of metrics.json, as this reader knows it."""
 
 _HERE = Path(__file__).parent
 
@@ -39,7 +35,7 @@ def write(folder: Path) -> Path:
         UserError: metrics.json is missing, not JSON or of another format, or names a picture outside the folder.
     """
     file = folder / PAGE
-    atomic_text(file, page(_read(folder / FILE), Pictures(folder)))
+    atomic_text(file, page(Report.read(folder).model_dump(mode="json"), Pictures(folder)))
     return file
 
 
@@ -109,22 +105,6 @@ def _policy(script: str) -> str:
     """Nothing is loaded from anywhere, and no script runs but ours."""
     digest = b64encode(sha256(script.encode()).digest()).decode()
     return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
-
-
-def _read(file: Path) -> dict[str, Any]:
-    if not file.is_file():
-        raise UserError(f"{file} does not exist; give the folder that python -m eval --out wrote.")
-    try:
-        data: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(f"{file} is not JSON ({error}); write the report again with python -m eval.") from error
-    found = data.get("format") if isinstance(data, dict) else None
-    if found != FORMAT:
-        raise UserError(
-            f"{file} has format {found}, but this version reads format {FORMAT}; write the report again with "
-            "python -m eval of this version."
-        )
-    return data
 
 
 def _run(options: argparse.Namespace) -> None:

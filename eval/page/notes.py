@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..images import flagged
+from ..rows import Row as FullRow
 from .markup import Markup, bullets, join, number, section, tag
 from .sides import Row
 
@@ -70,7 +71,7 @@ def _warnings(data: Mapping[str, Any]) -> Iterator[str]:
         yield f"Features were computed in {protocol['precision']}; do not compare them with float32 figures."
     for row in rows:
         if row.get("flagged"):
-            yield flagged.told(row, skipped=data["provenance"]["settings"]["skip_flagged"])
+            yield flagged.told(FullRow(**row), skipped=data["provenance"]["settings"]["skip_flagged"])
         if row["skipped"]:
             yield f"{row['title']}: images left out: {len(row['skipped']):,}; they are named under provenance."
 

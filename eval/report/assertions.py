@@ -2,16 +2,17 @@
 
 import operator
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from difflib import get_close_matches
 
 from fastgen.errors import UserError
 
-from ..images.costs import Bill
 from ..images.sources import declared_steps, is_image_set
 from ..metrics import METRICS, chosen
+from ..metrics_json import Measured, Verdict
 from ..options import Options
+from ..rows import Bill, Row
 
 _OPERATORS: Mapping[str, Callable[[float, float], bool]] = {
     "<": operator.lt,
@@ -102,20 +103,23 @@ def _check_name(assertion: Assertion, options: Options) -> None:
         raise UserError(f"The assertion {assertion.text!r} compares with a teacher: give one with --teacher.")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """An assertion beside what was measured: (row id, value) pairs; without a row nothing holds."""
+def verdicts(assertions: Iterable[str], rows: Sequence[Row]) -> tuple[Verdict, ...]:
+    """What --assert says of the student's rows; without a row, or a value, nothing holds."""
+    return tuple(_verdict(Assertion.parse(text), rows) for text in assertions)
 
-    assertion: Assertion
-    measured: tuple[tuple[str, float | None], ...]
 
-    @property
-    def holds(self) -> bool:
-        return bool(self.measured) and all(self.assertion.holds(value) for _, value in self.measured)
+def _verdict(assertion: Assertion, rows: Sequence[Row]) -> Verdict:
+    found = tuple(
+        Measured(row.id, _value(row, assertion.name))
+        for row in rows
+        if row.role == "student" and assertion.applies(row.steps)
+    )
+    holds = bool(found) and all(assertion.holds(one.value) for one in found)
+    return Verdict(assertion.text, holds, found)
 
-    def line(self) -> str:
-        """For the terminal."""
-        found = ", ".join(
-            f"{row}: {'not measured' if value is None else f'{value:.6g}'}" for row, value in self.measured
-        )
-        return f"{'holds ' if self.holds else 'FAILS '} {self.assertion.text}   ({found or 'no such student row'})"
+
+def _value(row: Row, name: str) -> float | None:
+    """A figure of a row, or one of its costs, by name."""
+    if name in row.metrics:
+        return row.metrics[name].value
+    return None if row.costs is None else getattr(row.costs, name, None)

@@ -5,7 +5,7 @@ from dataclasses import replace
 from statistics import fmean, stdev
 
 from ..measures.figure import Figure
-from .rows import Row
+from ..rows import Row
 
 
 def pooled(blocks: Sequence[Row]) -> Row:
@@ -20,14 +20,14 @@ def pooled(blocks: Sequence[Row]) -> Row:
     missing = {name: reason for block in blocks for name, reason in block.not_measured.items()}
     return replace(
         first,
-        figures={
-            name: mean_figure([block.figures[name] for block in blocks])
-            for name in first.figures
-            if all(name in block.figures for block in blocks)
+        metrics={
+            name: mean_figure([block.metrics[name] for block in blocks])
+            for name in first.metrics
+            if all(name in block.metrics for block in blocks)
         },
         not_measured=missing,
         flagged=tuple(
-            replace(one, image=one.image + (block.origin.first_seed or 0) - (first.origin.first_seed or 0))
+            replace(one, image=one.image + (block.source.first_seed or 0) - (first.source.first_seed or 0))
             for block in blocks
             for one in block.flagged
         ),

@@ -1,7 +1,7 @@
 """The pictures beside a report: the same seeds for every row, one prompt with many seeds, nearest real images."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -11,91 +11,80 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from ..collect import Seen
-from ..images.decode import Skipped, decode
+from ..images.decode import decode
 from ..images.sets import open_images
 from ..images.sources import PipelineSource
 from ..measures.manifold import nearest
+from ..metrics_json import Asked, Gallery, Item, Near, Strip
+from ..rows import Skipped
 
 STRIP = 8
 NEIGHBOURS = 3
 
-Near = Sequence[tuple[int, float]]
-"""Real images by their index, nearest first, and how far they are."""
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What one picture shows."""
-
-    seed: int
-    label: int | None = None
-    prompt: str | None = None
-
 
 class Showcase:
-    """Writes image files below `folder` and says what they are, as the `gallery` of docs/metrics.md.
+    """Writes image files below `folder` and says what they are.
 
     Args:
         count: pictures per row.
         seed: of the first.
+        classes: names of the labels, as far as they are known.
     """
 
-    def __init__(self, folder: Path, *, count: int, seed: int) -> None:
-        self._folder, self._count, self._seed = folder, count, seed
-        self._asked: list[Asked] | None = None
-        self._images: dict[str, list[str | None]] = {}
-        self._strips: dict[str, list[str]] = {}
-        self._near: dict[str, dict[int, Near]] = {}
+    def __init__(self, folder: Path, *, count: int, seed: int, classes: Sequence[str]) -> None:
+        self._folder, self._count, self._seed, self._classes = folder, count, seed, classes
+        self._items: tuple[Item, ...] = ()
+        self._images: dict[str, tuple[str | None, ...]] = {}
+        self._strips: dict[str, tuple[str, ...]] = {}
+        self._near: dict[str, tuple[tuple[Near, ...], ...]] = {}
 
     def add_row(self, row: str, seen: Seen, real: Tensor | None) -> None:
         """Keeps the first pictures of a row, and the nearest of the real features [N, d] if it is generated."""
         if seen.pictures and row not in self._images:
             saved = self._save(row, seen.pictures, "{}")
-            self._images[row] = [saved.get(number) for number in range(max(saved) + 1)]
+            self._images[row] = tuple(saved.get(number) for number in range(max(saved) + 1))
         features, numbers = seen.columns.get("features"), seen.columns.get("numbers")
         if real is not None and features is not None and numbers is not None:
             shown = numbers < self._count
-            self._near[row] = dict(zip(numbers[shown].tolist(), _near(features[shown], real), strict=True))
+            near = dict(zip(numbers[shown].tolist(), _near(features[shown], real), strict=True))
+            self._near[row] = tuple(near.get(number, ()) for number in range(max(near, default=-1) + 1))
 
     def add_strip(self, row: str, source: PipelineSource) -> None:
         """Draws one prompt or label with many seeds."""
         batches = source.strip(STRIP)
         pictures = dict(enumerate(image for batch in batches for image in batch.images))
-        self._strips[row] = list(self._save(row, pictures, "strip-{}").values())
-        if self._asked is None:
-            self._asked = _asked(source.asked(range(self._count)), self._seed, self._count)
+        self._strips[row] = tuple(self._save(row, pictures, "strip-{}").values())
+        self._items = self._items or self._asked(source.asked(range(self._count)))
 
     def add_neighbours(self, reference: Path, *, skipped: Sequence[Skipped]) -> None:
         """Saves the real images that are nearest to any picture; reads the reference once more."""
-        wanted = {index for near in self._near.values() for found in near.values() for index, _ in found}
+        wanted = {near.index: near.image for row in self._near.values() for found in row for near in found}
         unread = {skip.name for skip in skipped}
         kept = (image for image in open_images(reference) if image.name not in unread)
         for index, image in enumerate(kept if wanted else ()):
             if index in wanted:
-                self._write(self._neighbour(index), decode(image))
+                self._write(wanted[index], decode(image))
 
-    def as_json(self, class_names: Sequence[str]) -> dict[str, Any] | None:
+    def gallery(self) -> Gallery | None:
         """None without pictures."""
         if not self._images:
             return None
-        asked = self._asked or [Asked(self._seed + i) for i in range(max(map(len, self._images.values())))]
-        items = [_item(one, class_names) for one in asked]
-        strip = None
-        if self._strips:
-            first = {name: value for name, value in items[0].items() if name != "seed"}
-            strip = {**first, "seeds": [self._seed + i for i in range(STRIP)], "images": self._strips}
-        near = {row: self._neighbours(found) for row, found in self._near.items()}
-        return {"items": items, "images": self._images, "strip": strip, "neighbours": near}
+        longest = max(map(len, self._images.values()))
+        items = self._items or tuple(Item(seed=self._seed + i) for i in range(longest))
+        return Gallery(items, self._images, self._strip(items[0]) if self._strips else None, self._near)
 
-    def _neighbours(self, near: Mapping[int, Near]) -> list[list[dict[str, Any]]]:
-        """Of picture 0, 1 ...; none of one that was not measured."""
-        return [
-            [
-                {"index": index, "distance": distance, "image": self._neighbour(index)}
-                for index, distance in near.get(number, ())
-            ]
-            for number in range(max(near, default=-1) + 1)
-        ]
+    def _strip(self, first: Item) -> Strip:
+        seeds = tuple(range(self._seed, self._seed + STRIP))
+        asked = {field.name: getattr(first, field.name) for field in fields(Asked)}
+        return Strip(**asked, seeds=seeds, images=self._strips)
+
+    def _asked(self, arguments: Mapping[str, Sequence[Any]]) -> tuple[Item, ...]:
+        labels, prompts = (arguments.get(name) or [None] * self._count for name in ("labels", "prompts"))
+        names = dict(enumerate(self._classes))
+        return tuple(
+            Item(seed=self._seed + i, label=label, class_name=names.get(label), prompt=prompt)
+            for i, (label, prompt) in enumerate(zip(labels, prompts, strict=True))
+        )
 
     def _save(self, row: str, pictures: Mapping[int, Tensor], name: str) -> dict[int, str]:
         paths = {number: f"images/{row}/{name.format(self._seed + number)}.png" for number in sorted(pictures)}
@@ -109,28 +98,11 @@ class Showcase:
         image: Image.Image = to_pil_image(picture.to(torch.uint8))
         image.save(file)
 
-    @staticmethod
-    def _neighbour(index: int) -> str:
-        return f"images/real/neighbour-{index}.png"
 
-
-def _near(features: Tensor, real: Tensor) -> list[Near]:
+def _near(features: Tensor, real: Tensor) -> Iterator[tuple[Near, ...]]:
     """Of each row of features [n, d] the nearest of the real ones [N, d]."""
-    if not len(features):
-        return []
-    found = nearest(features, real, NEIGHBOURS)
-    return [
-        list(zip(indices, distances, strict=True))
-        for indices, distances in zip(found.index.tolist(), found.distance.tolist(), strict=True)
-    ]
-
-
-def _asked(arguments: Mapping[str, Sequence[Any]], seed: int, count: int) -> list[Asked]:
-    labels, prompts = (arguments.get(name) or [None] * count for name in ("labels", "prompts"))
-    return [Asked(seed + i, labels[i], prompts[i]) for i in range(count)]
-
-
-def _item(asked: Asked, class_names: Sequence[str]) -> dict[str, Any]:
-    known = asked.label is not None and asked.label < len(class_names)
-    name = class_names[asked.label] if known and asked.label is not None else None
-    return {"seed": asked.seed, "label": asked.label, "class_name": name, "prompt": asked.prompt}
+    found = nearest(features, real, NEIGHBOURS) if len(features) else None
+    if found is not None:
+        for indices, distances in zip(found.index.tolist(), found.distance.tolist(), strict=True):
+            pairs = zip(indices, distances, strict=True)
+            yield tuple(Near(index, away, f"images/real/neighbour-{index}.png") for index, away in pairs)

@@ -13,7 +13,8 @@ from PIL import Image
 from safety import with_checker
 
 from eval.collect import Collector, Eyes
-from eval.images.decode import Flagged, ImageBatch
+from eval.images.decode import ImageBatch
+from eval.rows import Flagged
 from fastgen.cli import main
 from fastgen.models.pipelines.notes import Notes
 

@@ -18,9 +18,10 @@ from eval.evaluate import evaluate
 from eval.networks.clip import Clip
 from eval.networks.inception import InceptionExtractor, clean_resize
 from eval.networks.protocols import IMAGENET, build_extractor
-from eval.networks.weights import INCEPTION, file_sha256, model_folder
+from eval.networks.weights import INCEPTION, model_folder
 from eval.options import Options
 from fastgen.errors import UserError
+from fastgen.files import sha256_file
 
 CPU = torch.device("cpu")
 PROMPTS = ("a cab", "a bed")
@@ -84,7 +85,7 @@ def options(place: Path, **settings: object) -> Options:
 
 def figure(place: Path, out: Path, name: str, **settings: object) -> float:
     report = evaluate(options(place, out=out, **settings))
-    return report.rows[-1].figures[name].value
+    return report.rows[-1].metrics[name].value
 
 
 @pytest.mark.parametrize("size", [(32, 32), (60, 45), (299, 299), (330, 310)])
@@ -126,7 +127,7 @@ def test_statistics_of_another_protocol_are_refused(place: Path, tmp_path: Path)
     stored = {"student": None, "save_stats": tmp_path / "s.npz", "extractor": str(place / "narrow.pt")}
     evaluate(options(place, protocol="adm", **stored))
     again = {"reference": tmp_path / "s.npz", "extractor": str(place / "narrow.pt"), "out": tmp_path / "out"}
-    assert evaluate(options(place, protocol="adm", **again)).rows[-1].figures["fid"].value > 0
+    assert evaluate(options(place, protocol="adm", **again)).rows[-1].metrics["fid"].value > 0
     with pytest.raises(UserError, match=r"'adm: .*'edm: "):
         evaluate(options(place, protocol="edm", **again | {"out": tmp_path / "other"}))
 
@@ -145,7 +146,7 @@ def test_weights_are_looked_for_in_the_cache_and_held_to_a_checksum(
     with pytest.raises(UserError, match=r"inception-2015-12-05\.pt does not exist; fetch https://.* and put it there"):
         build_extractor(options(place, protocol="clean"), CPU)
     shutil.copy(place / INCEPTION, tmp_path)
-    right = file_sha256(place / INCEPTION)
+    right = sha256_file(place / INCEPTION)
     identity = build_extractor(options(place, protocol="clean", extractor_sha256=right), CPU).identity
     assert right[:12] in identity
     with pytest.raises(UserError, match="has the sha256"):
@@ -199,12 +200,12 @@ def test_the_clip_score_equals_torchmetrics(place: Path, tmp_path: Path) -> None
     settings = {"student": str(tmp_path / "six"), "num": 6, "prompts": prompts, "clip": str(place / "clip")}
     network = {"protocol": "clip", "extractor": str(place / "clip"), "metrics": ("clip_score", "cmmd")}
     report = evaluate(options(place, out=tmp_path / "out", **settings, **network))
-    score = report.rows[-1].figures["clip_score"]
+    score = report.rows[-1].metrics["clip_score"]
     raw = Clip(place / "clip", device=CPU)
     cosine = 100 * raw.alignment(raw(images), PROMPTS * 3)
     assert float(cosine.mean().clamp(min=0)) == pytest.approx(float(expected), rel=1e-3, abs=1e-6)
     assert score.value == pytest.approx(float(expected), rel=1e-3, abs=1e-6)
-    assert report.rows[-1].figures["cmmd"].value > 0
+    assert report.rows[-1].metrics["cmmd"].value > 0
 
 
 def test_rewards_are_a_callable_or_a_model_in_the_clip_format(place: Path, tmp_path: Path) -> None:
@@ -218,7 +219,7 @@ def test_rewards_are_a_callable_or_a_model_in_the_clip_format(place: Path, tmp_p
     settings = {"prompts": prompts, "rewards": (f"pick={place / 'clip'}",), "metrics": ("fid", "rewards")}
     network = {"protocol": "clip", "extractor": str(place / "clip")}
     report = evaluate(options(place, out=tmp_path / "out", **settings, **network), rewards={"light": brightness})
-    figures = report.rows[-1].figures
+    figures = report.rows[-1].metrics
     assert figures["reward_light"].value == pytest.approx(127, abs=3)
     assert seen == list(PROMPTS) * 5
     model = Clip(place / "clip", device=CPU)

@@ -15,14 +15,15 @@ from eval_place import COUNT, EXTRACTOR_OPTIONS, evaluate, place, rows_of, value
 from PIL import Image
 from transformers import ResNetForImageClassification
 
-from eval.images.costs import Bill, Costs
-from eval.images.sources import Origin, Role
+from eval.images.costs import Costs
 from eval.measures.figure import Figure
 from eval.measures.statistics_file import load_statistics
+from eval.metrics import catalogue
+from eval.metrics_json import Protocol, Provenance, RealImages, Report
 from eval.options import Options
-from eval.report import rows as report
 from eval.report.blocks import pooled
-from eval.report.rows import ProtocolNote, Row
+from eval.report.table import table
+from eval.rows import Bill, Origin, Role, Row
 from fastgen.cli import main
 from fastgen.models.pipelines import loading
 from fastgen.models.pipelines.notes import Notes
@@ -273,8 +274,24 @@ def test_a_figure_that_one_block_lacks_is_not_measured() -> None:
         return Row("s", "student", "s", Origin("s", "pipeline"), 9, figures, missing)
 
     row = pooled([block(fid=Figure(1, 0, 2), kid=Figure(3)), block(fid=Figure(2, 1, 5))])
-    assert row.figures == {"fid": Figure(1.5, 0.5, 3.5, spread=0.5**0.5, values=(1, 2))}
+    assert row.metrics == {"fid": Figure(1.5, 0.5, 3.5, spread=0.5**0.5, values=(1, 2))}
     assert row.not_measured == {"kid": "why"}
+
+
+def from_where() -> Provenance:
+    return Provenance(
+        reference=RealImages("r", "images", 9, 0),
+        seeds=None,
+        prompts=None,
+        labels=None,
+        processes=1,
+        settings={},
+        device="cpu",
+        versions={},
+        command="eval",
+        started="2026-01-02T03:04:05+00:00",
+        seconds=1.0,
+    )
 
 
 def test_what_only_the_real_images_lack_is_no_footnote() -> None:
@@ -284,11 +301,11 @@ def test_what_only_the_real_images_lack_is_no_footnote() -> None:
         return Row(role, role, role, Origin("s", "pipeline"), 9, figures, {**missing, "kid": "why"})
 
     options = Options(reference=Path("r"))
-    note = ProtocolNote("clean", "e", 8, True, "float32", 0, "e", (), None)
+    note = Protocol("clean", "e", 8, True, "float32", 0, "e", (), None)
 
     def footnotes(*rows: Row) -> list[str]:
-        table = report.table(report.Report(options, note, rows, None, {}))
-        return [line for line in table.splitlines() if line.startswith("no ")]
+        report = Report(protocol=note, figures=catalogue(rows), rows=rows, gallery=None, provenance=from_where())
+        return [line for line in table(report, options).splitlines() if line.startswith("no ")]
 
     assert footnotes(row("real", clip=False), row("student", clip=True)) == ["no kid: why."]
     assert footnotes(row("real", clip=False), row("student", clip=False)) == [

@@ -1,0 +1,226 @@
+"""metrics.json: what a report says, written and read by the same classes. The page and docs/metrics.md come from here.
+
+Imports no torch, so that a report is read as fast as any other file.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic.dataclasses import dataclass
+
+from fastgen.errors import UserError
+from fastgen.files import atomic_json
+
+from .rows import PART, Kind, Row
+
+FILE = "metrics.json"
+FORMAT: Literal[2] = 2
+
+Better = Literal["lower", "higher", "one", "zero"]
+
+
+@dataclass(frozen=True, config=PART)
+class About:
+    """What a figure is, for readers of a report."""
+
+    label: str
+    """For a column head, such as "FID"."""
+    better: Better
+    """`one` and `zero`: best near 1 and near 0."""
+    unit: str = ""
+    """Such as "dB"; empty for a pure number."""
+    paper: str = ""
+    """Authors, year, arXiv."""
+    interval: str = ""
+    """What `low` and `high` are; empty where there are none."""
+
+
+@dataclass(frozen=True, config=PART)
+class Protocol:
+    """What all rows were measured by: numbers of two protocols never stand in one file."""
+
+    name: str
+    """`clean`, `edm`, `adm`, `domain`, `dinov2`, `clip`; `digits` at the end of a digits run."""
+    extractor: str
+    """Network, hash of its weights, resize and feature in words; figures are comparable exactly where it is equal."""
+    dim: int
+    """Dimensions of a feature."""
+    resizes: bool
+    """Whether images of any size become one size."""
+    precision: str
+    """`float32`, or `tf32` with `--fast`."""
+    min_images: int
+    """Images below which the protocol refuses without `--allow-small`."""
+    reference_extractor: str | None
+    """Named by a statistics file; null: a foreign file that does not say."""
+    classes: tuple[str, ...]
+    """Names of the extractor's classes; empty without a classifier."""
+    clip: str | None
+    """Identity of the text and image model of `clip_score` and `cmmd`."""
+
+
+@dataclass(frozen=True, config=PART, kw_only=True)
+class Asked:
+    """What a picture was asked to show; null where it does not apply."""
+
+    label: int | None = None
+    class_name: str | None = None
+    prompt: str | None = None
+
+
+@dataclass(frozen=True, config=PART, kw_only=True)
+class Item(Asked):
+    """What picture k of every row was asked to show."""
+
+    seed: int
+
+
+@dataclass(frozen=True, config=PART, kw_only=True)
+class Strip(Asked):
+    """One label or prompt, many seeds."""
+
+    seeds: tuple[int, ...]
+    images: Mapping[str, tuple[str, ...]]
+    """By row: `images/<row id>/strip-<seed>.png`."""
+
+
+@dataclass(frozen=True, config=PART)
+class Near:
+    """A real image near a picture."""
+
+    index: int
+    """In the reference's order, skipped images left out."""
+    distance: float
+    """Between features."""
+    image: str
+    """`images/real/neighbour-<index>.png`."""
+
+
+@dataclass(frozen=True, config=PART)
+class Gallery:
+    """The same seeds, and labels or prompts, for every row; rows that are image files show their first images."""
+
+    items: tuple[Item, ...]
+    images: Mapping[str, tuple[str | None, ...]]
+    """By row: `images/<row id>/<seed>.png`, one per item, null for one that `--skip-bad` left out; rows without
+    pictures (statistics) are absent."""
+    strip: Strip | None
+    neighbours: Mapping[str, tuple[tuple[Near, ...], ...]]
+    """By generated row and item: its nearest real images by feature distance, nearest first."""
+
+
+@dataclass(frozen=True, config=PART)
+class Measured:
+    """What an assertion found in a row."""
+
+    row: str
+    """Its id."""
+    value: float | None
+
+
+@dataclass(frozen=True, config=PART)
+class Verdict:
+    """An assertion of `--assert`, such as `fid[4] < 5`, beside what was measured."""
+
+    text: str
+    holds: bool
+    """For every row that it speaks of, of which there is one, and no value is null."""
+    measured: tuple[Measured, ...]
+
+
+@dataclass(frozen=True, config=PART)
+class RealImages:
+    """The reference."""
+
+    path: str
+    kind: Kind
+    num: int | None
+    """null: a statistics file that does not say."""
+    skipped: int
+
+
+@dataclass(frozen=True, config=PART)
+class LineFile:
+    """A file with one prompt or label per line."""
+
+    path: str
+    sha256: str
+    count: int
+
+
+@dataclass(frozen=True, config=PART, kw_only=True)
+class Provenance:
+    """Where the figures come from: files, seeds, machine, versions and settings."""
+
+    reference: RealImages
+    seeds: tuple[int, int] | None
+    """First and last of all generated images, both inclusive."""
+    prompts: LineFile | None
+    labels: LineFile | None
+    processes: int
+    """That shared the work."""
+    settings: Mapping[str, Any]
+    """Every option of the command line by its name."""
+    device: str
+    """In words."""
+    versions: Mapping[str, str]
+    """By package."""
+    command: str
+    """That made the file."""
+    started: str
+    """ISO 8601, UTC."""
+    seconds: float
+    """Of the whole evaluation."""
+
+
+class Report(BaseModel):
+    """Rows that were measured by one protocol, and what a reader needs to know of them."""
+
+    model_config = ConfigDict(frozen=True, **PART)
+
+    format: Literal[2] = FORMAT
+    protocol: Protocol
+    figures: Mapping[str, About]
+    """What every number in a row's `metrics` means, in the order of a table's columns; a name in no row is absent."""
+    rows: tuple[Row, ...]
+    """In the order of the table: real, held-out, teachers, students."""
+    gallery: Gallery | None
+    """What the image files show."""
+    assertions: tuple[Verdict, ...] = ()
+    provenance: Provenance
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """The report of a folder, also of one that an earlier version wrote in this format.
+
+        Raises:
+            UserError: metrics.json is missing, is not JSON, or has another format.
+        """
+        file = folder / FILE
+        if not file.is_file():
+            raise UserError(f"{file} does not exist; give the folder that python -m eval --out wrote.")
+        try:
+            return cls.model_validate_json(file.read_bytes(), strict=True)
+        except ValidationError as error:
+            raise UserError(
+                f"{file} is no report of format {FORMAT}: {_first(error)}; write it again with python -m eval of this "
+                "version."
+            ) from error
+
+    def write(self, folder: Path) -> None:
+        """Writes metrics.json, whole or not at all."""
+        atomic_json(folder / FILE, self.model_dump(mode="json"))
+
+
+def _first(error: ValidationError) -> str:
+    """Where the file is wrong first, what should stand there, and what does."""
+    one = error.errors(include_url=False, include_context=False)[0]
+    found = f", not {one['input']!r}" if isinstance(one["input"], int | float | str | None) else ""
+    return f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}{found[:200]}"
+
+
+if __name__ == "__main__":
+    print(json.dumps(Report.model_json_schema(), indent=1))

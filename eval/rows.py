@@ -1,0 +1,146 @@
+"""A row of metrics.json: one image set, its figures, and how it was made.
+
+Imports no torch, so that a report is read as fast as any other file.
+"""
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import ConfigDict
+from pydantic.dataclasses import dataclass
+
+from .measures.figure import Figure
+
+Role = Literal["real", "teacher", "student"]
+Kind = Literal["pipeline", "images", "statistics"]
+
+PART = ConfigDict(allow_inf_nan=False, ser_json_inf_nan="constants", use_attribute_docstrings=True)
+
+
+@dataclass(frozen=True, config=PART)
+class Origin:
+    """How the images of a row were made; what does not apply is null, and so is what had no effect."""
+
+    path: str
+    kind: Kind
+    guidance: float | None = None
+    """w of uncond + w (cond - uncond), 1 = none."""
+    first_seed: int | None = None
+    """Image i has the seed `first_seed + i`, in a further block of seeds `num` more."""
+    dtype: str | None = None
+    """`autocast`: float32 weights, samples, guidance and scheduler, networks compute in bfloat16."""
+    negative_prompt: str | None = None
+    arguments: Mapping[str, Any] | None = None
+    """That the pipeline's call was told under its own names: size and guidance."""
+
+
+@dataclass(frozen=True, config=PART)
+class Skipped:
+    """An image that was left out, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True, config=PART)
+class Flagged:
+    """An image that its pipeline's own checker blackened."""
+
+    image: int
+    """Its number."""
+    flags: tuple[str, ...]
+    """The pipeline's outputs that say so, such as `nsfw_content_detected`."""
+
+
+@dataclass(frozen=True, config=PART)
+class Bill:
+    """What drawing the images of a row cost."""
+
+    nfe: float | None
+    """Denoiser calls per image, a guidance pair counted as 2; null for a denoiser of unknown name."""
+    seconds_per_image: float
+    """Median over batches, so that the first one's warm-up does not count; loading and features are left out."""
+    images_per_second: float
+    """Of all processes together."""
+    peak_memory_gib: float | None
+    """Largest allocation on the GPU of a process while it drew; null on a CPU."""
+    batch_size: int
+
+
+@dataclass(frozen=True, config=PART)
+class Band:
+    """Level of the frequencies low <= f < high, in dB relative to real images."""
+
+    low: float
+    """Cycles per image."""
+    high: float
+    """Cycles per image."""
+    db: float
+
+    @property
+    def label(self) -> str:
+        return f"{self.low:g}-{self.high:g}"
+
+
+@dataclass(frozen=True, config=PART)
+class Power:
+    """Mean power at one frequency."""
+
+    cycles: int
+    """Per image."""
+    power: float
+
+
+@dataclass(frozen=True, config=PART)
+class Levels:
+    """The power spectrum of a row."""
+
+    side: int
+    """The images' shorter side in pixels; Nyquist is at half as many cycles."""
+    bands: tuple[Band, ...]
+    """Against the real images; empty for these."""
+    radial: tuple[Power, ...]
+    """At 1, 2 ... cycles per image, for a plot (log-log)."""
+
+
+@dataclass(frozen=True, config=PART)
+class ClassRow:
+    """One class of the table."""
+
+    label: int
+    name: str
+    num: int
+    accuracy: float | None
+    """null where it was not measured."""
+    diversity: float | None
+    """null where it was not measured."""
+
+
+@dataclass(frozen=True, config=PART)
+class Row:
+    """One image set of the report."""
+
+    id: str
+    """Unique, also the folder of its images: `real`, `held-out`, `teacher-50`, `student-4`; `student` for files."""
+    role: Role
+    """`real`: the reference, and held-out real images, which are the floor."""
+    title: str
+    """For people: "teacher, 50 steps"."""
+    source: Origin
+    num: int | None
+    """Images measured, of several blocks of seeds those of one; null: a statistics file that does not say."""
+    metrics: Mapping[str, Figure]
+    not_measured: Mapping[str, str]
+    """Chosen figures that this row lacks, and why."""
+    steps: int | None = None
+    """Of the sampler."""
+    nfe: float | None = None
+    """Network calls per image, a guided pair counts two."""
+    costs: Bill | None = None
+    skipped: tuple[Skipped, ...] = ()
+    """Left out by `--skip-bad`."""
+    flagged: tuple[Flagged, ...] = ()
+    """They count in the figures unless `--skip-flagged` leaves them out."""
+    spectrum: Levels | None = None
+    per_class: tuple[ClassRow, ...] | None = None
+    """In the order of labels; null where labels are not known, never empty."""
