@@ -21,7 +21,11 @@ Sharing = Literal["full", "lora", "scores"]
 
 
 class NewNetwork(Strict):
-    """A pipeline with random weights, to be trained by `pretrain`: Diffusers class names and their configs."""
+    """A pipeline with random weights, to be trained by `pretrain`.
+
+    pipeline: name of its class in Diffusers.
+    parts: mapping of each part's name to its config, with the part's class under `class`.
+    """
 
     pipeline: str
     parts: dict[str, dict[str, Any]]
@@ -129,6 +133,10 @@ class LoRA(Strict):
 class Optim(Strict):
     """AdamW of one role.
 
+    lr: learning rate after the warm-up.
+    betas: decays of the first and second moments.
+    eps: what is added to the root of the second moment.
+    weight_decay: share of the weights that an update takes off, in units of the learning rate.
     clip: largest norm of the role's gradient.
     warmup: updates over which the learning rate rises from zero.
     schedule: course of the learning rate afterwards; linear and cosine end at zero.
@@ -155,9 +163,13 @@ class Train(Strict):
     minutes: of training after which a stage ends before its budget; none where not given.
     batch: samples per update over all processes.
     micro_batch: samples per forward pass; the rest of the batch is accumulated.
+    precision: what networks compute in; times, losses, gradients and trained weights stay in fp32.
     ema: decay per generator update; the average is what is exported.
     reuse: the turns of a cycle share one batch and its rollout.
-    optim: of every role; `roles` changes some of it for single roles.
+    gradient_checkpointing: blocks are computed again in the backward pass, which saves their memory.
+    compile: networks are compiled by PyTorch.
+    optim: optimizer of every role.
+    roles: mapping of single roles to what differs from `optim` for them.
     """
 
     images: PositiveInt
@@ -194,7 +206,12 @@ class Train(Strict):
 
 
 class Pairs(Strict):
-    """Teacher samples for objectives that regress them: deterministic sampling from stored noises."""
+    """Teacher samples for objectives that regress them: deterministic sampling from stored noises.
+
+    count: pairs of noise and sample.
+    steps: of the teacher's sampler.
+    guidance: w of the teacher's samples; 1 is none.
+    """
 
     count: PositiveInt = 1000
     steps: PositiveInt = 25
@@ -206,6 +223,7 @@ class DiscriminatorConfig(Strict):
     at the middle of the longest stack of blocks.
 
     backbone: auto is the fake score, or the real one where there is no other.
+    layers: names of the layers that are read; where not given, those said above.
     heads: trained on the features, or their mean over channels, which has no parameters.
     """
 
@@ -217,7 +235,11 @@ class DiscriminatorConfig(Strict):
 class StageConfig(Strict):
     """One objective, its budget and where its roles start from.
 
+    name: of the stage in the log, checkpoints and report; the objective's where not given.
+    objective: what is minimised.
+    train: budget, batches and optimizers.
     carry: role -> whose weights it starts from: teacher, generator or ema (the stage before).
+    discriminator: what it reads, for objectives that have one.
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
@@ -246,7 +268,12 @@ class StageConfig(Strict):
 
 
 class Log(Strict):
-    """every: generator updates between log lines; previews: pictures per stage; trackers: of Accelerate."""
+    """What a run says while it trains.
+
+    every: generator updates between log lines.
+    previews: grids of samples per stage.
+    trackers: of Accelerate, which get every logged value.
+    """
 
     every: PositiveInt = 10
     previews: Annotated[int, Field(ge=0)] = 4
@@ -254,7 +281,11 @@ class Log(Strict):
 
 
 class Checkpoints(Strict):
-    """every: images between checkpoints, null for a tenth of the stage's; keep: how many stay on disk."""
+    """When a run can be resumed from.
+
+    every: images between checkpoints, null for a tenth of the stage's.
+    keep: how many stay on disk.
+    """
 
     every: PositiveInt | None = None
     keep: PositiveInt = 2
@@ -265,11 +296,23 @@ class Config(Strict):
 
     out: folder of checkpoints, log and pictures.
     export: folder of the exported pipeline, or a mapping of that as `path` and of a `dtype`.
+    seed: of weights, noise and the order of the data.
+    device: auto is cuda where there is one.
     cache: folder for the encoded prompts, which later runs find again; null keeps them in memory.
+    teacher: the pipeline that is distilled.
+    student: what is exported: step counts, sampler, size.
     process: that the roles speak in training; flow and trig retarget networks of another process.
     attention: kernel of the denoisers; auto and native leave the choice to PyTorch.
     sharing: full gives every role a network of its own; lora puts all of them on the teacher's, see `lora`; scores
         puts the real and the fake score there, beside a generator of its own (SwiftBrush).
+    lora: adapters of shared roles.
+    data: images, labels or prompts to train on.
+    flip: images are mirrored at random.
+    pairs: teacher samples for objectives that regress them.
+    stages: one after the other; the generator goes on from the one before.
+    log: what is said while it trains.
+    checkpoints: when the run can be resumed from.
+    evaluate: quality while it trains.
     """
 
     out: Path

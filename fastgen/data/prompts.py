@@ -29,7 +29,11 @@ def numbered_prompts(path: Path) -> tuple[str, ...]:
 
 @dataclass(frozen=True)
 class PromptFile:
-    """Prompts to train on: one per line of a UTF-8 text file; blank lines do not count."""
+    """Prompts to train on: one per line of a UTF-8 text file; blank lines do not count.
+
+    Args:
+        path: of the file.
+    """
 
     path: Path
 
@@ -56,6 +60,9 @@ class Noise:
 
     The length is nominal: one item per class, so that a shuffled epoch asks for every class once, or
     `UNCONDITIONAL_LENGTH` items that are all alike.
+
+    Args:
+        num_classes: of a class-conditional teacher.
     """
 
     num_classes: int | None = None

@@ -35,7 +35,12 @@ def _normal(count: int, rng: torch.Generator) -> Tensor:
 @dataclass(frozen=True)
 class Uniform:
     """Uniform in process time, even in the step index of a discrete process and in Karras's ramp on EDM; then the flow
-    shift `s t / (1 + (s - 1) t)`."""
+    shift `s t / (1 + (s - 1) t)`.
+
+    Args:
+        low, high: least and largest time before the shift, in [0, 1].
+        shift: s, above 1 towards the noise.
+    """
 
     low: float = 0.0
     high: float = 1.0
@@ -55,7 +60,13 @@ class Uniform:
 class Karras:
     """EDM's ramp on any process: sigma / alpha = (m + u (M - m))^rho with m, M = sigma_min^(1/rho), sigma_max^(1/rho)
     and u uniform in [low, high] (Karras et al. 2022, arXiv:2206.00364, eq. 5). Noisier levels than the process has
-    become its noisiest."""
+    become its noisiest.
+
+    Args:
+        low, high: part of the ramp that is drawn from, in [0, 1].
+        sigma_min, sigma_max: noise levels sigma / alpha at its ends.
+        rho: exponent of the ramp.
+    """
 
     low: float = 0.0
     high: float = 1.0
@@ -83,7 +94,12 @@ class Karras:
 
 @dataclass(frozen=True)
 class LogitNormal:
-    """sigmoid(N(mean, std^2)), then the flow shift `s t / (1 + (s - 1) t)` (SD3, arXiv:2403.03206, eq. 19 and 23)."""
+    """sigmoid(N(mean, std^2)), then the flow shift `s t / (1 + (s - 1) t)` (SD3, arXiv:2403.03206, eq. 19 and 23).
+
+    Args:
+        mean, std: of the normal law.
+        shift: s, above 1 towards the noise.
+    """
 
     mean: float = 0.0
     std: float = 1.0
@@ -100,7 +116,11 @@ class LogitNormal:
 
 @dataclass(frozen=True)
 class LogNormal:
-    """log(sigma / alpha) ~ N(mean, std^2), EDM's training law (Karras et al. 2022, table 1)."""
+    """log(sigma / alpha) ~ N(mean, std^2), EDM's training law (Karras et al. 2022, table 1).
+
+    Args:
+        mean, std: of the normal law of the logarithm.
+    """
 
     mean: float = -1.2
     std: float = 1.2

@@ -44,7 +44,11 @@ class GuidanceLaw(Protocol):
 
 @dataclass(frozen=True)
 class Fixed:
-    """The real score alone is guided; 1 guides nothing."""
+    """The real score alone is guided.
+
+    Args:
+        scale: w; 1 guides nothing.
+    """
 
     scale: float = 1.0
     law: Literal["fixed"] = "fixed"
@@ -64,7 +68,12 @@ class Fixed:
 @dataclass(frozen=True)
 class Shared:
     """One scale for both scores, uniform in [low, high] for each batch: SwiftBrush where low = high (Nguyen & Tran
-    2023, arXiv:2312.05239), otherwise SNOOPI's PG-SB (Nguyen et al. 2024, arXiv:2412.02687)."""
+    2023, arXiv:2312.05239), otherwise SNOOPI's PG-SB (Nguyen et al. 2024, arXiv:2412.02687).
+
+    Args:
+        low, high: between which w is drawn.
+        dropout: share of the fake score's training rows that see no condition.
+    """
 
     low: float
     high: float
@@ -89,7 +98,12 @@ class Shared:
 @dataclass(frozen=True)
 class LongShort:
     """The same scale for both scores and for what the fake score is trained on (SiD-LSG, Zhou et al. 2024,
-    arXiv:2406.01561)."""
+    arXiv:2406.01561).
+
+    Args:
+        scale: w of all three.
+        dropout: share of the fake score's training rows that see no condition.
+    """
 
     scale: float = 2.0
     dropout: float = 0.1
@@ -131,6 +145,10 @@ class Anti:
 
     The paper's scale is not known to us; the fake score is trained plainly here, since one that is trained on its
     own guided prediction would undo the scale.
+
+    Args:
+        scale: w of the fake score, below 0.
+        dropout: share of the fake score's training rows that see no condition.
     """
 
     scale: float = -1.0
