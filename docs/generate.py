@@ -20,7 +20,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
-from fastgen.config import Config
+from fastgen.config.schema import Config
 from fastgen.data import SOURCES
 from fastgen.objectives import OBJECTIVES
 

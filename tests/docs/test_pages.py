@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from fastgen.cli import COMMANDS
-from fastgen.configfile import load
+from fastgen.config.yaml_file import load
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"])
@@ -40,8 +40,8 @@ def test_commands_and_files_that_a_page_names_exist(page: Path):
     code = re.findall(r"```bash\n(.*?)```|`([^`\n]+)`", text, re.S)
     commands = {name for block in code for name in re.findall(r"^\s*fastgen ([a-z]+)\b", "\n".join(block), re.M)}
     assert commands <= set(COMMANDS)
-    configs = re.findall(r"configs/[\w/]+\.yaml", text)
-    assert not [config for config in configs if not (ROOT / config).is_file() and "NAME" not in config]
+    files = re.findall(r"(?<![\w/])(?:configs|docs|eval|fastgen|notebooks|tests)/[\w/.]+\.\w+", text)
+    assert not [file for file in files if not (ROOT / file).is_file() and "NAME" not in file]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from fastgen import shipped
+from fastgen.config import shipped
 from fastgen.errors import UserError
 
-ROOT = Path(shipped.__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def test_every_file_in_configs_is_found_by_its_name():
@@ -59,7 +59,7 @@ def test_a_wheel_has_the_configs_and_finds_its_own(tmp_path: Path):
         archive.extractall(tmp_path / "site")
     assert (tmp_path / "site/fastgen/py.typed").is_file()
     assert (tmp_path / "site/eval/py.typed").is_file()
-    code = "from fastgen.shipped import *; print(folder()); print(*shipped())"
+    code = "from fastgen.config.shipped import *; print(folder()); print(*shipped())"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     shown = subprocess.run(
         [sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=tmp_path, env=environment
