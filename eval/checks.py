@@ -1,9 +1,8 @@
 """What can be known to be wrong with an evaluation before a model is loaded."""
 
-from difflib import get_close_matches
 from pathlib import Path
 
-from fastgen.errors import UserError, warn
+from fastgen.errors import UserError, did_you_mean, warn
 
 from .images.sets import open_images
 from .images.sources import Request, is_image_set
@@ -66,8 +65,7 @@ def _check_names(options: Options) -> None:
     known = [name for metric in METRICS for name in (metric.name, *metric.figures)]
     for name in options.metrics or ():
         if name not in known:
-            close = get_close_matches(name, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(dict.fromkeys(known))}."
+            hint = did_you_mean(name, known, otherwise=f"known: {', '.join(dict.fromkeys(known))}")
             raise UserError(f"--metrics names {name!r}, which is no metric; {hint}")
     for text in options.rewards:
         name, equals, path = text.partition("=")

@@ -1,6 +1,8 @@
 """Errors that a user can mend: one paragraph that names the value, the rule and the remedy."""
 
 import sys
+from collections.abc import Iterable
+from difflib import get_close_matches
 
 
 class UserError(Exception):
@@ -19,6 +21,22 @@ class CheckpointError(UserError):
     """A checkpoint is damaged, incomplete or belongs to another run."""
 
     exit_code = 3
+
+
+def did_you_mean(name: str, known: Iterable[str], *, otherwise: str = "", most: int = 1) -> str:
+    """The end of a sentence about a name that is not known.
+
+    Args:
+        name: what was written.
+        known: what could have been meant.
+        otherwise: the end of the sentence where nothing known is near.
+        most: names to suggest.
+
+    Returns:
+        "did you mean A?" or "did you mean A or B?", nearest first.
+    """
+    near = get_close_matches(name, list(known), n=most)
+    return f"did you mean {' or '.join(near)}?" if near else otherwise
 
 
 def warn(message: str) -> None:

@@ -182,6 +182,10 @@ def test_the_search_for_unsafe_calls_finds(call):
     assert unsafe_calls(f"def f():\n    return {call}") == [call]
 
 
+def test_one_function_suggests_what_was_meant():
+    assert {i.of for i in ALL_IMPORTS if i.target.startswith("difflib")} == {"fastgen.errors"}
+
+
 def test_every_module_fits_on_its_page():
     lengths = {dotted(file): len(file.read_text(encoding="utf-8").splitlines()) for file in MODULES}
     assert not {name: count for name, count in lengths.items() if count > MOST_LINES}

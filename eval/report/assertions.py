@@ -4,9 +4,8 @@ import operator
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
-from difflib import get_close_matches
 
-from fastgen.errors import UserError
+from fastgen.errors import UserError, did_you_mean
 
 from ..images.sources import declared_steps, is_image_set
 from ..metrics import METRICS, chosen
@@ -94,8 +93,7 @@ def _check_name(assertion: Assertion, options: Options) -> None:
     measured = [*(name for metric in metrics for name in metric.figures), *rewards]
     known = [*measured, *(cost.name for cost in fields(Bill))]
     if assertion.name not in known:
-        close = get_close_matches(assertion.name, known, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(known)}."
+        hint = did_you_mean(assertion.name, known, otherwise=f"known: {', '.join(known)}")
         exists = assertion.name in (name for metric in METRICS for name in metric.figures)
         why = "which these options do not measure (see --metrics, --clip, --lpips)" if exists else "which is no figure"
         raise UserError(f"The assertion {assertion.text!r} names {assertion.name}, {why}; {hint}")

@@ -4,12 +4,11 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from importlib import import_module, metadata
 from types import ModuleType
 
 from ..command import failed, guarded
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
@@ -78,6 +77,5 @@ def _overview() -> str:
 
 
 def _unknown(name: str) -> UserError:
-    close = get_close_matches(name, COMMANDS, n=1)
-    hint = f"Did you mean `fastgen {close[0]}`?" if close else f"The commands are {', '.join(COMMANDS)}."
-    return UserError(f"there is no command {name!r}. {hint}")
+    hint = did_you_mean(name, COMMANDS, otherwise=f"known: {', '.join(COMMANDS)}")
+    return UserError(f"there is no command {name!r}; {hint}")

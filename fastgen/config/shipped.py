@@ -1,10 +1,9 @@
 """The configs that come with fastgen: `configs/` of a checkout, or its copy inside an installed wheel."""
 
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -56,6 +55,7 @@ def named(name: str) -> Shipped:
     wanted = name.removeprefix("configs/").removesuffix(".yaml")
     if wanted in known:
         return known[wanted]
-    near = get_close_matches(wanted, known, n=1) or [each for each in known if wanted and wanted in each][:3]
-    hint = f"did you mean {' or '.join(near)}?" if near else "`fastgen list configs` shows them all"
+    inside = " or ".join([each for each in known if wanted and wanted in each][:3])
+    otherwise = f"did you mean {inside}?" if inside else "`fastgen list configs` shows them all"
+    hint = did_you_mean(wanted, known, otherwise=otherwise)
     raise UserError(f"no config called {name!r} comes with fastgen; {hint}")

@@ -1,10 +1,11 @@
 """Settings that know what belongs into them, and mappings that name an entry of a table."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, create_model
+
+from ..errors import did_you_mean
 
 
 class Strict(BaseModel):
@@ -21,8 +22,7 @@ def named(table: Mapping[str, type], key: str) -> PlainValidator:
             raise ValueError(f"give a mapping with `{key}`, one of {', '.join(table)}")
         name, settings = raw[key], {k: v for k, v in raw.items() if k != key}
         if not isinstance(name, str) or name not in table:
-            close = difflib.get_close_matches(str(name), table, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"known: {', '.join(table)}"
+            hint = did_you_mean(str(name), table, otherwise=f"known: {', '.join(table)}")
             raise ValueError(f"there is no {name!r}; {hint}")
         model = create_model("Settings", __config__=Strict.model_config, settings=(table[name], ...))
         return model.model_validate({"settings": settings}).settings  # type: ignore[attr-defined]

@@ -1,6 +1,5 @@
 """YAML and dotted overrides into a Config; all errors at once, each with its path and a suggestion."""
 
-import difflib
 import hashlib
 import json
 import re
@@ -13,7 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from ..data import SOURCES
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from ..objectives import OBJECTIVES
 from .schema import Config
 
@@ -105,8 +104,8 @@ def digest(value: Any) -> str:
 
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
-        near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.y*ml")], n=1)
-        hint = f"did you mean {path.parent / near[0]}?" if near else "give the path of a YAML file, see configs/"
+        beside = [file.name for file in path.parent.glob("*.y*ml")]
+        hint = did_you_mean(path.name, beside, otherwise="give the path of a YAML file, see configs/")
         raise UserError(f"there is no config {path}; {hint}")
     if path.stat().st_size > MAX_BYTES:
         raise UserError(
@@ -225,8 +224,8 @@ def _suggestion(name: str) -> str:
     known = _known_names(Config)
     if name in known:
         return " here; it belongs elsewhere"
-    close = difflib.get_close_matches(name, sorted(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    hint = did_you_mean(name, sorted(known))
+    return f"; {hint}" if hint else ""
 
 
 def _known_names(model: type[BaseModel]) -> set[str]:

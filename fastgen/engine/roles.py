@@ -1,14 +1,13 @@
 """The roles of a stage: who exists, and whose weights each starts from."""
 
 import copy
-import difflib
 from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from ..config.schema import Base, DiscriminatorConfig, LoRA, Sharing, StageConfig, Train
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, enable_checkpointing
 from ..models.baking import check_bakeable
 from ..models.casting import cast
@@ -181,6 +180,6 @@ def _discriminator(pipeline: Pipeline, members: Mapping[str, nn.Module], spec: D
     known = [name for name, _ in pipeline.network.named_modules() if name]
     unknown = [layer for layer in layers if layer not in known]
     if unknown:
-        close = difflib.get_close_matches(unknown[0], known, n=3) or known[:3]
-        raise UserError(f"discriminator.layers names {unknown[0]!r}, the network has e.g. {', '.join(close)}")
+        hint = did_you_mean(unknown[0], known, most=3, otherwise=f"it has e.g. {', '.join(known[:3])}")
+        raise UserError(f"discriminator.layers names {unknown[0]!r}, which the network does not have; {hint}")
     return Discriminator(backbone, layers, (x, t, cond), heads=spec.heads).to(device)

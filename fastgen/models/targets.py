@@ -1,12 +1,11 @@
 """Which layers of a network get an adapter: found by what the modules are, not by what they are called."""
 
-import difflib
 import re
 from collections.abc import Iterator, Sequence
 
 from torch import nn
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from .experts import networks_in
 
 Convolution = nn.Conv2d | nn.Conv3d
@@ -52,8 +51,8 @@ def _named(layers: dict[str, nn.Module], wanted: Sequence[str]) -> Iterator[str]
         fitting = [name for name in layers if name == one or name.endswith(f".{one}") or _fullmatch(one, name)]
         if not fitting:
             ends = list(dict.fromkeys(end for name in layers for end in _ends(name)))
-            close = difflib.get_close_matches(one, ends, n=3) or list(layers)[:3]
-            raise UserError(f"lora.targets names {one!r}, which fits no layer: the network has e.g. {', '.join(close)}")
+            hint = did_you_mean(one, ends, most=3, otherwise=f"the network has e.g. {', '.join(list(layers)[:3])}")
+            raise UserError(f"lora.targets names {one!r}, which fits no layer; {hint}")
         yield from fitting
 
 

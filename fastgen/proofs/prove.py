@@ -14,14 +14,13 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import torch
 
-from ..errors import UserError
+from ..errors import UserError, did_you_mean
 from ..models.roles import DENOISERS
 from ..models.state import STATES
 from ..objectives import OBJECTIVES, Objective, roles_of
@@ -106,9 +105,8 @@ def found(target: str) -> tuple[Objective, Recipe | None]:
         objective = unguided(_made(_only_class(Path(target)), target))
         recipe = Recipe(objective, steps=fewest_steps(objective), shift=SHIFT)
     else:
-        close = get_close_matches(target, OBJECTIVES, n=1)
-        hint = f"Did you mean {close[0]}?" if close else f"They are {', '.join(OBJECTIVES)}."
-        raise UserError(f"there is no objective {target!r}, and it is not a .py file. {hint}")
+        hint = did_you_mean(target, OBJECTIVES, otherwise=f"known: {', '.join(OBJECTIVES)}")
+        raise UserError(f"there is no objective {target!r}, and it is not a .py file; {hint}")
     _accept(objective)
     return objective, recipe
 

@@ -227,7 +227,7 @@ def test_bad_input_is_one_paragraph(here, refused, override, words):
 def test_data_that_do_not_fit_the_teacher_are_refused(here, refused):
     gan = ["objective.gan=0.1", "data={source: digits}"]
     assert "shape (1, 16, 16) do not fit the teacher, whose samples have shape (3, 8, 8)" in refused(*gan)
-    assert "names 'mid_blok', the network has e.g. mid_block" in refused(
+    assert "names 'mid_blok', which the network does not have; did you mean mid_block" in refused(
         *gan, f"out={here / 'other'}", "discriminator.layers=[mid_blok]"
     )
 

@@ -132,7 +132,7 @@ def test_a_mistake_is_told_with_its_remedy(name: str, verified):
     assert message in report
 
 
-@pytest.mark.parametrize(("target", "hint"), [("dmd3", "Did you mean dmd"), ("gone.py", "there is no file gone.py")])
+@pytest.mark.parametrize(("target", "hint"), [("dmd3", "did you mean dmd"), ("gone.py", "there is no file gone.py")])
 def test_an_unknown_name_is_told_the_nearest(target: str, hint: str, capsys: pytest.CaptureFixture[str]):
     assert main([target]) == 2
     assert hint in capsys.readouterr().err

@@ -1,6 +1,5 @@
 """A stock pipeline with random weights, from Diffusers class names and configs."""
 
-import difflib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +8,7 @@ import diffusers
 import torch
 from diffusers import DiffusionPipeline
 
-from ...errors import UserError
+from ...errors import UserError, did_you_mean
 
 
 def create(pipeline: str, parts: Mapping[str, Mapping[str, Any]], *, seed: int) -> DiffusionPipeline:
@@ -31,8 +30,7 @@ def _part(name: str, config: dict[str, Any]) -> Any:
     known = set(inspect.signature(kind.__init__).parameters) - {"self"}
     for key in config:
         if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            hint = f"did you mean {close[0]}?" if close else f"it takes {', '.join(sorted(known))}"
+            hint = did_you_mean(key, known, otherwise=f"it takes {', '.join(sorted(known))}")
             raise UserError(f"teacher.new.parts.{name}: {kind.__name__} has no setting {key!r}; {hint}")
     try:
         return kind.from_config(config)
@@ -43,7 +41,6 @@ def _part(name: str, config: dict[str, Any]) -> Any:
 def _diffusers_class(name: str) -> Any:
     found = getattr(diffusers, name, None)
     if not isinstance(found, type):
-        close = difflib.get_close_matches(name, dir(diffusers), n=1)
-        hint = f"; did you mean {close[0]}?" if close else ""
-        raise UserError(f"Diffusers {diffusers.__version__} has no class {name!r}{hint}")
+        hint = did_you_mean(name, dir(diffusers), otherwise="its documentation names them")
+        raise UserError(f"Diffusers {diffusers.__version__} has no class {name!r}; {hint}")
     return found
