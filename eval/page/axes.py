@@ -1,16 +1,15 @@
-"""Axes of a plot as inline SVG."""
+"""Where the values of a plot lie, in the units of its picture."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Literal
-
-from .markup import Markup, join, number, tag
-
-WIDTH, HEIGHT = 480, 340
-LEFT, RIGHT, TOP, BOTTOM = 58, 466, 12, 292
+from typing import ClassVar, Literal
 
 Direction = Literal["x", "y"]
+At = tuple[float, float]
+"""A position: right, down."""
+
+_LEFT, _RIGHT, _TOP, _BOTTOM = 58, 466, 12, 292
 
 
 @dataclass(frozen=True)
@@ -31,7 +30,7 @@ class Scale:
         low, high = ((math.log10(end) if log else end) for end in (min(values), max(values)))
         margin = 0.08 * (high - low) or (0.3 if log else 0.1 * abs(low) or 1.0)
         low, high = low - margin, high + margin
-        start, end = (LEFT, RIGHT) if direction == "x" else (BOTTOM, TOP)
+        start, end = (_LEFT, _RIGHT) if direction == "x" else (_BOTTOM, _TOP)
         return cls(10**low if log else low, 10**high if log else high, log, start, end)
 
     def __call__(self, value: float) -> float:
@@ -57,38 +56,31 @@ class Scale:
         return [index * step for index in range(first, math.floor(self.high / step) + 1)]
 
 
-def plot(x: Scale, y: Scale, labels: tuple[str, str], marks: Iterable[str], alt: str) -> Markup:
-    """A picture of `marks` between axes with grid lines; `labels` of x and y."""
-    return tag(
-        "svg",
-        tag("title", alt),
-        *(_tick_x(x, value) for value in x.ticks()),
-        *(_tick_y(y, value) for value in y.ticks()),
-        tag("path", d=f"M{LEFT} {TOP}V{BOTTOM}H{RIGHT}", class_="axis"),
-        text((LEFT + RIGHT) / 2, HEIGHT - 8, labels[0], "label"),
-        tag("text", labels[1], class_="label", transform=f"translate(14 {(TOP + BOTTOM) / 2:g}) rotate(-90)"),
-        *marks,
-        viewBox=f"0 0 {WIDTH} {HEIGHT}",
-        role="img",
-        aria_label=alt,
-    )
+@dataclass(frozen=True)
+class Axes:
+    """The frame of a plot: scales and labels of x and y, and the whole plot in words."""
+
+    x: Scale
+    y: Scale
+    x_label: str
+    y_label: str
+    words: str
+
+    width: ClassVar[int] = 480
+    height: ClassVar[int] = 340
+    left: ClassVar[int] = _LEFT
+    right: ClassVar[int] = _RIGHT
+    top: ClassVar[int] = _TOP
+    bottom: ClassVar[int] = _BOTTOM
+
+    def at(self, x: float, y: float) -> At:
+        """The position of a value."""
+        return self.x(x), self.y(y)
 
 
-def text(x: float, y: float, words: str, kind: str) -> Markup:
-    """Words at a position."""
-    return tag("text", words, x=x, y=y, class_=kind)
+@dataclass(frozen=True)
+class Line:
+    """A line through positions; `kind` is its CSS class."""
 
-
-def line(points: Sequence[tuple[float, float]], kind: str) -> Markup:
-    """A line through positions."""
-    return tag("polyline", points=" ".join(f"{x:.1f},{y:.1f}" for x, y in points), class_=kind)
-
-
-def _tick_x(scale: Scale, value: float) -> Markup:
-    at = scale(value)
-    return join([line([(at, TOP), (at, BOTTOM)], "grid"), text(at, BOTTOM + 18, number(value), "tick middle")])
-
-
-def _tick_y(scale: Scale, value: float) -> Markup:
-    at = scale(value)
-    return join([line([(LEFT, at), (RIGHT, at)], "grid"), text(LEFT - 6, at + 4, number(value), "tick end")])
+    kind: str
+    points: tuple[At, ...]

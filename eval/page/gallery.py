@@ -1,200 +1,144 @@
 """Pictures side by side: the same seeds, one prompt with many seeds, the nearest real images."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
-from typing import Any
 
+from .. import metrics_json
 from ..images.flagged import flags_of
-from ..rows import Row as FullRow
-from .markup import Markup, note, number, section, tag
-from .pictures import LARGEST, Pictures
-from .sides import Row, Sides
-
-Item = Mapping[str, Any]
+from ..metrics_json import Item, Near
+from ..rows import Row
+from .pictures import Picture, Pictures
+from .sides import Column, Sides
+from .words import asked, number
 
 
 @dataclass(frozen=True)
-class Column:
-    """A grid of the gallery: shown always (key None) or at one position of the slider."""
+class Cell:
+    """A place of a grid: None for a picture that could not be used; what its pipeline's checkers said; its request."""
 
-    key: str | None
-    kind: str
-    title: str
-    row: Row | None
-
-
-def slider(sides: Sides) -> Markup:
-    """The control of the whole page; nothing where there is no choice."""
-    keys = [stop.key for stop in sides.stops]
-    if len(keys) < 2:
-        return Markup()
-    options = [tag("option", value=index, label=key) for index, key in enumerate(keys)]
-    last = len(keys) - 1
-    ruler = tag("input", id="steps", type="range", min=0, max=last, step=1, value=last, list="stops")
-    return tag(
-        "div",
-        tag("label", "Student's steps" if all(map(str.isdecimal, keys)) else "Student", for_="steps"),
-        tag("span", ruler, tag("datalist", *options, id="stops"), class_="ruler"),
-        tag("output", keys[-1], for_="steps"),
-        class_="bar",
-    )
+    picture: Picture | None
+    flags: str = ""
+    asked: str = ""
 
 
-def grids(gallery: Mapping[str, Any] | None, sides: Sides, pictures: Pictures) -> Markup:
-    """The same seeds from the teacher at many steps, at the student's few, and the student."""
-    if gallery is None:
-        return Markup()
-    figures = [_grid(column, gallery, pictures) for column in _columns(sides)]
-    real = [_grid(Column(None, "real", row["title"], row), gallery, pictures) for row in sides.real]
-    shown = [one for one, row in zip(real, sides.real, strict=True) if row["id"] in gallery["images"]]
-    aside = tag("details", tag("summary", "Real images"), tag("div", *shown, class_="trio")) if shown else Markup()
-    return section(
-        "gallery",
-        "Same seeds, side by side",
-        tag("div", *figures, class_="trio"),
-        aside,
-        note(
-            f"Pictures of more than {LARGEST} pixels are reduced here; the originals lie in images/ beside this file."
-        ),
-    )
+@dataclass(frozen=True)
+class Grid:
+    """The pictures of a column."""
+
+    column: Column
+    cells: tuple[Cell, ...]
+
+    @property
+    def note(self) -> str:
+        """Why it is empty, or that its pictures are not of the seeds beside them."""
+        row = self.column.row
+        if not self.cells:
+            return "was not measured" if row is None else "has no pictures"
+        return "" if row is None or _drawn(row) else "first images of its files, not of these seeds"
 
 
-def strip(gallery: Mapping[str, Any] | None, sides: Sides, pictures: Pictures) -> Markup:
-    """One prompt or label with many seeds, the teacher above the student."""
-    wanted = gallery and gallery["strip"]
-    if not wanted:
-        return Markup()
-    lines = [_strip_line(column, wanted, pictures) for column in _columns(sides)]
-    asked = _asked(wanted) or "no condition"
-    return section(
-        "diversity",
-        "One prompt, many seeds",
-        note(f"{asked}, seeds {_span(wanted['seeds'])}. A student that lost variety repeats itself here."),
-        *lines,
-    )
+@dataclass(frozen=True)
+class Card:
+    """A sample and the real images nearest to it, each with its distance."""
+
+    sample: Picture | None
+    near: tuple[tuple[Picture, float], ...]
 
 
-def neighbours(gallery: Mapping[str, Any] | None, sides: Sides, pictures: Pictures) -> Markup:
-    """Each of the student's samples beside the real images nearest to it."""
-    found = gallery["neighbours"] if gallery else {}
-    if gallery is None or not any(found.values()):
-        return Markup()
-    cards = [
-        tag(
-            "figure",
-            tag("figcaption", stop.student["title"]),
-            tag("div", *_cards(stop.student, gallery, pictures), class_="cards"),
-            class_="near student",
-            data_steps=stop.key,
+@dataclass(frozen=True)
+class Neighbours:
+    """The cards of a student's row; the median distance of every row to its nearest, by column."""
+
+    cards: tuple[tuple[Column, tuple[Card, ...]], ...]
+    medians: tuple[tuple[Column, float], ...]
+
+
+@dataclass(frozen=True)
+class Gallery:
+    """All pictures of a page.
+
+    Attributes:
+        strip: one prompt or label with many seeds, None without one.
+        asked: what the strip shows, in words.
+        seeds: of the strip.
+        neighbours: None where nothing was compared with real images.
+    """
+
+    grids: tuple[Grid, ...]
+    real: tuple[Grid, ...]
+    strip: tuple[Grid, ...] | None
+    asked: str
+    seeds: str
+    neighbours: Neighbours | None
+
+    @classmethod
+    def of(cls, gallery: metrics_json.Gallery, sides: Sides, pictures: Pictures) -> "Gallery":
+        """Reads the image files.
+
+        Raises:
+            UserError: a path leads out of the report folder.
+        """
+        real = [Column(None, "real", row.title, row) for row in sides.real if row.id in gallery.images]
+        strip = gallery.strip
+        return cls(
+            grids=tuple(_grid(column, gallery, pictures) for column in sides.columns),
+            real=tuple(_grid(column, gallery, pictures) for column in real),
+            strip=None if strip is None else tuple(_strip(column, strip, pictures) for column in sides.columns),
+            asked=(strip and asked(strip)) or "no condition",
+            seeds=f"{strip.seeds[0]} to {strip.seeds[-1]}" if strip and strip.seeds else "none",
+            neighbours=_neighbours(gallery, sides, pictures) if any(gallery.neighbours.values()) else None,
         )
-        for stop in sides.stops
-        if stop.student is not None
-    ]
-    rows = [(key, row["title"], found[row["id"]]) for key, _, row in sides.shown() if found.get(row["id"])]
-    medians = [
-        tag("li", f"{title}: {number(median(near[0]['distance'] for near in lists if near))}", data_steps=key)
-        for key, title, lists in rows
-        if any(lists)
-    ]
-    return section(
-        "neighbours",
-        "Nearest real images",
-        note(
-            "Left: a sample of the student; then the real images nearest to it by distance in the extractor's "
-            "features. A near copy may be memorised. Median distance to the nearest, over these pictures:"
-        ),
-        tag("ul", *medians, class_="note"),
-        *cards,
+
+
+def _grid(column: Column, gallery: metrics_json.Gallery, pictures: Pictures) -> Grid:
+    paths = () if column.row is None else gallery.images.get(column.row.id, ())
+    cells = (
+        Cell(_picture(path, column, item, pictures), flags_of(column.row, index), asked(item))
+        for index, (path, item) in enumerate(zip(paths, gallery.items, strict=False))
     )
+    return Grid(column, tuple(cells))
 
 
-def _columns(sides: Sides) -> Iterator[Column]:
-    if sides.teacher is not None:
-        yield Column(None, "many", sides.teacher["title"], sides.teacher)
-    for stop in sides.stops:
-        if stop.teacher is not None or sides.lacks_teacher(stop):
-            title = f"teacher, steps: {stop.key}" if stop.teacher is None else stop.teacher["title"]
-            yield Column(stop.key, "few", title, stop.teacher)
-        if stop.student is not None:
-            yield Column(stop.key, "student", stop.student["title"], stop.student)
+def _strip(column: Column, strip: metrics_json.Strip, pictures: Pictures) -> Grid:
+    paths = () if column.row is None else strip.images.get(column.row.id, ())
+    seeds = zip(paths, strip.seeds, strict=False)
+    shown = (pictures.show(path, f"{column.title}, {asked(strip)}, seed {seed}") for path, seed in seeds)
+    return Grid(column, tuple(map(Cell, shown)))
 
 
-def _grid(column: Column, gallery: Mapping[str, Any], pictures: Pictures) -> Markup:
-    paths = _paths(column, gallery["images"])
-    cells = [
-        tag(
-            "li",
-            _picture(path, column, item, pictures),
-            tag("small", flags_of(column.row and FullRow(**column.row), index)),
-            tag("span", _asked(item), class_="asked"),
-            data_item=index,
-        )
-        for index, (path, item) in enumerate(zip(paths, gallery["items"], strict=False))
-    ]
-    caption = tag("figcaption", column.title, _why_empty(column, paths), _whose(column, paths))
-    body = tag("ol", *cells) if cells else Markup()
-    return tag("figure", caption, body, class_=f"grid {column.kind}", data_steps=column.key)
-
-
-def _picture(path: str | None, column: Column, item: Item, pictures: Pictures) -> Markup:
+def _picture(path: str | None, column: Column, item: Item, pictures: Pictures) -> Picture | None:
     if path is None:
-        return tag("small", "could not be used")
-    drawn = column.row is not None and column.row["source"]["kind"] == "pipeline"
-    words = [column.title, f"seed {item['seed']}" if drawn else "", _asked(item) if drawn else ""]
-    return pictures.show(path, ", ".join(word for word in words if word))
+        return None
+    told = [f"seed {item.seed}", asked(item)] if column.row is not None and _drawn(column.row) else []
+    return pictures.show(path, ", ".join(word for word in [column.title, *told] if word))
 
 
-def _strip_line(column: Column, wanted: Mapping[str, Any], pictures: Pictures) -> Markup:
-    paths = _paths(column, wanted["images"])
-    cells = [
-        tag("li", pictures.show(path, f"{column.title}, {_asked(wanted)}, seed {seed}"))
-        for path, seed in zip(paths, wanted["seeds"], strict=False)
-    ]
-    caption = tag("figcaption", column.title, _why_empty(column, paths))
-    return tag("figure", caption, tag("ol", *cells), class_=f"strip {column.kind}", data_steps=column.key)
+def _neighbours(gallery: metrics_json.Gallery, sides: Sides, pictures: Pictures) -> Neighbours:
+    found = {row.id: gallery.neighbours.get(row.id, ()) for _, row in sides.shown}
+    nearest = [(column, [near[0].distance for near in found[row.id] if near]) for column, row in sides.shown]
+    return Neighbours(
+        cards=tuple(
+            (column, tuple(_cards(column, row, found[row.id], gallery, pictures)))
+            for column, row in sides.shown
+            if row.role == "student"
+        ),
+        medians=tuple((column, median(distances)) for column, distances in nearest if distances),
+    )
 
 
-def _cards(row: Row, gallery: Mapping[str, Any], pictures: Pictures) -> Iterator[Markup]:
-    column = Column(None, "student", row["title"], row)
-    found: Sequence[Sequence[Mapping[str, Any]]] = gallery["neighbours"].get(row["id"], ())
-    if not found:
-        yield note(f"{row['title']}: nearest images were not measured.")
-    paths = _paths(column, gallery["images"])
-    for path, item, near in zip(paths, gallery["items"], found, strict=False):
-        yield tag(
-            "ol", tag("li", _picture(path, column, item, pictures), "sample"), *_near(near, pictures), class_="card"
+def _cards(
+    column: Column, row: Row, found: Sequence[Sequence[Near]], gallery: metrics_json.Gallery, pictures: Pictures
+) -> Iterator[Card]:
+    paths = gallery.images.get(row.id, ())
+    for path, item, near in zip(paths, gallery.items, found, strict=False):
+        beside = tuple(
+            (pictures.show(one.image, f"real image {one.index}, distance {number(one.distance)}"), one.distance)
+            for one in near
         )
+        yield Card(_picture(path, column, item, pictures), beside)
 
 
-def _near(found: Iterable[Mapping[str, Any]], pictures: Pictures) -> Iterator[Markup]:
-    for one in found:
-        alt = f"real image {one['index']}, distance {number(one['distance'])}"
-        yield tag("li", pictures.show(one["image"], alt), number(one["distance"]))
-
-
-def _paths(column: Column, images: Mapping[str, Sequence[Any]]) -> Sequence[Any]:
-    return () if column.row is None else images.get(column.row["id"], ())
-
-
-def _why_empty(column: Column, paths: Sequence[Any]) -> Markup:
-    if paths:
-        return Markup()
-    return tag("small", "was not measured" if column.row is None else "has no pictures")
-
-
-def _whose(column: Column, paths: Sequence[Any]) -> Markup:
-    files = column.row is not None and column.row["source"]["kind"] != "pipeline"
-    return tag("small", "first images of its files, not of these seeds") if files and paths else Markup()
-
-
-def _asked(item: Item) -> str:
-    if item["prompt"] is not None:
-        return f"\u201c{item['prompt']}\u201d"
-    if item["label"] is None:
-        return ""
-    return f"class {item['label']}" + (f" {item['class_name']}" if item["class_name"] else "")
-
-
-def _span(seeds: Sequence[int]) -> str:
-    return f"{seeds[0]} to {seeds[-1]}" if seeds else "none"
+def _drawn(row: Row) -> bool:
+    """Whether its images were drawn for the seeds of the gallery."""
+    return row.source.kind == "pipeline"

@@ -9,12 +9,30 @@ from PIL import Image
 
 from fastgen.errors import UserError
 
-from .markup import Markup, tag
-
 LARGEST = 384
 """Longer side in pixels up to which a picture is embedded as it is; larger ones are reduced to it."""
 
 _COARSE = 128  # up to this side, pixels are shown as squares, not smoothed
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture and its words; without a URI these say why it cannot be shown.
+
+    Attributes:
+        uri: data:image/...
+        width, height: in pixels.
+    """
+
+    words: str
+    uri: str | None = None
+    width: int = 0
+    height: int = 0
+
+    @property
+    def coarse(self) -> bool:
+        """Whether it is so small that its pixels are to be seen."""
+        return max(self.width, self.height) <= _COARSE
 
 
 @dataclass(frozen=True)
@@ -23,21 +41,19 @@ class Pictures:
 
     folder: Path
 
-    def show(self, path: str | None, alt: str, **attributes: str) -> Markup:
-        """An image element, or a box that says that the file is missing.
+    def show(self, path: str, words: str) -> Picture:
+        """The picture of a file, or that it is missing or unreadable.
 
         Raises:
             UserError: the path leads out of the report folder.
         """
-        file = None if path is None else self._inside(path)
-        if file is None or not file.is_file():
-            return _absent(f"{alt}: picture is missing")
+        file = self._inside(path)
+        if not file.is_file():
+            return Picture(f"{words}: picture is missing")
         try:
-            uri, (width, height) = _embedded(file)
+            return Picture(words, *_embedded(file))
         except (OSError, ValueError):
-            return _absent(f"{alt}: picture is unreadable")
-        kind = "coarse" if max(width, height) <= _COARSE else None
-        return tag("img", src=uri, alt=alt, title=alt, width=width, height=height, class_=kind, **attributes)
+            return Picture(f"{words}: picture is unreadable")
 
     def _inside(self, path: str) -> Path:
         file = (self.folder / path).resolve()
@@ -49,18 +65,14 @@ class Pictures:
         return file
 
 
-def _absent(text: str) -> Markup:
-    return tag("span", text, class_="absent", role="img", aria_label=text)
-
-
-def _embedded(file: Path) -> tuple[str, tuple[int, int]]:
+def _embedded(file: Path) -> tuple[str, int, int]:
     content = file.read_bytes()
     with Image.open(BytesIO(content)) as image:
         image.load()
         size, kind = image.size, (image.format or "png").lower()
         if max(size) > LARGEST:
             content, size, kind = *_reduced(image), "jpeg"
-    return f"data:image/{kind};base64,{b64encode(content).decode()}", size
+    return f"data:image/{kind};base64,{b64encode(content).decode()}", *size
 
 
 def _reduced(image: Image.Image) -> tuple[bytes, tuple[int, int]]:

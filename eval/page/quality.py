@@ -2,15 +2,16 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from .axes import Scale, line, plot, text
-from .markup import Markup, bullets, join, note, number, section, tag
-from .sides import Row
+from ..measures.figure import Figure
+from ..metrics_json import About, Report
+from ..rows import Row
+from .axes import Axes, Line, Scale
+from .words import number
 
 _PRICES: tuple[tuple[str, str, Callable[[Row], float | None]], ...] = (
-    ("nfe", "network calls per image (NFE)", lambda row: row["nfe"]),
-    ("seconds", "seconds per image (median)", lambda row: row["costs"] and row["costs"]["seconds_per_image"]),
+    ("nfe", "network calls per image (NFE)", lambda row: row.nfe),
+    ("seconds", "seconds per image (median)", lambda row: None if row.costs is None else row.costs.seconds_per_image),
 )
 _LOSS: Mapping[str, Callable[[float], float]] = {
     "lower": lambda value: value,
@@ -28,125 +29,112 @@ class Point:
 
     row: Row
     price: float
-    figure: Mapping[str, Any]
+    figure: Figure
 
     @property
     def ends(self) -> tuple[float, float]:
         """One spread over blocks of seeds on either side, or the interval; the value alone where there is neither."""
-        value, low, high, spread = (self.figure[name] for name in ("value", "low", "high", "spread"))
+        value, low, high, spread = self.figure.value, self.figure.low, self.figure.high, self.figure.spread
         if spread is not None:
             return (value - spread, value + spread)
         return (value if low is None else low, value if high is None else high)
 
-
-def quality(data: Mapping[str, Any]) -> Markup:
-    """A pair of plots per figure, chosen by a menu."""
-    panels = {name: _panel(data, name) for name in data["figures"]}
-    panels = {name: panel for name, panel in panels.items() if panel}
-    options = [tag("option", data["figures"][name]["label"], value=name) for name in panels]
-    menu = tag("label", "Figure ", tag("select", *options, data_control="figure"), class_="control")
-    missing = [
-        f"{row['title']} is not in a plot: what drawing it cost is not known."
-        for row in data["rows"]
-        if row["role"] != "real" and row["nfe"] is None and row["costs"] is None
-    ]
-    shown = [menu, *panels.values(), _LEGEND] if panels else []
-    return section("quality", "Quality against cost", *shown, bullets(missing, class_="note"))
+    @property
+    def words(self) -> str:
+        low, high = self.ends
+        interval = f" [{number(low)}, {number(high)}]" if low != high else ""
+        return f"{self.row.title}: {number(self.figure.value)}{interval} at {number(self.price)}"
 
 
-def _panel(data: Mapping[str, Any], name: str) -> Markup:
-    plots = [_plot(data, name, *price) for price in _PRICES]
-    return tag("div", *plots, class_="pair", data_figure=name) if any(plots) else Markup()
+@dataclass(frozen=True)
+class Mark:
+    """A point as drawn at (x, y), its interval between the heights low and high.
+
+    Attributes:
+        best: no row is both better and cheaper.
+    """
+
+    row: Row
+    words: str
+    x: float
+    y: float
+    low: float
+    high: float
+    best: bool
 
 
-def _plot(
-    data: Mapping[str, Any], name: str, key: str, price_label: str, price: Callable[[Row], float | None]
-) -> Markup:
-    rows = [row for row in data["rows"] if row["role"] != "real" and name in row["metrics"] and price(row)]
-    points = [Point(row, float(price(row) or 0), row["metrics"][name]) for row in rows]
-    if not points:
-        return Markup()
-    about = data["figures"][name]
-    floor = next((row["metrics"][name]["value"] for row in data["rows"] if _is_floor(row, name)), None)
-    heights = [end for point in points for end in point.ends] + ([] if floor is None else [floor])
-    values = [point.figure["value"] for point in points]
-    log = min(values) > 0 and max(values) > _WIDE * min(values)
-    y = Scale.over([height for height in heights if height > 0 or not log], "y", log=log)
-    x = Scale.over([point.price for point in points], "x", log=True)
-    marks = [_floor(x, y, floor), *_curves(x, y, points), *_marks(x, y, points, about)]
-    unit = f" ({about['unit']})" if about["unit"] else ""
-    y_label = f"{about['label']}{unit}, {_WISH[about['better']]}{', log' if y.log else ''}"
-    alt = f"{about['label']} against {price_label}: " + "; ".join(_words(point) for point in points)
-    return tag("figure", plot(x, y, (f"{price_label}, log", y_label), marks, alt), class_=f"plot {key}")
+@dataclass(frozen=True)
+class Plot:
+    """A figure against a price; `floor` is the figure of held-out real images."""
+
+    kind: str
+    axes: Axes
+    floor: float | None
+    curves: tuple[Line, ...]
+    marks: tuple[Mark, ...]
+
+
+@dataclass(frozen=True)
+class Quality:
+    """Plots by figure, and rows of which no price is known."""
+
+    panels: Mapping[str, tuple[Plot, ...]]
+    unpriced: tuple[Row, ...]
+
+    @classmethod
+    def of(cls, report: Report) -> "Quality":
+        panels = {name: tuple(_plots(report, name)) for name in report.figures}
+        unpriced = (row for row in report.rows if row.role != "real" and row.nfe is None and row.costs is None)
+        return cls({name: plots for name, plots in panels.items() if plots}, tuple(unpriced))
+
+
+def _plots(report: Report, name: str) -> Iterator[Plot]:
+    for kind, price_label, price in _PRICES:
+        rows = [row for row in report.rows if row.role != "real" and name in row.metrics]
+        priced = [(row, price(row)) for row in rows]
+        points = [Point(row, cost, row.metrics[name]) for row, cost in priced if cost]
+        if points:
+            floor = next((row.metrics[name].value for row in report.rows if _is_floor(row, name)), None)
+            about = report.figures[name]
+            axes = _axes(points, floor, about, price_label)
+            yield Plot(kind, axes, floor, tuple(_curves(axes, points)), tuple(_marks(axes, points, about)))
 
 
 def _is_floor(row: Row, name: str) -> bool:
-    return row["role"] == "real" and name in row["metrics"]
+    return row.role == "real" and name in row.metrics
 
 
-def _floor(x: Scale, y: Scale, value: float | None) -> Markup:
-    if value is None:
-        return Markup()
-    at = y(value)
-    label = text(x.start + 6, at - 5, f"real images {number(value)}", "tick")
-    return join([line([(x.start, at), (x.end, at)], "floor"), label])
+def _axes(points: Sequence[Point], floor: float | None, about: About, price: str) -> Axes:
+    values = [point.figure.value for point in points]
+    log = min(values) > 0 and max(values) > _WIDE * min(values)
+    heights = [end for point in points for end in point.ends] + ([] if floor is None else [floor])
+    y = Scale.over([height for height in heights if height > 0 or not log], "y", log=log)
+    unit = f" ({about.unit})" if about.unit else ""
+    return Axes(
+        x=Scale.over([point.price for point in points], "x", log=True),
+        y=y,
+        x_label=f"{price}, log",
+        y_label=f"{about.label}{unit}, {_WISH[about.better]}{', log' if y.log else ''}",
+        words=f"{about.label} against {price}: " + "; ".join(point.words for point in points),
+    )
 
 
-def _curves(x: Scale, y: Scale, points: Sequence[Point]) -> Iterator[Markup]:
+def _curves(axes: Axes, points: Sequence[Point]) -> Iterator[Line]:
     for role in ("teacher", "student"):
-        own = sorted((point.price, point.figure["value"]) for point in points if point.row["role"] == role)
-        yield line([(x(price), y(value)) for price, value in own], f"curve {role}")
+        own = sorted((point.price, point.figure.value) for point in points if point.row.role == role)
+        yield Line(role, tuple(axes.at(price, value) for price, value in own))
 
 
-def _marks(x: Scale, y: Scale, points: Sequence[Point], about: Mapping[str, Any]) -> Iterator[Markup]:
-    loss = _LOSS[about["better"]]
+def _marks(axes: Axes, points: Sequence[Point], about: About) -> Iterator[Mark]:
+    loss = _LOSS[about.better]
     for point in points:
-        role, at, height = point.row["role"], x(point.price), y(point.figure["value"])
+        x, y = axes.at(point.price, point.figure.value)
+        low, high = (axes.y(max(end, axes.y.low)) for end in point.ends)
         best = not any(_beats(other, point, loss) for other in points)
-        low, high = (y(max(end, y.low)) for end in point.ends)
-        steps = point.row["steps"]
-        yield tag(
-            "g",
-            tag("title", _words(point)),
-            line([(at, low), (at, high)], "interval"),
-            tag("circle", cx=at, cy=height, r=9, class_="front") if best else Markup(),
-            _marker(role, at, height),
-            text(at + 11, height - 8, "" if steps is None else str(steps), "tick"),
-            class_=role,
-            tabindex=0,
-        )
-
-
-def _marker(role: str, x: float, y: float) -> Markup:
-    if role == "student":
-        return tag("rect", x=x - 5, y=y - 5, width=10, height=10, class_="dot")
-    return tag("circle", cx=x, cy=y, r=5, class_="dot")
+        yield Mark(point.row, point.words, x, y, low, high, best)
 
 
 def _beats(other: Point, point: Point, loss: Callable[[float], float]) -> bool:
     """Whether `other` is at least as good and as cheap, and better in one of the two."""
-    theirs, own = ((loss(one.figure["value"]), one.price) for one in (other, point))
+    theirs, own = ((loss(one.figure.value), one.price) for one in (other, point))
     return theirs != own and theirs[0] <= own[0] and theirs[1] <= own[1]
-
-
-def _words(point: Point) -> str:
-    low, high = point.ends
-    interval = f" [{number(low)}, {number(high)}]" if low != high else ""
-    return f"{point.row['title']}: {number(point.figure['value'])}{interval} at {number(point.price)}"
-
-
-_LEGEND = join(
-    [
-        tag(
-            "p",
-            tag("span", "\u25cf teacher", class_="teacher"),
-            tag("span", "\u25a0 student", class_="student"),
-            tag("span", "\u25cb ringed: no row is both better and cheaper"),
-            class_="legend",
-        ),
-        note(
-            "Numbers beside the marks are sampler steps, bars are intervals (see the definitions below) or, of several "
-            "blocks of seeds, one standard deviation to either side."
-        ),
-    ]
-)

@@ -1,11 +1,26 @@
 """Who stands beside whom: the teacher at many steps, the teacher at the student's few steps, the student."""
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Literal
 
-Row = Mapping[str, Any]
+from ..rows import Row
+
+
+@dataclass(frozen=True)
+class Column:
+    """A place beside others: shown always (key None) or at one position of the slider.
+
+    Attributes:
+        kind: "many", "few" and "student" are CSS classes: teacher at most steps, teacher at the student's, student.
+        row: None for a teacher that was not measured at the student's steps.
+    """
+
+    key: str | None
+    kind: Literal["many", "few", "student", "real"]
+    title: str
+    row: Row | None
 
 
 @dataclass(frozen=True)
@@ -39,48 +54,62 @@ class Sides:
     @classmethod
     def of(cls, rows: Iterable[Row]) -> "Sides":
         """One stop per row of the student, fewest steps first; without a student, per further row of the teacher."""
-        real, teachers, students = ([row for row in rows if row["role"] == role] for role in _ROLES)
+        real, teachers, students = ([row for row in rows if row.role == role] for role in _ROLES)
         many = max(teachers, key=_steps, default=None)
         few = {_key(row): row for row in teachers if row is not many}
         counts = Counter(map(_key, students))
-        own = {
-            _key(row) if counts[_key(row)] == 1 else row["title"].removeprefix("student "): row for row in students
-        } or few
+        own = {_key(row) if counts[_key(row)] == 1 else row.title.removeprefix("student "): row for row in students}
         stops = [
             Stop(key, few.get(_key(row)), row if students else None)
-            for key, row in sorted(own.items(), key=lambda entry: _steps(entry[1]))
+            for key, row in sorted((own or few).items(), key=lambda entry: _steps(entry[1]))
         ]
         return cls(tuple(real), many, tuple(stops))
 
-    def lacks_teacher(self, stop: Stop) -> bool:
+    @property
+    def title(self) -> str:
+        """The student's folder beside the teacher's."""
+        student = next((stop.student for stop in self.stops if stop.student is not None), None)
+        names = [row.source.path.rstrip("/").rpartition("/")[2] for row in (student, self.teacher) if row is not None]
+        return " beside ".join(names) or "Report"
+
+    @property
+    def by_count(self) -> bool:
+        """Whether the stops are step counts."""
+        return all(stop.key.isdecimal() for stop in self.stops)
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """Teacher and student, the teacher first; a gap where it was not measured at the student's steps."""
+        return tuple(self._columns())
+
+    @property
+    def shown(self) -> tuple[tuple[Column, Row], ...]:
+        """The columns that have a row."""
+        return tuple((column, column.row) for column in self.columns if column.row is not None)
+
+    def _columns(self) -> Iterator[Column]:
+        if self.teacher is not None:
+            yield Column(None, "many", self.teacher.title, self.teacher)
+        for stop in self.stops:
+            if stop.teacher is not None or self._lacks_teacher(stop):
+                title = f"teacher, steps: {stop.key}" if stop.teacher is None else stop.teacher.title
+                yield Column(stop.key, "few", title, stop.teacher)
+            if stop.student is not None:
+                yield Column(stop.key, "student", stop.student.title, stop.student)
+
+    def _lacks_teacher(self, stop: Stop) -> bool:
         """Whether the teacher has rows, but none at the steps of `stop`; of files the steps are not known."""
-        if stop.teacher is not None or self.teacher is None or stop.student is None:
+        if self.teacher is None or stop.student is None:
             return False
         return _key(stop.student) not in ("files", _key(self.teacher))
-
-    def shown(self) -> Iterator[tuple[str | None, str, Row]]:
-        """Teacher and student rows as (slider key or None for always, CSS class, row), the teacher first."""
-        if self.teacher is not None:
-            yield None, "many", self.teacher
-        for stop in self.stops:
-            for kind, row in (("few", stop.teacher), ("student", stop.student)):
-                if row is not None:
-                    yield stop.key, kind, row
-
-
-def scatter(figure: Mapping[str, Any]) -> str:
-    """How far a figure may be off: its spread over blocks of seeds with their values, or its interval."""
-    if figure["spread"] is not None:
-        return f"sd\u00a0{figure['spread']:.2g}: {', '.join(f'{value:.3g}' for value in figure['values'])}"
-    return "" if figure["low"] is None else f"{figure['low']:.3g} to {figure['high']:.3g}"
 
 
 _ROLES = ("real", "teacher", "student")
 
 
 def _key(row: Row) -> str:
-    return "files" if row["steps"] is None else str(row["steps"])
+    return "files" if row.steps is None else str(row.steps)
 
 
 def _steps(row: Row) -> float:
-    return float("inf") if row["steps"] is None else float(row["steps"])
+    return float("inf") if row.steps is None else float(row.steps)
