@@ -59,6 +59,8 @@ def test_a_wheel_has_the_configs_and_finds_its_own(tmp_path: Path):
         archive.extractall(tmp_path / "site")
     assert (tmp_path / "site/fastgen/py.typed").is_file()
     assert (tmp_path / "site/eval/py.typed").is_file()
+    page = {file.name for file in (tmp_path / "site/eval/page").iterdir()}
+    assert {"report.html.jinja", "report.css", "report.js"} <= page
     code = "from fastgen.config.shipped import *; print(folder()); print(*shipped())"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     shown = subprocess.run(
