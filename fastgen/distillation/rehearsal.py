@@ -20,6 +20,7 @@ from ..export.serving import TOLERANCE, Serving
 from ..export.unguided import unguided
 from ..models.adapters import lora_config
 from ..models.pipelines.refusal import cause
+from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.watch import autoencoder_of, replaced
 from ..models.quantised import unquantised
 from ..models.targets import find_targets
@@ -110,7 +111,7 @@ def _show_one(student: Student) -> None:
 
 
 @contextmanager
-def _without_weights(pipe: DiffusionPipeline) -> Iterator[None]:
+def _without_weights(pipe: StockPipeline) -> Iterator[None]:
     """Within, the networks of a pipeline save their configs only."""
     with ExitStack() as within:
         for part in pipe.components.values():

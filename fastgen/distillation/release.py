@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from ..config.schema import Config
@@ -30,6 +29,7 @@ from ..models.pipelines.loading import load, locate, variant_of
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.stacked import recorded, written
+from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.teacher import load_teacher
 from ..models.pipelines.watch import denoisers_of, parts_of
 from ..models.targets import find_targets
@@ -87,7 +87,7 @@ class Judge:
         self,
         written: Export,
         serving: Serving,
-        pipe: DiffusionPipeline,
+        pipe: StockPipeline,
         network: nn.Module,
         notes: Notes,
         *,

@@ -130,7 +130,7 @@ class Stage:
     def _backward(self, turn: Turn, batch: Batch, *, parts: int) -> Terms:
         terms: Terms = getattr(self.spec.objective, turn[0])(self.roles, batch)
         loss = torch.stack(list(terms.values())).sum() / parts
-        self._scalers[turn[0]].scale(loss).backward()  # type: ignore[no-untyped-call]
+        self._scalers[turn[0]].scale(loss).backward()
         return {term: value.detach() / parts for term, value in terms.items()}
 
     def _batches(self, number: int) -> list[Batch]:

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from diffusers import DiffusionPipeline
 from huggingface_hub import ModelCard
 
 from ..models.pipelines.arguments import call_arguments, conditioning_kind, frames_argument
 from ..models.pipelines.loading import HUB_FAILURES
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.stacked import StackedLoRA
+from ..models.pipelines.stock_pipeline import StockPipeline
 from .seeding import hands_generator_on
 from .serving import Serving
 from .text import OWN, adapter_names, on_hub, place_of_teacher, public, quoted, shown
@@ -21,7 +21,7 @@ HERE = "path/to/this/folder"
 _LICENCE = ("license", "license_name", "license_link")
 
 
-def card(pipe: DiffusionPipeline, notes: Notes, *, subfolder: str = "") -> str:
+def card(pipe: StockPipeline, notes: Notes, *, subfolder: str = "") -> str:
     """Markdown of a whole pipeline's folder: the call for every declared step count and where it stops.
 
     Args:
@@ -38,7 +38,7 @@ def card(pipe: DiffusionPipeline, notes: Notes, *, subfolder: str = "") -> str:
 
 
 def lora_card(
-    pipe: DiffusionPipeline, notes: Notes, *, loras: Sequence[StackedLoRA], kohya: str | None, subfolder: str
+    pipe: StockPipeline, notes: Notes, *, loras: Sequence[StackedLoRA], kohya: str | None, subfolder: str
 ) -> str:
     """Markdown of a LoRA's folder: base, the LoRAs the teacher was made with, the folder's, scheduler, guidance.
 
@@ -66,7 +66,7 @@ def lora_card(
     return text + same
 
 
-def top_card(pipe: DiffusionPipeline, notes: Notes, servings: Sequence[Serving]) -> str:
+def top_card(pipe: StockPipeline, notes: Notes, servings: Sequence[Serving]) -> str:
     """Markdown above several folders, one for each step count."""
     rows = [f"- `{serving.folder}`: `num_inference_steps={serving.steps[0]}`" for serving in servings]
     text = "No single scheduler serves all these step counts, so each has a folder that is a whole pipeline:"
@@ -86,7 +86,7 @@ def licence_of(teacher: str) -> dict[str, str]:
     return {key: str(data[key]) for key in _LICENCE if data.get(key)}
 
 
-def _document(pipe: DiffusionPipeline, notes: Notes, code: Sequence[str]) -> str:
+def _document(pipe: StockPipeline, notes: Notes, code: Sequence[str]) -> str:
     lines = [*_head(pipe, notes), "```python", *code, "```", "", *_stops(pipe, notes)]
     if notes.null_label is not None:
         lines += ["", f"Label {notes.null_label} means no class; {notes.num_classes} real classes come before it."]
@@ -106,7 +106,7 @@ def _document(pipe: DiffusionPipeline, notes: Notes, code: Sequence[str]) -> str
     return "\n".join(lines) + "\n"
 
 
-def _head(pipe: DiffusionPipeline, notes: Notes) -> list[str]:
+def _head(pipe: StockPipeline, notes: Notes) -> list[str]:
     counts = ", ".join(map(str, notes.steps))
     front: dict[str, Any] = {"library_name": "diffusers", "tags": ["fastgen", "distillation", "few-step"]}
     front |= notes.licence
@@ -135,7 +135,7 @@ def _title(notes: Notes) -> str:
     return shown(plain) + (f" ({', '.join(told)})" if told else "") + below
 
 
-def _call(pipe: DiffusionPipeline, notes: Notes) -> str:
+def _call(pipe: StockPipeline, notes: Notes) -> str:
     label = min(3, (notes.num_classes or 4) - 1)
     kinds = {"none": "", "label": f"class_labels=[{label}], ", "prompt": 'prompt="a photo of a cat", '}
     told = "".join(f"{name}={_shown(value)}, " for name, value in call_arguments(pipe, notes).items())
@@ -143,7 +143,7 @@ def _call(pipe: DiffusionPipeline, notes: Notes) -> str:
     return f"{made} = pipe({kinds[conditioning_kind(pipe)]}{told}num_inference_steps={notes.steps[0]}).{field}[0]"
 
 
-def _stops(pipe: DiffusionPipeline, notes: Notes) -> list[str]:
+def _stops(pipe: StockPipeline, notes: Notes) -> list[str]:
     known = ["| steps | timesteps | noise levels sigma |", "|---|---|---|"]
     lines = known if notes.stops else ["| steps | timesteps |", "|---|---|"]
     for steps in notes.steps:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from diffusers import DiffusionPipeline
 from huggingface_hub import HfApi
 from tokenizers.models import BPE
 from transformers import PreTrainedModel
@@ -19,13 +18,14 @@ from ..errors import UserError
 from ..files import atomic_folder
 from ..models.pipelines.loading import HUB_FAILURES, line
 from ..models.pipelines.notes import Notes
+from ..models.pipelines.stock_pipeline import StockPipeline
 from .card import card, top_card
 from .frozen import Frozen
 from .serving import Serving
 
 
 def export(
-    pipe: DiffusionPipeline,
+    pipe: StockPipeline,
     notes: Notes,
     folder: Path,
     servings: Sequence[Serving] = (),
@@ -60,7 +60,7 @@ def export(
     return folder
 
 
-def with_scheduler(pipe: DiffusionPipeline, scheduler: Any) -> DiffusionPipeline:
+def with_scheduler(pipe: StockPipeline, scheduler: Any) -> StockPipeline:
     """The same parts under another scheduler."""
     served = copy.copy(pipe)
     served.register_modules(scheduler=scheduler)
@@ -120,7 +120,7 @@ def _without_origin(config: dict[str, Any]) -> bool:
     return found or any(nested)
 
 
-def _save(pipe: DiffusionPipeline, place: Path, frozen: Frozen | None) -> None:
+def _save(pipe: StockPipeline, place: Path, frozen: Frozen | None) -> None:
     for part in pipe.components.values():
         _name_as_published(part)
     if frozen is None:
@@ -154,7 +154,7 @@ def _is_whole(conversion: Any, part: PreTrainedModel) -> bool:
     return removed is None or (whole and not any(key.startswith(f"{removed}.") for key in part.state_dict()))
 
 
-def _save_vocabularies(pipe: DiffusionPipeline, place: Path) -> None:
+def _save_vocabularies(pipe: StockPipeline, place: Path) -> None:
     """Byte-pair vocabularies as the files that earlier versions of Transformers ask for."""
     for name, part in pipe.components.items():
         model = getattr(getattr(part, "backend_tokenizer", None), "model", None)
@@ -162,7 +162,7 @@ def _save_vocabularies(pipe: DiffusionPipeline, place: Path) -> None:
             model.save(str(place / name))
 
 
-def _save_beside(pipe: DiffusionPipeline, place: Path, saved: Path) -> None:
+def _save_beside(pipe: StockPipeline, place: Path, saved: Path) -> None:
     """The same pipeline once more: hard links where the disk has them, and a scheduler of the same kind."""
     shutil.copytree(saved, place, copy_function=_link, ignore=shutil.ignore_patterns("scheduler", "*.md", Notes.FILE))
     pipe.scheduler.save_pretrained(place / "scheduler")

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import nn
 
+from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.watch import denoisers_of
 
 INDEX = "model_index.json"
@@ -53,7 +53,7 @@ class Frozen:
         (place / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
 
 
-def frozen_parts(pipe: DiffusionPipeline, folder: Path, *, variant: str | None, but: Collection[str] = ()) -> Frozen:
+def frozen_parts(pipe: StockPipeline, folder: Path, *, variant: str | None, but: Collection[str] = ()) -> Frozen:
     """The parts of a pipeline that its folder has, but for denoisers, scheduler and those that are named.
 
     Args:
@@ -67,7 +67,7 @@ def frozen_parts(pipe: DiffusionPipeline, folder: Path, *, variant: str | None, 
     return Frozen(folder, tuple(part for part in parts if _whole(pipe, folder / part, variant)), variant)
 
 
-def touched(pipe: DiffusionPipeline, untouched: DiffusionPipeline) -> list[str]:
+def touched(pipe: StockPipeline, untouched: StockPipeline) -> list[str]:
     """The parts of a pipeline whose weights are not those of the same pipeline elsewhere."""
     return [name for name, part in pipe.components.items() if not _equal(part, untouched.components.get(name))]
 
@@ -79,7 +79,7 @@ def _equal(one: Any, other: Any) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[key].cpu(), theirs[key].cpu()) for key in ours)
 
 
-def _whole(pipe: DiffusionPipeline, source: Path, variant: str | None) -> bool:
+def _whole(pipe: StockPipeline, source: Path, variant: str | None) -> bool:
     """Whether a part's folder holds all that a network needs, or anything at all where it is none."""
     files = _files(source, variant) if source.is_dir() else {}
     network = isinstance(pipe.components[source.name], nn.Module)

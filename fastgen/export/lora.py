@@ -4,7 +4,6 @@ import inspect
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffusers import DiffusionPipeline
 from diffusers.utils import convert_state_dict_to_diffusers
 from safetensors.torch import save_file
 
@@ -13,6 +12,7 @@ from ..files import atomic_folder
 from ..models.experts import networks_in
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.stacked import FILES, Keys, written
+from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.watch import denoiser_name, network_of
 from .adapter import DOWN, UP, Adapter
 from .card import HERE, lora_card
@@ -25,7 +25,7 @@ _SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")  # what Diffuse
 
 
 def export_lora(
-    pipe: DiffusionPipeline,
+    pipe: StockPipeline,
     adapter: Adapter,
     notes: Notes,
     folder: Path,
@@ -59,7 +59,7 @@ def export_lora(
     return folder
 
 
-def _save_diffusers(pipe: DiffusionPipeline, adapter: Adapter, folder: Path) -> None:
+def _save_diffusers(pipe: StockPipeline, adapter: Adapter, folder: Path) -> None:
     name = denoiser_name(pipe)
     for lora, start in zip(written(pipe, "", "diffusers"), networks_in(network_of(pipe)), strict=True):
         part = adapter.within(start).plain()
@@ -71,14 +71,14 @@ def _save_diffusers(pipe: DiffusionPipeline, adapter: Adapter, folder: Path) -> 
         )
 
 
-def _save_kohya(pipe: DiffusionPipeline, adapter: Adapter, folder: Path) -> None:
+def _save_kohya(pipe: StockPipeline, adapter: Adapter, folder: Path) -> None:
     save_file(kohya_state(network_of(pipe), adapter), folder / FILES["kohya"], metadata={"format": "pt"})
 
 
 _SAVERS = {"diffusers": _save_diffusers, "kohya": _save_kohya}
 
 
-def _cards(pipe: DiffusionPipeline, notes: Notes, servings: Sequence[Serving], keys: Sequence[Keys]) -> str:
+def _cards(pipe: StockPipeline, notes: Notes, servings: Sequence[Serving], keys: Sequence[Keys]) -> str:
     """The card of the first serving, and the body of each other one's below it."""
     texts = [
         lora_card(
@@ -93,7 +93,7 @@ def _cards(pipe: DiffusionPipeline, notes: Notes, servings: Sequence[Serving], k
     return "\n".join([texts[0], *(text.split("---\n", 2)[2].lstrip() for text in texts[1:])])
 
 
-def known_keys(pipe: DiffusionPipeline, layers: Sequence[str]) -> tuple[Keys, ...]:
+def known_keys(pipe: StockPipeline, layers: Sequence[str]) -> tuple[Keys, ...]:
     """The kinds of keys that are known for all these layers of the pipeline's network: a file for every client."""
     try:
         check_kohya(network_of(pipe), layers)
@@ -102,7 +102,7 @@ def known_keys(pipe: DiffusionPipeline, layers: Sequence[str]) -> tuple[Keys, ..
     return ("diffusers", "kohya")
 
 
-def has_loader(pipe: DiffusionPipeline) -> bool:
+def has_loader(pipe: StockPipeline) -> bool:
     """Whether the pipeline's class loads and saves LoRAs of its denoiser."""
     saver = next(
         (vars(kind)["save_lora_weights"] for kind in type(pipe).__mro__ if "save_lora_weights" in vars(kind)), None
@@ -110,7 +110,7 @@ def has_loader(pipe: DiffusionPipeline) -> bool:
     return saver is not None and f"{denoiser_name(pipe)}_lora_layers" in inspect.signature(saver.__func__).parameters
 
 
-def _check_loader(pipe: DiffusionPipeline) -> None:
+def _check_loader(pipe: StockPipeline) -> None:
     if not has_loader(pipe):
         raise UserError(
             f"{type(pipe).__name__} cannot load LoRAs, so a LoRA of it would be of no use to anybody: export the whole "

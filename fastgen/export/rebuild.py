@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 
 from ..errors import UserError
 from ..models.conditioning import Conditioning
@@ -15,6 +14,7 @@ from ..models.pipelines.loading import load
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.opening import below, put_on
 from ..models.pipelines.pipeline import Pipeline
+from ..models.pipelines.stock_pipeline import StockPipeline
 from .serving import Serving
 from .stops import difference, stops_of
 from .verify import SEEDS, Agreement, Export, Ours, verify
@@ -93,7 +93,7 @@ def conditions_for(pipeline: Pipeline) -> Conditioning:
     return pipeline.condition(len(SEEDS), labels=torch.tensor(_LABELS), prompts=_PROMPTS)
 
 
-def _verified(export: Export, pipe: DiffusionPipeline, notes: Notes, scheduler: Any, device: str) -> list[Agreement]:
+def _verified(export: Export, pipe: StockPipeline, notes: Notes, scheduler: Any, device: str) -> list[Agreement]:
     assert notes.sampler is not None
     size = {name: value for name, value in notes.arguments.items() if name in SIZES}
     pipeline = Pipeline(pipe, num_classes=notes.num_classes, null_label=notes.null_label, size=size)

@@ -2,10 +2,10 @@
 
 import inspect
 
-from diffusers import DiffusionPipeline
+from ..models.pipelines.stock_pipeline import StockPipeline
 
 
-def hands_generator_on(pipe: DiffusionPipeline) -> bool:
+def hands_generator_on(pipe: StockPipeline) -> bool:
     """Whether the pipeline's call passes its `generator` to `scheduler.step`, as its source says."""
     source = inspect.getsource(type(pipe).__call__)
     steps = [part.split(")")[0] for part in source.split("scheduler.step(")[1:]]

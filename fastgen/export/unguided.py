@@ -3,14 +3,16 @@
 import copy
 
 import torch
-from diffusers import DiffusionPipeline, UNet2DConditionModel
+from diffusers import UNet2DConditionModel
+
+from ..models.pipelines.stock_pipeline import StockPipeline
 
 _WIDTH = 16  # of the unused embedding; any
 _HIGH = 7.5
 _EMBEDDING = "time_embedding.cond_proj.weight"
 
 
-def unguided(pipe: DiffusionPipeline) -> DiffusionPipeline:
+def unguided(pipe: StockPipeline) -> StockPipeline:
     """The same pipeline, its guidance switched off where a network can say so; else the pipeline itself.
 
     Stable Diffusion's pipelines do not guide a UNet that has an embedding for the guidance scale. One with zero
@@ -32,7 +34,7 @@ def _with_embedding(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     return wider.eval().requires_grad_(False)
 
 
-def _guides(pipe: DiffusionPipeline) -> bool:
+def _guides(pipe: StockPipeline) -> bool:
     """Whether a high guidance scale makes the pipeline guide."""
     if not hasattr(type(pipe), "do_classifier_free_guidance"):
         return False

@@ -4,12 +4,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..errors import UserError
 from ..models.pipelines.arguments import call_arguments, free_count, guidance_argument, parameters, size_arguments
 from ..models.pipelines.notes import Notes
+from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.watch import record
 
 SAME = 1e-6  # of the largest value: what two runs of one call may differ by
@@ -51,7 +51,7 @@ class Call:
 
 
 def settle(
-    pipe: DiffusionPipeline,
+    pipe: StockPipeline,
     notes: Notes | None,
     asked: Asked,
     *,
@@ -102,7 +102,7 @@ def warn_of_steps(notes: Notes | None, steps: int | None, warn: Warn) -> None:
         )
 
 
-def without_effect(pipe: DiffusionPipeline, call: Mapping[str, Any], option: Mapping[str, Any]) -> bool:
+def without_effect(pipe: StockPipeline, call: Mapping[str, Any], option: Mapping[str, Any]) -> bool:
     """Whether a call steps its scheduler with the same output of the network when it is told `option` as well.
 
     One step of one sample is drawn with it and without; a pipeline that cannot be watched so is not judged.
@@ -114,20 +114,20 @@ def without_effect(pipe: DiffusionPipeline, call: Mapping[str, Any], option: Map
     return plain.shape == told.shape and bool((told - plain).abs().max() <= SAME * plain.abs().max())
 
 
-def _first_output(pipe: DiffusionPipeline, call: Mapping[str, Any]) -> Tensor:
+def _first_output(pipe: StockPipeline, call: Mapping[str, Any]) -> Tensor:
     return record(pipe, call, steps=1, rows=1)[0].model_output
 
 
-def _changed(pipe: DiffusionPipeline, call: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
+def _changed(pipe: StockPipeline, call: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """What of `wanted` the call would not be told anyway."""
     return {name: value for name, value in wanted.items() if _told(pipe, call, name) != value}
 
 
-def _told(pipe: DiffusionPipeline, call: Mapping[str, Any], name: str) -> Any:
+def _told(pipe: StockPipeline, call: Mapping[str, Any], name: str) -> Any:
     return call[name] if name in call else parameters(pipe)[name].default
 
 
-def _refuse_half_a_size(pipe: DiffusionPipeline, call: Mapping[str, Any]) -> None:
+def _refuse_half_a_size(pipe: StockPipeline, call: Mapping[str, Any]) -> None:
     """Stable Diffusion and its like take their default size where they are told one side alone."""
     for side, other in (("height", "width"), ("width", "height")):
         if call.get(side) and _told(pipe, call, other) is None:
@@ -144,7 +144,7 @@ def _leading_away(told: Mapping[str, Any], negative: str | None) -> dict[str, li
     return {"negative_prompt": [negative or ""]}
 
 
-def _warn_of_untrained(pipe: DiffusionPipeline, noted: Mapping[str, Any], asked: Mapping[str, Any], warn: Warn) -> None:
+def _warn_of_untrained(pipe: StockPipeline, noted: Mapping[str, Any], asked: Mapping[str, Any], warn: Warn) -> None:
     for name, value in asked.items():
         trained = _told(pipe, noted, name)
         if trained is not None and trained != value:

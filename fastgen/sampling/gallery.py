@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ..errors import UserError
@@ -16,6 +15,7 @@ from ..files import atomic_json
 from ..models.pipelines import arguments
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.opening import Opened
+from ..models.pipelines.stock_pipeline import StockPipeline
 from . import pictures, stock
 from .call import Asked, Call, settle, warn_of_steps
 
@@ -137,7 +137,7 @@ def fill(order: Order, warn: Callable[[str], None]) -> Record:
     return record
 
 
-def _request(order: Order, *, pipe: DiffusionPipeline, notes: Notes | None) -> Request:
+def _request(order: Order, *, pipe: StockPipeline, notes: Notes | None) -> Request:
     return Request(
         seeds=range(order.seed, order.seed + order.count),
         labels=_labels(order, pipe=pipe, notes=notes),
@@ -145,13 +145,13 @@ def _request(order: Order, *, pipe: DiffusionPipeline, notes: Notes | None) -> R
     )
 
 
-def _example(pipe: DiffusionPipeline, request: Request) -> dict[str, list[Any]]:
+def _example(pipe: StockPipeline, request: Request) -> dict[str, list[Any]]:
     """The call's own arguments for the first image."""
     labels, prompts = (None if some is None else some[:1] for some in (request.labels, request.prompts))
     return arguments.conditions(pipe, labels=labels, prompts=prompts)
 
 
-def _drawn(pipe: DiffusionPipeline, request: Request, call: Call, order: Order) -> Iterator[stock.Drawn]:
+def _drawn(pipe: StockPipeline, request: Request, call: Call, order: Order) -> Iterator[stock.Drawn]:
     negative = call.negative_prompt
     return stock.generate(
         pipe,
@@ -165,7 +165,7 @@ def _drawn(pipe: DiffusionPipeline, request: Request, call: Call, order: Order) 
     )
 
 
-def _record(order: Order, request: Request, call: Call, pipe: DiffusionPipeline, written: Written) -> Record:
+def _record(order: Order, request: Request, call: Call, pipe: StockPipeline, written: Written) -> Record:
     images = [
         ImageRecord(
             file=pictures.image_name(i),
@@ -190,7 +190,7 @@ def _record(order: Order, request: Request, call: Call, pipe: DiffusionPipeline,
     )
 
 
-def _labels(order: Order, *, pipe: DiffusionPipeline, notes: Notes | None) -> list[int] | None:
+def _labels(order: Order, *, pipe: StockPipeline, notes: Notes | None) -> list[int] | None:
     """The label of each image; drawn from the real classes where none was asked for."""
     classes = arguments.real_classes(pipe, notes)
     if order.labels is None:

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline
 from diffusers.utils.outputs import BaseOutput
 from torch import Tensor
 from tqdm import tqdm
@@ -14,6 +13,7 @@ from tqdm import tqdm
 from ..errors import UserError
 from ..models.pipelines.arguments import check_known, conditions, parameters
 from ..models.pipelines.loading import line
+from ..models.pipelines.stock_pipeline import StockPipeline
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +36,7 @@ class Drawn:
 
 
 def generate(
-    pipe: DiffusionPipeline,
+    pipe: StockPipeline,
     *,
     seeds: Sequence[int],
     steps: int | None = None,
@@ -92,7 +92,7 @@ class _Batch:
     arguments: dict[str, Any]
 
 
-def _draw(pipe: DiffusionPipeline, batches: Sequence[_Batch], *, progress: bool) -> Iterator[Drawn]:
+def _draw(pipe: StockPipeline, batches: Sequence[_Batch], *, progress: bool) -> Iterator[Drawn]:
     hidden = None if progress else True  # None: tqdm hides a bar unless stderr is a terminal
     pipe.set_progress_bar_config(disable=hidden, leave=False, position=1, desc="step")
     with tqdm(total=sum(len(batch.seeds) for batch in batches), unit="image", disable=hidden) as bar:
@@ -103,7 +103,7 @@ def _draw(pipe: DiffusionPipeline, batches: Sequence[_Batch], *, progress: bool)
             yield Drawn(images, _flags(output, len(images)))
 
 
-def _call(pipe: DiffusionPipeline, batch: _Batch) -> BaseOutput:
+def _call(pipe: StockPipeline, batch: _Batch) -> BaseOutput:
     """The pipeline's own call; the global generators are left as they were."""
     size = {"batch_size": len(batch.seeds)} if "batch_size" in parameters(pipe) else {}
     generators = [torch.Generator().manual_seed(seed) for seed in batch.seeds]
@@ -127,7 +127,7 @@ def _call(pipe: DiffusionPipeline, batch: _Batch) -> BaseOutput:
         ) from error
 
 
-def _finite_images(pipe: DiffusionPipeline, batch: _Batch, output: BaseOutput) -> Tensor:
+def _finite_images(pipe: StockPipeline, batch: _Batch, output: BaseOutput) -> Tensor:
     name = type(pipe).__name__
     made = next((field for field in ("images", "frames") if field in output), None)
     if made is None:

@@ -4,10 +4,9 @@ import inspect
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from diffusers import DiffusionPipeline
-
 from ...errors import UserError
 from .notes import Notes
+from .stock_pipeline import StockPipeline
 
 Kind = Literal["none", "label", "prompt"]
 
@@ -23,20 +22,20 @@ FRAMES = ("num_frames", "frames", "video_length")  # what pipelines call the num
 SIZES = ("height", "width", *FRAMES, "use_resolution_binning")  # the call's arguments that decide a sample's size
 
 
-def parameters(pipe: DiffusionPipeline) -> Mapping[str, inspect.Parameter]:
+def parameters(pipe: StockPipeline) -> Mapping[str, inspect.Parameter]:
     """The arguments of the pipeline's call by name."""
     declared = inspect.signature(type(pipe).__call__).parameters
     return {name: parameter for name, parameter in declared.items() if name != "self"}
 
 
-def conditioning_kind(pipe: DiffusionPipeline) -> Kind:
+def conditioning_kind(pipe: StockPipeline) -> Kind:
     """What an image of this pipeline is asked for by."""
     if "prompt" in parameters(pipe):
         return "prompt"
     return "label" if _label_count(pipe) else "none"
 
 
-def real_classes(pipe: DiffusionPipeline, notes: Notes | None) -> range:
+def real_classes(pipe: StockPipeline, notes: Notes | None) -> range:
     """The class labels that may be drawn, without the null label; empty without class labels.
 
     A student's notes decide. Without notes, a DiT has all its embeddings (its null label lies one above) and
@@ -64,19 +63,19 @@ def check_labels(labels: Sequence[int], classes: range) -> None:
             )
 
 
-def default_steps(pipe: DiffusionPipeline) -> int | None:
+def default_steps(pipe: StockPipeline) -> int | None:
     """The sampler steps of a call that names none."""
     parameter = parameters(pipe).get("num_inference_steps")
     return parameter.default if parameter else None
 
 
-def free_count(pipe: DiffusionPipeline) -> dict[str, None]:
+def free_count(pipe: StockPipeline) -> dict[str, None]:
     """The argument that lets a pipeline whose defaults fix the number of steps run any number (SANA-Sprint)."""
     return {"intermediate_timesteps": None} if "intermediate_timesteps" in parameters(pipe) else {}
 
 
 def conditions(
-    pipe: DiffusionPipeline, *, labels: Sequence[int] | None, prompts: Sequence[str] | None
+    pipe: StockPipeline, *, labels: Sequence[int] | None, prompts: Sequence[str] | None
 ) -> dict[str, list[Any]]:
     """The call's per-image arguments for labels or prompts.
 
@@ -101,7 +100,7 @@ def conditions(
     return {}
 
 
-def guidance_argument(pipe: DiffusionPipeline, w: float) -> dict[str, float]:
+def guidance_argument(pipe: StockPipeline, w: float) -> dict[str, float]:
     """The pipeline's own argument for uncond + w (cond - uncond), none where w = 1 needs none.
 
     A network with embedded guidance (Flux dev) gets w as that embedding.
@@ -121,7 +120,7 @@ def guidance_argument(pipe: DiffusionPipeline, w: float) -> dict[str, float]:
     raise UserError(f"guidance {w:g} was asked for, but {type(pipe).__name__} has no guidance. Leave it out.")
 
 
-def classifier_free(pipe: DiffusionPipeline, w: float) -> dict[str, float]:
+def classifier_free(pipe: StockPipeline, w: float) -> dict[str, float]:
     """The pipeline's own argument for calling its denoiser with and without the condition; none if it never does.
 
     A guidance that the network is given as an embedding (Flux dev, an LCM's UNet) is another thing and stays at its
@@ -135,13 +134,13 @@ def classifier_free(pipe: DiffusionPipeline, w: float) -> dict[str, float]:
     return guidance_argument(pipe, w) if "guidance_scale" in takes else {}
 
 
-def call_arguments(pipe: DiffusionPipeline, notes: Notes) -> dict[str, Any]:
+def call_arguments(pipe: StockPipeline, notes: Notes) -> dict[str, Any]:
     """What a student's call needs besides prompt or label and steps: size, and guidance as the pipeline names it."""
     guidance = {} if notes.guidance is None else classifier_free(pipe, notes.guidance)
     return {**guidance, **notes.arguments}
 
 
-def guided_call(pipe: DiffusionPipeline, w: float, *, negative: str | None, rows: int) -> dict[str, Any]:
+def guided_call(pipe: StockPipeline, w: float, *, negative: str | None, rows: int) -> dict[str, Any]:
     """The call's own arguments for classifier-free guidance; `negative` None leaves the pipeline's default."""
     call: dict[str, Any] = classifier_free(pipe, w)
     if negative is None and "true_cfg_scale" in call:
@@ -151,9 +150,7 @@ def guided_call(pipe: DiffusionPipeline, w: float, *, negative: str | None, rows
     return call
 
 
-def size_arguments(
-    pipe: DiffusionPipeline, *, height: int | None, width: int | None, frames: int | None
-) -> dict[str, int]:
+def size_arguments(pipe: StockPipeline, *, height: int | None, width: int | None, frames: int | None) -> dict[str, int]:
     """The call's own arguments for a size; None leaves the pipeline's default.
 
     Raises:
@@ -165,12 +162,12 @@ def size_arguments(
     return given
 
 
-def frames_argument(pipe: DiffusionPipeline) -> str | None:
+def frames_argument(pipe: StockPipeline) -> str | None:
     """What the pipeline's call names its number of frames; None where it makes no videos."""
     return next((name for name in FRAMES if name in parameters(pipe)), None)
 
 
-def check_known(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> None:
+def check_known(pipe: StockPipeline, arguments: Mapping[str, Any]) -> None:
     """Raise UserError for the first argument that the pipeline's call does not know."""
     takes = parameters(pipe)
     for name in arguments:
@@ -180,7 +177,7 @@ def check_known(pipe: DiffusionPipeline, arguments: Mapping[str, Any]) -> None:
             )
 
 
-def _label_count(pipe: DiffusionPipeline) -> int:
+def _label_count(pipe: StockPipeline) -> int:
     """Label embeddings that `class_labels` can reach (a UNet's null label included), 0 without any."""
     if "class_labels" not in parameters(pipe):
         return 0
@@ -188,6 +185,6 @@ def _label_count(pipe: DiffusionPipeline) -> int:
     return config.get("num_class_embeds") or config.get("num_embeds_ada_norm") or 0
 
 
-def _denoiser_config(pipe: DiffusionPipeline) -> dict[str, Any]:
+def _denoiser_config(pipe: StockPipeline) -> dict[str, Any]:
     network = pipe.components.get("transformer") or pipe.components.get("unet")
     return dict(network.config) if network is not None else {}

@@ -4,13 +4,13 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from diffusers import DiffusionPipeline
 from PIL import Image
 
 from ...errors import UserError
 from .arguments import parameters
 from .canonical import canonical
 from .refusal import PLAIN_CALL, cause, failure, raised
+from .stock_pipeline import StockPipeline
 from .watch import Step
 
 Attempt = Callable[[Mapping[str, Any]], list[Step]]
@@ -19,7 +19,7 @@ _PIXELS, _FRAMES = 64, 9
 _ANY_SCHEDULER = "use a pipeline class whose call takes any scheduler of its process"
 
 
-def attempt(pipe: DiffusionPipeline, call: Mapping[str, Any], run: Attempt) -> list[Step]:
+def attempt(pipe: StockPipeline, call: Mapping[str, Any], run: Attempt) -> list[Step]:
     """What `run` sees of the pipeline's call under its plainest scheduler.
 
     Args:
@@ -61,7 +61,7 @@ def _error(run: Attempt, call: Mapping[str, Any]) -> Exception | None:
     return None
 
 
-def _picture_arguments(pipe: DiffusionPipeline, call: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+def _picture_arguments(pipe: StockPipeline, call: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
     """Grey for every argument of the call that takes pictures and was not given, then for the first of them alone."""
     size = call.get("width") or _PIXELS, call.get("height") or _PIXELS
     names = [name for name in parameters(pipe) if _PICTURES.fullmatch(name) and name not in call]

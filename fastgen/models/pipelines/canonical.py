@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from diffusers import DDIMScheduler, DiffusionPipeline, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
 
 from ...errors import UserError
 from ...process import ROWS, Discrete, Flow, Reading, Trig, from_scheduler
 from . import trigflow
+from .stock_pipeline import StockPipeline
 from .watch import Step
 
 PURE_NOISE = 2.0**-24  # of alpha squared: what float32 does not see beside 1; Euler schedulers put it for 0
@@ -36,7 +37,7 @@ def unit(scheduler: Any) -> float:
 
 
 @contextmanager
-def canonical(pipe: DiffusionPipeline) -> Iterator[Reading]:
+def canonical(pipe: StockPipeline) -> Iterator[Reading]:
     """Within, the process is run by its plainest scheduler, which keeps x_t as it is and steps deterministically.
 
     DDIM for a discrete process (Euler's would keep x_t / alpha), Euler for flow matching; others stay.
@@ -60,7 +61,7 @@ def canonical(pipe: DiffusionPipeline) -> Iterator[Reading]:
         pipe.scheduler = original
 
 
-def is_deterministic(pipe: DiffusionPipeline) -> bool:
+def is_deterministic(pipe: StockPipeline) -> bool:
     """Whether its scheduler walks from x_t to x_s along the x0 and eps that the network sees."""
     plain = (DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler)
     return isinstance(pipe.scheduler, plain) and not pipe.scheduler.config.get("stochastic_sampling")
@@ -75,7 +76,7 @@ def _ddim(original: Any) -> DDIMScheduler:
     return scheduler
 
 
-def _own_reading(pipe: DiffusionPipeline) -> Reading:
+def _own_reading(pipe: StockPipeline) -> Reading:
     scheduler, name = pipe.scheduler, type(pipe).__name__
     try:
         reading = reading_of(scheduler)
@@ -105,7 +106,7 @@ def _check_schedule(name: str, reading: Reading) -> None:
         )
 
 
-def view(pipe: DiffusionPipeline, step: Step) -> Step:
+def view(pipe: StockPipeline, step: Step) -> Step:
     """The step as the network sees it; only TrigFlow loops show their scheduler something else."""
     if isinstance(from_scheduler(pipe.scheduler).process, Trig):
         return trigflow.as_flow(step, sigma_data=pipe.scheduler.config.sigma_data)

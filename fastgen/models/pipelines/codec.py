@@ -15,13 +15,13 @@ from inspect import signature
 from typing import Any, Protocol
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ...errors import UserError
 from .arguments import classifier_free, conditioning_kind, parameters
 from .canonical import unit
 from .selftest import tolerance
+from .stock_pipeline import StockPipeline
 from .watch import Answer, autoencoder_of, denoisers_of, network_of, replaced, silent, undisturbed, unshared
 
 AT_ONCE = 4  # images through the autoencoder together, if they are small; videos go one by one
@@ -161,7 +161,7 @@ class LatentCodec:
         return images.ndim == 5 and images.shape[1] != colours == images.shape[2]
 
 
-def codec_of(pipe: DiffusionPipeline, call: Mapping[str, Any] | None = None) -> Codec:
+def codec_of(pipe: StockPipeline, call: Mapping[str, Any] | None = None) -> Codec:
     """The pipeline's own autoencoder with the wiring that the pipeline has at one size, or none for pixels.
 
     Costs a few calls of the text encoders, which must still be there; the denoiser is not run.
@@ -229,7 +229,7 @@ class _Stop(Exception):
 
 
 @contextmanager
-def _posing(pipe: DiffusionPipeline, vae: Any, call: Mapping[str, Any]) -> Iterator[Decode]:
+def _posing(pipe: StockPipeline, vae: Any, call: Mapping[str, Any]) -> Iterator[Decode]:
     """Within, the stock loop can be run with its samples replaced; its denoiser is not run."""
     networks, gain = list(denoisers_of(pipe).values()), unit(pipe.scheduler)
     forward, step, told = networks[0].forward, pipe.scheduler.step, signature(vae.decode)
@@ -284,7 +284,7 @@ def _in_float32(vae: Any) -> Iterator[None]:
             setattr(part, name, value)
 
 
-def _anyone(pipe: DiffusionPipeline) -> dict[str, Any]:
+def _anyone(pipe: StockPipeline) -> dict[str, Any]:
     """The call's arguments for one sample of whatever, in two steps, undisturbed by guidance or chunks."""
     takes = parameters(pipe)
     who: dict[str, Any] = {"none": {}, "label": {"class_labels": [0]}, "prompt": {"prompt": ["a"]}}[

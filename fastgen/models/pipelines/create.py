@@ -6,12 +6,12 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
 
 from ...errors import UserError, did_you_mean
+from .stock_pipeline import StockPipeline
 
 
-def create(pipeline: str, parts: Mapping[str, Mapping[str, Any]], *, seed: int) -> DiffusionPipeline:
+def create(pipeline: str, parts: Mapping[str, Mapping[str, Any]], *, seed: int) -> StockPipeline:
     """Builds `pipeline` from its parts, each a mapping with a Diffusers `class` and that class's config.
 
     Raises:

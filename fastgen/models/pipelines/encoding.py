@@ -12,7 +12,6 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -24,6 +23,7 @@ from ..denoiser import CallForm
 from ..layout import flat, same, tree
 from .probe import capture, capture_null
 from .refusal import failure
+from .stock_pipeline import StockPipeline
 from .watch import autoencoder_of, denoisers_of, network_of
 
 AT_ONCE = 32
@@ -64,7 +64,7 @@ class Encoder:
         folder: of the cache on disk; None keeps rows in memory.
     """
 
-    def __init__(self, pipe: DiffusionPipeline, form: CallForm, asking: Asking, *, folder: Path | None) -> None:
+    def __init__(self, pipe: StockPipeline, form: CallForm, asking: Asking, *, folder: Path | None) -> None:
         self._pipe, self._form, self._asking = pipe, form, asking
         self._memory: dict[Any, Conditioning] = {}
         self._depth = 0
@@ -150,7 +150,7 @@ class Encoder:
         return self._folder / name[:2] / f"{name}.safetensors"
 
 
-def identity(pipe: DiffusionPipeline, form: CallForm, asking: Asking) -> str:
+def identity(pipe: StockPipeline, form: CallForm, asking: Asking) -> str:
     """A hash of everything that a prompt's conditioning depends on but the prompt: encoders, sizes, call."""
     digest = hashlib.blake2b(digest_size=16)
     told = [
@@ -181,7 +181,7 @@ def _spelt_out(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
     return rules, tokenizer.model_max_length, tokenizer.padding_side, tokenizer.chat_template
 
 
-def _encoders(pipe: DiffusionPipeline) -> list[nn.Module]:
+def _encoders(pipe: StockPipeline) -> list[nn.Module]:
     others = (*denoisers_of(pipe).values(), autoencoder_of(pipe))
     networks = [part for _, part in sorted(pipe.components.items()) if isinstance(part, nn.Module)]
     return [part for part in networks if not any(part is other for other in others)]

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from huggingface_hub import hf_hub_download, list_repo_files
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
@@ -16,6 +15,7 @@ from ...errors import UserError
 from .loading import HUB_FAILURES, HUB_ID, check_weights, line
 from .lora_file import Update, listed, normal_form, read_updates, sketch
 from .source import LoRAFile
+from .stock_pipeline import StockPipeline
 from .watch import network_of
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
@@ -78,7 +78,7 @@ def _downloaded(lora: LoRAFile) -> Path:
         ) from error
 
 
-def fuse(pipe: DiffusionPipeline, loras: Sequence[tuple[Path, float]], *, second: bool = False) -> None:
+def fuse(pipe: StockPipeline, loras: Sequence[tuple[Path, float]], *, second: bool = False) -> None:
     """Adds LoRAs, each a file and its weight, to the networks of a pipeline, one after the other.
 
     No adapter stays behind. Each layer gets what the file says of it: W + weight * dW, or of a DoRA, which makes W' of
@@ -106,7 +106,7 @@ def fuse(pipe: DiffusionPipeline, loras: Sequence[tuple[Path, float]], *, second
 
 
 def _found_by_diffusers(
-    pipe: DiffusionPipeline, file: Path, updates: list[Update], into: Mapping[str, bool]
+    pipe: StockPipeline, file: Path, updates: list[Update], into: Mapping[str, bool]
 ) -> list[Place]:
     """The layers that Diffusers gives the updates to, where each is known again by its values."""
     try:
@@ -143,7 +143,7 @@ def _no_load_report() -> Iterator[None]:
         report.setLevel(level)
 
 
-def _adapted(pipe: DiffusionPipeline) -> dict[str, Any]:
+def _adapted(pipe: StockPipeline) -> dict[str, Any]:
     """The layers that have the adapter, by part and name."""
     return {
         f"{part}.{name}": layer
@@ -154,7 +154,7 @@ def _adapted(pipe: DiffusionPipeline) -> dict[str, Any]:
     }
 
 
-def _place(pipe: DiffusionPipeline, file: Path, name: str, layer: Any, updates: Sequence[Update]) -> Place:
+def _place(pipe: StockPipeline, file: Path, name: str, layer: Any, updates: Sequence[Update]) -> Place:
     """A layer's weight, its update, and which of the update's rows it was given."""
     up, down = (getattr(layer, factor)[_ADAPTER].weight.detach() for factor in ("lora_B", "lora_A"))
     seen = sketch(up, down, layer.scaling[_ADAPTER])
@@ -181,7 +181,7 @@ def _rows(seen: Tensor, update: Update, allowed: float) -> Tensor | None:
     return None
 
 
-def _misfit(pipe: DiffusionPipeline, file: Path, reason: str) -> UserError:
+def _misfit(pipe: StockPipeline, file: Path, reason: str) -> UserError:
     return UserError(
         f"the LoRA {file} cannot be added to this {type(pipe).__name__}: {reason}. It was made for another base model, "
         "or is not a plain LoRA: remove it from teacher.loras, or add it to the weights with the tool that made it and "
@@ -189,7 +189,7 @@ def _misfit(pipe: DiffusionPipeline, file: Path, reason: str) -> UserError:
     )
 
 
-def _named(pipe: DiffusionPipeline, file: Path, updates: Sequence[Update], unknown: set[str]) -> list[Place]:
+def _named(pipe: StockPipeline, file: Path, updates: Sequence[Update], unknown: set[str]) -> list[Place]:
     """The same for a pipeline without a LoRA loader, from peft's keys `[prefix.]layer.lora_A.weight`."""
     if unknown or not updates or any(_PLAIN not in update.keys[0] for update in updates):
         raise UserError(

@@ -5,7 +5,6 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from ..casting import saved
@@ -13,13 +12,14 @@ from ..conditioning import Conditioning
 from ..denoiser import CallForm, NetworkDenoiser, output_of
 from ..scalars import find_time_embedding
 from .arguments import classifier_free
+from .stock_pipeline import StockPipeline
 from .watch import denoisers_of, first_value, rehearse
 
 _DYADIC, _BETWEEN = 1 - 2**-6, 2**-12
 """A time that bf16 and fp16 hold, and less than half a step of either to the next one."""
 
 
-def told_in_bf16(pipe: DiffusionPipeline, form: CallForm, call: Mapping[str, Any], *, steps: int) -> list[Tensor]:
+def told_in_bf16(pipe: StockPipeline, form: CallForm, call: Mapping[str, Any], *, steps: int) -> list[Tensor]:
     """The scheduler's timesteps of a stock call in bf16, and what its network is told at each, [n] each in float64."""
     with in_bf16(pipe):
         seen = rehearse(pipe, {**call, **classifier_free(pipe, 1.0)}, steps=steps, rows=2)
@@ -45,7 +45,7 @@ def tells_apart(model: NetworkDenoiser, x: Tensor, cond: Conditioning) -> bool:
 
 
 @contextmanager
-def in_bf16(pipe: DiffusionPipeline) -> Iterator[None]:
+def in_bf16(pipe: StockPipeline) -> Iterator[None]:
     """Within, the pipeline is in bf16 and its denoisers, for rehearsals alone, are without weights."""
     silent = list(denoisers_of(pipe).values())
     loaded: list[tuple[Tensor, Tensor]] = []

@@ -17,6 +17,7 @@ from torch import nn
 
 from ...errors import UserError
 from .notes import Notes
+from .stock_pipeline import StockPipeline
 
 HUB_FAILURES = (HTTPError, OSError, ValueError)  # no network, no login, no such thing there
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
@@ -66,7 +67,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     variant: str | None = None,
     revision: str | None = None,
-) -> DiffusionPipeline:
+) -> StockPipeline:
     """`DiffusionPipeline.from_pretrained` on a folder or hub id: safetensors only, no code from the folder.
 
     Args:
@@ -97,7 +98,7 @@ def load(
     return moved(pipe, folder, device)
 
 
-def moved(pipe: DiffusionPipeline, origin: Path, device: str | torch.device) -> DiffusionPipeline:
+def moved(pipe: StockPipeline, origin: Path, device: str | torch.device) -> StockPipeline:
     """The pipeline on a device, or a UserError that says why it cannot be there."""
     try:
         return pipe.to(device)
@@ -157,7 +158,7 @@ def check_weights(*files: Path) -> None:
             ) from error
 
 
-def check_complete(pipe: DiffusionPipeline, origin: Path) -> None:
+def check_complete(pipe: StockPipeline, origin: Path) -> None:
     """Diffusers only warns of weights that a file lacks, and leaves them on the meta device: here it is an error."""
     for part, module in pipe.components.items():
         tensors = module.named_parameters() if isinstance(module, nn.Module) else ()

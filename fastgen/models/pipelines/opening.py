@@ -9,13 +9,13 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline
 
 from ...errors import UserError
 from .fuse import fuse
 from .loading import load, locate, variant_of
 from .notes import Notes
 from .stacked import StackedLoRA, found, written
+from .stock_pipeline import StockPipeline
 
 INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
 
@@ -64,7 +64,7 @@ class Opened:
         default = self.notes.steps[0] if self.notes else None
         return counted.get(steps or default or 0) or next(iter(counted.values()), self.folder)
 
-    def load(self, steps: int | None, *, device: str | torch.device, dtype: torch.dtype) -> DiffusionPipeline:
+    def load(self, steps: int | None, *, device: str | torch.device, dtype: torch.dtype) -> StockPipeline:
         """The pipeline that serves a step count."""
         if not _is_lora(self.folder):
             return load(self.place(steps), device=device, dtype=dtype)
@@ -87,7 +87,7 @@ class Below:
     variant: str | None
     loras: tuple[StackedLoRA, ...]
 
-    def load(self, device: str | torch.device) -> DiffusionPipeline:
+    def load(self, device: str | torch.device) -> StockPipeline:
         """The base alone, in float32."""
         return load(self.base, device=device, variant=self.variant)
 
@@ -112,7 +112,7 @@ def below(folder: Path, notes: Notes, base: str | None, stacked: Sequence[tuple[
 
 
 def put_on(
-    pipe: DiffusionPipeline, folder: Path, loras: Sequence[StackedLoRA], *, scheduler: Path
+    pipe: StockPipeline, folder: Path, loras: Sequence[StackedLoRA], *, scheduler: Path
 ) -> tuple[StackedLoRA, ...]:
     """Gives a base the LoRAs below and the folder's own, and its scheduler; returns all LoRAs in their order."""
     kind = json.loads((scheduler / SCHEDULER).read_text(encoding="utf-8"))["_class_name"]

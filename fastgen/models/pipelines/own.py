@@ -17,14 +17,13 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from diffusers import DiffusionPipeline
-
 from .oracle import Oracle, Read
 from .refusal import checking
+from .stock_pipeline import StockPipeline
 from .watch import record
 
 
-def hold_to_own_scheduler(pipe: DiffusionPipeline, call: Mapping[str, Any], read: Read, *, steps: int) -> None:
+def hold_to_own_scheduler(pipe: StockPipeline, call: Mapping[str, Any], read: Read, *, steps: int) -> None:
     """Runs the stock call with the pipeline's own scheduler over an oracle that speaks by our reading.
 
     Args:
@@ -45,7 +44,7 @@ def hold_to_own_scheduler(pipe: DiffusionPipeline, call: Mapping[str, Any], read
 
 
 @contextmanager
-def _own(pipe: DiffusionPipeline) -> Iterator[Any]:
+def _own(pipe: StockPipeline) -> Iterator[Any]:
     """Within, the pipeline has a copy of its scheduler, which it may wear out."""
     original = pipe.scheduler
     pipe.scheduler = copy.deepcopy(original)

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ...errors import UserError
@@ -25,6 +24,7 @@ from .loading import load
 from .notes import Notes
 from .probe import emitted, opening, probe
 from .refusal import checking
+from .stock_pipeline import StockPipeline
 from .watch import network_of, parts_of
 
 PROBE_PIXELS, PROBE_FRAMES = 256, 9
@@ -49,7 +49,7 @@ class Pipeline:
 
     def __init__(
         self,
-        pipe: DiffusionPipeline,
+        pipe: StockPipeline,
         *,
         num_classes: int | None = None,
         null_label: int | None = None,
@@ -147,7 +147,7 @@ class Pipeline:
         """Where deterministic samplers of the teacher stop: evenly from the noisiest level, with a flow's shift."""
         return even_grid(steps, shift=self._shift())
 
-    def student(self, network: torch.nn.Module, scheduler: Any) -> DiffusionPipeline:
+    def student(self, network: torch.nn.Module, scheduler: Any) -> StockPipeline:
         """A pipeline with another network and scheduler; all other parts are shared with this one."""
         pipe = copy.copy(self.pipe)
         pipe.register_modules(**parts_of(pipe, network), scheduler=scheduler)
@@ -196,7 +196,7 @@ class Pipeline:
         return middle / (1 - middle)
 
 
-def _built(pipe: DiffusionPipeline, **parts: Any) -> DiffusionPipeline:
+def _built(pipe: StockPipeline, **parts: Any) -> StockPipeline:
     """The pipeline as its class builds it with other parts; DDIMPipeline makes a DDIM of any scheduler it is given."""
     takes = signature(type(pipe).__init__).parameters
     settings = {name: value for name, value in pipe.config.items() if name in takes and name not in pipe.components}
@@ -211,7 +211,7 @@ def noted_classes(path: str, num_classes: int | None, null_label: int | None) ->
     return num_classes or notes.num_classes, notes.null_label if null_label is None else null_label
 
 
-def _small(pipe: DiffusionPipeline, shape: tuple[int, ...]) -> dict[str, Any]:
+def _small(pipe: StockPipeline, shape: tuple[int, ...]) -> dict[str, Any]:
     """Call arguments that keep the probe's real runs of the network small, where its samples are large."""
     if torch.Size(shape).numel() <= 4 * (PROBE_PIXELS // 8) ** 2:
         return {}
@@ -220,7 +220,7 @@ def _small(pipe: DiffusionPipeline, shape: tuple[int, ...]) -> dict[str, Any]:
     return {name: value for name, value in wanted.items() if name in parameters(pipe)}
 
 
-def _check_labels(pipe: DiffusionPipeline, classes: range, null_label: int | None) -> None:
+def _check_labels(pipe: StockPipeline, classes: range, null_label: int | None) -> None:
     config = network_of(pipe).config
     dit = config.get("num_embeds_ada_norm")  # DiT's null label lies above its classes
     known, highest = config.get("num_class_embeds") or (dit + 1 if dit else 0), max(classes.stop - 1, null_label or 0)
@@ -231,7 +231,7 @@ def _check_labels(pipe: DiffusionPipeline, classes: range, null_label: int | Non
         )
 
 
-def _null_label(pipe: DiffusionPipeline, classes: range) -> int | None:
+def _null_label(pipe: StockPipeline, classes: range) -> int | None:
     """The embedding just above the real classes, if there is one."""
     count = network_of(pipe).config.get("num_class_embeds") or 0
     return classes.stop if count > classes.stop > 0 else None

@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor
 
 from ...process import Reading
@@ -26,6 +25,7 @@ from .oracle import Read
 from .own import hold_to_own_scheduler
 from .refusal import checking, failure
 from .selftest import Evidence, fitting_guidance, self_test, tolerance
+from .stock_pipeline import StockPipeline
 from .watch import Step, first_value, network_of, record, rehearse
 
 _TIMES = ("timestep", "timesteps", "t")
@@ -42,7 +42,7 @@ class Probed:
     form: CallForm
 
 
-def probe(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[str, Any]) -> Probed:
+def probe(pipe: StockPipeline, alone: Mapping[str, Any], mixed: Mapping[str, Any]) -> Probed:
     """Runs the pipeline for a few steps and reads its denoiser.
 
     Args:
@@ -57,7 +57,7 @@ def probe(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[str,
         return _probed(pipe, alone, mixed)
 
 
-def _probed(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[str, Any]) -> Probed:
+def _probed(pipe: StockPipeline, alone: Mapping[str, Any], mixed: Mapping[str, Any]) -> Probed:
     name, plain = type(pipe).__name__, {**classifier_free(pipe, 1.0), **free_count(pipe)}
     steps = attempt(pipe, {**mixed, **plain}, lambda call: record(pipe, call, steps=STEPS, rows=2))
     with canonical(pipe) as reading:
@@ -81,14 +81,14 @@ def _probed(pipe: DiffusionPipeline, alone: Mapping[str, Any], mixed: Mapping[st
     return Probed(reading, form)
 
 
-def capture(pipe: DiffusionPipeline, form: CallForm, call: Mapping[str, Any], *, rows: int) -> Conditioning:
+def capture(pipe: StockPipeline, form: CallForm, call: Mapping[str, Any], *, rows: int) -> Conditioning:
     """What the pipeline tells its denoiser of those conditions, at the cost of the text encoders only."""
     first = opening(pipe, {**call, **classifier_free(pipe, 1.0)}, rows=rows)
     return form.layout.conditioning(_without_sample(first.calls[0].arguments, form), rows)
 
 
 def capture_null(
-    pipe: DiffusionPipeline,
+    pipe: StockPipeline,
     form: CallForm,
     call: Mapping[str, Any],
     *,
@@ -122,7 +122,7 @@ def capture_null(
     return halves[1] if same(halves[0], plain) else halves[0]
 
 
-def opening(pipe: DiffusionPipeline, call: Mapping[str, Any], *, rows: int) -> Step:
+def opening(pipe: StockPipeline, call: Mapping[str, Any], *, rows: int) -> Step:
     """The first step of a rehearsed call.
 
     Raises:
@@ -135,16 +135,16 @@ def opening(pipe: DiffusionPipeline, call: Mapping[str, Any], *, rows: int) -> S
     return steps[0]
 
 
-def emitted(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int = 2) -> list[float]:
+def emitted(pipe: StockPipeline, call: Mapping[str, Any], *, steps: int, rows: int = 2) -> list[float]:
     """The scheduler timesteps that a stock call with `num_inference_steps=steps` really stops at."""
     return [step.timestep for step in rehearse(pipe, {**call, **classifier_free(pipe, 1.0)}, steps=steps, rows=rows)]
 
 
-def _guided(pipe: DiffusionPipeline, negative: str | None, *, rows: int) -> dict[str, Any]:
+def _guided(pipe: StockPipeline, negative: str | None, *, rows: int) -> dict[str, Any]:
     return guided_call(pipe, _GUIDANCE, negative=negative, rows=rows)
 
 
-def _layout(pipe: DiffusionPipeline, form: CallForm, alone: Mapping[str, Any], mixed: Mapping[str, Any]) -> Layout:
+def _layout(pipe: StockPipeline, form: CallForm, alone: Mapping[str, Any], mixed: Mapping[str, Any]) -> Layout:
     def told(call: Mapping[str, Any], rows: int) -> dict[str, Any]:
         lists = {k: [v[i % len(v)] for i in range(rows)] if isinstance(v, list) else v for k, v in call.items()}
         first = opening(pipe, {**lists, **classifier_free(pipe, 1.0)}, rows=rows)

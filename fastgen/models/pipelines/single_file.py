@@ -10,9 +10,10 @@ from safetensors import safe_open
 
 from ...errors import UserError
 from .loading import check_complete, check_weights, line
+from .stock_pipeline import StockPipeline
 
 
-def load_single_file(file: Path, *, config: str | None, dtype: torch.dtype) -> DiffusionPipeline:
+def load_single_file(file: Path, *, config: str | None, dtype: torch.dtype) -> StockPipeline:
     """`from_single_file` of the pipeline class that the config names, on the CPU.
 
     Args:
@@ -48,7 +49,7 @@ def _recognised(file: Path) -> str:
     return fetch_diffusers_config(shapes)["pretrained_model_name_or_path"]
 
 
-def _pipeline_class(file: Path, config: str) -> type[DiffusionPipeline]:
+def _pipeline_class(file: Path, config: str) -> type[StockPipeline]:
     try:
         name = DiffusionPipeline.load_config(config)["_class_name"]
     except (OSError, ValueError, KeyError) as error:

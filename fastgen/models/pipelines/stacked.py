@@ -5,13 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from diffusers import DiffusionPipeline
-
 from ...errors import UserError
 from ...files import sha256_file
 from .fuse import lora_file
 from .notes import Below
 from .source import LoRAFile
+from .stock_pipeline import StockPipeline
 from .watch import denoisers_of
 
 Keys = Literal["diffusers", "kohya"]
@@ -36,7 +35,7 @@ class StackedLoRA:
     second: bool = False
 
 
-def written(pipe: DiffusionPipeline, folder: str, kind: Keys) -> tuple[StackedLoRA, ...]:
+def written(pipe: StockPipeline, folder: str, kind: Keys) -> tuple[StackedLoRA, ...]:
     """The LoRAs of an export, as they are loaded: one for each denoiser of the pipeline."""
     first = StackedLoRA(folder, FILES[kind])
     second = replace(first, file=FILES[kind].replace(".", "_2."), second=True)

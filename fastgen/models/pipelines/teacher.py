@@ -1,7 +1,6 @@
 """The pipeline that a user wants to distil: a folder, a hub id or a single file, with LoRAs of their own."""
 
 import torch
-from diffusers import DiffusionPipeline
 
 from ...errors import UserError
 from ..quantised import Quantised, quantise
@@ -9,6 +8,7 @@ from .fuse import fuse, lora_file
 from .loading import load, locate, moved
 from .single_file import load_single_file
 from .source import DTYPES, TeacherSource
+from .stock_pipeline import StockPipeline
 from .watch import denoisers_of
 
 
@@ -18,7 +18,7 @@ def load_teacher(
     device: str | torch.device,
     auto: torch.dtype = torch.float32,
     quantised: Quantised | None = None,
-) -> DiffusionPipeline:
+) -> StockPipeline:
     """The pipeline of a source, read straight into its dtype; its LoRAs are fused and its networks plain.
 
     Args:

@@ -12,13 +12,13 @@ from functools import wraps
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
 from ...errors import UserError
 from ..denoiser import output_of
 from ..experts import Experts, networks_in
 from .arguments import parameters
+from .stock_pipeline import StockPipeline
 
 PLUMBING = ("return_dict",)
 NETWORKS = ("transformer", "unet")  # the names of the components that denoise
@@ -50,7 +50,7 @@ class Step:
     stepped: Tensor
 
 
-def denoiser_name(pipe: DiffusionPipeline) -> str:
+def denoiser_name(pipe: StockPipeline) -> str:
     """The name of the component that denoises.
 
     Raises:
@@ -65,13 +65,13 @@ def denoiser_name(pipe: DiffusionPipeline) -> str:
     )
 
 
-def denoisers_of(pipe: DiffusionPipeline) -> dict[str, Any]:
+def denoisers_of(pipe: StockPipeline) -> dict[str, Any]:
     """The components that denoise: one, or two of which the first has the noisier times; raises as `denoiser_name`."""
     second = [SECOND] if pipe.config.get("boundary_ratio") is not None and pipe.components.get(SECOND) else []
     return {name: pipe.components[name] for name in [denoiser_name(pipe), *second]}
 
 
-def network_of(pipe: DiffusionPipeline) -> Any:
+def network_of(pipe: StockPipeline) -> Any:
     """What denoises: a component, or two of them as one; raises as `denoiser_name`."""
     first, *second = denoisers_of(pipe).values()
     if not second:
@@ -80,18 +80,18 @@ def network_of(pipe: DiffusionPipeline) -> Any:
     return Experts(first, *second, boundary=boundary)
 
 
-def parts_of(pipe: DiffusionPipeline, network: nn.Module) -> dict[str, nn.Module]:
+def parts_of(pipe: StockPipeline, network: nn.Module) -> dict[str, nn.Module]:
     """Another network like the pipeline's as its components, by name."""
     return dict(zip(denoisers_of(pipe), networks_in(network).values(), strict=True))
 
 
-def autoencoder_of(pipe: DiffusionPipeline) -> Any:
+def autoencoder_of(pipe: StockPipeline) -> Any:
     """The component that encodes and decodes images, whatever its name; None for a pipeline of pixels."""
     networks = (part for part in pipe.components.values() if isinstance(part, nn.Module))
     return next((part for part in networks if hasattr(part, "encode") and hasattr(part, "decode")), None)
 
 
-def rehearse(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> list[Step]:
+def rehearse(pipe: StockPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> list[Step]:
     """What a stock call tells its denoiser and scheduler, with neither of them run; values of samples mean nothing."""
 
     def still(_step: Callable[..., Any], told: inspect.BoundArguments) -> Any:
@@ -100,7 +100,7 @@ def rehearse(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, ro
     return record(pipe, call, steps=steps, rows=rows, answer=silent(pipe), step=still)
 
 
-def silent(pipe: DiffusionPipeline) -> Callable[[inspect.BoundArguments], Any]:
+def silent(pipe: StockPipeline) -> Callable[[inspect.BoundArguments], Any]:
     """What a denoiser that is not run answers to the arguments of a call: zeros in the form of its output."""
     config = network_of(pipe).config
 
@@ -124,7 +124,7 @@ class Answer(tuple):  # type: ignore[type-arg]
 
 
 def record(
-    pipe: DiffusionPipeline,
+    pipe: StockPipeline,
     call: Mapping[str, Any],
     *,
     steps: int,
@@ -183,7 +183,7 @@ def _listening(
     return listened
 
 
-def _short(pipe: DiffusionPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> dict[str, Any]:
+def _short(pipe: StockPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> dict[str, Any]:
     takes = parameters(pipe)
     short = {"num_inference_steps": steps, "output_type": "latent" if "vae" in pipe.components else "pt"}
     if "batch_size" in takes:
@@ -214,7 +214,7 @@ def replaced(owner: Any, name: str, function: Callable[..., Any]) -> Iterator[No
 
 
 @contextmanager
-def undisturbed(pipe: DiffusionPipeline) -> Iterator[None]:
+def undisturbed(pipe: StockPipeline) -> Iterator[None]:
     """Within, the pipeline runs without graph and progress bar; the random streams are afterwards as they were."""
     bar = getattr(pipe, "_progress_bar_config", {})
     devices = [pipe.device] if pipe.device.type == "cuda" else []
