@@ -219,7 +219,14 @@ def without_binning(monkeypatch):
     )
 
 
-@pytest.mark.parametrize(("config", "kohya"), [("sd15", True), ("flux", True), ("sana", False)])
+@pytest.mark.parametrize(
+    ("config", "kohya"),
+    [
+        ("sd15", True),
+        pytest.param("flux", True, marks=pytest.mark.slow),
+        pytest.param("sana", False, marks=pytest.mark.slow),
+    ],
+)
 def test_anybodys_pipeline_with_a_lora_becomes_verified_exports(config, kohya, tmp_path, request, capsys):
     if config == "sana":
         request.getfixturevalue("without_binning")

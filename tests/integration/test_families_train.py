@@ -1,6 +1,7 @@
 """Every family from a folder to verified exports, as `train.py` does it: data-free DMD2, with both sharings."""
 
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,15 @@ from fastgen.models.pipelines.watch import network_of
 
 REFUSED = {"cogview4", "latte"}
 TRAINED = [name for name in FAMILIES if name not in REFUSED]
-FULL = {"ddpm", "dit", "stable_diffusion", "sd3", "flux", "sana_sprint", "wan"}  # each kind of sample and of call
+FAST = {  # each kind of sample and of call, once; all others, and the other sharing, train for three minutes in all
+    "ddpm": "full",
+    "dit": "lora",
+    "stable_diffusion": "lora",
+    "sd3": "full",
+    "flux": "lora",
+    "sana_sprint": "full",
+    "wan": "lora",
+}
 
 
 def settings(family: Family, folder: Path, sharing: str) -> Config:
@@ -47,10 +56,10 @@ def settings(family: Family, folder: Path, sharing: str) -> Config:
 
 
 def runs() -> Iterator[object]:
-    """Each family with a shared network, which exports a LoRA beside the whole; some, else by hand, with full ones."""
-    for name in TRAINED:
-        yield pytest.param(name, "lora", id=f"{name}-lora")
-        yield pytest.param(name, "full", id=f"{name}-full", marks=[pytest.mark.slow] * (name not in FULL))
+    """Each family with a shared network, which exports a LoRA beside the whole, and with networks of their own."""
+    for name, sharing in product(TRAINED, ("lora", "full")):
+        slow = FAST.get(name) != sharing
+        yield pytest.param(name, sharing, id=f"{name}-{sharing}", marks=[pytest.mark.slow] * slow)
 
 
 @pytest.mark.usefixtures("near_stranger", "few_previews")

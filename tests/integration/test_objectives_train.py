@@ -157,7 +157,11 @@ def test_the_pipelines_share_the_objectives_out():
 
 @pytest.mark.parametrize(
     ("name", "kind", "told"),
-    [("dmd2", "classes", ["called"]), ("tdm", "classes", ["called", "landed"]), ("phased_dmd", "sd3", ["landed"])],
+    [
+        ("tdm", "classes", ["called", "landed"]),
+        pytest.param("dmd2", "classes", ["called"], marks=pytest.mark.slow),
+        pytest.param("phased_dmd", "sd3", ["landed"], marks=pytest.mark.slow),
+    ],
 )
 def test_a_fake_score_with_embeddings_goes_on_as_if_nothing_had_happened(name, kind, told, tmp_path):
     file = write(tmp_path, kind, name)

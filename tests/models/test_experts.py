@@ -9,9 +9,9 @@ import torch
 from closed_forms import scripted, streams
 from exporting import family_student
 from families import FAMILIES
+from recorder import STOPS, recorded_roles
 from rounding import assert_alike
 from safetensors.torch import save_file
-from test_rollout import STOPS, recorded_roles
 from torch import Tensor, nn
 
 from fastgen.config import yaml_file as configfile

@@ -20,7 +20,7 @@ from closed_forms import (
     slopes,
     streams,
 )
-from test_rollout import Recorder
+from recorder import Recorder
 from torch import Tensor
 
 from fastgen.models.roles import Roles

@@ -16,8 +16,8 @@ from closed_forms import (
     slopes,
     streams,
 )
+from recorder import Recorder
 from test_directions import classed, clean_mean, level
-from test_rollout import Recorder
 from torch import Tensor
 
 from fastgen.models.calls import look

@@ -27,8 +27,8 @@ from closed_forms import (
     streams,
 )
 from quadrature import LINE, SQUARE, leaves, marginals, quadrature
+from recorder import Recorder
 from rounding import assert_alike
-from test_rollout import Recorder
 from torch import Tensor
 from torch.nn.functional import softplus
 

@@ -25,7 +25,7 @@ from closed_forms import (
     slopes,
     streams,
 )
-from test_rollout import Recorder
+from recorder import Recorder
 
 from fastgen.models.calls import guided, look, through
 from fastgen.models.roles import Roles

@@ -1,52 +1,15 @@
 """How the generator is run in training."""
 
-from dataclasses import dataclass
-
 import pytest
 import torch
 from closed_forms import OTHER_FACTOR, OTHER_MEAN, PLANE, REAL, close, processes, scripted, streams
-from torch import Tensor, nn
+from recorder import STOPS, recorded_roles
+from torch import Tensor
 
-from fastgen.models.calls import NONE, Scalars
-from fastgen.models.conditioning import Conditioning
-from fastgen.models.roles import Roles
 from fastgen.objectives import Batch
 from fastgen.objectives.parts.rollout import land, landed
-from fastgen.process import Flow, Prediction, Process, even_grid
-from fastgen.proofs.analytic import AffineGenerator
+from fastgen.process import Flow, Process, even_grid
 from fastgen.proofs.toy import toy_batch
-
-
-@dataclass(frozen=True)
-class Call:
-    x_t: Tensor
-    t: Tensor
-    cond: Conditioning
-    x0: Tensor
-    recorded_graph: bool
-
-
-class Recorder(nn.Module):
-    """A denoiser that remembers its calls."""
-
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner, self.process, self.scalars = inner, inner.process, inner.scalars
-        self.guide, self.tap = inner.guide, inner.tap
-        self.calls: list[Call] = []
-
-    def forward(self, x_t: Tensor, t: Tensor, cond: Conditioning, scalars: Scalars = NONE) -> Prediction:
-        prediction = self.inner(x_t, t, cond, scalars)
-        self.calls.append(Call(x_t.detach(), t, cond, prediction.x0.detach(), torch.is_grad_enabled()))
-        return prediction
-
-
-def recorded_roles(process: Process, grids: list[Tensor]) -> tuple[Roles, Recorder]:
-    recorder = Recorder(AffineGenerator(process, OTHER_MEAN, OTHER_FACTOR))
-    return Roles({"generator": recorder}, grids=grids), recorder
-
-
-STOPS = torch.tensor([0.9, 0.7, 0.4, 0.2], dtype=torch.float64)
 
 
 def check_backward_simulation(process: Process) -> None:

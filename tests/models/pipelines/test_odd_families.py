@@ -6,7 +6,7 @@ import pytest
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
 from families_odd import ODD
-from test_probe_families import agree, asked, stock, times
+from stock_loop import agree, asked, stock, times
 
 from fastgen.errors import UserError
 from fastgen.export.serving import servings

@@ -1,46 +1,21 @@
 """Every family through the probe: no list of names, the recorded stock loop is the judge."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 import torch
 from families import FAMILIES, probed
-from torch import Tensor
+from stock_loop import PROMPTS, agree, asked, stock, times
 
 from fastgen.errors import UserError
 from fastgen.models.calls import guided, look
-from fastgen.models.pipelines.arguments import classifier_free, free_count, guided_call
-from fastgen.models.pipelines.canonical import canonical, view
+from fastgen.models.pipelines.arguments import classifier_free, guided_call
 from fastgen.models.pipelines.pipeline import Pipeline
-from fastgen.models.pipelines.watch import Step, record
+from fastgen.models.pipelines.watch import record
 
-PROMPTS = ["fox", "a red bird in the snow", "two"]
 UNGUIDED = {"ddpm", "consistency", "sana_sprint", "flux2"}
 REFUSED = {"cogview4", "latte"}
 every_family = pytest.mark.parametrize("name", [name for name in FAMILIES if name not in REFUSED])
-
-
-def asked(pipeline: Pipeline, rows: list[int]) -> dict[str, Any]:
-    """Arguments of `Pipeline.condition`: the prompts, or labels, at these places."""
-    return {"labels": torch.tensor([3, 1, 8])[rows], "prompts": [PROMPTS[row] for row in rows]}
-
-
-def stock(pipeline: Pipeline, steps: int, **guidance: Any) -> list[Step]:
-    """Steps of the stock loop for all three."""
-    told = {"none": {}, "label": {"class_labels": [3, 1, 8]}, "prompt": {"prompt": PROMPTS}}[pipeline.kind]
-    with canonical(pipeline.pipe):
-        call = {**told, **pipeline.size, **guidance, **free_count(pipeline.pipe)}
-        seen = record(pipeline.pipe, call, steps=steps, rows=3)
-        return [view(pipeline.pipe, step) for step in seen]
-
-
-def times(pipeline: Pipeline, steps: list[Step]) -> Tensor:
-    return pipeline.reading.time(torch.tensor([step.timestep for step in steps], dtype=torch.float64))
-
-
-def agree(ours: Tensor, theirs: Tensor) -> None:
-    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 5e-5
 
 
 @every_family
