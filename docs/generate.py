@@ -8,6 +8,7 @@ Every class that a setting may hold gets a table of its fields: name, type, defa
 
 import dataclasses
 import inspect
+import json
 import re
 import sys
 import types
@@ -20,6 +21,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from eval.metrics_json import Report
 from fastgen.config.schema import Config
 from fastgen.data import SOURCES
 from fastgen.objectives import OBJECTIVES
@@ -58,6 +60,33 @@ Mappings that the settings above may hold; `law` says which of several is meant.
 """
 
 
+ABOUT_REPORTS = """# metrics.json, format 2
+
+<!-- Written by `python docs/generate.py` from the code: change the docstrings there. -->
+
+`python -m eval --out report` writes `report/metrics.json` after every row (whole or not at all), image files beside it
+and, at the end, `report/report.html`: everything in one page that needs no network. `python -m eval.page report` writes
+the page again. A digits run writes the same files for its own protocol.
+
+The file is strict JSON: no NaN, no infinity. `null` means "does not apply or was not measured"; the reason then stands
+in the row's `not_measured`. Paths of images are relative to the folder of `metrics.json`, with `/`. A reader must
+refuse a `format` that it does not know, and pass over keys that it does not know. A field with a default may be absent
+in files of earlier versions. In Python `eval.metrics_json.Report.read(folder)` reads it; as a JSON schema:
+[metrics_schema.json](metrics_schema.json).
+
+Names of figures: `fid`, `fid_infinity`, `kid`, `inception_score`, `precision`, `recall`, `density`, `coverage`, `cmmd`,
+`clip_score`, `reward_<name>`, `diversity`, `diversity_ratio` (to the first teacher row), `lpips` (between images of one
+prompt or class, at 64 px), `lpips_ratio`, `vendi`, `saturation_ratio`, `contrast_ratio` (to the real images),
+`spectrum_gap` (largest |dB| of a band), `nyquist_peak`, `swd`, `accuracy`; of digits `frechet`, `accuracy`, `diversity`
+(to the real digits).
+
+With `--seeds K` a pipeline is measured on K blocks of `num` seeds, one after the other: `values` has one value per
+block, `value` is their mean (which `--assert` takes), `spread` their standard deviation, `low` and `high` the means of
+the blocks' ends: one block's interval. `spectrum`, `per_class` and the gallery are the first block's, costs those of
+all.
+"""
+
+
 @dataclass(frozen=True)
 class Setting:
     """One row of a table, in words; `default` is empty where the setting is required."""
@@ -70,7 +99,11 @@ class Setting:
 
 def pages() -> dict[Path, str]:
     """Every generated page and its text."""
-    return {DOCS / "settings.md": settings_page()}
+    return {
+        DOCS / "settings.md": settings_page(),
+        DOCS / "metrics.md": f"{ABOUT_REPORTS}\n{model_page(Report)}\n",
+        DOCS / "metrics_schema.json": json.dumps(Report.model_json_schema(), indent=1) + "\n",
+    }
 
 
 def settings_page() -> str:
@@ -119,7 +152,7 @@ def settings_of(kind: type) -> Iterator[Setting]:
     said = meanings(kind)
     for name, annotation, default, description in _fields(kind):
         kind_of = TABLES.get(name) if annotation is Any or get_args(annotation)[:1] == (Any,) else None
-        meaning = description or said.get(name) or ("names this law" if name == "law" else "")
+        meaning = _cell(description) or said.get(name) or ("names this law" if name == "law" else "")
         yield Setting(name, kind_of or worded(annotation), shown(default), meaning)
 
 
@@ -191,14 +224,20 @@ def _named(name: str, kind: type) -> list[str]:
 
 def _fields(kind: type) -> Iterator[tuple[str, Any, Any, str]]:
     """(name, annotation with its bounds, default, description) of each field."""
-    if issubclass(kind, BaseModel):
-        for name, info in kind.model_fields.items():
+    if known := _described(kind):
+        for name, info in known.items():
             yield name, _annotated(info), _default(info), info.description or ""
         return
     hints = get_type_hints(kind, include_extras=True)
     for field in dataclasses.fields(kind) if is_dataclass(kind) else ():
         default = field.default_factory() if field.default_factory is not MISSING else field.default
         yield field.name, hints[field.name], default, ""
+
+
+def _described(kind: type) -> Mapping[str, FieldInfo]:
+    """The fields of a pydantic model or pydantic dataclass, with what is said of each; empty for another class."""
+    found: Mapping[str, FieldInfo] = getattr(kind, "__pydantic_fields__", {})
+    return found
 
 
 def _annotated(info: FieldInfo) -> Any:
@@ -242,7 +281,7 @@ def _entry(line: str, known: set[str]) -> re.Match[str] | None:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def _bounded(words: str, extras: Sequence[Any]) -> str:
@@ -261,7 +300,7 @@ def _plain(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, tuple | list):
         return f"[{', '.join(map(_plain, value))}]"
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return f"{value:g}" if isinstance(value, float) else str(value) or '""'
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -3,12 +3,11 @@
 Imports no torch, so that a report is read as fast as any other file.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from fastgen.errors import UserError
@@ -66,9 +65,9 @@ class Protocol:
 class Asked:
     """What a picture was asked to show; null where it does not apply."""
 
-    label: int | None = None
-    class_name: str | None = None
-    prompt: str | None = None
+    label: Annotated[int | None, Field(description="A class by its number.")] = None
+    class_name: Annotated[str | None, Field(description="Where the extractor has names for classes.")] = None
+    prompt: Annotated[str | None, Field(description="A text as the pipeline got it.")] = None
 
 
 @dataclass(frozen=True, config=PART, kw_only=True)
@@ -76,6 +75,7 @@ class Item(Asked):
     """What picture k of every row was asked to show."""
 
     seed: int
+    """Of the image; files show their first images instead."""
 
 
 @dataclass(frozen=True, config=PART, kw_only=True)
@@ -83,6 +83,7 @@ class Strip(Asked):
     """One label or prompt, many seeds."""
 
     seeds: tuple[int, ...]
+    """One per image."""
     images: Mapping[str, tuple[str, ...]]
     """By row: `images/<row id>/strip-<seed>.png`."""
 
@@ -104,10 +105,12 @@ class Gallery:
     """The same seeds, and labels or prompts, for every row; rows that are image files show their first images."""
 
     items: tuple[Item, ...]
+    """What every row was asked for, picture by picture."""
     images: Mapping[str, tuple[str | None, ...]]
     """By row: `images/<row id>/<seed>.png`, one per item, null for one that `--skip-bad` left out; rows without
     pictures (statistics) are absent."""
     strip: Strip | None
+    """null where no pipeline was drawn."""
     neighbours: Mapping[str, tuple[tuple[Near, ...], ...]]
     """By generated row and item: its nearest real images by feature distance, nearest first."""
 
@@ -119,6 +122,7 @@ class Measured:
     row: str
     """Its id."""
     value: float | None
+    """null where it was not measured."""
 
 
 @dataclass(frozen=True, config=PART)
@@ -126,9 +130,11 @@ class Verdict:
     """An assertion of `--assert`, such as `fid[4] < 5`, beside what was measured."""
 
     text: str
+    """As it was given."""
     holds: bool
     """For every row that it speaks of, of which there is one, and no value is null."""
     measured: tuple[Measured, ...]
+    """One entry for each row that it speaks of."""
 
 
 @dataclass(frozen=True, config=PART)
@@ -136,10 +142,13 @@ class RealImages:
     """The reference."""
 
     path: str
+    """As it was given."""
     kind: Kind
+    """`images`, or `statistics` of their features."""
     num: int | None
-    """null: a statistics file that does not say."""
+    """Images; null: a statistics file that does not say."""
     skipped: int
+    """Images left out by `--skip-bad`."""
 
 
 @dataclass(frozen=True, config=PART)
@@ -147,8 +156,11 @@ class LineFile:
     """A file with one prompt or label per line."""
 
     path: str
+    """As it was given."""
     sha256: str
+    """Of its content, 64 hexadecimal digits."""
     count: int
+    """Lines."""
 
 
 @dataclass(frozen=True, config=PART, kw_only=True)
@@ -156,10 +168,13 @@ class Provenance:
     """Where the figures come from: files, seeds, machine, versions and settings."""
 
     reference: RealImages
+    """What all other rows are compared with."""
     seeds: tuple[int, int] | None
     """First and last of all generated images, both inclusive."""
     prompts: LineFile | None
+    """Of `--prompts`; null without."""
     labels: LineFile | None
+    """Of `--labels`; null without."""
     processes: int
     """That shared the work."""
     settings: Mapping[str, Any]
@@ -182,7 +197,9 @@ class Report(BaseModel):
     model_config = ConfigDict(frozen=True, **PART)
 
     format: Literal[2] = FORMAT
+    """A reader refuses any other."""
     protocol: Protocol
+    """What all rows were measured by."""
     figures: Mapping[str, About]
     """What every number in a row's `metrics` means, in the order of a table's columns; a name in no row is absent."""
     rows: tuple[Row, ...]
@@ -190,7 +207,9 @@ class Report(BaseModel):
     gallery: Gallery | None
     """What the image files show."""
     assertions: tuple[Verdict, ...] = ()
+    """Of `--assert`, in its order."""
     provenance: Provenance
+    """Where the figures come from."""
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -220,7 +239,3 @@ def _first(error: ValidationError) -> str:
     one = error.errors(include_url=False, include_context=False)[0]
     found = f", not {one['input']!r}" if isinstance(one["input"], int | float | str | None) else ""
     return f"{'.'.join(map(str, one['loc'])) or 'the file'}: {one['msg']}{found[:200]}"
-
-
-if __name__ == "__main__":
-    print(json.dumps(Report.model_json_schema(), indent=1))

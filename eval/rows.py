@@ -22,7 +22,9 @@ class Origin:
     """How the images of a row were made; what does not apply is null, and so is what had no effect."""
 
     path: str
+    """Folder, file or hub id, as it was given."""
     kind: Kind
+    """`pipeline`: drawn for this report; `statistics`: of features alone."""
     guidance: float | None = None
     """w of uncond + w (cond - uncond), 1 = none."""
     first_seed: int | None = None
@@ -30,6 +32,7 @@ class Origin:
     dtype: str | None = None
     """`autocast`: float32 weights, samples, guidance and scheduler, networks compute in bfloat16."""
     negative_prompt: str | None = None
+    """The same for every image."""
     arguments: Mapping[str, Any] | None = None
     """That the pipeline's call was told under its own names: size and guidance."""
 
@@ -39,7 +42,9 @@ class Skipped:
     """An image that was left out, and why."""
 
     name: str
+    """Its file, as it lies in its folder or archive."""
     reason: str
+    """One sentence."""
 
 
 @dataclass(frozen=True, config=PART)
@@ -65,6 +70,7 @@ class Bill:
     peak_memory_gib: float | None
     """Largest allocation on the GPU of a process while it drew; null on a CPU."""
     batch_size: int
+    """Images drawn at once."""
 
 
 @dataclass(frozen=True, config=PART)
@@ -76,6 +82,7 @@ class Band:
     high: float
     """Cycles per image."""
     db: float
+    """10 log10 of the ratio of powers."""
 
     @property
     def label(self) -> str:
@@ -89,6 +96,7 @@ class Power:
     cycles: int
     """Per image."""
     power: float
+    """|FFT|^2 / (H W) of pixels in [0, 1], mean over images, channels and directions."""
 
 
 @dataclass(frozen=True, config=PART)
@@ -108,12 +116,15 @@ class ClassRow:
     """One class of the table."""
 
     label: int
+    """That was asked for."""
     name: str
+    """Of the extractor where its classes are these, otherwise the number."""
     num: int
+    """Images of it."""
     accuracy: float | None
-    """null where it was not measured."""
+    """Share that is read as asked; null where it was not measured."""
     diversity: float | None
-    """null where it was not measured."""
+    """As in `metrics`; null where it was not measured."""
 
 
 @dataclass(frozen=True, config=PART)
@@ -127,9 +138,11 @@ class Row:
     title: str
     """For people: "teacher, 50 steps"."""
     source: Origin
+    """How its images were made."""
     num: int | None
     """Images measured, of several blocks of seeds those of one; null: a statistics file that does not say."""
     metrics: Mapping[str, Figure]
+    """By the names in `figures` of the report."""
     not_measured: Mapping[str, str]
     """Chosen figures that this row lacks, and why."""
     steps: int | None = None
@@ -137,10 +150,12 @@ class Row:
     nfe: float | None = None
     """Network calls per image, a guided pair counts two."""
     costs: Bill | None = None
+    """null where nothing was drawn."""
     skipped: tuple[Skipped, ...] = ()
     """Left out by `--skip-bad`."""
     flagged: tuple[Flagged, ...] = ()
     """They count in the figures unless `--skip-flagged` leaves them out."""
     spectrum: Levels | None = None
+    """null where images differ in size or are small."""
     per_class: tuple[ClassRow, ...] | None = None
     """In the order of labels; null where labels are not known, never empty."""

@@ -14,8 +14,9 @@ class Figure:
     value: float
     """Of several blocks of seeds their mean."""
     low: float | None = None
-    """Of its interval; null where the metric has none."""
+    """The lower end of its interval; null where the metric has none."""
     high: float | None = None
+    """The upper end."""
     details: Mapping[str, int | float | str] = field(default_factory=dict)
     """Flat numbers and words that belong to it: subset sizes, seeds, R^2, k."""
     spread: float | None = None
