@@ -1,5 +1,6 @@
 """YAML and dotted overrides into a Config; all errors at once, each with its path and a suggestion."""
 
+import copy
 import hashlib
 import json
 import re
@@ -68,8 +69,8 @@ _Loader.add_constructor("tag:yaml.org,2002:float", lambda loader, node: float(lo
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)  # the latter two: `!!int x`, and 1,000 nested brackets
 
 
-def load(path: Path, overrides: Sequence[str] = ()) -> Config:
-    """The config of a run.
+def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) -> Config:
+    """The config of a run, from a YAML file or a mapping of the same form.
 
     A top-level `objective` is short for a single stage. `train` at the top holds for every stage, whose own
     `train` changes it. `data.prompts=FILE` is short for a source of prompts.
@@ -77,14 +78,15 @@ def load(path: Path, overrides: Sequence[str] = ()) -> Config:
     Raises:
         UserError: no such file, no YAML, or settings that do not fit; every wrong setting is listed.
     """
-    raw = _read(path)
+    held = isinstance(source, Mapping)
+    raw = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else _read(Path(source))
     for override in overrides:
         _override(raw, override)
     try:
         return Config.model_validate(_with_stages(_with_source(raw)))
     except ValidationError as error:
         lines = "\n".join(f"  {line}" for line in _listed(error))
-        raise UserError(f"{path} is not a valid config:\n{lines}") from error
+        raise UserError(f"{'this mapping' if held else source} is not a valid config:\n{lines}") from error
 
 
 def dump(config: Config) -> str:

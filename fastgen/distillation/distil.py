@@ -8,16 +8,12 @@ from accelerate import Accelerator
 
 from ..config.schema import Config
 from ..engine.distributed import alone, leave, meet
-from ..engine.dtypes import AUTOCAST, QUANTISED, base_of, teacher_dtype
+from ..engine.dtypes import AUTOCAST
 from ..engine.run import Run, Trained
 from ..errors import UserError
 from ..models.calls import LARGE
-from ..models.pipelines.arguments import size_arguments
-from ..models.pipelines.attention import avoid_cudnn, check_attention, set_attention
-from ..models.pipelines.create import create
-from ..models.pipelines.pipeline import Pipeline, noted_classes
-from ..models.pipelines.teacher import load_teacher
-from ..models.pipelines.watch import denoisers_of
+from ..models.pipelines.attention import avoid_cudnn, check_attention
+from ..models.pipelines.pipeline import Pipeline
 from .checks import check_grids, check_needs, check_stages
 from .monitor import yardstick
 from .plan import recipe_of
@@ -25,6 +21,7 @@ from .preflight import check_device, check_output
 from .rehearsal import rehearse_export, rehearse_pictures
 from .release import check_release, release
 from .student import Student
+from .teacher import teacher_of
 
 
 def distil(config: Config, *, recipes: Path, resume: bool = False) -> Path:
@@ -45,14 +42,14 @@ def distil(config: Config, *, recipes: Path, resume: bool = False) -> Path:
 
 def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     check_stages(config)
-    accelerator = _accelerator(config)
+    accelerator = accelerator_of(config)
     alone(lambda: check_output(config, resume=resume))
     config.data.check()
     computed = {AUTOCAST[stage.train.precision] or torch.float32 for stage in config.stages}
     for dtype in computed:
         check_attention(config.attention, device=accelerator.device, dtype=dtype)
     _ensure_teacher(config, recipes, accelerator)
-    pipeline = _teacher(config, accelerator.device)
+    pipeline = teacher_of(config, accelerator.device)
     torch.backends.cudnn.benchmark = torch.Size(pipeline.shape).numel() < LARGE  # trials of large maps cost much memory
     check_needs(config, pipeline)
     check_release(config, pipeline)
@@ -118,7 +115,12 @@ def _measure(student: Student, trained: Trained) -> None:
     print(f"picture: {config.out / 'report' / 'digits.png'}, page: {config.out / 'report' / 'report.html'}")
 
 
-def _accelerator(config: Config) -> Accelerator:
+def accelerator_of(config: Config) -> Accelerator:
+    """The device and the processes of a run.
+
+    Raises:
+        UserError: the config asks for a device that is not there.
+    """
     cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     check_device(config)
     avoid_cudnn()
@@ -140,26 +142,3 @@ def _ensure_teacher(config: Config, recipes: Path, accelerator: Accelerator) -> 
     accelerator.print(f"no teacher in {config.teacher.path} yet: training it by {recipe.file}")
     resume = (recipe.config.out / "checkpoints").is_dir()
     _distilled(recipe.config, recipes=recipe.file.parent, resume=resume)
-
-
-def _teacher(config: Config, device: torch.device) -> Pipeline:
-    """The teacher as the config names it, probed."""
-    spec, wanted = config.teacher, config.student
-    num_classes, null_label = spec.num_classes, spec.null_label
-    if spec.new is not None:
-        pipe = create(spec.new.pipeline, spec.new.parts, seed=config.seed).to(device)
-    else:
-        base = base_of(config)
-        quantised = base if config.sharing == "lora" and base in QUANTISED else None
-        pipe = load_teacher(spec.source, device=device, auto=teacher_dtype(config), quantised=quantised)
-        num_classes, null_label = noted_classes(spec.source.path, num_classes, null_label)
-    for network in denoisers_of(pipe).values():
-        set_attention(network, config.attention)
-    return Pipeline(
-        pipe,
-        num_classes=num_classes,
-        null_label=null_label,
-        size=size_arguments(pipe, height=wanted.height, width=wanted.width, frames=wanted.frames),
-        negative_prompt=spec.negative_prompt,
-        cache=config.cache,
-    )

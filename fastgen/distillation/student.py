@@ -39,14 +39,14 @@ class Student:
     Args:
         config: of the run.
         pipeline: the teacher.
-        device: of the networks.
+        device: of the networks; the teacher's where not given.
 
     Raises:
         UserError: no stock scheduler samples as the config asks; names the step counts that work.
     """
 
-    def __init__(self, config: Config, pipeline: Pipeline, device: torch.device) -> None:
-        self.config, self.pipeline, self.device = config, pipeline, device
+    def __init__(self, config: Config, pipeline: Pipeline, device: torch.device | None = None) -> None:
+        self.config, self.pipeline, self.device = config, pipeline, device or pipeline.pipe.device
         with pipeline.encoder.awake():
             self.servings = servings(
                 pipeline.pipe.scheduler,

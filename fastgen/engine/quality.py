@@ -20,8 +20,9 @@ from ..config.yaml_file import digest
 from ..errors import CheckpointError
 from ..files import atomic_folder, atomic_json
 from ..models.baking import baked
-from ..models.roles import EMBEDDED, put, taken
+from ..models.roles import EMBEDDED, Roles, put, taken
 from .distributed import alone, shared
+from .feed import Feed
 from .stage import Stage
 
 _FILE = "generator.safetensors"
@@ -149,17 +150,26 @@ def copied(stage: Stage) -> dict[str, Tensor]:
     return taken(stage.roles["generator"])
 
 
-def plain(stage: Stage, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def left_by(stage: Stage) -> dict[str, dict[str, Tensor]]:
+    """The generator's weights that a stage leaves to the next: its last, and their average where one is kept."""
+    weights = {"generator": copied(stage)}
+    if stage.ema is not None:
+        with averaged(stage):
+            weights["ema"] = copied(stage)
+    return weights
+
+
+def plain(roles: Roles, weights: Mapping[str, Tensor], feed: Feed) -> dict[str, Tensor]:
     """What was `copied`, for a stock network: what the embeddings are told at the student's stops is baked in.
 
-    See `fastgen.models.baking`. The generator of the stage, which is over, gets these weights.
+    See `fastgen.models.baking`. The generator of the roles, whose training is over, gets these weights.
     """
-    if not stage.roles.told:
+    if not roles.told:
         return dict(weights)
-    generator = stage.roles["generator"]
+    generator = roles["generator"]
     put(generator, weights)
     own = {name: value for name, value in weights.items() if not name.startswith(EMBEDDED)}
-    return baked(generator, own, stage.roles.told, stage.spec.feed.example())  # type: ignore[arg-type]
+    return baked(generator, own, roles.told, feed.example())  # type: ignore[arg-type]
 
 
 def write_weights(folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

@@ -14,6 +14,7 @@ from ..errors import CheckpointError
 from ..files import atomic_text
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.refusal import cause
+from ..models.roles import Roles
 from ..seeds import seed_of
 from . import checkpoint
 from .distributed import alone
@@ -21,7 +22,7 @@ from .dtypes import autocast_of, base_of
 from .feed import Feed, PairSet
 from .log import RunLog
 from .pairs import teacher_pairs
-from .quality import Quality, Yardstick, averaged, copied, passed, plain, read_weights, write_weights
+from .quality import Quality, Yardstick, averaged, left_by, passed, plain, read_weights, write_weights
 from .roles import Weights, build_roles
 from .stage import Stage, StageSpec
 
@@ -82,14 +83,15 @@ class Run:
         weights: dict[str, dict[str, Tensor]] = {}
         for index, stage_config in enumerate(self.config.stages[start:], start):
             resumed = snapshot if index == start else None
-            stage = self._stage(index, stage_config, weights if resumed is None else None)
+            stage = self.stage(index, weights if resumed is None else None)
             quality = Quality(self.yardstick, self.config.evaluate, self.config.out / "best")
             if resumed is not None:
                 stage.restore(resumed)
                 self._restore(quality, resumed)
             self._run(stage, quality)
             weights = _left_by(stage, quality)
-            finished[stage_config.name] = plain(stage, weights.get("ema", weights["generator"]))
+            latest = weights.get("ema", weights["generator"])
+            finished[stage_config.name] = plain(stage.roles, latest, stage.spec.feed)
             self._finish(stage, quality, finished[stage_config.name])
             del stage  # its networks and moments must not stand beside the next stage's
         return Trained(finished)
@@ -119,8 +121,20 @@ class Run:
                 "are used, not the last"
             )
 
-    def _stage(self, index: int, config: StageConfig, weights: Weights | None) -> Stage:
-        roles = build_roles(
+    def stage(self, index: int, weights: Weights | None) -> Stage:
+        """One of the run's stages, untrained.
+
+        Args:
+            weights: what the stage before left; None leaves the generator to a checkpoint.
+        """
+        config = self.config.stages[index]
+        roles = self.roles(config, weights)
+        spec = StageSpec(config.name, index, config.objective, self.feed(config), config.train, self.config.seed)
+        return Stage(spec, roles, self.accelerator)
+
+    def roles(self, config: StageConfig, weights: Weights | None) -> Roles:
+        """Who exists in a stage, with the weights that they start from."""
+        return build_roles(
             self.pipeline,
             config,
             grids=self.grids,
@@ -133,12 +147,13 @@ class Run:
             lora=self.config.lora,
             base=base_of(self.config),
         )
+
+    def feed(self, config: StageConfig) -> Feed:
+        """The batches of a stage; teacher samples are made first where its objective needs them."""
         loader = Loader(self.config.data, seed=seed_of(self.config.seed, "data"), flip=self.config.flip)
         needs = config.objective.needs
         pairs = self._pairs(config) if "pairs" in needs else None
-        feed = Feed(self.pipeline, loader, self.accelerator.device, needs, pairs)
-        spec = StageSpec(config.name, index, config.objective, feed, config.train, self.config.seed)
-        return Stage(spec, roles, self.accelerator)
+        return Feed(self.pipeline, loader, self.accelerator.device, needs, pairs)
 
     def _pairs(self, config: StageConfig) -> PairSet:
         loader = Loader(self.config.data, seed=seed_of(self.config.seed, "pairs"))
@@ -231,10 +246,7 @@ def _stopped(stage: Stage, quality: Quality) -> str | None:
 
 
 def _left_by(stage: Stage, quality: Quality) -> dict[str, dict[str, Tensor]]:
-    weights = {"generator": copied(stage)}
-    if stage.ema is not None:
-        with averaged(stage):
-            weights["ema"] = copied(stage)
+    weights = left_by(stage)
     if quality.weights:
         weights["generator" if stage.ema is None else "ema"] = quality.weights
     return weights

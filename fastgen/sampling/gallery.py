@@ -10,7 +10,7 @@ from typing import Any, Literal, TypeVar
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, warn
 from ..files import atomic_json
 from ..models.pipelines import arguments
 from ..models.pipelines.notes import Notes
@@ -42,7 +42,7 @@ class Order:
     """
 
     pipeline: str
-    out: Path
+    out: Path = Path("samples")
     base: str | None = None
     stacked: Sequence[tuple[Path, float | None]] = ()
     asked: Asked = field(default_factory=Asked)
@@ -121,13 +121,7 @@ def fill(order: Order, warn: Callable[[str], None]) -> Record:
         UserError: files in the way, no such pipeline, or an order that the pipeline cannot take.
     """
     _refuse_overwriting(order)
-    opened = Opened(order.pipeline, order.base, order.stacked)
-    notes = opened.notes
-    device = ("cuda" if torch.cuda.is_available() else "cpu") if order.device == "auto" else order.device
-    pipe = opened.load(order.asked.steps, device=device, dtype=getattr(torch, order.dtype))
-    request = _request(order, pipe=pipe, notes=notes)
-    warn_of_steps(notes, order.asked.steps, warn)
-    call = settle(pipe, notes, order.asked, example=_example(pipe, request), warn=warn)
+    pipe, request, call = _settled(order, warn)
     written = _write(_drawn(pipe, request, call, order), order.out)
     record = _record(order, request, call, pipe, written)
     for name, size in (("height", record.height), ("width", record.width)):
@@ -135,6 +129,62 @@ def fill(order: Order, warn: Callable[[str], None]) -> Record:
             warn(f"{name} {getattr(order.asked, name)} was asked for, but its pictures have {size}.")
     atomic_json(order.out / _RECORD, asdict(record))
     return record
+
+
+def sample(
+    pipeline: str | Path,
+    *,
+    num: int | None = None,
+    seed: int = 0,
+    labels: Sequence[int] | None = None,
+    prompts: Sequence[str] | None = None,
+    base: str | None = None,
+    batch_size: int = 16,
+    device: str = "auto",
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32",
+    **asked: Any,
+) -> Tensor:
+    """Images of a student, or of any other stock pipeline, drawn as `fastgen sample` draws them.
+
+    Args:
+        pipeline: a stock folder or hub id, or the folder of a LoRA student.
+        num: images; one per label or prompt where not given. Labels and prompts are cycled.
+        seed: image i uses seed + i, whatever the batch size.
+        base: what a LoRA lies on, where its notes cannot say it.
+        device: "auto" or a torch device.
+        asked: steps, guidance, negative_prompt, height, width, frames; what is not given is as the student's notes say.
+
+    Returns:
+        [N, C, H, W] in [0, 1], float32 on the CPU; of videos [N, F, C, H, W].
+
+    Raises:
+        UserError: no such pipeline, or it cannot take what was asked for.
+    """
+    order = Order(
+        pipeline=str(pipeline),
+        base=base,
+        asked=Asked(**asked),
+        num=num,
+        seed=seed,
+        labels=labels,
+        prompts=prompts,
+        batch_size=batch_size,
+        device=device,
+        dtype=dtype,
+    )
+    pipe, request, call = _settled(order, warn)
+    return torch.cat([drawn.images for drawn in _drawn(pipe, request, call, order)])
+
+
+def _settled(order: Order, warn: Callable[[str], None]) -> tuple[StockPipeline, Request, Call]:
+    """The pipeline of an order, and what its call is really told."""
+    opened = Opened(order.pipeline, order.base, order.stacked)
+    notes = opened.notes
+    device = ("cuda" if torch.cuda.is_available() else "cpu") if order.device == "auto" else order.device
+    pipe = opened.load(order.asked.steps, device=device, dtype=getattr(torch, order.dtype))
+    request = _request(order, pipe=pipe, notes=notes)
+    warn_of_steps(notes, order.asked.steps, warn)
+    return pipe, request, settle(pipe, notes, order.asked, example=_example(pipe, request), warn=warn)
 
 
 def _request(order: Order, *, pipe: StockPipeline, notes: Notes | None) -> Request:

@@ -22,7 +22,7 @@ INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
 
 def is_student(folder: Path) -> bool:
     """Whether a pipeline can be loaded from the folder: it is one, holds one per step count, or a LoRA of ours."""
-    return (folder / INDEX).is_file() or bool(_by_count(folder)) or _is_lora(folder)
+    return (folder / INDEX).is_file() or bool(_by_count(folder)) or is_lora(folder)
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Opened:
     @cached_property
     def folder(self) -> Path:
         folder = locate(self.path)
-        if (self.base or self.stacked) and not _is_lora(folder):
+        if (self.base or self.stacked) and not is_lora(folder):
             raise UserError(f"--base and --stack go below a LoRA, and {self.path} is none: leave them out")
         return folder
 
@@ -66,7 +66,7 @@ class Opened:
 
     def load(self, steps: int | None, *, device: str | torch.device, dtype: torch.dtype) -> StockPipeline:
         """The pipeline that serves a step count."""
-        if not _is_lora(self.folder):
+        if not is_lora(self.folder):
             return load(self.place(steps), device=device, dtype=dtype)
         pipe = self.below.load(device)
         put_on(pipe, self.folder, self.below.loras, scheduler=self.place(steps) / "scheduler")
@@ -138,7 +138,7 @@ def _serves(place: Path) -> bool:
     return (place / INDEX).is_file() or (place / "scheduler" / SCHEDULER).is_file()
 
 
-def _is_lora(folder: Path) -> bool:
+def is_lora(folder: Path) -> bool:
     """Notes, a scheduler and no pipeline."""
     whole = (folder / INDEX).is_file() or any((place / INDEX).is_file() for place in _by_count(folder).values())
     return not whole and (folder / Notes.FILE).is_file() and any(folder.rglob(SCHEDULER))

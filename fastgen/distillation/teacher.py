@@ -1,0 +1,39 @@
+"""The teacher as a config names it: loaded, and seen through a probe."""
+
+import torch
+
+from ..config.schema import Config
+from ..engine.dtypes import QUANTISED, base_of, teacher_dtype
+from ..models.pipelines.arguments import size_arguments
+from ..models.pipelines.attention import set_attention
+from ..models.pipelines.create import create
+from ..models.pipelines.pipeline import Pipeline, noted_classes
+from ..models.pipelines.teacher import load_teacher
+from ..models.pipelines.watch import denoisers_of
+
+
+def teacher_of(config: Config, device: torch.device) -> Pipeline:
+    """The teacher of a run on a device.
+
+    Raises:
+        UserError: it cannot be loaded, or the probe's self-test fails.
+    """
+    spec, wanted = config.teacher, config.student
+    num_classes, null_label = spec.num_classes, spec.null_label
+    if spec.new is not None:
+        pipe = create(spec.new.pipeline, spec.new.parts, seed=config.seed).to(device)
+    else:
+        base = base_of(config)
+        quantised = base if config.sharing == "lora" and base in QUANTISED else None
+        pipe = load_teacher(spec.source, device=device, auto=teacher_dtype(config), quantised=quantised)
+        num_classes, null_label = noted_classes(spec.source.path, num_classes, null_label)
+    for network in denoisers_of(pipe).values():
+        set_attention(network, config.attention)
+    return Pipeline(
+        pipe,
+        num_classes=num_classes,
+        null_label=null_label,
+        size=size_arguments(pipe, height=wanted.height, width=wanted.width, frames=wanted.frames),
+        negative_prompt=spec.negative_prompt,
+        cache=config.cache,
+    )
