@@ -23,10 +23,13 @@ from pydantic_core import PydanticUndefined
 
 from eval.metrics_json import Report
 from fastgen.config.schema import Config
+from fastgen.config.shipped import shipped
+from fastgen.config.yaml_file import load
 from fastgen.data import SOURCES
 from fastgen.objectives import OBJECTIVES
 
 DOCS = Path(__file__).parent
+PAPER = re.compile(r"arXiv:(\d{4}\.\d{5})")
 ENTRY = re.compile(r"^(?P<indent>\s*)(?P<names>[a-z]\w*(?:, [a-z]\w*)*): (?P<text>.*)$")
 SECTIONS = ("Args:", "Attributes:", "Raises:", "Returns:")
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path", type(None): "null"}
@@ -43,6 +46,15 @@ name or value is an error that names the right one. Short forms: a top-level `ob
 the top holds for every stage, whose own `train` changes it; `data.prompts=FILE` is a source of prompts.
 """
 
+
+ABOUT_CONFIGS = """# Configs
+
+<!-- Written by `python docs/generate.py` from the files in configs/. -->
+
+What comes with fastgen, also in a wheel. Each file says what its paper states, what was measured here and which of the
+paper's settings it cannot express. Only `digits`, `cifar10/dmd2_1step`, `cifar10/compare` and `emoji` were
+[measured here](figures.md).
+"""
 
 ABOUT_OBJECTIVES = """## Objectives
 
@@ -101,9 +113,30 @@ def pages() -> dict[Path, str]:
     """Every generated page and its text."""
     return {
         DOCS / "settings.md": settings_page(),
+        DOCS / "configs.md": configs_page(),
         DOCS / "metrics.md": f"{ABOUT_REPORTS}\n{model_page(Report)}\n",
         DOCS / "metrics_schema.json": json.dumps(Report.model_json_schema(), indent=1) + "\n",
     }
+
+
+def configs_page() -> str:
+    """Every config that comes with fastgen, in a table for each teacher."""
+    rows: dict[str, list[str]] = {}
+    for name, config in shipped().items():
+        rows.setdefault(name.rpartition("/")[0], []).append(_config_row(name, load(config.path), config.summary))
+    head = "| config | minimises | steps | trains | from | |\n|---|---|---|---|---|---|"
+    tables = [f"## {folder}\n\n{head}\n" + "\n".join(lines) for folder, lines in rows.items()]
+    return "\n\n".join([ABOUT_CONFIGS.strip(), *tables]) + "\n"
+
+
+def _config_row(name: str, config: Config, summary: str) -> str:
+    kinds = {kind: objective for objective, kind in OBJECTIVES.items()}
+    objectives = dict.fromkeys(f"`{kinds[type(stage.objective)]}`" for stage in config.stages)
+    sources = {kind: source for source, kind in SOURCES.items()}
+    trains = {"full": "the network", "lora": "a LoRA", "scores": "the network, a LoRA as fake score"}[config.sharing]
+    said = PAPER.sub(r"[\g<0>](https://arxiv.org/abs/\1)", summary)
+    steps = ", ".join(map(str, config.student.steps))
+    return f"| `{name}` | {', '.join(objectives)} | {steps} | {trains} | {sources[type(config.data)]} | {said} |"
 
 
 def settings_page() -> str:
