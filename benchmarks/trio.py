@@ -57,8 +57,8 @@ class Teacher(Pipeline):
     """A network with random weights in place of a stock pipeline: told random rows, and its samples are its images."""
 
     def __init__(self, net: nn.Module, size: Size, dtype: torch.dtype) -> None:
-        self.net, self.shape, self.kind = net, size.shape, "prompt"
-        self.reading = from_scheduler(DDIMScheduler(**size.scheduler))  # type: ignore[no-untyped-call]
+        self.net, self.shape, self.kind, self.classes = net, size.shape, "prompt", range(0)
+        self.reading = from_scheduler(DDIMScheduler(**size.scheduler))
         self.form = CallForm()
         self.pipe: Any = None
         self._rows = size.rows(KEPT, dtype)

@@ -140,7 +140,7 @@ def _check_fine_times(stage: StageConfig, pipeline: Pipeline) -> None:
         return
     network = pipeline.network
     device = next(network.parameters()).device
-    model = pipeline.speaking(network, autocast=autocast_of(network, stage.train.precision))
+    model = pipeline.speaking(network, autocast=autocast_of(network, stage.train.precision, pipeline.told_in))
     cond = pipeline.condition(1, labels=torch.tensor([0]), prompts=["a"]).index(torch.tensor([0, 0])).to(device)
     if not tells_apart(model, torch.zeros((2, *pipeline.shape), device=device), cond):
         raise UserError(

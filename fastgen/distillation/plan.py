@@ -25,6 +25,7 @@ from ..objectives import roles_of
 
 TRAINED_BYTES = 4 + 4 + 8  # fp32 weight, gradient, two Adam moments
 BASE_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "nf4": 0.5}
+COPIED_BYTES = {"fp32": 0, "bf16": 2, "int8": 2, "nf4": 2}  # of an adapter, what layers compute with beside its fp32
 MIB = 2**20
 
 
@@ -123,7 +124,8 @@ def _memory(stage: StageConfig, config: Config, net: nn.Module) -> list[Part]:
             kind, bytes_each = ("trained", TRAINED_BYTES) if role in trained else ("frozen", frozen)
             parts.append(Part(f"{role} ({kind})", size, size * bytes_each))
         elif role in trained or role == "target":
-            parts.append(Part(f"{role} (adapter)", adapter, adapter * (TRAINED_BYTES if role in trained else 4)))
+            bytes_each = COPIED_BYTES[base_of(config)] + (TRAINED_BYTES if role in trained else 4)
+            parts.append(Part(f"{role} (adapter)", adapter, adapter * bytes_each))
     if stage.train.ema is not None:
         averaged = adapter if "generator" in shared else size
         parts.append(Part("generator average", averaged, 4 * averaged))

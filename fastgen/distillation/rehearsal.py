@@ -18,7 +18,7 @@ from ..export.export import export
 from ..export.lora import export_lora, known_keys
 from ..export.serving import TOLERANCE, Serving
 from ..export.unguided import unguided
-from ..models.adapters import lora_config
+from ..models.merging import lora_config
 from ..models.pipelines.refusal import cause
 from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.watch import autoencoder_of, replaced

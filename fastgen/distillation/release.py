@@ -22,8 +22,8 @@ from ..export.rebuild import calls_for, conditions_for
 from ..export.serving import Serving
 from ..export.unguided import unguided
 from ..export.verify import Export, Ours, verify
-from ..models.adapters import lora_layers, low_rank_updates
 from ..models.casting import cast
+from ..models.merging import lora_layers, low_rank_updates
 from ..models.pipelines.arguments import call_arguments
 from ..models.pipelines.loading import load, locate, variant_of
 from ..models.pipelines.notes import Notes

@@ -14,11 +14,11 @@ from ..engine.stage import Stage
 from ..export.held import Told
 from ..export.serving import Serving, servings
 from ..export.stops import stops_of
-from ..models.adapters import merge
 from ..models.casting import cast
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
 from ..models.denoiser import NetworkDenoiser
+from ..models.merging import merge
 from ..models.pipelines.canonical import reading_of
 from ..models.pipelines.notes import Stop
 from ..models.pipelines.pipeline import Pipeline

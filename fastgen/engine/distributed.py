@@ -1,4 +1,4 @@
-"""Data parallelism without wrappers: after its backward passes, a turn's gradients are averaged in flat buffers.
+"""Data parallelism without wrappers: after its backward passes, a turn's gradients are averaged, small ones as one.
 
 One backward pass can cross several roles and call a network several times, which DDP's hooks are not made for; an
 all-reduce of exactly the acting roles' gradients is right for every objective.
@@ -20,6 +20,8 @@ from ..errors import UserError
 
 PATIENCE = timedelta(days=30)  # for one process that encodes, exports or measures; a dead one is noticed at once
 
+ALONE = 2**20  # values of a gradient from which on it is averaged where it lies
+
 Value = TypeVar("Value")
 
 
@@ -34,11 +36,13 @@ def average_gradients(parameters: Sequence[nn.Parameter]) -> None:
         if somewhere:
             groups.setdefault(p.dtype, []).append(p)
     for members in groups.values():
-        flat = torch.cat([_gradient(p).flatten() for p in members])
-        dist.all_reduce(flat)
-        flat /= dist.get_world_size()
-        for p, piece in zip(members, torch.split(flat, [p.numel() for p in members]), strict=True):
-            p.grad = piece.view_as(p).clone()
+        for large in [p for p in members if p.numel() >= ALONE]:
+            large.grad = average(_gradient(large).contiguous())
+        small = [p for p in members if p.numel() < ALONE]
+        if small:
+            flat = average(torch.cat([_gradient(p).flatten() for p in small]))
+            for p, piece in zip(small, torch.split(flat, [p.numel() for p in small]), strict=True):
+                p.grad = piece.view_as(p).clone()
 
 
 def average(values: Tensor) -> Tensor:

@@ -6,10 +6,11 @@
 | network of shared roles            | `lora.base`; auto: bf16 where every stage has precision bf16, else fp32 |
 | trained networks, adapters, average | fp32                                                                   |
 | frozen copies                      | bf16 under precision bf16, else the teacher's                          |
-| forward passes                     | autocast to `train.precision`; under fp32, and of a teacher in the      |
-|                                    | other half precision, the network's own                                 |
+| forward passes                     | autocast to `train.precision`; under fp32, and of networks in half      |
+|                                    | precision that their pipeline speaks to in it, the network's own        |
 """
 
+from collections.abc import Collection
 from importlib.util import find_spec
 
 import torch
@@ -38,10 +39,18 @@ def teacher_dtype(config: Config) -> torch.dtype:
     return DTYPES[auto if config.teacher.dtype == "auto" else config.teacher.dtype]
 
 
-def autocast_of(net: nn.Module, precision: Precision) -> torch.dtype | None:
-    """The autocast of a frozen network; none for one in another half precision, which runs as stock pipelines do."""
+def autocast_of(net: nn.Module, precision: Precision, told: Collection[torch.dtype]) -> torch.dtype | None:
+    """The autocast around a network.
+
+    None around one in half precision, which runs as stock pipelines run it, unless it was cast from a pipeline in
+    float32, which goes on telling it float32.
+
+    Args:
+        told: dtypes of the numbers that its pipeline tells it, see `Pipeline.told_in`.
+    """
     own, autocast = dtype_of(net), AUTOCAST[precision]
-    return None if own in HALF and own != autocast else autocast
+    cast = own == autocast and torch.float32 in told and not any(dtype in HALF for dtype in told)
+    return autocast if cast or own not in HALF else None
 
 
 def check_dtypes(config: Config) -> None:

@@ -1,10 +1,12 @@
 """Exponential moving average of the generator, kept in fp32."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
+
+from ..models.owned import owned
 
 
 class EMA:
@@ -16,21 +18,22 @@ class EMA:
     def __init__(self, module: nn.Module, *, decay: float) -> None:
         self.decay = decay
         self.updates = 0
-        self._module = module
-        self.averages = {name: p.detach().float().clone() for name, p in module.named_parameters()}
+        self._owned = owned(module)
+        self._means = [p.detach().float().clone() for p in self._owned.tensors]
+        self.averages = self._owned.named(self._means)
 
     @torch.no_grad()
     def update(self) -> None:
         self.updates += 1
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        parameters = [p.detach().float() for p in self._module.parameters()]
-        torch._foreach_lerp_(list(self.averages.values()), parameters, 1 - decay)
+        parameters = [p.detach().float() for p in self._owned.tensors]
+        torch._foreach_lerp_(self._means, parameters, 1 - decay)
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within, the module has the averaged weights."""
-        live = {name: p.detach().clone() for name, p in self._module.named_parameters()}
-        self._write(self.averages)
+        live = [p.detach().clone() for p in self._owned.tensors]
+        self._write(self._means)
         try:
             yield
         finally:
@@ -43,6 +46,6 @@ class EMA:
         self.updates = updates
 
     @torch.no_grad()
-    def _write(self, values: dict[str, Tensor]) -> None:
-        for name, p in self._module.named_parameters():
-            p.copy_(values[name])
+    def _write(self, values: Sequence[Tensor]) -> None:
+        for p, value in zip(self._owned.tensors, values, strict=True):
+            p.copy_(value)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import nn
+from torch.autograd.graph import increment_version
 
 from ..config.schema import Optim
 
@@ -53,6 +54,8 @@ class RoleOptimizer:
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         self.optimizer.step()
+        for parameter in self.parameters:
+            increment_version(parameter)  # fused kernels write past PyTorch's count of writes, which copies go by
         self.updates += 1
 
     def zero_grad(self) -> None:

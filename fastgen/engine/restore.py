@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.errors import CheckpointError
+from fastgen.models.owned import Owned
 
 _SHOWN = 10  # differences an error spells out
 
@@ -63,20 +64,14 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, snapshot: OptimizerSnaps
     Raises:
         CheckpointError: another number of parameters, or other shapes; the optimizer is unchanged.
     """
-    differences = _optimizer_differences(optimizer, snapshot)
-    if differences:
-        raise CheckpointError(
-            f"the optimizer state in the checkpoint is for other parameters: {_listed(differences)}. Resume "
-            f"with the config that wrote it, or start in another output folder"
-        )
+    _check_fits([[list(p.shape) for p in group["params"]] for group in optimizer.param_groups], snapshot)
     packed = optimizer.state_dict()
     records = [record for group in snapshot.groups for record in group["parameters"]]
     state: dict[int, dict[str, Any]] = {
         index: dict(record["scalars"]) for index, record in enumerate(records) if record["scalars"]
     }
-    for key, tensor in snapshot.tensors.items():
-        index, _, name = key.partition(".")
-        state.setdefault(int(index), {})[name] = tensor.clone()
+    for index, values in _by_parameter(snapshot.tensors).items():
+        state.setdefault(index, {}).update({name: tensor.clone() for name, tensor in values.items()})
     groups = [
         _restored_settings(live, saved["settings"])
         for live, saved in zip(packed["param_groups"], snapshot.groups, strict=True)
@@ -120,9 +115,62 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], *, what: str) 
     module.load_state_dict(tensors, strict=True)
 
 
-def _optimizer_differences(optimizer: torch.optim.Optimizer, snapshot: OptimizerSnapshot) -> list[str]:
-    live = [[list(parameter.shape) for parameter in group["params"]] for group in optimizer.param_groups]
-    saved = [[record["shape"] for record in group["parameters"]] for group in snapshot.groups]
+def in_pieces(snapshot: OptimizerSnapshot, parts: Owned) -> OptimizerSnapshot:
+    """The state of an optimizer of the owned tensors as that of one of the parameters, which checkpoints hold."""
+    (group,), states = snapshot.groups, _by_parameter(snapshot.tensors)
+    tensors: dict[str, Tensor] = {}
+    records = []
+    for number, place in enumerate(parts.places.values()):
+        whole = parts.tensors[place.tensor]
+        for name, value in states.get(place.tensor, {}).items():
+            tensors[f"{number}.{name}"] = place.part(value) if value.shape == whole.shape else value
+        records.append({**group["parameters"][place.tensor], "shape": list(place.shape)})
+    return OptimizerSnapshot(tensors, [{**group, "parameters": records}])
+
+
+def put_together(snapshot: OptimizerSnapshot, parts: Owned) -> OptimizerSnapshot:
+    """The inverse; where the parameters of one tensor were stepped differently often, the most counts.
+
+    Raises:
+        CheckpointError: another number of parameters, or other shapes.
+    """
+    _check_fits([[list(place.shape) for place in parts.places.values()]], snapshot)
+    (group,), states = snapshot.groups, _by_parameter(snapshot.tensors)
+    tensors: dict[str, Tensor] = {}
+    records: dict[int, dict[str, Any]] = {}
+    for number, place in enumerate(parts.places.values()):
+        whole = parts.tensors[place.tensor]
+        records[place.tensor] = {**group["parameters"][number], "shape": list(whole.shape)}
+        for name, value in states.get(number, {}).items():
+            key = f"{place.tensor}.{name}"
+            if value.shape == place.shape:
+                place.part(tensors.setdefault(key, value.new_zeros(whole.shape))).copy_(value)
+            else:
+                tensors[key] = torch.maximum(tensors.get(key, value), value)
+    ordered = [records[index] for index in range(len(parts.tensors))]
+    return OptimizerSnapshot(tensors, [{**group, "parameters": ordered}])
+
+
+def _by_parameter(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """The states of each parameter by name."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        found.setdefault(int(index), {})[name] = value
+    return found
+
+
+def _check_fits(live: list[list[list[int]]], snapshot: OptimizerSnapshot) -> None:
+    differences = _differences(live, [[record["shape"] for record in group["parameters"]] for group in snapshot.groups])
+    if differences:
+        raise CheckpointError(
+            f"the optimizer state in the checkpoint is for other parameters: {_listed(differences)}. Resume "
+            f"with the config that wrote it, or start in another output folder"
+        )
+
+
+def _differences(live: list[list[list[int]]], saved: list[list[list[int]]]) -> list[str]:
+    """What distinguishes the shapes of two optimizers' parameters, group by group."""
     if len(live) != len(saved):
         return [f"the checkpoint has {len(saved)} parameter groups, the optimizer {len(live)}"]
     differences = [

@@ -24,7 +24,7 @@ from ..objectives import roles_of, scalars_of
 from ..process.retold import ProcessName, retold
 from ..sampling.sampler import told_at
 from ..seeds import seed_of
-from .dtypes import AUTOCAST, autocast_of
+from .dtypes import autocast_of
 
 Weights = Mapping[str, Mapping[str, Tensor]]
 """Origin ("generator", "ema") -> state dict of the stage before."""
@@ -130,7 +130,7 @@ def _copy(pipeline: Pipeline, settings: Train, *, frozen: bool, scalars: Sequenc
         cast(denoiser.net, torch.float32)
     elif settings.precision == "bf16":
         cast(denoiser.net, torch.bfloat16)
-    denoiser.autocast = autocast_of(denoiser.net, settings.precision)
+    denoiser.autocast = autocast_of(denoiser.net, settings.precision, pipeline.told_in)
     if settings.gradient_checkpointing and not frozen:
         enable_checkpointing(denoiser.net)
     if settings.compile:
@@ -148,8 +148,10 @@ def _shared(
     own: Sequence[str],
 ) -> dict[str, nn.Module]:
     """Roles with their scalars on one network, those of `own` with an adapter."""
-    shared = SharedNetwork(net, own, Adaptation(lora.rank, lora.alpha, lora.targets, lora.norms))
-    denoiser = pipeline.speaking(shared.net, autocast=AUTOCAST[settings.precision])
+    autocast = autocast_of(net, settings.precision, pipeline.told_in)
+    adaptation = Adaptation(lora.rank, lora.alpha, lora.targets, lora.norms)
+    shared = SharedNetwork(net, own, adaptation, compute=autocast)
+    denoiser = pipeline.speaking(shared.net, autocast=autocast)
     if settings.gradient_checkpointing:
         shared.checkpoint_blocks()
     if settings.compile:

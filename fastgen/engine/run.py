@@ -160,7 +160,8 @@ class Run:
         settings = fingerprint(self.config)
         key = digest([settings[name] for name in ("pairs", "seed", "teacher", "data")] + [config.train.precision])
         network = self.pipeline.network
-        teacher = self.pipeline.speaking(network, autocast=autocast_of(network, config.train.precision))
+        autocast = autocast_of(network, config.train.precision, self.pipeline.told_in)
+        teacher = self.pipeline.speaking(network, autocast=autocast)
         folder = self.config.out / "pairs"
         return teacher_pairs(
             folder, self.pipeline, teacher, self.config.pairs, loader=loader, key=key, accelerator=self.accelerator

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..config.schema import Train
 from ..errors import NonFiniteError, UserError
+from ..models.owned import owned
 from ..models.roles import Roles
 from ..objectives import Batch, Objective, Terms, Turn, roles_of
 from ..seeds import stream
@@ -19,7 +20,14 @@ from .distributed import average, average_gradients
 from .ema import EMA
 from .feed import Feed
 from .optim import RoleOptimizer
-from .restore import OptimizerSnapshot, load_module, optimizer_snapshot, restore_optimizer
+from .restore import (
+    OptimizerSnapshot,
+    in_pieces,
+    load_module,
+    optimizer_snapshot,
+    put_together,
+    restore_optimizer,
+)
 
 MOST_SKIPS = 20
 
@@ -131,6 +139,7 @@ class Stage:
         terms: Terms = getattr(self.spec.objective, turn[0])(self.roles, batch)
         loss = torch.stack(list(terms.values())).sum() / parts
         self._scalers[turn[0]].scale(loss).backward()
+        self.roles.collect_gradients(turn)
         return {term: value.detach() / parts for term, value in terms.items()}
 
     def _batches(self, number: int) -> list[Batch]:
@@ -175,7 +184,7 @@ class Stage:
         tensors = {role: dict(self.roles[role].state_dict()) for role in self.roles.own}
         groups = {}
         for role, optimizer in self.optimizers.items():
-            packed = optimizer_snapshot(optimizer.optimizer)
+            packed = in_pieces(optimizer_snapshot(optimizer.optimizer), owned(self.roles[role]))
             tensors[f"optimizer.{role}"] = packed.tensors
             groups[role] = {"groups": packed.groups, "updates": optimizer.updates}
         state: dict[str, Any] = {
@@ -208,7 +217,8 @@ class Stage:
     def _restore_optimizer(self, role: str, snapshot: Snapshot) -> None:
         optimizer, saved = self.optimizers[role], snapshot.state["optimizers"][role]
         tensors = dict(snapshot.tensors[f"optimizer.{role}"])
-        restore_optimizer(optimizer.optimizer, OptimizerSnapshot(tensors, saved["groups"]))
+        whole = put_together(OptimizerSnapshot(tensors, saved["groups"]), owned(self.roles[role]))
+        restore_optimizer(optimizer.optimizer, whole)
         optimizer.updates = saved["updates"]
 
 

@@ -7,22 +7,23 @@ A call acts under its role from beginning to end; so does each checkpointed bloc
 """
 
 import copy
-import warnings
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, inject_adapter_in_model
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from ..errors import UserError
 from ..process import Latent, Prediction, Process, Time
+from .bank import Bank, Seat
 from .conditioning import Conditioning
 from .denoiser import NetworkDenoiser
+from .experts import networks_in
+from .low_rank import DOWN, UP, factor_shapes, make_adaptable
 from .quantised import beside_weights
 from .scalars import ScalarEmbeddings
 from .targets import find_targets, one_dimensional
@@ -45,48 +46,49 @@ class Adaptation:
     norms: bool = False
 
 
+class Switch(NamedTuple):
+    """A slot among a layer's parameters, and what it holds while a role acts; None is the base."""
+
+    parameters: dict[str, nn.Parameter | None]
+    slot: str
+    choices: dict[str | None, nn.Parameter | None]
+
+
 class SharedNetwork:
     """A frozen network that several roles act on, one at a time.
 
     Args:
-        net: network without adapters; adapter layers are put into it and its parameters are frozen. Given an `alias`
-            of a network, that one keeps its structure, state dict and outputs, and in memory there still is only one.
+        net: network without adapters; its layers become adaptable and its parameters are frozen. Given an `alias` of a
+            network, that one keeps its structure, state dict and outputs, and in memory there still is only one.
         roles: the roles that get an adapter; it starts as an exact zero update.
         adaptation: its form.
+        compute: dtype that the updates are computed in, where it is not that of the layers.
 
     Raises:
         UserError: a target fits no layer.
     """
 
-    def __init__(self, net: nn.Module, roles: Sequence[str], adaptation: Adaptation) -> None:
+    def __init__(
+        self, net: nn.Module, roles: Sequence[str], adaptation: Adaptation, *, compute: torch.dtype | None = None
+    ) -> None:
         self.net = net.requires_grad_(False)
         self.scale = (adaptation.alpha or adaptation.rank) / adaptation.rank
         self.role: str | None = None
-        self.adapters: dict[str | None, nn.Module] = {}
-        self._swaps: list[tuple[nn.Module, str, dict[str | None, nn.Parameter]]] = []
-        targets = find_targets(net, adaptation.targets)
-        own = one_dimensional(net) if adaptation.norms else []
-        for role in roles:
-            _inject(lora_config(targets, adaptation.rank, adaptation.alpha), self.net, role)
-        layers = {name: m for name, m in self.net.named_modules() if isinstance(m, BaseTunerLayer)}
-        self._active: list[str] = []
-        for layer in layers.values():
-            layer._active_adapter = self._active  # one list for all: a switch is one assignment
-            layer.cast_input_dtype_enabled = False  # autocast does that, without copies in fp32
-        for role in roles:
-            self.adapters[role] = _tree(_low_rank(layers, role))
-        for name, module, kind in own:
-            self._add_swap(name, module, kind)
+        seats = [*_factors(net, adaptation, self.scale, compute), *(_own(net) if adaptation.norms else ())]
+        groups = [[seat for seat in seats if seat.name.startswith(start)] for start in networks_in(net)]
+        device = next(net.parameters()).device
+        self.banks: dict[str | None, Bank] = {role: Bank(groups, device) for role in roles}
+        self.adapters = {role: _started(seats, bank) for role, bank in self.banks.items()}
+        self._switches = [_switch(seat, self.banks) for seat in seats]
+        self._of_block: dict[int, list[Switch]] = {}
 
     @contextmanager
     def acting(self, role: str | None) -> Iterator[None]:
         """Within, the network is that role's; None is the base. Nests, and leaves `requires_grad` alone."""
-        before = self.role
-        self._switch(role)
-        try:
+        if role in self.banks:
+            self.banks[role].refresh()
+        with self._switched(role, self._switches):
             yield
-        finally:
-            self._switch(before)
 
     def checkpoint_blocks(self) -> None:
         """Blocks are computed again in `backward`, under the role that they were called under.
@@ -96,32 +98,43 @@ class SharedNetwork:
         """
 
         def checkpointed(block: Any, *args: Any) -> Any:
-            role = self.role
+            role, switches = self.role, self._switches_in(block)
 
             def under_role(*inputs: Any) -> Any:
-                with self.acting(role):
+                with self._switched(role, switches):
                     return block(*inputs)
 
-            return checkpoint(under_role, *args, use_reentrant=False)
+            # Networks are in eval mode and draw nothing, so that no state of a generator is kept.
+            return checkpoint(under_role, *args, use_reentrant=False, preserve_rng_state=False)
 
         enable_checkpointing(self.net, gradient_checkpointing_func=checkpointed)
 
-    def _switch(self, role: str | None) -> None:
-        if role == self.role:
+    @contextmanager
+    def _switched(self, role: str | None, switches: Sequence[Switch]) -> Iterator[None]:
+        """Within, these slots are that role's."""
+        before = self.role
+        if role == before:
+            yield
             return
-        self.role = role
-        self._active[:] = [] if role is None else [role]
-        for module, name, choices in self._swaps:
-            module._parameters[name] = choices[role]
+        try:
+            self._switch(role, switches)
+            yield
+        finally:
+            self._switch(before, switches)
 
-    def _add_swap(self, name: str, module: nn.Module, kind: str) -> None:
-        base = module._parameters[kind]
-        assert base is not None
-        choices: dict[str | None, nn.Parameter] = {None: base}
-        for role, adapter in self.adapters.items():
-            choices[role] = nn.Parameter(base.detach().float().clone())
-            _plant(adapter, f"{name}.{kind}", choices[role])
-        self._swaps.append((module, kind, choices))
+    def _switch(self, role: str | None, switches: Sequence[Switch]) -> None:
+        self.role = role
+        for parameters, slot, choices in switches:
+            parameters[slot] = choices[role]
+
+    def _switches_in(self, block: Any) -> Sequence[Switch]:
+        """Those of a block's layers; a block that is no module may call any layer."""
+        if not isinstance(block, nn.Module):
+            return self._switches
+        if id(block) not in self._of_block:
+            inside = {id(module._parameters) for module in block.modules()}
+            self._of_block[id(block)] = [switch for switch in self._switches if id(switch.parameters) in inside]
+        return self._of_block[id(block)]
 
 
 class AdaptedDenoiser(nn.Module):
@@ -157,6 +170,18 @@ class AdaptedDenoiser(nn.Module):
     def own(self) -> nn.Module:
         """What a role has of its own: its adapter."""
         return self.adapter
+
+    def requires_grad_(self, requires_grad: bool = True) -> "AdaptedDenoiser":
+        """Of what its layers compute with; the adapter itself is part of no graph."""
+        self.embeddings.requires_grad_(requires_grad)
+        if self.role is not None:
+            self._shared[1].banks[self.role].requires_grad_(requires_grad)
+        return self
+
+    def collect_gradients(self) -> None:
+        """Moves what a backward pass left to the adapter; to be called after each."""
+        if self.role is not None:
+            self._shared[1].banks[self.role].collect()
 
     @property
     def process(self) -> Process:
@@ -202,84 +227,42 @@ def enable_checkpointing(net: nn.Module, **settings: Any) -> None:
         ) from error
 
 
-def merged(base: nn.Module, state: Mapping[str, Tensor], *, alpha: float | None = None) -> nn.Module:
-    """A copy of the base with a role's adapter added into its weights, see `merge`."""
-    return merge(copy.deepcopy(base), state, alpha=alpha)
+def _factors(net: nn.Module, adaptation: Adaptation, scale: float, compute: torch.dtype | None) -> Iterator[Seat]:
+    """The two factors of every layer to adapt, which becomes adaptable."""
+    for name in find_targets(net, adaptation.targets):
+        layer = net.get_submodule(name)
+        make_adaptable(layer)
+        weight: Any = layer.weight
+        dtype = compute or (weight.dtype if weight.is_floating_point() else torch.bfloat16)
+        down, up = factor_shapes(layer, adaptation.rank)
+        yield Seat(f"{name}.{DOWN}.weight", layer, DOWN, down, dtype)
+        yield Seat(f"{name}.{UP}.weight", layer, UP, up, dtype, scale)
+
+
+def _own(net: nn.Module) -> Iterator[Seat]:
+    """What norm layers own, and the biases of linear layers."""
+    for name, module, slot in one_dimensional(net):
+        base: Any = module._parameters[slot]
+        yield Seat(f"{name}.{slot}", module, slot, tuple(base.shape), base.dtype)
 
 
 @torch.no_grad()
-def merge(net: nn.Module, state: Mapping[str, Tensor], *, alpha: float | None = None) -> nn.Module:
-    """Adds a role's adapter into the weights of its base, in place; a stock network, without adapter layers.
-
-    Args:
-        net: network without adapters.
-        state: of an `AdaptedDenoiser.adapter`.
-        alpha: that the adapter was trained with.
-    """
-    weights = dict(net.named_parameters())
-    for name, update in low_rank_updates(state, alpha=alpha):
-        weight = weights[name]
-        weight.copy_(weight + update.view_as(weight).to(weight.device))
-    for key, value in state.items():
-        if not key.endswith((".lora_A.weight", ".lora_B.weight")):
-            weights[key].copy_(value)
-    return net
-
-
-def low_rank_updates(state: Mapping[str, Tensor], *, alpha: float | None = None) -> Iterator[tuple[str, Tensor]]:
-    """(name of a weight, what a role's adapter adds to it, [out, in ...] flattened), one after the other."""
-    for key, value in state.items():
-        if key.endswith(".lora_B.weight"):
-            name = key.removesuffix(".lora_B.weight")
-            down = state[f"{name}.lora_A.weight"].float()
-            update = value.float().flatten(1) @ down.flatten(1) * ((alpha or len(down)) / len(down))
-            yield f"{name}.weight", update
-
-
-def lora_layers(state: Mapping[str, Tensor], *, alpha: float | None = None) -> tuple[dict[str, Tensor], LoraConfig]:
-    """A role's adapter as peft's own state dict, and the config that goes with it.
-
-    Args:
-        state: of an `AdaptedDenoiser.adapter`.
-        alpha: that the adapter was trained with.
-
-    Raises:
-        UserError: it holds norm layers or biases, which a LoRA file cannot.
-    """
-    downs = {key.removesuffix(".lora_A.weight"): len(v) for key, v in state.items() if key.endswith(".lora_A.weight")}
-    if len(state) != 2 * len(downs):
-        raise UserError(
-            "lora.norms trained norm layers and biases, which a LoRA file cannot hold: export the whole pipeline, or "
-            "train with lora.norms=false"
-        )
-    return dict(state), lora_config(list(downs), next(iter(downs.values())), alpha)
-
-
-def lora_config(targets: Sequence[str], rank: int, alpha: float | None) -> LoraConfig:
-    """Plain LoRA without dropout on these layers."""
-    return LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets))
-
-
-def _inject(config: LoraConfig, net: nn.Module, role: str) -> None:
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Already found a `peft_config`")  # several adapters are meant
-        inject_adapter_in_model(config, net, role)
-
-
-def _low_rank(layers: Mapping[str, Any], role: str) -> Iterator[tuple[str, nn.Parameter]]:
-    """The two factors of every layer, in fp32 whatever the base is in."""
-    for name, layer in layers.items():
-        for factor in ("lora_A", "lora_B"):
-            parameter = getattr(layer, factor)[role].weight
-            parameter.data = parameter.data.float()
-            yield f"{name}.{factor}.weight", parameter
-
-
-def _tree(parameters: Iterator[tuple[str, nn.Parameter]]) -> nn.Module:
+def _started(seats: Sequence[Seat], bank: Bank) -> nn.Module:
+    """A role's adapter as a module, at its start: A is drawn, B is zero, and all else is the base's."""
     root = nn.Module()
-    for path, parameter in parameters:
-        _plant(root, path, parameter)
+    for seat in seats:
+        piece = bank.pieces[seat.name]
+        if seat.slot == DOWN:
+            nn.init.kaiming_uniform_(piece, a=math.sqrt(5))
+        elif seat.base is not None:
+            piece.copy_(seat.base)
+        _plant(root, seat.name, piece)
     return root
+
+
+def _switch(seat: Seat, banks: Mapping[str | None, Bank]) -> Switch:
+    choices = {role: bank.working[seat.name] for role, bank in banks.items()}
+    return Switch(seat.module._parameters, seat.slot, {None: seat.base, **choices})
 
 
 def _plant(root: nn.Module, path: str, parameter: nn.Parameter) -> None:

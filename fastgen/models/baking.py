@@ -8,7 +8,6 @@ can come from the last layer of the time embedding. With h_i the input of that l
 exact at the stops, and small enough for a LoRA.
 """
 
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,8 +92,7 @@ def _last_layer(net: nn.Module, embedding: str) -> tuple[str, nn.Linear]:
             "could be baked into its weights: choose an objective without such values, or guidance.told=false"
         )
     path, layer = [(path, m) for path, m in module.named_modules() if isinstance(m, nn.Linear)][-1]
-    name = f"{embedding}.{path}" if path else embedding
-    return re.split(r"\.(?:base_layer|lora_[AB])\b", name)[0], layer  # an adapted layer consists of several
+    return (f"{embedding}.{path}" if path else embedding), layer
 
 
 @torch.no_grad()

@@ -13,6 +13,7 @@ from .casting import fitting
 from .conditioning import Conditioning
 from .experts import Experts
 from .layout import Layout
+from .owned import collect_gradients
 from .scalars import ScalarEmbeddings
 
 
@@ -184,6 +185,15 @@ class RetargetedDenoiser(nn.Module):
     def own(self) -> nn.Module:
         """What a role has of its own, see `NetworkDenoiser.own`."""
         return self.inner.own
+
+    def requires_grad_(self, requires_grad: bool = True) -> "RetargetedDenoiser":
+        """What a denoiser trains is not always its parameters themselves, see `AdaptedDenoiser`."""
+        self.inner.requires_grad_(requires_grad)
+        return self
+
+    def collect_gradients(self) -> None:
+        """See `owned.collect_gradients`."""
+        collect_gradients(self.inner)
 
     def forward(
         self, x_t: Latent, t: Time, cond: Conditioning, scalars: Mapping[str, Tensor] | None = None

@@ -27,7 +27,6 @@ def quantise(net: nn.Module, kind: Quantised, device: str | torch.device) -> nn.
         layer = net.get_submodule(name)
         if isinstance(layer, nn.Linear) and layer.weight.is_floating_point():
             net.set_submodule(name, _quantised(layer, kind, torch.device(device)))
-    setattr(net, "is_loaded_in_4bit" if kind == "nf4" else "is_loaded_in_8bit", True)  # peft picks its layers by these
     return cast(net, torch.bfloat16).to(device)
 
 

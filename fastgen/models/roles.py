@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..process import Process
 from .contract import Denoiser
 from .discriminator import Discriminator
+from .owned import collect_gradients, owned
 
 Sampler = Literal["renoise", "ode"]
 DENOISERS = ("generator", "fake_score", "real_score", "target")
@@ -80,8 +81,13 @@ class Roles:
         return self.generator.process
 
     def parameters(self, role: str) -> list[nn.Parameter]:
-        """What an optimizer of that role owns."""
-        return list(self[role].parameters())
+        """What an optimizer of that role owns: of an adapter, the tensor that it lies in."""
+        return list(owned(self[role]).tensors)
+
+    def collect_gradients(self, turn: Sequence[str]) -> None:
+        """Gives the parameters of the turn's roles what a backward pass left, added to what they have."""
+        for role in turn:
+            collect_gradients(self[role])
 
     @contextmanager
     def training(self, turn: Sequence[str]) -> Iterator[None]:

@@ -5,9 +5,11 @@ import json
 import pytest
 import torch
 
+from benchmarks import operations
 from benchmarks.networks import SIZES
 from benchmarks.step import main
 from benchmarks.watches import Operations, _covered, flops, medians
+from fastgen.models.targets import find_targets
 
 TINY = (
     "--size",
@@ -52,13 +54,22 @@ def test_a_gan_and_both_sharings_are_measured(sharing):
     assert 1000 < without["profile"]["operations"] < with_gan["profile"]["operations"]
 
 
+def test_an_adapted_layer_is_two_operations_more():
+    counts = operations.main(["--size", "tiny", "--rank", "1"])
+    layers = len(find_targets(SIZES["tiny"].built(torch.device("meta"), torch.float32)))
+    assert counts["adapter"]["all"] - counts["base"]["all"] == 2 * layers
+    backward = counts["backward, stored"]["all"]
+    assert backward < counts["backward, checkpointed"]["all"] < backward + counts["adapter"]["all"]
+
+
 def test_what_is_counted():
     a = torch.ones(8, 8, requires_grad=True)
-    with Operations() as operations:
+    with Operations() as seen:
         (a.t() @ a).sum().backward()
-    assert operations.counted["aten.mm.default"] == 3
-    assert not [name for name in operations.counted if "aten.t." in name or "expand" in name]
+    assert seen.counted["aten.mm.default"] == 3
+    assert not [name for name in seen.counted if "aten.t." in name or "expand" in name]
     assert flops(lambda: (a @ a).sum().backward()) == 3 * 2 * 8**3
+    assert flops(lambda: torch.zeros(8, 8).addmm_(a.detach(), a.detach())) == 2 * 8**3
     assert _covered([(0, 2), (1, 3), (5, 6), (5.5, 5.6)]) == 4
     laps = [[("a", 1.0), ("b", 2.0), ("b", 4.0)], [("a", 5.0), ("b", 1.0), ("b", 1.0)], [("a", 2.0), ("b", 9.0)]]
     assert medians(laps) == {"a": 2.0, "b": 3.0, "cycle": 7.0}

@@ -21,7 +21,7 @@ from fastgen.distillation.distil import distil
 from fastgen.engine.log import RunLog
 from fastgen.engine.quality import Quality, Yardstick, copied, passed
 from fastgen.engine.stage import Stage
-from fastgen.models.adapters import merged
+from fastgen.models.merging import merged
 from fastgen.models.pipelines.loading import load
 
 pytestmark = pytest.mark.usefixtures("near_stranger")

@@ -18,6 +18,7 @@ from fastgen.config.yaml_file import load
 from fastgen.distillation.checks import check_stages
 from fastgen.distillation.distil import distil
 from fastgen.engine import roles as build
+from fastgen.engine.dtypes import autocast_of
 from fastgen.errors import UserError
 from fastgen.models.denoiser import CallForm, NetworkDenoiser
 from fastgen.process import Flow, Reading
@@ -138,12 +139,30 @@ def test_float32_is_kept_where_stock_loading_keeps_it(name, tmp_path):
     net = denoiser(FAMILIES[name].build())
     net.save_pretrained(tmp_path)
     stock = dtypes(type(net).from_pretrained(tmp_path, dtype=torch.bfloat16))
-    pipeline = SimpleNamespace(denoiser=lambda **_: NetworkDenoiser(copy.deepcopy(net), FLOW, CallForm()))
+    pipeline = SimpleNamespace(
+        denoiser=lambda **_: NetworkDenoiser(copy.deepcopy(net), FLOW, CallForm()), told_in=frozenset()
+    )
     settings = Train(images=1, precision="bf16")
     assert dtypes(build._copy(pipeline, settings, frozen=True, scalars=()).net) == stock
     trained = dtypes(build._copy(pipeline, settings, frozen=False, scalars=()).net)
     assert trained == dtypes(net)
     assert dtypes(build._base(net, "bf16", alone=True)) == stock
+
+
+@pytest.mark.parametrize(
+    ("own", "precision", "told", "expected"),
+    [
+        (torch.float32, "bf16", {torch.float32}, torch.bfloat16),
+        (torch.bfloat16, "bf16", set(), None),
+        (torch.bfloat16, "bf16", {torch.bfloat16, torch.float32}, None),
+        (torch.bfloat16, "bf16", {torch.float32}, torch.bfloat16),  # cast from a pipeline in float32
+        (torch.float16, "bf16", {torch.float16}, None),
+        (torch.float16, "fp16", {torch.float16}, None),
+        (torch.float32, "fp32", {torch.float32}, None),
+    ],
+)
+def test_autocast_is_left_out_where_stock_pipelines_do_without(own, precision, told, expected):
+    assert autocast_of(nn.Linear(1, 1).to(own), precision, told) == expected
 
 
 def dtypes(net: nn.Module) -> dict[str, torch.dtype]:

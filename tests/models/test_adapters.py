@@ -18,7 +18,8 @@ from fastgen.engine import stage as loop
 from fastgen.engine.feed import Feed
 from fastgen.engine.roles import build_roles
 from fastgen.errors import UserError
-from fastgen.models.adapters import Adaptation, SharedNetwork, alias, lora_layers, merged
+from fastgen.models.adapters import Adaptation, SharedNetwork, alias
+from fastgen.models.merging import lora_layers, merged
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.roles import weights_of
 from fastgen.models.targets import find_targets
@@ -60,8 +61,9 @@ def answer(model, pipeline) -> Tensor:
 def moved(roles, by=0.1):
     """Every adapter away from its start."""
     for role in TRAINED:
-        for p in roles.parameters(role):
-            p.data += by * torch.randn_like(p)
+        with torch.no_grad():
+            for p in roles[role].parameters():
+                p += by * torch.randn_like(p)
 
 
 def tensors_of(*modules) -> dict[int, Tensor]:
@@ -105,8 +107,10 @@ def test_memory_holds_one_network_and_the_adapters(pipeline):
     own = [p for role in TRAINED for p in roles.parameters(role)]
     after = tensors_of(pipeline.network, *(roles[role].net for role in (*TRAINED, "real_score")))
     assert {id(roles[role].net) for role in (*TRAINED, "real_score")} == {id(roles.generator.net)}
-    assert before.keys() <= after.keys()
-    assert size(after.values()) == size(before.values()) + size(own)
+    assert before.keys() == after.keys()
+    with roles.generator._shared[1].acting("generator"):
+        acting = tensors_of(roles.generator.net)
+    assert size(acting.values()) == size(before.values()) + size(roles.parameters("generator"))
     targets = [pipeline.network.get_submodule(name).weight for name in find_targets(pipeline.network)]
     expected = 2 * sum(4 * (w.shape[0] + w[0].numel()) for w in targets)
     assert size(own) == expected
@@ -133,9 +137,14 @@ def test_a_role_owns_its_adapter_and_nothing_else(pipeline):
     assert all("lora_" in key for key in keys[0])
     ids = [{id(p) for p in roles.parameters(role)} for role in TRAINED]
     assert ids[0].isdisjoint(ids[1])
+    network = roles.generator._shared[1]
     with roles.training(("generator",)):
-        trained = {id(p) for p in roles.generator.net.parameters() if p.requires_grad}
-    assert trained == ids[0]
+        trained = {}
+        for role in (*TRAINED, None):
+            with network.acting(role):
+                trained[role] = [name for name, p in roles.generator.net.named_parameters() if p.requires_grad]
+    assert [f"{name}.weight" for name in trained["generator"]] == list(roles.generator.adapter.state_dict())
+    assert not trained["fake_score"] + trained[None]
 
 
 def test_a_role_starts_from_what_it_carries(pipeline):

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.errors import UserError
-from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, merged
+from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias
 from fastgen.models.baking import baked
+from fastgen.models.merging import merged
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.roles import weights_of
 from fastgen.sampling.sampler import ode, renoise, told_at

@@ -14,11 +14,13 @@ from peft import inject_adapter_in_model, set_peft_model_state_dict
 from rounding import assert_alike, gap
 from torch import Tensor, nn
 
-from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, lora_layers
+from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias
 from fastgen.models.calls import through
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import CallForm, NetworkDenoiser
 from fastgen.models.discriminator import Discriminator, default_layers
+from fastgen.models.merging import lora_layers
+from fastgen.models.owned import owned
 from fastgen.models.roles import Roles
 from fastgen.objectives import DMD, DMD2, Batch, Pair
 from fastgen.objectives.parts.gan import GAN
@@ -178,10 +180,10 @@ def shared(family: Family, base: nn.Module, checkpointing: bool) -> tuple[Roles,
     """All roles on one network; the adapters have left their zero."""
     torch.manual_seed(1)
     network = SharedNetwork(alias(base), TRAINED, Adaptation(rank=2, alpha=3.0))
-    for p in network.adapters["generator"].parameters():
-        p.data += 0.2 * torch.randn_like(p)
-    for p in network.adapters["fake_score"].parameters():
-        p.data += 0.2 * torch.randn_like(p)
+    with torch.no_grad():
+        for role in TRAINED:
+            for p in network.adapters[role].parameters():
+                p += 0.2 * torch.randn_like(p)
     if checkpointing:
         network.checkpoint_blocks()
     denoiser = NetworkDenoiser(network.net, FLOW, family.form)
@@ -224,9 +226,10 @@ def batch(family: Family) -> Batch:
     return Batch(conditioning(family), family.shape, *streams, real=ends[0], pairs=Pair(*ends[1:]))
 
 
-def own_parameters(roles: Roles, role: str) -> dict[str, nn.Parameter]:
-    """The parameters that a role trains, by their peft names."""
-    named = dict(roles[role].named_parameters())
+def own_gradients(roles: Roles, role: str) -> dict[str, Tensor]:
+    """The gradients of what a role trains, by their peft names."""
+    parts = owned(roles[role])
+    named = parts.named([torch.zeros_like(p) if p.grad is None else p.grad for p in parts.tensors])
     if role == "discriminator":
         return named
     keys = {name.removeprefix("net.").removeprefix("adapter.").replace(".default", ""): p for name, p in named.items()}
@@ -235,16 +238,14 @@ def own_parameters(roles: Roles, role: str) -> dict[str, nn.Parameter]:
 
 def gradients(roles: Roles, case: Case, family: Family, ambient: Callable[[], Any]) -> dict[str, Tensor]:
     """Of the acting roles' own parameters, with `ambient` around the backward pass."""
-    owned = {f"{role}.{name}": p for role in case.turn for name, p in own_parameters(roles, role).items()}
-    for p in owned.values():
-        p.requires_grad_(True)
+    for p in (p for role in roles.members for p in roles.parameters(role)):
         p.grad = None
-    terms = getattr(case.objective, case.turn[0])(roles, batch(family))
-    with ambient():
-        torch.stack(list(terms.values())).sum().backward()
-    for p in owned.values():
-        p.requires_grad_(False)
-    return {name: torch.zeros_like(p) if p.grad is None else p.grad for name, p in owned.items()}
+    with roles.training(case.turn):
+        terms = getattr(case.objective, case.turn[0])(roles, batch(family))
+        with ambient():
+            torch.stack(list(terms.values())).sum().backward()
+        roles.collect_gradients(case.turn)
+    return {f"{role}.{name}": gradient for role in case.turn for name, gradient in own_gradients(roles, role).items()}
 
 
 @pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "checkpointed"])
@@ -272,7 +273,7 @@ def test_checkpointing_computes_blocks_again(name):
     family = FAMILIES[name]
     together, _ = shared(family, family.network(), checkpointing=True)
     calls: list[bool] = []
-    layer = next(m for m in together.generator.net.modules() if "lora_A" in m._modules)
+    layer = next(m for m in together.generator.net.modules() if "lora_A" in m._parameters)
     layer.register_forward_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     gradients(together, CASES["path gradient"], family, nullcontext)
     assert len(calls) == 6

@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 import fastgen.distillation.distil as distillation
-from fastgen.config.schema import Config, Pairs, StageConfig, Train
+from fastgen.config.schema import Config, LoRA, Pairs, StageConfig, Train
 from fastgen.config.yaml_file import dump
 from fastgen.data import Items, Loader
 from fastgen.distillation.distil import distil
@@ -72,13 +72,21 @@ class Stripes:
 
 
 def stage(
-    pipeline: Pipeline, objective: Any, *, steps: int = 1, accelerator: Accelerator | None = None, **train: Any
+    pipeline: Pipeline,
+    objective: Any,
+    *,
+    steps: int = 1,
+    accelerator: Accelerator | None = None,
+    lora: LoRA | None = None,
+    **train: Any,
 ) -> loop.Stage:
-    """A stage on the CPU; `train` changes its settings (4 images per update, a smooth optimizer)."""
+    """A stage on the CPU, with `lora` on one network; `train` changes its settings (4 images, a smooth optimizer)."""
     optim = {"lr": 1e-3, "eps": 1e-3, **train.pop("optim", {})}
     settings = Train.model_validate({"images": 1000, "batch": 4, "optim": optim, **train})
     config = StageConfig(name="small", objective=objective, train=settings)
-    roles = build_roles(pipeline, config, grids=[even_grid(steps)], weights={}, seed=0)
+    sharing, base = "full" if lora is None else "lora", "bf16" if settings.precision == "bf16" else "fp32"
+    grids: list[torch.Tensor] = [even_grid(steps)]
+    roles = build_roles(pipeline, config, grids=grids, weights={}, seed=0, sharing=sharing, lora=lora, base=base)
     loader = Loader(Stripes(), seed=0)
     noise = torch.randn((2, 16, *pipeline.shape), generator=torch.Generator().manual_seed(1))
     pairs = PairSet(noise[0], noise[1].clamp(-1, 1), loader) if "pairs" in objective.needs else None

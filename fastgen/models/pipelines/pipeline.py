@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves
 
 from ...errors import UserError
 from ...process import Flow, even_grid
@@ -112,6 +113,13 @@ class Pipeline:
         if not isinstance(network, Experts):
             return 0.0
         return float(self.reading.time(torch.tensor(network.boundary, dtype=torch.float64)))
+
+    @cached_property
+    def told_in(self) -> frozenset[torch.dtype]:
+        """The dtypes of the numbers that the pipeline tells its network beside samples and times."""
+        told = self.condition(1, labels=torch.tensor([self.classes.start]), prompts=["a"])
+        leaves = [leaf for leaf in tree_leaves(told.kwargs) if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+        return frozenset(leaf.dtype for leaf in leaves)
 
     def denoiser(self, *, autocast: torch.dtype | None = None, scalars: Sequence[str] = ()) -> NetworkDenoiser:
         """A copy of the pipeline's network as a Denoiser, with zero embeddings of further scalars."""

@@ -1,0 +1,75 @@
+"""Layers that add a low-rank update to what a frozen layer computes (LoRA, Hu et al. 2021, arXiv:2106.09685).
+
+    y = W x + b + B A x
+
+A layer stays what it is, tensors and names included; it gets two slots for the factors of whoever acts, empty for the
+layer itself. Only plain operations are used, so that forward-mode and second derivatives are PyTorch's own.
+"""
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+DOWN, UP = "lora_A", "lora_B"
+"""The slots of A [rank, in, ...] and of B [out, rank, ...], into which the scale of the update is multiplied."""
+
+
+class LowRankLinear(nn.Linear):
+    """A linear layer with an update; a quantised one computes its own part as it does without."""
+
+    lora_A: nn.Parameter | None
+    lora_B: nn.Parameter | None
+    fresh = True
+    """Whether the layer's own output is a tensor that nobody else has, so that the update is added in place."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.lora_A is None or self.lora_B is None:
+            return super().forward(x)
+        rows = x.flatten(0, -2).to(self.lora_A.dtype)
+        y, low, up = super().forward(rows), rows @ self.lora_A.t(), self.lora_B.t()
+        y = y.addmm_(low, up) if self.fresh else torch.addmm(y, low, up)
+        return y.view(*x.shape[:-1], y.shape[-1])
+
+
+class LowRankConv(nn.modules.conv._ConvNd):
+    """A convolution with an update: A has its window, stride and padding, B is pointwise."""
+
+    lora_A: nn.Parameter | None
+    lora_B: nn.Parameter | None
+    fresh = True
+
+    def forward(self, x: Tensor) -> Tensor:
+        own: Callable[[Tensor], Tensor] = super().forward
+        if self.lora_A is None or self.lora_B is None:
+            return own(x)
+        x = x.to(self.lora_A.dtype)
+        y, low = own(x), self._conv_forward(x, self.lora_A, None)
+        pointwise = nn.functional.conv2d if low.ndim == 4 else nn.functional.conv3d
+        return y.add_(pointwise(low, self.lora_B))
+
+
+def make_adaptable(layer: nn.Module) -> None:
+    """Gives a layer the two slots, in place: its class becomes a subclass that adds the update."""
+    if not isinstance(layer, LowRankLinear | LowRankConv):
+        kind: Any = type(layer)
+        layer.__class__ = _adaptable(kind)
+    layer.register_parameter(DOWN, None)
+    layer.register_parameter(UP, None)
+
+
+def factor_shapes(layer: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The shapes of A and B of a linear layer or convolution."""
+    if isinstance(layer, nn.Linear):  # a quantised weight has another shape
+        return (rank, layer.in_features), (layer.out_features, rank)
+    window = tuple(layer.kernel_size)
+    return (rank, layer.in_channels, *window), (layer.out_channels, rank, *[1] * len(window))
+
+
+@cache
+def _adaptable(kind: Any) -> type[nn.Module]:
+    form = LowRankLinear if issubclass(kind, nn.Linear) else LowRankConv
+    fresh = form is LowRankConv or kind.forward is nn.Linear.forward
+    return type(f"LowRank{kind.__name__}", (form, kind), {"__module__": __name__, "fresh": fresh})
