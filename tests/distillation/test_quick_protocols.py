@@ -115,13 +115,18 @@ def test_prompts_are_measured_by_a_network_on_decoded_samples_of_a_lora(clip, tm
         evaluate={**evaluate, "metric": "clip_score"},
         stages=[{**DMD2, "train": {**TRAIN, "images": 4}}],
     )
-    with pytest.raises(UserError, match="nothing but zeros"):  # it was best before it was trained
+    said = []
+    try:
         distil(config, recipes=tmp_path)
+    except UserError as error:
+        said.append(str(error))
     measured = [record for record in logged(config.out) if "quality/fid" in record]
     assert [record["images"] for record in measured] == [0, 2, 4]
     assert all({"quality/kid", "quality/clip_score"} <= record.keys() for record in measured)
     best = json.loads((config.out / "best/about.json").read_text())
     assert best["clip_score"] == max(record["quality/clip_score"] for record in measured)
+    untrained = "nothing but zeros"  # is what a LoRA has that was best at first, and it is not exported
+    assert [untrained in refusal for refusal in said] == [True] * (best["images"] == 0)
 
 
 def test_the_reference_is_named_or_the_training_images(clip, tmp_path):

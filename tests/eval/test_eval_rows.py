@@ -1,6 +1,4 @@
 import json
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -8,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_run
 import tiny
 import torch
 from encoded import noise_image, pixels_of, save
@@ -210,11 +209,7 @@ def test_two_processes_give_the_figures_of_one(place: Path, tmp_path: Path) -> N
     more = ["--metrics", "fid,kid,prdc,diversity,colour,spectrum,swd,accuracy,vendi,inception_score"]
     arguments = [*paths, *sides, *more, *EXTRACTOR_OPTIONS, "--seeds", "2"]
     assert main(["eval", *arguments, "--out", str(tmp_path / "one")]) == 0
-    launch = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--standalone", "-m", "eval"]
-    done = subprocess.run(
-        [*launch, *arguments, "--out", str(tmp_path / "two")], capture_output=True, text=True, timeout=100
-    )
-    assert done.returncode == 0, done.stderr
+    assert small_run.in_processes(2, main, ["eval", *arguments, "--out", str(tmp_path / "two")]) == [0, 0]
     for alone, together in zip(rows_of(tmp_path / "one"), rows_of(tmp_path / "two"), strict=True):
         assert together["num"] == alone["num"]
         for ours, theirs in zip(alone["per_class"], together["per_class"], strict=True):

@@ -60,9 +60,9 @@ CASES = {
     "uni_instruct": Case({"fisher", "gan"}, GAN),
 }
 USUAL = {  # the pipeline that each is tried on when there is no time for all
-    "classes": ("diff_instruct", "dmd", "f_distill", "sid", "sida", "sim", "uni_instruct"),
-    "sdxl": ("dmd2", "sid_few_step", "swiftbrush", "tdm"),
-    "sd3": ("decoupled_dmd", "phased_dmd", "sid_lsg", "vsd"),
+    "classes": ("diff_instruct", "dmd", "f_distill", "sid", "sid_few_step", "sida", "sim", "tdm", "uni_instruct"),
+    "sdxl": ("dmd2",),
+    "sd3": ("decoupled_dmd", "phased_dmd", "sid_lsg", "swiftbrush", "vsd"),
 }
 
 

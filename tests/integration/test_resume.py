@@ -8,6 +8,8 @@ import weakref
 import pytest
 import small_run
 import tiny
+import torch
+from safetensors.torch import load_file
 from strangers import NEAR
 
 from fastgen.distillation.distil import distil
@@ -40,7 +42,7 @@ def finished(folder, tmp_path):
 
 
 def short(folder, out, *, optim=None, objective=None, **changes):
-    train = {"images": 8, "batch": 2, "optim": optim or {}}
+    train = {"images": 8, "batch": 2, "optim": {"eps": 1e-3, **(optim or {})}}  # smooth: rounding stays rounding
     stages = [{"name": "kd", "objective": objective or {"name": "kd"}, "train": train}]
     return small_run.run_config(
         folder, **{"out": out, "student": {"steps": [1]}, "checkpoints": {"every": 4}, "stages": stages, **changes}
@@ -158,10 +160,10 @@ def test_a_breakdown_leaves_the_last_checkpoint(folder, tmp_path):
         distil(spoilt, recipes=folder)
     (left,) = (tmp_path / "run" / "checkpoints").iterdir()
     assert left.name == "00000004"
-    sound = files(folder / "run" / "checkpoints" / left.name)
-    assert {name: data for name, data in files(left).items() if name.suffix == ".safetensors"} == {
-        name: data for name, data in sound.items() if name.suffix == ".safetensors"
-    }
+    sound = folder / "run" / "checkpoints" / left.name
+    assert files(left).keys() == files(sound).keys()
+    for file in left.glob("*.safetensors"):  # another run's, whose networks lie elsewhere and may round otherwise
+        torch.testing.assert_close(load_file(file), load_file(sound / file.name), rtol=1e-4, atol=1e-6)
     assert not (tmp_path / "run" / "student").exists()
 
 

@@ -70,8 +70,8 @@ CASES = {
     "kd": Case({"generator/regression"}, "{steps: [1]}"),
 }
 USUAL = {  # the pipeline that each is tried on when there is no time for all
-    "classes": ("ct", "lcm", "kd", "meanflow", "progressive", "scm"),
-    "sdxl": ("cd", "guidance_distillation", "pcm", "shortcut"),
+    "classes": ("cd", "ct", "guidance_distillation", "lcm", "kd", "meanflow", "progressive", "scm", "shortcut"),
+    "sdxl": ("pcm",),
     "sd3": ("sana_sprint", "self_shortcut", "tdd", "tscd"),
 }
 
