@@ -179,11 +179,22 @@ def _sides(session: Session) -> Iterator[Side]:
     few = () if options.student is None else options.steps or declared_steps(options.student)
     if options.teacher is not None:
         many = tuple(dict.fromkeys((*options.teacher_steps, *few)))
-        asked = options.asked(options.teacher_guidance)
+        asked = _asked(options, options.teacher_guidance)
         size = {} if options.student is None else noted_size(options.student)
         yield from _generated(session, "teacher", options.teacher, many, asked, beside=size)
     if options.student is not None:
-        yield from _generated(session, "student", options.student, few, options.asked(options.guidance))
+        yield from _generated(session, "student", options.student, few, _asked(options, options.guidance))
+
+
+def _asked(options: Options, guidance: float | None) -> Asked:
+    """What a pipeline's call is asked for, besides steps."""
+    return Asked(
+        guidance=guidance,
+        negative_prompt=options.negative_prompt,
+        height=options.height,
+        width=options.width,
+        frames=options.frames,
+    )
 
 
 def _generated(

@@ -7,12 +7,12 @@ import torch
 from torch import Tensor
 
 from .collect import Seen
+from .comparison import Comparison, Metric
 from .images.sources import Source
 from .measures.classes import per_class
 from .measures.figure import Figure, NotMeasured
 from .measures.frechet import Statistics, Target
 from .measures.spectrum import radial_profile, spectrum_db
-from .metrics import Comparison, Metric
 from .rows import ClassRow, Levels, Origin, Power, Role, Row
 from .session import Session
 

@@ -2,10 +2,7 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
-
-if TYPE_CHECKING:
-    from fastgen.sampling.call import Asked
+from typing import Literal
 
 Colour = tuple[float, float, float]
 """One value per RGB channel."""
@@ -100,13 +97,6 @@ class Options:
     def generated(self) -> tuple[str, ...]:
         """The paths of teacher and student, as far as they were given."""
         return tuple(path for path in (self.teacher, self.student) if path is not None)
-
-    def asked(self, guidance: float | None) -> "Asked":
-        """What a pipeline's call is asked for, besides steps."""
-        from fastgen.sampling.call import Asked
-
-        names = ("negative_prompt", "height", "width", "frames")
-        return Asked(guidance=guidance, **{name: getattr(self, name) for name in names})
 
     @property
     def wants_lpips(self) -> bool:

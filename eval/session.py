@@ -8,9 +8,10 @@ import torch
 from fastgen.errors import UserError
 
 from .collect import Collector, Eyes, Seen, collect
+from .comparison import Metric
 from .images.decode import Reading
 from .images.sources import Request, Source
-from .metrics import Metric, chosen
+from .metrics import chosen
 from .networks.clip import Clip, Reward
 from .networks.extractors import FeatureExtractor
 from .networks.lpips import Lpips

@@ -15,5 +15,10 @@ def stream(device: torch.device, *position: int | str) -> torch.Generator:
 
 
 def seed_of(*position: int | str) -> int:
-    """63 bits that depend on every part of the position, equal on every machine."""
-    return int.from_bytes(hashlib.blake2b(repr(position).encode(), digest_size=8).digest(), "little") >> 1
+    """63 bits that depend on every part of the position: what any generator takes as its seed."""
+    return hash_of(*position) >> 1
+
+
+def hash_of(*position: int | str) -> int:
+    """64 bits that depend on every part of the position, equal on every machine, in every process and version."""
+    return int.from_bytes(hashlib.blake2b(repr(position).encode(), digest_size=8).digest(), "little")

@@ -8,9 +8,9 @@ from time import perf_counter
 from typing import Any
 
 import torch
-from diffusers import DiffusionPipeline
 from torch import Tensor, nn
 
+from fastgen.models.pipelines.stock_pipeline import StockPipeline
 from fastgen.sampling.stock import Drawn
 
 from ..rows import Bill
@@ -47,9 +47,9 @@ class Costs:
         )
 
     @contextmanager
-    def counting(self, pipe: DiffusionPipeline, device: torch.device) -> Iterator[None]:
+    def counting(self, pipe: StockPipeline, device: torch.device) -> Iterator[None]:
         """Counts the denoiser calls of `pipe`, and the memory of its GPU, inside the block."""
-        parts: dict[str, Any] = pipe.components  # type: ignore[attr-defined]
+        parts = pipe.components
         networks = [parts[name] for name in _DENOISERS if isinstance(parts.get(name), nn.Module)]
         hooks = [network.register_forward_pre_hook(self._count, with_kwargs=True) for network in networks]
         if device.type == "cuda":

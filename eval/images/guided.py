@@ -5,14 +5,15 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from diffusers import ConsistencyModelPipeline, DiffusionPipeline
+from diffusers import ConsistencyModelPipeline
 from torch import Tensor, nn
 
 from fastgen.errors import UserError
+from fastgen.models.pipelines.stock_pipeline import StockPipeline
 
 
 @contextmanager
-def guiding(pipe: DiffusionPipeline, guidance: float, null_label: int | None) -> Iterator[None]:
+def guiding(pipe: StockPipeline, guidance: float, null_label: int | None) -> Iterator[None]:
     """Inside the block each call of the pipeline's UNet answers uncond + w (cond - uncond), from one call on pairs.
 
     What is combined is the network's own output; the scheduler stays the pipeline's, with its clipping.
@@ -40,7 +41,7 @@ def guiding(pipe: DiffusionPipeline, guidance: float, null_label: int | None) ->
         cond, uncond = output[0].chunk(2)
         return (uncond + guidance * (cond - uncond), *output[1:])
 
-    unet = pipe.unet
+    unet: nn.Module = pipe.components["unet"]
     hooks = [
         unet.register_forward_pre_hook(pair, with_kwargs=True, prepend=True),
         unet.register_forward_hook(combine, with_kwargs=True),

@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
-from diffusers import DiffusionPipeline
 
+from fastgen.data.pixels import to_uint8
 from fastgen.data.prompts import numbered_prompts
 from fastgen.data.text import read_lines
 from fastgen.errors import UserError, warn
 from fastgen.models.pipelines.arguments import conditioning_kind, conditions, default_steps, parameters, real_classes
 from fastgen.models.pipelines.opening import Opened, is_student
+from fastgen.models.pipelines.stock_pipeline import StockPipeline
 from fastgen.sampling import stock
 from fastgen.sampling.call import Asked, Call, settle
 
@@ -108,7 +109,7 @@ class PipelineSource:
     """
 
     path: str
-    pipe: DiffusionPipeline
+    pipe: StockPipeline
     classes: range
     null_label: int | None
     steps: int | None
@@ -208,7 +209,7 @@ def pipelines(
 
 
 def _source(
-    pipe: DiffusionPipeline, opened: Opened, draw: Draw, *, asked: Asked, beside: Mapping[str, Any] | None
+    pipe: StockPipeline, opened: Opened, draw: Draw, *, asked: Asked, beside: Mapping[str, Any] | None
 ) -> PipelineSource:
     """A loaded pipeline at no step count yet; warns of what has no effect on it."""
     notes = opened.notes
@@ -245,18 +246,18 @@ def declared_steps(path: str) -> tuple[int, ...]:
     return notes.steps if notes else ()
 
 
-def _by_label(pipe: DiffusionPipeline) -> bool:
+def _by_label(pipe: StockPipeline) -> bool:
     return conditioning_kind(pipe) == "label"
 
 
-def _label_above(pipe: DiffusionPipeline, classes: range) -> int | None:
+def _label_above(pipe: StockPipeline, classes: range) -> int | None:
     """The embedding just above the real classes, if the UNet has one."""
     unet = pipe.components.get("unet")
     known = unet.config.get("num_class_embeds") or 0 if unet is not None else 0
     return classes.stop if known > classes.stop > 0 else None
 
 
-def _warn_of_the_other(pipe: DiffusionPipeline, request: Request) -> None:
+def _warn_of_the_other(pipe: StockPipeline, request: Request) -> None:
     """Labels do nothing to a pipeline of prompts, and prompts to another."""
     kind = conditioning_kind(pipe)
     for name, given, wanted in (("--prompts", request.prompts, "prompt"), ("--labels", request.labels, "label")):
@@ -266,7 +267,7 @@ def _warn_of_the_other(pipe: DiffusionPipeline, request: Request) -> None:
 
 def _sampled(drawn: stock.Drawn, asked: dict[str, Any], numbers: Sequence[int]) -> ImageBatch:
     """Samples in [0, 1] with what was asked for; uint8 is rounded to the nearest level."""
-    pixels = (drawn.pictures.clamp(0, 1) * 255).round().to(torch.uint8).expand(-1, 3, -1, -1)
+    pixels = to_uint8(drawn.pictures).expand(-1, 3, -1, -1)
     labels = torch.tensor(asked["labels"]) if "labels" in asked else None
     conditions = torch.zeros(len(pixels), dtype=torch.int64) if labels is None else labels
     flags = drawn.flags if any(drawn.flags) else ()

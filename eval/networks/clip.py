@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+import transformers
 from torch import Tensor
 
 from fastgen.errors import UserError
@@ -55,7 +56,8 @@ class Clip:
         limit = self._model.config.text_config.max_position_embeddings
         tokens = self._tokenizer(list(prompts), padding=True, truncation=True, max_length=limit, return_tensors="pt")
         with computing(self._precision):
-            return self._model.get_text_features(**tokens.to(self.device)).pooler_output
+            embeddings: Tensor = self._model.get_text_features(**tokens.to(self.device)).pooler_output
+        return embeddings
 
     def alignment(self, embeddings: Tensor, prompts: Sequence[str]) -> Tensor:
         """Cosine between images [B, e] and their prompts, [B]; the CLIP score is 100 times its mean."""
@@ -67,18 +69,17 @@ class Clip:
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
-    from transformers import AutoTokenizer, CLIPModel
-
     try:
-        model, report = CLIPModel.from_pretrained(
+        loaded: Any = transformers.CLIPModel.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
     except Exception as error:  # whatever a foreign folder can raise, the remedy is in the folder
         raise UserError(
             f"{folder} cannot be loaded as a CLIP model ({' '.join(str(error).split())[:300]}); it needs the config, "
             "safetensors weights, tokenizer and preprocessor of a transformers CLIPModel."
         ) from error
+    model, report = loaded
     if report["missing_keys"]:
         raise UserError(
             f"{folder} lacks {len(report['missing_keys'])} weights of a CLIPModel, the first being "

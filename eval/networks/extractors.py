@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import torch
+import transformers
 from torch import Tensor
 
 from fastgen.errors import UserError
@@ -134,17 +135,16 @@ class _Loaded:
 
 
 def _load(folder: Path) -> _Loaded:
-    from transformers import AutoConfig, AutoModel, AutoModelForImageClassification
-
     if not (folder / "config.json").is_file():
         raise UserError(
             f"Extractor {folder} has no config.json; give the folder of a transformers image model as "
             "save_pretrained writes it (config.json, model.safetensors)."
         )
     try:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
         classifies = any(name.endswith("ForImageClassification") for name in config.architectures or ())
-        model, report = (AutoModelForImageClassification if classifies else AutoModel).from_pretrained(
+        kind: Any = transformers.AutoModelForImageClassification if classifies else transformers.AutoModel
+        model, report = kind.from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,

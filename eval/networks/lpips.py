@@ -58,7 +58,7 @@ class Lpips:
         mean, std = (torch.tensor(values, device=self._device).view(3, 1, 1) for values in (_MEAN, _STD))
         pixels = images.to(self._device).float() / 127.5 - 1
         x = F.interpolate((pixels - mean) / std, (SIDE, SIDE), mode="area")
-        parts = []
+        parts: list[Tensor] = []
         with computing(self._precision):
             for depth, layer in enumerate(self._layers.children()):
                 x = layer(x)

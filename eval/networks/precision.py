@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from accelerate.utils import convert_outputs_to_fp32
-from diffusers import DiffusionPipeline
 from torch import nn
+
+from fastgen.models.pipelines.stock_pipeline import StockPipeline
 
 Precision = Literal["float32", "tf32"]
 
@@ -27,13 +28,13 @@ def computing(precision: Precision) -> Iterator[None]:
 
 
 @contextmanager
-def autocasting(pipe: DiffusionPipeline, device: torch.device) -> Iterator[None]:
+def autocasting(pipe: StockPipeline, device: torch.device) -> Iterator[None]:
     """Inside the block each network of `pipe` computes in bfloat16 and answers in float32.
 
     Guidance and scheduler stay in float32. A scheduler that is given a bfloat16 output rounds the parts of its step one
     by one; their errors no longer cancel and add noise at every step.
     """
-    parts: dict[str, Any] = pipe.components  # type: ignore[attr-defined]
+    parts = pipe.components
     networks = [part for part in parts.values() if isinstance(part, nn.Module)]
     cast = torch.autocast(device.type, dtype=torch.bfloat16)
     for network in networks:

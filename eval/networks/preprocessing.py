@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
+import transformers
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -117,9 +118,7 @@ def preprocess_for(folder: Path, resize: Resize | None) -> Preprocess:
 
 
 def _declared(file: Path) -> Preprocess:
-    from transformers import AutoImageProcessor
-
-    build: Callable[..., Any] = AutoImageProcessor.from_pretrained
+    build: Callable[..., Any] = transformers.AutoImageProcessor.from_pretrained
     try:
         processor = build(file.parent, backend="torchvision", local_files_only=True)
     except (OSError, ValueError, KeyError, TypeError) as error:

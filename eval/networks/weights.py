@@ -4,6 +4,9 @@ import hashlib
 import os
 from pathlib import Path
 
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
 from fastgen.errors import UserError
 from fastgen.files import sha256_file
 
@@ -29,9 +32,6 @@ def model_folder(path: str) -> Path:
     Raises:
         UserError: neither is there; the message says how to fetch it.
     """
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
-
     if Path(path).is_dir():
         return Path(path)
     try:

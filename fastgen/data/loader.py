@@ -3,12 +3,12 @@
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from hashlib import blake2b
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..seeds import hash_of
 from .source import Items, Source
 
 Order = NDArray[np.intp]
@@ -73,12 +73,12 @@ class Loader:
     def _mirrored(self, items: Items, positions: range) -> Items:
         if items.images is None:
             return items
-        chosen = torch.tensor([_hash("flip", self._seed, position) % 2 == 1 for position in positions])
+        chosen = torch.tensor([hash_of("flip", self._seed, position) % 2 == 1 for position in positions])
         return replace(items, images=items.images.flip(-1).where(chosen[:, None, None, None], items.images))
 
     def _shuffled(self, epoch: int) -> Order:
         # Unlike Generator.permutation, the raw bits of PCG64 never change between NumPy versions.
-        bits = np.random.PCG64(_hash("epoch", self._seed, epoch)).random_raw(len(self._source))
+        bits = np.random.PCG64(hash_of("epoch", self._seed, epoch)).random_raw(len(self._source))
         order: Order = np.argsort(bits, kind="stable")
         return order
 
@@ -92,8 +92,3 @@ class _Ahead:
 
     positions: range
     items: "Future[Items]"
-
-
-def _hash(*key: str | int) -> int:
-    """64 bits that are the same on every machine, in every process and version."""
-    return int.from_bytes(blake2b(repr(key).encode(), digest_size=8).digest(), "little")

@@ -29,6 +29,11 @@ def to_images(pixels: Tensor) -> Tensor:
     return pixels.float() / 127.5 - 1
 
 
+def to_uint8(images: Tensor) -> Tensor:
+    """Floats in [0, 1], any shape -> uint8 0 .. 255, rounded to the nearest level; what lies beyond is clamped."""
+    return (images.clamp(0, 1) * 255).round().to(torch.uint8)
+
+
 class PixelCache:
     """Images [B, C, H, W] of a set by their numbers, through `decode` for those not seen before.
 

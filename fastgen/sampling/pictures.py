@@ -4,8 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
-from torch import Tensor, uint8
+from torch import Tensor
 from torchvision.utils import make_grid
+
+from ..data.pixels import to_uint8
 
 _FRAME = 62  # milliseconds of a video's frame: 16 per second
 _GAP = 2  # white pixels between the images of a grid
@@ -15,7 +17,7 @@ _LABEL_MARGIN = 12  # pixels around a label
 
 def picture(image: Tensor) -> Image.Image:
     """One image [1 or 3, H, W] in [0, 1] as grey or RGB: round(255 x)."""
-    pixels = (image.clamp(0, 1) * 255).round().to(uint8).cpu()
+    pixels = to_uint8(image).cpu()
     if len(pixels) == 1:
         return Image.fromarray(pixels[0].numpy())
     return Image.fromarray(pixels.permute(1, 2, 0).numpy())
