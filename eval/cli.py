@@ -63,7 +63,7 @@ def build_parser() -> ArgumentParser:
 
 def run(args: Namespace) -> int:
     """Evaluate, write the report and print it; 1 when an assertion fails."""
-    from .evaluate import evaluate
+    from .evaluate import evaluate  # brings torch, which --help does without
 
     report = evaluate(to_options(args))
     failed = report is not None and not all(verdict.holds for verdict in report.assertions)

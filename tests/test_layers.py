@@ -142,6 +142,11 @@ def test_evaluation_is_imported_only_when_it_is_asked_for():
     assert not eager, told(eager)
 
 
+def test_evaluation_imports_at_the_top_but_for_what_keeps_help_fast():
+    lazy = {(i.of, i.target) for i in ALL_IMPORTS if i.of.startswith("eval") and i.lazy}
+    assert lazy == {("eval.cli", "eval.evaluate")}  # it brings torch, which `--help` does without
+
+
 @pytest.mark.parametrize("module", ["fastgen.process", "fastgen.objectives"])
 def test_the_maths_needs_no_diffusers(module):
     code = f"import sys, {module}; print(*{{'diffusers', 'transformers', 'accelerate'}} & set(sys.modules))"

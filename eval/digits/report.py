@@ -16,12 +16,10 @@ from fastgen.sampling.sampler import AT_ONCE
 
 from ..measures.figure import Figure
 from ..measures.manifold import nearest
-from ..metrics_json import About, Gallery, Item, Near, Protocol, Provenance, RealImages, Strip
-from ..metrics_json import Report as FullReport
+from ..metrics_json import About, Gallery, Item, Near, Protocol, Provenance, RealImages, Report, Strip
 from ..page import html
 from ..provenance import circumstances
-from ..rows import Bill, Origin, Role
-from ..rows import Row as FullRow
+from ..rows import Bill, Origin, Role, Row
 from .figures import (
     CLASSES,
     NEIGHBOURS,
@@ -62,66 +60,40 @@ class Sampler:
 
 
 @dataclass(frozen=True, eq=False)
-class Row:
-    """One line of the table; what only generated digits [1797, 64] have is None for real ones."""
+class DigitsReport:
+    """Rows as every protocol writes them, and where and when they were measured.
 
-    name: str
-    figures: DigitsFigures
-    steps: int | None = None
-    nfe: int | None = None
-    seconds_per_image: float | None = None
-    digits: Tensor | None = None
+    Attributes:
+        rows: the real halves, then one per sampler.
+        drawn: digits [1797, 64] in [0, 1] of each sampler by the id of its row.
+        seed: of the split into real halves.
+    """
 
-    @property
-    def role(self) -> Role:
-        """Of real digits, of the teacher's, or of the student's: the first word of the name."""
-        first = self.name.replace(",", " ").split()[0]
-        return "real" if first == "real" else "teacher" if first == "teacher" else "student"
-
-    @property
-    def id(self) -> str:
-        return "held-out" if self.role == "real" else self.name.replace(",", "").replace(" ", "-")
-
-
-@dataclass(frozen=True)
-class Report:
-    """The rows, and where, when and with which seed of the real halves they were measured."""
-
-    rows: list[Row]
+    rows: tuple[Row, ...]
+    drawn: Mapping[str, Tensor]
     seed: int
     device: torch.device
     started: datetime
 
     @property
-    def generated(self) -> dict[Row, Tensor]:
-        return {row: row.digits for row in self.rows if row.digits is not None}
-
-    @property
     def picture(self) -> Image.Image:
         """The first digits of each row."""
-        shown = {"real": _real_of_each(SHOWN), **{row.name: digits[:SHOWN] for row, digits in self.generated.items()}}
+        titles = {row.id: row.title for row in self.rows}
+        first = {titles[row]: digits[:SHOWN] for row, digits in self.drawn.items()}
+        shown = {"real": _real_of_each(SHOWN), **first}
         return labelled_rows({name: _images(digits) for name, digits in shown.items()}, 6)
 
     def table(self) -> str:
         """Plain text, one line per row."""
-        lines = [f"{'':<28}{'Frechet':>9}{'accuracy':>10}{'diversity':>11}{'NFE':>5}{'s/image':>10}"]
-        for row in self.rows:
-            f = row.figures
-            cost = (
-                f"{row.nfe:>5}{row.seconds_per_image:>10.5f}"
-                if row.seconds_per_image is not None
-                else f"{'-':>5}{'-':>10}"
-            )
-            lines.append(f"{row.name:<28}{f.frechet:>9.4f}{f.accuracy:>10.4f}{f.diversity:>11.4f}{cost}")
-        return "\n".join(lines)
+        head = f"{'':<28}{'Frechet':>9}{'accuracy':>10}{'diversity':>11}{'NFE':>5}{'s/image':>10}"
+        return "\n".join([head, *map(_line, self.rows)])
 
-    def full(self, gallery: Gallery) -> FullReport:
-        """As other protocols write it."""
-        real = FullRow("real", "real", "real", REAL, COUNT, {}, {})
-        return FullReport(
+    def file(self, gallery: Gallery) -> Report:
+        """What metrics.json says."""
+        return Report(
             protocol=_PROTOCOL,
             figures=FIGURES,
-            rows=(real, *map(_full, self.rows)),
+            rows=(Row("real", "real", "real", REAL, COUNT, {}, {}), *self.rows),
             gallery=gallery,
             provenance=Provenance(
                 reference=RealImages(REAL.path, REAL.kind, COUNT, 0),
@@ -135,7 +107,7 @@ class Report:
         )
 
 
-def digits_report(samplers: Mapping[str, Sampler], *, seed: int) -> Report:
+def digits_report(samplers: Mapping[str, Sampler], *, seed: int) -> DigitsReport:
     """Figures of 1,797 class-balanced digits from each sampler, against the real ones.
 
     Args:
@@ -143,22 +115,23 @@ def digits_report(samplers: Mapping[str, Sampler], *, seed: int) -> Report:
         seed: of the split into real halves.
     """
     started, labels = datetime.now(UTC), class_balanced_labels(COUNT)
-    rows, device = [Row(HALF, real_halves(seed))], torch.device("cpu")
-    for name, sampler in samplers.items():
+    rows = [Row("held-out", "real", HALF, REAL, COUNT // 2, _figures(real_halves(seed)), {})]
+    drawn, device = dict[str, Tensor](), torch.device("cpu")
+    for title, sampler in samplers.items():
         began = time.perf_counter()
         canvases = sampler.draw(labels)
         seconds, device = (time.perf_counter() - began) / COUNT, canvases.device
         digits = from_canvas(canvases.cpu())
-        steps = sampler.nfe if sampler.steps is None else sampler.steps
-        rows.append(Row(name, digits_figures(digits, labels), steps, sampler.nfe, seconds, digits))
-    return Report(rows, seed, device, started)
+        rows.append(_row(title, sampler, digits, labels, seconds))
+        drawn[rows[-1].id] = digits
+    return DigitsReport(tuple(rows), drawn, seed, device, started)
 
 
-def save(report: Report, folder: Path) -> None:
+def save(report: DigitsReport, folder: Path) -> None:
     """`digits.png`, `metrics.json`, its images and `report.html` in the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     report.picture.save(folder / "digits.png")
-    report.full(_gallery(report, folder)).write(folder)
+    report.file(_gallery(report, folder)).write(folder)
     html.write(folder)
 
 
@@ -175,44 +148,50 @@ _PROTOCOL = Protocol(
 )
 
 
-def _full(row: Row) -> FullRow:
-    """The row as other protocols write it."""
-    figures = {name: Figure(value) for name, value in asdict(row.figures).items()}
-    if row.digits is None or row.nfe is None or row.seconds_per_image is None:
-        return FullRow(row.id, row.role, row.name, REAL, COUNT // 2, figures, {})
-    seconds = row.seconds_per_image
-    return FullRow(
-        id=row.id,
-        role=row.role,
-        title=row.name,
-        source=Origin(f"digits {row.role}", "pipeline", first_seed=0, dtype="float32"),
+def _row(title: str, sampler: Sampler, digits: Tensor, labels: Tensor, seconds: float) -> Row:
+    role: Role = "teacher" if title.replace(",", " ").split()[0] == "teacher" else "student"
+    return Row(
+        id=title.replace(",", "").replace(" ", "-"),
+        role=role,
+        title=title,
+        source=Origin(f"digits {role}", "pipeline", first_seed=0, dtype="float32"),
         num=COUNT,
-        metrics=figures,
+        metrics=_figures(digits_figures(digits, labels)),
         not_measured={},
-        steps=row.steps,
-        nfe=row.nfe,
-        costs=Bill(row.nfe, seconds, 1 / seconds, None, AT_ONCE),
-        per_class=figures_by_class(row.digits, class_balanced_labels(COUNT)),
+        steps=sampler.nfe if sampler.steps is None else sampler.steps,
+        nfe=sampler.nfe,
+        costs=Bill(sampler.nfe, seconds, 1 / seconds, None, AT_ONCE),
+        per_class=figures_by_class(digits, labels),
     )
 
 
-def _gallery(report: Report, folder: Path) -> Gallery:
+def _figures(found: DigitsFigures) -> dict[str, Figure]:
+    return {name: Figure(value) for name, value in asdict(found).items()}
+
+
+def _line(row: Row) -> str:
+    frechet, accuracy, diversity = (row.metrics[name].value for name in FIGURES)
+    cost = f"{row.nfe:>5g}{row.costs.seconds_per_image:>10.5f}" if row.costs else f"{'-':>5}{'-':>10}"
+    return f"{row.title:<28}{frechet:>9.4f}{accuracy:>10.4f}{diversity:>11.4f}{cost}"
+
+
+def _gallery(report: DigitsReport, folder: Path) -> Gallery:
     """The first digits of every row, the first ones of the class 0, and the nearest real ones, saved as images."""
     zeros = tuple(range(0, STRIP * CLASSES, CLASSES))
     real = {"real": _save(folder, "images/real/{}.png", range(SHOWN), _real_of_each(SHOWN))}
     first = {
-        row.id: _save(folder, f"images/{row.id}/{{}}.png", range(SHOWN), digits[:SHOWN])
-        for row, digits in report.generated.items()
+        row: _save(folder, f"images/{row}/{{}}.png", range(SHOWN), digits[:SHOWN])
+        for row, digits in report.drawn.items()
     }
     alike = {
-        row.id: _save(folder, f"images/{row.id}/strip-{{}}.png", zeros, digits[list(zeros)])
-        for row, digits in report.generated.items()
+        row: _save(folder, f"images/{row}/strip-{{}}.png", zeros, digits[list(zeros)])
+        for row, digits in report.drawn.items()
     }
     return Gallery(
         items=tuple(Item(seed=i, label=i % CLASSES) for i in range(SHOWN)),
         images=real | first,
         strip=Strip(label=0, seeds=zeros, images=alike),
-        neighbours={row.id: _neighbours(folder, digits[:SHOWN]) for row, digits in report.generated.items()},
+        neighbours={row: _neighbours(folder, digits[:SHOWN]) for row, digits in report.drawn.items()},
     )
 
 

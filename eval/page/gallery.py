@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from statistics import median
 
 from .. import metrics_json
-from ..images.flagged import flags_of
 from ..metrics_json import Item, Near
+from ..report.flagged import flags_of
 from ..rows import Row
 from .pictures import Picture, Pictures
 from .sides import Column, Sides

@@ -2,8 +2,8 @@
 
 from collections.abc import Iterator
 
-from ..images import flagged
 from ..metrics_json import Report
+from ..report import flagged
 
 
 def warnings(report: Report) -> Iterator[str]:

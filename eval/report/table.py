@@ -2,11 +2,11 @@
 
 from collections.abc import Iterator
 
-from ..images import flagged
 from ..measures.figure import Figure
 from ..metrics_json import Report, Verdict
 from ..options import Options
 from ..rows import Row
+from . import flagged
 
 
 def table(report: Report, options: Options) -> str:
