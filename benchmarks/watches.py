@@ -10,6 +10,7 @@ from statistics import median
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
@@ -18,9 +19,9 @@ GIB, TOP = 2.0**30, 12
 VIEWS = ("view", "detach", "alias", "expand", "permute", "transpose", "aten.t.", "squeeze", "select", "slice", "split")
 
 
-def _product(_self: Any, a: Any, b: Any, *_: Any, **__: Any) -> int:
-    """FLOPs of a product of these shapes."""
-    return int(2 * a[0] * a[1] * b[1])
+def _product(_self: Tensor, a: Tensor, b: Tensor, *_: Any, **__: Any) -> int:
+    """FLOPs of a product [n, k] [k, m]."""
+    return 2 * a.shape[0] * a.shape[1] * b.shape[1]
 
 
 FORMULAS = {**flop_registry, torch.ops.aten.addmm_: _product}
