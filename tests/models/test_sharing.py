@@ -13,6 +13,7 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from peft import inject_adapter_in_model, set_peft_model_state_dict
 from rounding import assert_alike, gap
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias
 from fastgen.models.calls import through
@@ -22,6 +23,7 @@ from fastgen.models.discriminator import Discriminator, default_layers
 from fastgen.models.merging import lora_layers
 from fastgen.models.owned import owned
 from fastgen.models.roles import Roles
+from fastgen.models.targets import find_targets
 from fastgen.objectives import DMD, DMD2, Batch, Pair
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.ops import renoised
@@ -176,10 +178,12 @@ CASES = {
 }
 
 
-def shared(family: Family, base: nn.Module, checkpointing: bool) -> tuple[Roles, SharedNetwork]:
+def shared(
+    family: Family, base: nn.Module, checkpointing: bool, compute: torch.dtype | None = None
+) -> tuple[Roles, SharedNetwork]:
     """All roles on one network; the adapters have left their zero."""
     torch.manual_seed(1)
-    network = SharedNetwork(alias(base), TRAINED, Adaptation(rank=2, alpha=3.0))
+    network = SharedNetwork(alias(base), TRAINED, Adaptation(rank=2, alpha=3.0), compute=compute)
     with torch.no_grad():
         for role in TRAINED:
             for p in network.adapters[role].parameters():
@@ -191,18 +195,28 @@ def shared(family: Family, base: nn.Module, checkpointing: bool) -> tuple[Roles,
     return with_discriminator(members, family, base), network
 
 
+class Alone(NetworkDenoiser):
+    """A network whose adapter is trained."""
+
+    def requires_grad_(self, requires_grad: bool = True) -> "Alone":
+        for name, p in self.named_parameters():
+            if "lora_" in name:
+                p.requires_grad_(requires_grad)
+        return self
+
+
 def apart(family: Family, base: nn.Module, together: Roles, checkpointing: bool) -> Roles:
     """A network for each role with one adapter at most, switched by nothing and called as peft does."""
     members: dict[str, nn.Module] = {}
     for role in ROLES:
-        net = copy.deepcopy(base)
+        net = copy.deepcopy(base).requires_grad_(False)
         if role in TRAINED:
             state, config = lora_layers(together[role].adapter.state_dict(), alpha=3.0)
             inject_adapter_in_model(config, net)
             set_peft_model_state_dict(net, state)
         if checkpointing:
             net.enable_gradient_checkpointing()
-        members[role] = NetworkDenoiser(net, FLOW, family.form)
+        members[role] = Alone(net, FLOW, family.form)
     return with_discriminator(members, family, base)
 
 
@@ -265,6 +279,74 @@ def test_gradients_are_those_of_three_networks(name, checkpointing):
             assert found.keys() == expected.keys()
             wrong = [key for key in expected if gap(found[key], expected[key], floor) > 1e-4]
             assert not wrong, f"{what}, {role} acting at backward: {wrong}"
+
+
+def derivatives(roles: Roles, family: Family) -> dict[str, Tensor]:
+    """The generator's output, its derivative along the time and the sample, and the gradient of a squared slope."""
+    x, t = noise(ROWS, *family.shape, seed=8), torch.full((ROWS,), 0.5, dtype=torch.float64)
+    along = noise(ROWS, *family.shape, seed=9), torch.ones_like(t)
+
+    def believed(x_t: Tensor, t: Tensor) -> Tensor:
+        return roles.generator(x_t, t, conditioning(family)).x0
+
+    with sdpa_kernel(SDPBackend.MATH):
+        with torch.no_grad():
+            found, rate = torch.func.jvp(believed, (x, t), along)
+        with roles.training(("generator",)):
+            given = x.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(believed(given, t).square().mean(), given, create_graph=True)
+            slope.square().sum().backward()
+            roles.collect_gradients(("generator",))
+    seconds = own_gradients(roles, "generator")
+    for p in roles.parameters("generator"):
+        p.grad = None
+    return {"output": found, "rate": rate, **seconds}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [name if name in ("SDXL", "Flux", "DiT") else pytest.param(name, marks=pytest.mark.slow) for name in FAMILIES],
+)
+def test_forward_and_second_derivatives_are_those_of_three_networks(name):
+    family = FAMILIES[name]
+    base = family.network()
+    together, _ = shared(family, base, checkpointing=False)
+    found, expected = derivatives(together, family), derivatives(apart(family, base, together, False), family)
+    seconds = [value for key, value in expected.items() if "lora_" in key]
+    floor = 1e-2 * max(float(value.abs().max()) for value in seconds)
+    assert expected["rate"].abs().max() > 1e-2
+    assert sum(bool(value.any()) for value in seconds) > 0.7 * len(seconds)
+    wrong = [key for key in expected if gap(found[key], expected[key], floor if "lora_" in key else 0) > 1e-4]
+    assert found.keys() == expected.keys()
+    assert not wrong
+
+
+class Coarse(nn.Linear):
+    """A frozen layer with weights in int8, which computes them anew at each call."""
+
+    def __init__(self, layer: nn.Linear) -> None:
+        super().__init__(layer.in_features, layer.out_features, bias=layer.bias is not None, device="meta")
+        self.scale = float(layer.weight.detach().abs().max()) / 127
+        weight = (layer.weight.detach() / self.scale).round().to(torch.int8)
+        self.weight, self.bias = nn.Parameter(weight, requires_grad=False), layer.bias
+
+    def forward(self, x: Tensor) -> Tensor:
+        return nn.functional.linear(x, self.weight.to(x.dtype) * self.scale, self.bias)
+
+
+@pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "checkpointed"])
+def test_gradients_through_quantised_layers_are_those_of_three_networks(checkpointing):
+    family = FAMILIES["SDXL"]
+    base = family.network().requires_grad_(False)
+    for name in find_targets(base):
+        base.set_submodule(name, Coarse(base.get_submodule(name)))
+    together, _ = shared(family, base, checkpointing, compute=torch.float32)
+    separate = apart(family, base, together, checkpointing)
+    for what in ("gan, generator", "gan, fake score"):
+        found, expected = (gradients(roles, CASES[what], family, nullcontext) for roles in (together, separate))
+        floor = 1e-2 * max(float(gradient.abs().max()) for gradient in expected.values())
+        assert found.keys() == expected.keys()
+        assert not [key for key in expected if gap(found[key], expected[key], floor) > 1e-4]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
