@@ -12,14 +12,15 @@ from ..errors import UserError
 from ..models.baking import TWO_TOLD
 from ..models.pipelines.halved import tells_apart
 from ..models.pipelines.pipeline import Pipeline
-from ..models.roles import DENOISERS
 from ..models.scalars import find_time_embedding
-from ..objectives import roles_of, scalars_of
+from ..objectives import denoisers_of, roles_of
 from ..process import Flow
 from ..process.retold import retold
 
 SCALARS = {"s": "where its steps lead", "w": "its guidance"}
 """What a generator may be told beside its time, in words."""
+STEPS = {"ode": "deterministic", "renoise": "renoised"}
+"""How a student steps by its samplers, in words."""
 
 
 def check_stages(config: Config) -> None:
@@ -37,7 +38,7 @@ def check_stages(config: Config) -> None:
     for before, stage in pairwise(config.stages):
         _check_goes_on(before, stage)
     last, steps = config.stages[-1], config.student.steps
-    if "one_step" in last.objective.needs and steps != (1,):
+    if last.objective.needs.one_step and steps != (1,):
         raise UserError(
             f"stage {last.name!r} trains one step only, but student.steps declares {', '.join(map(str, steps))}: set "
             "student.steps=[1], or end with a stage that trains every step (dmd2, or objective.rollout="
@@ -53,20 +54,20 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
     """
     for stage in config.stages:
         needs = stage.objective.needs
-        if "null" in needs and not pipeline.has_null:
+        if needs.null and not pipeline.has_null:
             raise UserError(
                 f"stage {stage.name!r} uses guidance or label dropout, but the teacher has no unconditional mode: set "
                 "guidance to 1 and label_dropout to 0, or name its null class with teacher.null_label"
             )
-        if "linear" in needs and not isinstance(retold(config.process, pipeline.reading.process), Flow):
+        if needs.process == "flow" and not isinstance(retold(config.process, pipeline.reading.process), Flow):
             raise UserError(
                 f"stage {stage.name!r} holds on the flow process only, and the teacher has another: set process=flow"
             )
-        if "fine_times" in needs:
+        if needs.fine_times:
             _check_fine_times(stage, pipeline)
-        if any("." in need for need in needs):
+        if needs.scalars:
             _check_embeds_time(stage, pipeline)
-        if "pairs" in needs and config.pairs.guidance != 1 and not pipeline.has_null:
+        if needs.pairs and config.pairs.guidance != 1 and not pipeline.has_null:
             raise UserError(
                 f"stage {stage.name!r} reads pairs under guidance {config.pairs.guidance:g}, but the teacher has no "
                 "unconditional mode: set pairs.guidance=1, or name its null class with teacher.null_label"
@@ -93,7 +94,7 @@ def check_grids(config: Config, pipeline: Pipeline, grids: Mapping[int, Tensor])
         UserError: naming the stage, the step count and its times.
     """
     for stage in config.stages:
-        for n, grid in grids.items() if "experts" in stage.objective.needs else ():
+        for n, grid in grids.items() if stage.objective.needs.experts else ():
             above = int((grid >= pipeline.boundary).sum())
             if above in (0, n):
                 raise UserError(
@@ -108,7 +109,7 @@ def _check_experts(stage: StageConfig, pipeline: Pipeline) -> None:
     """Refuses what needs two networks of a pipeline of one, and what needs one of a pipeline of two."""
     name, needs = type(pipeline.pipe).__name__, stage.objective.needs
     if not pipeline.boundary:
-        if "experts" in needs:
+        if needs.experts:
             raise UserError(
                 f"stage {stage.name!r} trains an expert for each phase, but the {name} has one denoiser, and no stock "
                 "pipeline could hold two: set objective.experts=false, or choose a teacher of two denoisers"
@@ -119,7 +120,7 @@ def _check_experts(stage: StageConfig, pipeline: Pipeline) -> None:
             f"stage {stage.name!r} has a discriminator, which reads the features of one network, but the {name} has "
             "two denoisers: set objective.gan=0 where the objective allows it, or choose one without discriminator"
         )
-    if scalars_of(stage.objective, "generator"):
+    if needs.told("generator"):
         raise UserError(f"stage {stage.name!r} does not fit the {name}: {TWO_TOLD}")
 
 
@@ -153,12 +154,12 @@ def _check_fine_times(stage: StageConfig, pipeline: Pipeline) -> None:
 def _check_sources(stage: StageConfig, config: Config) -> None:
     """Refuses an objective without the images that it reads, or with the teachings of a network that knows nothing."""
     needs = stage.objective.needs
-    if "images" in needs and not config.data.has_images:
+    if needs.images and not config.data.has_images:
         raise UserError(
             f"stage {stage.name!r} needs real images and the data source has none: use data.source folder, parquet or "
             "digits, or settings that read none (most GAN terms can be switched off: objective.gan=0)"
         )
-    taught = "pairs" in needs or ("real_score" in needs and stage.carry.get("real_score", "teacher") == "teacher")
+    taught = needs.pairs or (needs.real_score and stage.carry.get("real_score", "teacher") == "teacher")
     if config.teacher.new is not None and taught:
         raise UserError(
             f"stage {stage.name!r} learns from the teacher, but teacher.new has random weights: train it in a run of "
@@ -169,22 +170,21 @@ def _check_sources(stage: StageConfig, config: Config) -> None:
 def _check_steps(stage: StageConfig, student: StudentConfig) -> None:
     """Refuses a student that steps otherwise, or less often, than the stage's objective can train."""
     needs = stage.objective.needs
-    if "ode" in needs and student.sampler != "ode":
+    if needs.sampler is not None and needs.sampler != student.sampler:
         raise UserError(
-            f"stage {stage.name!r} trains deterministic steps, but student.sampler is {student.sampler}: set "
-            "student.sampler=ode"
+            f"stage {stage.name!r} trains {STEPS[needs.sampler]} steps, but student.sampler is {student.sampler}: set "
+            f"student.sampler={needs.sampler}"
         )
-    least = max((int(need.removeprefix("steps>=")) for need in needs if need.startswith("steps>=")), default=1)
-    if min(student.steps) < least:
+    if min(student.steps) < needs.steps:
         raise UserError(
-            f"stage {stage.name!r} needs at least {least} steps, but student.steps declares {min(student.steps)}: "
-            "declare more, or choose an objective of one step"
+            f"stage {stage.name!r} needs at least {needs.steps} steps, but student.steps declares "
+            f"{min(student.steps)}: declare more, or choose an objective of one step"
         )
 
 
 def _check_scalars(stage: StageConfig, config: Config) -> None:
     """Refuses a student whose embeddings could not be baked into a stock network."""
-    told, student = scalars_of(stage.objective, "generator"), config.student
+    told, student = stage.objective.needs.told("generator"), config.student
     if "s" in told and len(student.steps) > 1:
         raise UserError(
             f"stage {stage.name!r} trains a generator that is told where a step leads, which a stock pipeline knows of "
@@ -206,18 +206,17 @@ def _check_scalars(stage: StageConfig, config: Config) -> None:
 def _check_settings(stage: StageConfig, config: Config) -> None:
     """Refuses settings of a stage that would break off its training, or leave a role without any."""
     needs, trained, train = stage.objective.needs, roles_of(stage.objective), stage.train
-    if "second_derivative" in needs and train.gradient_checkpointing:
+    if needs.second_derivative and train.gradient_checkpointing:
         raise UserError(
             f"stage {stage.name!r} has gan.r1, a second derivative, and train.gradient_checkpointing, which cannot "
             "compute one: use gan.approximate_r1, or switch the checkpointing off"
         )
-    late = max((int(need.removeprefix("images>")) for need in needs if need.startswith("images>")), default=0)
-    if late > (train.images - 1) // train.batch * train.batch:
+    if needs.judged_from > (train.images - 1) // train.batch * train.batch:
         raise UserError(
-            f"stage {stage.name!r} has gan.start {late}, but train.images={train.images} with "
+            f"stage {stage.name!r} has gan.start {needs.judged_from}, but train.images={train.images} with "
             f"train.batch={train.batch} ends before the generator would be judged: lower it, or train for longer"
         )
-    if "ratio_means" in needs and (train.micro_batch or train.batch) == 1:
+    if needs.ratio_means and (train.micro_batch or train.batch) == 1:
         raise UserError(
             f"stage {stage.name!r} weighs samples of a micro-batch against each other, and train.micro_batch is 1: "
             "make it larger"
@@ -229,7 +228,7 @@ def _check_settings(stage: StageConfig, config: Config) -> None:
             f"stage {stage.name!r} has discriminator.heads=mean, without parameters, on a network that it does not "
             "train, so that nothing would learn to tell real from fake: set discriminator.heads=trained"
         )
-    roles = {*trained, *(needs & set(DENOISERS))} - {"discriminator"}
+    roles = denoisers_of(stage.objective)
     for role, origin in stage.carry.items():
         if role not in roles:
             raise UserError(f"stage {stage.name!r} carries {role!r}, but its roles are {', '.join(sorted(roles))}")
@@ -244,10 +243,10 @@ def _check_settings(stage: StageConfig, config: Config) -> None:
 
 def _check_goes_on(before: StageConfig, stage: StageConfig) -> None:
     """Refuses a role that goes on from a generator that was told what this role is not."""
-    known = scalars_of(before.objective, "generator")
-    for role in (*roles_of(stage.objective), *sorted(stage.objective.needs & set(DENOISERS))):
+    known = before.objective.needs.told("generator")
+    for role in denoisers_of(stage.objective):
         origin = stage.carry.get(role, "generator" if role == "generator" else "teacher")
-        lost = [name for name in known if name not in scalars_of(stage.objective, role)]
+        lost = [name for name in known if name not in stage.objective.needs.told(role)]
         if origin != "teacher" and lost:
             what = " and ".join(SCALARS.get(name, name) for name in lost)
             raise UserError(

@@ -19,9 +19,8 @@ from ..errors import UserError
 from ..models.experts import Experts
 from ..models.pipelines.create import create
 from ..models.pipelines.watch import NETWORKS, SECOND, network_of
-from ..models.roles import DENOISERS
 from ..models.targets import find_targets
-from ..objectives import roles_of
+from ..objectives import denoisers_of, roles_of
 
 TRAINED_BYTES = 4 + 4 + 8  # fp32 weight, gradient, two Adam moments
 BASE_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "nf4": 0.5}
@@ -94,11 +93,12 @@ def _stage_lines(index: int, stage: StageConfig, config: Config, net: nn.Module 
     settings, cycle = stage.train, stage.objective.cycle
     cycles = math.ceil(settings.images / (settings.batch * sum("generator" in turn for turn in cycle)))
     updates = {role: cycles * sum(role in turn for turn in cycle) for role in roles_of(stage.objective)}
-    needs = sorted(stage.objective.needs & {"images", "pairs"})
+    needs = stage.objective.needs
+    read = [name for name, asked in (("images", needs.images), ("pairs", needs.pairs)) if asked]
     budget = f"{settings.images:,} images in batches of {settings.batch}, {settings.precision}"
     turns = [(len(list(repeats)), "+".join(turn)) for turn, repeats in groupby(cycle)]
     lines = [
-        f"stage {index}, {stage.name}: {budget}, {'reads ' + ' and '.join(needs) if needs else 'data-free'}",
+        f"stage {index}, {stage.name}: {budget}, {'reads ' + ' and '.join(read) if read else 'data-free'}",
         f"  turns of a cycle: {', '.join(f'{count} x {turn}' if count > 1 else turn for count, turn in turns)}",
         f"  updates: {', '.join(f'{role} {count:,}' for role, count in updates.items())}",
     ]
@@ -118,7 +118,7 @@ def _memory(stage: StageConfig, config: Config, net: nn.Module) -> list[Part]:
     if shared:
         parts.append(Part("network of shared roles", size, int(size * BASE_BYTES[base_of(config)])))
     adapter = _adapter(net, config.lora) if shared else 0
-    for role in _roles(stage):
+    for role in denoisers_of(stage.objective):
         if role not in shared:
             frozen = 4 if role == "target" else 2 if stage.train.precision == "bf16" else loaded
             kind, bytes_each = ("trained", TRAINED_BYTES) if role in trained else ("frozen", frozen)
@@ -141,10 +141,6 @@ def _ends(layer: nn.Module) -> int:
     """Inputs and outputs of a layer: what a low-rank update has per rank."""
     weight: Any = layer.weight
     return int(weight.shape[0] + weight[0].numel())
-
-
-def _roles(stage: StageConfig) -> list[str]:
-    return [role for role in DENOISERS if role in roles_of(stage.objective) or role in stage.objective.needs]
 
 
 def _count(net: nn.Module) -> int:

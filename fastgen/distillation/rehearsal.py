@@ -88,7 +88,7 @@ def rehearse_pictures(student: Student, *, warn: Callable[[str], None]) -> bool:
 
 def _needs_pictures(student: Student) -> bool:
     config = student.config
-    read = any({"images", "lpips"} & stage.objective.needs for stage in config.stages)
+    read = any(needs.images or needs.lpips for needs in (stage.objective.needs for stage in config.stages))
     return read or config.evaluate.protocol not in ("none", "digits")
 
 

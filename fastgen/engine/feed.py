@@ -9,7 +9,7 @@ from ..data import Items, Loader
 from ..errors import UserError
 from ..models.conditioning import Conditioning
 from ..models.pipelines.pipeline import Pipeline
-from ..objectives import Batch, Pair
+from ..objectives import Batch, Needs, Pair
 
 
 @dataclass(frozen=True)
@@ -48,20 +48,20 @@ class Feed:
     pipeline: Pipeline
     loader: Loader
     device: torch.device
-    needs: frozenset[str]
+    needs: Needs
     pairs: PairSet | None = None
 
     def batch(self, position: int, size: int, *, rng: torch.Generator, shared_rng: torch.Generator) -> Batch:
         """The `size` samples from `position` of the stream on."""
         pair = None
-        if self.pairs is not None and "pairs" in self.needs:
+        if self.pairs is not None and self.needs.pairs:
             rows = (position + torch.arange(size)) % len(self.pairs.eps)
             items = self.pairs.items(rows)
             pair = Pair(self.pairs.eps[rows].to(self.device), self.pairs.x0[rows].to(self.device))
         else:
             items = self.loader.take(position, size)
         real = None
-        if "images" in self.needs and items.images is not None:
+        if self.needs.images and items.images is not None:
             real = self._encoded(items.images)
         cond = self.pipeline.condition(size, labels=items.labels, prompts=items.prompts).to(self.device)
         return Batch(cond, self.pipeline.shape, rng, shared_rng, real=real, pairs=pair)

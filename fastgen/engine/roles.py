@@ -20,7 +20,7 @@ from ..models.pipelines.source import DTYPES
 from ..models.quantised import quantise
 from ..models.roles import DENOISERS, Roles, Sampler, put
 from ..models.state import STATES
-from ..objectives import roles_of, scalars_of
+from ..objectives import denoisers_of, roles_of
 from ..process.retold import ProcessName, retold
 from ..sampling.sampler import told_at
 from ..seeds import seed_of
@@ -61,9 +61,9 @@ def build_roles(
         UserError: `carry` names a stage before that does not exist, or the network cannot be shared as asked.
     """
     trained = roles_of(stage.objective)
-    names = [name for name in DENOISERS if name in trained or name in stage.objective.needs]
+    needs, names = stage.objective.needs, denoisers_of(stage.objective)
     origins = {name: _origin(name, stage, weights) for name in names}
-    scalars = {name: scalars_of(stage.objective, name) for name in names}
+    scalars = {name: needs.told(name) for name in names}
     torch.manual_seed(seed_of(seed, stage.name, "embeddings"))
     members: dict[str, nn.Module] = {
         name: _copy(pipeline, stage.train, frozen=name not in (*trained, "target"), scalars=scalars[name])
@@ -90,8 +90,8 @@ def build_roles(
     if "discriminator" in trained:
         members["discriminator"] = _discriminator(pipeline, members, stage.discriminator)
     device = next(pipeline.network.parameters()).device
-    members |= {name: kind().to(device) for name, kind in STATES.items() if name in stage.objective.needs}
-    if "lpips" in stage.objective.needs:
+    members |= {name: STATES[name]().to(device) for name in needs.states}
+    if needs.lpips:
         members["lpips"] = Perceptual(pipeline.codec, lpips_network().to(device))
     kept = (*trained, "target")
     borrowed = [name for name, origin in origins.items() if name not in kept and origin == "teacher"]

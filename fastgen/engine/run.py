@@ -21,6 +21,7 @@ from .distributed import alone
 from .dtypes import autocast_of, base_of
 from .feed import Feed, PairSet
 from .log import RunLog
+from .migration import migrated
 from .pairs import teacher_pairs
 from .quality import Quality, Yardstick, averaged, left_by, passed, plain, read_weights, write_weights
 from .roles import Weights, build_roles
@@ -152,7 +153,7 @@ class Run:
         """The batches of a stage; teacher samples are made first where its objective needs them."""
         loader = Loader(self.config.data, seed=seed_of(self.config.seed, "data"), flip=self.config.flip)
         needs = config.objective.needs
-        pairs = self._pairs(config) if "pairs" in needs else None
+        pairs = self._pairs(config) if needs.pairs else None
         return Feed(self.pipeline, loader, self.accelerator.device, needs, pairs)
 
     def _pairs(self, config: StageConfig) -> PairSet:
@@ -222,7 +223,8 @@ class Run:
         if loaded is None:
             self.log.say(f"nothing to resume in {self.config.out}: starting from the beginning")
             return None
-        state = loaded.snapshot.state
+        snapshot = migrated(loaded.snapshot)
+        state = snapshot.state
         changed = _differences(state["fingerprint"], fingerprint(self.config))
         if changed:
             raise CheckpointError(
@@ -231,7 +233,7 @@ class Run:
             )
         self.log.rewind(state["stage"], state["position"]["cycle"])
         self.log.say(f"resuming from {loaded.path}")
-        return loaded.snapshot
+        return snapshot
 
 
 def _stopped(stage: Stage, quality: Quality) -> str | None:

@@ -53,5 +53,5 @@ class LogVariance(nn.Module):
         return self.out(waves.to(self.out.weight))[:, 0]
 
 
-STATES: dict[str, type[nn.Module]] = {"ratio_means": RatioMeans, "weight": LogVariance}
-"""State modules by the name that an objective's `needs` has for them."""
+STATES: dict[str, type[nn.Module]] = {"ratio_means": RatioMeans, "log_variance": LogVariance}
+"""State modules by the name of their role, and of the field of `Needs` that asks for them."""

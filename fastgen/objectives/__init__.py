@@ -12,7 +12,8 @@ from .distribution.sim import SIM
 from .distribution.tdm import TDM
 from .distribution.uni_instruct import UniInstruct
 from .distribution.vsd import VSD, SwiftBrush
-from .parts.base import Batch, Landing, Objective, Pair, Terms, Turn, roles_of, scalars_of
+from .parts.base import Batch, Landing, Objective, Pair, Terms, Turn, denoisers_of, roles_of
+from .parts.needs import Needs
 from .regression.guidance_distillation import GuidanceDistillation
 from .regression.kd import KnowledgeDistillation
 from .regression.pretrain import Pretrain
@@ -68,4 +69,15 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "guidance_distillation": GuidanceDistillation,
 }
 
-__all__ = ["OBJECTIVES", "Batch", "Landing", "Objective", "Pair", "Terms", "Turn", "roles_of", "scalars_of"]
+__all__ = [
+    "OBJECTIVES",
+    "Batch",
+    "Landing",
+    "Needs",
+    "Objective",
+    "Pair",
+    "Terms",
+    "Turn",
+    "denoisers_of",
+    "roles_of",
+]

@@ -75,11 +75,11 @@ class Bed:
 
 def bed_of(objective: Objective, process: str, data: str = "five") -> Bed:
     """The bed with the conditioning that the objective needs."""
-    return Bed(process, data, classes="null" in objective.needs)
+    return Bed(process, data, classes=objective.needs.null)
 
 
 def sampler_of(objective: Objective) -> Sampler:
-    return "ode" if "ode" in objective.needs else "renoise"
+    return objective.needs.sampler or "renoise"
 
 
 @cache
@@ -119,10 +119,10 @@ def batch_for(
 ) -> Batch:
     """A batch with exactly what the objective says it needs."""
     labels, drawn, real = bed.labels(size, rng), None, None
-    if "pairs" in objective.needs:
+    if objective.needs.pairs:
         stored, rows = pairs(bed), torch.randint(PAIRS, (size,), generator=rng)
         labels, drawn = stored.labels[rows], Pair(stored.eps[rows], stored.x0[rows])
-    if "images" in objective.needs:
+    if objective.needs.images:
         real = DATA[bed.data].sample(size, rng, labels=labels if bed.classes else None).float()
     return Batch(bed.cond(labels), (2,), rng, shared_rng, real=real, pairs=drawn, images=images)
 

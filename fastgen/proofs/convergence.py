@@ -87,7 +87,7 @@ def table(names: list[str], processes: list[str], *, jobs: int) -> dict[str, dic
     """Mean distances by recipe and process, printed as they come."""
     rows: dict[str, dict[str, dict[str, float]]] = {}
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        places = [(n, p) for n, p in product(names, processes) if p == "flow" or "linear" not in ALL[n].objective.needs]
+        places = [(n, p) for n, p in product(names, processes) if p == "flow" or ALL[n].objective.needs.process is None]
         runs = {place: [pool.submit(_measured, *place, seed) for seed in SEEDS] for place in places}
         for (name, process), futures in runs.items():
             found = Distances.mean([future.result() for future in futures])

@@ -26,7 +26,7 @@ COUNT, REACH, STILL = 4096, 1e-4, 1e-3
 
 def applies(objective: Objective) -> bool:
     """Whether an affine generator can stand in: the objective compares samples or trains one step, no whole path."""
-    return "fake_score" in roles_of(objective) or "one_step" in objective.needs
+    return "fake_score" in roles_of(objective) or objective.needs.one_step
 
 
 def gaussian_checks(objective: Objective, process: str) -> list[Check]:
@@ -121,7 +121,7 @@ def _roles(objective: Objective, generator: AffineGenerator, law: Mixture) -> Ro
     """The generator with the exact scores of the data and of that law of its own samples."""
     real, fake = ExactDenoiser(generator.process, REAL), ExactDenoiser(generator.process, law)
     members = {"generator": generator, "target": copy.deepcopy(generator), "real_score": real, "fake_score": fake}
-    states = {name: kind() for name, kind in STATES.items() if name in objective.needs}
+    states = {name: STATES[name]() for name in objective.needs.states}
     return Roles(members | {"discriminator": ExactRatio(real, fake)} | states, grids=[even_grid(1)])
 
 
@@ -129,7 +129,7 @@ def _batch(objective: Objective, roles: Roles) -> Batch:
     """Of thousands of samples, with what the objective needs."""
     rng, shared_rng = seeded(0), seeded(1)
     labels = torch.zeros(COUNT, dtype=torch.long)
-    cond = REAL.cond(labels) if "null" in objective.needs else REAL.uncond(COUNT)
+    cond = REAL.cond(labels) if objective.needs.null else REAL.uncond(COUNT)
     batch = Batch(cond, (2,), rng, shared_rng, real=REAL.sample(COUNT, rng).float())
     eps, one = batch.noise(), batch.full(1.0)
     ends = ExactDenoiser(roles.process, REAL).flow_map(roles.process.prior(eps, one), one, 0 * one, cond)

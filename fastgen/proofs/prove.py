@@ -21,8 +21,6 @@ from typing import Any
 import torch
 
 from ..errors import UserError, did_you_mean
-from ..models.roles import DENOISERS
-from ..models.state import STATES
 from ..objectives import OBJECTIVES, Objective, roles_of
 from ..objectives.parts.gan import GAN
 from ..objectives.parts.guidance import Anti, Fixed, LongShort, Shared, Zero
@@ -35,19 +33,8 @@ from .recipes import SHIFT
 from .routing import routing_checks
 from .training import Recipe
 
-OFFERED = {
-    "real_score",
-    "target",
-    "images",
-    "pairs",
-    "null",
-    "one_step",
-    "ode",
-    "linear",
-    "second_derivative",
-    "fine_times",
-    *STATES,
-}
+MISSING = ("lpips", "experts")
+"""Needs that the proof bed has no means for."""
 
 
 def proved(objective: Objective, recipe: Recipe | None, processes: Sequence[str], *, quick: bool) -> Iterator[Check]:
@@ -60,7 +47,7 @@ def proved(objective: Objective, recipe: Recipe | None, processes: Sequence[str]
         recipe: how it is trained for proof 3, which is left out without.
         processes: names of `PROCESSES`.
     """
-    if "linear" in objective.needs:
+    if objective.needs.process == "flow":
         yield Check("processes", True, "the flow alone, on others it asks to be retold (process: flow)")
         processes = ["flow"]
     if applies(objective):
@@ -68,7 +55,7 @@ def proved(objective: Objective, recipe: Recipe | None, processes: Sequence[str]
             yield from attempted(f"gaussians/{process}", lambda p=process: gaussian_checks(objective, p))
     else:
         yield Check("gaussians", True, "left out, no samples are compared: a denoiser cannot be affine at all times")
-    yield from attempted("routing", lambda: routing_checks(objective, processes[0], steps=fewest_steps(objective)))
+    yield from attempted("routing", lambda: routing_checks(objective, processes[0], steps=objective.needs.steps))
     if recipe is None:
         yield Check("convergence", True, "left out, it has no recipe in fastgen/proofs/recipes.py")
     for process in () if quick or recipe is None else processes:
@@ -103,7 +90,7 @@ def found(target: str) -> tuple[Objective, Recipe | None]:
         recipe = next((recipe for recipe in ALL.values() if type(recipe.objective) is OBJECTIVES[target]), None)
     elif target.endswith(".py"):
         objective = unguided(_made(_only_class(Path(target)), target))
-        recipe = Recipe(objective, steps=fewest_steps(objective), shift=SHIFT)
+        recipe = Recipe(objective, steps=objective.needs.steps, shift=SHIFT)
     else:
         hint = did_you_mean(target, OBJECTIVES, otherwise=f"known: {', '.join(OBJECTIVES)}")
         raise UserError(f"there is no objective {target!r}, and it is not a .py file; {hint}")
@@ -137,24 +124,17 @@ def _at_one(law: Any) -> Any:
             return law
 
 
-def fewest_steps(objective: Objective) -> int:
-    """Of a student that it can train."""
-    return max([int(need.removeprefix("steps>=")) for need in objective.needs if need.startswith("steps>=")], default=1)
-
-
 def _accept(objective: Objective) -> None:
     """Raises UserError for an objective that the bed has no means for, or that cannot be trained at all."""
     try:
         roles_of(objective)
     except ValueError as error:
         raise UserError(str(error)) from error
-    strange = sorted(
-        n for n in objective.needs - OFFERED if not n.startswith(("steps>=", *(f"{r}." for r in DENOISERS)))
-    )
+    strange = [name for name in MISSING if vars(objective.needs)[name]]
     if strange:
         raise UserError(
-            f"{type(objective).__name__} needs {', '.join(strange)}, which the proof bed does not have: it offers "
-            f"{', '.join(sorted(OFFERED))}. Verify it with settings that do without"
+            f"{type(objective).__name__} needs {' and '.join(strange)}, which the proof bed does not have: verify it "
+            "with settings that do without"
         )
 
 

@@ -92,8 +92,8 @@ def _declared(objective: Objective, calls: Calls) -> Check:
     """A score that is read has to be trained, or to be asked for."""
     idle = [role for role in LEARNED if role in calls.made and role not in roles_of(objective)]
     remedies = [f'it reads {role}, which no turn trains: add ("{role}",) to its cycle' for role in idle]
-    if "real_score" in calls.made and "real_score" not in objective.needs:
-        remedies.append('it reads real_score: list "real_score" in its needs')
+    if "real_score" in calls.made and not objective.needs.real_score:
+        remedies.append("it reads real_score: set real_score=True in its needs")
     return Check("routing: reads what it declares", not remedies, "; ".join(remedies) or ", ".join(sorted(calls.made)))
 
 

@@ -11,7 +11,7 @@ from ..models.denoiser import CallForm, NetworkDenoiser
 from ..models.discriminator import Discriminator
 from ..models.roles import Roles, Sampler
 from ..models.state import STATES
-from ..objectives.parts.base import Batch, Objective, scalars_of
+from ..objectives import Batch, Needs, Objective
 from ..process import Process, Reading, Uniform
 from ..process.prediction import edm_row
 from .analytic import ExactDenoiser, Mixture
@@ -103,13 +103,13 @@ def toy_roles_of(
     sampler: Sampler = "renoise",
 ) -> Roles:
     """`toy_roles` from an imitation that is there already; it is copied."""
-    needs = objective.needs if objective is not None else frozenset()
+    needs = objective.needs if objective is not None else Needs()
     members: dict[str, nn.Module] = {
         role: NetworkDenoiser(
             copy.deepcopy(learned.net),
             learned.reading,
             learned.form,
-            scalars=scalars_of(objective, role) if objective is not None else (),
+            scalars=needs.told(role),
         )
         for role in ("generator", "fake_score", "target")
     }
@@ -119,7 +119,7 @@ def toy_roles_of(
         "real_score": real,
         "discriminator": Discriminator(members["fake_score"], ["hidden.1"], example),
     }
-    members |= {name: kind() for name, kind in STATES.items() if name in needs}
+    members |= {name: STATES[name]() for name in needs.states}
     return Roles(members, grids=grids, sampler=sampler)
 
 

@@ -55,4 +55,4 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "progressive": Recipe(Progressive(substeps=32), **ONE),
     "progressive_4step": Recipe(Progressive(substeps=8), **FOUR),
 }
-"""The mean velocity has no recipe but on the flow process, which alone it holds on ("linear" in its needs)."""
+"""The mean velocity has no recipe but on the flow process, which alone it holds on (process="flow" in its needs)."""

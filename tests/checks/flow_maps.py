@@ -104,12 +104,12 @@ def knowing_roles(
     row: Row = ROWS["flow"],
 ) -> Roles:
     """An unbiased generator and target that know the flow map, the exact score, and the objective's states."""
-    scalars = tuple(need.partition(".")[2] for need in objective.needs if need.startswith("generator."))
+    scalars = objective.needs.told("generator")
     members: dict[str, nn.Module] = {
         name: Knowing(process, belief, row=row, scalars=scalars) for name in ("generator", "target")
     }
     members["real_score"] = ExactDenoiser(process, REAL)
-    members |= {name: kind() for name, kind in STATES.items() if name in objective.needs}
+    members |= {name: STATES[name]() for name in objective.needs.states}
     return Roles(members, grids=grids or [even_grid(1)])
 
 

@@ -101,7 +101,7 @@ def toys(
         name: Toy(process, name, (teacher or row) if name == "real_score" else row, scale) for name in WEIGHTS
     }
     members["discriminator"] = LinearJudge(process)
-    members |= {name: kind().double() for name, kind in STATES.items() if name in objective.needs}
+    members |= {name: STATES[name]().double() for name in objective.needs.states}
     return Roles(members, grids=[even_grid(steps)])
 
 

@@ -55,9 +55,11 @@ CASES = {
     "cd": Case(CONSISTENCY, ema=0.95),
     "ct": Case(CONSISTENCY, "{steps: [1]}"),
     "lcm": Case(CONSISTENCY, "{steps: [1, 2], guidance: 8.5}", ema=0.95),
-    "scm": Case({"generator/tangent"}, state=("weight",)),
+    "scm": Case({"generator/tangent"}, state=("log_variance",)),
     "sana_sprint": Case(
-        {"generator/tangent", "generator/gan", "discriminator/gan"}, "{steps: [2], guidance: 4.5}", state=("weight",)
+        {"generator/tangent", "generator/gan", "discriminator/gan"},
+        "{steps: [2], guidance: 4.5}",
+        state=("log_variance",),
     ),
     "pcm": Case(RIVALS, ODE),
     "tscd": Case(CONSISTENCY, ODE, "segments: 4", ema=0.95),

@@ -9,7 +9,7 @@ from closed_forms import PLANE, close, only, streams
 from torch import Tensor
 
 from fastgen.models.roles import Roles
-from fastgen.objectives import OBJECTIVES, Batch, Objective, Pair, Terms
+from fastgen.objectives import OBJECTIVES, Batch, Needs, Objective, Pair, Terms
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.matching import AdversarialMatching
 from fastgen.process import Flow, even_grid
@@ -52,7 +52,7 @@ def test_a_gan_term_stands_beside_any_objective(name: str):
     without, single, double = (replace(FREE[name], gan=GAN(w * 0.2, learned=(w or 1) * 0.1)) for w in (0, 1, 2))
     assert without.cycle[1] == ("fake_score",)
     assert single.cycle[1] == ("fake_score", "discriminator")
-    assert single.needs == without.needs | {"images"}
+    assert single.needs == without.needs | Needs(images=True)
     for turn in ("generator", "fake_score"):
         plain, one, two = (terms_of(objective, turn, roles) for objective in (without, single, double))
         assert "gan" not in plain

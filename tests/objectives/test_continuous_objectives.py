@@ -14,7 +14,7 @@ from torch import Tensor
 from fastgen.models.calls import NONE
 from fastgen.models.roles import Roles
 from fastgen.models.state import LogVariance
-from fastgen.objectives import Batch, Objective
+from fastgen.objectives import Batch, Needs, Objective
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.ops import Noised
 from fastgen.objectives.parts.solvers import Guidance
@@ -123,9 +123,9 @@ def check_tangent_gradient(images: int) -> None:
     real = roles.real_score(start.x_t, start.t, batch.cond)
     _, g = tangent(roles, batch, start, Trajectory(real, NONE), sigma_data=SIGMA_DATA, warmup=min(images / 100, 1.0))
     normalised = g / (g.norm(dim=1, keepdim=True) + 2 * objective.normaliser)
-    with roles.training(("generator", "weight")):
+    with roles.training(("generator", "log_variance")):
         loss = objective.generator(roles, batch)["tangent"]
-        slope, lv = torch.autograd.grad(loss, [roles.generator.bias, roles["weight"].out.bias], allow_unused=True)
+        slope, lv = torch.autograd.grad(loss, [roles.generator.bias, roles["log_variance"].out.bias], allow_unused=True)
     assert slope is not None, "the loss does not reach the generator"
     weight = 2 * SIGMA_DATA * (1 - t) / t
     close(slope, -weight * normalised.mean(dim=0), tolerance=1e-5)
@@ -144,7 +144,7 @@ def test_uniform_weights_train_no_weight():
     process, t = Flow(), 0.6
     objective = SimplifiedConsistency(sigma_data=SIGMA_DATA, times=only(t), warmup=0, weighting="uniform")
     assert objective.cycle == (("generator",),)
-    assert "weight" not in objective.needs
+    assert not objective.needs.log_variance
     roles = knowing_roles(objective, process, clean_at(0.0), row=trig_row)
     roles.generator.bias.data.copy_(torch.tensor([0.3, -0.7]))
     batch = gaussian_batch()
@@ -165,11 +165,11 @@ def test_the_unit_of_the_samples_changes_nothing(norm: str):
         process = EDM(sigma_min=0.002 * unit, sigma_max=80 * unit)
         objective = SimplifiedConsistency(sigma_data=0.5 * unit, times=only(0.4), warmup=0, norm=norm)
         members = {"generator": linear(process, 0.5 * unit, 0.3), "real_score": linear(process, 0.5 * unit, -0.2)}
-        roles = Roles(members | {"weight": LogVariance()}, grids=[even_grid(1)])
+        roles = Roles(members | {"log_variance": LogVariance()}, grids=[even_grid(1)])
         roles.generator.bias.data.copy_(torch.tensor([-0.7, 0.2]))
         batch = gaussian_batch()
         batch.real = batch.real * unit
-        with roles.training(("generator", "weight")):
+        with roles.training(("generator", "log_variance")):
             slopes += torch.autograd.grad(objective.generator(roles, batch)["tangent"], roles.generator.bias)
     close(*slopes)
 
@@ -306,8 +306,9 @@ def test_the_share_of_the_diagonal():
 
 
 def test_mean_flow_says_that_it_is_linear():
-    assert MeanFlow().needs == {"images", "real_score", "linear", "ode", "generator.s", "fine_times"}
-    assert MeanFlow(velocity="data").needs == {"images", "linear", "ode", "generator.s", "fine_times"}
-    assert "fine_times" not in MeanFlow(derivative_step=0.03).needs
+    own = Needs(images=True, process="flow", sampler="ode", scalars={"generator": {"s"}}, fine_times=True)
+    assert MeanFlow().needs == own | Needs(real_score=True)
+    assert MeanFlow(velocity="data").needs == own
+    assert not MeanFlow(derivative_step=0.03).needs.fine_times
     with pytest.raises(ValueError, match="velocity=real_score"):
         MeanFlow(velocity="data", guidance=Guidance(2.0, 2.0))

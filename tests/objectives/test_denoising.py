@@ -24,7 +24,7 @@ from recorder import Recorder
 from torch import Tensor
 
 from fastgen.models.roles import Roles
-from fastgen.objectives import Objective, Pair
+from fastgen.objectives import Needs, Objective, Pair
 from fastgen.objectives.distribution.dmd import DMD
 from fastgen.objectives.distribution.dmd2 import DMD2
 from fastgen.objectives.distribution.vsd import VSD
@@ -44,19 +44,19 @@ GENERATOR, FAKE, BOTH = ("generator",), ("fake_score",), ("fake_score", "discrim
 @pytest.mark.parametrize(
     ("objective", "cycle", "needs"),
     [
-        (VSD(), (GENERATOR, FAKE), {"real_score", "null"}),
-        (VSD(guidance=Fixed(1.0), ratio=3), (GENERATOR, FAKE, FAKE, FAKE), {"real_score"}),
-        (DMD(), (GENERATOR, FAKE), {"real_score", "pairs", "one_step"}),
-        (DMD(guidance=Fixed(2.0)), (GENERATOR, FAKE), {"real_score", "pairs", "one_step", "null"}),
-        (DMD2(), (GENERATOR, *5 * (BOTH,)), {"real_score", "images"}),
-        (DMD2(gan=GAN(0.0), ratio=2), (GENERATOR, FAKE, FAKE), {"real_score"}),
-        (DMD2(gan=GAN(0.0), rollout="noised_data", ratio=1), (GENERATOR, FAKE), {"real_score", "images"}),
-        (KnowledgeDistillation(), (GENERATOR,), {"pairs", "one_step"}),
-        (Pretrain(), (GENERATOR,), {"images", "null"}),
-        (Pretrain(label_dropout=0.0), (GENERATOR,), {"images"}),
+        (VSD(), (GENERATOR, FAKE), Needs(real_score=True, null=True)),
+        (VSD(guidance=Fixed(1.0), ratio=3), (GENERATOR, FAKE, FAKE, FAKE), Needs(real_score=True)),
+        (DMD(), (GENERATOR, FAKE), Needs(real_score=True, pairs=True, one_step=True)),
+        (DMD(guidance=Fixed(2.0)), (GENERATOR, FAKE), Needs(real_score=True, pairs=True, null=True, one_step=True)),
+        (DMD2(), (GENERATOR, *5 * (BOTH,)), Needs(real_score=True, images=True)),
+        (DMD2(gan=GAN(0.0), ratio=2), (GENERATOR, FAKE, FAKE), Needs(real_score=True)),
+        (DMD2(gan=GAN(0.0), rollout="noised_data", ratio=1), (GENERATOR, FAKE), Needs(real_score=True, images=True)),
+        (KnowledgeDistillation(), (GENERATOR,), Needs(pairs=True, one_step=True)),
+        (Pretrain(), (GENERATOR,), Needs(images=True, null=True)),
+        (Pretrain(label_dropout=0.0), (GENERATOR,), Needs(images=True)),
     ],
 )
-def test_cycles_and_needs(objective: Objective, cycle: tuple, needs: set[str]):
+def test_cycles_and_needs(objective: Objective, cycle: tuple, needs: Needs):
     assert objective.cycle == cycle
     assert objective.needs == needs
 

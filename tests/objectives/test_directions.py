@@ -162,8 +162,8 @@ def test_the_augmentation_pulls_towards_the_condition_even_where_the_scores_agre
 def test_a_scale_of_one_leaves_the_augmentation_out():
     terms = DecoupledDMD(augmentation=1.0).generator(gaussian_roles(Flow()), scripted(*quasi_random(2, 8)))
     assert set(terms) == {"dm"}
-    assert "null" not in DecoupledDMD(augmentation=1.0).needs
-    assert "null" in DecoupledDMD().needs
+    assert not DecoupledDMD(augmentation=1.0).needs.null
+    assert DecoupledDMD().needs.null
 
 
 def check_augmentation_times(*, below: bool) -> None:

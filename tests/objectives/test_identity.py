@@ -214,7 +214,7 @@ def test_sida_without_gan_is_sid_at_one():
 def test_long_short_guidance_of_scale_one_is_sid_at_one():
     lsg = SiDLSG(guidance=LongShort(1.0))
     same_turns(lsg, SiD(alpha=1.0, times=lsg.times, fake_times=lsg.fake_times, fake_space="eps"))
-    assert "null" not in lsg.needs
+    assert not lsg.needs.null
 
 
 def test_one_step_without_guidance_is_sida():

@@ -59,9 +59,9 @@ def fixture(objective: Objective, steps: int) -> Roles:
         "real_score": real,
         "fake_score": fake,
         "discriminator": ExactRatio(real, fake),
-        **{name: kind() for name, kind in STATES.items() if name in objective.needs},
+        **{name: STATES[name]() for name in objective.needs.states},
     }
-    sampler = "ode" if "ode" in objective.needs else "renoise"
+    sampler = objective.needs.sampler or "renoise"
     return Roles(members, grids=[even_grid(steps)], sampler=sampler)
 
 

@@ -114,9 +114,9 @@ def check_fixed_point(process: Process, name: str) -> None:
     """Exactly, sample by sample: where the scores agree so do their slopes, which the path objectives see as well."""
     objective = UNGUIDED.get(name) or replace(OBJECTIVES[name](), guidance=Fixed(1.0))
     real = ExactDenoiser(process, PLANE)
-    states = {state: kind() for state, kind in STATES.items() if state in objective.needs}
+    states = {state: STATES[state]() for state in objective.needs.states}
     roles = gaussian_roles(process, real_score=real, fake_score=real, discriminator=ExactRatio(real, real), **states)
-    roles = Roles(roles.members, grids=[even_grid(2)], sampler="ode" if "ode" in objective.needs else "renoise")
+    roles = Roles(roles.members, grids=[even_grid(2)], sampler=objective.needs.sampler or "renoise")
     batch = toy_batch(PLANE, 64, *streams().values())
     batch.pairs = Pair(batch.noise(), batch.noise())
     with roles.training(("generator",)):
@@ -157,16 +157,16 @@ def test_only_the_real_score_is_guided():
 def batch_for(objective: Objective) -> Batch:
     """A batch with exactly what the objective says it needs."""
     batch = toy_batch(PLANE, 16, *streams().values())
-    batch.pairs = Pair(batch.noise(), batch.noise()) if "pairs" in objective.needs else None
-    batch.real = batch.real if "images" in objective.needs else None
-    batch.cond = batch.cond if "null" in objective.needs else replace(batch.cond, null=None)
+    batch.pairs = Pair(batch.noise(), batch.noise()) if objective.needs.pairs else None
+    batch.real = batch.real if objective.needs.images else None
+    batch.cond = batch.cond if objective.needs.null else replace(batch.cond, null=None)
     return batch
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_gradients_reach_exactly_the_turns_roles(name: str):
     objective = OBJECTIVES[name]()
-    sampler = "ode" if "ode" in objective.needs else "renoise"
+    sampler = objective.needs.sampler or "renoise"
     roles = toy_roles(Flow(), PLANE, [even_grid(2), even_grid(4)], updates=0, objective=objective, sampler=sampler)
     for turn in dict.fromkeys(objective.cycle):
         with roles.training(turn):
@@ -186,7 +186,7 @@ THROUGH_THE_SCORES = {"sid", "sida", "sid_lsg", "sid_few_step", "sim", "uni_inst
 def test_the_generators_turn_goes_through_the_scores_or_only_looks(name: str):
     """By the family that the objective is of; and no turn writes a gradient to what it only asks."""
     objective = OBJECTIVES[name]()
-    sampler = "ode" if "ode" in objective.needs else "renoise"
+    sampler = objective.needs.sampler or "renoise"
     roles = toy_roles(Flow(), PLANE, [even_grid(2)], updates=0, objective=objective, sampler=sampler)
     asked = {role: Recorder(roles[role]) for role in ("real_score", "fake_score")}
     roles = Roles(roles.members | asked, grids=roles.grids, sampler=sampler)

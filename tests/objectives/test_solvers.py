@@ -10,6 +10,7 @@ from flow_maps import mapped
 from torch import Tensor, nn
 
 from fastgen.models.conditioning import Conditioning
+from fastgen.objectives import Needs
 from fastgen.objectives.parts.solvers import Field, Guidance, ddim, dpm2m, heun, landing_on, stochastic
 from fastgen.process import EDM, Discrete, Flow, Prediction, Process, Trig
 from fastgen.proofs.analytic import ExactDenoiser, Mixture
@@ -184,6 +185,7 @@ def test_impossible_guidance_is_refused(bounds: tuple[float, float]):
 
 
 def test_guidance_names_what_it_reads():
-    assert Guidance().needs("generator") == set()
-    assert Guidance(2.0, 2.0).needs("generator") == {"null"}
-    assert Guidance(2.0, 8.0, told=True).needs("generator", "target") == {"null", "generator.w", "target.w"}
+    assert Guidance().needs() == Needs()
+    assert Guidance(2.0, 2.0).needs() == Needs(null=True)
+    both = Needs(null=True, target=True, scalars={"generator": {"w"}, "target": {"w"}})
+    assert Guidance(2.0, 8.0, told=True).needs(target=True) == both

@@ -89,7 +89,7 @@ def stage(
     roles = build_roles(pipeline, config, grids=grids, weights={}, seed=0, sharing=sharing, lora=lora, base=base)
     loader = Loader(Stripes(), seed=0)
     noise = torch.randn((2, 16, *pipeline.shape), generator=torch.Generator().manual_seed(1))
-    pairs = PairSet(noise[0], noise[1].clamp(-1, 1), loader) if "pairs" in objective.needs else None
+    pairs = PairSet(noise[0], noise[1].clamp(-1, 1), loader) if objective.needs.pairs else None
     feed = Feed(pipeline, loader, CPU, objective.needs, pairs)
     spec = StageSpec("small", 0, objective, feed, settings, seed=0)
     return loop.Stage(spec, roles, accelerator or Accelerator(cpu=True))

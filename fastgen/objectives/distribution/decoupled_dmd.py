@@ -14,6 +14,7 @@ from ..parts.base import Batch, Landing, Terms, Turn, check_ratio
 from ..parts.gan import GAN, AnyGAN, generator_terms
 from ..parts.guidance import Fixed
 from ..parts.matching import Scores, check_floor, compare, cycle_of, fake_terms, reads
+from ..parts.needs import Needs
 from ..parts.ops import RowName, renoised, surrogate
 from ..parts.rollout import RolloutName, land, landed
 from ..parts.weights import WeightName, direction
@@ -64,7 +65,7 @@ class DecoupledDMD:
         return cycle_of(self.ratio, self.gan)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> Needs:
         return reads(guidance=Fixed(self.augmentation), rollout=self.rollout, gan=self.gan)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:

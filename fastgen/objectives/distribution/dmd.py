@@ -16,6 +16,7 @@ from ..parts.base import Batch, Terms, Turn, check_ratio
 from ..parts.gan import GAN, AnyGAN, generator_terms
 from ..parts.guidance import AnyGuidance, Fixed
 from ..parts.matching import compare, cycle_of, fake_terms, reads
+from ..parts.needs import Needs
 from ..parts.ops import RowName, pseudo_huber, surrogate
 from ..parts.rollout import land, landed
 from ..parts.weights import WeightName, direction
@@ -61,9 +62,9 @@ class DMD:
         return cycle_of(self.ratio, self.gan)
 
     @property
-    def needs(self) -> frozenset[str]:
-        perceptual = {"lpips"} if self.distance == "lpips" else set()
-        return reads(guidance=self.guidance, gan=self.gan) | {"pairs", "one_step"} | perceptual
+    def needs(self) -> Needs:
+        own = Needs(pairs=True, one_step=True, lpips=self.distance == "lpips")
+        return reads(guidance=self.guidance, gan=self.gan) | own
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land("one_step", roles, batch)

@@ -14,6 +14,7 @@ from ..parts.base import Batch, Terms, Turn, check_ratio
 from ..parts.gan import GAN, AnyGAN, generator_terms
 from ..parts.guidance import AnyGuidance, Fixed
 from ..parts.matching import compare, cycle_of, fake_terms, reads
+from ..parts.needs import Needs
 from ..parts.ops import RowName, surrogate
 from ..parts.rollout import RolloutName, land, landed
 from ..parts.weights import WeightName, direction
@@ -54,8 +55,8 @@ class DMD2:
         return cycle_of(self.ratio, self.gan)
 
     @property
-    def needs(self) -> frozenset[str]:
-        aware = {"fake_score.called"} if self.step_aware else set()
+    def needs(self) -> Needs:
+        aware = Needs(scalars={"fake_score": {"called"}} if self.step_aware else {})
         return reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan) | aware
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:

@@ -18,6 +18,7 @@ from ..parts.divergences import DIVERGENCES, DivergenceName, check_clip
 from ..parts.gan import GAN, AnyGAN, check_gives_ratio, generator_terms
 from ..parts.guidance import AnyGuidance, Fixed
 from ..parts.matching import Scores, compare, cycle_of, fake_terms, reads
+from ..parts.needs import Needs
 from ..parts.ops import RowName, surrogate
 from ..parts.rollout import RolloutName, land, landed
 from ..parts.weights import WeightName, direction
@@ -67,8 +68,8 @@ class FDistill:
         return cycle_of(self.ratio, self.gan)
 
     @property
-    def needs(self) -> frozenset[str]:
-        return reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan) | {"ratio_means"}
+    def needs(self) -> Needs:
+        return reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan) | Needs(ratio_means=True)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land(self.rollout, roles, batch)

@@ -22,6 +22,7 @@ from ..parts.base import Batch, Terms, Turn, check_ratio
 from ..parts.gan import GAN, AnyGAN, generator_terms
 from ..parts.guidance import AnyGuidance, Fixed
 from ..parts.matching import check_floor, compare, cycle_of, reads, taught, terms_of
+from ..parts.needs import Needs
 from ..parts.ops import RowName, surrogate
 from ..parts.rollout import land, landed
 from ..parts.weights import WeightName, direction
@@ -75,10 +76,10 @@ class PhasedDMD:
         return cycle_of(self.ratio, self.gan)
 
     @property
-    def needs(self) -> frozenset[str]:
-        told = {"fake_score.landed"} | ({"fake_score.called"} if self.step_aware else set())
-        own = {f"steps>={self.phases}"} | ({"experts"} if self.experts else set())
-        return reads(guidance=self.guidance, rollout="phased", gan=self.gan) | told | own
+    def needs(self) -> Needs:
+        told = {"called", "landed"} if self.step_aware else {"landed"}
+        own = Needs(scalars={"fake_score": told}, steps=self.phases, experts=self.experts)
+        return reads(guidance=self.guidance, rollout="phased", gan=self.gan) | own
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land("phased", roles, batch, phases=self.phases, experts=self.experts)

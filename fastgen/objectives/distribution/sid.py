@@ -19,6 +19,7 @@ from ..parts.base import Batch, Terms, Turn, check_ratio
 from ..parts.gan import GAN, AnyGAN, generator_terms
 from ..parts.guidance import AnyGuidance, Fixed, LongShort
 from ..parts.matching import Scores, compare, cycle_of, fake_terms, reads
+from ..parts.needs import Needs
 from ..parts.ops import RowName
 from ..parts.rollout import RolloutName, land, landed
 from ..parts.weights import WEIGHTS, WeightName
@@ -64,7 +65,7 @@ class SiD:
         return cycle_of(self.ratio, self.gan)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> Needs:
         return reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:

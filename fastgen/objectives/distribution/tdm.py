@@ -15,6 +15,7 @@ from ..parts.base import Batch, Terms, Turn, check_ratio
 from ..parts.gan import GAN, AnyGAN, generator_terms
 from ..parts.guidance import AnyGuidance, Fixed
 from ..parts.matching import compare, cycle_of, fake_terms, reads
+from ..parts.needs import Needs
 from ..parts.ops import RowName, surrogate
 from ..parts.rollout import land, landed
 from ..parts.weights import WeightName, direction
@@ -53,8 +54,8 @@ class TDM:
         return cycle_of(self.ratio, self.gan)
 
     @property
-    def needs(self) -> frozenset[str]:
-        told = {"fake_score.called", "fake_score.landed"}
+    def needs(self) -> Needs:
+        told = Needs(scalars={"fake_score": {"called", "landed"}})
         return reads(guidance=self.guidance, rollout="trajectory", gan=self.gan) | told
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:

@@ -21,6 +21,7 @@ from ..parts.divergences import DIVERGENCES, DivergenceName, check_clip
 from ..parts.gan import AnyGAN, check_gives_ratio, generator_terms
 from ..parts.guidance import AnyGuidance, Fixed
 from ..parts.matching import Scores, compare, cycle_of, fake_terms, reads
+from ..parts.needs import Needs
 from ..parts.ops import RowName
 from ..parts.rollout import RolloutName, land, landed
 from ..parts.weights import WEIGHTS, WeightName
@@ -65,7 +66,7 @@ class UniInstruct:
         return cycle_of(self.ratio, self.gan)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> Needs:
         return reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:

@@ -14,6 +14,7 @@ from ..parts.base import Batch, Terms, Turn, check_ratio
 from ..parts.gan import GAN, AnyGAN, generator_terms
 from ..parts.guidance import AnyGuidance, Fixed, Shared
 from ..parts.matching import compare, cycle_of, fake_terms, reads
+from ..parts.needs import Needs
 from ..parts.ops import RowName, surrogate
 from ..parts.rollout import RolloutName, land, landed
 from ..parts.weights import WeightName, direction
@@ -51,7 +52,7 @@ class VSD:
         return cycle_of(self.ratio, self.gan)
 
     @property
-    def needs(self) -> frozenset[str]:
+    def needs(self) -> Needs:
         return reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:

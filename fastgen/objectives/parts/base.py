@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ...models.conditioning import Conditioning
+from ...models.roles import DENOISERS
 from ...process import Latent, Time
+from .needs import Needs
 
 Turn = tuple[str, ...]
 Terms = dict[str, Tensor]
@@ -77,14 +79,14 @@ class Batch:
     def x0(self) -> Tensor:
         """The real samples; an objective that reads them says so in `needs`."""
         if self.real is None:
-            raise ValueError('this batch has no real samples: list "images" in the objective\'s `needs`')
+            raise ValueError("this batch has no real samples: set images=True in the objective's `needs`")
         return self.real
 
     @property
     def pair(self) -> Pair:
         """The teacher's pairs; an objective that reads them says so in `needs`."""
         if self.pairs is None:
-            raise ValueError('this batch has no teacher pairs: list "pairs" in the objective\'s `needs`')
+            raise ValueError("this batch has no teacher pairs: set pairs=True in the objective's `needs`")
         return self.pairs
 
     def noise(self) -> Tensor:
@@ -110,15 +112,8 @@ class Objective(Protocol):
         ...
 
     @property
-    def needs(self) -> frozenset[str]:
-        """What it reads besides the roles it trains: "real_score", "images", "pairs", "null", a state's name, "lpips".
-
-        "one_step": it trains the first time of a grid only, so that a student of more steps cannot end with it.
-        "steps>=2": it cannot train a student of fewer steps. "ode": it steps deterministically. "images>1000": some of
-        it begins after as many. "experts": it trains the two networks of a pipeline phase by phase.
-        "fine_times": it tells the generator times that are closer than half precision can tell apart.
-        "fake_score.called": a role with an embedding of a scalar, see `fastgen.models.scalars`.
-        """
+    def needs(self) -> Needs:
+        """What it reads besides the roles it trains, and what it asks of the student."""
         ...
 
 
@@ -145,16 +140,11 @@ def check_ratio(ratio: int) -> None:
         raise ValueError(f"ratio is {ratio}: the fake score needs at least one update per generator update")
 
 
-def scalars_of(objective: Objective, role: str) -> tuple[str, ...]:
-    """The scalars that a role has to have embeddings of, by `needs`."""
-    return tuple(sorted(need.partition(".")[2] for need in objective.needs if need.startswith(f"{role}.")))
-
-
 def roles_of(objective: Objective) -> tuple[str, ...]:
     """The roles that an objective trains, in the order of their first turn.
 
     Raises:
-        ValueError: the cycle trains no generator, or a turn has no method.
+        ValueError: the cycle trains no generator, a turn has no method, or its needs are not `Needs`.
     """
     roles = tuple(dict.fromkeys(role for turn in objective.cycle for role in turn))
     if "generator" not in roles:
@@ -162,4 +152,15 @@ def roles_of(objective: Objective) -> tuple[str, ...]:
     for turn in objective.cycle:
         if not callable(getattr(objective, turn[0], None)):
             raise ValueError(f"{type(objective).__name__} has no method for its turn {turn}: write one named {turn[0]}")
+    if not isinstance(objective.needs, Needs):
+        raise ValueError(
+            f"the needs of {type(objective).__name__} are a {type(objective.needs).__name__}: return fields by name, "
+            "such as Needs(real_score=True, images=True)"
+        )
     return roles
+
+
+def denoisers_of(objective: Objective) -> tuple[str, ...]:
+    """The denoisers that an objective trains or reads, in the order of `DENOISERS`."""
+    asked = {*roles_of(objective), *objective.needs.reads}
+    return tuple(role for role in DENOISERS if role in asked)

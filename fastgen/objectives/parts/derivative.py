@@ -12,6 +12,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from ...errors import UserError
 from ...models.contract import Denoiser
 from ...process import Latent, Process, Time, pad_like
+from .needs import Needs
 
 log = logging.getLogger(__name__)
 
@@ -48,9 +49,9 @@ def check_step(step: float | None) -> None:
         )
 
 
-def needs_fine_times(step: float | None) -> frozenset[str]:
-    """The `needs` of derivatives over that step; an exact one is about times as near as can be."""
-    return frozenset({"fine_times"} if step is None else ())
+def needs_fine_times(step: float | None) -> Needs:
+    """Of derivatives over that step; an exact one is about times as near as can be."""
+    return Needs(fine_times=step is None)
 
 
 def along(

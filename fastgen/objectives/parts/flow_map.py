@@ -138,10 +138,6 @@ def target_of(roles: Roles, ema: float) -> Denoiser:
     return roles.target if ema else roles.generator
 
 
-def needs_target(ema: float) -> frozenset[str]:
-    return frozenset({"target"}) if ema else frozenset()
-
-
 def jumps(
     roles: Roles, batch: Batch, interval: Interval, x_t: Latent, x_r: Latent, *, ema: float, scalars: Scalars = NONE
 ) -> Jumps:

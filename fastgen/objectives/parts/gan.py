@@ -14,6 +14,7 @@ from ...models.conditioning import Conditioning
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, Uniform
 from .base import Batch, Landing, Terms, shorthand
+from .needs import Needs
 from .ops import Noised, renoised
 
 GanKind = Literal["logistic", "hinge", "relativistic"]
@@ -85,9 +86,9 @@ def acts(gan: GAN, batch: Batch) -> bool:
     return gan.weight > 0 and batch.images >= gan.start
 
 
-def starts(gan: GAN) -> frozenset[str]:
-    """`needs` of a term that begins later than the stage."""
-    return frozenset({f"images>{gan.start}"} if gan.weight and gan.start else ())
+def starts(gan: GAN) -> Needs:
+    """Of a term that begins later than the stage."""
+    return Needs(judged_from=gan.start if gan.weight else 0)
 
 
 def generator_terms(

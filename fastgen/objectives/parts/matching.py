@@ -12,6 +12,7 @@ from ...process import Latent, Prediction, Time, TimeLaw
 from .base import Batch, Landing, Terms, Turn
 from .gan import GAN, discriminator_losses, starts
 from .guidance import GuidanceLaw
+from .needs import Needs
 from .ops import Noised, RowName, denoising_loss, renoised
 from .rollout import RolloutName
 
@@ -148,14 +149,14 @@ def cycle_of(ratio: int, gan: GAN = NO_GAN) -> tuple[Turn, ...]:
     return (("generator",), *ratio * (turn,))
 
 
-def reads(*, guidance: GuidanceLaw, rollout: RolloutName = "one_step", gan: GAN = NO_GAN) -> frozenset[str]:
-    """`needs` of an objective that compares scores under these settings."""
-    wanted = {
-        "real_score": True,
-        "images": gan.weight or rollout == "noised_data",
-        "null": guidance.null,
-        "one_step": rollout == "one_step",
-        "second_derivative": gan.weight and gan.r1,
-        "ode": rollout in ("trajectory", "phased"),
-    }
-    return frozenset(name for name, needed in wanted.items() if needed) | starts(gan)
+def reads(*, guidance: GuidanceLaw, rollout: RolloutName = "one_step", gan: GAN = NO_GAN) -> Needs:
+    """Of an objective that compares scores under these settings."""
+    own = Needs(
+        real_score=True,
+        images=gan.weight > 0 or rollout == "noised_data",
+        null=guidance.null,
+        one_step=rollout == "one_step",
+        second_derivative=gan.weight > 0 and gan.r1 > 0,
+        sampler="ode" if rollout in ("trajectory", "phased") else None,
+    )
+    return own | starts(gan)

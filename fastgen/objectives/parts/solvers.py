@@ -15,6 +15,7 @@ from ...models.contract import Denoiser
 from ...models.roles import Roles
 from ...process import Latent, Prediction, Process, Time, pad_like
 from .base import Batch, shorthand
+from .needs import Needs
 
 SolverName = Literal["ddim", "heun", "dpm2m"]
 LARGEST = 20.0
@@ -64,10 +65,11 @@ class Guidance:
                 f"guidance is drawn from [{self.low:g}, {self.high:g}]: need 0 <= low <= high <= {LARGEST:g}"
             )
 
-    def needs(self, *roles: str) -> frozenset[str]:
-        """What an objective with this guidance reads; `roles` are those that are told w."""
-        null = frozenset() if self.low == self.high == 1 else frozenset({"null"})
-        return null | (frozenset(f"{role}.w" for role in roles) if self.told else frozenset())
+    def needs(self, *, target: bool = False) -> Needs:
+        """Of an objective with this guidance; a target is told of it what the generator is told."""
+        known = ("generator", "target") if target else ("generator",)
+        guides = (self.low, self.high) != (1, 1)
+        return Needs(null=guides, target=target, scalars={role: {"w"} for role in known if self.told})
 
     def field(self, roles: Roles, batch: Batch) -> Field:
         """The real score under scales drawn for this batch."""

@@ -7,6 +7,7 @@ from ...models.calls import NONE, Scalars
 from ...models.roles import Roles
 from ...process import Prediction
 from .base import Batch
+from .needs import Needs
 from .ops import Noised
 from .solvers import Guidance
 
@@ -42,11 +43,11 @@ def check_velocity(settings: Followed) -> None:
         )
 
 
-def needs_velocity(settings: Followed, *told: str) -> frozenset[str]:
-    """What is read for it; `told` are the roles that learn of the guidance."""
+def needs_velocity(settings: Followed, *, target: bool = False) -> Needs:
+    """Of an objective with these settings, and with a target or without."""
     if settings.velocity == "data":
-        return frozenset({"images"})
-    return frozenset({"images", "real_score"}) | settings.guidance.needs(*told)
+        return Needs(images=True, target=target)
+    return Needs(images=True, real_score=True) | settings.guidance.needs(target=target)
 
 
 def trajectory_of(settings: Followed, roles: Roles, batch: Batch, start: Noised) -> Trajectory:

@@ -10,6 +10,7 @@ from ...models.roles import Roles
 from ...process import ROWS, AnyTimeLaw, Uniform
 from ..parts.base import Batch, Terms, Turn
 from ..parts.flow_map import noised
+from ..parts.needs import Needs
 from ..parts.ops import RowName
 from ..parts.solvers import AnyScale, Guidance
 from ..trajectory.consistency import ONE_TURN
@@ -41,8 +42,8 @@ class GuidanceDistillation:
         return ONE_TURN
 
     @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"images", "real_score"}) | self.guidance.needs("generator")
+    def needs(self) -> Needs:
+        return Needs(images=True, real_score=True) | self.guidance.needs()
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         t = self.times.sample(roles.process, batch.size, batch.rng)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from ...models.roles import Roles
 from ..parts.base import Batch, Terms, Turn
+from ..parts.needs import Needs
 from ..parts.ops import pseudo_huber
 
 
@@ -26,8 +27,8 @@ class KnowledgeDistillation:
         return (("generator",),)
 
     @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"pairs", "one_step"})
+    def needs(self) -> Needs:
+        return Needs(pairs=True, one_step=True)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         t = batch.full(roles.grids[0][0])

@@ -11,6 +11,7 @@ import torch
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Uniform
 from ..parts.base import Batch, Terms, Turn
+from ..parts.needs import Needs
 from ..parts.ops import RowName, denoising_loss, renoised
 
 
@@ -33,8 +34,8 @@ class Pretrain:
         return (("generator",),)
 
     @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"images"} | ({"null"} if self.label_dropout else set()))
+    def needs(self) -> Needs:
+        return Needs(images=True, null=self.label_dropout > 0)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         noised = renoised(roles, batch, batch.x0, law=self.times)

@@ -15,6 +15,7 @@ from ..parts.base import Batch, Terms, Turn
 from ..parts.curricula import AnyCurriculum, Neighbours, Ramp, Ratio
 from ..parts.distances import DISTANCES, DistanceName
 from ..parts.flow_map import Interval, edges_of, follow, jumps, noised
+from ..parts.needs import Needs
 from ..parts.ops import Noised
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName
 
@@ -46,9 +47,8 @@ class ConsistencyDistillation:
         return ONE_TURN
 
     @property
-    def needs(self) -> frozenset[str]:
-        target = {"target"} if self.curriculum.averaged else set()
-        return frozenset({"images", "real_score"} | target) | self.guidance.needs("generator", *target)
+    def needs(self) -> Needs:
+        return Needs(images=True, real_score=True) | self.guidance.needs(target=self.curriculum.averaged)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         near = self.curriculum.neighbours(roles.process, edges_of(roles, batch), batch)
@@ -77,8 +77,8 @@ class ConsistencyTraining:
         return ONE_TURN
 
     @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"images"} | ({"target"} if self.curriculum.averaged else set()))
+    def needs(self) -> Needs:
+        return Needs(images=True, target=self.curriculum.averaged)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         near = self.curriculum.neighbours(roles.process, edges_of(roles, batch), batch)

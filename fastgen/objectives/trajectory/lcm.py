@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from ...models.roles import Roles
 from ..parts.base import Batch, Terms, Turn
 from ..parts.distances import DISTANCES, DistanceName
-from ..parts.flow_map import Interval, cells, check_decay, drawn_cell, edges_of, follow, jumps, needs_target, noised
+from ..parts.flow_map import Interval, cells, check_decay, drawn_cell, edges_of, follow, jumps, noised
+from ..parts.needs import Needs
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName
 from .consistency import ONE_TURN
 
@@ -43,9 +44,8 @@ class LatentConsistency:
         return ONE_TURN
 
     @property
-    def needs(self) -> frozenset[str]:
-        target = needs_target(self.ema)
-        return frozenset({"images", "real_score"}) | target | self.guidance.needs("generator", *target)
+    def needs(self) -> Needs:
+        return Needs(images=True, real_score=True) | self.guidance.needs(target=self.ema > 0)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         t, r = drawn_cell(cells(edges_of(roles, batch), self.grid), batch, roles.process)

@@ -15,6 +15,7 @@ from ..parts.base import Batch, Terms, Turn
 from ..parts.derivative import along, check_step, needs_fine_times
 from ..parts.distances import adaptive
 from ..parts.flow_map import noised
+from ..parts.needs import Needs
 from ..parts.solvers import AnyScale, Guidance
 from ..parts.velocity import Velocity, check_velocity, needs_velocity, trajectory_of
 from .consistency import ONE_TURN
@@ -53,9 +54,9 @@ class MeanFlow:
         return ONE_TURN
 
     @property
-    def needs(self) -> frozenset[str]:
-        fine = needs_fine_times(self.derivative_step)
-        return needs_velocity(self, "generator") | fine | {"linear", "ode", "generator.s"}
+    def needs(self) -> Needs:
+        own = Needs(process="flow", sampler="ode", scalars={"generator": {"s"}})
+        return needs_velocity(self) | needs_fine_times(self.derivative_step) | own
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         t, s = self._times(roles, batch)

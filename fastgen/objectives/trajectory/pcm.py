@@ -14,6 +14,7 @@ from ..parts.base import Batch, Terms, Turn
 from ..parts.distances import DistanceName
 from ..parts.flow_map import Interval, Jumps, cells, drawn_cell, edges_of, jumps, noised, segment_end
 from ..parts.gan import GAN, AnyGAN, starts
+from ..parts.needs import Needs
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName
 
 
@@ -45,8 +46,9 @@ class PhasedConsistency:
         return turns(self)
 
     @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"images", "real_score", "ode"}) | starts(self.gan) | self.guidance.needs("generator")
+    def needs(self) -> Needs:
+        own = Needs(images=True, real_score=True, sampler="ode")
+        return own | starts(self.gan) | self.guidance.needs()
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         edges = edges_of(roles, batch)

@@ -10,6 +10,7 @@ from ...models.roles import Roles
 from ...process import pad_like
 from ..parts.base import Batch, Terms, Turn
 from ..parts.flow_map import divided, drawn_step, edges_of, noised
+from ..parts.needs import Needs
 from ..parts.solvers import AnyScale, Guidance, ddim, landing_on
 from .consistency import ONE_TURN
 
@@ -40,8 +41,8 @@ class Progressive:
         return ONE_TURN
 
     @property
-    def needs(self) -> frozenset[str]:
-        return frozenset({"images", "real_score", "ode"}) | self.guidance.needs("generator")
+    def needs(self) -> Needs:
+        return Needs(images=True, real_score=True, sampler="ode") | self.guidance.needs()
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         """The error of x0 under the truncated weight max(SNR, 1) (section 4)."""

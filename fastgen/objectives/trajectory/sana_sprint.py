@@ -15,6 +15,7 @@ from ...process import AnyTimeLaw, LogNormal
 from ..parts.base import Batch, Landing, Terms, Turn
 from ..parts.derivative import check_step, needs_fine_times
 from ..parts.gan import GAN, AnyGAN, check_apart, discriminator_losses, generator_terms, starts
+from ..parts.needs import Needs
 from ..parts.solvers import AnyScale, Guidance
 from ..parts.velocity import Velocity, check_velocity, needs_velocity
 from .scm import Norm, adaptive_mean, tangent_errors
@@ -54,12 +55,12 @@ class SanaSprint:
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return (("generator", "weight"), ("discriminator",))
+        return (("generator", "log_variance"), ("discriminator",))
 
     @property
-    def needs(self) -> frozenset[str]:
-        fine = needs_fine_times(self.derivative_step)
-        return needs_velocity(self, "generator") | fine | {"weight"} | starts(self.gan)
+    def needs(self) -> Needs:
+        own = Needs(log_variance=True) | starts(self.gan)
+        return needs_velocity(self) | needs_fine_times(self.derivative_step) | own
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = self._called(roles, batch)

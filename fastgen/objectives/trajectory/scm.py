@@ -22,6 +22,7 @@ from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, LogNormal, Prediction, Process, Time, TimeLaw, pad_like
 from ..parts.base import Batch, Terms, Turn
 from ..parts.derivative import along, check_step, needs_fine_times
+from ..parts.needs import Needs
 from ..parts.ops import Noised
 from ..parts.solvers import AnyScale, Guidance
 from ..parts.velocity import Trajectory, Velocity, check_velocity, needs_velocity, trajectory_of
@@ -113,12 +114,12 @@ class SimplifiedConsistency:
 
     @property
     def cycle(self) -> tuple[Turn, ...]:
-        return (("generator", "weight"),) if self.weighting == "adaptive" else ONE_TURN
+        return (("generator", "log_variance"),) if self.weighting == "adaptive" else ONE_TURN
 
     @property
-    def needs(self) -> frozenset[str]:
-        state = {"weight"} if self.weighting == "adaptive" else set()
-        return needs_velocity(self, "generator") | needs_fine_times(self.derivative_step) | state
+    def needs(self) -> Needs:
+        own = Needs(log_variance=self.weighting == "adaptive")
+        return needs_velocity(self) | needs_fine_times(self.derivative_step) | own
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         t, errors = tangent_errors(self, roles, batch)
@@ -154,7 +155,7 @@ def pulled(g: Latent, *, c: float, norm: Norm) -> Latent:
 
 def adaptive_mean(roles: Roles, t: Time, errors: Tensor, *, sigma_data: float) -> Tensor:
     """Their mean under the weight 1 / (UNIT tan(u)) and a trained log-variance (eq. 8)."""
-    log_variance: Tensor = roles["weight"](t)
+    log_variance: Tensor = roles["log_variance"](t)
     angle = Angle.of(roles.process, t, sigma_data)
     weight = angle.cos / (UNIT * angle.sin)
     return (weight.to(errors) * torch.exp(-log_variance) * errors + log_variance).mean()

@@ -19,7 +19,8 @@ from ...models.calls import look, through
 from ...models.roles import Roles
 from ...process import ROWS, Time, pad_like
 from ..parts.base import Batch, Terms, Turn
-from ..parts.flow_map import Interval, check_decay, divided, follow, needs_target, noised, stops_of, target_of
+from ..parts.flow_map import Interval, check_decay, divided, follow, noised, stops_of, target_of
+from ..parts.needs import Needs
 from ..parts.ops import RowName
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName, landing_on
 from .consistency import ONE_TURN
@@ -55,9 +56,8 @@ class SelfShortcut:
         return ONE_TURN
 
     @property
-    def needs(self) -> frozenset[str]:
-        target = needs_target(self.ema)
-        return frozenset({"images", "real_score", "ode"}) | target | self.guidance.needs("generator", *target)
+    def needs(self) -> Needs:
+        return Needs(images=True, real_score=True, sampler="ode") | self.guidance.needs(target=self.ema > 0)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         follow(roles, batch, self.ema)

@@ -15,7 +15,8 @@ from ...models.contract import Denoiser
 from ...models.roles import Roles
 from ...process import ROWS, Latent
 from ..parts.base import Batch, Terms, Turn
-from ..parts.flow_map import Interval, check_decay, divided, edges_of, follow, needs_target, noised, target_of
+from ..parts.flow_map import Interval, check_decay, divided, edges_of, follow, noised, target_of
+from ..parts.needs import Needs
 from ..parts.ops import RowName
 from ..parts.solvers import AnyScale, Guidance, landing_on
 from ..parts.velocity import Velocity, check_velocity, needs_velocity, trajectory_of
@@ -56,9 +57,10 @@ class Shortcut:
         return ONE_TURN
 
     @property
-    def needs(self) -> frozenset[str]:
-        who = ("generator", *needs_target(self.ema))
-        return needs_velocity(self, *who) | {"ode", *who[1:], *(f"{role}.s" for role in who)}
+    def needs(self) -> Needs:
+        told = ("generator", "target") if self.ema else ("generator",)
+        own = Needs(sampler="ode", scalars={role: {"s"} for role in told})
+        return needs_velocity(self, target=self.ema > 0) | own
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         follow(roles, batch, self.ema)

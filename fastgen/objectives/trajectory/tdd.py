@@ -17,6 +17,7 @@ from ..parts.base import Batch, Terms, Turn
 from ..parts.distances import DistanceName
 from ..parts.flow_map import Interval, Jumps, cells, drawn_cell, edges_of, jumps, noised, origin, stops_of
 from ..parts.gan import GAN, AnyGAN, starts
+from ..parts.needs import Needs
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName
 
 
@@ -56,10 +57,9 @@ class TargetDriven:
         return turns(self)
 
     @property
-    def needs(self) -> frozenset[str]:
-        null = {"null"} if self.dropout else set()
-        own = frozenset({"images", "real_score", "ode"} | null) | starts(self.gan)
-        return own | self.guidance.needs("generator")
+    def needs(self) -> Needs:
+        own = Needs(images=True, real_score=True, sampler="ode", null=self.dropout > 0)
+        return own | starts(self.gan) | self.guidance.needs()
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         ends = self._jumps(roles, batch)

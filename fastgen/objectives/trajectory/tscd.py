@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from ...models.roles import Roles
+from ...models.roles import Roles, Sampler
 from ..parts.adversarial import above, check_adversarial, consistency_terms, discriminator_loss, turns
 from ..parts.base import Batch, Terms, Turn
 from ..parts.distances import DistanceName
@@ -24,11 +24,11 @@ from ..parts.flow_map import (
     edges_of,
     follow,
     jumps,
-    needs_target,
     noised,
     segment_end,
 )
 from ..parts.gan import GAN, AnyGAN, starts
+from ..parts.needs import Needs
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName
 
 
@@ -67,10 +67,10 @@ class SegmentedConsistency:
         return turns(self)
 
     @property
-    def needs(self) -> frozenset[str]:
-        target, steps = needs_target(self.ema), frozenset({"ode"} if self.segments > 1 else ())
-        own = frozenset({"images", "real_score"}) | target | steps | starts(self.gan)
-        return own | self.guidance.needs("generator", *target)
+    def needs(self) -> Needs:
+        sampler: Sampler | None = "ode" if self.segments > 1 else None
+        own = Needs(images=True, real_score=True, sampler=sampler) | starts(self.gan)
+        return own | self.guidance.needs(target=self.ema > 0)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         follow(roles, batch, self.ema)

@@ -1,0 +1,109 @@
+"""What an objective asks for: of the teacher and the data, and of the student that it trains."""
+
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+from ...models.roles import DENOISERS, Sampler
+from ...models.state import STATES
+
+ProcessNeed = Literal["flow"]
+BAKED = ("s", "w")
+"""What a generator may be told beside its time: where its step leads, and its guidance. A stock pipeline knows both."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Needs:
+    """What an objective reads besides the roles that it trains, and what it asks of the student; joined by `|`.
+
+    Args:
+        real_score: the teacher.
+        target: a copy of the generator that follows it, see `flow_map.follow`.
+        images: real samples.
+        pairs: noises with the teacher's own samples of them.
+        null: an unconditional mode, for guidance or dropped conditions.
+        lpips: the perceptual distance of decoded samples.
+        ratio_means, log_variance: states, see `fastgen.models.state`.
+        scalars: role -> scalars that it is told and so has embeddings of, see `fastgen.models.scalars`.
+        sampler: the only one that a student of it can have.
+        process: the only one that it holds on; others are retold.
+        steps: fewest of a student that it can train.
+        one_step: it trains the first time of a grid only, so that a student of more steps cannot end with it.
+        experts: it trains the two networks of a pipeline phase by phase.
+        fine_times: it tells the generator times that are closer than half precision can tell apart.
+        second_derivative: it differentiates a gradient.
+        judged_from: images of the generator before the last of its terms begins.
+
+    Raises:
+        ValueError: a role, a scalar of the generator, a sampler or a process that does not exist, or steps below 1.
+    """
+
+    real_score: bool = False
+    target: bool = False
+    images: bool = False
+    pairs: bool = False
+    null: bool = False
+    lpips: bool = False
+    ratio_means: bool = False
+    log_variance: bool = False
+    scalars: Mapping[str, Set[str]] = field(default_factory=dict, hash=False)
+    sampler: Sampler | None = None
+    process: ProcessNeed | None = None
+    steps: int = 1
+    one_step: bool = False
+    experts: bool = False
+    fine_times: bool = False
+    second_derivative: bool = False
+    judged_from: int = 0
+
+    def __post_init__(self) -> None:
+        _check_known("roles", self.scalars, DENOISERS)
+        _check_known("scalars of the generator", self.scalars.get("generator", ()), BAKED)
+        _check_known("sampler", [self.sampler] if self.sampler else [], get_args(Sampler))
+        _check_known("process", [self.process] if self.process else [], get_args(ProcessNeed))
+        if self.steps < 1 or self.judged_from < 0:
+            raise ValueError(f"needs steps={self.steps}, judged_from={self.judged_from}: at least 1 and 0")
+
+    def __or__(self, other: "Needs") -> "Needs":
+        """Both together.
+
+        Raises:
+            ValueError: they ask for two samplers.
+        """
+        return Needs(**{name: _joined(name, value, vars(other)[name]) for name, value in vars(self).items()})
+
+    def __str__(self) -> str:
+        usual = vars(Needs())
+        changed = {name: value for name, value in vars(self).items() if name != "scalars" and value != usual[name]}
+        words = [name if value is True else f"{name}={value}" for name, value in changed.items()]
+        return ", ".join(sorted([*words, *(f"{role}.{name}" for role in self.scalars for name in self.told(role))]))
+
+    @property
+    def reads(self) -> tuple[str, ...]:
+        """The denoisers that are asked without being trained."""
+        return tuple(name for name in ("real_score", "target") if vars(self)[name])
+
+    @property
+    def states(self) -> tuple[str, ...]:
+        """The names of its state modules in `STATES`."""
+        return tuple(name for name in STATES if vars(self)[name])
+
+    def told(self, role: str) -> tuple[str, ...]:
+        """The scalars that a role has to have embeddings of."""
+        return tuple(sorted(self.scalars.get(role, ())))
+
+
+def _joined(name: str, one: Any, other: Any) -> Any:
+    if isinstance(one, int):
+        return max(one, other)
+    if isinstance(one, Mapping):
+        return {role: one.get(role, frozenset()) | other.get(role, frozenset()) for role in {**one, **other}}
+    if one and other and one != other:
+        raise ValueError(f"needs {name}={one} and {name}={other}: an objective can have but one")
+    return one or other
+
+
+def _check_known(what: str, named: Iterable[str], known: tuple[str, ...]) -> None:
+    unknown = sorted(set(named) - set(known))
+    if unknown:
+        raise ValueError(f"there is no {what} {', '.join(unknown)} to be needed: choose of {', '.join(known)}")
