@@ -17,8 +17,8 @@ from .student import Student
 
 if TYPE_CHECKING:
     from eval.collect import Eyes, Seen
+    from eval.comparison import Metric
     from eval.images.decode import ImageBatch
-    from eval.metrics import Metric
 
 REFERENCES = 10_000  # training images looked at, evenly spread, where no reference is named
 BATCH = 64
@@ -100,8 +100,8 @@ class _Onlooker:
 
     def figures(self, stage: Stage) -> dict[str, float]:
         """The values of the chosen metrics; NaN where a sample is not finite."""
+        from eval.comparison import Comparison
         from eval.measure import figures_of
-        from eval.metrics import Comparison
 
         try:
             seen = _seen(_samples(self._student, stage), self._eyes, self._metrics)
@@ -147,7 +147,8 @@ def _eyes(student: Student) -> tuple["Eyes", str]:
     from eval.options import Options
 
     spec = student.config.evaluate
-    assert spec.protocol not in ("none", "digits")
+    assert spec.protocol != "none"
+    assert spec.protocol != "digits"
     options = Options(reference=spec.reference or Path(), protocol=spec.protocol, extractor=spec.extractor)
     extractor = build_extractor(options, student.device)
     clip = extractor if isinstance(extractor, Clip) else None

@@ -152,8 +152,8 @@ def _denoiser(config: Config, recipes: Path) -> nn.Module | None:
     teacher = config.teacher
     with torch.device("meta"):
         if teacher.new is not None:
-            pipe = create(teacher.new.pipeline, teacher.new.parts, seed=0)
-            return network_of(pipe)
+            network: nn.Module = network_of(create(teacher.new.pipeline, teacher.new.parts, seed=0))
+            return network
         assert teacher.path is not None
         recipe = recipe_of(config, recipes)
         if recipe is not None:

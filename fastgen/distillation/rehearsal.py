@@ -9,7 +9,8 @@ from typing import Any
 
 import diffusers
 import torch
-from diffusers import DiffusionPipeline, ModelMixin
+from diffusers import DiffusionPipeline
+from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from ..errors import UserError
@@ -159,7 +160,8 @@ def _export_lora(student: Student, folder: Path) -> None:
 
 
 def _factors(layer: Any) -> dict[str, Tensor]:
-    sizes = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
-    given, made = sizes if None not in sizes else (layer.weight.shape[1], layer.weight.shape[0])
+    given, made = getattr(layer, "in_features", None), getattr(layer, "out_features", None)
+    if given is None or made is None:
+        made, given = layer.weight.shape[:2]
     kernel = layer.weight.shape[2:] if layer.weight.ndim > 2 else ()
     return {DOWN: torch.ones(1, given, *kernel), UP: torch.ones(made, 1, *(1 for _ in kernel))}

@@ -24,6 +24,7 @@ from ..export.unguided import unguided
 from ..export.verify import Export, Ours, verify
 from ..models.casting import cast
 from ..models.merging import lora_layers, low_rank_updates
+from ..models.denoiser import dtype_of
 from ..models.pipelines.arguments import call_arguments
 from ..models.pipelines.loading import load, locate, variant_of
 from ..models.pipelines.notes import Notes
@@ -154,7 +155,7 @@ def _frozen(student: Student) -> Frozen | None:
     variant, pipe, fused = variant_of(base, source.variant), student.pipeline.pipe, []
     if source.loras:  # which may have changed text encoders, in the dtype that these were loaded in
         own = [p for name, p in pipe.components.items() if isinstance(p, nn.Module) and name not in denoisers_of(pipe)]
-        auto = next((part.dtype for part in own), torch.float32)
+        auto = next(map(dtype_of, own), torch.float32)
         fused = touched(pipe, load_teacher(replace(source, loras=()), device="cpu", auto=auto))
     return frozen_parts(pipe, base, variant=variant, but=fused)
 

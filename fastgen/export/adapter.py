@@ -38,7 +38,8 @@ class Adapter:
 
     def alpha(self, layer: str) -> float:
         """Alpha of a layer: its update is alpha / rank times B A."""
-        own = (value for name, value in self.config.alpha_pattern.items() if re.fullmatch(rf"(.*\.)?({name})", layer))
+        known = self.config.alpha_pattern or {}
+        own = (value for name, value in known.items() if re.fullmatch(rf"(.*\.)?({name})", layer))
         return float(next(own, self.config.lora_alpha))
 
     def plain(self) -> "Adapter":

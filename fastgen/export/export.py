@@ -144,7 +144,7 @@ def _name_as_published(part: Any) -> None:
 
         if isinstance(part, PreTrainedModel) and getattr(part, "_weight_conversions", None) is None:
             known = get_model_conversion_mapping(part, add_legacy=False)
-            part._weight_conversions = [one for one in known if _is_whole(one, part)] or None
+            vars(part)["_weight_conversions"] = [one for one in known if _is_whole(one, part)] or None
 
 
 def _is_whole(conversion: Any, part: PreTrainedModel) -> bool:

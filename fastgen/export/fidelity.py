@@ -77,7 +77,7 @@ def saved_as(network: nn.Module, updates: Mapping[str, float], *, half: torch.dt
 
 
 def _distance(saved: Tensor, trained: Tensor) -> float:
-    return (saved.float() - trained).norm().item()
+    return float((saved.float() - trained).norm())
 
 
 def _exact(weight: Tensor) -> torch.dtype:

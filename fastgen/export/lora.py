@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeGuard
 
 from diffusers.utils import convert_state_dict_to_diffusers
 from safetensors.torch import save_file
@@ -12,7 +13,7 @@ from ..files import atomic_folder
 from ..models.experts import networks_in
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.stacked import FILES, Keys, written
-from ..models.pipelines.stock_pipeline import StockPipeline
+from ..models.pipelines.stock_pipeline import LoRAPipeline, StockPipeline
 from ..models.pipelines.watch import denoiser_name, network_of
 from .adapter import DOWN, UP, Adapter
 from .card import HERE, lora_card
@@ -43,14 +44,14 @@ def export_lora(
     Raises:
         UserError: the pipeline has no LoRA loader, the adapter holds more than a LoRA, or a conversion is not known.
     """
-    _check_loader(pipe)
+    writer = _with_loader(pipe)
     _check_weights(adapter)
     check_adapter(adapter.weights)
     if "kohya" in keys:
         check_kohya(network_of(pipe), adapter.layers)
     with atomic_folder(folder, replace=True) as temporary:
         for kind in keys:
-            _SAVERS[kind](pipe, adapter, temporary)
+            _SAVERS[kind](writer, adapter, temporary)
         for serving in servings:
             serving.scheduler.save_pretrained(temporary / serving.folder / "scheduler")
         forget_origin(temporary)
@@ -59,7 +60,7 @@ def export_lora(
     return folder
 
 
-def _save_diffusers(pipe: StockPipeline, adapter: Adapter, folder: Path) -> None:
+def _save_diffusers(pipe: LoRAPipeline, adapter: Adapter, folder: Path) -> None:
     name = denoiser_name(pipe)
     for lora, start in zip(written(pipe, "", "diffusers"), networks_in(network_of(pipe)), strict=True):
         part = adapter.within(start).plain()
@@ -102,7 +103,7 @@ def known_keys(pipe: StockPipeline, layers: Sequence[str]) -> tuple[Keys, ...]:
     return ("diffusers", "kohya")
 
 
-def has_loader(pipe: StockPipeline) -> bool:
+def has_loader(pipe: StockPipeline) -> TypeGuard[LoRAPipeline]:
     """Whether the pipeline's class loads and saves LoRAs of its denoiser."""
     saver = next(
         (vars(kind)["save_lora_weights"] for kind in type(pipe).__mro__ if "save_lora_weights" in vars(kind)), None
@@ -110,12 +111,13 @@ def has_loader(pipe: StockPipeline) -> bool:
     return saver is not None and f"{denoiser_name(pipe)}_lora_layers" in inspect.signature(saver.__func__).parameters
 
 
-def _check_loader(pipe: StockPipeline) -> None:
-    if not has_loader(pipe):
-        raise UserError(
-            f"{type(pipe).__name__} cannot load LoRAs, so a LoRA of it would be of no use to anybody: export the whole "
-            "pipeline, into which the adapter is merged"
-        )
+def _with_loader(pipe: StockPipeline) -> LoRAPipeline:
+    if has_loader(pipe):
+        return pipe
+    raise UserError(
+        f"{type(pipe).__name__} cannot load LoRAs, so a LoRA of it would be of no use to anybody: export the whole "
+        "pipeline, into which the adapter is merged"
+    )
 
 
 def _check_weights(adapter: Adapter) -> None:

@@ -59,7 +59,7 @@ def watched(pipe: Any, seed: int, arguments: dict[str, Any]) -> dict[str, torch.
 def main(job: dict[str, Any]) -> None:
     torch.backends.cudnn.allow_tf32 = False
     pipe = loaded(job)
-    answer = {}
+    answer: dict[str, torch.Tensor] = {}
     for call in job["calls"]:
         seen = watched(pipe, call["seed"], call["arguments"])
         answer |= {f"{call['name']}/{key}": value for key, value in seen.items()}

@@ -85,12 +85,12 @@ def noise_factors(scheduler: Any, timesteps: list[float]) -> list[float]:
     All ones, but an EDM scheduler starts from sqrt(sigma^2 + 1), and a consistency scheduler takes x0 to be noisy
     by sigma_min already (Song et al. 2023, arXiv:2303.01469, algorithm 1).
     """
-    factors = [1.0] * len(timesteps)
+    factors, config = [1.0] * len(timesteps), scheduler.config
     if isinstance(scheduler, EDMEulerScheduler):
-        factors[0] = math.sqrt(1 + scheduler.config.sigma_max**-2)
+        factors[0] = math.sqrt(1 + config.sigma_max**-2)
     if isinstance(scheduler, CMStochasticIterativeScheduler):
         sigmas = [math.exp(t / 250) for t in timesteps]
-        factors[1:] = [math.sqrt(1 - (scheduler.config.sigma_min / sigma) ** 2) for sigma in sigmas[1:]]
+        factors[1:] = [math.sqrt(1 - (config.sigma_min / sigma) ** 2) for sigma in sigmas[1:]]
     return factors
 
 
@@ -220,7 +220,7 @@ def _own_shift(stock: Any, emitted: Any, steps: int) -> float:
     open_ended = type(stock).from_config(config, shift_terminal=None)
     with checking(type(stock).__name__, f"its pipeline's call of {steps} steps shows the shift of its times"):
         u, t = (emitted(scheduler, steps)[1] / config.num_train_timesteps for scheduler in (plain, open_ended))
-    return t * (1 - u) / (u * (1 - t))
+    return float(t * (1 - u) / (u * (1 - t)))
 
 
 # Variance exploding and TrigFlow
@@ -244,9 +244,6 @@ def _edm(stock: Any, sampler: Sampler) -> Family:
 def _consistency(stock: Any, sampler: Sampler) -> Family:
     fine = 1000  # levels of Karras's ramp: any count then ends well above sigma_min
 
-    def made() -> CMStochasticIterativeScheduler:
-        return type(stock).from_config(stock.config, num_train_timesteps=fine, clip_denoised=False)
-
     def wanted(n: int) -> list[float]:
         config = stock.config
         high, low = config.sigma_max ** (1 / config.rho), config.sigma_min ** (1 / config.rho)
@@ -254,7 +251,9 @@ def _consistency(stock: Any, sampler: Sampler) -> Family:
         return [250 * config.rho * math.log(high + r * (low - high)) for r in ramp]
 
     return Family(
-        lambda n: [made()], wanted, lambda n: _other_sampler(n, sampler, allowed="renoise", name="consistency")
+        lambda n: [type(stock).from_config(stock.config, num_train_timesteps=fine, clip_denoised=False)],
+        wanted,
+        lambda n: _other_sampler(n, sampler, allowed="renoise", name="consistency"),
     )
 
 

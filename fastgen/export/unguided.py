@@ -1,15 +1,25 @@
 """Students that a plain call does not guide."""
 
 import copy
+from typing import Protocol, cast
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from ..models.pipelines.stock_pipeline import StockPipeline
 
 _WIDTH = 16  # of the unused embedding; any
 _HIGH = 7.5
 _EMBEDDING = "time_embedding.cond_proj.weight"
+
+
+class _Guiding(StockPipeline, Protocol):
+    """A pipeline that says whether it guides."""
+
+    _guidance_scale: float
+
+    @property
+    def do_classifier_free_guidance(self) -> bool: ...
 
 
 def unguided(pipe: StockPipeline) -> StockPipeline:
@@ -19,7 +29,7 @@ def unguided(pipe: StockPipeline) -> StockPipeline:
     weight leaves every output as it is.
     """
     unet = pipe.components.get("unet")
-    if not isinstance(unet, UNet2DConditionModel) or unet.config.time_cond_proj_dim is not None:
+    if not isinstance(unet, UNet2DConditionModel) or unet.config["time_cond_proj_dim"] is not None:
         return pipe
     silent = copy.copy(pipe)
     silent.register_modules(unet=_with_embedding(unet))
@@ -28,7 +38,7 @@ def unguided(pipe: StockPipeline) -> StockPipeline:
 
 def _with_embedding(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     with torch.device("meta"):
-        wider = UNet2DConditionModel.from_config(unet.config, time_cond_proj_dim=_WIDTH)
+        wider: UNet2DConditionModel = UNet2DConditionModel.from_config(unet.config, time_cond_proj_dim=_WIDTH)
     zeros = torch.zeros(wider.get_parameter(_EMBEDDING).shape, dtype=unet.dtype, device=unet.device)
     wider.load_state_dict({**unet.state_dict(), _EMBEDDING: zeros}, assign=True)
     return wider.eval().requires_grad_(False)
@@ -38,6 +48,6 @@ def _guides(pipe: StockPipeline) -> bool:
     """Whether a high guidance scale makes the pipeline guide."""
     if not hasattr(type(pipe), "do_classifier_free_guidance"):
         return False
-    trial = copy.copy(pipe)
+    trial = cast(_Guiding, copy.copy(pipe))
     trial._guidance_scale = _HIGH
     return bool(trial.do_classifier_free_guidance)

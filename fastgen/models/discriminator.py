@@ -29,7 +29,8 @@ class MapHead(nn.Module):
         self.logit = _zeroed(nn.Conv2d(channels, 1, 1))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.logit(self.blocks(features)).mean(dim=(1, 2, 3))
+        logits: Tensor = self.logit(self.blocks(features))
+        return logits.mean(dim=(1, 2, 3))
 
 
 class TokenHead(nn.Module):
@@ -41,7 +42,8 @@ class TokenHead(nn.Module):
         self.logit = _zeroed(nn.Linear(width, 1))
 
     def forward(self, features: Tensor) -> Tensor:
-        return self.logit(self.body(features)).flatten(1).mean(dim=1)
+        logits: Tensor = self.logit(self.body(features))
+        return logits.flatten(1).mean(dim=1)
 
 
 class MeanHead(nn.Module):
@@ -61,7 +63,8 @@ class VideoHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         frames = features.transpose(1, 2)
-        return self.frame(frames.flatten(0, 1)).unflatten(0, frames.shape[:2]).mean(dim=1)
+        logits: Tensor = self.frame(frames.flatten(0, 1)).unflatten(0, frames.shape[:2])
+        return logits.mean(dim=1)
 
 
 class Discriminator(nn.Module):
@@ -102,7 +105,8 @@ class Discriminator(nn.Module):
 
     def ratio(self, x_t: Latent, t: Time, cond: Conditioning) -> Tensor:
         """log p_real / p_fake [B]: the optimum of the logistic loss, and of no other."""
-        return self(x_t, t, cond).mean(dim=1)
+        logits: Tensor = self(x_t, t, cond)
+        return logits.mean(dim=1)
 
 
 def default_layers(net: nn.Module, backbone: Denoiser, example: Example) -> tuple[str, ...]:

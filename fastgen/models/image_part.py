@@ -92,7 +92,7 @@ def _tokens(stream: int, moved: Tensor, cond: Conditioning) -> ImagePart | None:
     if (starts == length - count).all():
         return ImagePart(stream, slice(-count, None))
     behind = next((name for name, mask in flat(cond.kwargs).items() if _ends_at(mask, starts)), None)
-    return behind and ImagePart(stream, slice(0, count), behind)
+    return None if behind is None else ImagePart(stream, slice(0, count), behind)
 
 
 def _ends_at(mask: Any, starts: Tensor) -> bool:

@@ -57,7 +57,7 @@ class ScalarEmbeddings(nn.Module):
         if not values:
             yield
             return
-        added = self(values)
+        added: Tensor = self(values)
 
         def add(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
             rows = added[net.rows] if isinstance(net, Experts) else added
@@ -85,7 +85,7 @@ def find_time_embedding(net: nn.Module) -> str:
     Raises:
         ValueError: there is none.
     """
-    found = [name for name, module in net.named_modules() if _embeds_time(name.split(".")[-1], module)]
+    found: list[str] = [name for name, module in net.named_modules() if _embeds_time(name.split(".")[-1], module)]
     if not found:
         raise ValueError(f"{type(net).__name__} has no time embedding that a scalar could be added to")
     return min(found, key=lambda name: name.count("."))

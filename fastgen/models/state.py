@@ -50,7 +50,8 @@ class LogVariance(nn.Module):
         """[B] in the dtype of its parameters."""
         angles = torch.pi * t[:, None] * torch.arange(self.features, dtype=torch.float64, device=t.device)
         waves = torch.cat([angles.sin(), angles.cos()], dim=1)
-        return self.out(waves.to(self.out.weight))[:, 0]
+        logs: Tensor = self.out(waves.to(self.out.weight))
+        return logs[:, 0]
 
 
 STATES: dict[str, type[nn.Module]] = {"ratio_means": RatioMeans, "log_variance": LogVariance}

@@ -197,7 +197,8 @@ def _request(order: Order, *, pipe: StockPipeline, notes: Notes | None) -> Reque
 
 def _example(pipe: StockPipeline, request: Request) -> dict[str, list[Any]]:
     """The call's own arguments for the first image."""
-    labels, prompts = (None if some is None else some[:1] for some in (request.labels, request.prompts))
+    labels = None if request.labels is None else request.labels[:1]
+    prompts = None if request.prompts is None else request.prompts[:1]
     return arguments.conditions(pipe, labels=labels, prompts=prompts)
 
 

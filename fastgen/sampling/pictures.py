@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
@@ -36,7 +37,8 @@ def save_images(images: Tensor, folder: Path, start: int = 0) -> list[Path]:
     paths = [Path(folder) / image_name(start + i) for i in range(len(images))]
     for image, path in zip(images, paths, strict=True):
         first, *later = map(picture, image if image.ndim == 4 else image[None])
-        first.save(path, **({"save_all": True, "append_images": later, "duration": _FRAME} if later else {}))
+        film: dict[str, Any] = {"save_all": True, "append_images": later, "duration": _FRAME} if later else {}
+        first.save(path, **film)
     return paths
 
 

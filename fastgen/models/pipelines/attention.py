@@ -14,6 +14,7 @@ import functools
 import importlib
 import importlib.util
 from collections.abc import Iterator
+from operator import methodcaller
 from textwrap import shorten
 from typing import Any, Literal
 
@@ -98,12 +99,12 @@ def set_attention(net: nn.Module, name: Name) -> None:
         _check_xformers(net, layers)
     _undo(layers)
     with attention_backend("native"):  # restores the process-wide default, which set_attention_backend changes
-        net.set_attention_backend("xformers" if name == "xformers" else "native")
+        methodcaller("set_attention_backend", "xformers" if name == "xformers" else "native")(net)
     for layer in layers:
         if name == "xformers" and not _dispatched(layer):
             layer.set_use_memory_efficient_attention_xformers(True)
         elif name in _KERNELS:
-            layer.processor.__class__ = _preferring(type(layer.processor), _KERNELS[name])
+            layer.processor.__class__ = _preferring(layer.processor.__class__, _KERNELS[name])
 
 
 def _layers(net: nn.Module) -> Iterator[Any]:

@@ -3,14 +3,15 @@
 import inspect
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 from diffusers import DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler
+from torch import Tensor
 
 from ...errors import UserError
 from ...process import ROWS, Discrete, Flow, Reading, Trig, from_scheduler
 from . import trigflow
-from .stock_pipeline import StockPipeline
+from .stock_pipeline import DiscreteScheduler, StockPipeline, StockScheduler
 from .watch import Step
 
 PURE_NOISE = 2.0**-24  # of alpha squared: what float32 does not see beside 1; Euler schedulers put it for 0
@@ -50,11 +51,7 @@ def canonical(pipe: StockPipeline) -> Iterator[Reading]:
     if isinstance(reading.process, Discrete):
         pipe.scheduler = _ddim(original)
     elif isinstance(reading.process, Flow) and not isinstance(from_scheduler(original).process, Trig):
-        pipe.scheduler = FlowMatchEulerDiscreteScheduler(
-            num_train_timesteps=original.config.num_train_timesteps,
-            shift=static_shift(original),
-            use_dynamic_shifting=bool(original.config.get("use_dynamic_shifting")),
-        )
+        pipe.scheduler = _euler(original)
     try:
         yield reading
     finally:
@@ -64,14 +61,24 @@ def canonical(pipe: StockPipeline) -> Iterator[Reading]:
 def is_deterministic(pipe: StockPipeline) -> bool:
     """Whether its scheduler walks from x_t to x_s along the x0 and eps that the network sees."""
     plain = (DDIMScheduler, EDMEulerScheduler, FlowMatchEulerDiscreteScheduler)
-    return isinstance(pipe.scheduler, plain) and not pipe.scheduler.config.get("stochastic_sampling")
+    stochastic = pipe.scheduler.config.get("stochastic_sampling")
+    return isinstance(pipe.scheduler, plain) and not stochastic
 
 
-def _ddim(original: Any) -> DDIMScheduler:
+def _euler(original: StockScheduler) -> StockScheduler:
+    scheduler = FlowMatchEulerDiscreteScheduler(
+        num_train_timesteps=original.config.num_train_timesteps,
+        shift=static_shift(original),
+        use_dynamic_shifting=bool(original.config.get("use_dynamic_shifting")),
+    )
+    return cast(StockScheduler, scheduler)
+
+
+def _ddim(original: Any) -> DiscreteScheduler:
     known = inspect.signature(DDIMScheduler).parameters
     config = {key: value for key, value in original.config.items() if key in known and not key.startswith("beta_")}
     fixed = {"clip_sample": False, "thresholding": False, "set_alpha_to_one": True, "timestep_spacing": "trailing"}
-    scheduler = DDIMScheduler(**{**config, **fixed})
+    scheduler = cast(DiscreteScheduler, DDIMScheduler(**{**config, **fixed}))
     scheduler.alphas_cumprod = original.alphas_cumprod.clone()  # some schedulers bend them after their betas
     return scheduler
 
@@ -83,13 +90,12 @@ def _own_reading(pipe: StockPipeline) -> Reading:
     except ValueError as error:
         raise UserError(f"the scheduler of {name} cannot be read: {error}") from error
     if isinstance(reading.process, Discrete):
-        _check_schedule(name, reading)
+        _check_schedule(name, reading, reading.process.alphas_cumprod)
     return reading
 
 
-def _check_schedule(name: str, reading: Reading) -> None:
+def _check_schedule(name: str, reading: Reading, powers: Tensor) -> None:
     """That the noise grows with every step, and that epsilon determines the image even at the last."""
-    powers = reading.process.alphas_cumprod
     last = float(powers[-1])
     if reading.row is ROWS["eps"] and last <= PURE_NOISE:
         raise UserError(

@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from inspect import signature
 from typing import Any, Protocol
 
@@ -147,7 +147,7 @@ class LatentCodec:
 
     def _decode(self, x0: Tensor) -> Tensor:
         z = self.wiring.to_latents(x0.to(self.vae.device)).to(self.vae.dtype)
-        images = self.vae.decode(z, **self.extras, return_dict=False)[0].float().clamp(-1, 1)
+        images: Tensor = self.vae.decode(z, **self.extras, return_dict=False)[0].float().clamp(-1, 1)
         frames = self.wiring.latents[0]
         if frames > 1:
             images = images.unflatten(0, (-1, frames)).transpose(1, 2)
@@ -203,7 +203,7 @@ def _read(name: str, decoded: Decode, allowed: float) -> tuple[torch.Size, Wirin
     count = zero.shape.numel()
     source = torch.zeros(len(shift), dtype=torch.int64, device=shift.device)
     for place in (_BASE**power for power in range(math.ceil(math.log(max(count, 2), _BASE)))):
-        digits = decoded(lambda n, place=place: (torch.arange(n) // place % _BASE).float()).z.flatten()
+        digits = decoded(partial(_digits, place=place)).z.flatten()
         source += place * ((digits - shift) / scale).round().long()
     reached = len(source.clamp(0, count - 1).unique())
     if len(source) != count or reached != count:
@@ -215,6 +215,11 @@ def _read(name: str, decoded: Decode, allowed: float) -> tuple[torch.Size, Wirin
     if not gap <= allowed:
         raise _failure(name, f"a random sample differs by {float(gap):.2g} of its largest, allowed is {allowed:.2g}")
     return zero.shape, wiring, zero.extras
+
+
+def _digits(count: int, *, place: int) -> Tensor:
+    """The digit at that place of the numbers from 0, [count]."""
+    return (torch.arange(count) // place % _BASE).float()
 
 
 def _failure(name: str, measured: str) -> UserError:
@@ -287,8 +292,7 @@ def _in_float32(vae: Any) -> Iterator[None]:
 def _anyone(pipe: StockPipeline) -> dict[str, Any]:
     """The call's arguments for one sample of whatever, in two steps, undisturbed by guidance or chunks."""
     takes = parameters(pipe)
-    who: dict[str, Any] = {"none": {}, "label": {"class_labels": [0]}, "prompt": {"prompt": ["a"]}}[
-        conditioning_kind(pipe)
-    ]
+    who: dict[str, dict[str, Any]] = {"none": {}, "label": {"class_labels": [0]}, "prompt": {"prompt": ["a"]}}
     fixed = {"num_inference_steps": 2, "decode_chunk_size": 10**6}
-    return {**who, **classifier_free(pipe, 1.0), **{name: value for name, value in fixed.items() if name in takes}}
+    taken = {name: value for name, value in fixed.items() if name in takes}
+    return {**who[conditioning_kind(pipe)], **classifier_free(pipe, 1.0), **taken}

@@ -20,9 +20,10 @@ def create(pipeline: str, parts: Mapping[str, Mapping[str, Any]], *, seed: int) 
     torch.manual_seed(seed)
     built = {name: _part(name, dict(config)) for name, config in parts.items()}
     try:
-        return _diffusers_class(pipeline)(**built)
+        made: StockPipeline = _diffusers_class(pipeline)(**built)
     except TypeError as error:
         raise UserError(f"{pipeline} cannot be built from the parts {', '.join(parts)}: {error}") from error
+    return made
 
 
 def _part(name: str, config: dict[str, Any]) -> Any:

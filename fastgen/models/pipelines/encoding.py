@@ -43,7 +43,7 @@ class Asking:
 
     argument: str | None
     examples: tuple[Any, Any]
-    size: Mapping[str, int]
+    size: Mapping[str, bool | int | float]
     negative: str | None = None
     null_label: int | None = None
 

@@ -15,7 +15,7 @@ from ...errors import UserError
 from .loading import HUB_FAILURES, HUB_ID, check_weights, line
 from .lora_file import Update, listed, normal_form, read_updates, sketch
 from .source import LoRAFile
-from .stock_pipeline import StockPipeline
+from .stock_pipeline import LoRAPipeline, StockPipeline, reads_loras
 from .watch import network_of
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
@@ -93,7 +93,7 @@ def fuse(pipe: StockPipeline, loras: Sequence[tuple[Path, float]], *, second: bo
     into = {"load_into_transformer_2": True} if second else {}
     for file, weight in loras:
         updates, unknown = read_updates(file)
-        if not hasattr(pipe, "load_lora_weights"):
+        if not reads_loras(pipe):
             places = _named(pipe, file, updates, unknown)
         elif unknown or not updates:
             reason = f"it has keys that are no part of a low-rank update, {listed(unknown)}"
@@ -105,9 +105,7 @@ def fuse(pipe: StockPipeline, loras: Sequence[tuple[Path, float]], *, second: bo
                 layer.copy_(layer.float() + weight * update.added(layer, rows))
 
 
-def _found_by_diffusers(
-    pipe: StockPipeline, file: Path, updates: list[Update], into: Mapping[str, bool]
-) -> list[Place]:
+def _found_by_diffusers(pipe: LoRAPipeline, file: Path, updates: list[Update], into: Mapping[str, bool]) -> list[Place]:
     """The layers that Diffusers gives the updates to, where each is known again by its values."""
     try:
         with _no_load_report():

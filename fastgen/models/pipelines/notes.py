@@ -19,6 +19,9 @@ from pydantic.dataclasses import dataclass
 from ...errors import UserError
 from ...files import atomic_json
 
+Arguments = dict[str, bool | int | FiniteFloat]
+"""Of a stock call, by its own names."""
+
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
 class Stop:
@@ -84,7 +87,7 @@ class Notes:
     format: Literal[1] = 1
     steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)]
     guidance: FiniteFloat | None = 1.0
-    arguments: dict[str, bool | int | FiniteFloat] = Field(default_factory=dict)
+    arguments: Arguments = Field(default_factory=dict)
     num_classes: PositiveInt | None = None
     null_label: NonNegativeInt | None = None
     objective: str | None = None

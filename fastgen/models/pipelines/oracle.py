@@ -190,9 +190,9 @@ class Oracle:
             self.eps, self.kept = (x - alpha * self.x0) / sigma, 1.0
             return
         if not self._fits(a, b, self.t):
-            due = "{:.4g} x0 + {:.4g} eps".format(*self.read.shares(self.t))
+            wanted = "{:.4g} x0 + {:.4g} eps".format(*self.read.shares(self.t))
             raise self._astray(
-                f"told {self.said[-1]:.6g}, the network is shown {a:.4g} x0 + {b:.4g} eps instead of {due}"
+                f"told {self.said[-1]:.6g}, the network is shown {a:.4g} x0 + {b:.4g} eps instead of {wanted}"
             )
 
     def _fits(self, a: float, b: float, t: Time) -> bool:

@@ -22,7 +22,7 @@ from .codec import Codec, codec_of
 from .encoding import Asking, Encoder
 from .halved import told_in_bf16
 from .loading import load
-from .notes import Notes
+from .notes import Arguments, Notes
 from .probe import emitted, opening, probe
 from .refusal import checking
 from .stock_pipeline import StockPipeline
@@ -54,13 +54,13 @@ class Pipeline:
         *,
         num_classes: int | None = None,
         null_label: int | None = None,
-        size: Mapping[str, int] | None = None,
+        size: Mapping[str, bool | int | float] | None = None,
         negative_prompt: str | None = None,
         cache: Path | None = None,
     ) -> None:
         self.pipe = pipe
         self.kind = conditioning_kind(pipe)
-        self.size = dict(size or {})
+        self.size: Arguments = dict(size or {})
         self.classes = range(num_classes) if num_classes else real_classes(pipe, None)
         self.null_label = null_label if null_label is not None else _null_label(pipe, self.classes)
         _check_labels(pipe, self.classes, self.null_label)
@@ -90,7 +90,9 @@ class Pipeline:
     @property
     def example(self) -> dict[str, list[Any]]:
         """The call's own arguments for two samples."""
-        return {"none": {}, "label": {"class_labels": [0, 1]}, "prompt": {"prompt": ["a", "b"]}}[self.kind]
+        examples: dict[str, dict[str, list[Any]]]
+        examples = {"none": {}, "label": {"class_labels": [0, 1]}, "prompt": {"prompt": ["a", "b"]}}
+        return examples[self.kind]
 
     @property
     def unguided(self) -> dict[str, float]:
@@ -104,7 +106,9 @@ class Pipeline:
 
     @property
     def network(self) -> torch.nn.Module:
-        return network_of(self.pipe)
+        """What denoises, see `network_of`."""
+        network: torch.nn.Module = network_of(self.pipe)
+        return network
 
     @property
     def boundary(self) -> float:

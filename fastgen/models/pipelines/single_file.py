@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from ...errors import UserError
 from .loading import check_complete, check_weights, line
-from .stock_pipeline import StockPipeline
+from .stock_pipeline import SingleFilePipeline, StockPipeline
 
 
 def load_single_file(file: Path, *, config: str | None, dtype: torch.dtype) -> StockPipeline:
@@ -46,10 +46,11 @@ def _recognised(file: Path) -> str:
     """The hub id of the architecture that Diffusers sees in the file's keys and shapes."""
     with safe_open(file, framework="pt") as opened:
         shapes = {key: torch.empty(opened.get_slice(key).get_shape(), device="meta") for key in opened.keys()}  # noqa: SIM118
-    return fetch_diffusers_config(shapes)["pretrained_model_name_or_path"]
+    recognised: str = fetch_diffusers_config(shapes)["pretrained_model_name_or_path"]
+    return recognised
 
 
-def _pipeline_class(file: Path, config: str) -> type[StockPipeline]:
+def _pipeline_class(file: Path, config: str) -> type[SingleFilePipeline]:
     try:
         name = DiffusionPipeline.load_config(config)["_class_name"]
     except (OSError, ValueError, KeyError) as error:
@@ -58,8 +59,8 @@ def _pipeline_class(file: Path, config: str) -> type[StockPipeline]:
             f"({line(error)}). Without a network set teacher.config to a folder with model_index.json and the "
             "parts' configs and tokenizers (their weights are not needed)."
         ) from error
-    kind = getattr(diffusers, str(name), None)
-    if not hasattr(kind, "from_single_file"):
+    kind: type[SingleFilePipeline] | None = getattr(diffusers, str(name), None)
+    if kind is None or not hasattr(kind, "from_single_file"):
         raise UserError(
             f"{config} is a {name}, which Diffusers cannot load from a single file such as {file}. "
             "Give a pipeline folder or a hub id as teacher.path."

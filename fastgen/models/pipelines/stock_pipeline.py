@@ -41,6 +41,12 @@ class StockScheduler(Protocol):
     def save_pretrained(self, folder: str | PathLike[str], /) -> None: ...
 
 
+class DiscreteScheduler(StockScheduler, Protocol):
+    """A scheduler of a discrete process, whose signal powers [N] fall with the timestep."""
+
+    alphas_cumprod: Tensor
+
+
 class StockPipeline(Protocol):
     """What every pipeline has; the arguments of its call are its own class's."""
 
@@ -73,14 +79,19 @@ class StockPipeline(Protocol):
     def save_config(self, folder: str | PathLike[str], /) -> None: ...
 
 
+class SingleFilePipeline(StockPipeline, Protocol):
+    """A pipeline whose class can be read from one file."""
+
+    @classmethod
+    def from_single_file(cls, file: str, /, **settings: Any) -> Self: ...
+
+
 class LoRAPipeline(StockPipeline, Protocol):
     """A pipeline whose class reads and writes LoRAs of its parts."""
 
     def load_lora_weights(self, weights: Any, /, **settings: Any) -> None: ...
 
     def unload_lora_weights(self) -> None: ...
-
-    def set_adapters(self, names: list[str], /, *, adapter_weights: list[float]) -> None: ...
 
     @classmethod
     def save_lora_weights(cls, folder: str | PathLike[str], /, **weights: Any) -> None: ...

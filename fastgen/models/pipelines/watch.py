@@ -185,7 +185,10 @@ def _listening(
 
 def _short(pipe: StockPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> dict[str, Any]:
     takes = parameters(pipe)
-    short = {"num_inference_steps": steps, "output_type": "latent" if "vae" in pipe.components else "pt"}
+    short: dict[str, Any] = {
+        "num_inference_steps": steps,
+        "output_type": "latent" if "vae" in pipe.components else "pt",
+    }
     if "batch_size" in takes:
         short["batch_size"] = rows
     if "generator" in takes:
