@@ -25,7 +25,7 @@ class Seen:
     """What was collected of an image set, or of one process's share of it.
 
     Attributes:
-        moments: of the features; None without an extractor.
+        moments: moments of the features; None without an extractor.
         spectrum: None when images differ in size or are small.
         columns: tensors [N, ...] on the CPU, one row per image in order ("patches_0" ...: of the first images only);
             "numbers" says which.

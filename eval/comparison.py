@@ -19,11 +19,11 @@ class Comparison:
     """A row under measurement and what it is measured against.
 
     Attributes:
-        statistics: of the row's features.
-        target: of the real images' features.
+        statistics: statistics of the row's features.
+        target: statistics of the real images' features.
         real: the real images; of a statistics file, at most their pixels.
         teacher: figures of the first teacher row; empty before it.
-        classes: of the extractor.
+        classes: class names of the extractor.
     """
 
     seen: Seen

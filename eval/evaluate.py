@@ -227,6 +227,9 @@ def _refuse_short(session: Session, seen: Seen, side: Side) -> None:
     """Rows of another N cannot stand beside these: images that were skipped must be replaced.
 
     Those that a checker blackened are left out on request, and cannot be replaced without other seeds.
+
+    Raises:
+        UserError: the side has too few images.
     """
     blackened = len(seen.flagged) if session.options.skip_flagged else 0
     if blackened:

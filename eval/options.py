@@ -24,15 +24,15 @@ class Options:
         held_out: real images that are not in the reference: the floor.
         real_images: real images for pixel metrics where `reference` is a statistics file.
         protocol: network, resize and feature; see `eval.networks.protocols`.
-        extractor: its weights: a folder, file or hub name; None takes the protocol's own from the cache.
+        extractor: the protocol's weights: folder, file or hub name; None takes its own from the cache.
         metrics: names of metrics or of their figures; None takes the default ones.
         clip: folder or hub name of a CLIP model, for clip_score and cmmd.
         lpips: weights of torchvision's AlexNet, for lpips; None takes those in the cache if `metrics` asks for it.
         rewards: "name=folder" of models in the CLIP format.
-        steps: of the student; None takes those it was trained for.
-        teacher_steps: of the teacher, besides the student's own few.
+        steps: step counts of the student; None takes those it was trained for.
+        teacher_steps: step counts of the teacher, besides the student's own few.
         guidance: w of uncond + w (cond - uncond), 1 = none; None leaves it to the student's notes and the pipeline.
-        negative_prompt, height, width, frames: of teacher and student alike; None leaves the size to the student's
+        negative_prompt, height, width, frames: the same for teacher and student; None leaves the size to the student's
             notes and then to the pipelines.
         prompts, labels: files of what to ask for, one per line, in turn; labels default to all classes in turn.
         num: images per row of the report.
@@ -42,7 +42,7 @@ class Options:
         fast: TF32 in the extractors; another identity, never compared with exact figures.
         skip_bad: leave out unreadable images and report them.
         skip_flagged: leave out of the figures what a pipeline's safety checker blackened; reported in any case.
-        assertions: such as "fid[4] < 5".
+        assertions: conditions such as "fid[4] < 5".
         gallery: pictures per row.
     """
 

@@ -34,7 +34,7 @@ class Processes:
         return self.rank == 0
 
     def device(self, name: str) -> str:
-        """ "cuda" or "auto" names this process's own GPU when there are several processes."""
+        """The device of a name: of several processes, "cuda" and "auto" give each its own GPU."""
         if self.count > 1 and name in ("auto", "cuda") and torch.cuda.is_available():
             return f"cuda:{self.local}"
         return name

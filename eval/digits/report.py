@@ -111,8 +111,8 @@ def digits_report(samplers: Mapping[str, Sampler], *, seed: int) -> DigitsReport
     """Figures of 1,797 class-balanced digits from each sampler, against the real ones.
 
     Args:
-        samplers: by title; one whose first word is "teacher" draws for the teacher, any other for the student.
-        seed: of the split into real halves.
+        samplers: title -> sampler; one whose first word is "teacher" draws for the teacher, any other for the student.
+        seed: seed of the split into real halves.
     """
     started, labels = datetime.now(UTC), class_balanced_labels(COUNT)
     rows = [Row("held-out", "real", HALF, REAL, COUNT // 2, _figures(real_halves(seed)), {})]

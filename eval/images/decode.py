@@ -40,8 +40,8 @@ class ImageBatch:
         labels: int64 [B], or None where the source has none.
         prompts: what the images were asked for, or None.
         conditions: int64 [B], which prompt or class that was by number; equal for equal ones. None if unknown.
-        numbers: of the images in their source; None where they follow each other without a gap.
-        flags: of each image, that its pipeline's checkers raised; empty where no image has any.
+        numbers: the images' numbers in their source; None where they follow each other without a gap.
+        flags: what its pipeline's checkers raised on each image; empty where no image has any.
     """
 
     images: Tensor

@@ -19,7 +19,7 @@ class Entry:
 
     Attributes:
         file: relative to the manifest.
-        flags: of the pipeline's own checkers, such as nsfw_content_detected.
+        flags: flags of the pipeline's own checkers, such as nsfw_content_detected.
     """
 
     file: str
@@ -47,7 +47,7 @@ def read(where: str, content: bytes) -> tuple[Entry, ...]:
     """The images that a manifest names, image 0 first.
 
     Args:
-        where: its path, for messages; its name tells the format.
+        where: path of the file, for messages; its name tells the format.
 
     Raises:
         UserError: it has another form, names no image, or says of some images alone what they were asked for.

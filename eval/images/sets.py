@@ -31,7 +31,7 @@ class EncodedImage:
 
     Attributes:
         prompt: what it was asked for.
-        flags: that the pipeline's own checkers raised on it.
+        flags: flags that the pipeline's own checkers raised on it.
     """
 
     name: str
@@ -45,7 +45,7 @@ class ImageSet(Protocol):
     """A finite set of encoded images that can be read in order, again and again.
 
     Attributes:
-        prompts: that the images were drawn for; None where the set does not say it before it is read.
+        prompts: prompts that the images were drawn for; None where the set does not say it before it is read.
     """
 
     @property

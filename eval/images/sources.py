@@ -182,6 +182,7 @@ class PipelineSource:
 
 
 def is_image_set(path: str) -> bool:
+    """Whether there are images at the path, and no pipeline."""
     local = Path(path)
     return local.is_file() or (local.is_dir() and not is_student(local))
 

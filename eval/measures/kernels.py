@@ -38,7 +38,7 @@ def cmmd(a: Tensor, b: Tensor, *, sigma: float = CMMD_SIGMA) -> Figure:
 
     Args:
         a, b: embeddings [N, e], [M, e] of any length; normalised here. The first 30,000 of each count.
-        sigma: of exp(-|x - y|^2 / 2 sigma^2).
+        sigma: width of the kernel exp(-|x - y|^2 / 2 sigma^2).
     """
     a, b = (torch.nn.functional.normalize(rows[:CMMD_IMAGES].double()) for rows in (a, b))
     similarity = _gaussian_mean(a, a, sigma) + _gaussian_mean(b, b, sigma) - 2 * _gaussian_mean(a, b, sigma)

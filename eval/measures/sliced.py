@@ -35,7 +35,7 @@ def patches(images: Tensor, numbers: Sequence[int], *, seed: int) -> list[Tensor
 
     Args:
         images: uint8 [B, C, H, W], no side below 7 pixels.
-        numbers: of the images; places depend on `seed` and the image's number, not on the batch.
+        numbers: the images' numbers; places depend on `seed` and the image's number, not on the batch.
     """
     levels = laplacian_pyramid(images.float())
     drawn = []
@@ -60,7 +60,7 @@ def patch_distance(sample: Sequence[Tensor], real: Sequence[Tensor], *, seed: in
     The details hold each level, finest first. Of unequal sets the first common number of images counts.
 
     Args:
-        sample, real: per level [N, 64, C, 7, 7], from `patches`.
+        sample, real: patches of each level [N, 64, C, 7, 7], from `patches`.
     """
     levels = [_level_distance(a, b, seed=seed) for a, b in zip(sample, real, strict=True)]
     details = {f"level_{depth}": value for depth, value in enumerate(levels)}

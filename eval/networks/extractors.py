@@ -64,9 +64,9 @@ class TransformersExtractor:
     pools nothing. Weights come from safetensors files only, and no code from the folder is run.
 
     Args:
-        folder: as `save_pretrained` writes it.
+        folder: model folder as `save_pretrained` writes it.
         preprocess: how its input is made.
-        device: where the model runs; images are moved there.
+        device: device that the model runs on; images are moved there.
         precision: "tf32" is faster on a GPU and another identity.
 
     Raises:

@@ -27,7 +27,8 @@ class InceptionExtractor:
     """Features [B, 2048], or what the file gives, of a TorchScript Inception file.
 
     Args:
-        file: with a submodule `layers`, and for edm and adm the arguments `return_features` and `no_output_bias`.
+        file: TorchScript file with a submodule `layers`, and for edm and adm the arguments `return_features` and
+            `no_output_bias`.
 
     Raises:
         UserError: the file is no such network.

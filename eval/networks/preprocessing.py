@@ -38,8 +38,8 @@ class Resize:
 
     Attributes:
         size: side in pixels of what the model sees; the aspect ratio is not kept.
-        mean, std: per RGB channel, in units of [0, 1] images.
-        kernel: of the interpolation, which works on unrounded values.
+        mean, std: moments of each RGB channel, in units of [0, 1] images.
+        kernel: kernel of the interpolation, which works on unrounded values.
         antialias: widen the kernel when shrinking.
     """
 

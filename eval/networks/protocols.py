@@ -27,9 +27,9 @@ class Protocol:
     """A way to turn images into features.
 
     Attributes:
-        summary: for --help.
-        build: from the options to the extractor.
-        min_images: below it a distance is refused without --allow-small; None is the feature's dimension.
+        summary: one line for --help.
+        build: (options, device) -> extractor.
+        min_images: number below which a distance is refused without --allow-small; None is the feature's dimension.
     """
 
     summary: str
@@ -57,6 +57,7 @@ def min_images(options: Options, dim: int) -> int:
 
 
 def precision_of(options: Options) -> Precision:
+    """The precision of matrix products that the options ask for."""
     return "tf32" if options.fast else "float32"
 
 

@@ -61,7 +61,7 @@ class Gallery:
     Attributes:
         strip: one prompt or label with many seeds, None without one.
         asked: what the strip shows, in words.
-        seeds: of the strip.
+        seeds: seeds of the strip.
         neighbours: None where nothing was compared with real images.
     """
 

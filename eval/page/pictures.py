@@ -21,7 +21,7 @@ class Picture:
 
     Attributes:
         uri: data:image/...
-        width, height: in pixels.
+        width, height: size in pixels.
     """
 
     words: str

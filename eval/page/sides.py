@@ -29,7 +29,7 @@ class Stop:
 
     Attributes:
         key: the step count, "files" for a student that is image files, or a title where several have the same steps.
-        teacher: at the same few steps; None where it was not measured.
+        teacher: the teacher's row at the same few steps; None where it was not measured.
         student: None in a report on a teacher alone.
     """
 
@@ -44,7 +44,7 @@ class Sides:
 
     Attributes:
         real: the reference, then held-out real images.
-        teacher: at the most steps.
+        teacher: the teacher's row at the most steps.
     """
 
     real: tuple[Row, ...]

@@ -49,8 +49,8 @@ class Spectrum:
     """Power by frequency.
 
     Attributes:
-        relative: to real images; None without their pixels.
-        bands: of every column against real images.
+        relative: the same over the real images' power; None without their pixels.
+        bands: errors of every column against real images, by band.
     """
 
     power: Plot

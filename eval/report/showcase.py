@@ -27,7 +27,7 @@ class Showcase:
 
     Args:
         count: pictures per row.
-        seed: of the first.
+        seed: seed of the first picture.
         classes: names of the labels, as far as they are known.
     """
 

@@ -17,6 +17,7 @@ from ..errors import UserError
 
 
 def add_arguments(parser: ArgumentParser) -> None:
+    """Declares the command's arguments."""
     parser.add_argument("--config", type=Path, required=True, help="YAML file of the run, see configs/")
     parser.add_argument("--resume", action="store_true", help="go on from the newest valid checkpoint in OUT")
     parser.add_argument(
@@ -28,6 +29,11 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
+    """Trains, or says what would be done; returns the exit status.
+
+    Raises:
+        UserError: the config, or what `distil` refuses.
+    """
     from ..config.yaml_file import dump, load
 
     config = load(args.config, args.overrides)

@@ -155,8 +155,9 @@ class Pairs(Strict):
 
 
 class DiscriminatorConfig(Strict):
-    """Heads on features of `backbone`; they read the image alone, by default at the bottleneck or
-    at the middle of the longest stack of blocks.
+    """Heads on features of `backbone`, which read the image alone.
+
+    By default they read at the bottleneck, or at the middle of the longest stack of blocks.
 
     backbone: auto is the fake score, or the real one where there is no other.
     layers: names of the layers that are read; where not given, those said above.

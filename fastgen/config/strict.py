@@ -9,6 +9,8 @@ from ..errors import did_you_mean
 
 
 class Strict(BaseModel):
+    """Settings that refuse unknown names and numbers that are not finite, and never change."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 

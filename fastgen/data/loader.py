@@ -22,8 +22,8 @@ class Loader:
     every N-th range. Images of the range that is expected next are decoded by a thread in the meantime.
 
     Args:
-        source: where items come from; only one thread at a time asks it.
-        seed: of the order and of the mirroring.
+        source: data source that gives the items; only one thread at a time asks it.
+        seed: seed of the order and of the mirroring.
         flip: mirror each image left to right with probability one half.
         shuffle: False keeps the order of the source.
     """
@@ -43,6 +43,7 @@ class Loader:
 
         Raises:
             UserError: one of these items cannot be read.
+            ValueError: a position below 0, or no items.
         """
         if position < 0 or count < 1:
             raise ValueError(f"cannot take {count} items at position {position}")

@@ -32,7 +32,7 @@ class PromptFile:
     """Prompts to train on: one per line of a UTF-8 text file; blank lines do not count.
 
     Args:
-        path: of the file.
+        path: the text file.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class Noise:
     `UNCONDITIONAL_LENGTH` items that are all alike.
 
     Args:
-        num_classes: of a class-conditional teacher.
+        num_classes: number of classes of a class-conditional teacher.
     """
 
     num_classes: int | None = None

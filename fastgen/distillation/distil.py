@@ -28,7 +28,7 @@ def distil(config: Config, *, recipes: Path, resume: bool = False) -> Path:
     """Carries a run out and returns the student's folder.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         recipes: folder that `teacher.recipe` is relative to.
         resume: go on from the newest checkpoint.
 

@@ -61,7 +61,7 @@ def rehearse_pictures(student: Student, *, warn: Callable[[str], None]) -> bool:
     An autoencoder that does so in tiles only (Allegro's, or one with too little memory) does so from then on.
 
     Args:
-        warn: is told of what cannot be shown where only previews would show it, and of tiles.
+        warn: called with what cannot be shown where only previews would show it, and with a warning of tiles.
 
     Returns:
         Whether pictures can be made.

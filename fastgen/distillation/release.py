@@ -97,7 +97,7 @@ class Judge:
         """Verifies one export and says so.
 
         Args:
-            pipe: as strangers load it, for what it tells its denoiser.
+            pipe: pipeline as others load it, for what it tells its denoiser.
             network: the trained one, float32.
             rounded: the same as its file holds it, where that is not exactly so.
         """

@@ -37,9 +37,9 @@ class Student:
     """What a run makes of its teacher.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         pipeline: the teacher.
-        device: of the networks; the teacher's where not given.
+        device: device of the networks; the teacher's where not given.
 
     Raises:
         UserError: no stock scheduler samples as the config asks; names the step counts that work.

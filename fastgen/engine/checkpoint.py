@@ -114,7 +114,8 @@ def load(path: Path) -> Snapshot:
     """Verify a checkpoint against its manifest; its tensors are read, onto the CPU, as they are asked for.
 
     Raises:
-        CheckpointError: it is missing, incomplete or altered; its subclasses in `manifest` say which.
+        CheckpointError: it is missing or altered; its subclasses in `manifest` say how.
+        MissingFileError: it lacks a file.
     """
     if not path.is_dir():
         raise CheckpointError(f"there is no checkpoint {path}; give the folder of one step")

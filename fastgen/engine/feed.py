@@ -39,8 +39,8 @@ class Feed:
 
     Args:
         pipeline: the teacher, for conditioning and codec.
-        loader: of the data.
-        device: of the networks.
+        loader: loader of the data.
+        device: device of the networks.
         needs: what the objective reads.
         pairs: teacher samples, for objectives that need them.
     """

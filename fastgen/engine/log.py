@@ -19,8 +19,8 @@ class RunLog:
     """The log of a run; only the main process writes.
 
     Args:
-        accelerator: for the trackers and the rank.
-        folder: of the run.
+        accelerator: Accelerate's object, which knows the trackers and the rank.
+        folder: output folder of the run.
     """
 
     def __init__(self, accelerator: Accelerator, folder: Path) -> None:

@@ -56,7 +56,9 @@ def verify_sizes(folder: Path) -> dict[str, FileRecord]:
         The manifest: file name, relative to `folder`, to its record. Files it does not list are ignored.
 
     Raises:
-        ManifestError, MissingFileError, WrongSizeError: naming the file, what was found and the remedy.
+        ManifestError: there is no manifest that can be read.
+        MissingFileError: a file is not there.
+        WrongSizeError: a file has another size.
     """
     records = _read_manifest(folder)
     for name, record in records.items():
@@ -76,7 +78,10 @@ def verify_manifest(folder: Path) -> dict[str, FileRecord]:
     """Check presence, size and SHA-256 of every file of the manifest; returns the manifest.
 
     Raises:
-        ManifestError, MissingFileError, WrongSizeError, WrongHashError: naming file, expected and actual.
+        ManifestError: there is no manifest that can be read.
+        MissingFileError: a file is not there.
+        WrongSizeError: a file has another size.
+        WrongHashError: a file has other content.
     """
     records = verify_sizes(folder)
     for name, record in records.items():

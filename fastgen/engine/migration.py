@@ -36,7 +36,7 @@ def migrated(snapshot: Snapshot) -> Snapshot:
 
 
 def _group(name: str) -> str:
-    """ "weight" or "optimizer.weight" by its role of today."""
+    """A group's name, such as "weight" or "optimizer.weight", by its role of today."""
     *kind, role = name.split(".")
     return ".".join([*kind, ROLES.get(role, role)])
 

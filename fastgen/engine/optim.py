@@ -16,8 +16,8 @@ class RoleOptimizer:
     """AdamW over a role's parameters with clipping, warm-up and schedule.
 
     Args:
-        parameters: of the role.
-        settings: of its optimizer.
+        parameters: parameters of the role.
+        settings: settings of its optimizer.
         total: updates over the whole stage, where the schedule ends.
     """
 

@@ -57,7 +57,7 @@ class Quality:
     Args:
         yardstick: None measures nothing.
         settings: when to measure, and what follows from it.
-        folder: for the best weights.
+        folder: folder of the best weights.
     """
 
     def __init__(self, yardstick: Yardstick | None, settings: Evaluate, folder: Path) -> None:

@@ -45,7 +45,7 @@ class Run:
     """A config being carried out.
 
     Args:
-        config: of the run.
+        config: settings of the run.
         pipeline: the teacher.
         grids: process times of the exported scheduler, one grid for each declared step count.
         accelerator: device and processes.

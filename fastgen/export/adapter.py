@@ -17,7 +17,7 @@ class Adapter:
 
     Args:
         weights: layer name + ".lora_A.weight" [rank, in, ...] or ".lora_B.weight" [out, rank, ...] -> weight.
-        config: that it was made by; says the alpha of every layer.
+        config: peft's config that it was made by; says the alpha of every layer.
     """
 
     weights: Mapping[str, Tensor]

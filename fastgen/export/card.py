@@ -25,7 +25,7 @@ def card(pipe: StockPipeline, notes: Notes, *, subfolder: str = "") -> str:
     """Markdown of a whole pipeline's folder: the call for every declared step count and where it stops.
 
     Args:
-        subfolder: of the export, where each step count has its own.
+        subfolder: folder within the export, where each step count has its own.
     """
     here = f"{HERE}/{subfolder}" if subfolder else HERE
     lines = [

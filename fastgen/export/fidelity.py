@@ -25,7 +25,7 @@ class Saved:
     """A trained network as it is saved.
 
     Args:
-        network: its parameters in the dtypes of the file.
+        network: network with its parameters in the dtypes of the file.
         lost: share of the trained update that is not in them.
         if_half: the share that half precision would have lost.
         exact: whether every parameter is the trained one.
@@ -53,9 +53,9 @@ def saved_as(network: nn.Module, updates: Mapping[str, float], *, half: torch.dt
     """A trained network in the dtypes that it is saved in; a copy, unless that is float32 throughout.
 
     Args:
-        network: as it was trained, float32.
+        network: network as it was trained, float32.
         updates: parameter -> norm of its trained update; parameters that were not trained are absent.
-        half: that the run's students are saved in, or float32.
+        half: half precision that the run's students are saved in, or float32.
         choice: auto keeps every parameter exactly, in half precision where that is exact, and rounds the trained ones
             only where at most `LOST` of the update goes; another dtype is that of all parameters.
     """
@@ -89,7 +89,7 @@ def check_sound(network: nn.Module, updates: Iterable[tuple[str, Tensor]]) -> di
     """Parameter -> norm of its trained update, where that is not zero.
 
     Args:
-        network: as it was trained.
+        network: network as it was trained.
         updates: parameter -> what training added to it.
 
     Raises:

@@ -29,9 +29,9 @@ class Frozen:
     """Parts that are copied.
 
     Args:
-        folder: of the pipeline that they were loaded from.
-        parts: their names.
-        variant: of the weight files that were loaded; the copies have plain names, which every call finds.
+        folder: folder of the pipeline that they were loaded from.
+        parts: names of the parts.
+        variant: variant of the files that were loaded; the copies have plain names, which every call finds.
     """
 
     folder: Path
@@ -57,8 +57,8 @@ def frozen_parts(pipe: StockPipeline, folder: Path, *, variant: str | None, but:
     """The parts of a pipeline that its folder has, but for denoisers, scheduler and those that are named.
 
     Args:
-        folder: that it was loaded from.
-        variant: of the weight files that were loaded.
+        folder: folder that the pipeline was loaded from.
+        variant: variant of the weight files that were loaded.
         but: parts that are no longer what they were.
     """
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))

@@ -26,7 +26,7 @@ class Told:
     """What a pipeline tells its network of a flow's time.
 
     Args:
-        slope, offset: it is slope t + offset at the process time t.
+        slope, offset: the network is told slope t + offset at the process time t.
         at_stops: (scheduler, n) -> that at the stops of n steps, and what the pipeline in bf16 says there, [2, n].
     """
 

@@ -27,7 +27,7 @@ class Serving:
     Args:
         steps: step counts.
         scheduler: a stock scheduler, configured.
-        folder: where its export lies below the export's own folder; empty for that folder itself.
+        folder: place of its export below the export's own folder; empty for that folder itself.
     """
 
     steps: tuple[int, ...]
@@ -56,9 +56,9 @@ def servings(
         steps: declared step counts.
         sampler: renoise (predict x0, add fresh noise) or ode (deterministic).
         emitted: (scheduler, n) -> scheduler timesteps at which the pipeline's call of n steps stops under it.
-        shift: of a flow's times (SD3, arXiv:2403.03206, eq. 23); None for the teacher's own.
+        shift: shift of a flow's times (SD3, arXiv:2403.03206, eq. 23); None for the teacher's own.
         told: what the network is told of a flow's times; None where half precision does not matter.
-        teacher_steps: of the call that shows a resolution-dependent shift.
+        teacher_steps: step count of the call that shows a resolution-dependent shift.
 
     Raises:
         UserError: no stock scheduler does that for the process, the sampler or some count; names the counts that work.

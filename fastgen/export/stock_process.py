@@ -57,6 +57,7 @@ def watched(pipe: Any, seed: int, arguments: dict[str, Any]) -> dict[str, torch.
 
 
 def main(job: dict[str, Any]) -> None:
+    """Makes the calls of a job and writes their answer."""
     torch.backends.cudnn.allow_tf32 = False
     pipe = loaded(job)
     answer: dict[str, torch.Tensor] = {}

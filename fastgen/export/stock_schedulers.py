@@ -153,7 +153,7 @@ class FlowTimes:
     through another shift s and an end: all of these are Moebius maps of i / n.
 
     Args:
-        shift: of even times.
+        shift: shift of even times.
         trained: timesteps.
         moved: process times of the stops, where they are not the shifted even ones.
     """

@@ -52,7 +52,7 @@ class Export:
 
     Args:
         pipeline: folder of a whole pipeline.
-        variant: of its weight files; None for the plain ones.
+        variant: variant of its weight files; None for the plain ones.
         loras: stacked on it, in this order.
         scheduler: folder of the scheduler that replaces the pipeline's own; None where it is exported with it.
     """
@@ -71,7 +71,7 @@ class Ours:
         model: the trained generator, float32.
         cond: what it is told, one row for each seed.
         calls: what the stock call is told for each seed: prompt or labels as lists of one, size, guidance.
-        sampler: that was trained for.
+        sampler: sampler that was trained for.
         stops: step count -> where it was trained to stop.
         seeds: one for each row.
         trained: the generator before its weights were rounded for the file; None where `model` is not rounded.
@@ -90,7 +90,7 @@ def verify(export: Export, serving: Serving, ours: Ours, *, device: str = "cpu")
     """Samples the export in a fresh process that knows only Diffusers, and compares for each step count served.
 
     Args:
-        device: that the stranger samples on.
+        device: device that the isolated process samples on.
 
     Raises:
         UserError: it stops elsewhere, starts from other noise, or ends more than 1e-5 of the largest value away (and

@@ -36,7 +36,7 @@ def baked(
     """A role's own weights, changed so that its plain network says at each stop what it says when told the scalars.
 
     Args:
-        state: of `weights_of(model)`, on the CPU; not changed.
+        state: state dict of `weights_of(model)`, on the CPU; not changed.
         stops: process time -> values of its scalars.
         example: x_t [1, ...] and its conditioning, to run the network once for each stop.
 

@@ -13,7 +13,7 @@ class Experts(nn.Module):
 
     Args:
         high, low: networks of one form, whose call takes `timestep` [B].
-        boundary: between them, as they are told the time.
+        boundary: network timestep between them.
     """
 
     def __init__(self, high: nn.Module, low: nn.Module, *, boundary: float) -> None:

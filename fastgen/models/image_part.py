@@ -30,7 +30,7 @@ class ImagePart:
 
     Args:
         stream: which of the values that the layer returns, from 0.
-        tokens: those of the image in [B, N, D], counted from the end that it lies at; None where all is the image's.
+        tokens: the image's tokens in [B, N, D], counted from the end that it lies at; None where all are the image's.
         behind: the argument with the mask [B, M] of the text that each row's image comes right after, where rows
             differ in that; `tokens` then counts from there.
     """

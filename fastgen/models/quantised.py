@@ -20,8 +20,8 @@ def quantise(net: nn.Module, kind: Quantised, device: str | torch.device) -> nn.
 
     Args:
         net: network, as an `alias` where another one must keep its layers.
-        kind: of the quantised weights; sums are in bf16.
-        device: where the network is wanted.
+        kind: number format of the quantised weights; sums are in bf16.
+        device: device that the network is wanted on.
     """
     for name in find_targets(net):
         layer = net.get_submodule(name)

@@ -22,7 +22,7 @@ class ScalarEmbeddings(nn.Module):
 
     Args:
         net: network whose time embedding they are added to; of two experts, both.
-        names: of the scalars.
+        names: names of the scalars.
 
     Raises:
         ValueError: the network has no layer that embeds its time.

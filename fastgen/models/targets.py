@@ -98,8 +98,10 @@ def _attention_blocks(net: nn.Module) -> dict[str, nn.Module]:
 
 
 def _token_layers(block: nn.Module, path: str = "") -> Iterator[str]:
-    """Linear layers and 1 x 1 convolutions, without those that turn the time or label into shifts, scales and gates:
-    they sit in norms and embeddings, or alone in a sequence with an activation."""
+    """Linear layers and 1 x 1 convolutions, without those that turn the time or label into shifts, scales and gates.
+
+    The latter sit in norms and embeddings, or alone in a sequence with an activation.
+    """
     if isinstance(block, nn.Linear) or (isinstance(block, Convolution) and set(block.kernel_size) == {1}):
         yield path
     modulation = isinstance(block, nn.Sequential) and sum(isinstance(m, nn.Linear) for m in block.modules()) == 1

@@ -23,7 +23,7 @@ class Reading:
         process: what x_t means.
         row: what the network's output means.
         timestep: process time [B] -> the value the scheduler lists in `timesteps`.
-        time: its inverse.
+        time: scheduler timestep [B] -> process time, the inverse of `timestep`.
         input_scale: process time [B] -> the factor on x_t in `scale_model_input`.
     """
 

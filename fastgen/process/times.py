@@ -34,8 +34,9 @@ def _normal(count: int, rng: torch.Generator) -> Tensor:
 
 @dataclass(frozen=True)
 class Uniform:
-    """Uniform in process time, even in the step index of a discrete process and in Karras's ramp on EDM; then the flow
-    shift `s t / (1 + (s - 1) t)`.
+    """Uniform in process time, even in the step index of a discrete process and in Karras's ramp on EDM.
+
+    Then comes the flow shift `s t / (1 + (s - 1) t)`.
 
     Args:
         low, high: least and largest time before the shift, in [0, 1].
@@ -58,9 +59,10 @@ class Uniform:
 
 @dataclass(frozen=True)
 class Karras:
-    """EDM's ramp on any process: sigma / alpha = (m + u (M - m))^rho with m, M = sigma_min^(1/rho), sigma_max^(1/rho)
-    and u uniform in [low, high] (Karras et al. 2022, arXiv:2206.00364, eq. 5). Noisier levels than the process has
-    become its noisiest.
+    """EDM's ramp on any process (Karras et al. 2022, arXiv:2206.00364, eq. 5).
+
+    sigma / alpha = (m + u (M - m))^rho with m, M = sigma_min^(1/rho), sigma_max^(1/rho) and u uniform in [low, high].
+    Noisier levels than the process has become its noisiest.
 
     Args:
         low, high: part of the ramp that is drawn from, in [0, 1].
@@ -97,7 +99,7 @@ class LogitNormal:
     """sigmoid(N(mean, std^2)), then the flow shift `s t / (1 + (s - 1) t)` (SD3, arXiv:2403.03206, eq. 19 and 23).
 
     Args:
-        mean, std: of the normal law.
+        mean, std: moments of the normal law.
         shift: s, above 1 towards the noise.
     """
 
@@ -119,7 +121,7 @@ class LogNormal:
     """log(sigma / alpha) ~ N(mean, std^2), EDM's training law (Karras et al. 2022, table 1).
 
     Args:
-        mean, std: of the normal law of the logarithm.
+        mean, std: moments of the normal law of the logarithm.
     """
 
     mean: float = -1.2

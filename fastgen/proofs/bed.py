@@ -49,8 +49,8 @@ class Bed:
     """A process and a distribution by name, so that what was learned of them can be kept.
 
     Args:
-        process: of `PROCESSES`.
-        data: of `DATA`.
+        process: a name of `PROCESSES`.
+        data: a name of `DATA`.
         classes: whether samples are asked for by class.
     """
 
@@ -79,6 +79,7 @@ def bed_of(objective: Objective, process: str, data: str = "five") -> Bed:
 
 
 def sampler_of(objective: Objective) -> Sampler:
+    """The sampler that the objective trains for, renoise where it leaves the choice."""
     return objective.needs.sampler or "renoise"
 
 
@@ -108,6 +109,7 @@ class Rows:
 
 @cache
 def pairs(bed: Bed) -> Rows:
+    """Pairs of a bed, kept once they are made."""
     process, real = PROCESSES[bed.process], bed.real
     labels, eps = bed.labels(PAIRS, seeded(0)), noise(1, PAIRS)
     one = torch.ones(PAIRS, dtype=torch.float64)
@@ -161,6 +163,7 @@ def noise(seed: int, count: int) -> Tensor:
 
 
 def seeded(seed: int) -> torch.Generator:
+    """A random stream of its own."""
     return torch.Generator().manual_seed(seed)
 
 

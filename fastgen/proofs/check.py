@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Check:
+    """What was checked, whether it holds, and what was measured."""
+
     name: str
     holds: bool
     figures: str

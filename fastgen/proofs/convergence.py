@@ -117,6 +117,7 @@ def _line(found: Distances) -> str:
 
 
 def main() -> None:
+    """Trains the recipes that were asked for and writes their figures."""
     parser = ArgumentParser(prog="python -m fastgen.proofs.convergence", description=__doc__)
     parser.formatter_class = partial(RawDescriptionHelpFormatter)
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default 1)")

@@ -121,6 +121,7 @@ def table(process: str, folder: Path, page: str, rows: dict[str, str]) -> str:
 
 
 def main() -> None:
+    """Trains the recipes that were asked for and writes their pictures and the table."""
     parser = ArgumentParser(prog="python -m fastgen.proofs.modes", description=__doc__)
     parser.formatter_class = RawDescriptionHelpFormatter
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default 1)")

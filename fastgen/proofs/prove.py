@@ -63,6 +63,7 @@ def proved(objective: Objective, recipe: Recipe | None, processes: Sequence[str]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
+    """Proves the objective that was asked for; returns the exit status."""
     options = _parser().parse_args(argv)
     torch.set_num_threads(1)
     try:

@@ -20,12 +20,12 @@ class Recipe:
     """An objective, and how it is trained on the bed.
 
     Args:
-        objective: with its settings.
-        steps: of the student.
-        shift: of its times towards the noise, see `even_grid`.
-        cycles: of the objective's turns.
+        objective: objective with its settings.
+        steps: step count of the student.
+        shift: shift of its times towards the noise, see `even_grid`.
+        cycles: number of cycles of the objective's turns.
         rate: learning rate of the generator.
-        other_rate: of every other role that is trained.
+        other_rate: learning rate of every other role that is trained.
         judged: the student's "last" samples, or the mixture of all its steps' "landings".
     """
 

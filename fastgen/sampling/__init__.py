@@ -1,0 +1,1 @@
+"""Drawing images: the student's own samplers, and a stock pipeline's call."""

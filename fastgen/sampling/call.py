@@ -23,8 +23,8 @@ class Asked:
     Attributes:
         guidance: w of uncond + w (cond - uncond), 1 = none.
         negative_prompt: what guidance leads away from.
-        height, width: in pixels.
-        frames: of a video.
+        height, width: size in pixels.
+        frames: number of frames of a video.
     """
 
     steps: int | None = None
@@ -41,7 +41,7 @@ class Call:
 
     Attributes:
         steps, guidance: None is the pipeline's own default.
-        arguments: of its call under its own names: size and guidance.
+        arguments: arguments of its call under its own names: size and guidance.
     """
 
     steps: int | None = None
@@ -63,7 +63,7 @@ def settle(
 
     Args:
         example: the call's own arguments for one sample: a prompt, a label.
-        warn: is told what a student was not trained for, and what changes nothing.
+        warn: called with what a student was not trained for, and with what changes nothing.
         beside: the size of another pipeline's samples, which these are to stand beside, as far as this call takes it.
 
     Raises:

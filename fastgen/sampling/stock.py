@@ -56,7 +56,7 @@ def generate(
 
     Args:
         labels, prompts, negative_prompts: one per seed.
-        arguments: of the call under its own names, such as its size and guidance.
+        arguments: arguments of the call under its own names, such as size and guidance.
         progress: show a bar when stderr is a terminal.
 
     Returns:

@@ -45,8 +45,8 @@ def check_attention(name: Name, *, device: str | torch.device, dtype: torch.dtyp
     """Whether this machine can compute attention so; call it before anything is loaded.
 
     Args:
-        device: of training.
-        dtype: in which the networks compute, under autocast the low one.
+        device: device of training.
+        dtype: dtype in which the networks compute, under autocast the low one.
 
     Raises:
         UserError: no such GPU or package, or a kernel that cannot compute in `dtype`.

@@ -107,8 +107,8 @@ class LatentCodec:
 
     Args:
         vae: frozen here; in its own dtype and on its own device, but float32 where float16 is known to overflow.
-        wiring: between samples and latents of one size.
-        shape: of one sample.
+        wiring: map between samples and latents of one size.
+        shape: shape of one sample.
         extras: further arguments of `vae.decode`, for one sample.
     """
 

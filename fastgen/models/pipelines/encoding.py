@@ -34,7 +34,7 @@ class Asking:
     """How a pipeline is asked for something.
 
     Args:
-        argument: of its call that prompts or labels are given by; None for an unconditional pipeline.
+        argument: argument of its call for prompts or labels; None for an unconditional pipeline.
         examples: two different values of it.
         size: the call's own height, width and number of frames, where they are not its defaults.
         negative: negative prompt of the unconditional half, None for the pipeline's own.
@@ -61,7 +61,7 @@ class Encoder:
         pipe: the pipeline.
         form: how its denoiser is called.
         asking: how the pipeline is asked.
-        folder: of the cache on disk; None keeps rows in memory.
+        folder: folder of the cache; None keeps rows in memory.
     """
 
     def __init__(self, pipe: StockPipeline, form: CallForm, asking: Asking, *, folder: Path | None) -> None:

@@ -85,7 +85,7 @@ def fuse(pipe: StockPipeline, loras: Sequence[tuple[Path, float]], *, second: bo
     W, W + weight * (W' - W).
 
     Args:
-        second: they belong to the second of two denoisers.
+        second: whether they belong to the second of two denoisers.
 
     Raises:
         UserError: a part of a LoRA fits no layer, was made for another base, or is of a kind that is not known.

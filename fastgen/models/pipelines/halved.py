@@ -31,7 +31,7 @@ def tells_apart(model: NetworkDenoiser, x: Tensor, cond: Conditioning) -> bool:
     """Whether what the network makes of its time differs between two times that half precision rounds to one.
 
     Args:
-        model: as it is trained, under its autocast.
+        model: denoiser as it is trained, under its autocast.
         x, cond: [2, ...], two rows alike.
     """
     try:

@@ -28,7 +28,7 @@ def locate(path: str | Path, *, variant: str | None = None, revision: str | None
     """The local folder or file of a pipeline; a hub id is downloaded (safetensors only) into the hub's own cache.
 
     Args:
-        variant: of the weight files on the hub.
+        variant: variant of the weight files on the hub.
         revision: branch, tag or commit on the hub.
 
     Raises:
@@ -71,8 +71,8 @@ def load(
     """`DiffusionPipeline.from_pretrained` on a folder or hub id: safetensors only, no code from the folder.
 
     Args:
-        dtype: of the weights of all parts, whatever they are saved in.
-        variant: of the weight files; None takes the plain ones, or the only ones there are.
+        dtype: dtype of the weights of all parts, whatever they are saved in.
+        variant: variant of the weight files; None takes the plain ones, or the only ones there are.
         revision: branch, tag or commit on the hub.
 
     Raises:

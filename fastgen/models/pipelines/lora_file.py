@@ -31,7 +31,7 @@ class Update:
         down, up: A [r, in, ...] and B [out, r, ...].
         scale: alpha / r.
         magnitude: the norms [out] that the rows of the updated weight get, where it is a DoRA.
-        keys: of the file: A's and B's, and alpha's and the norms' where they are there.
+        keys: keys of the file: A's and B's, and alpha's and the norms' where they are there.
     """
 
     down: Tensor
@@ -81,8 +81,10 @@ def read_updates(file: Path) -> tuple[list[Update], set[str]]:
 
 
 def normal_form(updates: list[Update]) -> dict[str, Tensor]:
-    """The same updates without magnitudes, with one rank and a scale of 1: there is nothing to take from one layer for
-    another."""
+    """The same updates without magnitudes, with one rank and a scale of 1.
+
+    There is nothing in them that could be taken from one layer for another.
+    """
     rank = max(len(update.down) for update in updates)
     tensors: dict[str, Tensor] = {}
     for update in updates:

@@ -28,10 +28,10 @@ class Stop:
     """One stop of a student's sampler as it was trained: x_t = alpha x0 + sigma eps, output = p x0 + q eps.
 
     Attributes:
-        timestep: as the scheduler lists it.
+        timestep: the scheduler's timestep.
         time: process time in [0, 1], 1 = noisiest.
-        alpha, sigma: of the process there.
-        p, q: of the network's parameterisation there.
+        alpha, sigma: signal and noise level of the process there.
+        p, q: coefficients of the network's parameterisation there.
     """
 
     timestep: FiniteFloat
@@ -51,7 +51,7 @@ class Below:
         hub: whether it is a hub id.
         file: the weight file in it.
         weight: factor of the LoRA, as in `set_adapters`.
-        sha256: of the file.
+        sha256: hash of the file.
     """
 
     place: str
@@ -68,17 +68,17 @@ class Notes:
     Attributes:
         steps: sampler steps the student was trained for; the first is the default.
         guidance: w of uncond + w (cond - uncond), 1 = none; None leaves the pipeline's own default.
-        arguments: of the stock call besides prompt, label and steps: its size and its own name for guidance.
+        arguments: arguments of the stock call besides prompt, label and steps: size, and guidance by its own name.
         num_classes: real classes, labels 0 .. num_classes - 1; None without class labels.
         null_label: the label that means "no class"; never drawn.
         objective: name of the last training objective.
         teacher: the hub id or path that was distilled; of a path of one machine alone only the name.
         hub: whether `teacher` is a hub id; None in notes that do not say.
-        variant, revision: of the teacher's weight files and on the hub, as it was loaded.
-        loras: that the teacher was made with, the lowest first.
+        variant, revision: the teacher's variant of weight files and revision on the hub, as it was loaded.
+        loras: LoRAs that the teacher was made with, the lowest first.
         licence: front matter `license...` of the teacher's model card.
         metrics: what was measured of the student, name -> value.
-        sampler: that was trained for: renoise or ode.
+        sampler: sampler that was trained for: renoise or ode.
         stops: step count -> where its sampler stops and what x_t and the network mean there.
     """
 

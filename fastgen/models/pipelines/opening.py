@@ -30,7 +30,7 @@ class Opened:
     """A folder or hub id that can be sampled.
 
     Args:
-        path: as the user named it.
+        path: folder or hub id, as the user named it.
         base: the pipeline below a LoRA; the notes' teacher where not given.
         stacked: files of LoRAs below it and their weights, where the notes cannot say where they lie on this machine.
 

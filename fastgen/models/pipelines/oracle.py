@@ -25,7 +25,7 @@ class Read:
     """What was read of a pipeline.
 
     Args:
-        reading, form: of its scheduler and of its network's call.
+        reading, form: what its scheduler means and how its network is called.
         like: a recorded step, for the shapes of samples and outputs.
         plain: name of the plainest scheduler of its process.
         allowed: relative difference of a check.

@@ -30,7 +30,7 @@ def hold_to_own_scheduler(pipe: StockPipeline, call: Mapping[str, Any], read: Re
         pipe: left as it was.
         call: the call's own arguments for one sample, unguided.
         read: what is to be held.
-        steps: of the call.
+        steps: step count of the call.
 
     Raises:
         UserError: the scheduler means something else; it names its settings, the step and what was measured.

@@ -12,7 +12,7 @@ class Perceptual(nn.Module):
 
     Args:
         codec: decodes samples to images [B, 3, H, W] in [-1, 1].
-        network: of torchmetrics' LPIPS, on the device of the samples.
+        network: torchmetrics' LPIPS network, on the device of the samples.
     """
 
     def __init__(self, codec: Codec, network: nn.Module) -> None:

@@ -41,7 +41,7 @@ class Pipeline:
         null_label: the label that means "no class", likewise.
         size: the call's own arguments for the size of a sample (height, width, num_frames), where it is not to be
             the pipeline's default.
-        negative_prompt: of the unconditional half; None leaves the pipeline's own.
+        negative_prompt: prompt of the unconditional half; None leaves the pipeline's own.
         cache: folder for the conditioning of prompts; None keeps it in memory.
 
     Raises:

@@ -22,7 +22,7 @@ class Evidence:
     """A recording of two samples that ask for different things, and what they asked for.
 
     Args:
-        seen: its steps.
+        seen: steps of the call.
         together: conditioning of both samples, captured in one call.
         single: conditioning of the first sample, captured alone.
         deterministic: the scheduler walked from x_t to x_s along x0 and eps as the network sees them.

@@ -35,8 +35,8 @@ class TeacherSource:
         path: folder or hub id of a pipeline, or a single-file checkpoint (.safetensors).
         config: folder or hub id of a pipeline with the single file's architecture.
         loras: fused into the base, in this order.
-        dtype: of the weights; auto leaves it to the caller.
-        variant: of the weight files, such as fp16.
+        dtype: dtype of the weights; auto leaves it to the caller.
+        variant: variant of the weight files, such as fp16.
         revision: branch, tag or commit on the hub.
     """
 

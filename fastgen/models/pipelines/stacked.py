@@ -26,7 +26,7 @@ class StackedLoRA:
     """A LoRA file and its weight, as `load_lora_weights` and `set_adapters` take them.
 
     Args:
-        second: it belongs to the second of two denoisers.
+        second: whether it belongs to the second of two denoisers.
     """
 
     folder: str

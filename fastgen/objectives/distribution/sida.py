@@ -1,5 +1,6 @@
-"""SiDA: adversarial score identity distillation (Zhou et al. 2024, arXiv:2410.14919), and its form for a few steps with
-guidance in the fake score (Zhou et al. 2025, arXiv:2505.12674).
+"""SiDA: adversarial score identity distillation (Zhou et al. 2024, arXiv:2410.14919).
+
+With it comes its form for a few steps with guidance in the fake score (Zhou et al. 2025, arXiv:2505.12674).
 
 SiD with alpha = 1 plus a GAN term whose discriminator is the fake score's own encoder. It looks where the scores look:
 the generator is judged at the x_t of SiD's terms, real and generated samples at the x_t and with the noise that the

@@ -1,5 +1,6 @@
-"""VSD: variational score distillation (Wang et al. 2023, ProlificDreamer, arXiv:2305.16213, eq. 9), and SwiftBrush,
-its form for images (Nguyen & Tran 2023, arXiv:2312.05239).
+"""VSD: variational score distillation (Wang et al. 2023, ProlificDreamer, arXiv:2305.16213, eq. 9).
+
+With it comes SwiftBrush, its form for images (Nguyen & Tran 2023, arXiv:2312.05239).
 
 grad = sigma^2 (eps_real - eps_fake) = alpha sigma (fake - real) in x0, on a variance-preserving process; on others the
 weight is that of the variance-preserving process with the same signal-to-noise ratio.

@@ -90,8 +90,10 @@ class Ramp:
 
 @dataclass(frozen=True)
 class Root:
-    """N(k) = ceil(sqrt(k / K ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1 points of `ramp`, and the decay
-    exp(s0 log mu0 / N(k)) of the target (Song et al. 2023, arXiv:2303.01469, appendix C; its code has N(k) - 1).
+    """A ramp that is refined while the target's decay grows (Song et al. 2023, arXiv:2303.01469, appendix C).
+
+    N(k) = ceil(sqrt(k / K ((s1 + 1)^2 - s0^2) + s0^2) - 1) + 1 points of `ramp`, and the decay
+    exp(s0 log mu0 / N(k)) of the target; the paper's code has N(k) - 1.
 
     Args:
         first, last: s0 and s1.
@@ -122,9 +124,10 @@ class Root:
 
 @dataclass(frozen=True)
 class Doubling:
-    """iCT: N(k) = min(s0 2^floor(k / K'), s1) + 1 points of `ramp`, K' = floor(K / (log2(s1 / s0) + 1)); cells drawn
-    as often as a log-normal falls into them, weights 1 / (difference of noise levels) (arXiv:2310.14189, eq. 10,
-    section 3.4 and 3.5).
+    """iCT: a ramp whose cells double (Song & Dhariwal 2023, arXiv:2310.14189, eq. 10, section 3.4 and 3.5).
+
+    N(k) = min(s0 2^floor(k / K'), s1) + 1 points of `ramp`, K' = floor(K / (log2(s1 / s0) + 1)); cells drawn
+    as often as a log-normal falls into them, weights 1 / (difference of noise levels).
 
     Args:
         first, last: s0 and s1.
@@ -164,8 +167,10 @@ class Doubling:
 
 @dataclass(frozen=True)
 class Ratio:
-    """ECT: r / t = 1 - n(t) / q^(a + 1), at least 0, n(t) = 1 + k sigmoid(-b t), in t = sigma / alpha; a grows by one
-    every `images`; weights 1 / (difference of noise levels) (Geng et al. 2024, arXiv:2406.14548, section 3.2 and 3.3).
+    """ECT: neighbours at a ratio of their times (Geng et al. 2024, arXiv:2406.14548, section 3.2 and 3.3).
+
+    r / t = 1 - n(t) / q^(a + 1), at least 0, n(t) = 1 + k sigmoid(-b t), in t = sigma / alpha; a grows by one every
+    `images`; weights 1 / (difference of noise levels).
 
     Args:
         q, k, b: as above; q = 256 starts with neighbouring times at once.
@@ -224,11 +229,10 @@ def apart(process: Process, t: Time, r: Time) -> Tensor:
 
 
 def ramp(process: Process, edges: Tensor, count: int) -> Tensor:
-    """`count` cells of Karras's ramp (arXiv:2206.00364, eq. 5) from the student's first time to clean data, and its
-    other times between them: [at least count + 1] descending.
+    """`count` cells of Karras's ramp from the student's first time to clean data, and its other times between them.
 
-    The ramp's sigma / alpha run from 80 to 0.002, or where the process has less noise or begins with more, from its own
-    to its own.
+    That are at least count + 1 times, descending (Karras et al. 2022, arXiv:2206.00364, eq. 5). The ramp's sigma /
+    alpha run from 80 to 0.002, or where the process has less noise or begins with more, from its own to its own.
     """
     first, last = (float(noise_level(process, t[None])) for t in (edges[0], origin(process)))
     law = Karras(sigma_min=max(last, Karras.sigma_min), sigma_max=min(first, Karras.sigma_max))

@@ -25,9 +25,11 @@ def huber(difference: Tensor, c: float) -> Tensor:
 
 
 def pseudo_huber(difference: Tensor, c: float) -> Tensor:
-    """sqrt(mean d^2 + c^2) - c: iCT's sqrt(|d|^2 + C^2) - C over sqrt(elements), with C = c sqrt(elements)
-    (Song & Dhariwal 2023, arXiv:2310.14189, eq. 8; c = 0.00054). At c = 0 (ECT's) it is the norm, and where there is no
-    difference it has no gradient."""
+    """sqrt(mean d^2 + c^2) - c: iCT's sqrt(|d|^2 + C^2) - C over sqrt(elements), with C = c sqrt(elements).
+
+    Song & Dhariwal 2023, arXiv:2310.14189, eq. 8; c = 0.00054. At c = 0 (ECT's) it is the norm, and where there is no
+    difference it has no gradient.
+    """
     square = l2(difference, c) + c**2
     return square.clamp(min=torch.finfo(square.dtype).tiny).sqrt() - c
 

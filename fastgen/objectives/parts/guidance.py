@@ -67,8 +67,10 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Shared:
-    """One scale for both scores, uniform in [low, high] for each batch: SwiftBrush where low = high (Nguyen & Tran
-    2023, arXiv:2312.05239), otherwise SNOOPI's PG-SB (Nguyen et al. 2024, arXiv:2412.02687).
+    """One scale for both scores, uniform in [low, high] for each batch.
+
+    That is SwiftBrush where low = high (Nguyen & Tran 2023, arXiv:2312.05239), otherwise SNOOPI's PG-SB (Nguyen et al.
+    2024, arXiv:2412.02687).
 
     Args:
         low, high: between which w is drawn.
@@ -97,8 +99,9 @@ class Shared:
 
 @dataclass(frozen=True)
 class LongShort:
-    """The same scale for both scores and for what the fake score is trained on (SiD-LSG, Zhou et al. 2024,
-    arXiv:2406.01561).
+    """The same scale for both scores and for what the fake score is trained on.
+
+    SiD-LSG (Zhou et al. 2024, arXiv:2406.01561).
 
     Args:
         scale: w of all three.
@@ -122,8 +125,11 @@ class LongShort:
 
 @dataclass(frozen=True)
 class Zero:
-    """No guidance of the real score, and a fake score without condition (Zero-CFG, Zhou et al. 2025,
-    arXiv:2505.12674): s_fake^u - s_real^c holds the guidance s_real^c - s_real^u implicitly."""
+    """No guidance of the real score, and a fake score without condition.
+
+    Zero-CFG (Zhou et al. 2025, arXiv:2505.12674): s_fake^u - s_real^c holds the guidance s_real^c - s_real^u
+    implicitly.
+    """
 
     law: Literal["zero"] = "zero"
 

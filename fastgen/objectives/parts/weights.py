@@ -23,8 +23,10 @@ def none(scores: Scores, x0: Latent) -> Tensor:
 
 
 def vsd(scores: Scores, x0: Latent) -> Tensor:
-    """alpha sigma / (alpha^2 + sigma^2): sigma^2 of a variance-preserving process times the noises' difference
-    (ProlificDreamer, arXiv:2305.16213, eq. 9)."""
+    """alpha sigma / (alpha^2 + sigma^2): sigma^2 of a variance-preserving process times the noises' difference.
+
+    ProlificDreamer (Wang et al. 2023, arXiv:2305.16213, eq. 9).
+    """
     alpha, sigma = scores.levels
     return pad_like(alpha * sigma / (alpha**2 + sigma**2), x0).to(x0.dtype)
 
