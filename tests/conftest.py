@@ -35,11 +35,11 @@ def _seeded() -> None:
 
 
 @pytest.fixture
-def near_stranger(monkeypatch: pytest.MonkeyPatch) -> None:
+def verified_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """Exports are verified in this process instead of a fresh one."""
-    from strangers import NEAR
+    from isolated import HERE
 
-    monkeypatch.setattr("fastgen.export.verify.subprocess", NEAR)
+    monkeypatch.setattr("fastgen.export.verify.subprocess", HERE)
 
 
 @pytest.fixture

@@ -17,7 +17,7 @@ from ..errors import UserError
 from ..export.adapter import DOWN, UP, Adapter
 from ..export.export import export
 from ..export.lora import export_lora, known_keys
-from ..export.serving import TOLERANCE, Serving
+from ..export.scheduler_export import TOLERANCE, SchedulerExport
 from ..export.unguided import unguided
 from ..models.merging import lora_config
 from ..models.pipelines.refusal import cause
@@ -34,7 +34,7 @@ _STOCK = "Load the teacher by the stock class of Diffusers that it belongs to (_
 
 
 def rehearse_export(student: Student) -> None:
-    """Writes all of the exports but the weights of networks, and reads them as a stranger would.
+    """Writes all of the exports but the weights of networks, and reads them as plain Diffusers would.
 
     Raises:
         UserError: the student could not be exported once it is trained.
@@ -42,11 +42,11 @@ def rehearse_export(student: Student) -> None:
     config, name = student.config, type(student.pipeline.pipe).__name__
     try:
         network = unquantised(student.pipeline.network)
-        written = unguided(student.pipeline.student(network, student.servings[0].scheduler))
+        written = unguided(student.pipeline.student(network, student.schedules[0].scheduler))
         with TemporaryDirectory() as folder, _without_weights(written):
-            export(written, notes_for(student, guidance=1.0), Path(folder) / "student", student.servings)
-            for serving in student.servings:
-                _check_readable(student, serving, Path(folder) / "student" / serving.folder)
+            export(written, notes_for(student, guidance=1.0), Path(folder) / "student", student.schedules)
+            for schedule in student.schedules:
+                _check_readable(student, schedule, Path(folder) / "student" / schedule.folder)
             if makes_lora(config, student.pipeline):
                 _export_lora(student, Path(folder) / "lora")
     except UserError:
@@ -128,7 +128,7 @@ def _save_config(network: Any, folder: Any, **_: Any) -> None:
         network.config.save_pretrained(folder)
 
 
-def _check_readable(student: Student, serving: Serving, place: Path) -> None:
+def _check_readable(student: Student, schedule: SchedulerExport, place: Path) -> None:
     """Refuses what plain Diffusers could not build again, or would sample otherwise."""
     index = DiffusionPipeline.load_config(place)
     parts = [index[name] for name in student.pipeline.pipe.components if index.get(name)]  # others are settings
@@ -139,7 +139,7 @@ def _check_readable(student: Student, serving: Serving, place: Path) -> None:
             f"a student of {type(student.pipeline.pipe).__name__} could not be loaded by others: Diffusers has no "
             f"{' and no '.join(foreign)}. {_STOCK}"
         )
-    scheduler, n = type(serving.scheduler).from_pretrained(place / "scheduler"), serving.steps[0]
+    scheduler, n = type(schedule.scheduler).from_pretrained(place / "scheduler"), schedule.steps[0]
     stops = [stop.timestep for stop in student.stops[n]]
     found = student.pipeline.emitted(scheduler, n)
     if len(found) != n or max(abs(a - b) for a, b in zip(found, stops, strict=True)) > TOLERANCE:
@@ -156,7 +156,7 @@ def _export_lora(student: Student, folder: Path) -> None:
     weights = {name + end: factor for name, layer in layers.items() for end, factor in _factors(layer).items()}
     adapter = Adapter(weights, lora_config(list(layers), 1, None))
     keys = student.config.lora.keys or known_keys(pipe, adapter.layers)
-    export_lora(pipe, adapter, notes_for(student, guidance=1.0), folder, student.servings, keys=keys)
+    export_lora(pipe, adapter, notes_for(student, guidance=1.0), folder, student.schedules, keys=keys)
 
 
 def _factors(layer: Any) -> dict[str, Tensor]:

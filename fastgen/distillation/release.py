@@ -1,4 +1,4 @@
-"""A trained generator for strangers: a whole pipeline, a LoRA where it is one, and the proof that both sample."""
+"""A trained generator for everyone: a whole pipeline, a LoRA where it is one, and the proof that both sample."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -19,12 +19,12 @@ from ..export.frozen import Frozen, frozen_parts, touched
 from ..export.kohya import check_kohya
 from ..export.lora import export_lora, has_loader, known_keys
 from ..export.rebuild import calls_for, conditions_for
-from ..export.serving import Serving
+from ..export.scheduler_export import SchedulerExport
 from ..export.unguided import unguided
 from ..export.verify import Export, Ours, verify
 from ..models.casting import cast
-from ..models.merging import lora_layers, low_rank_updates
 from ..models.denoiser import dtype_of
+from ..models.merging import lora_layers, low_rank_updates
 from ..models.pipelines.arguments import call_arguments
 from ..models.pipelines.loading import load, locate, variant_of
 from ..models.pipelines.notes import Notes
@@ -36,7 +36,7 @@ from ..models.pipelines.watch import denoisers_of, parts_of
 from ..models.targets import find_targets
 from .student import Student
 
-COPIES = 3  # of the pipeline in fp32 beside each other while an export is verified: ours, the stranger's, the network
+COPIES = 3  # of the pipeline in fp32 while an export is verified: ours, the isolated process's, the network
 
 
 def release(student: Student, trained: Trained) -> None:
@@ -52,21 +52,21 @@ def release(student: Student, trained: Trained) -> None:
     updates = check_sound(network, _updates(student, weights, network))
     saved = saved_as(network, updates, half=teacher_dtype(config), choice=config.export.dtype)
     print(*filter(None, [saved.told()]), sep="\n")
-    pipe = pipeline.student(saved.network, student.servings[0].scheduler)
+    pipe = pipeline.student(saved.network, student.schedules[0].scheduler)
     silent = unguided(pipe)
     notes = notes_for(student, guidance=1.0 if silent is pipe else None)
-    export(silent, notes, config.exported, student.servings, frozen=_frozen(student))
+    export(silent, notes, config.exported, student.schedules, frozen=_frozen(student))
     judge = Judge(student, _roomy(student))
     rounded = None if saved.exact else cast(saved.network, torch.float32)
-    for serving in student.servings:
-        place = config.exported / serving.folder
-        judge(Export(str(place)), serving, load(place, device=judge.device), network, notes, rounded=rounded)
+    for schedule in student.schedules:
+        place = config.exported / schedule.folder
+        judge(Export(str(place)), schedule, load(place, device=judge.device), network, notes, rounded=rounded)
     if makes_lora(config, pipeline):
         _release_lora(student, weights, network, judge)
 
 
 def makes_lora(config: Config, pipeline: Pipeline) -> bool:
-    """Whether the student is also exported as a LoRA: strangers can load it, and onto something."""
+    """Whether the student is also exported as a LoRA: plain Diffusers can load it, and onto something."""
     trained = config.sharing == "lora" and not config.lora.norms
     return trained and config.teacher.path is not None and has_loader(pipeline.pipe)
 
@@ -87,7 +87,7 @@ class Judge:
     def __call__(
         self,
         written: Export,
-        serving: Serving,
+        schedule: SchedulerExport,
         pipe: StockPipeline,
         network: nn.Module,
         notes: Notes,
@@ -109,7 +109,7 @@ class Judge:
         ours = Ours(teacher.speaking(saved), cond, calls, self.student.config.student.sampler, self.student.stops)
         if rounded is not None:
             ours = replace(ours, trained=teacher.speaking(network.to(self.device)))
-        for agreement in verify(written, serving, ours, device=self.device):
+        for agreement in verify(written, schedule, ours, device=self.device):
             what = written.loras[-1].folder if written.loras else written.pipeline
             far = "" if agreement.rounding is None else f", {agreement.rounding:.1e} from the weights before rounding"
             print(f"verified {what} at {agreement.steps} steps: difference {agreement.difference:.1e}{far}")
@@ -122,16 +122,16 @@ def _release_lora(student: Student, weights: Mapping[str, Tensor], network: nn.M
     notes = notes_for(student, guidance=1.0)
     folder, pipe = config.exported_lora, student.pipeline.pipe
     keys = config.lora.keys or known_keys(pipe, adapter.layers)
-    export_lora(pipe, adapter, notes, folder, student.servings, keys=keys)
+    export_lora(pipe, adapter, notes, folder, student.schedules, keys=keys)
     base = locate(source.path, variant=source.variant, revision=source.revision)
     if not base.is_dir():
         print(f"{folder} was not verified: its base is the single file {base.name}, which from_pretrained cannot load")
         return
-    for serving in student.servings:
+    for schedule in student.schedules:
         loras = (*stacked, *written(pipe, str(folder), keys[0]))
-        scheduler = str(folder / serving.folder / "scheduler")
+        scheduler = str(folder / schedule.folder / "scheduler")
         exported = Export(str(base), loras, scheduler, variant_of(base, source.variant))
-        judge(exported, serving, load_teacher(replace(source, dtype="fp32"), device=judge.device), network, notes)
+        judge(exported, schedule, load_teacher(replace(source, dtype="fp32"), device=judge.device), network, notes)
 
 
 def _updates(student: Student, weights: Mapping[str, Tensor], network: nn.Module) -> Iterator[tuple[str, Tensor]]:

@@ -12,7 +12,7 @@ from ..data import Items
 from ..engine.dtypes import base_of, teacher_dtype
 from ..engine.stage import Stage
 from ..export.held import Told
-from ..export.serving import Serving, servings
+from ..export.scheduler_export import SchedulerExport, scheduler_exports
 from ..export.stops import stops_of
 from ..models.casting import cast
 from ..models.conditioning import Conditioning
@@ -48,7 +48,7 @@ class Student:
     def __init__(self, config: Config, pipeline: Pipeline, device: torch.device | None = None) -> None:
         self.config, self.pipeline, self.device = config, pipeline, device or pipeline.pipe.device
         with pipeline.encoder.awake():
-            self.servings = servings(
+            self.schedules = scheduler_exports(
                 pipeline.pipe.scheduler,
                 config.student.steps,
                 sampler=config.student.sampler,
@@ -56,7 +56,7 @@ class Student:
                 shift=config.student.shift,
                 told=_told(pipeline),
             )
-            found = {n: self._stops(serving, n) for serving in self.servings for n in serving.steps}
+            found = {n: self._stops(schedule, n) for schedule in self.schedules for n in schedule.steps}
         self.stops: dict[int, tuple[Stop, ...]] = {n: found[n] for n in config.student.steps}
         self.grids = [torch.tensor([s.time for s in stops], dtype=torch.float64) for stops in self.stops.values()]
 
@@ -135,8 +135,8 @@ class Student:
             drawn.append(ode(model, noise, cond, times, guidance=guidance))
         return torch.cat(drawn)
 
-    def _stops(self, serving: Serving, steps: int) -> tuple[Stop, ...]:
-        return stops_of(reading_of(serving.scheduler), self.pipeline.emitted(serving.scheduler, steps))
+    def _stops(self, schedule: SchedulerExport, steps: int) -> tuple[Stop, ...]:
+        return stops_of(reading_of(schedule.scheduler), self.pipeline.emitted(schedule.scheduler, steps))
 
     def _labelled(self, labels: Tensor) -> Conditioning:
         return self.pipeline.condition(len(labels), labels=labels)

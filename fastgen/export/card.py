@@ -13,8 +13,8 @@ from ..models.pipelines.loading import HUB_FAILURES
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.stacked import StackedLoRA
 from ..models.pipelines.stock_pipeline import StockPipeline
+from .scheduler_export import SchedulerExport
 from .seeding import hands_generator_on
-from .serving import Serving
 from .text import OWN, adapter_names, on_hub, place_of_teacher, public, quoted, shown
 
 HERE = "path/to/this/folder"
@@ -66,9 +66,9 @@ def lora_card(
     return text + same
 
 
-def top_card(pipe: StockPipeline, notes: Notes, servings: Sequence[Serving]) -> str:
+def top_card(pipe: StockPipeline, notes: Notes, schedules: Sequence[SchedulerExport]) -> str:
     """Markdown above several folders, one for each step count."""
-    rows = [f"- `{serving.folder}`: `num_inference_steps={serving.steps[0]}`" for serving in servings]
+    rows = [f"- `{schedule.folder}`: `num_inference_steps={schedule.steps[0]}`" for schedule in schedules]
     text = "No single scheduler serves all these step counts, so each has a folder that is a whole pipeline:"
     return "\n".join([*_head(pipe, notes), text, "", *rows]) + "\n"
 

@@ -21,31 +21,31 @@ from ..models.pipelines.notes import Notes
 from ..models.pipelines.stock_pipeline import StockPipeline
 from .card import card, top_card
 from .frozen import Frozen
-from .serving import Serving
+from .scheduler_export import SchedulerExport
 
 
 def export(
     pipe: StockPipeline,
     notes: Notes,
     folder: Path,
-    servings: Sequence[Serving] = (),
+    schedules: Sequence[SchedulerExport] = (),
     *,
     frozen: Frozen | None = None,
 ) -> Path:
     """Saves a pipeline with its notes and model card; what was in `folder` is replaced once the new one is whole.
 
     Args:
-        servings: one folder for each, below `folder` where they say so, with weights in common as hard links; none
+        schedules: one folder for each, below `folder` where they say so, with weights in common as hard links; none
             leaves the pipeline's own scheduler for all steps of the notes.
         frozen: parts to be copied from the teacher's folder; all others are saved.
     """
-    servings = servings or [Serving(notes.steps, pipe.scheduler)]
+    schedules = schedules or [SchedulerExport(notes.steps, pipe.scheduler)]
     with atomic_folder(folder, replace=True) as temporary:
         saved: list[Path] = []
-        for serving in servings:
-            served = with_scheduler(pipe, serving.scheduler)
-            part = notes_of(notes, serving)
-            place = temporary / serving.folder
+        for schedule in schedules:
+            served = with_scheduler(pipe, schedule.scheduler)
+            part = notes_of(notes, schedule)
+            place = temporary / schedule.folder
             if saved:
                 _save_beside(served, place, saved[0])
             else:
@@ -54,9 +54,9 @@ def export(
                 load_alike(place)
             saved.append(place)
             part.write(place)
-            (place / "README.md").write_text(card(served, part, subfolder=serving.folder), encoding="utf-8")
-        if servings[0].folder:
-            (temporary / "README.md").write_text(top_card(pipe, notes, servings), encoding="utf-8")
+            (place / "README.md").write_text(card(served, part, subfolder=schedule.folder), encoding="utf-8")
+        if schedules[0].folder:
+            (temporary / "README.md").write_text(top_card(pipe, notes, schedules), encoding="utf-8")
     return folder
 
 
@@ -67,9 +67,9 @@ def with_scheduler(pipe: StockPipeline, scheduler: Any) -> StockPipeline:
     return served
 
 
-def notes_of(notes: Notes, serving: Serving) -> Notes:
-    """The notes of one serving's folder."""
-    return replace(notes, steps=serving.steps, stops={n: notes.stops[n] for n in serving.steps if n in notes.stops})
+def notes_of(notes: Notes, schedule: SchedulerExport) -> Notes:
+    """The notes of one schedule's folder."""
+    return replace(notes, steps=schedule.steps, stops={n: notes.stops[n] for n in schedule.steps if n in notes.stops})
 
 
 def forget_origin(folder: Path) -> None:

@@ -20,7 +20,7 @@ from .card import HERE, lora_card
 from .export import forget_origin, notes_of, with_scheduler
 from .fidelity import check_adapter
 from .kohya import check_kohya, kohya_state
-from .serving import Serving
+from .scheduler_export import SchedulerExport
 
 _SETTINGS = ("r", "lora_alpha", "rank_pattern", "alpha_pattern")  # what Diffusers 0.35 to 0.42 ask of metadata
 
@@ -30,7 +30,7 @@ def export_lora(
     adapter: Adapter,
     notes: Notes,
     folder: Path,
-    servings: Sequence[Serving],
+    schedules: Sequence[SchedulerExport],
     *,
     keys: Sequence[Keys] = ("diffusers",),
 ) -> Path:
@@ -52,11 +52,11 @@ def export_lora(
     with atomic_folder(folder, replace=True) as temporary:
         for kind in keys:
             _SAVERS[kind](writer, adapter, temporary)
-        for serving in servings:
-            serving.scheduler.save_pretrained(temporary / serving.folder / "scheduler")
+        for schedule in schedules:
+            schedule.scheduler.save_pretrained(temporary / schedule.folder / "scheduler")
         forget_origin(temporary)
         notes.write(temporary)
-        (temporary / "README.md").write_text(_cards(pipe, notes, servings, keys), encoding="utf-8")
+        (temporary / "README.md").write_text(_cards(pipe, notes, schedules, keys), encoding="utf-8")
     return folder
 
 
@@ -79,17 +79,17 @@ def _save_kohya(pipe: StockPipeline, adapter: Adapter, folder: Path) -> None:
 _SAVERS = {"diffusers": _save_diffusers, "kohya": _save_kohya}
 
 
-def _cards(pipe: StockPipeline, notes: Notes, servings: Sequence[Serving], keys: Sequence[Keys]) -> str:
-    """The card of the first serving, and the body of each other one's below it."""
+def _cards(pipe: StockPipeline, notes: Notes, schedules: Sequence[SchedulerExport], keys: Sequence[Keys]) -> str:
+    """The card of the first schedule, and the body of each other one's below it."""
     texts = [
         lora_card(
-            with_scheduler(pipe, serving.scheduler),
-            notes_of(notes, serving),
+            with_scheduler(pipe, schedule.scheduler),
+            notes_of(notes, schedule),
             loras=written(pipe, HERE, keys[0]),
             kohya=FILES["kohya"] if "kohya" in keys else None,
-            subfolder=serving.folder,
+            subfolder=schedule.folder,
         )
-        for serving in servings
+        for schedule in schedules
     ]
     return "\n".join([texts[0], *(text.split("---\n", 2)[2].lstrip() for text in texts[1:])])
 

@@ -15,7 +15,7 @@ from ..models.pipelines.notes import Notes
 from ..models.pipelines.opening import below, put_on
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.stock_pipeline import StockPipeline
-from .serving import Serving
+from .scheduler_export import SchedulerExport
 from .stops import difference, stops_of
 from .verify import SEEDS, Agreement, Export, Ours, verify
 
@@ -105,7 +105,7 @@ def _verified(export: Export, pipe: StockPipeline, notes: Notes, scheduler: Any,
     calls = calls_for(pipeline, call_arguments(pipe, notes))
     cond = conditions_for(pipeline).to(device)
     ours = Ours(pipeline.denoiser(), cond, calls, notes.sampler, notes.stops)
-    return verify(export, Serving(notes.steps, scheduler), ours, device=device)
+    return verify(export, SchedulerExport(notes.steps, scheduler), ours, device=device)
 
 
 def _notes(folder: Path) -> Notes:

@@ -52,7 +52,7 @@ class Family:
 
 
 def family_of(stock: Any, sampler: Sampler, emitted: Any, *, shift: float | None, teacher_steps: int) -> Family:
-    """The family of a teacher's scheduler; arguments as in `servings`.
+    """The family of a teacher's scheduler; arguments as in `scheduler_exports`.
 
     Raises:
         UserError: no stock scheduler of that family samples so.

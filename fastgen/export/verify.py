@@ -1,4 +1,4 @@
-"""Proof that a stranger's sampling of an export is the sampling that was trained."""
+"""Proof that an isolated process samples an export as it was trained."""
 
 import json
 import subprocess
@@ -22,8 +22,8 @@ from ..models.pipelines.stacked import StackedLoRA
 from ..models.precision import full_precision
 from ..sampling.sampler import ode, renoise
 from . import stock_process
-from .serving import TOLERANCE as TIMESTEP_TOLERANCE
-from .serving import Serving
+from .scheduler_export import TOLERANCE as TIMESTEP_TOLERANCE
+from .scheduler_export import SchedulerExport
 from .stock_schedulers import Sampler, noise_factors
 
 TOLERANCE = 1e-5
@@ -48,7 +48,7 @@ class Agreement:
 
 @dataclass(frozen=True)
 class Export:
-    """What a stranger loads.
+    """What an isolated process loads.
 
     Args:
         pipeline: folder of a whole pipeline.
@@ -86,7 +86,7 @@ class Ours:
     trained: Denoiser | None = None
 
 
-def verify(export: Export, serving: Serving, ours: Ours, *, device: str = "cpu") -> list[Agreement]:
+def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, device: str = "cpu") -> list[Agreement]:
     """Samples the export in a fresh process that knows only Diffusers, and compares for each step count served.
 
     Args:
@@ -95,23 +95,23 @@ def verify(export: Export, serving: Serving, ours: Ours, *, device: str = "cpu")
     Raises:
         UserError: it stops elsewhere, starts from other noise, or ends more than 1e-5 of the largest value away (and
             what float32 rounds: where an EDM scheduler subtracts noise of sigma 80, and between the kernels of one
-            sample, as the stranger calls, and of several, as ours does, which a GPU chooses anew).
+            sample, as the isolated process calls, and of several, as ours does, which a GPU chooses anew).
     """
-    seen = _ask_stranger(export, serving, ours, device)
+    seen = _ask_isolated(export, schedule, ours, device)
     agreements = []
-    for n in serving.steps:
+    for n in schedule.steps:
         rows = [{key: seen[f"{n}/{i}/{key}"] for key in stock_process.KEYS} for i in range(len(ours.seeds))]
-        fault = _wrong_stops(rows[0]["timesteps"].tolist(), ours.stops[n]) or _wrong_noise(rows, serving, ours, n)
+        fault = _wrong_stops(rows[0]["timesteps"].tolist(), ours.stops[n]) or _wrong_noise(rows, schedule, ours, n)
         if fault:
             raise _failure(export, f"at {n} steps {fault}")
-        theirs = torch.cat([row["end"] for row in rows]) / unit(serving.scheduler)
-        samples = _samples(rows, serving, ours, n)
-        exact = None if ours.trained is None else _samples(rows, serving, replace(ours, model=ours.trained), n)
+        theirs = torch.cat([row["end"] for row in rows]) / unit(schedule.scheduler)
+        samples = _samples(rows, schedule, ours, n)
+        exact = None if ours.trained is None else _samples(rows, schedule, replace(ours, model=ours.trained), n)
         largest = float(samples.abs().max())
         difference = float((theirs - samples).abs().max()) / largest
         allowed = TOLERANCE + _rounding(ours.stops[n][-1]) / largest
         if allowed < difference < KERNELS:
-            allowed += min(2 * _between_kernels(samples, rows, serving, ours, n), KERNELS)
+            allowed += min(2 * _between_kernels(samples, rows, schedule, ours, n), KERNELS)
         if not difference <= allowed:
             fault = f"the stock pipeline differs from the sampler of training by {difference:.2g} of the largest value"
             raise _failure(export, f"at {n} steps {fault}, allowed {allowed:.2g}")
@@ -126,23 +126,23 @@ def _rounding(last: Stop) -> float:
 
 
 def _between_kernels(
-    samples: Tensor, rows: Sequence[Mapping[str, Tensor]], serving: Serving, ours: Ours, n: int
+    samples: Tensor, rows: Sequence[Mapping[str, Tensor]], schedule: SchedulerExport, ours: Ours, n: int
 ) -> float:
     """How far our own sampler is from itself when it draws the seeds one by one, relative to the largest value."""
     alone = [
-        _samples([row], serving, replace(ours, cond=ours.cond.index(torch.tensor([i])), seeds=[seed]), n)
+        _samples([row], schedule, replace(ours, cond=ours.cond.index(torch.tensor([i])), seeds=[seed]), n)
         for i, (row, seed) in enumerate(zip(rows, ours.seeds, strict=True))
     ]
     return float((torch.cat(alone) - samples).abs().max() / samples.abs().max())
 
 
-def _ask_stranger(export: Export, serving: Serving, ours: Ours, device: str) -> dict[str, Tensor]:
+def _ask_isolated(export: Export, schedule: SchedulerExport, ours: Ours, device: str) -> dict[str, Tensor]:
     calls = [
         {"name": f"{n}/{i}", "seed": seed, "arguments": {**ours.calls[i], "num_inference_steps": n}}
-        for n in serving.steps
+        for n in schedule.steps
         for i, seed in enumerate(ours.seeds)
     ]
-    kind = type(serving.scheduler).__name__
+    kind = type(schedule.scheduler).__name__
     with TemporaryDirectory() as folder:
         answer = f"{folder}/answer.safetensors"
         replaced = {"kind": kind, "folder": export.scheduler} if export.scheduler else None
@@ -166,51 +166,51 @@ def _wrong_stops(timesteps: Sequence[float], trained: Sequence[Stop]) -> str | N
     return f"the stock pipeline stops at the timesteps {shown}, but {meant} were trained"
 
 
-def _wrong_noise(rows: Sequence[Mapping[str, Tensor]], serving: Serving, ours: Ours, n: int) -> str | None:
+def _wrong_noise(rows: Sequence[Mapping[str, Tensor]], schedule: SchedulerExport, ours: Ours, n: int) -> str | None:
     """Pipelines pack their noise, so that what can be held against the seed's are the values in order."""
     stop = ours.stops[n][0]
-    factor = _factors(serving, ours, n)[0]
+    factor = _factors(schedule, ours, n)[0]
     for row, seed in zip(rows, ours.seeds, strict=True):
         drawn = torch.randn(row["start"].numel(), generator=torch.Generator().manual_seed(seed))[None]
         t = torch.tensor([stop.time], dtype=torch.float64)
         expected = ours.model.process.prior(factor * drawn, t)[0].sort().values
-        start = (row["start"] / unit(serving.scheduler)).flatten().sort().values
+        start = (row["start"] / unit(schedule.scheduler)).flatten().sort().values
         gap = float((start - expected).abs().max() / expected.abs().max())
         if not gap <= TOLERANCE:
             return f"the stock pipeline starts {gap:.2g} away from the noise of its seed"
     return None
 
 
-def _samples(rows: Sequence[Mapping[str, Tensor]], serving: Serving, ours: Ours, n: int) -> Tensor:
-    """Our sampler on the noise that the stock pipeline drew, in full precision as the stranger's."""
+def _samples(rows: Sequence[Mapping[str, Tensor]], schedule: SchedulerExport, ours: Ours, n: int) -> Tensor:
+    """Our sampler on the noise that the stock pipeline drew, in full precision as the isolated process's."""
     times = [stop.time for stop in ours.stops[n]]
-    noises = _noises(rows, serving, ours, n)
+    noises = _noises(rows, schedule, ours, n)
     with full_precision():
         if ours.sampler == "ode":
             return ode(ours.model, next(noises), ours.cond, times).float().cpu()
         return renoise(ours.model, lambda: next(noises), ours.cond, times).float().cpu()
 
 
-def _noises(rows: Sequence[Mapping[str, Tensor]], serving: Serving, ours: Ours, n: int) -> Iterator[Tensor]:
+def _noises(rows: Sequence[Mapping[str, Tensor]], schedule: SchedulerExport, ours: Ours, n: int) -> Iterator[Tensor]:
     """Noise of the seeds for each stop: the first as it was packed, the others as `scheduler.step` draws them.
 
     A pipeline that does not hand its generator on draws those from the global generator, seeded alike.
     """
     t = torch.full((1,), ours.stops[n][0].time, dtype=torch.float64)
     device = next(iter(ours.model.parameters())).device if isinstance(ours.model, torch.nn.Module) else "cpu"
-    start = torch.cat([row["start"] for row in rows]) / unit(serving.scheduler)
+    start = torch.cat([row["start"] for row in rows]) / unit(schedule.scheduler)
     yield (start / ours.model.process.prior(torch.ones(1), t)).to(device)
     streams = [torch.Generator().manual_seed(seed) for seed in ours.seeds]
     for stream, row in zip(streams, rows, strict=True):
         if row["handed"]:
             torch.randn(row["start"].numel(), generator=stream)
-    for factor in _factors(serving, ours, n)[1:]:
+    for factor in _factors(schedule, ours, n)[1:]:
         drawn = [torch.randn(row["start"].shape, generator=stream) for stream, row in zip(streams, rows, strict=True)]
         yield factor * torch.cat(drawn).to(device)
 
 
-def _factors(serving: Serving, ours: Ours, n: int) -> list[float]:
-    return noise_factors(serving.scheduler, [stop.timestep for stop in ours.stops[n]])
+def _factors(schedule: SchedulerExport, ours: Ours, n: int) -> list[float]:
+    return noise_factors(schedule.scheduler, [stop.timestep for stop in ours.stops[n]])
 
 
 def _failure(export: Export, fault: str) -> UserError:

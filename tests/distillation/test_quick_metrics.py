@@ -24,7 +24,7 @@ from fastgen.engine.stage import Stage
 from fastgen.models.merging import merged
 from fastgen.models.pipelines.loading import load
 
-pytestmark = pytest.mark.usefixtures("near_stranger")
+pytestmark = pytest.mark.usefixtures("verified_here")
 
 
 @pytest.fixture(scope="module")

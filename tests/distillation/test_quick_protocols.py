@@ -32,7 +32,7 @@ from fastgen.sampling.sampler import renoise, seeded_noise
 CPU = torch.device("cpu")
 
 
-pytestmark = pytest.mark.usefixtures("near_stranger")
+pytestmark = pytest.mark.usefixtures("verified_here")
 
 
 @pytest.fixture(scope="module")

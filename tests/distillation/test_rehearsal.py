@@ -91,7 +91,7 @@ def undecodable(pipe, monkeypatch):
     return pipe
 
 
-def test_what_cannot_be_decoded_is_trained_without_previews_and_exported(near_stranger, tmp_path, monkeypatch, capsys):
+def test_what_cannot_be_decoded_is_trained_without_previews_and_exported(verified_here, tmp_path, monkeypatch, capsys):
     undecodable(tiny.stable_diffusion(), monkeypatch).save_pretrained(tmp_path / "teacher")
     settings = config(tmp_path, student={"steps": [1], "height": 16, "width": 16}, log={"previews": 2, "trackers": []})
     distil(settings, recipes=tmp_path)
@@ -132,7 +132,7 @@ def test_an_autoencoder_of_tiles_only_is_switched_to_them(tmp_path, monkeypatch)
 
 
 @pytest.mark.slow
-def test_allegro_is_distilled_with_previews(near_stranger, few_previews, tmp_path):
+def test_allegro_is_distilled_with_previews(verified_here, few_previews, tmp_path):
     family = ODD["allegro"]
     family.build().save_pretrained(tmp_path / "teacher")
     settings = config(tmp_path, student={"steps": [1], "height": 16, "width": 16, "frames": 8})

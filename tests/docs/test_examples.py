@@ -35,7 +35,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 def test_the_examples_of_the_python_api_run(place: Path):
     page = (ROOT / "docs/api.md").read_text(encoding="utf-8")
     names: dict = {}

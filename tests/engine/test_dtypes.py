@@ -109,7 +109,7 @@ def trains_and_verifies(case: Case, teachers: Path, out: Path, capsys: pytest.Ca
     assert verified == (2 if case.sharing == "lora" else 1)
 
 
-@pytest.mark.usefixtures("near_stranger", "few_previews")
+@pytest.mark.usefixtures("verified_here", "few_previews")
 @pytest.mark.filterwarnings("ignore:.*has only fp16 weights")
 @pytest.mark.parametrize("case", COVERING, ids=str)
 def test_it_trains_exports_and_verifies(case, teachers, tmp_path, capsys):
@@ -117,7 +117,7 @@ def test_it_trains_exports_and_verifies(case, teachers, tmp_path, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.usefixtures("near_stranger", "few_previews")
+@pytest.mark.usefixtures("verified_here", "few_previews")
 @pytest.mark.filterwarnings("ignore:.*has only fp16 weights")
 @pytest.mark.parametrize("case", [case for case in GRID if not case.refusal and case not in COVERING], ids=str)
 def test_every_other_combination_does(case, teachers, tmp_path, capsys):

@@ -1,4 +1,4 @@
-"""The exported folder: stock, verified against our own samplers, and usable by a stranger."""
+"""The exported folder: stock, verified against our own samplers, and usable by plain Diffusers."""
 
 import json
 import re
@@ -21,7 +21,7 @@ from rounding import assert_alike
 from fastgen.errors import UserError
 from fastgen.export.card import licence_of
 from fastgen.export.export import export, push, with_scheduler
-from fastgen.export.serving import servings
+from fastgen.export.scheduler_export import scheduler_exports
 from fastgen.export.unguided import unguided
 from fastgen.models.pipelines.loading import load
 from fastgen.models.pipelines.notes import Notes
@@ -35,8 +35,8 @@ def teacher(build=tiny.ddpm, *, predicts: str = "epsilon") -> DiffusionPipeline:
 
 
 def student(pipe: DiffusionPipeline, steps: tuple[int, ...], sampler: str) -> DiffusionPipeline:
-    (serving,) = servings(pipe.scheduler, steps, sampler=sampler, emitted=listed)
-    return with_scheduler(pipe, serving.scheduler)
+    (schedule,) = scheduler_exports(pipe.scheduler, steps, sampler=sampler, emitted=listed)
+    return with_scheduler(pipe, schedule.scheduler)
 
 
 def exported(folder: Path, pipe: DiffusionPipeline, steps: tuple[int, ...], sampler: str, **notes: Any) -> Path:
@@ -113,7 +113,7 @@ def test_a_failed_export_keeps_the_folder_that_was_there(tmp_path, monkeypatch):
     assert Notes.read(folder) == Notes(steps=(4,))
 
 
-STRANGER = """
+PLAIN = """
 import sys
 import numpy
 import torch
@@ -127,9 +127,9 @@ assert "fastgen" not in sys.modules
 """
 
 
-def test_a_stranger_without_fastgen_draws_the_same_images(tmp_path):
+def test_a_process_without_fastgen_draws_the_same_images(tmp_path):
     folder = exported(tmp_path / "student", teacher(tiny.class_conditional, predicts="v_prediction"), (1, 4), "renoise")
-    subprocess.run([sys.executable, "-c", STRANGER, folder, tmp_path / "images.npy"], check=True, cwd=tmp_path)
+    subprocess.run([sys.executable, "-c", PLAIN, folder, tmp_path / "images.npy"], check=True, cwd=tmp_path)
     theirs = np.load(tmp_path / "images.npy")
     asked: dict[str, Any] = {"seeds": [3, 4, 5], "steps": 4, "labels": [2, 0, 9], "batch_size": 2}
     ours = torch.cat([batch.images for batch in generate(load(folder, device="cpu"), **asked)])
@@ -171,7 +171,7 @@ CALLS = {"sd3": "guidance_scale=1, ", "z_image": "guidance_scale=0, ", "qwen_ima
 @pytest.mark.parametrize("name", CALLS)
 def test_the_card_says_how_not_to_guide_and_how_to_seed(tmp_path, name):
     made = family_student(name, (4,), "renoise")
-    folder = export(made.teacher.pipe, made.notes, tmp_path / "student", made.servings)
+    folder = export(made.teacher.pipe, made.notes, tmp_path / "student", made.schedules)
     text = (folder / "README.md").read_text()
     assert f"{CALLS[name]}height=16, width=16, num_inference_steps=4)" in text
     assert "torch.manual_seed(seed)" in text

@@ -32,7 +32,7 @@ def student() -> Student:
 def lora_of(student: Student, folder: Path, *, seed: int = 0, **notes) -> Path:
     """The folder of a random LoRA on the student's teacher."""
     adapter = adapted(student.teacher.pipe, seed=seed)[1]
-    return export_lora(student.teacher.pipe, adapter, replace(student.notes, **notes), folder, student.servings)
+    return export_lora(student.teacher.pipe, adapter, replace(student.notes, **notes), folder, student.schedules)
 
 
 def code_of(card: str) -> ast.Module:
@@ -76,7 +76,7 @@ def test_every_lora_has_a_sensible_name_of_its_own():
 # Variant
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 def test_a_lora_on_a_variant_verifies_and_its_card_asks_for_it(tmp_path, student):
     FAMILY.build().to(torch.float16).save_pretrained(tmp_path / "base", variant="fp16")
     for variant in ("fp16", None):  # named, or the only one there is
@@ -104,13 +104,13 @@ def stack(tmp_path, monkeypatch, student) -> Path:
     return tmp_path
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 def test_verify_finds_the_loras_below_by_itself(stack, monkeypatch, capsys):
     seen = []
     monkeypatch.setattr(
         "fastgen.models.pipelines.opening.fuse", lambda pipe, files, second: seen.append((files, second))
     )
-    with pytest.raises(UserError, match="differs from the sampler"):  # ours without any LoRA, the stranger's with both
+    with pytest.raises(UserError, match="differs from the sampler"):  # ours without any LoRA, the export with both
         verify_lora(Path("lora"))
     monkeypatch.undo()
     monkeypatch.chdir(stack)

@@ -115,7 +115,7 @@ def test_a_reader_without_metadata_adds_the_right_update(tmp_path, name):
     config = LoraConfig(r=2, lora_alpha=5.0, target_modules=layers, alpha_pattern={layers[0]: 7.0})
     student = student_of(pipe, (2,), "ode", FAMILIES[name].size)
     given = Adapter(adapter.weights, config)
-    folder = export_lora(pipe, given, student.notes, tmp_path / "lora", student.servings, keys=keys)
+    folder = export_lora(pipe, given, student.notes, tmp_path / "lora", student.schedules, keys=keys)
     file = folder / FILES["diffusers"]
     state = {
         k.replace(".lora.down.", ".lora_A.").replace(".lora.up.", ".lora_B."): v for k, v in load_file(file).items()

@@ -137,7 +137,7 @@ SHARED = ["sharing=lora", "lora.rank=2", "train.precision=bf16"]
 FULL = ["teacher.dtype=bf16", "train.precision=bf16"]
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 @pytest.mark.parametrize("settings", [SHARED, FULL], ids=["lora", "full"])
 def test_an_exported_student_is_the_trained_one_among_the_teachers_files(here, settings, monkeypatch, capsys):
     pipe = FAMILIES["stable_diffusion"].build().to(BF16)

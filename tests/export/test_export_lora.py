@@ -37,7 +37,7 @@ def exported(tmp_path, family, steps=(2,), sampler="ode", keys=("diffusers",), *
     pipe = family.build()
     net, adapter = adapted(pipe, **settings)
     student = student_of(pipe, steps, sampler, family.size)
-    folder = export_lora(pipe, adapter, student.notes, tmp_path / "lora", student.servings, keys=keys)
+    folder = export_lora(pipe, adapter, student.notes, tmp_path / "lora", student.schedules, keys=keys)
     return pipe, net, adapter, student, folder
 
 
@@ -86,18 +86,18 @@ def test_what_has_no_loader_or_no_conversion_is_refused(tmp_path):
     more = Adapter({**adapter.weights, "norm.weight": torch.ones(1)}, adapter.config)
     student = student_of(pipe, (2,), "ode", FAMILIES["sd3"].size)
     with pytest.raises(UserError, match=r"also trains norm.weight and 0 more.*lora.norms=false"):
-        export_lora(pipe, more, student.notes, tmp_path / "more", student.servings)
+        export_lora(pipe, more, student.notes, tmp_path / "more", student.schedules)
     assert not any(tmp_path.iterdir())
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 def test_a_stack_of_loras_verifies_and_its_card_runs(tmp_path, monkeypatch):
     family = FAMILIES["stable_diffusion"]
     base, style = tmp_path / "base", tmp_path / "style"
     pipe = family.build()
     pipe.save_pretrained(base)
     notes = student_of(pipe, (2,), "renoise", family.size)
-    export_lora(pipe, adapted(pipe, seed=1)[1], notes.notes, style, notes.servings)
+    export_lora(pipe, adapted(pipe, seed=1)[1], notes.notes, style, notes.schedules)
 
     teacher = family.build()
     teacher.load_lora_weights(style, weight_name=FILES["diffusers"], adapter_name="style")
@@ -109,16 +109,16 @@ def test_a_stack_of_loras_verifies_and_its_card_runs(tmp_path, monkeypatch):
     student = student_of(teacher, (2,), "renoise", family.size, teacher="base", hub=False, loras=(below,))
     ours = copy.copy(student.ours.model)
     ours.net = net
-    folder = export_lora(pipe, adapter, student.notes, tmp_path / "lora", student.servings)
+    folder = export_lora(pipe, adapter, student.notes, tmp_path / "lora", student.schedules)
 
-    (serving,) = student.servings
+    (schedule,) = student.schedules
     export = Export(str(base), (stack, StackedLoRA(str(folder), FILES["diffusers"])), str(folder / "scheduler"))
     told = vars(student.ours) | {"model": ours}
-    (agreement,) = verify(export, serving, type(student.ours)(**told))
+    (agreement,) = verify(export, schedule, type(student.ours)(**told))
     assert agreement.difference <= 1e-5
     assert verify_lora(folder, str(base), stacked=[(style / FILES["diffusers"], None)])[0].difference <= 1e-5
     with pytest.raises(UserError, match="differs from the sampler"):
-        verify(Export(str(base), (export.loras[1],), str(folder / "scheduler")), serving, type(student.ours)(**told))
+        verify(Export(str(base), (export.loras[1],), str(folder / "scheduler")), schedule, type(student.ours)(**told))
 
     text = (folder / "README.md").read_text()
     assert str(tmp_path) not in text

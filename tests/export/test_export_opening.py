@@ -34,11 +34,11 @@ def stack(tmp_path, monkeypatch) -> Path:
     pipe = FAMILY.build()
     pipe.save_pretrained("base")
     student = student_of(pipe, (2,), "ode", SIZE)
-    export_lora(pipe, adapted(pipe, seed=1)[1], student.notes, Path("made"), student.servings)
+    export_lora(pipe, adapted(pipe, seed=1)[1], student.notes, Path("made"), student.schedules)
     (Path("made") / FILES["diffusers"]).rename("ink.safetensors")
     _, ink = recorded(LoRAFile(path="ink.safetensors", weight=0.6))
     notes = Notes(**{**vars(student.notes), "teacher": "base", "hub": False, "loras": (ink,)})
-    export_lora(pipe, adapted(pipe)[1], notes, Path("lora"), student.servings)
+    export_lora(pipe, adapted(pipe)[1], notes, Path("lora"), student.schedules)
     return tmp_path
 
 

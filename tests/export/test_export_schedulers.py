@@ -19,7 +19,7 @@ from diffusers import (
 from exporting import listed
 
 from fastgen.errors import UserError
-from fastgen.export.serving import servings
+from fastgen.export.scheduler_export import scheduler_exports
 from fastgen.export.stock_schedulers import FlowTimes, betas_of, noise_factors
 from fastgen.process import even_grid, from_scheduler, shifted
 
@@ -43,21 +43,21 @@ def flow(**config) -> FlowMatchEulerDiscreteScheduler:
 @pytest.mark.parametrize("sampler", ["renoise", "ode"])
 @pytest.mark.parametrize("shift", [0.5, 1.0, 1.73, 3.0, 6.0])
 def test_one_flow_scheduler_serves_every_count_of_a_pipeline_that_hands_times_over(shift, sampler):
-    (serving,) = servings(flow(shift=shift), (1, 2, 3, 4, 8), sampler=sampler, emitted=handed)
-    assert serving.folder == ""
-    assert serving.scheduler.config.stochastic_sampling is (sampler == "renoise")
-    for n in serving.steps:
-        assert handed(serving.scheduler, n) == pytest.approx((1000 * even_grid(n, shift=shift)).tolist(), abs=1e-3)
+    (schedule,) = scheduler_exports(flow(shift=shift), (1, 2, 3, 4, 8), sampler=sampler, emitted=handed)
+    assert schedule.folder == ""
+    assert schedule.scheduler.config.stochastic_sampling is (sampler == "renoise")
+    for n in schedule.steps:
+        assert handed(schedule.scheduler, n) == pytest.approx((1000 * even_grid(n, shift=shift)).tolist(), abs=1e-3)
 
 
 @pytest.mark.parametrize("shift", [0.5, 1.0, 1.73, 3.0, 6.0])
 def test_each_count_has_its_own_scheduler_where_times_are_spread(shift):
-    chosen = servings(flow(shift=shift), (1, 2, 3, 4, 8), sampler="ode", emitted=spread)
-    assert [serving.folder for serving in chosen] == ["1step", "2step", "3step", "4step", "8step"]
+    chosen = scheduler_exports(flow(shift=shift), (1, 2, 3, 4, 8), sampler="ode", emitted=spread)
+    assert [schedule.folder for schedule in chosen] == ["1step", "2step", "3step", "4step", "8step"]
     assert chosen[0].scheduler.config.shift_terminal is None
-    for serving in chosen:
-        (n,) = serving.steps
-        assert spread(serving.scheduler, n) == pytest.approx((1000 * even_grid(n, shift=shift)).tolist(), abs=1e-3)
+    for schedule in chosen:
+        (n,) = schedule.steps
+        assert spread(schedule.scheduler, n) == pytest.approx((1000 * even_grid(n, shift=shift)).tolist(), abs=1e-3)
 
 
 def test_the_spread_shift_is_the_known_one():
@@ -69,30 +69,30 @@ def test_the_spread_shift_is_the_known_one():
 
 def test_a_shift_beyond_reach_is_refused_with_the_counts_that_work():
     with pytest.raises(UserError, match=r"32 \(the pipeline stops at .* declare some of 1, 2, 3, 4, 8"):
-        servings(flow(shift=1e4), (32,), sampler="ode", emitted=spread)
+        scheduler_exports(flow(shift=1e4), (32,), sampler="ode", emitted=spread)
 
 
 @pytest.mark.parametrize("pipeline", [handed, spread])
 @pytest.mark.parametrize("stretched", [None, 0.02])
 def test_a_resolution_dependent_shift_becomes_the_static_one(pipeline, stretched):
     stock = flow(use_dynamic_shifting=True, shift=3.0, shift_terminal=stretched)
-    (serving,) = servings(stock, (4,), sampler="ode", emitted=pipeline)
-    assert serving.scheduler.config.use_dynamic_shifting is False
+    (schedule,) = scheduler_exports(stock, (4,), sampler="ode", emitted=pipeline)
+    assert schedule.scheduler.config.use_dynamic_shifting is False
     wanted = 1000 * shifted(even_grid(4), 1.9)
-    assert pipeline(serving.scheduler, 4) == pytest.approx(wanted.tolist(), abs=1e-2)
+    assert pipeline(schedule.scheduler, 4) == pytest.approx(wanted.tolist(), abs=1e-2)
 
 
 def test_a_shift_that_is_asked_for_wins():
-    (serving,) = servings(flow(use_dynamic_shifting=True), (2,), sampler="ode", emitted=handed, shift=5.0)
-    assert handed(serving.scheduler, 2)[1] == pytest.approx(1000 * 5 / 6, abs=1e-3)
+    (schedule,) = scheduler_exports(flow(use_dynamic_shifting=True), (2,), sampler="ode", emitted=handed, shift=5.0)
+    assert handed(schedule.scheduler, 2)[1] == pytest.approx(1000 * 5 / 6, abs=1e-3)
     with pytest.raises(UserError, match="shift is 5, but the times of DDIMScheduler cannot be shifted"):
-        servings(DDIMScheduler(), (2,), sampler="ode", emitted=listed, shift=5.0)
+        scheduler_exports(DDIMScheduler(), (2,), sampler="ode", emitted=listed, shift=5.0)
 
 
 def test_a_solver_of_a_flow_is_replaced_with_its_shift():
     stock = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=5.0)
-    (serving,) = servings(stock, (2,), sampler="ode", emitted=spread)
-    assert spread(serving.scheduler, 2) == pytest.approx([1000, 1000 * 5 / 6], abs=1e-3)
+    (schedule,) = scheduler_exports(stock, (2,), sampler="ode", emitted=spread)
+    assert spread(schedule.scheduler, 2) == pytest.approx([1000, 1000 * 5 / 6], abs=1e-3)
 
 
 def test_a_pipeline_with_times_of_its_own_is_refused_by_count():
@@ -100,7 +100,7 @@ def test_a_pipeline_with_times_of_its_own_is_refused_by_count():
         return [1000.0, 500.0][:n]
 
     with pytest.raises(UserError, match=r"2 \(the pipeline stops at 1000, 500 instead of 1000, 750\).* some of 1$"):
-        servings(flow(shift=3.0), (1, 2), sampler="ode", emitted=stubborn)
+        scheduler_exports(flow(shift=3.0), (1, 2), sampler="ode", emitted=stubborn)
 
 
 STOCK = {
@@ -120,9 +120,9 @@ STOCK = {
 @pytest.mark.parametrize("name", STOCK)
 def test_the_noise_levels_are_the_teachers_also_after_a_reload(tmp_path, name, sampler):
     stock = STOCK[name]
-    (serving,) = servings(stock, (1, 2), sampler=sampler, emitted=listed)
-    serving.scheduler.save_pretrained(tmp_path)
-    again = type(serving.scheduler).from_pretrained(tmp_path)
+    (schedule,) = scheduler_exports(stock, (1, 2), sampler=sampler, emitted=listed)
+    schedule.scheduler.save_pretrained(tmp_path)
+    again = type(schedule.scheduler).from_pretrained(tmp_path)
     assert (again.alphas_cumprod - stock.alphas_cumprod).abs().max() <= 1e-7
     assert listed(again, 2) == [len(stock.alphas_cumprod) - 1, len(stock.alphas_cumprod) // 2 - 1]
 
@@ -135,46 +135,48 @@ def test_written_betas_make_up_for_their_rounding():
 
 
 def test_lcm_serves_every_count_and_ddim_those_that_divide():
-    (serving,) = servings(DDIMScheduler(), (1, 2, 3, 4, 8), sampler="renoise", emitted=listed)
-    assert listed(serving.scheduler, 3) == [999, 666, 333]
-    assert listed(serving.scheduler, 8) == [999, 874, 749, 624, 499, 374, 249, 124]
+    (schedule,) = scheduler_exports(DDIMScheduler(), (1, 2, 3, 4, 8), sampler="renoise", emitted=listed)
+    assert listed(schedule.scheduler, 3) == [999, 666, 333]
+    assert listed(schedule.scheduler, 8) == [999, 874, 749, 624, 499, 374, 249, 124]
     with pytest.raises(UserError, match=r"3 \(a deterministic step must divide 1000 .* declare some of 1, 2, 4, 8"):
-        servings(DDIMScheduler(), (1, 3), sampler="ode", emitted=listed)
+        scheduler_exports(DDIMScheduler(), (1, 3), sampler="ode", emitted=listed)
 
 
 def test_edm_students_stop_inside_the_trained_levels():
     stock = EDMEulerScheduler()
-    (serving,) = servings(stock, (1, 4), sampler="ode", emitted=listed)
-    sigmas = [math.exp(4 * t) for t in listed(serving.scheduler, 4)]
+    (schedule,) = scheduler_exports(stock, (1, 4), sampler="ode", emitted=listed)
+    sigmas = [math.exp(4 * t) for t in listed(schedule.scheduler, 4)]
     ramp = [(80 ** (1 / 7) + i / 4 * (0.002 ** (1 / 7) - 80 ** (1 / 7))) ** 7 for i in range(4)]
     assert sigmas == pytest.approx(ramp, rel=1e-4)
-    assert len(servings(stock, (2, 4), sampler="ode", emitted=listed)) == 2
+    assert len(scheduler_exports(stock, (2, 4), sampler="ode", emitted=listed)) == 2
     with pytest.raises(UserError, match=r"set student.sampler to ode, or one step"):
-        servings(stock, (1, 4), sampler="renoise", emitted=listed)
-    assert noise_factors(serving.scheduler, [1.0, 0.5]) == [pytest.approx(math.sqrt(6401) / 80), 1.0]
+        scheduler_exports(stock, (1, 4), sampler="renoise", emitted=listed)
+    assert noise_factors(schedule.scheduler, [1.0, 0.5]) == [pytest.approx(math.sqrt(6401) / 80), 1.0]
 
 
 def test_consistency_students_never_stop_at_clean_data():
-    (serving,) = servings(CMStochasticIterativeScheduler(), (1, 2, 3, 4, 8), sampler="renoise", emitted=listed)
-    assert serving.scheduler.config.clip_denoised is False
+    (schedule,) = scheduler_exports(
+        CMStochasticIterativeScheduler(), (1, 2, 3, 4, 8), sampler="renoise", emitted=listed
+    )
+    assert schedule.scheduler.config.clip_denoised is False
     for n in (2, 3, 4, 8):
-        sigmas = [math.exp(t / 250) for t in listed(serving.scheduler, n)]
+        sigmas = [math.exp(t / 250) for t in listed(schedule.scheduler, n)]
         assert sigmas[0] == pytest.approx(80)
         assert sigmas[-1] > 0.02
         assert sigmas == sorted(sigmas, reverse=True)
-    reading = from_scheduler(serving.scheduler)
+    reading = from_scheduler(schedule.scheduler)
     assert reading.process == from_scheduler(CMStochasticIterativeScheduler()).process
     with pytest.raises(UserError, match=r"declare some of 1$"):
-        servings(CMStochasticIterativeScheduler(), (2,), sampler="ode", emitted=listed)
+        scheduler_exports(CMStochasticIterativeScheduler(), (2,), sampler="ode", emitted=listed)
 
 
 def test_sana_sprint_serves_two_steps_alone():
-    (serving,) = servings(SCMScheduler(), (2,), sampler="renoise", emitted=lambda s, n: listed(s, n)[:-1])
-    assert isinstance(serving.scheduler, SCMScheduler)
+    (schedule,) = scheduler_exports(SCMScheduler(), (2,), sampler="renoise", emitted=lambda s, n: listed(s, n)[:-1])
+    assert isinstance(schedule.scheduler, SCMScheduler)
     with pytest.raises(UserError, match=r"1 \(SANA-Sprint's plain call makes 2 steps.* declare some of 2$"):
-        servings(SCMScheduler(), (1, 2), sampler="renoise", emitted=lambda s, n: listed(s, n)[:-1])
+        scheduler_exports(SCMScheduler(), (1, 2), sampler="renoise", emitted=lambda s, n: listed(s, n)[:-1])
 
 
 def test_an_unknown_scheduler_is_refused():
     with pytest.raises(UserError, match="students of ScoreSdeVeScheduler pipelines cannot be exported"):
-        servings(ScoreSdeVeScheduler(), (1,), sampler="ode", emitted=listed)
+        scheduler_exports(ScoreSdeVeScheduler(), (1,), sampler="ode", emitted=listed)

@@ -1,4 +1,4 @@
-"""Verification: what a stranger samples is what was trained, and every edit of an export is noticed."""
+"""Verification: what an isolated process samples is what was trained, and every edit of an export is noticed."""
 
 import copy
 import json
@@ -53,10 +53,10 @@ CASES = {
 
 
 def exported(student: Student, folder: Path) -> Path:
-    return export(student.teacher.pipe, student.notes, folder, student.servings)
+    return export(student.teacher.pipe, student.notes, folder, student.schedules)
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 @pytest.mark.parametrize("name", CASES)
 def test_every_family_samples_as_it_was_trained(tmp_path, name):
     sampler, steps = CASES[name]
@@ -64,8 +64,8 @@ def test_every_family_samples_as_it_was_trained(tmp_path, name):
     folder = exported(student, tmp_path / "student")
     agreements = [
         agreement
-        for serving in student.servings
-        for agreement in verify(Export(str(folder / serving.folder)), serving, student.ours)
+        for schedule in student.schedules
+        for agreement in verify(Export(str(folder / schedule.folder)), schedule, student.ours)
     ]
     assert [agreement.steps for agreement in agreements] == list(steps)
     assert max(agreement.difference for agreement in agreements) <= 1e-5
@@ -80,7 +80,7 @@ def test_a_fresh_process_does_not_know_us_and_agrees(tmp_path):
     assert [agreement.steps for agreement in verify_folder(folder)] == [1, 2]
 
 
-def test_a_process_that_knows_us_is_no_stranger(tmp_path, monkeypatch):
+def test_a_process_that_knows_us_is_not_isolated(tmp_path, monkeypatch):
     student = family_student("ddpm", (1,), "ode")
     folder = exported(student, tmp_path / "student")
     disguised = tmp_path / "disguised.py"
@@ -88,7 +88,7 @@ def test_a_process_that_knows_us_is_no_stranger(tmp_path, monkeypatch):
         "import diffusers\n", "import diffusers\nimport fastgen\n"))  # fmt: skip
     monkeypatch.setattr("fastgen.export.stock_process.__file__", str(disguised))
     with pytest.raises(UserError, match="should know only Diffusers"):
-        verify(Export(str(folder)), student.servings[0], student.ours)
+        verify(Export(str(folder)), student.schedules[0], student.ours)
 
 
 def edit(folder: Path, file: str, **changes) -> None:
@@ -106,7 +106,7 @@ EDITS = {
 }
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 @pytest.mark.parametrize("name", EDITS)
 def test_an_edited_scheduler_fails_against_what_training_knows(tmp_path, name):
     student = family_student("ddpm", (2,), "ode")
@@ -117,10 +117,10 @@ def test_an_edited_scheduler_fails_against_what_training_knows(tmp_path, name):
         edit(folder, "model_index.json", scheduler=[index["scheduler"][0], "LCMScheduler"])
     how = "the stock pipeline stops at the timesteps" if name == "spacing" else "the stock pipeline"
     with pytest.raises(UserError, match=f"does not sample as it was trained: at 2 steps {how}"):
-        verify(Export(str(folder)), student.servings[0], student.ours)
+        verify(Export(str(folder)), student.schedules[0], student.ours)
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 @pytest.mark.parametrize("name", ["prediction type", "betas"])
 def test_an_edited_scheduler_fails_against_the_notes_alone(tmp_path, name):
     student = family_student("ddpm", (2,), "ode")
@@ -131,16 +131,16 @@ def test_an_edited_scheduler_fails_against_the_notes_alone(tmp_path, name):
         verify_folder(folder)
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 def test_other_weights_and_other_samplers_fail(tmp_path):
     student = family_student("flux", (2,), "renoise")
     folder = exported(student, tmp_path / "student")
-    (serving,) = student.servings
+    (schedule,) = student.schedules
     with pytest.raises(UserError, match="differs from the sampler of training"):
-        verify(Export(str(folder)), serving, replace(student.ours, sampler="ode"))
+        verify(Export(str(folder)), schedule, replace(student.ours, sampler="ode"))
     next(student.ours.model.parameters()).data.add_(0.1)
     with pytest.raises(UserError, match=r"differs from the sampler of training by .*, allowed 1e-05. Do not publish"):
-        verify(Export(str(folder)), serving, student.ours)
+        verify(Export(str(folder)), schedule, student.ours)
 
 
 class Rounded(torch.nn.Module):
@@ -155,7 +155,7 @@ class Rounded(torch.nn.Module):
         return (out * (1 + self.share * (self.always or len(sample) > 1)),)
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 @pytest.mark.parametrize(
     ("share", "always", "passes"), [(3e-5, False, True), (3e-5, True, False), (3e-3, False, False)]
 )
@@ -166,11 +166,11 @@ def test_kernels_may_round_but_weights_may_not_differ(tmp_path, share, always, p
     model.net = Rounded(model.net, share, always=always)
     check = nullcontext() if passes else pytest.raises(UserError, match="differs from the sampler of training")
     with check:
-        (agreement,) = verify(Export(str(folder)), student.servings[0], replace(student.ours, model=model))
+        (agreement,) = verify(Export(str(folder)), student.schedules[0], replace(student.ours, model=model))
         assert 1e-5 < agreement.difference < 1e-4
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 def test_noise_of_another_size_fails(tmp_path):
     pipe = tiny.class_conditional()
     student = student_of(pipe, (2,), "ode")
@@ -179,29 +179,29 @@ def test_noise_of_another_size_fails(tmp_path):
     edit(folder, "model_index.json", scheduler=[index["scheduler"][0], "EulerDiscreteScheduler"])
     edit(folder, "scheduler/scheduler_config.json", _class_name="EulerDiscreteScheduler", timestep_spacing="trailing")
     with pytest.raises(UserError, match=r"starts .* away from the noise of its seed"):
-        verify(Export(str(folder)), student.servings[0], student.ours)
+        verify(Export(str(folder)), student.schedules[0], student.ours)
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 def test_edm_students_start_as_their_scheduler_does(tmp_path):
     pipe = tiny.class_conditional()
     pipe.register_modules(scheduler=EDMEulerScheduler())
     student = student_of(pipe, (1, 4), "ode")
     folder = exported(student, tmp_path / "student")
-    one, four = verify(Export(str(folder)), student.servings[0], student.ours)
+    one, four = verify(Export(str(folder)), student.schedules[0], student.ours)
     assert one.difference <= 4e-5  # the scheduler's float32 takes 240 from 240
     assert four.difference <= 1e-5
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 def test_a_plain_call_of_an_unguided_student_is_what_was_trained(tmp_path):
     student = family_student("stable_diffusion", (2,), "renoise")
     pipe = unguided(student.teacher.pipe)
-    folder = export(pipe, student.notes, tmp_path / "student", student.servings)
+    folder = export(pipe, student.notes, tmp_path / "student", student.schedules)
     assert "guidance" not in (folder / "README.md").read_text()
     calls = [{**call, "guidance_scale": 7.5} for call in student.ours.calls]
-    (serving,) = student.servings
-    assert verify(Export(str(folder)), serving, replace(student.ours, calls=calls))[0].difference <= 1e-5
+    (schedule,) = student.schedules
+    assert verify(Export(str(folder)), schedule, replace(student.ours, calls=calls))[0].difference <= 1e-5
     assert verify_folder(folder)[0].difference <= 1e-5
 
 
@@ -210,7 +210,7 @@ def test_who_hands_the_generator_on(name):
     assert hands_generator_on(FAMILIES[name].build()) == (name in {"stable_diffusion", "sana", "pixart_sigma", "ddpm"})
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 def test_the_command_verifies_and_pushes(tmp_path, capsys, monkeypatch):
     student = family_student("ddpm", (1, 2), "renoise")
     folder = exported(student, tmp_path / "student")

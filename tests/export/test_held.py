@@ -83,9 +83,9 @@ def test_a_pipeline_that_rounds_its_times_gets_stops_that_are_not_rounded(name, 
     pipeline = flux if name == "flux" else pipeline_of(name)
     for option in ("student.steps=[4]", "student.steps=[1,2]"):
         student = student_of(pipeline, tmp_path, option)
-        for serving in student.servings:
-            for n in serving.steps:
-                exact, told = pipeline.told_in_bf16(serving.scheduler, n)
+        for schedule in student.schedules:
+            for n in schedule.steps:
+                exact, told = pipeline.told_in_bf16(schedule.scheduler, n)
                 assert told[1:].tolist() == halved(exact).tolist()[1:]
                 assert torch.allclose(told, exact, rtol=0, atol=1e-6)
                 assert torch.allclose(student.grids[list(student.stops).index(n)], exact, rtol=0, atol=1e-6)

@@ -75,7 +75,7 @@ MORE = {
 FOUND = [*MATCHING.items(), *TRAJECTORY.items(), *MORE.items()]
 COMPARED = ("dmd2", "sid", "sim", "f_distill", "tdm", "phased_dmd")
 COMPARED_TRAJECTORY = ("lcm", "pcm", "scm", "meanflow", "shortcut", "progressive")
-pytestmark = pytest.mark.usefixtures("near_stranger", "few_previews")
+pytestmark = pytest.mark.usefixtures("verified_here", "few_previews")
 
 
 @pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}")
@@ -262,7 +262,7 @@ def snippet(card: Path, places: dict[str, str]) -> str:
     return code
 
 
-def test_sdxl_with_a_lora_of_the_user_is_distilled_and_strangers_load_both_exports(tmp_path, capsys):
+def test_sdxl_with_a_lora_of_the_user_is_distilled_and_diffusers_loads_both_exports(tmp_path, capsys):
     out = run("sdxl", tmp_path)
     said = capsys.readouterr().out
     assert said.count("verified") == 2

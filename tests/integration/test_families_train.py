@@ -62,7 +62,7 @@ def runs() -> Iterator[object]:
         yield pytest.param(name, sharing, id=f"{name}-{sharing}", marks=[pytest.mark.slow] * slow)
 
 
-@pytest.mark.usefixtures("near_stranger", "few_previews")
+@pytest.mark.usefixtures("verified_here", "few_previews")
 @pytest.mark.parametrize(("name", "sharing"), runs())
 def test_a_family_is_distilled_and_its_exports_sample_as_trained(name, sharing, tmp_path, capsys, monkeypatch):
     family = FAMILIES[name]

@@ -23,7 +23,7 @@ from fastgen.config import yaml_file as configfile
 from fastgen.models.pipelines.loading import load
 from fastgen.objectives import OBJECTIVES, roles_of
 
-pytestmark = pytest.mark.usefixtures("near_stranger")
+pytestmark = pytest.mark.usefixtures("verified_here")
 
 
 @dataclass(frozen=True)

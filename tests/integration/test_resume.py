@@ -9,8 +9,8 @@ import pytest
 import small_run
 import tiny
 import torch
+from isolated import HERE
 from safetensors.torch import load_file
-from strangers import NEAR
 
 from fastgen.distillation.distil import distil
 from fastgen.engine import checkpoint
@@ -21,7 +21,7 @@ WEIGHTS = "student/unet/diffusion_pytorch_model.safetensors"
 KILLS = [(0, 5), (1, 0), (1, 7)]  # (stage, cycle): within kd, at the boundary, within dmd2
 
 
-pytestmark = pytest.mark.usefixtures("near_stranger")
+pytestmark = pytest.mark.usefixtures("verified_here")
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def folder(tmp_path_factory):
     folder = tmp_path_factory.mktemp("small")
     tiny.class_conditional(size=16, channels=1).save_pretrained(folder / "teacher")
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("fastgen.export.verify.subprocess", NEAR)
+        patch.setattr("fastgen.export.verify.subprocess", HERE)
         distil(short(folder, folder / "run"), recipes=folder)
     return folder
 

@@ -99,13 +99,13 @@ def images(folder: Path, *, count: int, size: int) -> None:
         Image.fromarray(pixels).save(folder / f"{i}.png")
 
 
-def test_scores_on_one_network_train_a_whole_student(near_stranger, here, train, capsys):
+def test_scores_on_one_network_train_a_whole_student(verified_here, here, train, capsys):
     assert train("sharing=scores", "lora.rank=2", "objective={name: vsd, guidance: 1}") == 0
     assert "verified" in capsys.readouterr().out
     assert not (here / "out/student-lora").exists()
 
 
-def test_a_preview_that_fails_is_a_warning_and_the_student_is_made(near_stranger, here, train, capsys, monkeypatch):
+def test_a_preview_that_fails_is_a_warning_and_the_student_is_made(verified_here, here, train, capsys, monkeypatch):
     def fail(*_, **__):
         raise NotImplementedError("without tiling")
 
@@ -116,29 +116,29 @@ def test_a_preview_that_fails_is_a_warning_and_the_student_is_made(near_stranger
     assert "verified" in told.out
 
 
-def test_a_stage_ends_after_its_minutes(near_stranger, here, train):
+def test_a_stage_ends_after_its_minutes(verified_here, here, train):
     assert train("train.images=1000000", "train.minutes=0.01") == 0
     lines = (here / "out/log.jsonl").read_text().splitlines()
     assert 4 <= max(json.loads(line)["images"] for line in lines if "images" in line) < 1_000_000
 
 
-def test_a_class_conditional_teacher_becomes_a_student_that_a_stranger_can_load(here, train, capsys):
+def test_a_class_conditional_teacher_becomes_a_student_that_plain_diffusers_can_load(here, train, capsys):
     assert train() == 0
     assert "verified" in capsys.readouterr().out
-    stranger = DiffusionPipeline.from_pretrained(here / "out/student")
+    plain = DiffusionPipeline.from_pretrained(here / "out/student")
     generators = [torch.Generator().manual_seed(i) for i in range(2)]
-    drawn = stranger(class_labels=[3, 4], batch_size=2, generator=generators, num_inference_steps=1, output_type="np")
+    drawn = plain(class_labels=[3, 4], batch_size=2, generator=generators, num_inference_steps=1, output_type="np")
     student = str(here / "out/student")
     assert main(["sample", student, "--labels", "3,4", "--device", "cpu", "--out", str(here / "samples")]) == 0
     sampled = [np.asarray(Image.open(here / f"samples/{i:05}.png")) / 255 for i in range(2)]
     assert np.abs(np.stack(sampled) - drawn.images).max() <= 0.501 / 255
     before = DiffusionPipeline.from_pretrained(here / "teacher").unet.state_dict()
-    assert any(not torch.equal(w, before[name]) for name, w in stranger.unet.state_dict().items())
+    assert any(not torch.equal(w, before[name]) for name, w in plain.unet.state_dict().items())
     log = [json.loads(line) for line in (here / "out/log.jsonl").read_text().splitlines()]
     assert len(log) == 2
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 def test_an_unconditional_teacher(here, train):
     tiny.ddpm().save_pretrained(here / "free")
     assert train(f"teacher.path={here / 'free'}", "data={source: noise}") == 0
@@ -146,7 +146,7 @@ def test_an_unconditional_teacher(here, train):
     assert student(batch_size=2, num_inference_steps=1, output_type="np").images.shape == (2, 8, 8, 3)
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 def test_a_text_to_image_teacher_without_images_with_guidance_and_two_step_counts(here, train):
     tiny.stable_diffusion().save_pretrained(here / "text")
     (here / "prompts.txt").write_text("a red fox\n\na blue jay\n")
@@ -154,18 +154,16 @@ def test_a_text_to_image_teacher_without_images_with_guidance_and_two_step_count
     assert train(f"teacher.path={here / 'text'}", data, "objective.guidance=2", "student.steps=[1, 2]") == 0
     student = here / "out/student"
     assert Notes.read(student).steps == (1, 2)
-    stranger = DiffusionPipeline.from_pretrained(student)
+    plain = DiffusionPipeline.from_pretrained(student)
     for steps in (1, 2):
-        stock = stranger(
-            "a red fox", num_inference_steps=steps, guidance_scale=1.0, output_type="np", height=16, width=16
-        )
+        stock = plain("a red fox", num_inference_steps=steps, guidance_scale=1.0, output_type="np", height=16, width=16)
         assert stock.images.shape == (1, 16, 16, 3)
     arguments = ["--prompt", "a red fox", "--steps", "2", "--device", "cpu", "--out", str(here / "samples")]
     assert main(["sample", str(student), *arguments]) == 0
     assert (here / "samples/00000.png").is_file()
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 def test_a_missing_teacher_is_pretrained_by_its_recipe_then_distilled(here, train, capsys):
     shutil.rmtree(here / "teacher")
     images(here / "images", count=5, size=10)
@@ -248,7 +246,7 @@ def test_a_damaged_teacher_is_refused_and_named(here, refused):
         assert "line 1 column 2" in told
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(here, train, refused):
     assert train("student.sampler=ode", "checkpoints.keep=1") == 0
     assert "already holds a run: go on with it by --resume" in refused()

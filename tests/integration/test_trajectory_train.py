@@ -30,7 +30,7 @@ from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.roles import Roles
 from fastgen.sampling.sampler import ode, renoise, seeded_noise
 
-pytestmark = pytest.mark.usefixtures("near_stranger")
+pytestmark = pytest.mark.usefixtures("verified_here")
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Pipelines of two denoisers: who is called when, what a phase trains, and what strangers get."""
+"""Pipelines of two denoisers: who is called when, what a phase trains, and what is exported."""
 
 import re
 from pathlib import Path
@@ -171,7 +171,7 @@ def changed(one: nn.Module, other: nn.Module) -> bool:
     return any(not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_experts_become_a_stock_pipeline_of_two_that_a_stranger_samples_as_trained(tmp_path, capsys):
+def test_experts_become_a_stock_pipeline_of_two_that_an_isolated_process_samples_as_trained(tmp_path, capsys):
     student = run(tmp_path)
     assert capsys.readouterr().out.count("verified") == 1
     teacher, pipe = FAMILY.build(), load(student, device="cpu")
@@ -180,7 +180,7 @@ def test_experts_become_a_stock_pipeline_of_two_that_a_stranger_samples_as_train
     assert changed(pipe.transformer_2, teacher.transformer_2)
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 def test_loras_of_two_are_files_of_two_that_wan_loads(tmp_path, capsys):
     run(tmp_path, "sharing=lora", "train.precision=bf16")
     assert capsys.readouterr().out.count("verified") == 2
@@ -195,14 +195,14 @@ def test_loras_of_two_are_files_of_two_that_wan_loads(tmp_path, capsys):
         assert [key for key, p in network.named_parameters() if key.endswith(f"lora_B.{adapter}.weight") and p.any()]
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 def test_an_export_of_the_two_the_wrong_way_round_is_noticed(tmp_path):
     student = family_student("wan_of_two", (4,), "ode")
     pipe = student.pipe
     pipe.register_modules(transformer=pipe.transformer_2, transformer_2=pipe.transformer)
-    export(pipe, student.notes, tmp_path / "student", student.servings)
+    export(pipe, student.notes, tmp_path / "student", student.schedules)
     with pytest.raises(UserError, match="differs from the sampler of training"):
-        verify(Export(str(tmp_path / "student")), student.servings[0], student.ours)
+        verify(Export(str(tmp_path / "student")), student.schedules[0], student.ours)
 
 
 def test_a_plan_counts_both(tmp_path):

@@ -83,14 +83,14 @@ def trains_previews_and_verifies(folder: Path, capsys: pytest.CaptureFixture[str
     assert len(list((folder / "run" / "previews").iterdir())) == 2
 
 
-@pytest.mark.usefixtures("near_stranger", "few_previews", "stand_in")
+@pytest.mark.usefixtures("verified_here", "few_previews", "stand_in")
 def test_a_quantised_base_trains_with_pairs_previews_and_verifies(tmp_path, capsys):
     trains_previews_and_verifies(tmp_path, capsys)
 
 
 @NEEDS_BITSANDBYTES
 @pytest.mark.slow
-@pytest.mark.usefixtures("near_stranger", "few_previews")
+@pytest.mark.usefixtures("verified_here", "few_previews")
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
 def test_bitsandbytes_does_on_the_cpu(kind, tmp_path, capsys):
     trains_previews_and_verifies(tmp_path, capsys, kind=kind)

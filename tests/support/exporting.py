@@ -10,7 +10,7 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 
 from fastgen.export.adapter import Adapter
 from fastgen.export.rebuild import calls_for, conditions_for
-from fastgen.export.serving import Emitted, Serving, servings
+from fastgen.export.scheduler_export import Emitted, SchedulerExport, scheduler_exports
 from fastgen.export.stops import stops_of
 from fastgen.export.verify import Ours
 from fastgen.models.pipelines.arguments import call_arguments
@@ -60,24 +60,24 @@ class Student:
     """An untrained student: its teacher, how it is served, and what training would know of it."""
 
     teacher: Pipeline
-    servings: list[Serving]
+    schedules: list[SchedulerExport]
     notes: Notes
     ours: Ours
 
     @property
     def pipe(self) -> DiffusionPipeline:
-        return self.teacher.student(self.teacher.network, self.servings[0].scheduler)
+        return self.teacher.student(self.teacher.network, self.schedules[0].scheduler)
 
 
 def student_of(pipe: DiffusionPipeline, steps, sampler, size=None, **told) -> Student:
     """A student with the teacher's weights; `told` goes to the notes."""
     teacher = Pipeline(pipe, size=size)
-    served = servings(pipe.scheduler, steps, sampler=sampler, emitted=emitted_by(teacher))
+    served = scheduler_exports(pipe.scheduler, steps, sampler=sampler, emitted=emitted_by(teacher))
     model, stops = teacher.denoiser(), {}
-    for serving in served:
-        seen = Pipeline(teacher.student(teacher.network, serving.scheduler), size=size)
+    for schedule in served:
+        seen = Pipeline(teacher.student(teacher.network, schedule.scheduler), size=size)
         model = seen.denoiser()
-        stops |= {n: stops_of(seen.reading, emitted_by(teacher)(serving.scheduler, n)) for n in serving.steps}
+        stops |= {n: stops_of(seen.reading, emitted_by(teacher)(schedule.scheduler, n)) for n in schedule.steps}
     notes = Notes(steps=tuple(steps), sampler=sampler, stops=stops, arguments=dict(size or {}), **told)
     calls = calls_for(teacher, call_arguments(pipe, notes))
     return Student(teacher, served, notes, Ours(model, conditions_for(teacher), calls, sampler, stops))

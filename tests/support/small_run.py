@@ -14,7 +14,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
-from strangers import come_near
+from isolated import verify_here
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
@@ -375,7 +375,7 @@ def in_processes(count: int, target: Callable[..., None], *args: Any) -> list[in
 
 def _ranked(rank: int, count: int, port: int, target: Callable[..., None], args: tuple[Any, ...]) -> None:
     torch.set_num_threads(1)
-    come_near()
+    verify_here()
     if count > 1:
         os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(count)}
         os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}

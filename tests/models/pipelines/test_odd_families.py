@@ -9,7 +9,7 @@ from families_odd import ODD
 from stock_loop import agree, asked, stock, times
 
 from fastgen.errors import UserError
-from fastgen.export.serving import servings
+from fastgen.export.scheduler_export import scheduler_exports
 from fastgen.models.calls import guided, look
 from fastgen.models.layout import Layout
 from fastgen.models.pipelines.arguments import classifier_free, guided_call
@@ -61,7 +61,7 @@ def test_a_schedule_that_divides_by_half_its_steps_is_rehearsed_with_more():
 @pytest.mark.parametrize("sampler", ["renoise", "ode"])
 def test_times_that_no_sampler_serves_are_not_sent_to_the_other_one(sampler):
     with pytest.raises(UserError, match="Neither sampler can be served at any of 1, 2, 3, 4, 8 steps") as refusal:
-        servings(FlowMatchEulerDiscreteScheduler(), [4], sampler=sampler, emitted=lambda _, n: [999.0] * n)
+        scheduler_exports(FlowMatchEulerDiscreteScheduler(), [4], sampler=sampler, emitted=lambda _, n: [999.0] * n)
     assert "student.sampler" not in str(refusal.value)
 
 

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from fastgen.errors import UserError
 from fastgen.export.export import export
-from fastgen.export.serving import servings
+from fastgen.export.scheduler_export import scheduler_exports
 from fastgen.models.denoiser import CallForm
 from fastgen.models.pipelines import fuse
 from fastgen.models.pipelines.encoding import Asking, identity
@@ -72,12 +72,12 @@ def test_a_pipeline_that_wants_more_than_a_prompt_is_refused(name):
 def test_a_pipeline_that_swaps_its_scheduler_is_refused_what_it_would_not_sample():
     pipeline = Pipeline(DDIMPipeline(tiny.unet(), DDIMScheduler()))
     with pytest.raises(UserError, match=r"at 1 instead of 999.*Set student\.sampler to ode, which can be"):
-        servings(pipeline.pipe.scheduler, [1], sampler="renoise", emitted=pipeline.emitted)
-    (serving,) = servings(pipeline.pipe.scheduler, [1, 4], sampler="ode", emitted=pipeline.emitted)
-    assert serving.steps == (1, 4)
+        scheduler_exports(pipeline.pipe.scheduler, [1], sampler="renoise", emitted=pipeline.emitted)
+    (schedule,) = scheduler_exports(pipeline.pipe.scheduler, [1, 4], sampler="ode", emitted=pipeline.emitted)
+    assert schedule.steps == (1, 4)
 
 
-def test_an_embedded_guidance_stays_at_the_default_that_strangers_call_with():
+def test_an_embedded_guidance_stays_at_the_default_that_plain_diffusers_calls_with():
     pipe = image.sdxl()
     pipe.register_modules(unet=UNet2DConditionModel.from_config(pipe.unet.config, time_cond_proj_dim=8).eval())
     pipeline = Pipeline(pipe, size=SQUARE)

@@ -1,4 +1,4 @@
-"""The stranger's own lines, run in this process: what they see is the same, only less strange, and sooner."""
+"""The isolated process's own lines, run in this process: what they see is the same, only sooner."""
 
 import json
 from pathlib import Path
@@ -15,9 +15,9 @@ def _run(command: list[str], **_: object) -> SimpleNamespace:
     return SimpleNamespace(returncode=0, stderr="")
 
 
-NEAR = SimpleNamespace(run=_run)
+HERE = SimpleNamespace(run=_run)
 
 
-def come_near() -> None:
+def verify_here() -> None:
     """For the rest of this process."""
-    verify.subprocess = NEAR
+    verify.subprocess = HERE

@@ -21,7 +21,7 @@ _TRIED = 12  # of the stops nearby
 
 
 @dataclass(frozen=True)
-class Serving:
+class SchedulerExport:
     """A scheduler and the step counts that it serves.
 
     Args:
@@ -35,7 +35,7 @@ class Serving:
     folder: str = ""
 
 
-def servings(
+def scheduler_exports(
     stock: Any,
     steps: Sequence[int],
     *,
@@ -44,10 +44,10 @@ def servings(
     shift: float | None = None,
     told: Told | None = None,
     teacher_steps: int = 28,
-) -> list[Serving]:
+) -> list[SchedulerExport]:
     """Stock schedulers that do, for each declared step count, exactly what the student will be trained for.
 
-    One serving where one configuration is right for every count, else one for each count. What decides is where the
+    One schedule where one configuration is right for every count, else one for each count. What decides is where the
     stock pipeline's own call really stops. A flow whose pipeline in half precision rounds what it tells its network
     gets stops nearby that are not rounded, or a warning where there are none.
 
@@ -80,8 +80,8 @@ def servings(
     if told is not None:
         chosen = {n: _held(family, emitted, told, scheduler, n) for n, scheduler in chosen.items()}
     if len({id(scheduler) for scheduler in chosen.values()}) == 1:
-        return [Serving(tuple(steps), chosen[steps[0]])]
-    return [Serving((n,), scheduler, f"{n}step") for n, scheduler in chosen.items()]
+        return [SchedulerExport(tuple(steps), chosen[steps[0]])]
+    return [SchedulerExport((n,), scheduler, f"{n}step") for n, scheduler in chosen.items()]
 
 
 def _held(family: Family, emitted: Emitted, told: Told, scheduler: Any, n: int) -> Any:
