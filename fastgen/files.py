@@ -22,7 +22,7 @@ from typing import Any, Self
 
 import psutil
 
-from fastgen.errors import UserError
+from .errors import UserError
 
 _SIBLING = re.compile(r"\.(?P<target>.+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.(?P<born_ns>\d+)\.(?P<kind>tmp|old)")
 _CLOCK_SLACK_S = 2.0  # process start times are only good to a second

@@ -147,6 +147,17 @@ def test_evaluation_imports_at_the_top_but_for_what_keeps_help_fast():
     assert lazy == {("eval.cli", "eval.evaluate")}  # it brings torch, which `--help` does without
 
 
+def test_imports_within_a_package_are_relative():
+    found = [(file, node) for file in MODULES for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))]
+    froms = [(dotted(file).split(".")[0], node) for file, node in found if isinstance(node, ast.ImportFrom)]
+    absolute = [
+        f"{package}: {ast.unparse(node)}"
+        for package, node in froms
+        if f"{node.module}.".startswith(f"{package}.") and not node.level
+    ]
+    assert not absolute, absolute
+
+
 @pytest.mark.parametrize("module", ["fastgen.process", "fastgen.objectives"])
 def test_the_maths_needs_no_diffusers(module):
     code = f"import sys, {module}; print(*{{'diffusers', 'transformers', 'accelerate'}} & set(sys.modules))"

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from fastgen.errors import UserError
+from ..errors import UserError
 
 Pixels = NDArray[np.uint8]
 

@@ -9,8 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from fastgen.errors import UserError
-
+from ..errors import UserError
 from .decode import SUFFIXES, Pixels, decode
 from .pixels import PixelCache, check_settings
 from .source import Items

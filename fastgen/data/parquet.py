@@ -12,8 +12,7 @@ import pyarrow as pa
 import torch
 from torch import Tensor
 
-from fastgen.errors import UserError
-
+from ..errors import UserError
 from .decode import Pixels, decode
 from .pixels import PixelCache, check_settings
 from .source import Items

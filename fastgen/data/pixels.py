@@ -7,8 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from fastgen.errors import UserError
-
+from ..errors import UserError
 from .decode import Pixels
 
 

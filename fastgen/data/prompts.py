@@ -8,8 +8,7 @@ from typing import ClassVar
 
 import torch
 
-from fastgen.errors import UserError
-
+from ..errors import UserError
 from .source import Items
 from .text import read_lines
 

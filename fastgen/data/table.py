@@ -9,7 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.dataset as arrow
 
-from fastgen.errors import UserError
+from ..errors import UserError
 
 
 class Table:

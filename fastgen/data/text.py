@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from fastgen.errors import UserError
+from ..errors import UserError
 
 
 def read_lines(path: Path, *, blank: bool = False) -> list[str]:

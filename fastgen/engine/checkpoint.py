@@ -25,10 +25,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from fastgen.engine.distributed import alone, shared, spread
-from fastgen.engine.manifest import MissingFileError, verify_manifest, verify_sizes, write_manifest
-from fastgen.errors import CheckpointError
-from fastgen.files import atomic_folder, remove_folder, tidy
+from ..errors import CheckpointError
+from ..files import atomic_folder, remove_folder, tidy
+from .distributed import alone, shared, spread
+from .manifest import MissingFileError, verify_manifest, verify_sizes, write_manifest
 
 _STATE = "state.json"
 _TENSORS = ".safetensors"

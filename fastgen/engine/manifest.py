@@ -7,8 +7,8 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from fastgen.errors import CheckpointError
-from fastgen.files import atomic_json, sha256_file
+from ..errors import CheckpointError
+from ..files import atomic_json, sha256_file
 
 MANIFEST = "manifest.json"
 

@@ -9,8 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fastgen.errors import CheckpointError
-from fastgen.models.owned import Owned
+from ..errors import CheckpointError
+from ..models.owned import Owned
 
 _SHOWN = 10  # differences an error spells out
 
