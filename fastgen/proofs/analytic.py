@@ -143,7 +143,7 @@ class ExactDenoiser(nn.Module):
 
     def _joint(self, y: Tensor, variance: Tensor, cond: Conditioning) -> Tensor:
         """log of weight times density per component [B, K], the weights those given the class."""
-        labels = cond.batched["class_labels"]
+        labels: Tensor = cond.batched["class_labels"]
         allowed = (labels[:, None] == self.data.labels) | (labels[:, None] < 0)
         weights = self.data.weights * allowed
         density = -0.5 * (y**2 / variance + (2 * torch.pi * variance).log()).sum(dim=-1)

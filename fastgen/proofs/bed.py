@@ -13,12 +13,12 @@ from ..models.contract import Denoiser
 from ..models.denoiser import NetworkDenoiser
 from ..models.roles import Roles, Sampler
 from ..objectives import Batch, Objective, Pair
-from ..process import EDM, Discrete, Flow, Process, Trig
+from ..process import EDM, Flow, Process, Trig, from_scheduler
 from .analytic import ExactDenoiser, Mixture
 from .toy import imitate, sliced_wasserstein, toy_denoiser, toy_roles_of
 
 PROCESSES: dict[str, Process] = {
-    "vp": Discrete(DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012).alphas_cumprod),
+    "vp": from_scheduler(DDIMScheduler(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012)).process,
     "flow": Flow(),
     "edm": EDM(),
     "trig": Trig(),

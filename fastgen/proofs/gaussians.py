@@ -12,7 +12,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from ..models.roles import Roles
 from ..models.state import STATES
-from ..objectives import Batch, Objective, Pair, roles_of
+from ..objectives import Batch, Objective, Pair, Terms, roles_of
 from ..process import Process, even_grid
 from .analytic import AffineGenerator, ExactDenoiser, ExactRatio, Mixture
 from .bed import PROCESSES, seeded
@@ -59,9 +59,11 @@ def exact_student(process: Process) -> AffineGenerator:
 
 def pulled(objective: Objective, roles: Roles) -> Tensor | None:
     """Gradient [6] of the generator's summed terms by mean and factor; None where nothing reaches them."""
-    generator = roles["generator"]
-    with roles.training(("generator",)):
-        loss = torch.stack(list(objective.generator(roles, _batch(objective, roles)).values())).sum()  # type: ignore
+    generator, turn = roles["generator"], ("generator",)
+    assert isinstance(generator, AffineGenerator)
+    with roles.training(turn):
+        terms: Terms = getattr(objective, turn[0])(roles, _batch(objective, roles))
+        loss = torch.stack(list(terms.values())).sum()
         if not loss.requires_grad:
             return None
         slopes = torch.autograd.grad(loss, [generator.mean, generator.factor], allow_unused=True)
@@ -114,7 +116,8 @@ def _data() -> MultivariateNormal:
 
 def _root(matrix: Tensor) -> Tensor:
     values, vectors = torch.linalg.eigh(matrix)
-    return (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    root: Tensor = (vectors * values.clamp(min=0).sqrt()) @ vectors.T
+    return root
 
 
 def _roles(objective: Objective, generator: AffineGenerator, law: Mixture) -> Roles:

@@ -14,6 +14,7 @@ import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -52,14 +53,15 @@ def proved(objective: Objective, recipe: Recipe | None, processes: Sequence[str]
         processes = ["flow"]
     if applies(objective):
         for process in processes:
-            yield from attempted(f"gaussians/{process}", lambda p=process: gaussian_checks(objective, p))
+            yield from attempted(f"gaussians/{process}", partial(gaussian_checks, objective, process))
     else:
         yield Check("gaussians", True, "left out, no samples are compared: a denoiser cannot be affine at all times")
     yield from attempted("routing", lambda: routing_checks(objective, processes[0], steps=objective.needs.steps))
     if recipe is None:
         yield Check("convergence", True, "left out, it has no recipe in fastgen/proofs/recipes.py")
-    for process in () if quick or recipe is None else processes:
-        yield from attempted(f"convergence/{process}", lambda p=process: convergence_checks(recipe, p))
+    elif not quick:
+        for process in processes:
+            yield from attempted(f"convergence/{process}", partial(convergence_checks, recipe, process))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

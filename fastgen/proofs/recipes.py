@@ -2,23 +2,18 @@
 
 from typing import Any
 
-from ..objectives import (
-    DMD,
-    DMD2,
-    SIM,
-    TDM,
-    VSD,
-    DecoupledDMD,
-    DiffInstruct,
-    FDistill,
-    PhasedDMD,
-    SiD,
-    SiDA,
-    SiDLSG,
-    SwiftBrush,
-    UniInstruct,
-)
-from ..objectives.distribution.sida import FewStepSiD
+from ..objectives.distribution.decoupled_dmd import DecoupledDMD
+from ..objectives.distribution.diff_instruct import DiffInstruct
+from ..objectives.distribution.dmd import DMD
+from ..objectives.distribution.dmd2 import DMD2
+from ..objectives.distribution.f_distill import FDistill
+from ..objectives.distribution.phased_dmd import PhasedDMD
+from ..objectives.distribution.sid import SiD, SiDLSG
+from ..objectives.distribution.sida import FewStepSiD, SiDA
+from ..objectives.distribution.sim import SIM
+from ..objectives.distribution.tdm import TDM
+from ..objectives.distribution.uni_instruct import UniInstruct
+from ..objectives.distribution.vsd import VSD, SwiftBrush
 from ..objectives.parts.gan import GAN
 from ..objectives.parts.guidance import Fixed, LongShort, Shared
 from ..objectives.regression.kd import KnowledgeDistillation

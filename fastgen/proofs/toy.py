@@ -35,7 +35,8 @@ class Perceptron(nn.Module):
         h = torch.nn.functional.silu(h + self.embed(class_labels + 1))
         for layer in self.hidden:
             h = h + torch.nn.functional.silu(layer(h))
-        return self.leave(h)
+        left: Tensor = self.leave(h)
+        return left
 
 
 def toy_denoiser(process: Process, data: Mixture, *, width: int = 96) -> NetworkDenoiser:
@@ -104,7 +105,7 @@ def toy_roles_of(
 ) -> Roles:
     """`toy_roles` from an imitation that is there already; it is copied."""
     needs = objective.needs if objective is not None else Needs()
-    members: dict[str, nn.Module] = {
+    denoisers = {
         role: NetworkDenoiser(
             copy.deepcopy(learned.net),
             learned.reading,
@@ -115,9 +116,10 @@ def toy_roles_of(
     }
     x = torch.zeros(2, real.data.means.shape[1])
     example = (x, torch.full((2,), 0.5, dtype=torch.float64), real.data.uncond(2))
-    members |= {
+    members: dict[str, nn.Module] = {
+        **denoisers,
         "real_score": real,
-        "discriminator": Discriminator(members["fake_score"], ["hidden.1"], example),
+        "discriminator": Discriminator(denoisers["fake_score"], ["hidden.1"], example),
     }
     members |= {name: STATES[name]() for name in needs.states}
     return Roles(members, grids=grids, sampler=sampler)

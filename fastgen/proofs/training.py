@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from ..models.denoiser import NetworkDenoiser
 from ..models.roles import Roles
 from ..objectives import Objective, roles_of
 from ..process import even_grid
@@ -42,12 +43,14 @@ class Recipe:
         return even_grid(self.steps, shift=self.shift)
 
 
-def train(recipe: Recipe, roles: Roles, bed: Bed, *, seed: int) -> nn.Module:
+def train(recipe: Recipe, roles: Roles, bed: Bed, *, seed: int) -> NetworkDenoiser:
     """Trains the roles in place with rates that fall to zero; returns the moving average of the generator."""
     objective, rng, shared_rng = recipe.objective, seeded(seed + 10), seeded(seed + 20)
     optimizers = {role: _optimizer(recipe, roles, role) for role in roles_of(objective) if roles.parameters(role)}
     schedules = [torch.optim.lr_scheduler.LinearLR(o, 1.0, 0.0, recipe.cycles) for o in optimizers.values()]
-    ema = copy.deepcopy(roles["generator"])
+    generator = roles["generator"]
+    assert isinstance(generator, NetworkDenoiser)
+    ema, trained = copy.deepcopy(generator), list[Tensor](generator.parameters())
     for cycle in range(recipe.cycles):
         for turn in objective.cycle:
             batch = batch_for(objective, bed, SIZE, rng, shared_rng, images=cycle * SIZE)
@@ -58,7 +61,7 @@ def train(recipe: Recipe, roles: Roles, bed: Bed, *, seed: int) -> nn.Module:
                 optimizers[role].zero_grad()
         for schedule in schedules:
             schedule.step()
-        torch._foreach_lerp_(list(ema.parameters()), roles.parameters("generator"), 0.02)
+        torch._foreach_lerp_(list(ema.parameters()), trained, 0.02)
     return ema
 
 
