@@ -11,7 +11,8 @@ from .measures.figure import Figure, NotMeasured
 from .measures.frechet import Statistics, Target
 from .metrics_json import About
 
-Figures = dict[str, Figure]
+Figures = Mapping[str, Figure | NotMeasured]
+"""By name, or why one of several is missing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -66,7 +67,7 @@ class Metric:
     Attributes:
         figures: what it gives.
         columns: what has to be collected for it, from the images measured and the real ones.
-        measure: figures by name; NotMeasured says why not.
+        measure: figures by name; NotMeasured, raised for all or in the place of one, says why not.
         against_real: whether it compares with the real images, so that these have no such figure themselves.
         default: whether it is measured unless --metrics names others.
     """

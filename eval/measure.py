@@ -4,10 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
+from pydantic import ValidationError
 from torch import Tensor
 
 from .collect import Seen
-from .comparison import Comparison, Metric
+from .comparison import Comparison, Figures, Metric
 from .images.sources import Source
 from .measures.classes import per_class
 from .measures.figure import Figure, NotMeasured
@@ -90,11 +91,21 @@ def figures_of(metrics: Sequence[Metric], comparison: Comparison) -> tuple[dict[
     figures: dict[str, Figure] = {}
     missing: dict[str, str] = {}
     for metric in metrics:
-        try:
-            figures |= metric.measure(comparison)
-        except NotMeasured as reason:
-            missing |= {name: str(reason) for name in metric.figures}
+        for name, found in _measured(metric, comparison).items():
+            if isinstance(found, Figure):
+                figures[name] = found
+            else:
+                missing[name] = str(found)
     return figures, missing
+
+
+def _measured(metric: Metric, comparison: Comparison) -> Figures:
+    try:
+        return metric.measure(comparison)
+    except NotMeasured as reason:
+        return dict.fromkeys(metric.figures, reason)
+    except ValidationError:  # of a figure that is no number
+        return dict.fromkeys(metric.figures, NotMeasured("of these images it is not a finite number"))
 
 
 def _comparison(session: Session, seen: Seen, real: Reference, teacher: Mapping[str, Figure]) -> Comparison:

@@ -48,8 +48,7 @@ def _diversity(side: Comparison) -> Figures:
     own = variety.mean_pairwise_distance(side.column("features"), side.column("conditions").cpu())
     if "diversity" not in side.teacher:
         return {"diversity": own}
-    theirs = side.teacher["diversity"].value
-    return {"diversity": own, "diversity_ratio": _over(own, theirs)}
+    return {"diversity": own, "diversity_ratio": _over(own, side.teacher["diversity"].value)}
 
 
 def _lpips(side: Comparison) -> Figures:
@@ -112,7 +111,9 @@ def _mean(values: Tensor, *, floor: float = -torch.inf) -> Figure:
     return Figure(mean, mean - error, mean + error)
 
 
-def _over(figure: Figure, unit: float) -> Figure:
+def _over(figure: Figure, unit: float) -> Figure | NotMeasured:
+    if unit == 0:
+        return NotMeasured("the teacher's own is 0: its images of one prompt or class are all alike")
     low, high = (None if end is None else end / unit for end in (figure.low, figure.high))
     return replace(figure, value=figure.value / unit, low=low, high=high)
 

@@ -11,8 +11,11 @@ from torch import Tensor, nn
 from torchmetrics.image.inception import InceptionScore
 from torchmetrics.image.kid import KernelInceptionDistance
 
+from eval.collect import Seen
+from eval.comparison import Comparison
+from eval.measure import figures_of
 from eval.measures.classes import accuracy, inception_score, per_class
-from eval.measures.figure import NotMeasured
+from eval.measures.figure import Figure, NotMeasured
 from eval.measures.frechet import Moments, Statistics, Target
 from eval.measures.kernels import cmmd, kernel_inception_distance
 from eval.measures.manifold import nearest, prdc
@@ -242,3 +245,34 @@ def test_an_assertion_speaks_of_its_step_count() -> None:
 def test_other_assertions_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="cannot be read"):
         Assertion.parse(text)
+
+
+# --- what cannot be measured
+
+
+def side_of(teacher: dict[str, Figure], **columns: torch.Tensor) -> Comparison:
+    """Two images for each of two prompts, beside a teacher's figures."""
+    seen = Seen(4, None, None, columns, frozenset({(8, 8)}), {}, ())
+    target = unit_target(1)
+    return Comparison(seen, target.statistics, target, seen, teacher, (), torch.device("cpu"), 0)
+
+
+def test_a_ratio_to_a_teacher_whose_images_are_alike_is_not_measured_with_its_reason() -> None:
+    """The student's own figure is kept."""
+    features, conditions = torch.tensor([[0.0], [2.0], [5.0], [9.0]]), torch.tensor([0, 0, 1, 1])
+    for metric, column in (("diversity", "features"), ("lpips", "lpips")):
+        side = side_of({metric: Figure(0.0)}, conditions=conditions, **{column: features})
+        figures, missing = figures_of(chosen((metric,), clip=False, lpips=True), side)
+        assert list(figures) == [metric]
+        assert figures[metric].value > 0
+        assert missing.keys() == {f"{metric}_ratio"}
+        assert "teacher's own is 0" in missing[f"{metric}_ratio"]
+
+
+def test_what_is_no_finite_number_is_not_measured_and_costs_no_other_figure() -> None:
+    """One image has no variance."""
+    columns = {"colour": torch.tensor([[0.5, 0.2]]), "features": torch.eye(4), "conditions": torch.tensor([0, 0, 1, 1])}
+    figures, missing = figures_of(chosen(("colour", "diversity"), clip=False), side_of({}, **columns))
+    assert list(figures) == ["diversity"]
+    assert missing.keys() == {"saturation_ratio", "contrast_ratio"}
+    assert "not a finite number" in missing["contrast_ratio"]
