@@ -53,6 +53,11 @@ def average(values: Tensor) -> Tensor:
     return values
 
 
+def average_of(value: float, device: torch.device) -> float:
+    """The mean over all processes of a number; one process alone need not ask its device."""
+    return average(torch.tensor(value, device=device)).item() if _parallel() else value
+
+
 def meet() -> None:
     """Waits for every process, however long one of them works alone."""
     if _parallel():

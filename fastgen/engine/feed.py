@@ -1,13 +1,14 @@
 """Positions of the data stream into batches on the device."""
 
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..data import Items, Loader
 from ..errors import UserError
-from ..models.conditioning import Conditioning
+from ..models.conditioning import Conditioning, sent
 from ..models.pipelines.pipeline import Pipeline
 from ..objectives import Batch, Needs, Pair
 
@@ -57,12 +58,12 @@ class Feed:
         if self.pairs is not None and self.needs.pairs:
             rows = (position + torch.arange(size)) % len(self.pairs.eps)
             items = self.pairs.items(rows)
-            pair = Pair(self.pairs.eps[rows].to(self.device), self.pairs.x0[rows].to(self.device))
+            pair = Pair(sent(self.pairs.eps[rows], self.device), sent(self.pairs.x0[rows], self.device))
         else:
             items = self.loader.take(position, size)
         real = None
         if self.needs.images and items.images is not None:
-            real = self._encoded(items.images)
+            real = partial(self._encoded, items.images)
         cond = self.pipeline.condition(size, labels=items.labels, prompts=items.prompts).to(self.device)
         return Batch(cond, self.pipeline.shape, rng, shared_rng, real=real, pairs=pair)
 
@@ -75,7 +76,7 @@ class Feed:
     def _encoded(self, images: Tensor) -> Tensor:
         vae = getattr(self.pipeline.pipe, "vae", None)
         fits = vae is None or images.shape[1] == vae.config.get("in_channels", images.shape[1])
-        real = self.pipeline.codec.encode(images.to(self.device)) if fits else images
+        real = self.pipeline.codec.encode(sent(images, self.device)) if fits else images
         if not fits or real.shape[1:] != self.pipeline.shape:
             raise UserError(
                 f"the data's images of shape {tuple(images.shape[1:])} do not fit the teacher, whose samples have "

@@ -16,7 +16,7 @@ from ..models.roles import Roles
 from ..objectives import Batch, Objective, Terms, Turn, roles_of
 from ..seeds import stream
 from .checkpoint import Snapshot
-from .distributed import average, average_gradients
+from .distributed import average, average_gradients, average_of
 from .ema import EMA
 from .feed import Feed
 from .optim import RoleOptimizer
@@ -110,8 +110,7 @@ class Stage:
                 batches = self._batches(number)
             figures |= self._turn(turn, batches)
         self.position.cycle += 1
-        took = torch.tensor(time.perf_counter() - start, device=self.accelerator.device)
-        self.position.seconds += average(took).item()
+        self.position.seconds += average_of(time.perf_counter() - start, self.accelerator.device)
         return figures
 
     def _turn(self, turn: Turn, batches: list[Batch]) -> dict[str, float]:

@@ -38,13 +38,12 @@ class Conditioning:
 
     def to(self, device: torch.device | str) -> "Conditioning":
         """On another device, complete: a copy to main memory is waited for, since nothing on the CPU would wait."""
-        away = torch.device(device).type != "cpu"
         null = self.null.to(device) if self.null is not None else None
 
         def move(x: Any) -> Any:
             if isinstance(x, list | tuple):
                 return type(x)(move(item) for item in x)
-            return x.to(device, non_blocking=away) if isinstance(x, Tensor) else x
+            return sent(x, device) if isinstance(x, Tensor) else x
 
         return replace(self, batched=mapped(self.batched, move), shared=mapped(self.shared, move), null=null)
 
@@ -81,6 +80,14 @@ class Conditioning:
             shared=parts[0].shared,
             null=Conditioning.cat(nulls) if len(nulls) == len(parts) else None,
         )
+
+
+def sent(x: Tensor, device: torch.device | str) -> Tensor:
+    """A tensor on another device; on its way to a GPU, from pinned memory, nothing waits for it."""
+    kind = torch.device(device).type
+    if kind == "cuda" and x.device.type == "cpu":
+        x = x.pin_memory()
+    return x.to(device, non_blocking=kind != "cpu")
 
 
 def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:

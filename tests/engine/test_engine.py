@@ -17,6 +17,7 @@ from fastgen.engine.stage import MOST_SKIPS
 from fastgen.errors import NonFiniteError, UserError
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.objectives import DMD2, Pretrain
+from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.guidance import Fixed
 from fastgen.sampling.sampler import ode
 from fastgen.seeds import seed_of, stream
@@ -289,3 +290,15 @@ def test_kd_reads_each_pair_with_its_own_conditioning(pipeline):
     labels = stage.spec.feed.pairs.items(rows).labels
     wanted = pipeline.condition(4, labels=labels)
     assert torch.equal(seen.cond.batched["class_labels"], wanted.batched["class_labels"])
+
+
+@pytest.mark.parametrize(
+    ("kind", "reuse", "encoded"), [("logistic", False, 3), ("relativistic", False, 4), ("relativistic", True, 1)]
+)
+def test_images_are_encoded_in_the_turns_that_read_them(pipeline, monkeypatch, kind, reuse, encoded):
+    objective = DMD2(ratio=3, guidance=Fixed(1.5), gan=GAN(kind=kind))
+    stage, rows = small_run.stage(pipeline, objective, reuse=reuse), []
+    encode = pipeline.codec.encode
+    monkeypatch.setattr(pipeline.codec, "encode", lambda images: rows.append(len(images)) or encode(images))
+    stage.cycle()
+    assert rows == [4] * encoded

@@ -54,7 +54,7 @@ class Batch:
         shape: of one sample, without the batch axis.
         rng: this rank's random stream, on the device of the networks.
         shared_rng: a stream with the same draws on every rank.
-        real: real samples [B, *shape], None in data-free training.
+        real: real samples [B, *shape], or what makes them when a turn first asks for them; None in data-free training.
         pairs: ends of teacher trajectories, None where there are none.
         part: which of the micro-batches of its update it is, from 0.
         images: images seen by the generator so far in this stage, over all ranks.
@@ -65,7 +65,7 @@ class Batch:
     shape: tuple[int, ...]
     rng: torch.Generator
     shared_rng: torch.Generator
-    real: Tensor | None = None
+    real: Tensor | Callable[[], Tensor] | None = None
     pairs: Pair | None = None
     images: int = 0
     part: int = 0
@@ -80,6 +80,8 @@ class Batch:
         """The real samples; an objective that reads them says so in `needs`."""
         if self.real is None:
             raise ValueError("this batch has no real samples: set images=True in the objective's `needs`")
+        if not isinstance(self.real, Tensor):
+            self.real = self.real()
         return self.real
 
     @property
