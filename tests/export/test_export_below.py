@@ -107,13 +107,10 @@ def stack(tmp_path, monkeypatch, student) -> Path:
 @pytest.mark.usefixtures("verified_here")
 def test_verify_finds_the_loras_below_by_itself(stack, monkeypatch, capsys):
     seen = []
-    monkeypatch.setattr(
-        "fastgen.models.pipelines.opening.fuse", lambda pipe, files, second: seen.append((files, second))
-    )
-    with pytest.raises(UserError, match="differs from the sampler"):  # ours without any LoRA, the export with both
-        verify_lora(Path("lora"))
-    monkeypatch.undo()
-    monkeypatch.chdir(stack)
+    with monkeypatch.context() as patch:
+        patch.setattr("fastgen.models.pipelines.opening.fuse", lambda pipe, files, second: seen.append((files, second)))
+        with pytest.raises(UserError, match="differs from the sampler"):  # ours without a LoRA
+            verify_lora(Path("lora"))
     assert [(file.name, weight) for file, weight in seen[0][0]] == [("ink.safetensors", 0.6), (FILES["diffusers"], 1.0)]
     assert main(["verify", "lora", "--lora"]) == 0
     assert "lora at 2 steps: difference" in capsys.readouterr().out

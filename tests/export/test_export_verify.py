@@ -72,6 +72,13 @@ def test_every_family_samples_as_it_was_trained(tmp_path, name):
 
 
 def test_a_fresh_process_does_not_know_us_and_agrees(tmp_path):
+    student = family_student("dit", (1, 2), "ode")
+    folder = exported(student, tmp_path / "student")
+    assert [agreement.steps for agreement in verify_folder(folder)] == [1, 2]
+
+
+@pytest.mark.usefixtures("near_stranger")
+def test_step_counts_with_schedulers_of_their_own_share_their_weights(tmp_path):
     student = family_student("aura_flow", (1, 2), "renoise")
     folder = exported(student, tmp_path / "student")
     assert sorted(path.name for path in folder.iterdir()) == ["1step", "2step", "README.md"]

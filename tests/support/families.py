@@ -50,6 +50,7 @@ def awaken(network: torch.nn.Module) -> None:
 
 SQUARE = {"height": 16, "width": 16}
 LARGE = {"height": 32, "width": 32}  # the least that these pipelines take
+BRIEF = {"max_sequence_length": 16}  # of the text; by themselves these pipelines pad every prompt to 128 tokens or 512
 UNBINNED = {"use_resolution_binning": False}  # else the sample is as large as the nearest size of real training
 
 NAMED = (
@@ -59,9 +60,9 @@ NAMED = (
     Family("stable_diffusion", tiny.stable_diffusion, SQUARE),
     Family("sdxl", image.sdxl, SQUARE),
     Family("sd3", image.sd3, SQUARE),
-    Family("flux", packed.flux, SQUARE),
-    Family("flux2", packed.flux2, SQUARE),
-    Family("flux2_klein", packed.flux2_klein, SQUARE),
+    Family("flux", packed.flux, SQUARE | BRIEF),
+    Family("flux2", packed.flux2, SQUARE | BRIEF),
+    Family("flux2_klein", packed.flux2_klein, SQUARE | BRIEF),
     Family("pixart_alpha", image.pixart_alpha, SQUARE | UNBINNED),
     Family("pixart_sigma", image.pixart_sigma, SQUARE | UNBINNED),
     Family("sana", image.sana, LARGE | UNBINNED),
@@ -70,8 +71,8 @@ NAMED = (
     Family("z_image", image.z_image, SQUARE),
     Family("lumina2", image.lumina2, LARGE),
     Family("aura_flow", image.aura_flow, SQUARE),
-    Family("hidream", image.hidream, SQUARE),
-    Family("chroma", packed.chroma, SQUARE),
+    Family("hidream", image.hidream, SQUARE | BRIEF),
+    Family("chroma", packed.chroma, SQUARE | BRIEF),
     Family("ltx", video.ltx, LARGE | {"num_frames": 3}),
     Family("wan", video.wan, SQUARE | {"num_frames": 5}),
     Family("wan_of_two", video.wan_of_two, SQUARE | {"num_frames": 5}),
