@@ -211,6 +211,16 @@ def test_one_function_suggests_what_was_meant():
     assert {i.of for i in ALL_IMPORTS if i.target.startswith("difflib")} == {"fastgen.errors"}
 
 
+def test_no_test_file_imports_another():
+    """What two share is a builder in support/ or a check in checks/."""
+    tests = sorted((ROOT / "tests").rglob("test_*.py"))
+    assert len(tests) > 100
+    names = {file.stem for file in tests}
+    taken = [i for file in tests for i in imports(file) if i.target.split(".")[0] in names]
+    others = [i for i in taken if not i.of.startswith("tests.objectives.")]  # mutants break what lies beside them
+    assert not others, told(others)
+
+
 def test_every_module_fits_on_its_page():
     lengths = {dotted(file): len(file.read_text(encoding="utf-8").splitlines()) for file in MODULES}
     assert not {name: count for name, count in lengths.items() if count > MOST_LINES}

@@ -55,9 +55,10 @@ def whole(folder, tmp_path_factory) -> Path:
     return config.out
 
 
-def test_a_measured_run_that_is_killed_ends_as_if_nothing_had_happened(folder, whole, tmp_path):
+@pytest.mark.parametrize("kills", [[(1, 5)], pytest.param([(0, 4), (1, 2), (1, 5)], marks=pytest.mark.slow)])
+def test_a_measured_run_that_is_killed_ends_as_if_nothing_had_happened(kills, folder, whole, tmp_path):
     broken = digits_config(folder, tmp_path / "run")
-    for number, at in enumerate([(0, 4), (1, 5)]):
+    for number, at in enumerate(kills):
         assert small_run.in_processes(1, small_run.run_or_die, broken, number > 0, at) == [-9]
     assert small_run.in_processes(1, small_run.run_or_die, broken, True, None) == [0]
     places = ["log.jsonl", WEIGHTS, *(f"{part}/generator.safetensors" for part in ("best", "stages/kd", "stages/dmd2"))]

@@ -77,7 +77,7 @@ def test_a_fresh_process_does_not_know_us_and_agrees(tmp_path):
     assert [agreement.steps for agreement in verify_folder(folder)] == [1, 2]
 
 
-@pytest.mark.usefixtures("near_stranger")
+@pytest.mark.usefixtures("verified_here")
 def test_step_counts_with_schedulers_of_their_own_share_their_weights(tmp_path):
     student = family_student("aura_flow", (1, 2), "renoise")
     folder = exported(student, tmp_path / "student")

@@ -3,32 +3,20 @@
 import pytest
 import tiny
 import torch
+from embeddings import PLANE, VALUES, T, awake, check_embeddings, small_net
 from families import FAMILIES
 from rounding import assert_alike
 from torch import Tensor, nn
 
 from fastgen.config.schema import LoRA, StageConfig, Train
 from fastgen.engine.roles import build_roles
-from fastgen.models.denoiser import NetworkDenoiser, RetargetedDenoiser
+from fastgen.models.denoiser import RetargetedDenoiser
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.scalars import ScalarEmbeddings, find_time_embedding
 from fastgen.objectives import DMD2
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.guidance import Fixed
-from fastgen.process import Flow, Trig, even_grid
-from fastgen.proofs.analytic import Mixture
-from fastgen.proofs.toy import toy_denoiser
-
-T = torch.tensor([0.3, 0.8], dtype=torch.float64)
-VALUES = {"called": torch.tensor([1.0, 0.5]).double(), "landed": torch.tensor([0.0, 0.25]).double()}
-
-
-PLANE = Mixture(torch.zeros(1, 2), torch.eye(2)[None])
-
-
-def small_net(*scalars: str) -> NetworkDenoiser:
-    learned = toy_denoiser(Flow(), PLANE)
-    return NetworkDenoiser(learned.net, learned.reading, learned.form, scalars=scalars)
+from fastgen.process import Trig, even_grid
 
 
 @pytest.fixture(scope="module", params=["stable_diffusion", "flux", "sana"])
@@ -45,13 +33,6 @@ def asked(pipeline: Pipeline) -> tuple:
 @torch.no_grad()
 def said_by(denoiser: nn.Module, question: tuple, **told: Tensor) -> Tensor:
     return denoiser(*question, told).x0
-
-
-def awake(denoiser: nn.Module) -> nn.Module:
-    """Its embeddings as they could be after some training."""
-    for embedding in denoiser.embeddings.embed.values():
-        nn.init.normal_(embedding[-1].weight)
-    return denoiser
 
 
 def test_a_network_says_at_first_what_it_said_without(pipeline: Pipeline):
@@ -107,24 +88,6 @@ def test_the_hook_is_gone_even_if_the_network_fails():
         denoiser(torch.zeros(2, 5), T, PLANE.uncond(2), {"called": T})
     assert calls == [1]
     assert not layer._forward_hooks
-
-
-def heard(denoiser: NetworkDenoiser, *names: str) -> Tensor:
-    """The time embedding of a network that is told T under these names."""
-    with denoiser.embeddings.told(denoiser.net, dict.fromkeys(names, T)):
-        return denoiser.net.time_embedding(torch.zeros(2, 8))
-
-
-def check_embeddings() -> None:
-    """Nothing is added at first, then the sum of what each scalar of each row says."""
-    denoiser = small_net("called", "landed")
-    nothing = heard(denoiser)
-    assert torch.equal(heard(denoiser, "called", "landed"), nothing)
-    awake(denoiser)
-    called, landed, both = (heard(denoiser, *names) for names in (["called"], ["landed"], ["called", "landed"]))
-    torch.testing.assert_close(both - nothing, (called - nothing) + (landed - nothing))
-    assert not torch.allclose(called, landed)
-    assert not torch.allclose(called[0] - nothing[0], called[1] - nothing[1])
 
 
 def test_what_is_added_is_zero_at_first_and_the_sum_of_the_embeddings_later():

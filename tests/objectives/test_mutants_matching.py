@@ -6,6 +6,7 @@ import pytest
 import test_gan
 import torch
 from closed_forms import PROCESSES, only
+from embeddings import check_embeddings
 from test_directions import (
     check_augmentation_times,
     check_decoupled_sum,
@@ -26,7 +27,6 @@ from test_guidance import (
 )
 from test_mutants import Mutant
 from test_rollout import check_deterministic_rollout
-from test_scalars import check_embeddings
 from test_segments import (
     check_kl_weight,
     check_phase_normaliser,
