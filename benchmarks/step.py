@@ -76,7 +76,7 @@ def _trio(told: argparse.Namespace, setting: Setting, accelerator: Accelerator) 
     most = peak(device)
     seconds = medians(laps[told.warmup :])
     found: dict[str, Any] = {
-        "parameters": sum(p.numel() for p in stage.spec.feed.pipeline.network.parameters()),
+        "parameters": sum(p.numel() for p in stage.feed.pipeline.network.parameters()),
         "seconds": {**seconds, "first cycle": sum(took for _, took in laps[0])},
         "images_per_second": setting.batch * (1 + setting.fake_turns) / seconds["cycle"],
         "built_gib": built,

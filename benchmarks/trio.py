@@ -13,10 +13,11 @@ from fastgen.config.schema import LoRA, Sharing, StageConfig, Train
 from fastgen.data import Items, Loader
 from fastgen.engine.feed import Feed
 from fastgen.engine.roles import build_roles
-from fastgen.engine.stage import Stage, StageSpec
+from fastgen.engine.stage import Stage
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import CallForm
 from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.models.walk import Plan
 from fastgen.objectives.distribution.dmd2 import DMD2
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.guidance import Fixed
@@ -127,7 +128,7 @@ def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accel
     roles = build_roles(
         teacher,
         config,
-        grids=[even_grid(1)],
+        student=Plan([even_grid(1)]),
         weights={},
         seed=0,
         sharing=setting.sharing,
@@ -135,4 +136,4 @@ def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accel
         base="bf16" if setting.dtype == torch.bfloat16 else "fp32",
     )
     feed = Feed(teacher, Loader(Samples(size.shape), seed=0), accelerator.device, objective.needs)
-    return kind(StageSpec(config.name, 0, objective, feed, train, 0), roles, accelerator)
+    return kind(config, roles, feed, accelerator)

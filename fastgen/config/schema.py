@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from ..data import SOURCES
+from ..models.walk import Sampler
 from ..objectives import OBJECTIVES, roles_of
 from ..process.retold import ProcessName
 from .evaluate import Evaluate
@@ -33,7 +34,7 @@ class StudentConfig(Strict):
     """
 
     steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
-    sampler: Literal["renoise", "ode"] = "renoise"
+    sampler: Sampler = "renoise"
     height: PositiveInt | None = None
     width: PositiveInt | None = None
     frames: PositiveInt | None = None

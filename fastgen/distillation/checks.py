@@ -1,10 +1,8 @@
 """What is refused before anything is trained: stages, data and students that do not fit each other."""
 
-from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
-from torch import Tensor
 
 from ..config.schema import Config, StageConfig, StudentConfig
 from ..engine.dtypes import autocast_of, check_dtypes
@@ -13,6 +11,7 @@ from ..models.baking import TWO_TOLD
 from ..models.pipelines.halved import tells_apart
 from ..models.pipelines.pipeline import Pipeline
 from ..models.scalars import find_time_embedding
+from ..models.walk import Plan
 from ..objectives import denoisers_of, roles_of
 from ..process import Flow
 from ..process.retold import retold
@@ -84,23 +83,20 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
         )
 
 
-def check_grids(config: Config, pipeline: Pipeline, grids: Mapping[int, Tensor]) -> None:
+def check_grids(config: Config, student: Plan) -> None:
     """Refuses, before anything is trained, a student that would leave one of two experts untrained.
-
-    Args:
-        grids: step count -> the process times [n] that the student stops at.
 
     Raises:
         UserError: naming the stage, the step count and its times.
     """
     for stage in config.stages:
-        for n, grid in grids.items() if stage.objective.needs.experts else ():
-            above = int((grid >= pipeline.boundary).sum())
+        for grid in student.grids if stage.objective.needs.experts else ():
+            above, n = int((grid >= student.boundary).sum()), len(grid)
             if above in (0, n):
                 raise UserError(
                     f"stage {stage.name!r} trains each expert in a phase of its own, but of {n} steps, at the times "
                     f"{', '.join(f'{t:.3g}' for t in grid.tolist())}, none lies "
-                    f"{'below' if above else 'at or above'} the boundary {pipeline.boundary:.3g}: choose student.shift "
+                    f"{'below' if above else 'at or above'} the boundary {student.boundary:.3g}: choose student.shift "
                     "or student.steps so that each expert has a step, or set objective.experts=false"
                 )
 

@@ -54,7 +54,7 @@ def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     check_needs(config, pipeline)
     check_release(config, pipeline)
     student = Student(config, pipeline, accelerator.device)
-    check_grids(config, pipeline, dict(zip(student.stops, student.grids, strict=True)))
+    check_grids(config, student.plan)
     _make(config.out)
     _encode(config, pipeline, accelerator)
     alone(lambda: rehearse_export(student))
@@ -63,7 +63,7 @@ def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     run = Run(
         config,
         pipeline,
-        grids=student.grids,
+        student=student.plan,
         accelerator=accelerator,
         preview=student.preview if shown else None,
         yardstick=yardstick(student, here=accelerator.is_main_process),
@@ -99,7 +99,7 @@ def _measure(student: Student, trained: Trained) -> None:
         return
     from eval.digits.report import Sampler, digits_report, save
 
-    spec, teacher, few = config.evaluate, pipeline.denoiser(), len(student.grids[0])
+    spec, teacher, few = config.evaluate, pipeline.denoiser(), len(student.plan.grids[0])
     doubled = 2 if spec.teacher_guidance != 1 else 1
     samplers = {
         f"teacher, {n} step{'s' * (n > 1)}": Sampler(

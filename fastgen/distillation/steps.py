@@ -110,7 +110,7 @@ def export_student(student: Student, trained: Stage | Roles) -> Path:
     last = student.config.stages[-1]
     if isinstance(trained, Stage):
         left = left_by(trained)
-        weights = plain(trained.roles, left.get("ema", left["generator"]), trained.spec.feed)
+        weights = plain(trained.roles, left.get("ema", left["generator"]), trained.feed)
     else:
         weights = plain(trained, taken(trained["generator"]), _run(student).feed(last))
     release(student, Trained({last.name: weights}))
@@ -140,4 +140,4 @@ def _read(config: ConfigLike, overrides: Sequence[str] = ()) -> Config:
 
 def _run(student: Student) -> Run:
     accelerator = accelerator_of(student.config)
-    return Run(student.config, student.pipeline, grids=student.grids, accelerator=accelerator, preview=None)
+    return Run(student.config, student.pipeline, student=student.plan, accelerator=accelerator, preview=None)

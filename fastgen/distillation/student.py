@@ -24,9 +24,10 @@ from ..models.pipelines.notes import Stop
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.teacher import load_teacher
 from ..models.pipelines.watch import network_of
+from ..models.walk import Plan, sample
 from ..process import Flow, from_scheduler
 from ..sampling.pictures import grid
-from ..sampling.sampler import AT_ONCE, ode, renoise, seeded_noise, told_at
+from ..sampling.sampler import AT_ONCE, ode, seeded_noise
 
 PREVIEW_IMAGES = 20
 LARGE = 4 * 64 * 64  # values of a sample above which fewer previews are drawn
@@ -58,7 +59,8 @@ class Student:
             )
             found = {n: self._stops(schedule, n) for schedule in self.schedules for n in schedule.steps}
         self.stops: dict[int, tuple[Stop, ...]] = {n: found[n] for n in config.student.steps}
-        self.grids = [torch.tensor([s.time for s in stops], dtype=torch.float64) for stops in self.stops.values()]
+        grids = [torch.tensor([s.time for s in stops], dtype=torch.float64) for stops in self.stops.values()]
+        self.plan = Plan(grids, config.student.sampler, boundary=pipeline.boundary)
 
     def generator(self, weights: Mapping[str, Tensor]) -> NetworkDenoiser:
         """The generator with the weights that a stage left, in a network of its own."""
@@ -111,14 +113,9 @@ class Student:
 
     def sample(self, model: Denoiser, cond: Conditioning, *, seeds: range) -> Tensor:
         """Samples at the first declared step count, as the exported pipeline draws them."""
-        times, cond = model.process.grid_of(self.grids[0]).tolist(), cond.to(self.device)
-        noise = seeded_noise(seeds, self.pipeline.shape, self.device)
-        settings = self.config.student
-        deterministic = settings.sampler == "ode"
-        told = told_at(times, model.scalars, deterministic=deterministic, guidance=settings.guidance)
-        if deterministic:
-            return ode(model, noise(), cond, times, told=told)
-        return renoise(model, noise, cond, times, told=told)
+        plan = self.plan.on(model.process).telling(model.scalars, guidance=self.config.student.guidance)
+        noise, times = seeded_noise(seeds, self.pipeline.shape, self.device), plan.grids[0].tolist()
+        return sample(model, noise, cond.to(self.device), times, sampler=plan.sampler, scalars=plan.scalars)
 
     def draw(self, model: Denoiser, labels: Tensor) -> Tensor:
         """One sample of the student for each label, with seeds from 0."""

@@ -85,7 +85,7 @@ class Quality:
         """Whether a measurement stands between `before` and the images of now, or the stage is at its end."""
         if self._yardstick is None:
             return False
-        now, total = stage.position.images, stage.spec.settings.images
+        now, total = stage.position.images, stage.config.train.images
         return stage.done or passed(before, now, every=self._settings.every, total=total)
 
     def measure(self, stage: Stage) -> dict[str, float]:
@@ -104,7 +104,7 @@ class Quality:
                 self.best, self.since = Best(value, stage.position.images), 0
                 self.weights = copied(stage) if self._settings.keep_best else {}
         if self.since == 0 and self.weights:
-            about = {"stage": stage.spec.name, "images": stage.position.images, "metric": self.metric}
+            about = {"stage": stage.config.name, "images": stage.position.images, "metric": self.metric}
             alone(lambda: write_weights(self._folder, self.weights, about | figures))
         best = "none" if self.best is None else f"{self.best.value:.4g}"
         self._shown = {self.metric: f"{value:.4g} (best {best})"}
@@ -164,12 +164,12 @@ def plain(roles: Roles, weights: Mapping[str, Tensor], feed: Feed) -> dict[str, 
 
     See `fastgen.models.baking`. The generator of the roles, whose training is over, gets these weights.
     """
-    if not roles.told:
+    if not roles.student.scalars:
         return dict(weights)
     generator = roles["generator"]
     put(generator, weights)
     own = {name: value for name, value in weights.items() if not name.startswith(EMBEDDED)}
-    return baked(generator, own, roles.told, feed.example())  # type: ignore[arg-type]
+    return baked(generator, own, roles.student.scalars, feed.example())  # type: ignore[arg-type]
 
 
 def write_weights(folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

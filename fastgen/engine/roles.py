@@ -18,11 +18,11 @@ from ..models.pipelines.perceptual import Perceptual, lpips_network
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.source import DTYPES
 from ..models.quantised import quantise
-from ..models.roles import DENOISERS, Roles, Sampler, put
+from ..models.roles import DENOISERS, Roles, put
 from ..models.state import STATES
+from ..models.walk import Plan
 from ..objectives import denoisers_of, roles_of
 from ..process.retold import ProcessName, retold
-from ..sampling.sampler import told_at
 from ..seeds import seed_of
 from .dtypes import autocast_of
 
@@ -37,10 +37,9 @@ def build_roles(
     pipeline: Pipeline,
     stage: StageConfig,
     *,
-    grids: list[Tensor],
+    student: Plan,
     weights: Weights | None,
     seed: int,
-    sampler: Sampler = "renoise",
     guidance: float | None = None,
     process: ProcessName = "native",
     sharing: Sharing = "full",
@@ -52,7 +51,7 @@ def build_roles(
     The generator goes on from the stage before (its average if there is one), everyone else starts from the
     teacher, unless `carry` says otherwise. Without `weights` a checkpoint fills them in afterwards.
 
-    Roles that speak another `process` than their networks are retargeted.
+    Roles that speak another `process` than their networks are retargeted, and the student's stops with them.
 
     Shared roles act on the tensors of `pipeline.network`, which is cast in place to `base` where all roles share it;
     beside a generator of its own they get a copy if they need another dtype.
@@ -84,8 +83,6 @@ def build_roles(
     spoken = retold(process, pipeline.reading.process)
     if spoken is not pipeline.reading.process:
         members = {name: RetargetedDenoiser(model, spoken) for name, model in members.items()}
-    grids = [spoken.grid_of(grid) for grid in grids]
-    boundary = pipeline.boundary and float(spoken.grid_of(torch.tensor(pipeline.boundary, dtype=torch.float64)))
     torch.manual_seed(seed_of(seed, stage.name, "discriminator"))
     if "discriminator" in trained:
         members["discriminator"] = _discriminator(pipeline, members, stage.discriminator)
@@ -95,20 +92,10 @@ def build_roles(
         members["lpips"] = Perceptual(pipeline.codec, lpips_network().to(device))
     kept = (*trained, "target")
     borrowed = [name for name, origin in origins.items() if name not in kept and origin == "teacher"]
-    told = _told(grids, scalars["generator"], deterministic=sampler == "ode", guidance=guidance)
-    if told:
-        check_bakeable(members["generator"], stops=len(told))
-    return Roles(members, grids=grids, sampler=sampler, told=told, borrowed=borrowed, boundary=boundary)
-
-
-def _told(
-    grids: Sequence[Tensor], names: Sequence[str], *, deterministic: bool, guidance: float | None
-) -> dict[float, Mapping[str, float]]:
-    """What a generator with embeddings of these names is told at the stops of all its grids."""
-    told: dict[float, Mapping[str, float]] = {}
-    for grid in grids if names else ():
-        told |= told_at(grid.tolist(), names, deterministic=deterministic, guidance=guidance)
-    return told
+    student = student.on(spoken).telling(scalars["generator"], guidance=guidance)
+    if student.scalars:
+        check_bakeable(members["generator"], stops=len(student.scalars))
+    return Roles(members, student, borrowed=borrowed)
 
 
 def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:

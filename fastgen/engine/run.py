@@ -15,6 +15,7 @@ from ..files import atomic_text
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.refusal import cause
 from ..models.roles import Roles
+from ..models.walk import Plan
 from ..seeds import seed_of
 from . import checkpoint
 from .distributed import alone
@@ -25,7 +26,7 @@ from .migration import migrated
 from .pairs import teacher_pairs
 from .quality import Quality, Yardstick, averaged, left_by, passed, plain, read_weights, write_weights
 from .roles import Weights, build_roles
-from .stage import Stage, StageSpec
+from .stage import Stage
 
 Preview = Callable[[Stage, str], None]
 """Called with the stage and a name when a picture is due; the generator has its averaged weights."""
@@ -47,7 +48,7 @@ class Run:
     Args:
         config: settings of the run.
         pipeline: the teacher.
-        grids: process times of the exported scheduler, one grid for each declared step count.
+        student: where the exported scheduler stops, in the teacher's own process times.
         accelerator: device and processes.
         preview: makes pictures of the generator; None makes none.
         yardstick: measures the generator now and then; None never does.
@@ -58,12 +59,12 @@ class Run:
         config: Config,
         pipeline: Pipeline,
         *,
-        grids: list[Tensor],
+        student: Plan,
         accelerator: Accelerator,
         preview: Preview | None,
         yardstick: Yardstick | None = None,
     ) -> None:
-        self.config, self.pipeline, self.grids = config, pipeline, grids
+        self.config, self.pipeline, self.student = config, pipeline, student
         self.accelerator, self.preview, self.yardstick = accelerator, preview, yardstick
         self.log = RunLog(accelerator, config.out)
         self._hindrance: Exception | None = None
@@ -92,7 +93,7 @@ class Run:
             self._run(stage, quality)
             weights = _left_by(stage, quality)
             latest = weights.get("ema", weights["generator"])
-            finished[stage_config.name] = plain(stage.roles, latest, stage.spec.feed)
+            finished[stage_config.name] = plain(stage.roles, latest, stage.feed)
             self._finish(stage, quality, finished[stage_config.name])
             del stage  # its networks and moments must not stand beside the next stage's
         return Trained(finished)
@@ -112,7 +113,7 @@ class Run:
             self.log.say("what is measured has changed (evaluate): the best weights so far are forgotten")
 
     def _finish(self, stage: Stage, quality: Quality, weights: dict[str, Tensor]) -> None:
-        name, position = stage.spec.name, stage.position
+        name, position = stage.config.name, stage.position
         about = {"stage": name, "images": position.images}
         alone(lambda: write_weights(self.config.out / "stages" / name, weights, about))
         best = quality.best
@@ -130,18 +131,16 @@ class Run:
         """
         config = self.config.stages[index]
         roles = self.roles(config, weights)
-        spec = StageSpec(config.name, index, config.objective, self.feed(config), config.train, self.config.seed)
-        return Stage(spec, roles, self.accelerator)
+        return Stage(config, roles, self.feed(config), self.accelerator, index=index, seed=self.config.seed)
 
     def roles(self, config: StageConfig, weights: Weights | None) -> Roles:
         """Who exists in a stage, with the weights that they start from."""
         return build_roles(
             self.pipeline,
             config,
-            grids=self.grids,
+            student=self.student,
             weights=weights,
             seed=self.config.seed,
-            sampler=self.config.student.sampler,
             guidance=self.config.student.guidance,
             process=self.config.process,
             sharing=self.config.sharing,
@@ -169,8 +168,8 @@ class Run:
         )
 
     def _run(self, stage: Stage, quality: Quality) -> None:
-        settings, position, log = stage.spec.settings, stage.position, self.config.log
-        with self.log.bar(stage.spec.name, total=settings.images, done=position.images) as bar:
+        settings, position, log = stage.config.train, stage.position, self.config.log
+        with self.log.bar(stage.config.name, total=settings.images, done=position.images) as bar:
             if position.cycle == 0 and self.yardstick is not None:
                 self._report(stage, quality.measure(stage))
             while not (stage.done or quality.exhausted):
@@ -191,11 +190,11 @@ class Run:
 
     def _report(self, stage: Stage, figures: dict[str, float], *, note: str | None = None) -> None:
         values = {"images": stage.position.images, **figures}
-        step = stage.position.images + sum(s.train.images for s in self.config.stages[: stage.spec.index])
-        self.log.write(stage=stage.spec.index, cycle=stage.position.cycle, step=step, values=values, note=note)
+        step = stage.position.images + sum(s.train.images for s in self.config.stages[: stage.index])
+        self.log.write(stage=stage.index, cycle=stage.position.cycle, step=step, values=values, note=note)
 
     def _preview(self, stage: Stage, preview: Preview) -> None:
-        name = f"{stage.spec.index}-{stage.spec.name}-{stage.position.images:09d}"
+        name = f"{stage.index}-{stage.config.name}-{stage.position.images:09d}"
         with averaged(stage):
             alone(lambda: self._draw(partial(preview, stage, name)))
 
@@ -213,7 +212,7 @@ class Run:
             held, best = stage.snapshot(), {"best": quality.weights} if quality.weights else {}
             about = {"fingerprint": fingerprint(self.config), "quality": quality.state()}
             snapshot = checkpoint.Snapshot({**held.tensors, **best}, {**held.state, **about})
-            step = sum(s.train.images for s in self.config.stages[: stage.spec.index]) + stage.position.images
+            step = sum(s.train.images for s in self.config.stages[: stage.index]) + stage.position.images
             checkpoint.save(self.config.out / "checkpoints", step, snapshot, keep=self.config.checkpoints.keep)
 
         alone(write)
@@ -243,7 +242,7 @@ def _stopped(stage: Stage, quality: Quality) -> str | None:
     found = "no value was finite" if quality.best is None else f"{quality.best.value:.4g} stands"
     since = "" if quality.best is None else f" since {quality.best.images:,} images"
     return (
-        f"stage {stage.spec.name!r} stops at {stage.position.images:,} of {stage.spec.settings.images:,} images: "
+        f"stage {stage.config.name!r} stops at {stage.position.images:,} of {stage.config.train.images:,} images: "
         f"{quality.metric} did not improve in {quality.since} measurements ({found}{since})"
     )
 

@@ -9,11 +9,11 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from ..config.schema import Train
+from ..config.schema import StageConfig
 from ..errors import NonFiniteError, UserError
 from ..models.owned import owned
 from ..models.roles import Roles
-from ..objectives import Batch, Objective, Terms, Turn, roles_of
+from ..objectives import Batch, Terms, Turn, roles_of
 from ..seeds import stream
 from .checkpoint import Snapshot
 from .distributed import average, average_gradients, average_of
@@ -49,29 +49,26 @@ class Position:
     seconds: float = 0.0
 
 
-@dataclass(frozen=True)
-class StageSpec:
-    """What a stage is made of: its name and place in the run, the objective, its batches and its settings."""
-
-    name: str
-    index: int
-    objective: Objective
-    feed: Feed
-    settings: Train
-    seed: int
-
-
 class Stage:
     """One objective being trained on its roles.
+
+    Args:
+        config: its name, the objective and its settings.
+        feed: its batches by position.
+        index: its place in the run.
+        seed: of the run.
 
     Raises:
         UserError: the batch cannot be split over the processes.
     """
 
-    def __init__(self, spec: StageSpec, roles: Roles, accelerator: Accelerator) -> None:
-        self.spec, self.roles, self.accelerator = spec, roles, accelerator
+    def __init__(
+        self, config: StageConfig, roles: Roles, feed: Feed, accelerator: Accelerator, *, index: int = 0, seed: int = 0
+    ) -> None:
+        self.config, self.roles, self.feed, self.accelerator = config, roles, feed, accelerator
+        self.index, self.seed = index, seed
         self.position = Position()
-        settings, cycle = spec.settings, spec.objective.cycle
+        settings, cycle = config.train, config.objective.cycle
         generator_turns = sum("generator" in turn for turn in cycle)
         self.cycles = math.ceil(settings.images / (settings.batch * generator_turns))
         self._micro = settings.micro_batch or max(1, settings.batch // accelerator.num_processes)
@@ -82,7 +79,7 @@ class Stage:
                 settings.optim_of(role),
                 total=self.cycles * sum(role in turn for turn in cycle),
             )
-            for role in roles_of(spec.objective)
+            for role in roles_of(config.objective)
             if roles.parameters(role)
         }
         self.ema = EMA(roles["generator"], decay=settings.ema) if settings.ema is not None else None
@@ -92,9 +89,9 @@ class Stage:
 
     @property
     def done(self) -> bool:
-        minutes = self.spec.settings.minutes
+        minutes = self.config.train.minutes
         late = minutes is not None and self.position.seconds >= 60 * minutes
-        return late or self.position.images >= self.spec.settings.images
+        return late or self.position.images >= self.config.train.images
 
     def cycle(self) -> dict[str, float]:
         """One pass over the objective's turns; returns their losses, gradient norms and learning rates.
@@ -105,8 +102,8 @@ class Stage:
         start = time.perf_counter()
         figures: dict[str, float] = {}
         batches: list[Batch] = []
-        for number, turn in enumerate(self.spec.objective.cycle):
-            if not batches or not self.spec.settings.reuse:
+        for number, turn in enumerate(self.config.objective.cycle):
+            if not batches or not self.config.train.reuse:
                 batches = self._batches(number)
             figures |= self._turn(turn, batches)
         self.position.cycle += 1
@@ -126,7 +123,7 @@ class Stage:
             for optimizer in optimizers:
                 optimizer.step()
             if "generator" in turn:
-                self.position.images += self.spec.settings.batch
+                self.position.images += self.config.train.batch
                 if self.ema is not None:
                     self.ema.update()
         self._scalers[turn[0]].update()
@@ -135,7 +132,7 @@ class Stage:
         return figures
 
     def _backward(self, turn: Turn, batch: Batch, *, parts: int) -> Terms:
-        terms: Terms = getattr(self.spec.objective, turn[0])(self.roles, batch)
+        terms: Terms = getattr(self.config.objective, turn[0])(self.roles, batch)
         loss = torch.stack(list(terms.values())).sum() / parts
         self._scalers[turn[0]].scale(loss).backward()
         self.roles.collect_gradients(turn)
@@ -143,11 +140,11 @@ class Stage:
 
     def _batches(self, number: int) -> list[Batch]:
         """This process's micro-batches for a turn, each with the random stream of its place in the whole batch."""
-        device, place = self.accelerator.device, (self.spec.seed, self.spec.index, self.position.cycle, number)
+        device, place = self.accelerator.device, (self.seed, self.index, self.position.cycle, number)
         batches = []
         for part in range(self._parts):
             i = self.accelerator.process_index * self._parts + part
-            batch = self.spec.feed.batch(
+            batch = self.feed.batch(
                 self.position.drawn + i * self._micro,
                 self._micro,
                 rng=stream(device, *place, i),
@@ -155,7 +152,7 @@ class Stage:
             )
             batch.images, batch.part = self.position.images, part
             batches.append(batch)
-        self.position.drawn += self.spec.settings.batch
+        self.position.drawn += self.config.train.batch
         return batches
 
     def _figures(self, turn: Turn, terms: list[Terms], norms: dict[str, Tensor]) -> dict[str, float]:
@@ -170,10 +167,10 @@ class Stage:
         """Whether the turn may step. Under fp16 a turn that overflowed is skipped, but not for ever."""
         bad = [name for name, value in figures.items() if not math.isfinite(value)]
         self._skips[turn[0]] = self._skips[turn[0]] + 1 if bad else 0
-        if bad and (self.spec.settings.precision != "fp16" or self._skips[turn[0]] > MOST_SKIPS):
+        if bad and (self.config.train.precision != "fp16" or self._skips[turn[0]] > MOST_SKIPS):
             raise NonFiniteError(
                 f"{', '.join(f'{name} is {figures[name]}' for name in bad)} in cycle {self.position.cycle} of stage "
-                f"{self.spec.name!r}, {turn[0]}'s turn. Nothing was updated and the last checkpoint is intact: lower "
+                f"{self.config.name!r}, {turn[0]}'s turn. Nothing was updated and the last checkpoint is intact: lower "
                 f"that role's learning rate, use bf16 instead of fp16, or look for a bad sample in the data"
             )
         return not bad
@@ -187,7 +184,7 @@ class Stage:
             tensors[f"optimizer.{role}"] = packed.tensors
             groups[role] = {"groups": packed.groups, "updates": optimizer.updates}
         state: dict[str, Any] = {
-            "stage": self.spec.index,
+            "stage": self.index,
             "position": vars(self.position).copy(),
             "optimizers": groups,
             "scalers": {name: scaler.state_dict() for name, scaler in self._scalers.items()},

@@ -11,8 +11,9 @@ import numpy as np
 
 from ..errors import UserError
 from ..models.pipelines.refusal import cause
+from ..models.walk import Sampler
 from .held import Told
-from .stock_schedulers import Family, Sampler, family_of
+from .stock_schedulers import Family, family_of
 
 Emitted = Callable[[Any, int], list[float]]
 TOLERANCE = 1e-3  # of a scheduler timestep

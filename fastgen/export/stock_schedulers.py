@@ -8,7 +8,7 @@ import math
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,10 +25,10 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.pipelines.canonical import static_shift
 from ..models.pipelines.refusal import checking
+from ..models.walk import Sampler
 from ..process import EDM, Flow, Process, Trig, even_grid, from_scheduler
 from .held import bend_of, held_times
 
-Sampler = Literal["renoise", "ode"]
 _BETAS = ("beta_schedule", "beta_start", "beta_end", "trained_betas", "num_train_timesteps", "rescale_betas_zero_snr")
 _SCM_TIMES = (1.57080, 1.3)  # the defaults of SanaSprint's call
 

@@ -20,11 +20,11 @@ from ..models.pipelines.canonical import unit
 from ..models.pipelines.notes import Stop
 from ..models.pipelines.stacked import StackedLoRA
 from ..models.precision import full_precision
-from ..sampling.sampler import ode, renoise
+from ..models.walk import Sampler, sample
 from . import stock_process
 from .scheduler_export import TOLERANCE as TIMESTEP_TOLERANCE
 from .scheduler_export import SchedulerExport
-from .stock_schedulers import Sampler, noise_factors
+from .stock_schedulers import noise_factors
 
 TOLERANCE = 1e-5
 KERNELS = 1e-4  # most that kernels may round; a wrong scheduler is at least ten times further off
@@ -186,9 +186,7 @@ def _samples(rows: Sequence[Mapping[str, Tensor]], schedule: SchedulerExport, ou
     times = [stop.time for stop in ours.stops[n]]
     noises = _noises(rows, schedule, ours, n)
     with full_precision():
-        if ours.sampler == "ode":
-            return ode(ours.model, next(noises), ours.cond, times).float().cpu()
-        return renoise(ours.model, lambda: next(noises), ours.cond, times).float().cpu()
+        return sample(ours.model, lambda: next(noises), ours.cond, times, sampler=ours.sampler).float().cpu()
 
 
 def _noises(rows: Sequence[Mapping[str, Tensor]], schedule: SchedulerExport, ours: Ours, n: int) -> Iterator[Tensor]:

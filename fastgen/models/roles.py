@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Literal
 
 from torch import Tensor, nn
 
@@ -10,8 +9,8 @@ from ..process import Process
 from .contract import Denoiser
 from .discriminator import Discriminator
 from .owned import collect_gradients, owned
+from .walk import Plan
 
-Sampler = Literal["renoise", "ode"]
 DENOISERS = ("generator", "fake_score", "real_score", "target")
 
 
@@ -20,30 +19,15 @@ class Roles:
 
     Args:
         members: role name -> module. The denoisers all speak one process.
-        grids: the descending process times [n] that the exported scheduler stops at, one grid for each declared
-            number of steps; rollouts run on exactly these.
-        sampler: how the student steps from one of these times to the next: renoise (predict x0, add fresh noise) or
-            ode (keep the predicted noise).
-        told: what the generator's embeddings are told at each stop of its grids.
+        student: how the generator steps where it samples; rollouts keep to it.
         borrowed: roles whose weights are the teacher's for good, so that a checkpoint need not hold them.
-        boundary: the process time below which the second of two experts is called; 0 for one network.
     """
 
     def __init__(
-        self,
-        members: Mapping[str, nn.Module],
-        *,
-        grids: Sequence[Tensor],
-        sampler: Sampler = "renoise",
-        told: Mapping[float, Mapping[str, float]] | None = None,
-        borrowed: Sequence[str] = ("real_score",),
-        boundary: float = 0.0,
+        self, members: Mapping[str, nn.Module], student: Plan, *, borrowed: Sequence[str] = ("real_score",)
     ) -> None:
         self.members = dict(members)
-        self.grids = tuple(grids)
-        self.sampler = sampler
-        self.told = told or {}
-        self.boundary = boundary
+        self.student = student
         self.own = tuple(name for name in self.members if name not in borrowed)
         for module in self.members.values():
             module.requires_grad_(False)

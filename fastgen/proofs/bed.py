@@ -3,6 +3,7 @@
 import math
 from dataclasses import dataclass
 from functools import cache
+from itertools import chain, count
 
 import torch
 from diffusers import DDIMScheduler
@@ -11,7 +12,8 @@ from torch import Tensor
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
 from ..models.denoiser import NetworkDenoiser
-from ..models.roles import Roles, Sampler
+from ..models.roles import Roles
+from ..models.walk import Sampler, sample, scalars_at, walk
 from ..objectives import Batch, Objective, Pair
 from ..process import EDM, Flow, Process, Trig, from_scheduler
 from .analytic import ExactDenoiser, Mixture
@@ -129,27 +131,19 @@ def batch_for(
     return Batch(bed.cond(labels), (2,), rng, shared_rng, real=real, pairs=drawn, images=images)
 
 
-@torch.no_grad()
 def generated(generator: Denoiser, bed: Bed, grid: Tensor, sampler: Sampler) -> list[Tensor]:
     """The clean samples that each step of the student's sampler predicts; the last are what it returns."""
-    process, cond = generator.process, bed.cond(bed.labels(SAMPLES, seeded(0)))
-    x, landings = process.prior(noise(2, SAMPLES), _full(grid[0])), []
-    for i, (t, s) in enumerate(_moves(grid)):
-        told = {"s": _full(s)} if "s" in generator.scalars else {}
-        belief = generator(x, _full(t), cond, told)
-        landings.append(belief.x0)
-        x = belief.at(_full(s)) if sampler == "ode" else process.renoise(belief.x0, _full(s), noise(4 + i, SAMPLES))
-    return landings
+    times, seeds = grid.tolist(), chain([2], count(4))
+    scalars = scalars_at(times, ("s",) if "s" in generator.scalars else (), sampler=sampler, guidance=None)
+    cond = bed.cond(bed.labels(SAMPLES, seeded(0)))
+    stops = walk(generator, lambda: noise(next(seeds), SAMPLES), cond, times, sampler=sampler, scalars=scalars)
+    return [stop.belief.x0 for stop in stops if stop.belief is not None]
 
 
-@torch.no_grad()
 def integrated(bed: Bed, grid: Tensor) -> Tensor:
     """Samples of the teacher's deterministic sampler on the same grid."""
-    teacher, cond = bed.real, bed.cond(bed.labels(SAMPLES, seeded(0)))
-    x = teacher.process.prior(noise(2, SAMPLES), _full(grid[0]))
-    for t, s in _moves(grid):
-        x = teacher(x, _full(t), cond).at(_full(s))
-    return x
+    cond = bed.cond(bed.labels(SAMPLES, seeded(0)))
+    return sample(bed.real, lambda: noise(2, SAMPLES), cond, grid.tolist(), sampler="ode")
 
 
 def distance(samples: Tensor, bed: Bed) -> float:
@@ -165,11 +159,3 @@ def noise(seed: int, count: int) -> Tensor:
 def seeded(seed: int) -> torch.Generator:
     """A random stream of its own."""
     return torch.Generator().manual_seed(seed)
-
-
-def _full(t: Tensor) -> Tensor:
-    return t.double().expand(SAMPLES)
-
-
-def _moves(grid: Tensor) -> list[tuple[Tensor, Tensor]]:
-    return list(zip(grid, [*grid[1:], torch.zeros(())], strict=True))

@@ -12,6 +12,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from ..models.roles import Roles
 from ..models.state import STATES
+from ..models.walk import Plan
 from ..objectives import Batch, Objective, Pair, Terms, roles_of
 from ..process import Process, even_grid
 from .analytic import AffineGenerator, ExactDenoiser, ExactRatio, Mixture
@@ -125,7 +126,7 @@ def _roles(objective: Objective, generator: AffineGenerator, law: Mixture) -> Ro
     real, fake = ExactDenoiser(generator.process, REAL), ExactDenoiser(generator.process, law)
     members = {"generator": generator, "target": copy.deepcopy(generator), "real_score": real, "fake_score": fake}
     states = {name: STATES[name]() for name in objective.needs.states}
-    return Roles(members | {"discriminator": ExactRatio(real, fake)} | states, grids=[even_grid(1)])
+    return Roles(members | {"discriminator": ExactRatio(real, fake)} | states, Plan([even_grid(1)]))
 
 
 def _batch(objective: Objective, roles: Roles) -> Batch:

@@ -9,8 +9,9 @@ from torch import Tensor, nn
 from ..models.conditioning import Conditioning
 from ..models.denoiser import CallForm, NetworkDenoiser
 from ..models.discriminator import Discriminator
-from ..models.roles import Roles, Sampler
+from ..models.roles import Roles
 from ..models.state import STATES
+from ..models.walk import Plan, Sampler
 from ..objectives import Batch, Needs, Objective
 from ..process import Process, Reading, Uniform
 from ..process.prediction import edm_row
@@ -122,7 +123,7 @@ def toy_roles_of(
         "discriminator": Discriminator(denoisers["fake_score"], ["hidden.1"], example),
     }
     members |= {name: STATES[name]() for name in needs.states}
-    return Roles(members, grids=grids, sampler=sampler)
+    return Roles(members, Plan(grids, sampler=sampler))
 
 
 def toy_batch(data: Mixture, size: int, rng: torch.Generator, shared_rng: torch.Generator) -> Batch:

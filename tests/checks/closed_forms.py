@@ -9,6 +9,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from fastgen.models.roles import Roles
+from fastgen.models.walk import Plan
 from fastgen.objectives import Batch, Landing, Objective
 from fastgen.process import EDM, Discrete, Flow, Process, Trig, Uniform, even_grid
 from fastgen.proofs.analytic import AffineGenerator, ExactDenoiser, Mixture
@@ -82,7 +83,7 @@ def gaussian_roles(process: Process, **members: nn.Module) -> Roles:
         "fake_score": ExactDenoiser(process, generator.law()),
         "real_score": ExactDenoiser(process, REAL),
     }
-    return Roles(trio | members, grids=[even_grid(1)])
+    return Roles(trio | members, Plan([even_grid(1)]))
 
 
 def slopes(roles: Roles, objective: Objective, batch: Batch, term: str) -> tuple[Tensor, Tensor]:

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.roles import Roles
 from fastgen.models.state import STATES
+from fastgen.models.walk import Plan
 from fastgen.objectives import Objective
 from fastgen.process import ROWS, Prediction, Process, Row, even_grid
 from fastgen.proofs.analytic import ExactDenoiser
@@ -110,7 +111,7 @@ def knowing_roles(
     }
     members["real_score"] = ExactDenoiser(process, REAL)
     members |= {name: STATES[name]() for name in objective.needs.states}
-    return Roles(members, grids=grids or [even_grid(1)])
+    return Roles(members, Plan(grids or [even_grid(1)]))
 
 
 def gaussian_batch(*, images: int = 0, seed: int = 0, size: int = SIZE) -> ScriptedBatch:

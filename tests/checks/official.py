@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.roles import Roles
+from fastgen.models.walk import Plan
 from fastgen.process import ROWS, Prediction, Process, Uniform
 
 FOLDER = Path(__file__).parent / "official"
@@ -171,7 +172,7 @@ def trio(
         "discriminator": Judge(level),
     }
     grids = [torch.tensor(grid, dtype=torch.float64)]
-    return Roles(members | states, grids=grids, sampler="ode" if len(grid) > 1 else "renoise")
+    return Roles(members | states, Plan(grids, "ode" if len(grid) > 1 else "renoise"))
 
 
 def batch_of(*noises: Tensor, seed: int = 0) -> ScriptedBatch:

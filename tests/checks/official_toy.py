@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.roles import Roles
 from fastgen.models.state import STATES
+from fastgen.models.walk import Plan
 from fastgen.objectives import Objective
 from fastgen.process import Discrete, Prediction, Process, Row, even_grid
 
@@ -102,7 +103,7 @@ def toys(
     }
     members["discriminator"] = LinearJudge(process)
     members |= {name: STATES[name]().double() for name in objective.needs.states}
-    return Roles(members, grids=[even_grid(steps)])
+    return Roles(members, Plan([even_grid(steps)]))
 
 
 def waves(*noises: Tensor, images: int = 0) -> ScriptedBatch:

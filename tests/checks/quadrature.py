@@ -11,6 +11,7 @@ from torch import Tensor
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.roles import Roles
 from fastgen.models.state import RatioMeans
+from fastgen.models.walk import Plan
 from fastgen.process import Prediction, Process, even_grid
 from fastgen.proofs.analytic import AffineGenerator, ExactDenoiser, ExactRatio, Mixture
 
@@ -65,7 +66,7 @@ def quadrature(process: Process, pair: Pair, *, nodes: int) -> tuple[Roles, Scri
     states = {"discriminator": ExactRatio(real, fake), "ratio_means": RatioMeans()}
     cond = real.data.uncond(len(noises))
     batch = ScriptedBatch(cond, (pair.dim,), **streams(), script=list(noises.chunk(2, dim=1)))
-    return Roles(scores | states, grids=[even_grid(1)]), batch
+    return Roles(scores | states, Plan([even_grid(1)])), batch
 
 
 def marginals(

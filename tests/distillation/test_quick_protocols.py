@@ -76,7 +76,7 @@ def test_the_figures_of_digits_are_those_of_the_exported_student(folder, whole):
     labels = class_balanced_labels(20)
     noise = seeded_noise(range(20), student.pipeline.shape, CPU)
     cond = student.pipeline.condition(20, labels=labels)
-    canvases = renoise(student.pipeline.denoiser(), noise, cond, student.grids[0].tolist())
+    canvases = renoise(student.pipeline.denoiser(), noise, cond, student.plan.grids[0].tolist())
     expected = asdict(digits_figures(from_canvas(canvases), labels))
     assert {name: about[name] for name in expected} == pytest.approx(expected, rel=1e-4)
     measured = [record for record in logged(whole) if "quality/frechet" in record and record["stage"] == 1]

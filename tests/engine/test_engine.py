@@ -284,10 +284,10 @@ def test_pairs_are_made_once_kept_and_match_their_conditioning(pipeline, tmp_pat
 
 def test_kd_reads_each_pair_with_its_own_conditioning(pipeline):
     stage = small_run.stage(pipeline, small_run.KD)
-    seen = stage.spec.feed.batch(14, 4, rng=stream(small_run.CPU, 0), shared_rng=stream(small_run.CPU, 0))
+    seen = stage.feed.batch(14, 4, rng=stream(small_run.CPU, 0), shared_rng=stream(small_run.CPU, 0))
     rows = torch.tensor([14, 15, 0, 1])  # of 16 pairs
-    assert torch.equal(seen.pair.eps, stage.spec.feed.pairs.eps[rows])
-    labels = stage.spec.feed.pairs.items(rows).labels
+    assert torch.equal(seen.pair.eps, stage.feed.pairs.eps[rows])
+    labels = stage.feed.pairs.items(rows).labels
     wanted = pipeline.condition(4, labels=labels)
     assert torch.equal(seen.cond.batched["class_labels"], wanted.batched["class_labels"])
 

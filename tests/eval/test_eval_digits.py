@@ -16,6 +16,7 @@ from eval.digits.figures import class_balanced_labels, digits_figures, figures_b
 from eval.digits.report import DigitsReport, Sampler, digits_report, save
 from fastgen.data.digits import from_canvas, to_canvas
 from fastgen.distillation import distil
+from fastgen.models.walk import Plan
 
 REAL = real_digits()
 
@@ -201,7 +202,7 @@ def test_a_run_reports_the_steps_of_a_guided_teacher_and_twice_as_many_calls(
 
     monkeypatch.setattr(digits_report_module, "digits_report", report_of)
     monkeypatch.setattr(digits_report_module, "save", lambda *_: None)
-    student = MagicMock(grids=[torch.tensor([1.0, 0.5])])
+    student = MagicMock(plan=Plan([torch.tensor([1.0, 0.5])]))
     student.config.evaluate.configure_mock(protocol="digits", teacher_steps=25, teacher_guidance=guidance)
     distil._measure(student, MagicMock(weights={"dmd2": {}}))
     assert {name: (one.nfe, one.steps or one.nfe) for name, one in given.items()} == {

@@ -88,7 +88,7 @@ def test_a_pipeline_that_rounds_its_times_gets_stops_that_are_not_rounded(name, 
                 exact, told = pipeline.told_in_bf16(schedule.scheduler, n)
                 assert told[1:].tolist() == halved(exact).tolist()[1:]
                 assert torch.allclose(told, exact, rtol=0, atol=1e-6)
-                assert torch.allclose(student.grids[list(student.stops).index(n)], exact, rtol=0, atol=1e-6)
+                assert torch.allclose(student.plan.grids[list(student.stops).index(n)], exact, rtol=0, atol=1e-6)
 
 
 def test_stops_that_cannot_be_held_are_warned_of(flux, tmp_path):
@@ -100,7 +100,7 @@ def test_a_pipeline_that_tells_its_times_in_float32_keeps_them(tmp_path):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         student = student_of(pipeline_of("sd3"), tmp_path, "student.steps=[4]", "student.shift=1.58")
-    assert torch.allclose(student.grids[0], torch.tensor(FlowTimes(1.58).times(4), dtype=torch.float64), atol=1e-6)
+    assert torch.allclose(student.plan.grids[0], torch.tensor(FlowTimes(1.58).times(4), dtype=torch.float64), atol=1e-6)
 
 
 def test_a_pipeline_is_in_bf16_for_a_rehearsal_only():

@@ -23,6 +23,7 @@ from fastgen.models.merging import lora_layers, merged
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.roles import weights_of
 from fastgen.models.targets import find_targets
+from fastgen.models.walk import Plan
 from fastgen.objectives import DMD2
 from fastgen.objectives.parts.guidance import Fixed
 from fastgen.process import even_grid
@@ -41,16 +42,16 @@ def pipeline():
 def roles_on(pipeline, lora=SMALL, *, sharing="lora", weights=None, objective=ONE_TURN, carry=None, **train):
     settings = Train.model_validate({"images": 1000, "batch": 4, "optim": {"lr": 1e-2}, **train})
     config = StageConfig(name="small", objective=objective, train=settings, carry=carry or {})
-    grids, left = [even_grid(1)], weights or {}
+    student, left = Plan([even_grid(1)]), weights or {}
     base = "bf16" if settings.precision == "bf16" else "fp32"
-    roles = build_roles(pipeline, config, grids=grids, weights=left, seed=0, sharing=sharing, lora=lora, base=base)
+    roles = build_roles(pipeline, config, student=student, weights=left, seed=0, sharing=sharing, lora=lora, base=base)
     return roles, config
 
 
 def stage_on(pipeline, lora=SMALL, **changes):
     roles, config = roles_on(pipeline, lora, **changes)
     feed = Feed(pipeline, Loader(small_run.Stripes(), seed=0), small_run.CPU, config.objective.needs, None)
-    return loop.Stage(loop.StageSpec("small", 0, config.objective, feed, config.train, 0), roles, Accelerator(cpu=True))
+    return loop.Stage(config, roles, feed, Accelerator(cpu=True))
 
 
 def answer(model, pipeline) -> Tensor:

@@ -11,7 +11,7 @@ from fastgen.models.baking import baked
 from fastgen.models.merging import merged
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.roles import weights_of
-from fastgen.sampling.sampler import ode, renoise, told_at
+from fastgen.models.walk import sample, scalars_at
 
 GRID = [1.0, 0.75, 0.5, 0.25]
 NAMES = ("s", "w")
@@ -56,32 +56,30 @@ def close(a: Tensor, b: Tensor) -> None:
 
 
 @pytest.mark.parametrize("make", [whole, adapted])
-@pytest.mark.parametrize("deterministic", [True, False])
-def test_the_baked_network_samples_as_the_told_one(pipeline, make, deterministic):
+@pytest.mark.parametrize("sampler", ["ode", "renoise"])
+def test_the_baked_network_samples_as_the_told_one(pipeline, make, sampler):
     model = make(pipeline)
-    told = told_at(GRID, NAMES, deterministic=deterministic, guidance=7.0)
+    told = scalars_at(GRID, NAMES, sampler=sampler, guidance=7.0)
     cond = pipeline.condition(3, labels=torch.tensor([0, 1, 2]))
     noise = torch.randn(4, 3, *pipeline.shape)
 
     def drawn(network: nn.Module, **known: object) -> Tensor:
         parts = iter(noise)
-        if deterministic:
-            return ode(network, next(parts), cond, GRID, **known)
-        return renoise(network, lambda: next(parts), cond, GRID, **known)
+        return sample(network, lambda: next(parts), cond, GRID, sampler=sampler, **known)
 
-    close(drawn(plain(pipeline, model, told)), drawn(model, told=told))
-    assert (drawn(model) - drawn(model, told=told)).abs().max() > 1e-2, "what is told makes no difference"
+    close(drawn(plain(pipeline, model, told)), drawn(model, scalars=told))
+    assert (drawn(model) - drawn(model, scalars=told)).abs().max() > 1e-2, "what is told makes no difference"
 
 
 def test_each_stop_is_told_where_its_step_leads():
-    leading = told_at(GRID, NAMES, deterministic=True, guidance=5.0)
+    leading = scalars_at(GRID, NAMES, sampler="ode", guidance=5.0)
     assert [values["s"] for values in leading.values()] == [0.75, 0.5, 0.25, 0.0]
     assert {values["w"] for values in leading.values()} == {0.25}
-    assert {values["s"] for values in told_at(GRID, ("s",), deterministic=False, guidance=None).values()} == {0.0}
+    assert {values["s"] for values in scalars_at(GRID, ("s",), sampler="renoise", guidance=None).values()} == {0.0}
 
 
 def test_an_adapter_of_too_low_a_rank_is_refused(pipeline):
-    told = told_at(GRID, NAMES, deterministic=True, guidance=7.0)
+    told = scalars_at(GRID, NAMES, sampler="ode", guidance=7.0)
     model = adapted(pipeline, rank=3)
     with pytest.raises(UserError, match=r"at least 4 \(it is 3\)"):
         baked(

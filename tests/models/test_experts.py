@@ -33,6 +33,7 @@ from fastgen.models.pipelines.teacher import load_teacher
 from fastgen.models.pipelines.watch import record
 from fastgen.models.roles import Roles
 from fastgen.models.targets import find_targets
+from fastgen.models.walk import Plan
 from fastgen.objectives import Batch
 from fastgen.objectives.distribution.phased_dmd import PhasedDMD
 from fastgen.objectives.parts.rollout import land
@@ -110,7 +111,8 @@ def test_a_phase_trains_its_own_expert_alone(pipeline, sharing):
     objective, reached = PhasedDMD(experts=True), set()
     stage = StageConfig(name="small", objective=objective, train=Train(images=8, batch=2))
     shared: dict[str, Any] = {"sharing": sharing, "lora": LoRA(rank=2)}
-    trio = build_roles(pipeline, stage, grids=[pipeline.grid(4)], weights={}, seed=0, sampler="ode", **shared)
+    student = Plan([pipeline.grid(4)], "ode", boundary=pipeline.boundary)
+    trio = build_roles(pipeline, stage, student=student, weights={}, seed=0, **shared)
     for seed in range(6):
         cond = pipeline.condition(2, prompts=PROMPTS[:2])
         batch = Batch(cond, pipeline.shape, **streams(seed))
@@ -135,7 +137,7 @@ def test_the_experts_phases_meet_at_the_boundary(boundary: float, ends: list[flo
     seen = {}
     for seed in range(24):
         generator = recorded_roles(Flow(), [STOPS])[1]
-        alone = Roles({"generator": generator}, grids=[STOPS], sampler="ode", boundary=boundary)
+        alone = Roles({"generator": generator}, Plan([STOPS], "ode", boundary=boundary))
         landing = land("phased", alone, scripted(torch.randn(2, 2), seed=seed), experts=True)
         seen[landing.t[0].item()] = landing.s[0].item()
     assert seen == dict(zip(STOPS.tolist(), ends, strict=True))
@@ -235,7 +237,7 @@ def test_experts_of_a_teacher_of_one_are_refused_by_name(tmp_path):
 @pytest.mark.parametrize(("times", "where"), [([1.0, 0.875], "below"), ([0.8, 0.5], "at or above")])
 def test_a_student_that_leaves_an_expert_untrained_is_refused(pipeline, times, where, tmp_path):
     with pytest.raises(UserError, match=f"of 2 steps, at the times {times[0]:.3g}, .* none lies {where} the boundary"):
-        check_grids(config(tmp_path), pipeline, {2: torch.tensor(times, dtype=torch.float64)})
+        check_grids(config(tmp_path), Plan([torch.tensor(times, dtype=torch.float64)], boundary=pipeline.boundary))
 
 
 def test_adapters_of_one_network_alone_are_refused(pipeline):

@@ -49,7 +49,7 @@ def test_a_stage_whose_discriminator_has_no_parameters_trains_the_fake_score_by_
         example = x, t, pipeline.condition(2, labels=torch.tensor([0, 1]))
         fake_score = drawn.roles.fake_score
         drawn.roles.members["discriminator"] = Discriminator(fake_score, ["mid_block"], example, heads="mean")
-        stage = loop.Stage(drawn.spec, drawn.roles, drawn.accelerator)
+        stage = loop.Stage(drawn.config, drawn.roles, drawn.feed, drawn.accelerator)
         figures = stage.cycle()
         assert set(stage.optimizers) == {"generator", "fake_score"}
         assert figures["fake_score/gan"] > 0
@@ -61,7 +61,7 @@ def test_real_images_stand_beside_teacher_pairs():
     """Those of the positions that the pairs' conditions come from."""
     pipeline = Pipeline(tiny.class_conditional())
     stage = small_run.stage(pipeline, DMD(gan=GAN()))
-    batch = stage.spec.feed.batch(6, 4, rng=torch.Generator(), shared_rng=torch.Generator())
+    batch = stage.feed.batch(6, 4, rng=torch.Generator(), shared_rng=torch.Generator())
     seen = batch.x0.flatten(2).mean(dim=2).argmax(dim=1)  # the coloured channel is the label's
     assert seen.tolist() == [int(label) % 3 for label in batch.cond.batched["class_labels"]]
     assert batch.pair.eps.shape == batch.x0.shape

@@ -21,6 +21,7 @@ from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import CallForm, NetworkDenoiser
 from fastgen.models.discriminator import Discriminator, default_layers
 from fastgen.models.image_part import image_parts
+from fastgen.models.walk import Plan
 from fastgen.process import even_grid
 from fastgen.process.scheduler import from_scheduler
 
@@ -36,7 +37,7 @@ def judge(name: str, *layers: str) -> Discriminator:
     objective = {"name": "dmd2", "gan": {"weight": 1.0}, "guidance": 1.0}
     stage = {"name": "gan", "objective": objective, "train": {"images": 4, "batch": 2}, "discriminator": spec}
     config = StageConfig.model_validate(stage)
-    return build_roles(probed(name), config, grids=[even_grid(1)], weights=None, seed=0).discriminator
+    return build_roles(probed(name), config, student=Plan([even_grid(1)]), weights=None, seed=0).discriminator
 
 
 def conditioned(name: str, *prompts: str) -> Conditioning:

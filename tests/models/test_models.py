@@ -15,6 +15,7 @@ from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import CallForm, NetworkDenoiser, RetargetedDenoiser
 from fastgen.models.discriminator import Discriminator, default_layers
 from fastgen.models.roles import Roles
+from fastgen.models.walk import Plan
 from fastgen.process import EDM, ROWS, Discrete, Flow, Prediction, Process, Reading, Trig, from_scheduler
 from fastgen.proofs.analytic import ExactDenoiser, Mixture
 
@@ -403,7 +404,7 @@ def test_default_layers_are_the_bottleneck_or_the_middle():
 
 def roles() -> Roles:
     members = {name: network(Tower()) for name in ("generator", "fake_score", "real_score")}
-    return Roles(members, grids=[torch.ones(1)])
+    return Roles(members, Plan([torch.ones(1)]))
 
 
 def trainable(held: Roles) -> set[str]:

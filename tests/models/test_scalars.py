@@ -13,6 +13,7 @@ from fastgen.engine.roles import build_roles
 from fastgen.models.denoiser import RetargetedDenoiser
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.scalars import ScalarEmbeddings, find_time_embedding
+from fastgen.models.walk import Plan
 from fastgen.objectives import DMD2
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.guidance import Fixed
@@ -131,7 +132,7 @@ def roles_with(lora: LoRA | None, *, compiled: bool = False) -> tuple:
     train = Train.model_validate({"images": 8, "batch": 4, "compile": compiled})
     stage = StageConfig(name="small", objective=AWARE, train=train)
     sharing = "lora" if lora else "full"
-    roles = build_roles(pipeline, stage, grids=[even_grid(2)], weights=None, seed=0, sharing=sharing, lora=lora)
+    roles = build_roles(pipeline, stage, student=Plan([even_grid(2)]), weights=None, seed=0, sharing=sharing, lora=lora)
     x = torch.randn(2, *pipeline.shape, generator=torch.Generator().manual_seed(0))
     return roles, (x, T, pipeline.condition(2, labels=torch.tensor([1, 2])))
 

@@ -227,7 +227,7 @@ def with_discriminator(members: dict[str, nn.Module], family: Family, base: nn.M
     members["discriminator"] = Discriminator(members["fake_score"], layers, example)
     for p in members["discriminator"].parameters():
         p.data += 0.1 * torch.randn_like(p)
-    return Roles(members, grids=[even_grid(2)])
+    return Roles(members, Plan([even_grid(2)]))
 
 
 def conditioning(family: Family) -> Conditioning:

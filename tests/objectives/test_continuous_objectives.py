@@ -14,6 +14,7 @@ from torch import Tensor
 from fastgen.models.calls import NONE
 from fastgen.models.roles import Roles
 from fastgen.models.state import LogVariance
+from fastgen.models.walk import Plan
 from fastgen.objectives import Batch, Needs, Objective
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.ops import Noised
@@ -165,7 +166,7 @@ def test_the_unit_of_the_samples_changes_nothing(norm: str):
         process = EDM(sigma_min=0.002 * unit, sigma_max=80 * unit)
         objective = SimplifiedConsistency(sigma_data=0.5 * unit, times=only(0.4), warmup=0, norm=norm)
         members = {"generator": linear(process, 0.5 * unit, 0.3), "real_score": linear(process, 0.5 * unit, -0.2)}
-        roles = Roles(members | {"log_variance": LogVariance()}, grids=[even_grid(1)])
+        roles = Roles(members | {"log_variance": LogVariance()}, Plan([even_grid(1)]))
         roles.generator.bias.data.copy_(torch.tensor([-0.7, 0.2]))
         batch = gaussian_batch()
         batch.real = batch.real * unit

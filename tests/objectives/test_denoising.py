@@ -115,7 +115,7 @@ def check_denoising_floor(process: Process, name: str, space: str = "x0") -> Non
     objective = LEARNERS[name]
     if name == "pretrain":
         objective, covariance = replace(objective, space=space), COVARIANCE
-        roles = Roles({"generator": ExactDenoiser(process, REAL)}, grids=[even_grid(1)])
+        roles = Roles({"generator": ExactDenoiser(process, REAL)}, Plan([even_grid(1)]))
         real = MEAN + z @ torch.linalg.cholesky(COVARIANCE).T
         loss = objective.generator(roles, scripted(eps, real=real))["denoise"]
     else:
@@ -138,7 +138,7 @@ def test_the_exact_denoiser_reaches_the_floor(process: Process, name: str, space
 def check_label_dropout(share: float) -> None:
     recorder = Recorder(ExactDenoiser(Flow(), PLANE))
     batch = toy_batch(PLANE, 4096, *streams().values())
-    Pretrain(label_dropout=share).generator(Roles({"generator": recorder}, grids=[]), batch)
+    Pretrain(label_dropout=share).generator(Roles({"generator": recorder}, Plan([])), batch)
     told, labels = (cond.batched["class_labels"] for cond in (recorder.calls[0].cond, batch.cond))
     dropped = told == -1
     assert torch.equal(told[~dropped], labels[~dropped])

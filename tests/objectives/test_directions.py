@@ -26,6 +26,7 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal
 
 from fastgen.models.roles import Roles
+from fastgen.models.walk import Plan
 from fastgen.objectives.distribution.decoupled_dmd import DecoupledDMD
 from fastgen.objectives.distribution.diff_instruct import DiffInstruct
 from fastgen.objectives.distribution.vsd import VSD, SwiftBrush
@@ -96,7 +97,7 @@ def test_diff_instruct_has_its_tabled_value_at_alpha_four_fifths():
         "real_score": ExactDenoiser(process, Mixture(0.3 * one, 0.8 * one[None])),
     }
     objective = DiffInstruct(times=only(math.acos(0.8) * 2 / math.pi))
-    mean, factor = slopes(Roles(members, grids=[even_grid(1)]), objective, scripted(*cubature(1)), "dm")
+    mean, factor = slopes(Roles(members, Plan([even_grid(1)])), objective, scripted(*cubature(1)), "dm")
     assert (mean.item(), factor.item()) == pytest.approx((0.247706422, 0.105045225), abs=1e-7)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from fastgen.models.roles import Roles
 from fastgen.models.state import STATES
+from fastgen.models.walk import Plan
 from fastgen.objectives import OBJECTIVES, Objective, Pair
 from fastgen.objectives.distribution.decoupled_dmd import DecoupledDMD
 from fastgen.objectives.distribution.diff_instruct import DiffInstruct
@@ -62,7 +63,7 @@ def fixture(objective: Objective, steps: int) -> Roles:
         **{name: STATES[name]() for name in objective.needs.states},
     }
     sampler = objective.needs.sampler or "renoise"
-    return Roles(members, grids=[even_grid(steps)], sampler=sampler)
+    return Roles(members, Plan([even_grid(steps)], sampler=sampler))
 
 
 def drawn(seed: int, depth_seed: int) -> ScriptedBatch:

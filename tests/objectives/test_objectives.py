@@ -30,6 +30,7 @@ from recorder import Recorder
 from fastgen.models.calls import guided, look, through
 from fastgen.models.roles import Roles
 from fastgen.models.state import STATES
+from fastgen.models.walk import Plan
 from fastgen.objectives import OBJECTIVES, Batch, Objective, Pair
 from fastgen.objectives.distribution.decoupled_dmd import DecoupledDMD
 from fastgen.objectives.distribution.dmd import DMD
@@ -116,7 +117,7 @@ def check_fixed_point(process: Process, name: str) -> None:
     real = ExactDenoiser(process, PLANE)
     states = {state: STATES[state]() for state in objective.needs.states}
     roles = gaussian_roles(process, real_score=real, fake_score=real, discriminator=ExactRatio(real, real), **states)
-    roles = Roles(roles.members, grids=[even_grid(2)], sampler=objective.needs.sampler or "renoise")
+    roles = Roles(roles.members, Plan([even_grid(2)], sampler=objective.needs.sampler or "renoise"))
     batch = toy_batch(PLANE, 64, *streams().values())
     batch.pairs = Pair(batch.noise(), batch.noise())
     with roles.training(("generator",)):
@@ -189,7 +190,7 @@ def test_the_generators_turn_goes_through_the_scores_or_only_looks(name: str):
     sampler = objective.needs.sampler or "renoise"
     roles = toy_roles(Flow(), PLANE, [even_grid(2)], updates=0, objective=objective, sampler=sampler)
     asked = {role: Recorder(roles[role]) for role in ("real_score", "fake_score")}
-    roles = Roles(roles.members | asked, grids=roles.grids, sampler=sampler)
+    roles = Roles(roles.members | asked, Plan(roles.student.grids, sampler=sampler))
     with roles.training(("generator",)):
         sum(objective.generator(roles, batch_for(objective)).values()).backward()
     for recorder in asked.values():

@@ -96,7 +96,7 @@ def pcm_taught(objective: PhasedConsistency, roles: Roles) -> Tensor:
 
 
 def pcm_ends(objective: PhasedConsistency, roles: Roles) -> Tensor:
-    edges = torch.cat([roles.grids[0], CLEAN])
+    edges = torch.cat([roles.student.grids[0], CLEAN])
     return STABLE_DIFFUSION.clock(objective._jumps(roles, waves(NOISE), edges).s)
 
 

@@ -1,5 +1,7 @@
 """How the generator is run in training."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from closed_forms import OTHER_FACTOR, OTHER_MEAN, PLANE, REAL, close, processes, scripted, streams
@@ -104,7 +106,7 @@ def check_deterministic_rollout(process: Process, rollout: str, ends: list[float
     depths = set()
     for seed in range(24):
         roles, recorder = recorded_roles(process, [STOPS])
-        roles.sampler = "ode"
+        roles.student = replace(roles.student, sampler="ode")
         z = torch.randn(6, 2, dtype=torch.float64)
         with roles.training(("generator",)):
             landing = land(rollout, roles, scripted(z, seed=seed), **settings)
@@ -147,7 +149,7 @@ def test_the_first_phases_get_the_odd_step(grid: Tensor, phases: int, ends: list
     seen = {}
     for seed in range(24):
         roles, _ = recorded_roles(Flow(), [grid])
-        roles.sampler = "ode"
+        roles.student = replace(roles.student, sampler="ode")
         landing = land("phased", roles, scripted(torch.randn(2, 2), seed=seed), phases=phases)
         seen[landing.t[0].item()] = landing.s[0].item()
     assert seen == dict(zip(grid.tolist(), ends, strict=True))
@@ -155,6 +157,6 @@ def test_the_first_phases_get_the_odd_step(grid: Tensor, phases: int, ends: list
 
 def test_a_landing_on_a_clean_sample_is_its_prediction():
     roles, _ = recorded_roles(Flow(), [even_grid(1)])
-    roles.sampler = "ode"
+    roles.student = replace(roles.student, sampler="ode")
     landing = land("trajectory", roles, scripted(torch.randn(4, 2)))
     assert landing.x is landing.x0

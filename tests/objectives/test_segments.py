@@ -1,5 +1,6 @@
 """Matching of noisy samples at the ends of segments: TDM, Phased DMD and DMD2 along a trajectory."""
 
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -25,6 +26,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 from fastgen.models.calls import NONE, Scalars
 from fastgen.models.roles import Roles
+from fastgen.models.walk import Plan
 from fastgen.objectives import Objective, Pair
 from fastgen.objectives.distribution.decoupled_dmd import DecoupledDMD
 from fastgen.objectives.distribution.dmd import DMD
@@ -60,7 +62,7 @@ def first_segment(roles: Roles, objective: Objective, *script: Tensor) -> tuple[
     for seed in range(20):
         batch = scripted(*script, seed=seed)
         measured = slopes(roles, objective, batch, "dm")
-        if torch.equal(batch.landing.t, batch.full(roles.grids[0][0])):
+        if torch.equal(batch.landing.t, batch.full(roles.student.grids[0][0])):
             return measured, batch.landing.s[0]
     raise AssertionError("no rollout ended after its first step")
 
@@ -80,7 +82,7 @@ def segment_roles(process: Process, *heard: str) -> Roles:
     alpha, sigma = process.alpha(HALF[1]), process.sigma(HALF[1])
     law = Mixture((offset / alpha)[None], ((matrix @ matrix.T - sigma**2 * UNIT) / alpha**2)[None])
     roles = gaussian_roles(process, fake_score=Listener(ExactDenoiser(process, law), *heard))
-    roles.grids, roles.sampler = (HALF,), "ode"
+    roles.student = Plan([HALF], "ode")
     return roles
 
 
@@ -119,7 +121,7 @@ def test_tdm_in_one_step_is_dmd(process: Process):
     for objective, sampler in ((TDM(times=only(0.5)), "ode"), (DMD(times=only(0.5)), "renoise")):
         z, eps = quasi_random(2, 64)
         roles, batch = gaussian_roles(process), scripted(z, eps)
-        roles.sampler, batch.pairs = sampler, Pair(z, z)
+        roles.student, batch.pairs = replace(roles.student, sampler=sampler), Pair(z, z)
         measured.append(slopes(roles, objective, batch, "dm"))
     close(*measured)
 
@@ -159,7 +161,7 @@ def test_phased_dmd_is_the_kl_gradient_of_the_noisy_sample(process: Process):
 def check_kl_weight(process: Process, objective: Objective) -> None:
     """alpha^2 / sigma^2 (fake - real) is the gradient of KL(q_t | p_t)."""
     roles = gaussian_roles(process)
-    roles.sampler = "ode"
+    roles.student = replace(roles.student, sampler="ode")
     measured = slopes(roles, objective, scripted(*cubature(2)), "dm")
     alpha, sigma = process.alpha(level(0.5)), process.sigma(level(0.5))
     mean, factor = OTHER_MEAN.clone().requires_grad_(), OTHER_FACTOR.clone().requires_grad_()
@@ -205,7 +207,7 @@ def test_a_normaliser_is_bounded_from_below():
     z, eps = quasi_random(2, 64)
     for kind in (PhasedDMD, partial(DecoupledDMD, augmentation=1.0)):
         roles = gaussian_roles(Flow())
-        roles.sampler = "ode"
+        roles.student = replace(roles.student, sampler="ode")
         settings = {"times": only(0.5)} | ({"phases": 1} if kind is PhasedDMD else {})
         bounded = slopes(roles, kind(floor=100.0, **settings), scripted(z, eps), "dm")
         plain = slopes(roles, kind(weight="none", **settings), scripted(z, eps), "dm")

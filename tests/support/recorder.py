@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from fastgen.models.calls import NONE, Scalars
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.roles import Roles
+from fastgen.models.walk import Plan
 from fastgen.process import Prediction, Process
 from fastgen.proofs.analytic import AffineGenerator
 
@@ -39,7 +40,7 @@ class Recorder(nn.Module):
 
 def recorded_roles(process: Process, grids: list[Tensor]) -> tuple[Roles, Recorder]:
     recorder = Recorder(AffineGenerator(process, OTHER_MEAN, OTHER_FACTOR))
-    return Roles({"generator": recorder}, grids=grids), recorder
+    return Roles({"generator": recorder}, Plan(grids)), recorder
 
 
 STOPS = torch.tensor([0.9, 0.7, 0.4, 0.2], dtype=torch.float64)

@@ -28,10 +28,10 @@ from fastgen.engine import stage as loop
 from fastgen.engine.distributed import alone, average, average_gradients, meet, shared
 from fastgen.engine.feed import Feed, PairSet
 from fastgen.engine.roles import build_roles
-from fastgen.engine.stage import StageSpec
 from fastgen.errors import UserError
 from fastgen.models.pipelines.loading import load
 from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.models.walk import Plan
 from fastgen.objectives import DMD2, KnowledgeDistillation
 from fastgen.objectives.parts.guidance import Fixed
 from fastgen.process import even_grid
@@ -85,14 +85,13 @@ def stage(
     settings = Train.model_validate({"images": 1000, "batch": 4, "optim": optim, **train})
     config = StageConfig(name="small", objective=objective, train=settings)
     sharing, base = "full" if lora is None else "lora", "bf16" if settings.precision == "bf16" else "fp32"
-    grids: list[torch.Tensor] = [even_grid(steps)]
-    roles = build_roles(pipeline, config, grids=grids, weights={}, seed=0, sharing=sharing, lora=lora, base=base)
+    student = Plan([even_grid(steps)])
+    roles = build_roles(pipeline, config, student=student, weights={}, seed=0, sharing=sharing, lora=lora, base=base)
     loader = Loader(Stripes(), seed=0)
     noise = torch.randn((2, 16, *pipeline.shape), generator=torch.Generator().manual_seed(1))
     pairs = PairSet(noise[0], noise[1].clamp(-1, 1), loader) if objective.needs.pairs else None
     feed = Feed(pipeline, loader, CPU, objective.needs, pairs)
-    spec = StageSpec("small", 0, objective, feed, settings, seed=0)
-    return loop.Stage(spec, roles, accelerator or Accelerator(cpu=True))
+    return loop.Stage(config, roles, feed, accelerator or Accelerator(cpu=True))
 
 
 def parameters(stage: loop.Stage, role: str) -> torch.Tensor:
@@ -289,7 +288,7 @@ def run_or_die(config: Config, resume: bool, at: tuple[int, int] | None) -> None
     cycle = loop.Stage.cycle
 
     def cycle_or_die(self: loop.Stage) -> dict[str, float]:
-        if (self.spec.index, self.position.cycle) == at:
+        if (self.index, self.position.cycle) == at:
             os.kill(os.getpid(), signal.SIGKILL)
         return cycle(self)
 

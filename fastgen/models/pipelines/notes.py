@@ -18,6 +18,7 @@ from pydantic.dataclasses import dataclass
 
 from ...errors import UserError
 from ...files import atomic_json
+from ..walk import Sampler
 
 Arguments = dict[str, bool | int | FiniteFloat]
 """Of a stock call, by its own names."""
@@ -98,7 +99,7 @@ class Notes:
     loras: tuple[Below, ...] = ()
     licence: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
-    sampler: Literal["renoise", "ode"] | None = None
+    sampler: Sampler | None = None
     stops: dict[PositiveInt, tuple[Stop, ...]] = Field(default_factory=dict)
 
     @model_validator(mode="after")

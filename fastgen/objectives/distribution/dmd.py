@@ -69,7 +69,7 @@ class DMD:
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land("one_step", roles, batch)
         scores = compare(look, self, roles, batch, landing)
-        t = batch.full(roles.grids[0][0])
+        t = batch.full(roles.student.grids[0][0])
         paired = roles.generator(roles.process.prior(batch.pair.eps, t), t, batch.cond).x0
         terms = {
             "dm": surrogate(landing.x0, direction(self.weight, scores, landing.x0)),

@@ -51,14 +51,14 @@ def origin(process: Process) -> Tensor:
 
 def edges_of(roles: Roles, batch: Batch) -> Tensor:
     """The times [n + 1] between the steps of one of the student's grids, from its first to 0; the same on all ranks."""
-    draw = torch.randint(len(roles.grids), (), generator=batch.shared_rng, device=batch.shared_rng.device)
-    grid = roles.grids[int(draw)].double()
+    draw = torch.randint(len(roles.student.grids), (), generator=batch.shared_rng, device=batch.shared_rng.device)
+    grid = roles.student.grids[int(draw)].double()
     return torch.cat([grid, grid.new_zeros(1)]).to(batch.rng.device)
 
 
 def stops_of(roles: Roles, batch: Batch) -> Tensor:
     """All times [k] where one of the student's grids stops, ascending from 0."""
-    return merged(torch.cat([torch.zeros(1), *roles.grids]).double()).to(batch.rng.device)
+    return merged(torch.cat([torch.zeros(1), *roles.student.grids]).double()).to(batch.rng.device)
 
 
 def merged(times: Tensor) -> Tensor:

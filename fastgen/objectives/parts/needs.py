@@ -4,8 +4,9 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
-from ...models.roles import DENOISERS, Sampler
+from ...models.roles import DENOISERS
 from ...models.state import STATES
+from ...models.walk import Sampler
 
 ProcessNeed = Literal["flow"]
 BAKED = ("s", "w")

@@ -1,13 +1,15 @@
 """How the generator is run in training: always on a grid that the exported scheduler stops at."""
 
 from collections.abc import Callable
+from itertools import islice
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from ...models.calls import look, through
+from ...models.calls import through
 from ...models.roles import Roles
+from ...models.walk import walk
 from .base import Batch, Landing
 
 Rollout = Callable[..., Landing]
@@ -61,7 +63,7 @@ def phased(roles: Roles, batch: Batch, *, phases: int = 2, experts: bool = False
     grid = _drawn_grid(roles, batch)
     depth = _drawn(len(grid), batch)
     x_t, t = _sampled(roles, batch, grid, depth=depth)
-    split = [int((grid >= roles.boundary).sum())] if experts else phases
+    split = [int((grid >= roles.student.boundary).sum())] if experts else phases
     ends = torch.tensor_split(torch.cat([grid[1:], grid.new_zeros(1)]), split)
     return _jump(roles, batch, x_t, t, to=[float(end[-1]) for end in ends for _ in end][depth])
 
@@ -91,7 +93,7 @@ def landed(rollout: RolloutName, roles: Roles, batch: Batch, **settings: int) ->
 
 
 def _drawn_grid(roles: Roles, batch: Batch) -> Tensor:
-    return roles.grids[_drawn(len(roles.grids), batch)]
+    return roles.student.grids[_drawn(len(roles.student.grids), batch)]
 
 
 def _drawn(count: int, batch: Batch) -> int:
@@ -101,12 +103,9 @@ def _drawn(count: int, batch: Batch) -> int:
 
 def _sampled(roles: Roles, batch: Batch, grid: Tensor, *, depth: int) -> tuple[Tensor, Tensor]:
     """x_t and t after `depth` steps of the exported sampler, without gradient."""
-    t = batch.full(grid[0])
-    x_t = roles.process.prior(batch.noise(), t)
-    for following in grid[1 : depth + 1]:
-        belief, t = look(roles.generator, x_t, t, batch.cond), batch.full(following)
-        x_t = belief.at(t) if roles.sampler == "ode" else roles.process.renoise(belief.x0, t, batch.noise())
-    return x_t, t
+    stops = walk(roles.generator, batch.noise, batch.cond, grid.tolist(), sampler=roles.student.sampler)
+    reached = next(islice(stops, depth, None))
+    return reached.x_t, reached.t
 
 
 def _jump(roles: Roles, batch: Batch, x_t: Tensor, t: Tensor, *, to: float) -> Landing:

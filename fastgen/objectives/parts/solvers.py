@@ -13,13 +13,12 @@ from ...models.calls import Scalars, guided, look
 from ...models.conditioning import Conditioning
 from ...models.contract import Denoiser
 from ...models.roles import Roles
+from ...models.walk import LARGEST_GUIDANCE
 from ...process import Latent, Prediction, Process, Time, pad_like
 from .base import Batch, shorthand
 from .needs import Needs
 
 SolverName = Literal["ddim", "heun", "dpm2m"]
-LARGEST = 20.0
-"""The guidance scale that a network is told as 1."""
 
 
 @dataclass(frozen=True)
@@ -60,9 +59,9 @@ class Guidance:
     told: bool = False
 
     def __post_init__(self) -> None:
-        if not 0 <= self.low <= self.high <= LARGEST:
+        if not 0 <= self.low <= self.high <= LARGEST_GUIDANCE:
             raise ValueError(
-                f"guidance is drawn from [{self.low:g}, {self.high:g}]: need 0 <= low <= high <= {LARGEST:g}"
+                f"guidance is drawn from [{self.low:g}, {self.high:g}]: need 0 <= low <= high <= {LARGEST_GUIDANCE:g}"
             )
 
     def needs(self, *, target: bool = False) -> Needs:
@@ -81,7 +80,7 @@ class Guidance:
     def tell(self, batch: Batch, field: Field) -> Scalars:
         """What the generator is told of the field's scales."""
         w = field.w if isinstance(field.w, Tensor) else batch.full(field.w)
-        return {"w": w / LARGEST} if self.told else {}
+        return {"w": w / LARGEST_GUIDANCE} if self.told else {}
 
 
 AnyScale = Annotated[Guidance, BeforeValidator(lambda raw: shorthand(raw, lambda w: Guidance(w, w)))]

@@ -77,7 +77,7 @@ class SanaSprint:
         """The student's clean samples of noised data."""
         t = self.called.sample(roles.process, batch.size, batch.rng)
         top = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < self.first
-        t = torch.where(top, roles.grids[0][0].to(t), t)
+        t = torch.where(top, roles.student.grids[0][0].to(t), t)
         told = self.guidance.tell(batch, self.guidance.field(roles, batch)) if self.guidance.told else {}
         x_t = roles.process.renoise(batch.x0, t, batch.noise())
         x0 = through(roles.generator, x_t, t, batch.cond, told).x0

@@ -99,4 +99,4 @@ def in_window(stops: Tensor, r: Time, window: float) -> Tensor:
 
 def longest_step(roles: Roles) -> float:
     """Of even steps, as many as in the student's shortest grid."""
-    return 1 / min(len(grid) for grid in roles.grids)
+    return 1 / min(len(grid) for grid in roles.student.grids)

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 
 import torch
 
-from ...models.roles import Roles, Sampler
+from ...models.roles import Roles
+from ...models.walk import Sampler
 from ..parts.adversarial import above, check_adversarial, consistency_terms, discriminator_loss, turns
 from ..parts.base import Batch, Terms, Turn
 from ..parts.distances import DistanceName
