@@ -3,7 +3,7 @@
 import ast
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,8 +27,18 @@ MAY_IMPORT = {  # room -> what it may import of ours, besides itself
 }
 OUT_OF_BOUNDS = {"objectives": {"models.pipelines"}}  # room -> what it must not import of what its line above allows
 EVAL_MAY_IMPORT = {"models.pipelines", "sampling", "data", *GROUND}
+MONITOR = "fastgen.distillation.monitor"  # the one door to eval
 CONDUCTORS = ("fastgen.cli", "fastgen.distillation")  # nobody else imports a distillation
 FACE = "fastgen"  # names what is in the rooms, and imports none of it before it is asked
+LATE = {  # (who, what it imports when a function runs) -> why not at its top
+    ("fastgen.cli", ""): "a command answers --help before it loads what it works with",
+    ("eval.cli", "eval.evaluate"): "it brings torch, which --help does without",
+    ("fastgen.distillation.distil", "fastgen.distillation.monitor"): "all of eval, for a run that is measured alone",
+    ("fastgen.data.digits", "sklearn"): "slow to load, and most runs read other data",
+    ("fastgen.models.quantised", "bitsandbytes"): "an optional package",
+    ("fastgen.models.pipelines.perceptual", "torchmetrics"): "an optional package",
+    ("fastgen.export.export", "transformers.conversion_mapping"): "its first versions have no such module",
+}
 UNSAFE = ("torch.load", "pickle.load", "pickle.loads", "eval", "exec", "yaml.unsafe_load", "yaml.full_load")
 
 
@@ -38,7 +48,12 @@ class Import:
 
     of: str
     target: str
-    lazy: bool
+    late: bool = False
+    typed: bool = False
+
+    @property
+    def lazy(self) -> bool:
+        return self.late or self.typed
 
     def __str__(self) -> str:
         return f"{self.of} -> {self.target}"
@@ -51,14 +66,25 @@ def dotted(file: Path) -> str:
 def imports(file: Path) -> list[Import]:
     tree, name = ast.parse(file.read_text(encoding="utf-8")), dotted(file)
     package = name if file.name == "__init__.py" else name.rpartition(".")[0]
-    later = {id(node) for block in ast.walk(tree) if runs_later(block) for node in ast.walk(block)}
-    return [Import(name, target, id(node) in later) for node in ast.walk(tree) for target in targets(node, package)]
+    late, typed = inside(tree, is_function), inside(tree, is_for_types)
+    return [
+        Import(name, target, id(node) in late, id(node) in typed)
+        for node in ast.walk(tree)
+        for target in targets(node, package)
+    ]
 
 
-def runs_later(block: ast.AST) -> bool:
-    if isinstance(block, ast.If):
-        return ast.unparse(block.test) == "TYPE_CHECKING"
+def inside(tree: ast.AST, block: Callable[[ast.AST], bool]) -> set[int]:
+    """What lies within such blocks, by identity."""
+    return {id(node) for found in ast.walk(tree) if block(found) for node in ast.walk(found)}
+
+
+def is_function(block: ast.AST) -> bool:
     return isinstance(block, (ast.FunctionDef, ast.AsyncFunctionDef))
+
+
+def is_for_types(block: ast.AST) -> bool:
+    return isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
 
 
 def targets(node: ast.AST, package: str) -> Iterator[str]:
@@ -138,13 +164,23 @@ def test_evaluation_imports_what_it_measures_and_the_ground():
 def test_evaluation_is_imported_only_when_it_is_asked_for():
     of_eval = [i for i in OURS if i.of.startswith("fastgen") and i.target.split(".")[0] == "eval"]
     assert of_eval
-    eager = [i for i in of_eval if not i.lazy or not i.of.startswith(CONDUCTORS)]
+    eager = [i for i in of_eval if not (i.of == MONITOR or (i.lazy and i.of.startswith(CONDUCTORS[0])))]
     assert not eager, told(eager)
+    of_the_monitor = [i for i in OURS if i.target.startswith(MONITOR)]
+    assert any(i.late for i in of_the_monitor)
+    assert all(i.lazy for i in of_the_monitor), told(of_the_monitor)
 
 
-def test_evaluation_imports_at_the_top_but_for_what_keeps_help_fast():
-    lazy = {(i.of, i.target) for i in ALL_IMPORTS if i.of.startswith("eval") and i.lazy}
-    assert lazy == {("eval.cli", "eval.evaluate")}  # it brings torch, which `--help` does without
+def reason(late: Import) -> tuple[str, str] | None:
+    """The entry of `LATE` that an import within a function has."""
+    return next((key for key in LATE if all(map(str.startswith, (late.of, late.target), key))), None)
+
+
+def test_what_a_function_imports_has_its_reason():
+    late = [i for i in ALL_IMPORTS if i.late]
+    unexplained = [i for i in late if reason(i) is None]
+    assert not unexplained, told(unexplained)
+    assert set(LATE) == set(map(reason, late)), "a reason for nothing"
 
 
 def test_imports_within_a_package_are_relative():

@@ -12,7 +12,15 @@ from fastgen.data.pixels import to_uint8
 from fastgen.data.prompts import numbered_prompts
 from fastgen.data.text import read_lines
 from fastgen.errors import UserError, warn
-from fastgen.models.pipelines.arguments import conditioning_kind, conditions, default_steps, parameters, real_classes
+from fastgen.models.pipelines.arguments import (
+    conditioning_kind,
+    conditions,
+    default_steps,
+    in_turn,
+    null_label_above,
+    parameters,
+    real_classes,
+)
 from fastgen.models.pipelines.opening import Opened, is_student
 from fastgen.models.pipelines.stock_pipeline import StockPipeline
 from fastgen.sampling import stock
@@ -139,10 +147,9 @@ class PipelineSource:
                 raise UserError(
                     "A text pipeline is measured on prompts and got none; give a text file of them with --prompts."
                 )
-            return {"prompts": [request.prompts[i % len(request.prompts)] for i in numbers]}
+            return {"prompts": in_turn(request.prompts, numbers)}
         if kind == "label":
-            labels = request.labels or tuple(self.classes)
-            return {"labels": [labels[i % len(labels)] for i in numbers]}
+            return {"labels": in_turn(request.labels or self.classes, numbers)}
         return {}
 
     def batches(self, share: range) -> Iterator[ImageBatch]:
@@ -219,7 +226,7 @@ def _source(
         path=opened.path,
         pipe=pipe,
         classes=classes,
-        null_label=notes.null_label if notes and notes.null_label is not None else _label_above(pipe, classes),
+        null_label=notes.null_label if notes and notes.null_label is not None else null_label_above(pipe, classes),
         steps=None,
         call=Call(),
         draw=draw,
@@ -251,13 +258,6 @@ def _by_label(pipe: StockPipeline) -> bool:
     return conditioning_kind(pipe) == "label"
 
 
-def _label_above(pipe: StockPipeline, classes: range) -> int | None:
-    """The embedding just above the real classes, if the UNet has one."""
-    unet = pipe.components.get("unet")
-    known = unet.config.get("num_class_embeds") or 0 if unet is not None else 0
-    return classes.stop if known > classes.stop > 0 else None
-
-
 def _warn_of_the_other(pipe: StockPipeline, request: Request) -> None:
     """Labels do nothing to a pipeline of prompts, and prompts to another."""
     kind = conditioning_kind(pipe)
@@ -277,7 +277,7 @@ def _sampled(drawn: stock.Drawn, asked: dict[str, Any], numbers: Sequence[int]) 
 
 
 def _asked(batch: ImageBatch, prompts: tuple[str, ...]) -> ImageBatch:
-    return batch.asked_for(tuple(prompts[number % len(prompts)] for number in batch.numbers or ()))
+    return batch.asked_for(tuple(in_turn(prompts, batch.numbers or ())))
 
 
 def _numbers(file: Path) -> tuple[int, ...]:

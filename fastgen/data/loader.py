@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ..seeds import hash_of
 from .source import Items, Source
 
-Order = NDArray[np.intp]
+Permutation = NDArray[np.intp]
 
 
 class Loader:
@@ -77,13 +77,13 @@ class Loader:
         chosen = torch.tensor([hash_of("flip", self._seed, position) % 2 == 1 for position in positions])
         return replace(items, images=items.images.flip(-1).where(chosen[:, None, None, None], items.images))
 
-    def _shuffled(self, epoch: int) -> Order:
+    def _shuffled(self, epoch: int) -> Permutation:
         # Unlike Generator.permutation, the raw bits of PCG64 never change between NumPy versions.
         bits = np.random.PCG64(hash_of("epoch", self._seed, epoch)).random_raw(len(self._source))
-        order: Order = np.argsort(bits, kind="stable")
+        order: Permutation = np.argsort(bits, kind="stable")
         return order
 
-    def _unshuffled(self, epoch: int) -> Order:
+    def _unshuffled(self, epoch: int) -> Permutation:
         return np.arange(len(self._source))
 
 

@@ -1,7 +1,7 @@
 """From a config to a verified student: teacher, training, export, report."""
 
-from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -15,13 +15,15 @@ from ..models.calls import LARGE
 from ..models.pipelines.attention import avoid_cudnn, check_attention
 from ..models.pipelines.pipeline import Pipeline
 from .checks import check_grids, check_needs, check_stages
-from .monitor import yardstick
 from .plan import recipe_of
 from .preflight import check_device, check_output
 from .rehearsal import rehearse_export, rehearse_pictures
 from .release import check_release, release
 from .student import Student
 from .teacher import teacher_of
+
+if TYPE_CHECKING:
+    from .monitor import Monitor
 
 
 def distil(config: Config, *, recipes: Path, resume: bool = False) -> Path:
@@ -60,18 +62,19 @@ def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     alone(lambda: rehearse_export(student))
     shown = rehearse_pictures(student, warn=accelerator.print)
     accelerator.init_trackers("fastgen")
+    monitor = _monitor(student, here=accelerator.is_main_process)
     run = Run(
         config,
         pipeline,
         student=student.plan,
         accelerator=accelerator,
         preview=student.preview if shown else None,
-        yardstick=yardstick(student, here=accelerator.is_main_process),
+        yardstick=monitor.yardstick if monitor else None,
     )
     trained = run.train(resume=resume)
     for tracker in accelerator.trackers:
         tracker.finish()
-    alone(lambda: _finish(student, trained))
+    alone(lambda: _finish(student, trained, monitor))
     return config.exported
 
 
@@ -87,32 +90,19 @@ def _encode(config: Config, pipeline: Pipeline, accelerator: Accelerator) -> Non
     meet()
 
 
-def _finish(student: Student, trained: Trained) -> None:
+def _finish(student: Student, trained: Trained, monitor: "Monitor | None") -> None:
     release(student, trained)
-    _measure(student, trained)
+    if monitor is not None:
+        monitor.report(trained)
 
 
-def _measure(student: Student, trained: Trained) -> None:
-    """The digits' report: teacher and student side by side."""
-    config, pipeline = student.config, student.pipeline
-    if config.evaluate.protocol != "digits":
-        return
-    from eval.digits.report import Sampler, digits_report, save
+def _monitor(student: Student, *, here: bool) -> "Monitor | None":
+    """Who measures the run; `eval`, with scikit-learn and Transformers behind it, is for a measured run alone."""
+    if student.config.evaluate.protocol == "none":
+        return None
+    from .monitor import monitor
 
-    spec, teacher, few = config.evaluate, pipeline.denoiser(), len(student.plan.grids[0])
-    doubled = 2 if spec.teacher_guidance != 1 else 1
-    samplers = {
-        f"teacher, {n} step{'s' * (n > 1)}": Sampler(
-            partial(student.draw_teacher, teacher, steps=n, guidance=spec.teacher_guidance), n * doubled, steps=n
-        )
-        for n in (spec.teacher_steps, few)
-    }
-    for name, weights in trained.weights.items():
-        samplers[f"student after {name}"] = Sampler(partial(student.draw, student.generator(weights)), few)
-    report = digits_report(samplers, seed=config.seed)
-    save(report, config.out / "report")
-    print(report.table())
-    print(f"picture: {config.out / 'report' / 'digits.png'}, page: {config.out / 'report' / 'report.html'}")
+    return monitor(student, here=here)
 
 
 def accelerator_of(config: Config) -> Accelerator:

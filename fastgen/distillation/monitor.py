@@ -1,24 +1,39 @@
-"""Quality while training, with the measures of `eval`: few samples, always of the same seeds, beside few references."""
+"""How a run is measured, by `eval`: few samples of the same seeds while it trains, and a report of what it left.
+
+Loads what `eval` looks at images through, so that `distil` imports it for a run that is measured alone.
+"""
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
+from eval.collect import Collector, Eyes, Seen
+from eval.comparison import Comparison, Metric
+from eval.digits.figures import class_balanced_labels, digits_figures
+from eval.digits.report import Sampler, digits_report, save
+from eval.images.decode import ImageBatch, Reading, image_batches
+from eval.images.sets import open_images
+from eval.measure import figures_of
+from eval.measures.frechet import Target
+from eval.measures.statistics_file import load_statistics
+from eval.metrics import METRICS, chosen
+from eval.networks.clip import Clip
+from eval.networks.protocols import build_extractor
+from eval.options import Options
+
 from ..data.digits import CANVAS, from_canvas
+from ..data.pixels import to_uint8
 from ..engine.quality import Yardstick
+from ..engine.run import Trained
 from ..engine.stage import Stage
 from ..errors import UserError
+from ..models.pipelines.arguments import in_turn
 from .student import Student
-
-if TYPE_CHECKING:
-    from eval.collect import Eyes, Seen
-    from eval.comparison import Metric
-    from eval.images.decode import ImageBatch
 
 REFERENCES = 10_000  # training images looked at, evenly spread, where no reference is named
 BATCH = 64
@@ -31,8 +46,21 @@ GAPS: Mapping[str, Callable[[float], float]] = {  # what is better -> how far a 
 DIGITS = {"frechet": "lower", "accuracy": "higher", "diversity": "one"}
 
 
-def yardstick(student: Student, *, here: bool) -> Yardstick | None:
-    """What the config's `evaluate` measures while training; None for the protocol none.
+@dataclass(frozen=True)
+class Monitor:
+    """How a run is measured.
+
+    Attributes:
+        yardstick: of its generator while it trains.
+        report: of what it left, beside its teacher.
+    """
+
+    yardstick: Yardstick
+    report: Callable[[Trained], None]
+
+
+def monitor(student: Student, *, here: bool) -> Monitor:
+    """What the config's `evaluate` asks for; its protocol is not none.
 
     Args:
         here: whether this process is the one that measures, and so needs extractor and references.
@@ -40,15 +68,12 @@ def yardstick(student: Student, *, here: bool) -> Yardstick | None:
     Raises:
         UserError: the metric is unknown, the pipeline makes no digits, or extractor or references are missing.
     """
-    protocol = student.config.evaluate.protocol
-    if protocol == "none":
-        return None
-    return _of_digits(student) if protocol == "digits" else _of_features(student, here=here)
+    if student.config.evaluate.protocol == "digits":
+        return Monitor(_of_digits(student), partial(_report_digits, student))
+    return Monitor(_of_features(student, here=here), lambda trained: None)
 
 
 def _of_digits(student: Student) -> Yardstick:
-    from eval.digits.figures import class_balanced_labels, digits_figures
-
     spec, pipeline = student.config.evaluate, student.pipeline
     if pipeline.shape != (1, CANVAS, CANVAS) or len(pipeline.classes) != 10:
         raise UserError(
@@ -66,9 +91,26 @@ def _of_digits(student: Student) -> Yardstick:
     return Yardstick(figures, spec.metric, GAPS[_better(spec.metric, DIGITS)])
 
 
-def _of_features(student: Student, *, here: bool) -> Yardstick:
-    from eval.metrics import METRICS, chosen
+def _report_digits(student: Student, trained: Trained) -> None:
+    """Teacher and student side by side: the student after each stage, the teacher at many steps and at as few."""
+    config, teacher, few = student.config, student.pipeline.denoiser(), len(student.plan.grids[0])
+    spec, folder = config.evaluate, config.out / "report"
+    doubled = 2 if spec.teacher_guidance != 1 else 1
+    samplers = {
+        f"teacher, {n} step{'s' * (n > 1)}": Sampler(
+            partial(student.draw_teacher, teacher, steps=n, guidance=spec.teacher_guidance), n * doubled, steps=n
+        )
+        for n in (spec.teacher_steps, few)
+    }
+    for name, weights in trained.weights.items():
+        samplers[f"student after {name}"] = Sampler(partial(student.draw, student.generator(weights)), few)
+    report = digits_report(samplers, seed=config.seed)
+    save(report, folder)
+    print(report.table())
+    print(f"picture: {folder / 'digits.png'}, page: {folder / 'report.html'}")
 
+
+def _of_features(student: Student, *, here: bool) -> Yardstick:
     spec = student.config.evaluate
     blind = {"clip", "rewards"} - {spec.protocol}
     usable = [metric for metric in METRICS if blind.isdisjoint(metric.columns)]
@@ -82,10 +124,7 @@ def _of_features(student: Student, *, here: bool) -> Yardstick:
 class _Onlooker:
     """Looks at samples and references through one extractor."""
 
-    def __init__(self, student: Student, metrics: tuple["Metric", ...], decisive: str) -> None:
-        from eval.measures.frechet import Target
-        from eval.measures.statistics_file import load_statistics
-
+    def __init__(self, student: Student, metrics: tuple[Metric, ...], decisive: str) -> None:
         self._student, self._metrics, self._decisive = student, metrics, decisive
         self._eyes, self._identity = _eyes(student)
         reference = student.config.evaluate.reference
@@ -100,9 +139,6 @@ class _Onlooker:
 
     def figures(self, stage: Stage) -> dict[str, float]:
         """The values of the chosen metrics; NaN where a sample is not finite."""
-        from eval.comparison import Comparison
-        from eval.measure import figures_of
-
         try:
             seen = _seen(_samples(self._student, stage), self._eyes, self._metrics)
         except _NotFiniteError:
@@ -139,13 +175,8 @@ def _better(metric: str, known: Mapping[str, str]) -> str:
     return known[metric]
 
 
-def _eyes(student: Student) -> tuple["Eyes", str]:
+def _eyes(student: Student) -> tuple[Eyes, str]:
     """The protocol's network, and its identity in words."""
-    from eval.collect import Eyes
-    from eval.networks.clip import Clip
-    from eval.networks.protocols import build_extractor
-    from eval.options import Options
-
     spec = student.config.evaluate
     assert spec.protocol != "none"
     assert spec.protocol != "digits"
@@ -155,9 +186,7 @@ def _eyes(student: Student) -> tuple["Eyes", str]:
     return Eyes(extractor, clip), f"{spec.protocol}: {extractor.identity}"
 
 
-def _seen(batches: Iterable["ImageBatch"], eyes: "Eyes", metrics: tuple["Metric", ...]) -> "Seen":
-    from eval.collect import Collector
-
+def _seen(batches: Iterable[ImageBatch], eyes: Eyes, metrics: tuple[Metric, ...]) -> Seen:
     wanted = frozenset(column for metric in metrics for column in metric.columns)
     collector = Collector(eyes, wanted, first=0, pictures=0, seed=0)
     for batch in batches:
@@ -165,27 +194,22 @@ def _seen(batches: Iterable["ImageBatch"], eyes: "Eyes", metrics: tuple["Metric"
     return collector.seen(())
 
 
-def _samples(student: Student, stage: Stage) -> Iterator["ImageBatch"]:
+def _samples(student: Student, stage: Stage) -> Iterator[ImageBatch]:
     """What the generator draws for the classes or the data's prompts in turn."""
-    from eval.images.decode import ImageBatch
-
     prompts, start = student.config.data.prompts, 0
     for pictures in student.pictures(stage.roles.generator, student.config.evaluate.num):
         if not bool(pictures.isfinite().all()):
             raise _NotFiniteError
         numbers = range(start, start + len(pictures))
         asked = student.asked(numbers)
-        kinds = asked.labels if prompts is None else torch.tensor(numbers) % len(prompts)
+        kinds = asked.labels if prompts is None else torch.tensor(in_turn(range(len(prompts)), numbers))
         conditions = torch.zeros(len(pictures), dtype=torch.int64) if kinds is None else kinds
-        yield ImageBatch(_pixels(pictures), asked.labels, asked.prompts, conditions)
+        yield ImageBatch(_shown(pictures), asked.labels, asked.prompts, conditions)
         start = numbers.stop
 
 
-def _references(student: Student, eyes: "Eyes") -> Iterator["ImageBatch"]:
+def _references(student: Student, eyes: Eyes) -> Iterator[ImageBatch]:
     """All images of the named reference, or the training images."""
-    from eval.images.decode import ImageBatch, Reading, image_batches
-    from eval.images.sets import open_images
-
     reference, data = student.config.evaluate.reference, student.config.data
     if reference is not None:
         assert eyes.extractor is not None
@@ -199,9 +223,9 @@ def _references(student: Student, eyes: "Eyes") -> Iterator["ImageBatch"]:
     count = min(len(data), REFERENCES)
     chosen = [i * len(data) // count for i in range(count)]
     for start in range(0, count, BATCH):
-        yield ImageBatch(_pixels(data.items(chosen[start : start + BATCH]).images), None)
+        yield ImageBatch(_shown(data.items(chosen[start : start + BATCH]).images), None)
 
 
-def _pixels(images: Tensor) -> Tensor:
-    """[B, C, H, W] in [-1, 1] as uint8 RGB [B, 3, H, W], rounded to the nearest level."""
-    return ((images.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8).expand(-1, 3, -1, -1)
+def _shown(images: Tensor) -> Tensor:
+    """[B, C, H, W] in [-1, 1] as uint8 RGB [B, 3, H, W]."""
+    return to_uint8(images / 2 + 0.5).expand(-1, 3, -1, -1)

@@ -29,7 +29,7 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Part:
+class Share:
     """One line of the memory estimate."""
 
     name: str
@@ -38,14 +38,14 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Recipe:
+class TeacherRecipe:
     """The config of a teacher that has to be trained first."""
 
     file: Path
     config: Config
 
 
-def recipe_of(config: Config, recipes: Path) -> Recipe | None:
+def recipe_of(config: Config, recipes: Path) -> TeacherRecipe | None:
     """The recipe of a teacher that does not exist yet; None where there is nothing to train first.
 
     Raises:
@@ -63,7 +63,7 @@ def recipe_of(config: Config, recipes: Path) -> Recipe | None:
         )
     if recipe.teacher.path == teacher.path:
         raise UserError(f"teacher.recipe {file} distils {teacher.path} itself: name the config that makes that folder")
-    return Recipe(file, recipe)
+    return TeacherRecipe(file, recipe)
 
 
 def plan(config: Config, *, recipes: Path) -> str:
@@ -110,25 +110,25 @@ def _stage_lines(index: int, stage: StageConfig, config: Config, net: nn.Module 
     return lines
 
 
-def _memory(stage: StageConfig, config: Config, net: nn.Module) -> list[Part]:
+def _memory(stage: StageConfig, config: Config, net: nn.Module) -> list[Share]:
     """The teacher's network, the copies and the adapters of it, and the generator's average."""
     trained, shared, size = roles_of(stage.objective), SHARED[config.sharing], _count(net)
     loaded = teacher_dtype(config).itemsize
-    parts = [] if config.sharing == "lora" else [Part("teacher's pipeline", size, size * loaded)]
+    parts = [] if config.sharing == "lora" else [Share("teacher's pipeline", size, size * loaded)]
     if shared:
-        parts.append(Part("network of shared roles", size, int(size * BASE_BYTES[base_of(config)])))
+        parts.append(Share("network of shared roles", size, int(size * BASE_BYTES[base_of(config)])))
     adapter = _adapter(net, config.lora) if shared else 0
     for role in denoisers_of(stage.objective):
         if role not in shared:
             frozen = 4 if role == "target" else 2 if stage.train.precision == "bf16" else loaded
             kind, bytes_each = ("trained", TRAINED_BYTES) if role in trained else ("frozen", frozen)
-            parts.append(Part(f"{role} ({kind})", size, size * bytes_each))
+            parts.append(Share(f"{role} ({kind})", size, size * bytes_each))
         elif role in trained or role == "target":
             bytes_each = COPIED_BYTES[base_of(config)] + (TRAINED_BYTES if role in trained else 4)
-            parts.append(Part(f"{role} (adapter)", adapter, adapter * bytes_each))
+            parts.append(Share(f"{role} (adapter)", adapter, adapter * bytes_each))
     if stage.train.ema is not None:
         averaged = adapter if "generator" in shared else size
-        parts.append(Part("generator average", averaged, 4 * averaged))
+        parts.append(Share("generator average", averaged, 4 * averaged))
     return parts
 
 

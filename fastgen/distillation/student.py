@@ -19,6 +19,7 @@ from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
 from ..models.denoiser import NetworkDenoiser
 from ..models.merging import merge
+from ..models.pipelines.arguments import in_turn
 from ..models.pipelines.canonical import reading_of
 from ..models.pipelines.notes import Stop
 from ..models.pipelines.pipeline import Pipeline
@@ -30,8 +31,8 @@ from ..sampling.pictures import grid
 from ..sampling.sampler import AT_ONCE, ode, seeded_noise
 
 PREVIEW_IMAGES = 20
-LARGE = 4 * 64 * 64  # values of a sample above which fewer previews are drawn
-BESIDE = 4 * LARGE  # values that are drawn at once beside a training run
+FEW_FROM = 4 * 64 * 64  # values of a sample above which fewer previews are drawn
+BESIDE = 4 * FEW_FROM  # values that are drawn at once beside a training run
 
 
 class Student:
@@ -85,7 +86,7 @@ class Student:
 
     def preview(self, stage: Stage, name: str) -> None:
         """A grid of the generator's samples at the first declared step count, always of the same seeds."""
-        count = 8 if torch.Size(self.pipeline.shape).numel() > LARGE else PREVIEW_IMAGES
+        count = 8 if torch.Size(self.pipeline.shape).numel() > FEW_FROM else PREVIEW_IMAGES
         pictures = torch.cat(list(self.pictures(stage.roles.generator, count)))
         folder = self.config.out / "previews"
         folder.mkdir(exist_ok=True)
@@ -107,9 +108,9 @@ class Student:
     def asked(self, numbers: range) -> Items:
         """What the samples of these numbers are asked for: the classes in turn, or the data's prompts in turn."""
         if self.pipeline.kind == "label":
-            return Items(labels=torch.tensor(numbers) % len(self.pipeline.classes))
+            return Items(labels=torch.tensor(in_turn(self.pipeline.classes, numbers)))
         prompts = self.config.data.prompts
-        return Items(prompts=tuple(prompts[i % len(prompts)] for i in numbers) if prompts else None)
+        return Items(prompts=tuple(in_turn(prompts, numbers)) if prompts else None)
 
     def sample(self, model: Denoiser, cond: Conditioning, *, seeds: range) -> Tensor:
         """Samples at the first declared step count, as the exported pipeline draws them."""

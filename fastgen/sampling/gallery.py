@@ -3,9 +3,8 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from itertools import cycle, islice
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -18,8 +17,6 @@ from ..models.pipelines.opening import Opened
 from ..models.pipelines.stock_pipeline import StockPipeline
 from . import pictures, stock
 from .call import Asked, Call, settle, warn_of_steps
-
-T = TypeVar("T")
 
 _DEFAULT_NUM = 16
 _GRID_LIMIT = 100
@@ -191,7 +188,7 @@ def _request(order: Order, *, pipe: StockPipeline, notes: Notes | None) -> Reque
     return Request(
         seeds=range(order.seed, order.seed + order.count),
         labels=_labels(order, pipe=pipe, notes=notes),
-        prompts=None if order.prompts is None else _cycled(order.prompts, order.count),
+        prompts=None if order.prompts is None else arguments.in_turn(order.prompts, range(order.count)),
     )
 
 
@@ -245,14 +242,10 @@ def _labels(order: Order, *, pipe: StockPipeline, notes: Notes | None) -> list[i
     """The label of each image; drawn from the real classes where none was asked for."""
     classes = arguments.real_classes(pipe, notes)
     if order.labels is None:
-        return arguments.draw_labels(classes, order.count) if classes else None
+        return arguments.in_turn(classes, range(order.count)) if classes else None
     if classes:
         arguments.check_labels(order.labels, classes)
-    return _cycled(order.labels, order.count)
-
-
-def _cycled(values: Sequence[T], count: int) -> list[T]:
-    return list(islice(cycle(values), count))
+    return arguments.in_turn(order.labels, range(order.count))
 
 
 def _refuse_overwriting(order: Order) -> None:

@@ -4,11 +4,13 @@ from io import BytesIO
 
 import numpy as np
 import pytest
+import torch
 from encoded import encoded, noise_image, pixels_of, save
 from PIL import Image
 
 from fastgen.data import ImageFolder
 from fastgen.data.decode import MAX_PIXELS, decode
+from fastgen.data.pixels import to_images, to_uint8
 from fastgen.errors import UserError
 
 
@@ -112,3 +114,10 @@ def test_a_bomb_is_refused_before_it_is_decoded(monkeypatch):
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     with pytest.raises(UserError, match="pixels"):
         decoded(BAD_IMAGES["bomb"])
+
+
+def test_levels_come_back_as_they_were_and_others_are_rounded_and_clipped():
+    levels = torch.arange(256, dtype=torch.uint8)
+    assert torch.equal(to_uint8(to_images(levels) / 2 + 0.5), levels)
+    shown = to_uint8(torch.tensor([-0.1, 0.4 / 255, 0.6 / 255, 254.4 / 255, 1.1]))
+    assert shown.tolist() == [0, 0, 1, 254, 255]

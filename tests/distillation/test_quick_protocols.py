@@ -22,8 +22,9 @@ from eval.digits.figures import class_balanced_labels, digits_figures
 from fastgen.config.evaluate import Evaluate
 from fastgen.config.schema import Config
 from fastgen.data.digits import from_canvas
+from fastgen.distillation import distil as conductor
 from fastgen.distillation.distil import distil
-from fastgen.distillation.monitor import yardstick
+from fastgen.distillation.monitor import monitor
 from fastgen.distillation.student import Student
 from fastgen.errors import UserError
 from fastgen.models.pipelines.pipeline import Pipeline
@@ -144,7 +145,7 @@ def test_the_reference_is_named_or_the_training_images(clip, tmp_path):
         evaluate = {"protocol": "clip", "extractor": str(clip), "num": 40, "reference": reference}
         student = student_of((3, 8, 8), 10, small_run.Stripes(), **evaluate)
         student.pictures, student.asked = pictures, lambda _: SimpleNamespace(labels=None, prompts=None)
-        measure = yardstick(student, here=True)
+        measure = monitor(student, here=True).yardstick
         stage = SimpleNamespace(roles=SimpleNamespace(generator=None))
         shown.append(images)
         assert measure.metric == "fid"
@@ -165,14 +166,14 @@ def student_of(shape: tuple[int, ...], classes: int, data: object, **evaluate: o
 def test_what_cannot_be_measured_is_refused_before_training(clip):
     data_free = SimpleNamespace(has_images=False, prompts=("a",))
     with pytest.raises(UserError, match=r"\(4, 8, 8\) with 0 classes.*choose another protocol"):
-        yardstick(student_of((4, 8, 8), 0, data_free, protocol="digits"), here=True)
+        monitor(student_of((4, 8, 8), 0, data_free, protocol="digits"), here=True)
     with pytest.raises(UserError, match=r"metric is fid, which this protocol does not have: use frechet, accuracy"):
-        yardstick(student_of((1, 16, 16), 10, data_free, protocol="digits", metric="fid"), here=True)
+        monitor(student_of((1, 16, 16), 10, data_free, protocol="digits", metric="fid"), here=True)
     with pytest.raises(UserError, match=r"metric is clip_score, which this protocol does not have: use fid"):
-        yardstick(student_of((4, 8, 8), 0, data_free, protocol="domain", metric="clip_score"), here=False)
+        monitor(student_of((4, 8, 8), 0, data_free, protocol="domain", metric="clip_score"), here=False)
     with pytest.raises(UserError, match=r"the data has no images: give evaluate.reference=FOLDER"):
-        yardstick(student_of((4, 8, 8), 0, data_free, protocol="clip", extractor=str(clip)), here=True)
-    assert yardstick(student_of((4, 8, 8), 0, data_free), here=True) is None
+        monitor(student_of((4, 8, 8), 0, data_free, protocol="clip", extractor=str(clip)), here=True)
+    assert conductor._monitor(student_of((4, 8, 8), 0, data_free), here=True) is None
 
 
 @pytest.mark.parametrize(

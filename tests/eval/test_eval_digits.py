@@ -11,11 +11,10 @@ from encoded import pixels_of
 from PIL import Image
 from torch import Tensor
 
-from eval.digits import report as digits_report_module
 from eval.digits.figures import class_balanced_labels, digits_figures, figures_by_class, real_digits, real_halves
 from eval.digits.report import DigitsReport, Sampler, digits_report, save
 from fastgen.data.digits import from_canvas, to_canvas
-from fastgen.distillation import distil
+from fastgen.distillation import monitor
 from fastgen.models.walk import Plan
 
 REAL = real_digits()
@@ -200,11 +199,11 @@ def test_a_run_reports_the_steps_of_a_guided_teacher_and_twice_as_many_calls(
         given.update(samplers)
         return DigitsReport((), {}, seed, torch.device("cpu"), datetime.now(UTC))
 
-    monkeypatch.setattr(digits_report_module, "digits_report", report_of)
-    monkeypatch.setattr(digits_report_module, "save", lambda *_: None)
+    monkeypatch.setattr(monitor, "digits_report", report_of)
+    monkeypatch.setattr(monitor, "save", lambda *_: None)
     student = MagicMock(plan=Plan([torch.tensor([1.0, 0.5])]))
     student.config.evaluate.configure_mock(protocol="digits", teacher_steps=25, teacher_guidance=guidance)
-    distil._measure(student, MagicMock(weights={"dmd2": {}}))
+    monitor._report_digits(student, MagicMock(weights={"dmd2": {}}))
     assert {name: (one.nfe, one.steps or one.nfe) for name, one in given.items()} == {
         "teacher, 25 steps": (25 * doubled, 25),
         "teacher, 2 steps": (2 * doubled, 2),

@@ -24,6 +24,7 @@ from fastgen.models.merging import lora_layers
 from fastgen.models.owned import owned
 from fastgen.models.roles import Roles
 from fastgen.models.targets import find_targets
+from fastgen.models.walk import Plan
 from fastgen.objectives import DMD, DMD2, Batch, Pair
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.ops import renoised

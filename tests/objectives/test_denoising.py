@@ -24,6 +24,7 @@ from recorder import Recorder
 from torch import Tensor
 
 from fastgen.models.roles import Roles
+from fastgen.models.walk import Plan
 from fastgen.objectives import Needs, Objective, Pair
 from fastgen.objectives.distribution.dmd import DMD
 from fastgen.objectives.distribution.dmd2 import DMD2

@@ -1,14 +1,15 @@
 """What the call of a stock pipeline takes: its kind of conditioning, its classes, its guidance argument."""
 
 import inspect
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal, TypeVar
 
 from ...errors import UserError
 from .notes import Notes
 from .stock_pipeline import StockPipeline
 
 Kind = Literal["none", "label", "prompt"]
+T = TypeVar("T")
 
 _TAKES: dict[Kind, str] = {
     "none": "takes neither class labels nor prompts",
@@ -48,9 +49,15 @@ def real_classes(pipe: StockPipeline, notes: Notes | None) -> range:
     return range(count - 1 if has_null else count)
 
 
-def draw_labels(classes: range, n: int) -> list[int]:
-    """n labels, the classes in turn: as balanced as n allows."""
-    return [classes[i % len(classes)] for i in range(n)]
+def null_label_above(pipe: StockPipeline, classes: range) -> int | None:
+    """The label that means "no class": the embedding just above the real classes, if the network has one."""
+    known = _denoiser_config(pipe).get("num_class_embeds") or 0
+    return classes.stop if known > classes.stop > 0 else None
+
+
+def in_turn(values: Sequence[T], numbers: Iterable[int]) -> list[T]:
+    """What the samples of these numbers are asked for: labels or prompts in turn, as balanced as can be."""
+    return [values[number % len(values)] for number in numbers]
 
 
 def check_labels(labels: Sequence[int], classes: range) -> None:

@@ -16,7 +16,7 @@ from ...process import Flow, even_grid
 from ..conditioning import Conditioning
 from ..denoiser import NetworkDenoiser
 from ..experts import Experts
-from .arguments import FRAMES, classifier_free, conditioning_kind, parameters, real_classes
+from .arguments import FRAMES, classifier_free, conditioning_kind, null_label_above, parameters, real_classes
 from .canonical import static_shift
 from .codec import Codec, codec_of
 from .encoding import Asking, Encoder
@@ -62,7 +62,7 @@ class Pipeline:
         self.kind = conditioning_kind(pipe)
         self.size: Arguments = dict(size or {})
         self.classes = range(num_classes) if num_classes else real_classes(pipe, None)
-        self.null_label = null_label if null_label is not None else _null_label(pipe, self.classes)
+        self.null_label = null_label if null_label is not None else null_label_above(pipe, self.classes)
         _check_labels(pipe, self.classes, self.null_label)
         argument = {"none": None, "label": "class_labels", "prompt": "prompt"}[self.kind]
         asking = Asking(argument, _EXAMPLES[self.kind], self.size, negative_prompt, self.null_label)
@@ -241,9 +241,3 @@ def _check_labels(pipe: StockPipeline, classes: range, null_label: int | None) -
             f"teacher.num_classes and teacher.null_label reach label {highest}, but the {type(pipe).__name__} has "
             f"embeddings for 0 to {known - 1}: correct these two settings"
         )
-
-
-def _null_label(pipe: StockPipeline, classes: range) -> int | None:
-    """The embedding just above the real classes, if there is one."""
-    count = network_of(pipe).config.get("num_class_embeds") or 0
-    return classes.stop if count > classes.stop > 0 else None
