@@ -46,12 +46,12 @@ FIGURES: Mapping[str, About] = {
 
 
 @dataclass(frozen=True)
-class Sampler:
+class DigitsSource:
     """A way to draw digits: labels [n] to canvases [n, 1, 16, 16] in [-1, 1], image i with seed i.
 
     Attributes:
         nfe: network calls per image.
-        steps: sampler steps; None is one call per step.
+        steps: of the sampler; None is one call per step.
     """
 
     draw: Callable[[Tensor], Tensor]
@@ -64,8 +64,8 @@ class DigitsReport:
     """Rows as every protocol writes them, and where and when they were measured.
 
     Attributes:
-        rows: the real halves, then one per sampler.
-        drawn: digits [1797, 64] in [0, 1] of each sampler by the id of its row.
+        rows: the real halves, then one per source.
+        drawn: digits [1797, 64] in [0, 1] of each source by the id of its row.
         seed: of the split into real halves.
     """
 
@@ -107,22 +107,22 @@ class DigitsReport:
         )
 
 
-def digits_report(samplers: Mapping[str, Sampler], *, seed: int) -> DigitsReport:
-    """Figures of 1,797 class-balanced digits from each sampler, against the real ones.
+def digits_report(sources: Mapping[str, DigitsSource], *, seed: int) -> DigitsReport:
+    """Figures of 1,797 class-balanced digits from each source, against the real ones.
 
     Args:
-        samplers: title -> sampler; one whose first word is "teacher" draws for the teacher, any other for the student.
+        sources: by title; one whose first word is "teacher" draws for the teacher, any other for the student.
         seed: seed of the split into real halves.
     """
     started, labels = datetime.now(UTC), class_balanced_labels(COUNT)
     rows = [Row("held-out", "real", HALF, REAL, COUNT // 2, _figures(real_halves(seed)), {})]
     drawn, device = dict[str, Tensor](), torch.device("cpu")
-    for title, sampler in samplers.items():
+    for title, source in sources.items():
         began = time.perf_counter()
-        canvases = sampler.draw(labels)
+        canvases = source.draw(labels)
         seconds, device = (time.perf_counter() - began) / COUNT, canvases.device
         digits = from_canvas(canvases.cpu())
-        rows.append(_row(title, sampler, digits, labels, seconds))
+        rows.append(_row(title, source, digits, labels, seconds))
         drawn[rows[-1].id] = digits
     return DigitsReport(tuple(rows), drawn, seed, device, started)
 
@@ -148,7 +148,7 @@ _PROTOCOL = Protocol(
 )
 
 
-def _row(title: str, sampler: Sampler, digits: Tensor, labels: Tensor, seconds: float) -> Row:
+def _row(title: str, source: DigitsSource, digits: Tensor, labels: Tensor, seconds: float) -> Row:
     role: Role = "teacher" if title.replace(",", " ").split()[0] == "teacher" else "student"
     return Row(
         id=title.replace(",", "").replace(" ", "-"),
@@ -158,9 +158,9 @@ def _row(title: str, sampler: Sampler, digits: Tensor, labels: Tensor, seconds: 
         num=COUNT,
         metrics=_figures(digits_figures(digits, labels)),
         not_measured={},
-        steps=sampler.nfe if sampler.steps is None else sampler.steps,
-        nfe=sampler.nfe,
-        costs=Bill(sampler.nfe, seconds, 1 / seconds, None, AT_ONCE),
+        steps=source.nfe if source.steps is None else source.steps,
+        nfe=source.nfe,
+        costs=Bill(source.nfe, seconds, 1 / seconds, None, AT_ONCE),
         per_class=figures_by_class(digits, labels),
     )
 

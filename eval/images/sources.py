@@ -24,7 +24,7 @@ from fastgen.models.pipelines.arguments import (
 from fastgen.models.pipelines.opening import Opened, is_student
 from fastgen.models.pipelines.stock_pipeline import StockPipeline
 from fastgen.sampling import stock
-from fastgen.sampling.call import Asked, Call, settle
+from fastgen.sampling.call import Asked, Settled, settle
 
 from ..networks.precision import autocasting
 from ..rows import Origin, Skipped
@@ -121,7 +121,7 @@ class PipelineSource:
     classes: range
     null_label: int | None
     steps: int | None
-    call: Call
+    call: Settled
     draw: Draw
     guided: float | None = None
     costs: Costs = field(default_factory=Costs)
@@ -228,7 +228,7 @@ def _source(
         classes=classes,
         null_label=notes.null_label if notes and notes.null_label is not None else null_label_above(pipe, classes),
         steps=None,
-        call=Call(),
+        call=Settled(),
         draw=draw,
     )
     told = source.asked([0])

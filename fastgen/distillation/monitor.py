@@ -15,7 +15,7 @@ from torch import Tensor
 from eval.collect import Collector, Eyes, Seen
 from eval.comparison import Comparison, Metric
 from eval.digits.figures import class_balanced_labels, digits_figures
-from eval.digits.report import Sampler, digits_report, save
+from eval.digits.report import DigitsSource, digits_report, save
 from eval.images.decode import ImageBatch, Reading, image_batches
 from eval.images.sets import open_images
 from eval.measure import figures_of
@@ -96,15 +96,15 @@ def _report_digits(student: Student, trained: Trained) -> None:
     config, teacher, few = student.config, student.pipeline.denoiser(), len(student.plan.grids[0])
     spec, folder = config.evaluate, config.out / "report"
     doubled = 2 if spec.teacher_guidance != 1 else 1
-    samplers = {
-        f"teacher, {n} step{'s' * (n > 1)}": Sampler(
+    sources = {
+        f"teacher, {n} step{'s' * (n > 1)}": DigitsSource(
             partial(student.draw_teacher, teacher, steps=n, guidance=spec.teacher_guidance), n * doubled, steps=n
         )
         for n in (spec.teacher_steps, few)
     }
     for name, weights in trained.weights.items():
-        samplers[f"student after {name}"] = Sampler(partial(student.draw, student.generator(weights)), few)
-    report = digits_report(samplers, seed=config.seed)
+        sources[f"student after {name}"] = DigitsSource(partial(student.draw, student.generator(weights)), few)
+    report = digits_report(sources, seed=config.seed)
     save(report, folder)
     print(report.table())
     print(f"picture: {folder / 'digits.png'}, page: {folder / 'report.html'}")

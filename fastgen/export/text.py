@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from ..models.pipelines.notes import Below, Notes
+from ..models.pipelines.notes import Notes, TeacherLoRA
 
 _UNSAFE = '"\\`'  # ends a literal, begins an escape, ends a code block
 _MARKDOWN = re.compile(r"([\\`*\[\]<>|&~$#])")
@@ -47,7 +47,7 @@ def public(place: str, *, hub: bool) -> str:
     return place if hub else "/".join(["path/to", *filter(None, [Path(place).name])])
 
 
-def adapter_names(loras: Sequence[Below]) -> list[str]:
+def adapter_names(loras: Sequence[TeacherLoRA]) -> list[str]:
     """A name of its own for each LoRA below the student's: its file's, or its folder's where that tells nothing."""
     names: list[str] = []
     for lora in loras:

@@ -36,7 +36,7 @@ class Asked:
 
 
 @dataclass(frozen=True)
-class Call:
+class Settled:
     """What one pipeline is really told: choices without an effect on it are left out.
 
     Attributes:
@@ -58,7 +58,7 @@ def settle(
     example: Mapping[str, Any],
     warn: Warn,
     beside: Mapping[str, Any] | None = None,
-) -> Call:
+) -> Settled:
     """The call of a pipeline, a student's as its notes say where nothing else is asked for.
 
     Args:
@@ -85,7 +85,7 @@ def settle(
         negative = None
     if notes:
         _warn_of_untrained(pipe, noted, {**size, **scale}, warn)
-    return Call(
+    return Settled(
         steps=notes.steps[0] if notes and asked.steps is None else asked.steps,
         guidance=notes.guidance if notes and guidance is None else guidance,
         negative_prompt=negative,

@@ -16,7 +16,7 @@ from ..models.pipelines.notes import Notes
 from ..models.pipelines.opening import Opened
 from ..models.pipelines.stock_pipeline import StockPipeline
 from . import pictures, stock
-from .call import Asked, Call, settle, warn_of_steps
+from .call import Asked, Settled, settle, warn_of_steps
 
 _DEFAULT_NUM = 16
 _GRID_LIMIT = 100
@@ -173,7 +173,7 @@ def sample(
     return torch.cat([drawn.images for drawn in _drawn(pipe, request, call, order)])
 
 
-def _settled(order: Order, warn: Callable[[str], None]) -> tuple[StockPipeline, Request, Call]:
+def _settled(order: Order, warn: Callable[[str], None]) -> tuple[StockPipeline, Request, Settled]:
     """The pipeline of an order, and what its call is really told."""
     opened = Opened(order.pipeline, order.base, order.stacked)
     notes = opened.notes
@@ -199,7 +199,7 @@ def _example(pipe: StockPipeline, request: Request) -> dict[str, list[Any]]:
     return arguments.conditions(pipe, labels=labels, prompts=prompts)
 
 
-def _drawn(pipe: StockPipeline, request: Request, call: Call, order: Order) -> Iterator[stock.Drawn]:
+def _drawn(pipe: StockPipeline, request: Request, call: Settled, order: Order) -> Iterator[stock.Drawn]:
     negative = call.negative_prompt
     return stock.generate(
         pipe,
@@ -213,7 +213,7 @@ def _drawn(pipe: StockPipeline, request: Request, call: Call, order: Order) -> I
     )
 
 
-def _record(order: Order, request: Request, call: Call, pipe: StockPipeline, written: Written) -> Record:
+def _record(order: Order, request: Request, call: Settled, pipe: StockPipeline, written: Written) -> Record:
     images = [
         ImageRecord(
             file=pictures.image_name(i),

@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from eval.digits.figures import class_balanced_labels, digits_figures, figures_by_class, real_digits, real_halves
-from eval.digits.report import DigitsReport, Sampler, digits_report, save
+from eval.digits.report import DigitsReport, DigitsSource, digits_report, save
 from fastgen.data.digits import from_canvas, to_canvas
 from fastgen.distillation import monitor
 from fastgen.models.walk import Plan
@@ -106,13 +106,13 @@ def drawing(noise: float, contrast: float = 1.0) -> Callable[[Tensor], Tensor]:
 
 @pytest.fixture(scope="module")
 def report() -> DigitsReport:
-    samplers = {
-        "teacher, 25 steps": Sampler(drawing(0.05), 50, steps=25),
-        "teacher, 1 step": Sampler(drawing(0.4), 1),
-        "student after kd": Sampler(drawing(0.2), 1),
-        "student after dmd2": Sampler(drawing(0.05, 0.9), 1),
+    sources = {
+        "teacher, 25 steps": DigitsSource(drawing(0.05), 50, steps=25),
+        "teacher, 1 step": DigitsSource(drawing(0.4), 1),
+        "student after kd": DigitsSource(drawing(0.2), 1),
+        "student after dmd2": DigitsSource(drawing(0.05, 0.9), 1),
     }
-    return digits_report(samplers, seed=0)
+    return digits_report(sources, seed=0)
 
 
 @pytest.fixture(scope="module")
@@ -193,10 +193,10 @@ def test_half_of_the_real_digits_is_no_reason_to_warn(folder: Path) -> None:
 def test_a_run_reports_the_steps_of_a_guided_teacher_and_twice_as_many_calls(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, guidance: float, doubled: int
 ) -> None:
-    given: dict[str, Sampler] = {}
+    given: dict[str, DigitsSource] = {}
 
-    def report_of(samplers: dict[str, Sampler], *, seed: int) -> DigitsReport:
-        given.update(samplers)
+    def report_of(sources: dict[str, DigitsSource], *, seed: int) -> DigitsReport:
+        given.update(sources)
         return DigitsReport((), {}, seed, torch.device("cpu"), datetime.now(UTC))
 
     monkeypatch.setattr(monitor, "digits_report", report_of)

@@ -16,7 +16,7 @@ from fastgen.export.card import card
 from fastgen.export.lora import FILES, export_lora
 from fastgen.export.rebuild import verify_lora
 from fastgen.export.text import adapter_names, quoted, shown
-from fastgen.models.pipelines.notes import Below, Notes
+from fastgen.models.pipelines.notes import Notes, TeacherLoRA
 from fastgen.models.pipelines.source import LoRAFile
 from fastgen.models.pipelines.stacked import found, recorded
 
@@ -54,7 +54,7 @@ def test_no_text_of_a_path_becomes_code():
 def test_a_card_is_the_same_program_whatever_the_paths_are_called(tmp_path, student):
     cards = []
     for folder, name in (("wicked", WICKED), ("plain", "style")):
-        below = Below(place=name, file=f"{name}.safetensors", weight=0.5)
+        below = TeacherLoRA(place=name, file=f"{name}.safetensors", weight=0.5)
         made = lora_of(student, tmp_path / folder, teacher=name, hub=False, variant=name, loras=(below,))
         cards.append((made / "README.md").read_text())
     wicked, plain = (code_of(card) for card in cards)
@@ -69,7 +69,7 @@ def test_a_card_is_the_same_program_whatever_the_paths_are_called(tmp_path, stud
 def test_every_lora_has_a_sensible_name_of_its_own():
     files = [(".", "style.safetensors"), ("x/ink", FILES["diffusers"]), ("o/n", "style.safetensors")]
     files += [(".", FILES["diffusers"]), ("y", "fewstep.safetensors"), ("y", "--.safetensors")]
-    names = adapter_names([Below(place=place, file=file) for place, file in files])
+    names = adapter_names([TeacherLoRA(place=place, file=file) for place, file in files])
     assert names == ["style", "ink", "style_2", "lora", "fewstep_3", "lora_2"]
 
 

@@ -44,7 +44,7 @@ class Stop:
 
 
 @dataclass(frozen=True, kw_only=True, config=ConfigDict(extra="forbid"))
-class Below:
+class TeacherLoRA:
     """A LoRA that the teacher was made with, which lies below the student's own.
 
     Attributes:
@@ -96,7 +96,7 @@ class Notes:
     hub: bool | None = None
     variant: str | None = None
     revision: str | None = None
-    loras: tuple[Below, ...] = ()
+    loras: tuple[TeacherLoRA, ...] = ()
     licence: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
     sampler: Sampler | None = None

@@ -8,7 +8,7 @@ from typing import Literal
 from ...errors import UserError
 from ...files import sha256_file
 from .fuse import lora_file
-from .notes import Below
+from .notes import TeacherLoRA
 from .source import LoRAFile
 from .stock_pipeline import StockPipeline
 from .watch import denoisers_of
@@ -42,7 +42,7 @@ def written(pipe: StockPipeline, folder: str, kind: Keys) -> tuple[StackedLoRA, 
     return (first, second)[: len(denoisers_of(pipe))]
 
 
-def recorded(lora: LoRAFile) -> tuple[StackedLoRA, Below]:
+def recorded(lora: LoRAFile) -> tuple[StackedLoRA, TeacherLoRA]:
     """A user's LoRA as it lies on this machine, and as the notes of a student name it.
 
     Raises:
@@ -51,7 +51,7 @@ def recorded(lora: LoRAFile) -> tuple[StackedLoRA, Below]:
     file, path = lora_file(lora), Path(lora.path)
     folder = path if path.is_dir() else path.parent
     place = str(folder) if not folder.is_absolute() and ".." not in folder.parts else folder.name
-    below = Below(
+    below = TeacherLoRA(
         place=place if path.exists() else lora.path,
         hub=not path.exists(),
         file=file.name,
@@ -61,7 +61,7 @@ def recorded(lora: LoRAFile) -> tuple[StackedLoRA, Below]:
     return StackedLoRA(str(file.parent), file.name, lora.weight), below
 
 
-def found(loras: Sequence[Below], given: Sequence[tuple[Path, float | None]]) -> list[StackedLoRA]:
+def found(loras: Sequence[TeacherLoRA], given: Sequence[tuple[Path, float | None]]) -> list[StackedLoRA]:
     """The LoRAs that notes name, on this machine; what is given beside notes that name none is taken as it is.
 
     Args:
@@ -88,7 +88,7 @@ def found(loras: Sequence[Below], given: Sequence[tuple[Path, float | None]]) ->
     return stack
 
 
-def _in_place(lora: Below) -> Path:
+def _in_place(lora: TeacherLoRA) -> Path:
     """The file where the notes say, if it is the one."""
     try:
         file = lora_file(LoRAFile(path=lora.place, file=lora.file))
@@ -103,6 +103,6 @@ def _in_place(lora: Below) -> Path:
     return file
 
 
-def _named(lora: Below) -> str:
+def _named(lora: TeacherLoRA) -> str:
     digest = f" (sha256 {lora.sha256[:12]})" if lora.sha256 else ""
     return f"{lora.file} x {lora.weight:g}{digest}"
