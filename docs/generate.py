@@ -29,6 +29,7 @@ from fastgen.data import SOURCES
 from fastgen.objectives import OBJECTIVES
 
 DOCS = Path(__file__).parent
+NOTEBOOK, CONTRIBUTING = DOCS.parent / "notebooks/own_objective.ipynb", DOCS.parent / "CONTRIBUTING.md"
 PAPER = re.compile(r"arXiv:(\d{4}\.\d{5})")
 ENTRY = re.compile(r"^(?P<indent>\s*)(?P<names>[a-z]\w*(?:, [a-z]\w*)*): (?P<text>.*)$")
 SECTIONS = ("Args:", "Attributes:", "Raises:", "Returns:")
@@ -114,9 +115,20 @@ def pages() -> dict[Path, str]:
     return {
         DOCS / "settings.md": settings_page(),
         DOCS / "configs.md": configs_page(),
+        NOTEBOOK: own_objective(*(path.read_text(encoding="utf-8") for path in (NOTEBOOK, CONTRIBUTING))),
         DOCS / "metrics.md": f"{ABOUT_REPORTS}\n{model_page(Report)}\n",
         DOCS / "metrics_schema.json": json.dumps(Report.model_json_schema(), indent=1) + "\n",
     }
+
+
+def own_objective(notebook: str, contributing: str) -> str:
+    """The notebook with the example of CONTRIBUTING.md in its cell of that name, as a file."""
+    (example,) = re.findall(r"^( *)```python\n(.*?)^\1```", contributing, re.S | re.M)
+    held = json.loads(notebook)
+    source = f"%%writefile mine.py\n{inspect.cleandoc(example[1])}"
+    (cell,) = (cell for cell in held["cells"] if cell["id"] == "objective")
+    cell["source"] = source.splitlines(keepends=True)
+    return json.dumps(held, indent=1, ensure_ascii=False) + "\n"
 
 
 def configs_page() -> str:
