@@ -112,7 +112,7 @@ def export_student(student: Student, trained: Stage | Roles) -> Path:
         left = left_by(trained)
         weights = plain(trained.roles, left.get("ema", left["generator"]), trained.feed)
     else:
-        weights = plain(trained, taken(trained["generator"]), _run(student).feed(last))
+        weights = plain(trained, taken(trained.network("generator")), _run(student).feed(last))
     release(student, Trained({last.name: weights}))
     return student.config.exported
 

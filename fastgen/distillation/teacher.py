@@ -23,8 +23,8 @@ def teacher_of(config: Config, device: torch.device) -> Pipeline:
     if spec.new is not None:
         pipe = create(spec.new.pipeline, spec.new.parts, seed=config.seed).to(device)
     else:
-        base = base_of(config)
-        quantised = base if config.sharing == "lora" and base in QUANTISED else None
+        base = base_of(config) if config.sharing == "lora" else None
+        quantised = next((kind for kind in QUANTISED if kind == base), None)
         pipe = load_teacher(spec.source, device=device, auto=teacher_dtype(config), quantised=quantised)
         num_classes, null_label = noted_classes(spec.source.path, num_classes, null_label)
     for network in denoisers_of(pipe).values():

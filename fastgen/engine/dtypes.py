@@ -21,9 +21,10 @@ from ..errors import UserError
 from ..models.casting import HALF
 from ..models.denoiser import dtype_of
 from ..models.pipelines.source import DTYPES
+from ..models.quantised import Quantised
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-QUANTISED = ("int8", "nf4")
+QUANTISED: tuple[Quantised, ...] = ("int8", "nf4")
 
 
 def base_of(config: Config) -> Base:

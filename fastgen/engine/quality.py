@@ -147,7 +147,7 @@ def averaged(stage: Stage) -> AbstractContextManager[None]:
 
 def copied(stage: Stage) -> dict[str, Tensor]:
     """The generator's weights as they are now, or its adapter's on a shared network, and its embeddings, on the CPU."""
-    return taken(stage.roles["generator"])
+    return taken(stage.roles.network("generator"))
 
 
 def left_by(stage: Stage) -> dict[str, dict[str, Tensor]]:
@@ -166,10 +166,10 @@ def plain(roles: Roles, weights: Mapping[str, Tensor], feed: Feed) -> dict[str, 
     """
     if not roles.student.scalars:
         return dict(weights)
-    generator = roles["generator"]
+    generator = roles.network("generator")
     put(generator, weights)
     own = {name: value for name, value in weights.items() if not name.startswith(EMBEDDED)}
-    return baked(generator, own, roles.student.scalars, feed.example())  # type: ignore[arg-type]
+    return baked(generator, own, roles.student.scalars, feed.example())
 
 
 def write_weights(folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias,
 from ..models.baking import check_bakeable
 from ..models.casting import cast
 from ..models.contract import Denoiser
-from ..models.denoiser import RetargetedDenoiser, dtype_of
+from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser, dtype_of
 from ..models.discriminator import Discriminator, default_layers
 from ..models.pipelines.perceptual import Perceptual, lpips_network
 from ..models.pipelines.pipeline import Pipeline
@@ -25,6 +25,9 @@ from ..objectives import denoisers_of, roles_of
 from ..process.retold import ProcessName, retold
 from ..seeds import seed_of
 from .dtypes import autocast_of
+
+Speaker = NetworkDenoiser | AdaptedDenoiser | RetargetedDenoiser
+"""A denoiser that may play a role."""
 
 Weights = Mapping[str, Mapping[str, Tensor]]
 """Origin ("generator", "ema") -> state dict of the stage before."""
@@ -64,7 +67,7 @@ def build_roles(
     origins = {name: _origin(name, stage, weights) for name in names}
     scalars = {name: needs.told(name) for name in names}
     torch.manual_seed(seed_of(seed, stage.name, "embeddings"))
-    members: dict[str, nn.Module] = {
+    denoisers: dict[str, Speaker] = {
         name: _copy(pipeline, stage.train, frozen=name not in (*trained, "target"), scalars=scalars[name])
         for name in names
         if name not in SHARED[sharing]
@@ -74,18 +77,19 @@ def build_roles(
         shared = {name: told for name, told in scalars.items() if name in SHARED[sharing]}
         own = [name for name in shared if name in (*trained, "target") or origins[name] != "teacher"]
         net = _base(pipeline.network, base, alone=sharing == "lora")
-        members |= _shared(pipeline, net, stage.train, lora or LoRA(), scalars=shared, own=own)
+        denoisers |= _shared(pipeline, net, stage.train, lora or LoRA(), scalars=shared, own=own)
     for name, origin in origins.items():
         if weights is not None and origin in weights:
-            put(members[name], weights[origin])
-    if "target" in members:
-        members["target"].load_state_dict(members["generator"].state_dict())
+            put(denoisers[name], weights[origin])
+    if "target" in denoisers:
+        denoisers["target"].load_state_dict(denoisers["generator"].state_dict())
     spoken = retold(process, pipeline.reading.process)
     if spoken is not pipeline.reading.process:
-        members = {name: RetargetedDenoiser(model, spoken) for name, model in members.items()}
+        denoisers = {name: RetargetedDenoiser(model, spoken) for name, model in denoisers.items()}
+    members: dict[str, nn.Module] = dict(denoisers)
     torch.manual_seed(seed_of(seed, stage.name, "discriminator"))
     if "discriminator" in trained:
-        members["discriminator"] = _discriminator(pipeline, members, stage.discriminator)
+        members["discriminator"] = _discriminator(pipeline, denoisers, stage.discriminator)
     device = next(pipeline.network.parameters()).device
     members |= {name: STATES[name]().to(device) for name in needs.states}
     if needs.lpips:
@@ -94,7 +98,7 @@ def build_roles(
     borrowed = [name for name, origin in origins.items() if name not in kept and origin == "teacher"]
     student = student.on(spoken).telling(scalars["generator"], guidance=guidance)
     if student.scalars:
-        check_bakeable(members["generator"], stops=len(student.scalars))
+        check_bakeable(denoisers["generator"], stops=len(student.scalars))
     return Roles(members, student, borrowed=borrowed)
 
 
@@ -111,7 +115,7 @@ def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:
     return origin
 
 
-def _copy(pipeline: Pipeline, settings: Train, *, frozen: bool, scalars: Sequence[str]) -> nn.Module:
+def _copy(pipeline: Pipeline, settings: Train, *, frozen: bool, scalars: Sequence[str]) -> NetworkDenoiser:
     denoiser = pipeline.denoiser(scalars=scalars)
     if not frozen:
         cast(denoiser.net, torch.float32)
@@ -133,7 +137,7 @@ def _shared(
     *,
     scalars: Mapping[str, Sequence[str]],
     own: Sequence[str],
-) -> dict[str, nn.Module]:
+) -> dict[str, AdaptedDenoiser]:
     """Roles with their scalars on one network, those of `own` with an adapter."""
     autocast = autocast_of(net, settings.precision, pipeline.told_in)
     adaptation = Adaptation(lora.rank, lora.alpha, lora.targets, lora.norms)
@@ -155,16 +159,16 @@ def _base(network: nn.Module, base: Base, *, alone: bool) -> nn.Module:
     return alias(cast(network, dtype)) if alone or dtype_of(network) == dtype else cast(copy.deepcopy(network), dtype)
 
 
-def _discriminator(pipeline: Pipeline, members: Mapping[str, nn.Module], spec: DiscriminatorConfig) -> Discriminator:
-    automatic = "fake_score" if "fake_score" in members else "real_score"
+def _discriminator(pipeline: Pipeline, denoisers: Mapping[str, Denoiser], spec: DiscriminatorConfig) -> Discriminator:
+    automatic = "fake_score" if "fake_score" in denoisers else "real_score"
     reader = automatic if spec.backbone == "auto" else spec.backbone
-    if reader not in members:
+    if reader not in denoisers:
         raise UserError(f"discriminator.backbone is {reader}, a role that this objective does not have")
     device = next(pipeline.network.parameters()).device
     x = torch.zeros((2, *pipeline.shape), device=device)
     cond = pipeline.condition(2, labels=torch.tensor([0, 1]), prompts=["a", "a longer one"]).to(device)
     t = torch.full((2,), 0.5, dtype=torch.float64, device=device)
-    backbone: Denoiser = members[reader]  # type: ignore[assignment]
+    backbone = denoisers[reader]
     layers = spec.layers or default_layers(pipeline.network, backbone, (x, t, cond))
     known = [name for name, _ in pipeline.network.named_modules() if name]
     unknown = [layer for layer in layers if layer not in known]

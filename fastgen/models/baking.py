@@ -9,7 +9,6 @@ exact at the stops, and small enough for a LoRA.
 """
 
 from collections.abc import Mapping
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,7 +16,8 @@ from torch import Tensor, nn
 from ..errors import UserError
 from .adapters import AdaptedDenoiser
 from .conditioning import Conditioning
-from .denoiser import NetworkDenoiser, RetargetedDenoiser
+from .contract import RoleNetwork
+from .denoiser import RetargetedDenoiser
 from .roles import weights_of
 
 Scalars = Mapping[str, float]
@@ -28,7 +28,7 @@ TWO_TOLD = (
 
 
 def baked(
-    model: NetworkDenoiser | AdaptedDenoiser | RetargetedDenoiser,
+    model: RoleNetwork,
     state: Mapping[str, Tensor],
     stops: Mapping[float, Scalars],
     example: tuple[Tensor, Conditioning],
@@ -55,7 +55,7 @@ def baked(
     return {**state, key: (state[key].double() + update).to(state[key].dtype)}
 
 
-def check_bakeable(model: Any, *, stops: int) -> None:
+def check_bakeable(model: RoleNetwork, *, stops: int) -> None:
     """Refuses a role whose embeddings could not be baked.
 
     Raises:
@@ -96,7 +96,7 @@ def _last_layer(net: nn.Module, embedding: str) -> tuple[str, nn.Linear]:
 
 
 @torch.no_grad()
-def _input_of(layer: nn.Linear, model: Any, t: float, example: tuple[Tensor, Conditioning]) -> Tensor:
+def _input_of(layer: nn.Linear, model: RoleNetwork, t: float, example: tuple[Tensor, Conditioning]) -> Tensor:
     """What reaches the layer at time t, [in]."""
     seen: list[Tensor] = []
     hook = layer.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
@@ -109,7 +109,7 @@ def _input_of(layer: nn.Linear, model: Any, t: float, example: tuple[Tensor, Con
 
 
 @torch.no_grad()
-def _added(model: Any, values: Scalars) -> Tensor:
+def _added(model: RoleNetwork, values: Scalars) -> Tensor:
     """What the embeddings add to the time embedding, [out]."""
     device = next(model.embeddings.parameters()).device
     added: Tensor = model.embeddings({name: torch.tensor([value], device=device) for name, value in values.items()})[0]

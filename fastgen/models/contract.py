@@ -1,12 +1,13 @@
-"""What objectives may rely on. Everything that speaks about noisy samples has this form."""
+"""What objectives may rely on: everything that speaks about noisy samples; and what a role adds to it."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..process import Latent, Prediction, Process, Time
 from .conditioning import Conditioning
+from .scalars import ScalarEmbeddings
 
 
 @runtime_checkable
@@ -46,4 +47,27 @@ class Denoiser(Protocol):
 
         The rest of the network is not run where that is possible.
         """
+        ...
+
+
+class RoleNetwork(Denoiser, Protocol):
+    """A denoiser over a network that plays a role: what it has of its own is trained, kept and handed on."""
+
+    @property
+    def net(self) -> nn.Module:
+        """The network, which other roles may act on too."""
+        ...
+
+    @property
+    def own(self) -> nn.Module:
+        """What the role has of its own: the whole network, or its adapter on a shared one."""
+        ...
+
+    @property
+    def embeddings(self) -> ScalarEmbeddings:
+        """The embeddings of the scalars that it can be told."""
+        ...
+
+    def requires_grad_(self, requires_grad: bool = True) -> Self:
+        """Whether what it has of its own and its embeddings require gradients."""
         ...

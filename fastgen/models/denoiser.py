@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..process import Latent, Prediction, Process, Reading, Time, pad_like
 from .casting import fitting
 from .conditioning import Conditioning
+from .contract import RoleNetwork
 from .experts import Experts
 from .layout import Layout
 from .owned import collect_gradients
@@ -60,9 +61,10 @@ class CallForm:
 
     def taken(self, output: Any, like: Latent) -> Tensor:
         """The network's output [B, C', ...] with the axes of `like`."""
-        if self.listed is None:
-            return output
-        return torch.stack(output).reshape(len(like), -1, *like.shape[2:])
+        stacked: Tensor = output
+        if self.listed is not None:
+            stacked = torch.stack(output).reshape(len(like), -1, *like.shape[2:])
+        return stacked
 
 
 class NetworkDenoiser(nn.Module):
@@ -164,7 +166,9 @@ class NetworkDenoiser(nn.Module):
 class RetargetedDenoiser(nn.Module):
     """A denoiser of one process that is spoken to in another: x0 and eps are the same on both."""
 
-    def __init__(self, inner: Any, process: Process) -> None:
+    inner: RoleNetwork
+
+    def __init__(self, inner: RoleNetwork, process: Process) -> None:
         super().__init__()
         self.inner = inner
         self.process = process
@@ -205,8 +209,8 @@ class RetargetedDenoiser(nn.Module):
 
     def guide(self, cond: Prediction, null: Prediction, w: float | Tensor) -> Prediction:
         seen = self.process.retarget(self.inner.process, cond.t)
-        halves = [Prediction(self.inner.process, seen.t, half.x0, half.eps) for half in (cond, null)]
-        guided = self.inner.guide(*halves, w)
+        seen_cond, seen_null = (Prediction(self.inner.process, seen.t, half.x0, half.eps) for half in (cond, null))
+        guided = self.inner.guide(seen_cond, seen_null, w)
         return Prediction(self.process, cond.t, guided.x0, guided.eps)
 
     def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Any]:

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 from peft import LoraConfig
@@ -65,4 +66,5 @@ def lora_layers(state: Mapping[str, Tensor], *, alpha: float | None = None) -> t
 
 def lora_config(targets: Sequence[str], rank: int, alpha: float | None) -> LoraConfig:
     """Plain LoRA without dropout on these layers."""
-    return LoraConfig(r=rank, lora_alpha=rank if alpha is None else alpha, target_modules=list(targets))
+    scale: Any = rank if alpha is None else alpha  # peft names whole numbers alone, and computes with any
+    return LoraConfig(r=rank, lora_alpha=scale, target_modules=list(targets))

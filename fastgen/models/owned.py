@@ -65,7 +65,7 @@ def owned(module: nn.Module) -> Owned:
     return Owned(tuple(wholes.values()), places)
 
 
-def collect_gradients(module: nn.Module) -> None:
+def collect_gradients(module: object) -> None:
     """Moves what a backward pass left to the owned tensors, where a module computes with copies of them."""
     collect = getattr(module, "collect_gradients", None)
     if collect is not None:

@@ -35,7 +35,8 @@ def unquantised(net: Any) -> Any:
     if all(parameter.is_floating_point() for parameter in net.parameters()):
         return net
     with torch.device("meta"):
-        bare = [type(part).from_config(part.config) for part in networks_in(net).values()]
+        parts: list[Any] = [*networks_in(net).values()]
+        bare = [type(part).from_config(part.config) for part in parts]
     return bare[0] if len(bare) == 1 else Experts(*bare, boundary=net.boundary)
 
 
@@ -59,4 +60,5 @@ def _quantised(layer: nn.Linear, kind: Quantised, device: torch.device) -> nn.Mo
         new = bnb.nn.Linear8bitLt(layer.in_features, layer.out_features, has_fp16_weights=False, **sizes)
         new.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
     new.bias = layer.bias
-    return new.to(device).eval()
+    moved: nn.Module = new.to(device).eval()
+    return moved

@@ -2,11 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import cast
 
 from torch import Tensor, nn
 
 from ..process import Process
-from .contract import Denoiser
+from .contract import Denoiser, RoleNetwork
 from .discriminator import Discriminator
 from .owned import collect_gradients, owned
 from .walk import Plan
@@ -42,27 +43,31 @@ class Roles:
 
     @property
     def generator(self) -> Denoiser:
-        return self["generator"]  # type: ignore[return-value]
+        return cast(Denoiser, self["generator"])
 
     @property
     def fake_score(self) -> Denoiser:
-        return self["fake_score"]  # type: ignore[return-value]
+        return cast(Denoiser, self["fake_score"])
 
     @property
     def real_score(self) -> Denoiser:
-        return self["real_score"]  # type: ignore[return-value]
+        return cast(Denoiser, self["real_score"])
 
     @property
     def target(self) -> Denoiser:
-        return self["target"]  # type: ignore[return-value]
+        return cast(Denoiser, self["target"])
 
     @property
     def discriminator(self) -> Discriminator:
-        return self["discriminator"]  # type: ignore[return-value]
+        return cast(Discriminator, self["discriminator"])
 
     @property
     def process(self) -> Process:
         return self.generator.process
+
+    def network(self, role: str) -> RoleNetwork:
+        """A denoiser among the roles, with what it has of its own."""
+        return cast(RoleNetwork, self[role])
 
     def parameters(self, role: str) -> list[nn.Parameter]:
         """What an optimizer of that role owns: of an adapter, the tensor that it lies in."""
@@ -90,21 +95,20 @@ EMBEDDED = "embeddings."
 """What the keys of a role's embeddings begin with beside those of its network."""
 
 
-def taken(denoiser: nn.Module) -> dict[str, Tensor]:
+def taken(denoiser: RoleNetwork) -> dict[str, Tensor]:
     """What a role has of its own, copied to the CPU: its network or adapter, and its embeddings if it has any."""
-    embedded = {f"{EMBEDDED}{name}": value for name, value in denoiser.embeddings.state_dict().items()}  # type: ignore[union-attr,operator]
+    embedded = {f"{EMBEDDED}{name}": value for name, value in denoiser.embeddings.state_dict().items()}
     own = {**weights_of(denoiser).state_dict(), **embedded}
     return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in own.items()}
 
 
-def put(denoiser: nn.Module, state: Mapping[str, Tensor]) -> None:
+def put(denoiser: RoleNetwork, state: Mapping[str, Tensor]) -> None:
     """Gives a role what was `taken` of one; embeddings that the other had not stay as they are."""
     embedded = {name.removeprefix(EMBEDDED): value for name, value in state.items() if name.startswith(EMBEDDED)}
-    denoiser.embeddings.load_state_dict(embedded, strict=False)  # type: ignore[union-attr,operator]
+    denoiser.embeddings.load_state_dict(embedded, strict=False)
     weights_of(denoiser).load_state_dict({name: v for name, v in state.items() if not name.startswith(EMBEDDED)})
 
 
-def weights_of(denoiser: nn.Module) -> nn.Module:
+def weights_of(denoiser: RoleNetwork) -> nn.Module:
     """The module whose state dict is what a role has of its own: its network, or its adapter on a shared one."""
-    own: nn.Module = denoiser.own  # type: ignore[assignment]
-    return own
+    return denoiser.own
