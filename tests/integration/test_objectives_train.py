@@ -4,7 +4,6 @@ Classes in pixels with whole networks, SDXL and a flow model with LoRAs on a sha
 """
 
 import json
-import re
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -182,61 +181,6 @@ def test_a_fake_score_with_embeddings_goes_on_as_if_nothing_had_happened(name, k
 def carried_out(config, *, resume=False, at=None):
     """A run in a process of its own, ended before cycle `at`; its exit code."""
     return small_run.in_processes(1, small_run.run_or_die, config, resume, at)[0]
-
-
-NEW = "teacher={new: {pipeline: DDPMPipeline, parts: {}}}"
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["objective={name: tdm}"], "student.sampler is renoise: set student.sampler=ode"),
-        (
-            ["objective={name: phased_dmd}", "student={steps: [1], sampler: ode}"],
-            "at least 2 steps, but .* declares 1: ",
-        ),
-        (["objective={name: phased_dmd, phases: 0}"], "phases is 0: need at least one"),
-        (["objective={name: f_distill, gan: 0}"], "gan.weight 0: .* set gan.kind=logistic and a weight above 0"),
-        (["objective={name: f_distill, gan: {kind: hinge}}"], "gan.kind is hinge .* set gan.kind=logistic"),
-        (
-            ["objective={name: uni_instruct, gan: {kind: relativistic}}"],
-            "gan.kind is relativistic .* set gan.kind=logistic",
-        ),
-        (["objective={name: sida}"], "'sida' needs real images .* use data.source folder, parquet or digits"),
-        (["objective={name: uni_instruct}"], "'uni_instruct' needs real images .* use data.source folder"),
-        (["objective={name: vsd, rollout: noised_data}"], "'vsd' needs real images"),
-        (
-            ["objective={name: dmd}", NEW],
-            "'dmd' learns from the teacher, but teacher.new .*: train it in a run of its own",
-        ),
-        (
-            ["objective={name: dmd}", "student.steps=[4]"],
-            "'dmd' trains one step only, .* declares 4: set student.steps",
-        ),
-        (["objective={name: sid}", "student.steps=[4]"], "'sid' trains one step only, .*rollout=backward_simulation"),
-        (["objective.guidance={law: anti, scale: 2}"], "need scale < 0, got 2.0"),
-        (["objective.guidance={law: nope}"], "there is no law 'nope'; known: 'fixed', 'shared', 'long_short', "),
-        (["objective.guidance={law: shared, low: 2}"], "guidance.shared.high: this setting is required"),
-        (["objective.guidance={scale: 2}"], "this needs a `law`, e.g."),
-        *(([f"objective={{name: {name}, ratio: 0}}"], "ratio is 0: .* needs at least one update") for name in CASES),
-    ],
-)
-def test_what_can_never_be_trained_is_refused_before_the_teacher_is_looked_for(options, words, tmp_path, capsys):
-    (tmp_path / "run.yaml").write_text(f"""\
-out: {tmp_path}/out
-device: cpu
-teacher: {{path: {tmp_path}/nowhere}}
-data: {{source: noise, num_classes: 10}}
-objective: {{name: dmd2, gan: 0}}
-train: {{images: 8, batch: 4}}
-""")
-    for dry in ([], ["--dry-run"]):
-        assert main(["train", "--config", str(tmp_path / "run.yaml"), *options, *dry]) == 2
-        told = capsys.readouterr().err.partition("fastgen: error: ")[2]
-        assert re.search(words, told), told
-        assert told.count("\n") <= 2
-        assert "nowhere" not in told
-    assert not (tmp_path / "out").exists()
 
 
 def test_guided_pairs_of_a_teacher_that_knows_no_guidance_are_refused(tmp_path, capsys):

@@ -47,9 +47,6 @@ class Case:
 
 
 ODE = "{steps: [2], sampler: ode}"
-ODE2 = "student={steps: [2, 4], sampler: ode}"
-TOLD_FIRST = "stages=[{objective: {name: guidance_distillation}}, {objective: {name: progressive}}]"
-NOISE = "data={source: noise, num_classes: 10}"
 CONSISTENCY, SHORTCUT = {"generator/consistency"}, {"generator/shortcut"}
 RIVALS = {"generator/consistency", "generator/gan", "discriminator/gan"}
 CASES = {
@@ -341,58 +338,6 @@ def test_in_bf16_the_target_is_kept_in_full_precision(tmp_path, capsys):
     torch.testing.assert_close(
         second["target"][key], first["target"][key].lerp(first["generator"][key], 0.05), rtol=1e-6, atol=1e-8
     )
-
-
-@pytest.mark.parametrize(
-    ("options", "words"),
-    [
-        (["objective={name: cd}", NOISE], "'cd' needs real images .* use data.source folder, parquet or digits"),
-        (["objective={name: lcm}"], "'lcm' .* told its guidance, .* such as student.guidance=8"),
-        (["objective={name: sana_sprint}"], "'sana_sprint' .* told its guidance, .* such as student.guidance=8"),
-        (["objective={name: lcm, ema: 1}"], "ema is 1.0: need 0 .* <= ema < 1"),
-        (["objective={name: lcm, guidance: {low: 6, high: 26}}"], r"from \[6, 26\]: need 0 <= low <= high <= 20"),
-        (["objective={name: shortcut}", ODE2], "told where a step leads, .* declares 2, 4: declare one"),
-        (["objective={name: meanflow}", ODE2], "told where a step leads, .* declares 2, 4: declare one"),
-        *(
-            ([f"objective={{name: {name}}}"], f"'{name}' trains deterministic steps, .* set student.sampler=ode")
-            for name in ("pcm", "tscd", "tdd", "meanflow", "shortcut", "self_shortcut", "progressive")
-        ),
-        (["objective={name: pcm, gan: {kind: relativistic}}"], "has hinge or logistic losses without r1"),
-        (["objective={name: tscd, segments: 0}"], "segments is 0: need at least one"),
-        (["objective={name: tdd, jitter: 2}"], r"jitter is 2.0 and dropout 0.2: both lie in \[0, 1\]"),
-        (["objective={name: sana_sprint, gan: 0}"], "gan.weight is 0: .* choose objective scm"),
-        (["objective={name: scm, velocity: data, guidance: 2}"], "velocity is data, .* set guidance=1"),
-        (["objective={name: progressive, substeps: 1}"], "substeps 1: need at least 1 and 2"),
-        (["objective={name: self_shortcut, taught: 0}"], "taught is 0.0?: need a share"),
-        (
-            ["objective={name: guidance_distillation, guidance: {low: 1, high: 5}}"],
-            "the student is not told: set guidance.told=true",
-        ),
-        (["objective={name: kd}", "student.steps=[4]"], "'kd' trains one step only, .* declares 4"),
-        (
-            ["objective={name: lcm}", "student={steps: [4], guidance: 8}", "sharing=lora", "lora.rank=3"],
-            "lora.rank is 3, .* at least 4",
-        ),
-        ([TOLD_FIRST, "student.guidance=3", "student.sampler=ode"], "told its guidance, and is not told it itself"),
-        (["student.guidance=40"], "student.guidance: .* less than or equal to 20"),
-    ],
-)
-def test_what_can_never_be_trained_is_refused_before_the_teacher_is_looked_for(options, words, tmp_path, capsys):
-    (tmp_path / "run.yaml").write_text(f"""\
-out: {tmp_path}/out
-device: cpu
-teacher: {{path: {tmp_path}/nowhere}}
-data: {{source: digits}}
-train: {{images: 8, batch: 4}}
-{"" if options[0].startswith("stages") else "objective: {name: ct}"}
-""")
-    for dry in ([], ["--dry-run"]):
-        assert main(["train", "--config", str(tmp_path / "run.yaml"), *options, *dry]) == 2
-        told = capsys.readouterr().err.partition("fastgen: error: ")[2]
-        assert re.search(words, told), told
-        assert told.count("\n") <= 2
-        assert "nowhere" not in told
-    assert not (tmp_path / "out").exists()
 
 
 def test_mean_velocities_of_a_teacher_of_another_process_are_refused_with_the_remedy(tmp_path, capsys):

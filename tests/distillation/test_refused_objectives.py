@@ -1,0 +1,112 @@
+"""What an objective can never be trained with is refused before the teacher is looked for."""
+
+import re
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from fastgen.cli import main
+from fastgen.objectives import OBJECTIVES
+
+NEW = "teacher={new: {pipeline: DDPMPipeline, parts: {}}}"
+NOISE = "data={source: noise, num_classes: 10}"
+ODE2 = "student={steps: [2, 4], sampler: ode}"
+TOLD_FIRST = "stages=[{objective: {name: guidance_distillation}}, {objective: {name: progressive}}]"
+WITH_FAKE_SCORE = [name for name, kind in OBJECTIVES.items() if "ratio" in {field.name for field in fields(kind)}]
+
+MATCHING = [
+    (["objective={name: tdm}"], "student.sampler is renoise: set student.sampler=ode"),
+    (
+        ["objective={name: phased_dmd}", "student={steps: [1], sampler: ode}"],
+        "at least 2 steps, but .* declares 1: ",
+    ),
+    (["objective={name: phased_dmd, phases: 0}"], "phases is 0: need at least one"),
+    (["objective={name: f_distill, gan: 0}"], "gan.weight 0: .* set gan.kind=logistic and a weight above 0"),
+    (["objective={name: f_distill, gan: {kind: hinge}}"], "gan.kind is hinge .* set gan.kind=logistic"),
+    (
+        ["objective={name: uni_instruct, gan: {kind: relativistic}}"],
+        "gan.kind is relativistic .* set gan.kind=logistic",
+    ),
+    (["objective={name: sida}"], "'sida' needs real images .* use data.source folder, parquet or digits"),
+    (["objective={name: uni_instruct}"], "'uni_instruct' needs real images .* use data.source folder"),
+    (["objective={name: vsd, rollout: noised_data}"], "'vsd' needs real images"),
+    (
+        ["objective={name: dmd}", NEW],
+        "'dmd' learns from the teacher, but teacher.new .*: train it in a run of its own",
+    ),
+    (
+        ["objective={name: dmd}", "student.steps=[4]"],
+        "'dmd' trains one step only, .* declares 4: set student.steps",
+    ),
+    (["objective={name: sid}", "student.steps=[4]"], "'sid' trains one step only, .*rollout=backward_simulation"),
+    (["objective.guidance={law: anti, scale: 2}"], "need scale < 0, got 2.0"),
+    (["objective.guidance={law: nope}"], "there is no law 'nope'; known: 'fixed', 'shared', 'long_short', "),
+    (["objective.guidance={law: shared, low: 2}"], "guidance.shared.high: this setting is required"),
+    (["objective.guidance={scale: 2}"], "this needs a `law`, e.g."),
+    *(
+        ([f"objective={{name: {name}, ratio: 0}}"], "ratio is 0: .* needs at least one update")
+        for name in WITH_FAKE_SCORE
+    ),
+]
+TRAJECTORY = [
+    (["objective={name: cd}", NOISE], "'cd' needs real images .* use data.source folder, parquet or digits"),
+    (["objective={name: lcm}"], "'lcm' .* told its guidance, .* such as student.guidance=8"),
+    (["objective={name: sana_sprint}"], "'sana_sprint' .* told its guidance, .* such as student.guidance=8"),
+    (["objective={name: lcm, ema: 1}"], "ema is 1.0: need 0 .* <= ema < 1"),
+    (["objective={name: lcm, guidance: {low: 6, high: 26}}"], r"from \[6, 26\]: need 0 <= low <= high <= 20"),
+    (["objective={name: shortcut}", ODE2], "told where a step leads, .* declares 2, 4: declare one"),
+    (["objective={name: meanflow}", ODE2], "told where a step leads, .* declares 2, 4: declare one"),
+    *(
+        ([f"objective={{name: {name}}}"], f"'{name}' trains deterministic steps, .* set student.sampler=ode")
+        for name in ("pcm", "tscd", "tdd", "meanflow", "shortcut", "self_shortcut", "progressive")
+    ),
+    (["objective={name: pcm, gan: {kind: relativistic}}"], "has hinge or logistic losses without r1"),
+    (["objective={name: tscd, segments: 0}"], "segments is 0: need at least one"),
+    (["objective={name: tdd, jitter: 2}"], r"jitter is 2.0 and dropout 0.2: both lie in \[0, 1\]"),
+    (["objective={name: sana_sprint, gan: 0}"], "gan.weight is 0: .* choose objective scm"),
+    (["objective={name: scm, velocity: data, guidance: 2}"], "velocity is data, .* set guidance=1"),
+    (["objective={name: progressive, substeps: 1}"], "substeps 1: need at least 1 and 2"),
+    (["objective={name: self_shortcut, taught: 0}"], "taught is 0.0?: need a share"),
+    (
+        ["objective={name: guidance_distillation, guidance: {low: 1, high: 5}}"],
+        "the student is not told: set guidance.told=true",
+    ),
+    (["objective={name: kd}", "student.steps=[4]"], "'kd' trains one step only, .* declares 4"),
+    (
+        ["objective={name: lcm}", "student={steps: [4], guidance: 8}", "sharing=lora", "lora.rank=3"],
+        "lora.rank is 3, .* at least 4",
+    ),
+    ([TOLD_FIRST, "student.guidance=3", "student.sampler=ode"], "told its guidance, and is not told it itself"),
+    (["student.guidance=40"], "student.guidance: .* less than or equal to 20"),
+]
+
+
+def refused(folder: Path, config: str, options: list[str], words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """By training and by a dry run alike, in one paragraph, with nothing written."""
+    (folder / "run.yaml").write_text(f"""\
+out: {folder}/out
+device: cpu
+teacher: {{path: {folder}/nowhere}}
+train: {{images: 8, batch: 4}}
+{config}
+""")
+    for dry in ([], ["--dry-run"]):
+        assert main(["train", "--config", str(folder / "run.yaml"), *options, *dry]) == 2
+        told = capsys.readouterr().err.partition("fastgen: error: ")[2]
+        assert re.search(words, told), told
+        assert told.count("\n") <= 2
+        assert "nowhere" not in told
+    assert not (folder / "out").exists()
+
+
+@pytest.mark.parametrize(("options", "words"), MATCHING)
+def test_of_distribution_matching(options: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    config = "data: {source: noise, num_classes: 10}\nobjective: {name: dmd2, gan: 0}"
+    refused(tmp_path, config, options, words, capsys)
+
+
+@pytest.mark.parametrize(("options", "words"), TRAJECTORY)
+def test_of_trajectories(options: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    objective = "" if options[0].startswith("stages") else "objective: {name: ct}"
+    refused(tmp_path, f"data: {{source: digits}}\n{objective}", options, words, capsys)
