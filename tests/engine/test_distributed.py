@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import ranks
 import small_run
 import tiny
 import torch
@@ -26,7 +27,7 @@ def one(teacher):
 @pytest.fixture(scope="module")
 def two(teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    assert small_run.in_processes(2, small_run.train_a_rank, teacher, folder) == [0, 0]
+    assert small_run.in_processes(2, ranks.train_a_rank, teacher, folder) == [0, 0]
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
@@ -105,7 +106,7 @@ def test_a_run_whose_second_process_sees_no_checkpoint_goes_on_as_one(tmp_path):
     config = small_run.run_config(tmp_path, out=tmp_path / "first", **changes)
     assert small_run.in_processes(1, small_run.run_or_die, config, False, (0, 3)) == [-9]
     disks = [config.out, tmp_path / "second"]
-    assert small_run.in_processes(2, small_run.resume_with_disks_of_their_own, config, disks) == [0, 0]
+    assert small_run.in_processes(2, ranks.resume_with_disks_of_their_own, config, disks) == [0, 0]
     told = [(disk / "cycles").read_text() for disk in disks]
     assert told[0] == told[1]
     assert [line.split()[0] for line in told[0].splitlines()] == ["2", "3"]
@@ -114,7 +115,7 @@ def test_a_run_whose_second_process_sees_no_checkpoint_goes_on_as_one(tmp_path):
 @pytest.mark.slow
 def test_an_export_may_take_longer_than_the_processes_time_out(tmp_path):
     small_run.write_recipe(tmp_path)
-    assert small_run.in_processes(2, small_run.run_with_a_slow_export, tmp_path) == [0, 0]
+    assert small_run.in_processes(2, ranks.run_with_a_slow_export, tmp_path) == [0, 0]
 
 
 def test_one_process_keeps_its_gradients_as_they_are():
@@ -128,7 +129,7 @@ def test_one_process_keeps_its_gradients_as_they_are():
 
 def test_two_processes_carry_out_a_run_whose_teacher_is_still_to_be_trained(tmp_path):
     small_run.write_recipe(tmp_path)
-    assert small_run.in_processes(2, small_run.run_with_recipe, tmp_path) == [0, 0]
+    assert small_run.in_processes(2, ranks.run_with_recipe, tmp_path) == [0, 0]
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["images"] for line in lines] == [2, 4]
     weights = "unet/diffusion_pytorch_model.safetensors"

@@ -4,31 +4,23 @@ import multiprocessing
 import os
 import signal
 import socket
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
-from accelerate import Accelerator, PartialState
+from accelerate import Accelerator
 from isolated import verify_here
-from torch.overrides import TorchFunctionMode
-from torch.utils import _pytree as pytree
 
-import fastgen.distillation.distil as distillation
 from fastgen.config.schema import Config, LoRA, Pairs, StageConfig, Train
 from fastgen.config.yaml_file import dump
 from fastgen.data import Items, Loader
 from fastgen.distillation.distil import distil
-from fastgen.engine import checkpoint, pairs
+from fastgen.engine import pairs
 from fastgen.engine import stage as loop
-from fastgen.engine.distributed import alone, average, average_gradients, meet, shared
 from fastgen.engine.feed import Feed, PairSet
 from fastgen.engine.roles import build_roles
-from fastgen.errors import UserError
 from fastgen.models.pipelines.loading import load
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.walk import Plan
@@ -158,111 +150,6 @@ def train_several_steps(teacher: Path, **settings: Any) -> Record:
     return record
 
 
-def train_a_rank(teacher: Path, folder: Path) -> None:
-    """In one of two processes: training, and averages of what the processes have."""
-    accelerator = Accelerator(cpu=True)
-    assert accelerator.num_processes == 2
-    rank = accelerator.process_index
-    with HostTensors() as host:
-        record = train_several_steps(teacher, accelerator=accelerator)
-    record.host_made = host.averaged
-    record.patience = patience(rank)
-    shapes = {"both": torch.ones(2), "second only": torch.ones(1), "half": torch.ones(1, dtype=torch.bfloat16)}
-    shapes["nobody"] = torch.ones(1)
-    members = {name: torch.nn.Parameter(value) for name, value in shapes.items()}
-    for name, p in members.items():
-        absent = name == "nobody" or (name == "second only" and rank == 0)
-        p.grad = None if absent else torch.full_like(p, rank + 1)
-    average_gradients(list(members.values()))
-    values = average(torch.full((1,), rank + 1.0))
-    record.averaged = {**{name: p.grad for name, p in members.items() if p.grad is not None}, "values": values}
-    record.resumed = resumed_apart(Pipeline(load(teacher, device="cpu")), folder / f"disk of {rank}", rank)
-    torch.save(record, folder / f"{rank}.pt")
-
-
-def resumed_apart(pipeline: Pipeline, disk: Path, rank: int) -> dict[str, Any]:
-    """What each of two processes goes on from, with disks of their own."""
-    trained, other = (stage(pipeline, DMD2(ratio=1)) for _ in range(2))
-    trained.cycle()
-    with torch.no_grad():
-        trained.optimizers["generator"].parameters[0].fill_(0.5 + rank)
-    told: dict[str, Any] = {"own": parameters(trained, "generator")}
-    (disk / "a").mkdir(parents=True)
-    if rank == 0:
-        checkpoint.save(disk / "a", 3, trained.snapshot(), keep=1)
-    found = checkpoint.newest_of_the_first(disk / "a", warn=print)
-    assert found is not None
-    other.restore(found.snapshot)
-    told |= {"step": found.step, "position": other.position.cycle, "got": parameters(other, "generator")}
-    told["moments"] = other.optimizers["fake_score"].optimizer.state_dict()["state"]
-    if rank == 1:
-        checkpoint.save(disk / "b", 3, trained.snapshot(), keep=1)
-    told["of the second alone"] = checkpoint.newest_of_the_first(disk / "b", warn=print)
-    if rank == 0:
-        (disk / "a" / "00000003" / "state.json").write_text("{}")
-    try:
-        checkpoint.newest_of_the_first(disk / "a", warn=print)
-    except UserError as error:
-        told["damaged"] = str(error)
-    return told
-
-
-class HostTensors(TorchFunctionMode):
-    """Within, `averaged` lists what is all-reduced although it would lie in main memory when networks are on a GPU.
-
-    That is what was made without a device and never sent to one, or computed from nothing else.
-    """
-
-    MAKERS = (torch.tensor, torch.as_tensor, torch.zeros, torch.ones, torch.full, torch.empty, torch.arange)
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.averaged: list[torch.Size] = []
-        self._made: dict[int, torch.Tensor] = {}
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is torch.Tensor.to and torch.device in map(type, (*args, *kwargs.values())):
-            return func(*args, **kwargs).clone()
-        result = func(*args, **kwargs)
-        told = [x for x in pytree.tree_leaves((args, kwargs)) if isinstance(x, torch.Tensor)]
-        made = func in self.MAKERS and kwargs.get("device") is None
-        if isinstance(result, torch.Tensor) and (made or (told and all(map(self._host, told)))):
-            self._made[result.untyped_storage().data_ptr()] = result  # held, so that nothing else gets its place
-        return result
-
-    def _host(self, tensor: torch.Tensor) -> bool:
-        return tensor.untyped_storage().data_ptr() in self._made
-
-    def __enter__(self) -> "HostTensors":
-        self._reduce, dist.all_reduce = dist.all_reduce, self._noted
-        return super().__enter__()
-
-    def __exit__(self, *error: Any) -> None:
-        dist.all_reduce = self._reduce
-        super().__exit__(*error)
-
-    def _noted(self, tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if self._host(tensor):
-            self.averaged.append(tensor.shape)
-        return self._reduce(tensor, *args, **kwargs)
-
-
-def patience(rank: int) -> dict[str, Any]:
-    """What one of two processes gets of work that the first one does alone, and of work that fails there."""
-
-    def fails() -> None:
-        raise UserError("no space left")
-
-    got: dict[str, Any] = {"alone": alone(lambda: {"by": rank}), "shared": shared({"by": rank})}
-    try:
-        alone(fails)
-    except UserError as error:
-        got["failure"] = str(error)
-    meet()
-    return got
-
-
 def run_config(folder: Path, *, images: int = 20, **changes: Any) -> Config:
     """A run of ten cycles of kd and ten of dmd2 on 16 px digits; `folder / "teacher"` is a saved pipeline."""
     train = {"images": images, "batch": 2, "ema": 0.9, "optim": {"warmup": 3, "schedule": "cosine"}}
@@ -320,41 +207,6 @@ def write_recipe(folder: Path) -> None:
         stages=[{"objective": {"name": "pretrain"}, "train": {"images": 4, "batch": 2}}],
     )
     (folder / "teacher.yaml").write_text(dump(recipe))
-
-
-def run_with_recipe(folder: Path) -> None:
-    """In one of several processes: distils a teacher that does not exist yet."""
-    teacher = {"path": str(folder / "teacher"), "recipe": "teacher.yaml"}
-    stages = [{"objective": {"name": "dmd2", "ratio": 1}, "train": {"images": 4, "batch": 2}}]
-    distil(run_config(folder, teacher=teacher, stages=stages), recipes=folder)
-
-
-def resume_with_disks_of_their_own(config: Config, disks: Sequence[Path]) -> None:
-    """In one of several processes, of which the first alone has the run on its disk."""
-    rank = int(os.environ["RANK"])
-    cycle, place = loop.Stage.cycle, disks[rank]
-
-    def noted(self: loop.Stage) -> dict[str, float]:
-        place.mkdir(exist_ok=True)
-        with (place / "cycles").open("a") as file:
-            file.write(f"{self.position.cycle} {parameters(self, 'generator').double().sum().item():.9f}\n")
-        return cycle(self)
-
-    loop.Stage.cycle = noted  # type: ignore[method-assign]
-    distil(config.model_copy(update={"out": place}), recipes=place, resume=True)
-
-
-def run_with_a_slow_export(folder: Path) -> None:
-    """In one of several processes: the same, where an export takes longer than the group of processes waits."""
-    PartialState(cpu=True, timeout=timedelta(seconds=15))
-    release = distillation.release
-
-    def slow(*args: Any) -> None:
-        time.sleep(20)
-        release(*args)
-
-    distillation.release = slow
-    run_with_recipe(folder)
 
 
 def in_processes(count: int, target: Callable[..., None], *args: Any) -> list[int | None]:
