@@ -18,7 +18,7 @@ import diffusers
 import torch
 from accelerate import Accelerator
 
-from fastgen.engine.stage import Stage
+from fastgen.engine.stage import Stage, Turned
 from fastgen.objectives import Batch, Turn
 
 from .networks import SIZES
@@ -32,10 +32,10 @@ class Timed(Stage):
 
     watch: Watch
 
-    def _turn(self, turn: Turn, batches: list[Batch]) -> dict[str, float]:
-        figures = super()._turn(turn, batches)
+    def _turn(self, turn: Turn, batches: list[Batch]) -> Turned:
+        taken = super()._turn(turn, batches)
         self.watch.mark(turn[0])
-        return figures
+        return taken
 
     def lap(self) -> list[tuple[str, float]]:
         """The seconds of each turn of one cycle."""

@@ -32,7 +32,7 @@ class RoleOptimizer:
             betas=settings.betas,
             eps=settings.eps,
             weight_decay=settings.weight_decay,
-            fused=all(p.is_floating_point() and p.device.type in FUSED for p in self.parameters) or None,
+            fused=self.fused or None,
         )
 
     @property
@@ -50,7 +50,18 @@ class RoleOptimizer:
         largest = self.settings.clip or math.inf
         return nn.utils.clip_grad_norm_(self.parameters, largest)
 
-    def step(self) -> None:
+    @property
+    def fused(self) -> bool:
+        """Whether a step can be blocked from the device."""
+        return all(p.is_floating_point() and p.device.type in FUSED for p in self.parameters)
+
+    def step(self, *, blocked: torch.Tensor | None = None) -> None:
+        """One update.
+
+        Args:
+            blocked: on the device, of a fused optimizer; where it is 1, neither parameters nor moments change.
+        """
+        self.optimizer.found_inf = blocked  # type: ignore[attr-defined]
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         self.optimizer.step()

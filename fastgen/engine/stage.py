@@ -3,6 +3,7 @@
 import math
 import time
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -49,8 +50,37 @@ class Position:
     seconds: float = 0.0
 
 
+@dataclass(frozen=True)
+class Turned:
+    """A turn that was taken.
+
+    Args:
+        turn: of the cycle.
+        names: of its figures.
+        values: of them, on the device; reading them waits for it.
+        rates: learning rates of its updates by name.
+        images, updates: where the stage and each role's optimizer stood before.
+    """
+
+    turn: Turn
+    names: list[str]
+    values: Tensor
+    rates: dict[str, float]
+    images: int
+    updates: dict[str, int]
+
+    @cached_property
+    def figures(self) -> dict[str, float]:
+        """Losses, gradient norms and learning rates, in one transfer from the device."""
+        return {**dict(zip(self.names, self.values.tolist(), strict=True)), **self.rates}
+
+
 class Stage:
     """One objective being trained on its roles.
+
+    Nothing waits for the device before a cycle is over: whether a turn is sound decides there over its updates and
+    those of the turns after it, and is read with the cycle's figures. Under fp16, whose loss scaler skips turns and
+    goes on, and where an optimizer is not fused, every turn is waited for.
 
     Args:
         config: its name, the objective and its settings.
@@ -86,6 +116,8 @@ class Stage:
         half, device = settings.precision == "fp16", accelerator.device.type
         self._scalers = {turn[0]: torch.amp.GradScaler(device, enabled=half) for turn in cycle}
         self._skips = dict.fromkeys(self._scalers, 0)
+        self._waits = half or not all(optimizer.fused for optimizer in self.optimizers.values())
+        self._broken = torch.zeros((), device=accelerator.device)
 
     @property
     def done(self) -> bool:
@@ -97,20 +129,24 @@ class Stage:
         """One pass over the objective's turns; returns their losses, gradient norms and learning rates.
 
         Raises:
-            NonFiniteError: a loss or gradient is not finite; no optimizer has stepped in that turn.
+            NonFiniteError: a loss or gradient is not finite; no optimizer has stepped in that turn, or after it.
         """
         start = time.perf_counter()
         figures: dict[str, float] = {}
+        taken: list[Turned] = []
         batches: list[Batch] = []
         for number, turn in enumerate(self.config.objective.cycle):
+            if "generator" in turn:  # whose average follows every update
+                figures |= self._settled(taken)
             if not batches or not self.config.train.reuse:
                 batches = self._batches(number)
-            figures |= self._turn(turn, batches)
+            taken.append(self._turn(turn, batches))
+        figures |= self._settled(taken)
         self.position.cycle += 1
         self.position.seconds += average_of(time.perf_counter() - start, self.accelerator.device)
         return figures
 
-    def _turn(self, turn: Turn, batches: list[Batch]) -> dict[str, float]:
+    def _turn(self, turn: Turn, batches: list[Batch]) -> Turned:
         acting = [role for role in turn if role in self.optimizers]
         optimizers = [self.optimizers[role] for role in acting]
         with self.roles.training(turn):
@@ -118,18 +154,32 @@ class Stage:
         for optimizer in optimizers:
             average_gradients(optimizer.parameters)
             self._scalers[turn[0]].unscale_(optimizer.optimizer)
-        figures = self._figures(turn, terms, {role: self.optimizers[role].clip() for role in acting})
-        if self._sound(turn, figures):
+        taken = self._turned(turn, terms, {role: self.optimizers[role].clip() for role in acting})
+        if not self._waits or self._sound(taken):
+            blocked = None if self._waits else self._blocked(taken)
             for optimizer in optimizers:
-                optimizer.step()
-            if "generator" in turn:
-                self.position.images += self.config.train.batch
-                if self.ema is not None:
-                    self.ema.update()
+                optimizer.step(blocked=blocked)
+            self.position.images += self.config.train.batch * ("generator" in turn)
         self._scalers[turn[0]].update()
         for optimizer in optimizers:
             optimizer.zero_grad()
+        return taken
+
+    def _settled(self, taken: list[Turned]) -> dict[str, float]:
+        """The figures of turns, which are over with that: a sound one of the generator moves its average."""
+        figures: dict[str, float] = {}
+        for one in taken:
+            moved = self._waits or self._sound(one)
+            if moved and self.ema is not None and self.position.images > one.images and "generator" in one.turn:
+                self.ema.update()
+            figures |= one.figures
+        taken.clear()
         return figures
+
+    def _blocked(self, taken: Turned) -> Tensor:
+        """1 where this turn or one before it in the cycle is not sound, otherwise 0; on the device."""
+        self._broken = torch.maximum(self._broken, 1 - taken.values.isfinite().all().float())
+        return self._broken
 
     def _backward(self, turn: Turn, batch: Batch, *, parts: int) -> Terms:
         terms: Terms = getattr(self.config.objective, turn[0])(self.roles, batch)
@@ -155,25 +205,35 @@ class Stage:
         self.position.drawn += self.config.train.batch
         return batches
 
-    def _figures(self, turn: Turn, terms: list[Terms], norms: dict[str, Tensor]) -> dict[str, float]:
-        """Losses averaged over micro-batches and processes, and gradient norms, in one transfer from the device."""
+    def _turned(self, turn: Turn, terms: list[Terms], norms: dict[str, Tensor]) -> Turned:
+        """With losses averaged over micro-batches and processes, and gradient norms."""
         names = [f"{turn[0]}/{term}" for term in terms[0]] + [f"{role}/grad" for role in norms]
         losses = [torch.stack([part[term] for part in terms]).sum() for term in terms[0]]
-        values = average(torch.stack([value.float() for value in [*losses, *norms.values()]])).tolist()
+        values = average(torch.stack([value.float() for value in [*losses, *norms.values()]]))
         rates = {f"{role}/lr": self.optimizers[role].lr for role in norms}
-        return {**dict(zip(names, values, strict=True)), **rates}
+        updates = {role: optimizer.updates for role, optimizer in self.optimizers.items()}
+        return Turned(turn, names, values, rates, self.position.images, updates)
 
-    def _sound(self, turn: Turn, figures: dict[str, float]) -> bool:
-        """Whether the turn may step. Under fp16 a turn that overflowed is skipped, but not for ever."""
+    def _sound(self, taken: Turned) -> bool:
+        """Whether a turn may step. Under fp16 a turn that overflowed is skipped, but not for ever."""
+        turn, figures = taken.turn, taken.figures
         bad = [name for name, value in figures.items() if not math.isfinite(value)]
         self._skips[turn[0]] = self._skips[turn[0]] + 1 if bad else 0
         if bad and (self.config.train.precision != "fp16" or self._skips[turn[0]] > MOST_SKIPS):
+            self._go_back(taken)
             raise NonFiniteError(
                 f"{', '.join(f'{name} is {figures[name]}' for name in bad)} in cycle {self.position.cycle} of stage "
                 f"{self.config.name!r}, {turn[0]}'s turn. Nothing was updated and the last checkpoint is intact: lower "
                 f"that role's learning rate, use bf16 instead of fp16, or look for a bad sample in the data"
             )
         return not bad
+
+    def _go_back(self, taken: Turned) -> None:
+        """Counts no update of a turn that was not sound, nor of those after it, as the device made none."""
+        self.position.images = taken.images
+        for role, updates in taken.updates.items():
+            self.optimizers[role].updates = updates
+        self._broken = torch.zeros_like(self._broken)
 
     def snapshot(self) -> Snapshot:
         """All that resuming this stage needs; the networks that are plainly the teacher's are left out."""

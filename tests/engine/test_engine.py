@@ -13,7 +13,7 @@ from fastgen.config.schema import Optim
 from fastgen.engine import optim, pairs
 from fastgen.engine.ema import EMA
 from fastgen.engine.optim import RoleOptimizer
-from fastgen.engine.stage import MOST_SKIPS
+from fastgen.engine.stage import MOST_SKIPS, Turned
 from fastgen.errors import NonFiniteError, UserError
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.objectives import DMD2, Pretrain
@@ -192,6 +192,41 @@ def test_a_loss_that_is_not_finite_stops_before_the_update(pipeline):
 def test_a_gradient_that_is_not_finite_stops_before_the_update(pipeline):
     stage = small_run.stage(pipeline, small_run.Spoilt(cycles=(3,), gradient_only=True))
     stop_with(stage, r"^generator/grad is (nan|inf) in cycle 3 of stage 'small', generator's turn")
+
+
+class BrokenGenerator(DMD2):
+    """From its second cycle on the generator's loss is no number, while the fake score's is."""
+
+    def generator(self, roles, batch):
+        factor = math.nan if batch.images else 1.0
+        return {name: factor * value for name, value in super().generator(roles, batch).items()}
+
+
+def test_the_turns_after_one_that_broke_update_nothing(pipeline):
+    stage = small_run.stage(pipeline, BrokenGenerator(ratio=2, guidance=Fixed(1.5)))
+    stage.cycle()
+    before = everything(stage)
+    with pytest.raises(NonFiniteError, match=r"generator/dm is nan, .*in cycle 1 .*generator's turn"):
+        stage.cycle()
+    assert same(before, everything(stage))
+    updates = {role: optimizer.updates for role, optimizer in stage.optimizers.items()}
+    assert updates == {"generator": 1, "fake_score": 2, "discriminator": 2}
+    assert (stage.position.images, stage.ema.updates) == (4, 1)
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_figures_are_read_when_the_cycle_is_over(pipeline, monkeypatch, precision):
+    """But for fp16, whose loss scaler has to know each turn's."""
+    stage, order = small_run.stage(pipeline, THREE_FAKE_TURNS, precision=precision), []
+    read = Turned.figures.func
+    for role in ("generator", "fake_score"):
+        optimizer = stage.optimizers[role]
+        step = optimizer.step
+        monkeypatch.setattr(optimizer, "step", lambda step=step, **told: order.append("step") or step(**told))
+    monkeypatch.setattr(Turned, "figures", property(lambda turned: order.append("read") or read(turned)))
+    stage.cycle()
+    assert order.index("read") == (4 if precision == "fp32" else 0)
+    assert order.count("step") == 4 or precision == "fp16"
 
 
 def test_the_error_names_the_turn_that_broke(pipeline):

@@ -117,12 +117,12 @@ def recorded(stage: loop.Stage, cycles: int) -> Record:
     return record
 
 
-def _noting(optimizer: Any, gradients: list[torch.Tensor]) -> Callable[[], None]:
+def _noting(optimizer: Any, gradients: list[torch.Tensor]) -> Callable[..., None]:
     step = optimizer.step
 
-    def note_and_step() -> None:
+    def note_and_step(**settings: Any) -> None:
         gradients.append(torch.cat([p.grad.flatten() for p in optimizer.parameters if p.grad is not None]).clone())
-        step()
+        step(**settings)
 
     return note_and_step
 
