@@ -15,6 +15,7 @@ from . import metrics_json
 from .checks import check
 from .collect import Eyes, Seen
 from .images.costs import Costs
+from .images.decode import decode
 from .images.sets import open_images
 from .images.sources import (
     Draw,
@@ -39,7 +40,7 @@ from .page import html
 from .provenance import provenance
 from .report.assertions import verdicts
 from .report.blocks import pooled
-from .report.showcase import Showcase
+from .report.showcase import STRIP, Showcase
 from .report.table import table
 from .rows import Role, Row
 from .session import Session, open_session
@@ -100,7 +101,9 @@ def _measure(session: Session, real: Reference, started: datetime) -> Report:
         report = _report(session, real, (*report.rows, row), showcase, started)
         report.write(options.out)
     if options.gallery and real.features is not None:
-        showcase.add_neighbours(options.reference, skipped=real.seen.skipped if real.seen else ())
+        unread = {skip.name for skip in real.seen.skipped} if real.seen else set()
+        kept = (image for image in open_images(options.reference) if image.name not in unread)
+        showcase.add_neighbours(kept, decode)
     return report
 
 
@@ -144,7 +147,8 @@ def _show(showcase: Showcase, role: Role, row: str, source: Source, seen: Seen, 
         showcase.add_row("real", real.seen, None)
     showcase.add_row(row, seen, None if role == "real" else real.features)
     if isinstance(source, PipelineSource):
-        showcase.add_strip(row, source)
+        drawn = (image for batch in source.strip(STRIP) for image in batch.images)
+        showcase.add_strip(row, dict(enumerate(drawn)), source.asked(range(showcase.count)))
 
 
 def _reference(session: Session) -> Reference | None:

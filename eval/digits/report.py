@@ -1,7 +1,7 @@
 """The report of a digits run: real, teacher and student side by side, as a table, a picture and metrics.json."""
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,14 +11,16 @@ from PIL import Image
 from torch import Tensor
 
 from fastgen.data.digits import SIDE, from_canvas
-from fastgen.sampling.pictures import labelled_rows, picture
+from fastgen.data.pixels import to_uint8
+from fastgen.sampling.pictures import labelled_rows
 from fastgen.sampling.sampler import AT_ONCE
 
+from ..collect import Seen
 from ..measures.figure import Figure
-from ..measures.manifold import nearest
-from ..metrics_json import About, Gallery, Item, Near, Protocol, Provenance, RealImages, Report, Strip
+from ..metrics_json import About, Gallery, Protocol, Provenance, RealImages, Report
 from ..page import html
 from ..provenance import circumstances
+from ..report.showcase import STRIP, Showcase
 from ..rows import Bill, Origin, Role, Row
 from .figures import (
     CLASSES,
@@ -34,7 +36,6 @@ from .figures import (
 
 COUNT = 1797
 SHOWN = 20
-STRIP = 8
 HALF = "real half against real half"
 EXTRACTOR = f"{PIXELS} pixels of 8x8 digits; {NEIGHBOURS} nearest neighbours read them"
 REAL = Origin("scikit-learn load_digits", "images")
@@ -88,7 +89,7 @@ class DigitsReport:
         head = f"{'':<28}{'Frechet':>9}{'accuracy':>10}{'diversity':>11}{'NFE':>5}{'s/image':>10}"
         return "\n".join([head, *map(_line, self.rows)])
 
-    def file(self, gallery: Gallery) -> Report:
+    def file(self, gallery: Gallery | None) -> Report:
         """What metrics.json says."""
         return Report(
             protocol=_PROTOCOL,
@@ -175,42 +176,34 @@ def _line(row: Row) -> str:
     return f"{row.title:<28}{frechet:>9.4f}{accuracy:>10.4f}{diversity:>11.4f}{cost}"
 
 
-def _gallery(report: DigitsReport, folder: Path) -> Gallery:
+def _gallery(report: DigitsReport, folder: Path) -> Gallery | None:
     """The first digits of every row, the first ones of the class 0, and the nearest real ones, saved as images."""
-    zeros = tuple(range(0, STRIP * CLASSES, CLASSES))
-    real = {"real": _save(folder, "images/real/{}.png", range(SHOWN), _real_of_each(SHOWN))}
-    first = {
-        row: _save(folder, f"images/{row}/{{}}.png", range(SHOWN), digits[:SHOWN])
-        for row, digits in report.drawn.items()
-    }
-    alike = {
-        row: _save(folder, f"images/{row}/strip-{{}}.png", zeros, digits[list(zeros)])
-        for row, digits in report.drawn.items()
-    }
-    return Gallery(
-        items=tuple(Item(seed=i, label=i % CLASSES) for i in range(SHOWN)),
-        images=real | first,
-        strip=Strip(label=0, seeds=zeros, images=alike),
-        neighbours={row: _neighbours(folder, digits[:SHOWN]) for row, digits in report.drawn.items()},
+    showcase, real = Showcase(folder, count=SHOWN, seed=0, classes=()), real_digits().images.float()
+    zeros, asked = range(0, STRIP * CLASSES, CLASSES), {"labels": class_balanced_labels(SHOWN).tolist()}
+    showcase.add_row("real", _seen(_real_of_each(SHOWN)), None)
+    for row, digits in report.drawn.items():
+        showcase.add_row(row, _seen(digits[:SHOWN]), real)
+        showcase.add_strip(row, {i: _shown(digits[i]) for i in zeros}, asked)
+    showcase.add_neighbours(real, _shown)
+    return showcase.gallery()
+
+
+def _seen(digits: Tensor) -> Seen:
+    """Digits [N, 64] as a report's images."""
+    return Seen(
+        count=len(digits),
+        moments=None,
+        spectrum=None,
+        columns={"features": digits.float(), "numbers": torch.arange(len(digits))},
+        sizes=frozenset({(SIDE, SIDE)}),
+        pictures=dict(enumerate(map(_shown, digits))),
+        skipped=(),
     )
 
 
-def _neighbours(folder: Path, digits: Tensor) -> tuple[tuple[Near, ...], ...]:
-    real = real_digits().images.float()
-    found = nearest(digits.float(), real, 3)
-    near = []
-    for indices, distances in zip(found.index.tolist(), found.distance.tolist(), strict=True):
-        paths = _save(folder, "images/real/neighbour-{}.png", indices, real[indices])
-        near.append(tuple(map(Near, indices, distances, paths)))
-    return tuple(near)
-
-
-def _save(folder: Path, path: str, numbers: Sequence[int], digits: Tensor) -> tuple[str, ...]:
-    paths = tuple(path.format(number) for number in numbers)
-    for image, name in zip(_images(digits), paths, strict=True):
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        picture(image).save(folder / name)
-    return paths
+def _shown(digit: Tensor) -> Tensor:
+    """A digit [64] in [0, 1] as a picture, uint8 [1, 8, 8]."""
+    return to_uint8(digit.reshape(1, SIDE, SIDE))
 
 
 def _real_of_each(count: int) -> Tensor:

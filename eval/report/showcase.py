@@ -1,25 +1,22 @@
 """The pictures beside a report: the same seeds for every row, one prompt with many seeds, nearest real images."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torchvision.transforms.functional import to_pil_image
 
 from ..collect import Seen
-from ..images.decode import decode
-from ..images.sets import open_images
-from ..images.sources import PipelineSource
 from ..measures.manifold import nearest
 from ..metrics_json import Asked, Gallery, Item, Near, Strip
-from ..rows import Skipped
 
 STRIP = 8
 NEIGHBOURS = 3
+
+Image = TypeVar("Image")
 
 
 class Showcase:
@@ -32,10 +29,12 @@ class Showcase:
     """
 
     def __init__(self, folder: Path, *, count: int, seed: int, classes: Sequence[str]) -> None:
-        self._folder, self._count, self._seed, self._classes = folder, count, seed, classes
+        self.count = count
+        self._folder, self._seed, self._classes = folder, seed, classes
         self._items: tuple[Item, ...] = ()
         self._images: dict[str, tuple[str | None, ...]] = {}
         self._strips: dict[str, tuple[str, ...]] = {}
+        self._seeds: tuple[int, ...] = ()
         self._near: dict[str, tuple[tuple[Near, ...], ...]] = {}
 
     def add_row(self, row: str, seen: Seen, real: Tensor | None) -> None:
@@ -45,25 +44,33 @@ class Showcase:
             self._images[row] = tuple(saved.get(number) for number in range(max(saved) + 1))
         features, numbers = seen.columns.get("features"), seen.columns.get("numbers")
         if real is not None and features is not None and numbers is not None:
-            shown = numbers < self._count
+            shown = numbers < self.count
             near = dict(zip(numbers[shown].tolist(), _near(features[shown], real), strict=True))
             self._near[row] = tuple(near.get(number, ()) for number in range(max(near, default=-1) + 1))
 
-    def add_strip(self, row: str, source: PipelineSource) -> None:
-        """Draws one prompt or label with many seeds."""
-        batches = source.strip(STRIP)
-        pictures = dict(enumerate(image for batch in batches for image in batch.images))
-        self._strips[row] = tuple(self._save(row, pictures, "strip-{}").values())
-        self._items = self._items or self._asked(source.asked(range(self._count)))
+    def add_strip(self, row: str, pictures: Mapping[int, Tensor], asked: Mapping[str, Sequence[Any]]) -> None:
+        """Keeps what one prompt or label looks like with many seeds.
 
-    def add_neighbours(self, reference: Path, *, skipped: Sequence[Skipped]) -> None:
-        """Saves the real images that are nearest to any picture; reads the reference once more."""
+        Args:
+            row: its id.
+            pictures: by their seeds, counted from that of the first picture; the same seeds for every row.
+            asked: labels or prompts of the first pictures of each row.
+        """
+        self._strips[row] = tuple(self._save(row, pictures, "strip-{}").values())
+        self._seeds = tuple(self._seed + number for number in sorted(pictures))
+        self._items = self._items or self._asked(asked)
+
+    def add_neighbours(self, real: Iterable[Image], picture: Callable[[Image], Tensor]) -> None:
+        """Saves the real images that are nearest to any picture.
+
+        Args:
+            real: images in the order of their features; gone through only if some are wanted.
+            picture: a wanted one as uint8 [1 or 3, H, W].
+        """
         wanted = {near.index: near.image for row in self._near.values() for found in row for near in found}
-        unread = {skip.name for skip in skipped}
-        kept = (image for image in open_images(reference) if image.name not in unread)
-        for index, image in enumerate(kept if wanted else ()):
+        for index, image in enumerate(real if wanted else ()):
             if index in wanted:
-                self._write(wanted[index], decode(image))
+                self._write(wanted[index], picture(image))
 
     def gallery(self) -> Gallery | None:
         """None without pictures."""
@@ -74,12 +81,11 @@ class Showcase:
         return Gallery(items, self._images, self._strip(items[0]) if self._strips else None, self._near)
 
     def _strip(self, first: Item) -> Strip:
-        seeds = tuple(range(self._seed, self._seed + STRIP))
         asked = {field.name: getattr(first, field.name) for field in fields(Asked)}
-        return Strip(**asked, seeds=seeds, images=self._strips)
+        return Strip(**asked, seeds=self._seeds, images=self._strips)
 
     def _asked(self, arguments: Mapping[str, Sequence[Any]]) -> tuple[Item, ...]:
-        labels, prompts = (arguments.get(name) or [None] * self._count for name in ("labels", "prompts"))
+        labels, prompts = (arguments.get(name) or [None] * self.count for name in ("labels", "prompts"))
         names = dict(enumerate(self._classes))
         return tuple(
             Item(seed=self._seed + i, label=label, class_name=names.get(label), prompt=prompt)
@@ -95,8 +101,7 @@ class Showcase:
     def _write(self, path: str, picture: Tensor) -> None:
         file = self._folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        image: Image.Image = to_pil_image(picture.to(torch.uint8))
-        image.save(file)
+        to_pil_image(picture.to(torch.uint8)).save(file)
 
 
 def _near(features: Tensor, real: Tensor) -> Iterator[tuple[Near, ...]]:
