@@ -6,9 +6,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from ..data import SOURCES
+from ..data import SOURCE_KINDS
 from ..models.walk import Sampler
-from ..objectives import OBJECTIVES, roles_of
+from ..objectives import OBJECTIVE_KINDS, roles_of
+from ..plugins import short
 from ..process.retold import ProcessName
 from .evaluate import Evaluate
 from .export import ExportConfig, ExportSetting
@@ -181,7 +182,7 @@ class StageConfig(Strict):
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
-    objective: Annotated[Any, named(OBJECTIVES, "name")]
+    objective: Annotated[Any, named(OBJECTIVE_KINDS, "name")]
     train: Train
     carry: dict[str, Literal["teacher", "generator", "ema"]] = Field(default_factory=dict)
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
@@ -190,7 +191,7 @@ class StageConfig(Strict):
     @classmethod
     def _named_after_its_objective(cls, raw: Any) -> Any:
         if isinstance(raw, Mapping) and isinstance(raw.get("objective"), Mapping):
-            return {"name": str(raw["objective"].get("name")), **raw}
+            return {"name": short(str(raw["objective"].get("name"))), **raw}
         return raw
 
     @model_validator(mode="after")
@@ -264,7 +265,7 @@ class Config(Strict):
     attention: Literal["auto", "native", "flash", "cudnn", "xformers"] = "auto"
     sharing: Sharing = "full"
     lora: LoRA = LoRA()
-    data: Annotated[Any, named(SOURCES, "source")]
+    data: Annotated[Any, named(SOURCE_KINDS, "source")]
     flip: bool = False
     pairs: Pairs = Pairs()
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]

@@ -1,11 +1,13 @@
-"""Settings that know what belongs into them, and mappings that name an entry of a table."""
+"""Settings that know what belongs into them, and mappings that name a class."""
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, PlainValidator, create_model
+from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationInfo, create_model
 
-from ..errors import did_you_mean
+from ..errors import UserError
+from ..plugins import Kinds
 
 
 class Strict(BaseModel):
@@ -14,19 +16,34 @@ class Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True)
 
 
-def named(table: Mapping[str, type], key: str) -> PlainValidator:
-    """Builds an entry of `table` from a mapping that names it under `key` and gives its settings."""
+def named(kinds: Kinds[Any], key: str) -> PlainValidator:
+    """Builds an object from a mapping that names its class under `key` and gives its settings.
 
-    def build(raw: Any) -> Any:
-        if isinstance(raw, tuple(table.values())):
+    A file's path is relative to `folder` of the validation's context, else to the working directory.
+    """
+
+    def build(raw: Any, info: ValidationInfo) -> Any:
+        if isinstance(raw, tuple(kinds.own.values())):
             return raw
+        try:
+            if kinds.fits(type(raw)):
+                return kinds.tried(lambda: raw, type(raw).__name__)
+            return _made(raw, (info.context or {}).get("folder"))
+        except UserError as error:
+            raise ValueError(str(error)) from error
+
+    def _made(raw: Any, folder: Path | None) -> Any:
         if not isinstance(raw, Mapping) or key not in raw:
-            raise ValueError(f"give a mapping with `{key}`, one of {', '.join(table)}")
+            raise ValueError(f"give a mapping with `{key}`, one of {', '.join(kinds.own)}, or FILE.py:Class")
         name, settings = raw[key], {k: v for k, v in raw.items() if k != key}
-        if not isinstance(name, str) or name not in table:
-            hint = did_you_mean(str(name), table, otherwise=f"known: {', '.join(table)}")
-            raise ValueError(f"there is no {name!r}; {hint}")
-        model = create_model("Settings", __config__=Strict.model_config, settings=(table[name], ...))
-        return model.model_validate({"settings": settings}).settings  # type: ignore[attr-defined]
+        kind = kinds.find(str(name), folder)
+        if kinds.is_own(kind):
+            return _validated(kind, settings)
+        return kinds.tried(lambda: _validated(kind, settings), str(name))
 
     return PlainValidator(build)
+
+
+def _validated(kind: type, settings: Mapping[str, Any]) -> Any:
+    model = create_model("Settings", __config__=Strict.model_config, settings=(kind, ...))
+    return model.model_validate({"settings": settings}).settings  # type: ignore[attr-defined]

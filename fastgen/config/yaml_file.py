@@ -4,21 +4,25 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, fields, is_dataclass
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ..data import SOURCES
+from ..data import SOURCE_KINDS
 from ..errors import UserError, did_you_mean
-from ..objectives import OBJECTIVES
+from ..files import atomic_folder, atomic_text
+from ..objectives import OBJECTIVE_KINDS
+from ..plugins import Kinds, Origin
 from .schema import Config
 
 MAX_BYTES = 200_000
 MAX_LISTED = 20
+_KINDS: tuple[tuple[Kinds[Any], str], ...] = ((OBJECTIVE_KINDS, "name"), (SOURCE_KINDS, "source"))
 _VOLATILE = ("out", "export", "device", "cache", "attention", "log", "checkpoints", "evaluate")
 _TAGS = ("str", "int", "float", "bool", "null", "seq", "map")
 _PLAINER = {  # types of pydantic's errors in the words of a YAML file
@@ -77,7 +81,9 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     """The config of a run, from a YAML file or a mapping of the same form.
 
     A top-level `objective` is short for a single stage. `train` at the top holds for every stage, whose own
-    `train` changes it. `data.prompts=FILE` is short for a source of prompts.
+    `train` changes it. `data.prompts=FILE` is short for a source of prompts. Code that it names as
+    FILE.py:Class is run; the path is relative to the config, as that of `teacher.recipe` is, so that both can be
+    handed on together.
 
     Raises:
         UserError: no such file, no YAML, or settings that do not fit; every wrong setting is listed.
@@ -87,20 +93,36 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     for override in overrides:
         _override(raw, override)
     try:
-        return Config.model_validate(_with_stages(_with_source(raw)))
+        return Config.model_validate(_with_stages(_with_source(raw)), context={"folder": path.parent})
     except ValidationError as error:
         lines = "\n".join(f"  {line}" for line in _listed(error))
         raise UserError(f"{'this mapping' if held else source} is not a valid config:\n{lines}") from error
 
 
-def dump(config: Config) -> str:
-    """The resolved config as YAML that `load` reads back to the same config."""
-    return yaml.safe_dump(_plain(config), sort_keys=False, width=110)
+def dump(config: Config, named: Callable[[Origin], str] = attrgetter("name")) -> str:
+    """The resolved config as YAML that `load` reads back to the same config; `named` says how a class is called."""
+    return yaml.safe_dump(_plain(config, named), sort_keys=False, width=110)
+
+
+def save(config: Config, folder: Path) -> None:
+    """Writes the resolved config and the user's files that it names, so that `load` reads them as they were run."""
+
+    def kept(origin: Origin) -> str:
+        if origin.file is None:
+            return origin.name
+        place = Path("code", hashlib.sha256(origin.source).hexdigest()[:16])
+        if not (folder / place).is_dir():
+            with atomic_folder(folder / place) as fresh:
+                (fresh / origin.file.name).write_bytes(origin.source)
+        return f"{place / origin.file.name}:{origin.name.rpartition(':')[2]}"
+
+    atomic_text(folder / "config.yaml", dump(config, kept))
 
 
 def fingerprint(config: Config) -> dict[str, Any]:
-    """What must not change between a checkpoint and its resumption."""
-    return {key: value for key, value in _plain(config).items() if key not in _VOLATILE}
+    """What must not change between a checkpoint and its resumption, the content of the user's files included."""
+    settings = _plain(config, attrgetter("identity"))
+    return {key: value for key, value in settings.items() if key not in _VOLATILE}
 
 
 def digest(value: Any) -> str:
@@ -239,8 +261,8 @@ def _known_names(model: type[BaseModel]) -> set[str]:
     names = {"train", "objective", "name", "source"}
     for field, info in model.model_fields.items():
         names |= {field, *(name for inner in _models_in(info.annotation) for name in _known_names(inner))}
-    for kind in [*OBJECTIVES.values(), *SOURCES.values()]:
-        names |= {field.name for field in fields(kind)}  # type: ignore[arg-type]
+    for kind in [kind for kinds, _ in _KINDS for kind in kinds.known]:
+        names |= {field.name for field in fields(kind)}
     return names
 
 
@@ -250,16 +272,17 @@ def _models_in(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
 
 
-def _plain(value: Any) -> Any:
-    """Models, dataclasses and paths as what YAML and JSON hold."""
-    tables: dict[str, Mapping[str, type]] = {"name": OBJECTIVES, "source": SOURCES}
-    named = {key: name for key, table in tables.items() for name, kind in table.items() if type(value) is kind}
+def _plain(value: Any, named: Callable[[Origin], str]) -> Any:
+    """Models, dataclasses and paths as what YAML and JSON hold; `named` says how a class is called."""
+    for kinds, key in _KINDS:
+        if kinds.fits(type(value)):
+            return {key: named(kinds.origin(type(value))), **_plain(asdict(value), named)}
     if isinstance(value, BaseModel):
-        return {name: _plain(getattr(value, name)) for name in type(value).model_fields}
+        return {name: _plain(getattr(value, name), named) for name in type(value).model_fields}
     if is_dataclass(value) and not isinstance(value, type):
-        return {**named, **_plain(asdict(value))}
+        return _plain(asdict(value), named)
     if isinstance(value, Mapping):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): _plain(item, named) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
+        return [_plain(item, named) for item in value]
     return str(value) if isinstance(value, Path) else value

@@ -1,5 +1,6 @@
 """Where training images, labels and prompts come from."""
 
+from ..plugins import Kinds
 from .digits import Digits, from_canvas, to_canvas
 from .folder import ImageFolder
 from .loader import Loader
@@ -15,8 +16,16 @@ SOURCES: dict[str, type[Source]] = {
     "noise": Noise,
 }
 
+SOURCE_KINDS = Kinds[Source](
+    "source",
+    SOURCES,
+    group="fastgen.sources",
+    members=("has_images", "num_classes", "prompts", "check", "items", "__len__"),
+)
+
 __all__ = [
     "SOURCES",
+    "SOURCE_KINDS",
     "Digits",
     "ImageFolder",
     "Items",

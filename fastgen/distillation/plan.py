@@ -13,6 +13,7 @@ from torch import nn
 
 from ..config.schema import Config, LoRA, StageConfig
 from ..config.yaml_file import load
+from ..data import SOURCE_KINDS
 from ..engine.dtypes import base_of, teacher_dtype
 from ..engine.roles import SHARED
 from ..errors import UserError
@@ -20,7 +21,7 @@ from ..models.experts import Experts
 from ..models.pipelines.create import create
 from ..models.pipelines.watch import NETWORKS, SECOND, network_of
 from ..models.targets import find_targets
-from ..objectives import denoisers_of, roles_of
+from ..objectives import OBJECTIVE_KINDS, denoisers_of, roles_of
 
 TRAINED_BYTES = 4 + 4 + 8  # fp32 weight, gradient, two Adam moments
 BASE_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "nf4": 0.5}
@@ -84,6 +85,8 @@ def plan(config: Config, *, recipes: Path) -> str:
         lines += [f"roles share the teacher's network: LoRAs of rank {config.lora.rank}, {config.exported_lora}"]
     if config.sharing == "scores":
         lines += [f"the scores share the teacher's network: a LoRA of rank {config.lora.rank}"]
+    if not SOURCE_KINDS.is_own(type(config.data)):
+        lines += [f"data: {SOURCE_KINDS.origin(type(config.data)).identity}"]
     for index, stage in enumerate(config.stages):
         lines += _stage_lines(index, stage, config, net)
     return "\n".join(lines)
@@ -102,6 +105,8 @@ def _stage_lines(index: int, stage: StageConfig, config: Config, net: nn.Module 
         f"  turns of a cycle: {', '.join(f'{count} x {turn}' if count > 1 else turn for count, turn in turns)}",
         f"  updates: {', '.join(f'{role} {count:,}' for role, count in updates.items())}",
     ]
+    if not OBJECTIVE_KINDS.is_own(type(stage.objective)):
+        lines += [f"  objective: {OBJECTIVE_KINDS.origin(type(stage.objective)).identity}"]
     if net is not None:
         parts = _memory(stage, config, net)
         total = sum(part.bytes for part in parts)

@@ -8,10 +8,9 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..config.schema import Config, StageConfig
-from ..config.yaml_file import digest, dump, fingerprint
+from ..config.yaml_file import digest, fingerprint, save
 from ..data import Loader
 from ..errors import CheckpointError
-from ..files import atomic_text
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.refusal import cause
 from ..models.roles import Roles
@@ -80,7 +79,7 @@ class Run:
         start = snapshot.state["stage"] if snapshot else 0
         if snapshot is None:
             self.log.rewind(0, -1)
-        alone(lambda: atomic_text(self.config.out / "config.yaml", dump(self.config)))
+        alone(lambda: save(self.config, self.config.out))
         finished = self._finished_before(start)
         weights: dict[str, dict[str, Tensor]] = {}
         for index, stage_config in enumerate(self.config.stages[start:], start):

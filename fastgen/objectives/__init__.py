@@ -1,5 +1,8 @@
 """What is minimised: one small file per objective."""
 
+from typing import Any
+
+from ..plugins import Kinds
 from .distribution.decoupled_dmd import DecoupledDMD
 from .distribution.diff_instruct import DiffInstruct
 from .distribution.dmd import DMD
@@ -69,8 +72,22 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "guidance_distillation": GuidanceDistillation,
 }
 
+
+def _try(made: Any) -> None:
+    """Raises what hinders a user's objective from being trained."""
+    _, needs = made.cycle, made.needs
+    if not isinstance(needs, Needs):
+        raise TypeError(f"`needs` is {needs!r}: give Needs(...), such as Needs(images=True)")
+    roles_of(made)
+
+
+OBJECTIVE_KINDS = Kinds[Objective](
+    "objective", OBJECTIVES, group="fastgen.objectives", members=("cycle", "needs", "generator"), trial=_try
+)
+
 __all__ = [
     "OBJECTIVES",
+    "OBJECTIVE_KINDS",
     "Batch",
     "Landing",
     "Needs",

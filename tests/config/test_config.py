@@ -141,11 +141,11 @@ def test_all_mistakes_are_told_at_once_with_their_paths(refusal):
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("objective.name=dmd3", "stages.0.objective: there is no 'dmd3'; did you mean dmd?"),
-        ("objective.name=[dmd]", "stages.0.objective: there is no ['dmd']"),
+        ("objective.name=dmd3", "stages.0.objective: there is no objective 'dmd3'; did you mean dmd?"),
+        ("objective.name=[dmd]", "stages.0.objective: there is no objective \"['dmd']\""),
         ("objective=dmd2", "stages.0.objective: give a mapping with `name`, one of pretrain, vsd"),
         ("objective.times.low=0.1", "stages.0.objective.times: this needs a `law`"),
-        ("data.source=nose", "data: there is no 'nose'; did you mean noise?"),
+        ("data.source=nose", "data: there is no source 'nose'; did you mean noise?"),
         ("data.num_classes=ten", "data.num_classes: Input should be a valid integer"),
         ("images=5", "images: no such setting here; it belongs elsewhere"),
         ("train=5", "stages.0.train: this must be a mapping (got 5)"),
