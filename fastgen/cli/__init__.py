@@ -1,4 +1,4 @@
-"""The command line: `fastgen train | sample | eval | verify`. A command's module is imported when it is asked for."""
+"""The command line, `fastgen COMMAND`. A command's module is imported when it is asked for."""
 
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
@@ -24,6 +24,7 @@ COMMANDS: dict[str, Command] = {
     "sample": Command("fastgen.cli.sample", "draw images from a student or any other stock pipeline"),
     "eval": Command("eval.cli", "measure a student beside its teacher"),
     "verify": Command("fastgen.cli.verify", "check that an export samples as it was trained"),
+    "prove": Command("fastgen.cli.prove", "check an objective, a file of your own included"),
 }
 
 

@@ -1,4 +1,4 @@
-"""`python -m fastgen.proofs.prove`: right objectives pass, wrong ones fail at the line that says why."""
+"""`fastgen prove`: right objectives pass, wrong ones fail at the line that says why."""
 
 from itertools import groupby
 from pathlib import Path
@@ -6,11 +6,12 @@ from textwrap import dedent
 
 import pytest
 
+from fastgen.cli import main, prove
 from fastgen.objectives import OBJECTIVES
 from fastgen.objectives.parts.gan import GAN
-from fastgen.proofs.bed import seeded
+from fastgen.proofs.bed import PROCESSES, seeded
 from fastgen.proofs.gaussians import applies, gaussian_checks
-from fastgen.proofs.prove import main, unguided
+from fastgen.proofs.prove import unguided
 from fastgen.proofs.routing import routing_checks
 
 PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
@@ -24,7 +25,7 @@ def verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     def run(source: str, *options: str) -> tuple[int, str]:
         file = tmp_path / "mine.py"
         file.write_text(source)
-        code = main([str(file), "--process", "flow", *options])
+        code = main(["prove", str(file), "--process", "flow", *options])
         said = capsys.readouterr()
         return code, said.out + said.err
 
@@ -33,6 +34,16 @@ def verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
 
 def failures(report: str) -> list[str]:
     return [line.removeprefix("FAILED ").split(": ")[0:2] for line in report.splitlines() if line.startswith("FAILED")]
+
+
+def test_the_command_offers_every_process():
+    assert tuple(PROCESSES) == prove.PROCESSES
+
+
+def test_one_of_several_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "two.py").write_text(OWN + OWN.replace("class Mine", "class Other"))
+    assert main(["prove", f"{tmp_path / 'two.py'}:Other", "--quick", "--process", "flow"]) == 0
+    assert capsys.readouterr().out.startswith("Other(")
 
 
 def test_a_right_objective_passes(verified):
@@ -76,7 +87,7 @@ def test_a_wrong_objective_fails_at_the_right_line(name: str, verified):
 
 
 def test_a_gradient_into_the_fake_score_is_a_leak(verified):
-    leaking = OWN.replace("compare(look,", "compare(through,").replace("import look", "import look, through")
+    leaking = OWN.replace("compare(look,", "compare(through,").replace("import look\n", "import look, through\n")
     leaking = leaking.replace(
         "        landing = land(", '        roles["fake_score"].requires_grad_(True)\n        landing = land('
     )
@@ -132,9 +143,12 @@ def test_a_mistake_is_told_with_its_remedy(name: str, verified):
     assert message in report
 
 
-@pytest.mark.parametrize(("target", "hint"), [("dmd3", "did you mean dmd"), ("gone.py", "there is no file gone.py")])
+@pytest.mark.parametrize(
+    ("target", "hint"),
+    [("dmd3", "did you mean dmd"), ("gone.py", "gone.py; its path is relative to the working directory")],
+)
 def test_an_unknown_name_is_told_the_nearest(target: str, hint: str, capsys: pytest.CaptureFixture[str]):
-    assert main([target]) == 2
+    assert main(["prove", target]) == 2
     assert hint in capsys.readouterr().err
 
 
