@@ -25,6 +25,8 @@ COMMANDS: dict[str, Command] = {
     "eval": Command("eval.cli", "measure a student beside its teacher"),
     "verify": Command("fastgen.cli.verify", "check that an export samples as it was trained"),
     "prove": Command("fastgen.cli.prove", "check an objective, a file of your own included"),
+    "list": Command("fastgen.cli.listing", "objectives, sources of data and shipped configs"),
+    "init": Command("fastgen.cli.init", "copy a shipped config to start from"),
 }
 
 

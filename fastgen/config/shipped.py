@@ -3,7 +3,10 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from ..errors import UserError, did_you_mean
+from ..files import atomic_text
 
 PACKAGE = Path(__file__).parents[1]
 
@@ -24,6 +27,12 @@ class Shipped:
     def summary(self) -> str:
         """What it does in one line: the first of its comments."""
         return self.text.partition("\n")[0].removeprefix("#").strip()
+
+    @property
+    def recipe(self) -> Path | None:
+        """The config beside it that trains its teacher, relative to it; None where it needs no training."""
+        written = yaml.safe_load(self.text)["teacher"].get("recipe")
+        return Path(written) if written else None
 
 
 def folder() -> Path:
@@ -59,3 +68,30 @@ def named(name: str) -> Shipped:
     otherwise = f"did you mean {inside}?" if inside else "`fastgen list configs` shows them all"
     hint = did_you_mean(wanted, known, otherwise=otherwise)
     raise UserError(f"no config called {name!r} comes with fastgen; {hint}")
+
+
+def copied(config: Shipped, file: Path | None = None) -> tuple[Path, ...]:
+    """Copies a config, and the one that trains its teacher to where it looks for it.
+
+    Args:
+        config: to copy.
+        file: the copy, or a folder for it; in the working directory under its own name where not given.
+
+    Returns:
+        What was written, the config first; a recipe that is already there as it is shipped is left.
+
+    Raises:
+        UserError: another file is there; nothing was written.
+    """
+    target = (file or Path()) / config.path.name if file is None or file.is_dir() else file
+    texts = {target: config.text}
+    if config.recipe is not None:
+        place, text = target.parent / config.recipe, (config.path.parent / config.recipe).read_text(encoding="utf-8")
+        if not place.is_file() or place.read_text(encoding="utf-8") != text:
+            texts[place] = text
+    for path in texts:
+        if path.exists():
+            raise UserError(f"{path} is already there, and nothing was written: give another FILE, or move it")
+    for path, text in texts.items():
+        atomic_text(path, text)
+    return tuple(texts)

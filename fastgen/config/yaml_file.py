@@ -83,20 +83,20 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     A top-level `objective` is short for a single stage. `train` at the top holds for every stage, whose own
     `train` changes it. `data.prompts=FILE` is short for a source of prompts. Code that it names as
     FILE.py:Class is run; the path is relative to the config, as that of `teacher.recipe` is, so that both can be
-    handed on together.
+    handed on together. In a mapping it is relative to the working directory.
 
     Raises:
         UserError: no such file, no YAML, or settings that do not fit; every wrong setting is listed.
     """
-    held = isinstance(source, Mapping)
+    folder = None if isinstance(source, Mapping) else Path(source).parent
     raw = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else _read(Path(source))
     for override in overrides:
         _override(raw, override)
     try:
-        return Config.model_validate(_with_stages(_with_source(raw)), context={"folder": path.parent})
+        return Config.model_validate(_with_stages(_with_source(raw)), context={"folder": folder})
     except ValidationError as error:
         lines = "\n".join(f"  {line}" for line in _listed(error))
-        raise UserError(f"{'this mapping' if held else source} is not a valid config:\n{lines}") from error
+        raise UserError(f"{'this mapping' if folder is None else source} is not a valid config:\n{lines}") from error
 
 
 def dump(config: Config, named: Callable[[Origin], str] = attrgetter("name")) -> str:

@@ -22,7 +22,7 @@ def test_help_needs_no_torch_and_half_a_second():
         "assert 'torch' not in sys.modules\n"
         "print(time.perf_counter() - start)"
     )
-    for arguments in (["--help"], ["sample", "--help"]):
+    for arguments in (["--help"], *([name, "--help"] for name in ("sample", "prove", "list", "init"))):
         command = [sys.executable, "-c", code, *arguments]
         runs = [subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT) for _ in range(3)]
         assert min(float(run.stdout.split()[-1]) for run in runs) < 0.5
@@ -40,7 +40,7 @@ def test_commands(monkeypatch, capsys):
     assert main(["smaple"]) == 2
     assert "did you mean sample?" in capsys.readouterr().err
     assert main(["zzz"]) == 2
-    assert "train, sample, eval" in capsys.readouterr().err
+    assert "train, sample, eval, verify, prove, list, init" in capsys.readouterr().err
     assert main([]) == 0
     assert "usage: fastgen COMMAND" in capsys.readouterr().out
 

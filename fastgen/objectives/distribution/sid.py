@@ -81,7 +81,7 @@ class SiD:
 
 @dataclass(frozen=True)
 class SiDLSG(SiD):
-    """SiD with long and short guidance: the same scale in both scores and in the fake score's training."""
+    """SiD with long and short guidance (arXiv:2406.01561): one scale in both scores and the fake score's training."""
 
     alpha: float = 1.0
     guidance: AnyGuidance = LongShort(2.0)

@@ -33,7 +33,7 @@ class SiDA(SiD):
 
 @dataclass(frozen=True)
 class FewStepSiD(SiD):
-    """Adversarial SiD on a uniform mixture of steps: one fake score suffices, as all steps share one target."""
+    """Adversarial SiD on a mixture of steps (arXiv:2505.12674): one fake score suffices, as all share one target."""
 
     alpha: float = 1.0
     guidance: AnyGuidance = Zero()

@@ -68,7 +68,7 @@ class VSD:
 
 @dataclass(frozen=True)
 class SwiftBrush(VSD):
-    """VSD in one step with both scores under the same guidance; the fake score is a LoRA with a large learning rate."""
+    """VSD in one step, both scores guided alike (arXiv:2312.05239); the fake score is a LoRA of large learning rate."""
 
     guidance: AnyGuidance = Shared(4.5, 4.5)
     rollout: RolloutName = "one_step"

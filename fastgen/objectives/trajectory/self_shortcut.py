@@ -1,4 +1,4 @@
-"""Shortcutting a pretrained flow without a step embedding (SCFM, after the published training code).
+"""Shortcutting a pretrained flow without a step embedding (SCFM, arXiv:2510.17858, after the published code).
 
 The network is not told how far it jumps: it learns the jumps of the student's own grids only, so that a stock
 pipeline runs it. A jump ends where two of half its length do, and the second of these is the generator's slow

@@ -1,0 +1,32 @@
+"""List what a config can name, one line each.
+
+  fastgen list objectives    what each needs, and its paper
+  fastgen list sources       of training data, with the settings of each
+  fastgen list configs       shipped ones; `fastgen init NAME` copies one
+
+Objectives and sources of installed packages are listed with the package that they are from.
+"""
+
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+
+LISTED = ("objectives", "sources", "configs")
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options of `fastgen list`."""
+    parser.add_argument("what", choices=LISTED, help="what to list")
+
+
+def run(args: Namespace) -> None:
+    """Print the lines, names in one column."""
+    from .listed import configs, objectives, sources  # slow to import, and --help needs none of it
+
+    rows = list({"objectives": objectives, "sources": sources, "configs": configs}[args.what]())
+    print("\n".join(_aligned(rows)))
+
+
+def _aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
