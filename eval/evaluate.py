@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from fastgen.errors import UserError
+from fastgen.errors import UserError, say
 from fastgen.models.pipelines.opening import Opened
 from fastgen.sampling.call import Asked
 
@@ -82,11 +82,11 @@ def evaluate(options: Options, *, rewards: Mapping[str, Reward] | None = None) -
         return None
     if options.save_stats:
         save_statistics(options.save_stats, real.statistics)
-        print(f"statistics of the reference are in {options.save_stats}")
+        say(f"statistics of the reference are in {options.save_stats}")
     report = _measure(session, real, started)
-    print(table(report, options))
+    say(table(report, options))
     if options.generated or options.held_out:
-        print(f"the report is in {html.write(options.out)}, all figures are in {options.out / metrics_json.FILE}")
+        say(f"the report is in {html.write(options.out)}, all figures are in {options.out / metrics_json.FILE}")
     session.processes.leave()
     return report
 

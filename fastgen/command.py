@@ -1,11 +1,13 @@
 """What every command shares: how it runs, how a user's mistake is said, and options that mean the same everywhere."""
 
+import logging
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import UserError
+from .errors import LOG, UserError
 
 INTERRUPTED = 130
 """The shell's exit code for Ctrl-C."""
@@ -16,7 +18,8 @@ NUM = ("--num-images", "--num")  # torchrun takes --num for one of its own optio
 def guarded(run: Callable[[Namespace], int | None], options: Namespace) -> int:
     """Run a command; a user's mistake becomes one paragraph on stderr, a stack trace only with --debug."""
     try:
-        return run(options) or 0
+        with shown():
+            return run(options) or 0
     except KeyboardInterrupt:
         print("fastgen: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -28,6 +31,29 @@ def guarded(run: Callable[[Namespace], int | None], options: Namespace) -> int:
         if options.debug:
             raise
         return failed(UserError(f"{error}. Use --debug to see where."))
+
+
+@contextmanager
+def shown() -> Iterator[None]:
+    """Within, what the library says is on the terminal and nowhere else: warnings on stderr, the rest on stdout."""
+    console, before = _Console(), (LOG.level, LOG.propagate)
+    LOG.addHandler(console)
+    LOG.setLevel(logging.INFO)
+    LOG.propagate = False
+    try:
+        yield
+    finally:
+        LOG.removeHandler(console)
+        LOG.setLevel(before[0])
+        LOG.propagate = before[1]
+
+
+class _Console(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.levelno < logging.WARNING:
+            print(record.getMessage(), flush=True)
+        else:
+            print(f"fastgen: {record.levelname.lower()}: {record.getMessage()}", file=sys.stderr)
 
 
 def failed(error: UserError) -> int:

@@ -1,8 +1,13 @@
-"""Errors that a user can mend: one paragraph that names the value, the rule and the remedy."""
+"""What a user is told. Errors that can be mended are one paragraph that names the value, the rule and the remedy.
 
-import sys
+Everything else goes to the logger `fastgen`: commands show it, a program that imports fastgen decides itself.
+"""
+
+import logging
 from collections.abc import Iterable
 from difflib import get_close_matches
+
+LOG = logging.getLogger("fastgen")
 
 
 class UserError(Exception):
@@ -40,5 +45,10 @@ def did_you_mean(name: str, known: Iterable[str], *, otherwise: str = "", most: 
 
 
 def warn(message: str) -> None:
-    """Tells the user what is allowed but unwise, on stderr."""
-    print(f"fastgen: warning: {message}", file=sys.stderr)
+    """Tells the user what is allowed but unwise."""
+    LOG.warning(message)
+
+
+def say(message: str) -> None:
+    """Tells the user what was done."""
+    LOG.info(message)

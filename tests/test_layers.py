@@ -243,6 +243,23 @@ def test_the_search_for_unsafe_calls_finds(call):
     assert unsafe_calls(f"def f():\n    return {call}") == [call]
 
 
+def said(source: str) -> list[str]:
+    """Calls that put something on the terminal, or on a channel that is not the log's."""
+    calls = [node for node in ast.walk(ast.parse(source)) if isinstance(node, ast.Call)]
+    return [ast.unparse(call) for call in calls if ast.unparse(call.func) in ("print", "warnings.warn")]
+
+
+def test_only_commands_print():
+    sources = {dotted(file): file.read_text(encoding="utf-8") for file in MODULES}
+    library = {
+        name: source
+        for name, source in sources.items()
+        if not name.startswith(("fastgen.cli", "fastgen.command")) and "def main(" not in source
+    }
+    assert not {name: said(source) for name, source in library.items() if said(source)}
+    assert said("import warnings\nwarnings.warn('a')\nprint('b')") == ["warnings.warn('a')", "print('b')"]
+
+
 def test_one_function_suggests_what_was_meant():
     assert {i.of for i in ALL_IMPORTS if i.target.startswith("difflib")} == {"fastgen.errors"}
 

@@ -10,7 +10,7 @@ from ..config.schema import Config
 from ..engine.distributed import alone, leave, meet
 from ..engine.dtypes import AUTOCAST
 from ..engine.run import Run, Trained
-from ..errors import UserError
+from ..errors import UserError, say, warn
 from ..models.calls import LARGE
 from ..models.pipelines.attention import avoid_cudnn, check_attention
 from ..models.pipelines.pipeline import Pipeline
@@ -60,7 +60,7 @@ def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     _make(config.out)
     _encode(config, pipeline, accelerator)
     alone(lambda: rehearse_export(student))
-    shown = rehearse_pictures(student, warn=accelerator.print)
+    shown = rehearse_pictures(student, warn=warn if accelerator.is_main_process else _unsaid)
     accelerator.init_trackers("fastgen")
     monitor = _monitor(student, here=accelerator.is_main_process)
     run = Run(
@@ -117,6 +117,10 @@ def accelerator_of(config: Config) -> Accelerator:
     return Accelerator(cpu=cpu, log_with=list(config.log.trackers) or None, project_dir=config.out / "trackers")
 
 
+def _unsaid(message: str) -> None:
+    """What another process says already."""
+
+
 def _make(out: Path) -> None:
     try:
         out.mkdir(parents=True, exist_ok=True)
@@ -129,6 +133,7 @@ def _ensure_teacher(config: Config, recipes: Path, accelerator: Accelerator) -> 
     recipe = recipe_of(config, recipes)
     if recipe is None:
         return
-    accelerator.print(f"no teacher in {config.teacher.path} yet: training it by {recipe.file}")
+    if accelerator.is_main_process:
+        say(f"no teacher in {config.teacher.path} yet: training it by {recipe.file}")
     resume = (recipe.config.out / "checkpoints").is_dir()
     _distilled(recipe.config, recipes=recipe.file.parent, resume=resume)

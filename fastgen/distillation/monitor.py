@@ -31,7 +31,7 @@ from ..data.pixels import to_uint8
 from ..engine.quality import Yardstick
 from ..engine.run import Trained
 from ..engine.stage import Stage
-from ..errors import UserError
+from ..errors import UserError, say
 from ..models.pipelines.arguments import in_turn
 from .student import Student
 
@@ -106,8 +106,8 @@ def _report_digits(student: Student, trained: Trained) -> None:
         sources[f"student after {name}"] = DigitsSource(partial(student.draw, student.generator(weights)), few)
     report = digits_report(sources, seed=config.seed)
     save(report, folder)
-    print(report.table())
-    print(f"picture: {folder / 'digits.png'}, page: {folder / 'report.html'}")
+    say(report.table())
+    say(f"picture: {folder / 'digits.png'}, page: {folder / 'report.html'}")
 
 
 def _of_features(student: Student, *, here: bool) -> Yardstick:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from ..config.schema import Config
 from ..engine.dtypes import teacher_dtype
 from ..engine.run import Trained
+from ..errors import say
 from ..export.adapter import Adapter
 from ..export.card import licence_of
 from ..export.export import export
@@ -51,7 +52,8 @@ def release(student: Student, trained: Trained) -> None:
     network = student.network(weights).to("cpu")
     updates = check_sound(network, _updates(student, weights, network))
     saved = saved_as(network, updates, half=teacher_dtype(config), choice=config.export.dtype)
-    print(*filter(None, [saved.told()]), sep="\n")
+    if told := saved.told():
+        say(told)
     pipe = pipeline.student(saved.network, student.schedules[0].scheduler)
     silent = unguided(pipe)
     notes = notes_for(student, guidance=1.0 if silent is pipe else None)
@@ -112,7 +114,7 @@ class Judge:
         for agreement in verify(written, schedule, ours, device=self.device):
             what = written.loras[-1].folder if written.loras else written.pipeline
             far = "" if agreement.rounding is None else f", {agreement.rounding:.1e} from the weights before rounding"
-            print(f"verified {what} at {agreement.steps} steps: difference {agreement.difference:.1e}{far}")
+            say(f"verified {what} at {agreement.steps} steps: difference {agreement.difference:.1e}{far}")
 
 
 def _release_lora(student: Student, weights: Mapping[str, Tensor], network: nn.Module, judge: Judge) -> None:
@@ -125,7 +127,7 @@ def _release_lora(student: Student, weights: Mapping[str, Tensor], network: nn.M
     export_lora(pipe, adapter, notes, folder, student.schedules, keys=keys)
     base = locate(source.path, variant=source.variant, revision=source.revision)
     if not base.is_dir():
-        print(f"{folder} was not verified: its base is the single file {base.name}, which from_pretrained cannot load")
+        say(f"{folder} was not verified: its base is the single file {base.name}, which from_pretrained cannot load")
         return
     for schedule in student.schedules:
         loras = (*stacked, *written(pipe, str(folder), keys[0]))

@@ -14,7 +14,6 @@ import json
 import os
 import re
 import shutil
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
@@ -25,7 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, warn
 from ..files import atomic_folder, remove_folder, tidy
 from .distributed import alone, shared, spread
 from .manifest import MissingFileError, verify_manifest, verify_sizes, write_manifest
@@ -246,4 +245,4 @@ def _prune(root: Path, step: int, keep: int) -> None:
             try:
                 remove_folder(path)
             except OSError as error:
-                warnings.warn(f"the old checkpoint {path} could not be deleted: {error}", stacklevel=3)
+                warn(f"the old checkpoint {path} could not be deleted: {error}")

@@ -6,14 +6,13 @@ the format nothing stays. What is lost is measured as |saved - trained| / |U| ov
 
 import copy
 import math
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import UserError
+from ..errors import UserError, warn
 from ..models.casting import HALF, cast
 from ..models.pipelines.source import DTYPES, Dtype
 
@@ -102,7 +101,7 @@ def check_sound(network: nn.Module, updates: Iterable[tuple[str, Tensor]]) -> di
     changed = {name: norm for name, norm in norms.items() if norm}
     if not changed:  # as where the best measurement is the one before the first update
         first = next(iter(norms), "no parameter")
-        warnings.warn(f"{first} and all others were not changed: the student is the teacher itself", stacklevel=2)
+        warn(f"{first} and all others were not changed: the student is the teacher itself")
     return changed
 
 

@@ -1,6 +1,5 @@
 """The scheduler that a stock pipeline will run a student with, chosen before training by what it emits."""
 
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
@@ -9,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import UserError
+from ..errors import UserError, warn
 from ..models.pipelines.refusal import cause
 from ..models.walk import Sampler
 from .held import Told
@@ -94,10 +93,9 @@ def _held(family: Family, emitted: Emitted, told: Told, scheduler: Any, n: int) 
         for other in moved.schedulers(n):
             if _fault(moved, emitted, other, n) is None and not told.lost(other, n):
                 return other
-    warnings.warn(
+    warn(
         f"the stock pipeline in half precision tells its network times up to {lost:.1g} off, and no {n} stops nearby "
-        "are held exactly: sample this student in float32, or declare fewer steps (student.steps)",
-        stacklevel=3,
+        "are held exactly: sample this student in float32, or declare fewer steps (student.steps)"
     )
     return scheduler
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import pytest
 
 from fastgen.cli import main
-from fastgen.errors import UserError
+from fastgen.errors import LOG, UserError, say, warn
 
 ROOT = Path(__file__).parents[2]
 
@@ -49,6 +49,21 @@ def test_commands(monkeypatch, capsys):
 
     monkeypatch.setattr("fastgen.cli.sample.run", interrupt)
     assert main(["sample", "anything"]) == 130
+
+
+def test_what_the_library_says_is_shown_by_commands_alone(monkeypatch, capsys, caplog):
+    def speak(_):
+        say("done")
+        warn("unwise")
+
+    monkeypatch.setattr("fastgen.cli.sample.run", speak)
+    before = (LOG.level, LOG.propagate, list(LOG.handlers))
+    assert main(["sample", "anything"]) == 0
+    assert tuple(capsys.readouterr()) == ("done\n", "fastgen: warning: unwise\n")
+    assert (LOG.level, LOG.propagate, list(LOG.handlers)) == before
+    warn("unwise again")
+    assert tuple(capsys.readouterr()) == ("", "")
+    assert caplog.messages == ["unwise again"]
 
 
 def test_debug_shows_the_stack_and_a_full_disk_does_not(monkeypatch, capsys):

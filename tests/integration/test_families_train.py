@@ -64,16 +64,16 @@ def runs() -> Iterator[object]:
 
 @pytest.mark.usefixtures("verified_here", "few_previews")
 @pytest.mark.parametrize(("name", "sharing"), runs())
-def test_a_family_is_distilled_and_its_exports_sample_as_trained(name, sharing, tmp_path, capsys, monkeypatch):
+def test_a_family_is_distilled_and_its_exports_sample_as_trained(name, sharing, tmp_path, caplog, monkeypatch):
+    caplog.set_level("INFO", "fastgen")
     family = FAMILIES[name]
     monkeypatch.setattr("fastgen.distillation.distil.size_arguments", lambda *_, **__: dict(family.size))
     teacher = family.build()
     teacher.save_pretrained(tmp_path / "teacher")
     (tmp_path / "prompts.txt").write_text("a fox\na red bird in the snow\ntwo\n")
     student = distil(settings(family, tmp_path, sharing), recipes=tmp_path)
-    said = capsys.readouterr().out
     exports = 2 if sharing == "lora" and has_loader(teacher) else 1
-    assert said.count("verified") == exports, said
+    assert caplog.text.count("verified") == exports, caplog.text
     places = [student] if (student / Notes.FILE).exists() else sorted(student.glob("*step"))
     for place in places:
         assert changed(load(place, device="cpu"), teacher)

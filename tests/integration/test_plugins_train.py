@@ -10,7 +10,7 @@ import tiny
 
 from fastgen.cli import main
 
-pytestmark = pytest.mark.usefixtures("near_stranger", "few_previews")
+pytestmark = pytest.mark.usefixtures("verified_here", "few_previews")
 RUN = """\
 out: {here}/run
 device: cpu

@@ -2,7 +2,6 @@
 
 import json
 import re
-import warnings
 from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
@@ -15,7 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ...errors import UserError
+from ...errors import UserError, warn
 from .notes import Notes
 from .stock_pipeline import StockPipeline
 
@@ -82,7 +81,7 @@ def load(
     check_is_pipeline(folder)
     wanted, variant = variant, variant_of(folder, variant)
     if variant != wanted:
-        warnings.warn(f"{folder} has only {variant} weights for some parts: loading these", stacklevel=2)
+        warn(f"{folder} has only {variant} weights for some parts: loading these")
     check_weights(*_loaded(folder, variant))
     try:
         pipe = DiffusionPipeline.from_pretrained(
