@@ -7,12 +7,13 @@ Several GPUs: torchrun --nproc-per-node 4 -m eval --num-images 50000 ..., or acc
 figures stay the same.
 """
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
 from pathlib import Path
+from typing import Any, get_args
 
-from fastgen.command import DTYPES, NUM, add_call, add_stack, natural, positive
+from fastgen.command import NUM, add_call, add_stack, natural, positive
 
-from .options import PROTOCOL_NAMES, Options
+from .options import PROTOCOL_NAMES, Kernel, Options, Precision
 
 FAILED_ASSERTION = 1
 
@@ -45,12 +46,13 @@ schema is docs/metrics.md. Quality is always several figures together: a Frechet
 
 
 def build_parser() -> ArgumentParser:
-    """The options of an evaluation; their names are the fields of `Options`, and `--debug`."""
+    """The options of an evaluation: fields of `Options`, which has their defaults, and `--debug`."""
     parser = ArgumentParser(
         prog="python -m eval",
         description=__doc__,
         epilog=_EXAMPLES,
         formatter_class=RawDescriptionHelpFormatter,
+        argument_default=SUPPRESS,
         allow_abbrev=False,
     )
     _add_sets(parser)
@@ -71,9 +73,9 @@ def run(args: Namespace) -> int:
 
 
 def to_options(args: Namespace) -> Options:
-    """What the command line says; repeated options become tuples."""
-    settings = {name: value for name, value in vars(args).items() if name != "debug"}
-    return Options(**settings | {name: tuple(settings[name]) for name in ("rewards", "assertions", "stack")})
+    """What the command line says; several values become tuples."""
+    given: dict[str, Any] = {name: value for name, value in vars(args).items() if name != "debug"}
+    return Options(**given | {name: tuple(value) for name, value in given.items() if isinstance(value, list)})
 
 
 def _add_sets(parser: ArgumentParser) -> None:
@@ -106,7 +108,7 @@ def _add_extractor(parser: ArgumentParser) -> None:
         "How images are made for a domain extractor is read from its preprocessor_config.json, or said here: squashed "
         "to a square, (x / 255 - mean) / std per channel. The other protocols are fixed.",
     )
-    group.add_argument("--protocol", choices=PROTOCOL_NAMES, default="domain", help="default: domain")
+    group.add_argument("--protocol", choices=PROTOCOL_NAMES, help=f"default: {Options.protocol}")
     group.add_argument(
         "--extractor",
         metavar="PATH",
@@ -125,9 +127,7 @@ def _add_extractor(parser: ArgumentParser) -> None:
             metavar=("R", "G", "B"),
             help=f"{name} of images in [0, 1], instead of --extractor-range",
         )
-    group.add_argument(
-        "--extractor-kernel", choices=("bilinear", "bicubic"), default="bilinear", help="default: bilinear"
-    )
+    group.add_argument("--extractor-kernel", choices=get_args(Kernel), help=f"default: {Options.extractor_kernel}")
     group.add_argument("--extractor-antialias", action="store_true", help="widen the kernel when shrinking")
     group.add_argument("--fast", action="store_true", help="TF32 in the extractors; named in every result")
     group.add_argument("--allow-small", action="store_true", help="accept fewer images than the protocol: mostly bias")
@@ -146,7 +146,6 @@ def _add_metrics(parser: ArgumentParser) -> None:
         "--reward",
         dest="rewards",
         action="append",
-        default=[],
         metavar="NAME=MODEL",
         help="in the CLIP format; may repeat",
     )
@@ -154,7 +153,6 @@ def _add_metrics(parser: ArgumentParser) -> None:
         "--assert",
         dest="assertions",
         action="append",
-        default=[],
         metavar="TEXT",
         help="such as 'fid[4] < 5' of the student at 4 steps; exit code 1 if it fails; may repeat",
     )
@@ -168,9 +166,8 @@ def _add_sampling(parser: ArgumentParser) -> None:
     group.add_argument(
         "--teacher-steps",
         type=step_counts,
-        default=(50,),
         metavar="LIST",
-        help="such as 50,20 (default: 50); the student's step counts are added",
+        help=f"such as 50,20 (default: {_listed(Options.teacher_steps)}); the student's step counts are added",
     )
     group.add_argument(
         "--guidance", type=float, metavar="W", help="of the student: uncond + W (cond - uncond), 1 is none"
@@ -184,25 +181,23 @@ def _add_sampling(parser: ArgumentParser) -> None:
         help="of text pipelines, and of images drawn for them: line i is prompt i, an empty one the empty prompt",
     )
     group.add_argument("--labels", type=Path, metavar="FILE", help="one class per line, in turn (default: all classes)")
-    group.add_argument(
-        *NUM, dest="num", type=positive, default=10_000, metavar="N", help="images per row (default: 10000)"
-    )
-    group.add_argument("--seed", type=natural, default=0, metavar="S", help="image i uses seed S + i (default: 0)")
+    group.add_argument(*NUM, dest="num", type=positive, metavar="N", help=f"images per row (default: {Options.num})")
+    group.add_argument("--seed", type=natural, metavar="S", help=f"image i uses seed S + i (default: {Options.seed})")
     group.add_argument(
         "--seeds",
         type=positive,
-        default=1,
         metavar="K",
-        help="measure pipelines on K blocks of N seeds, S, S + N ...: means and their spread (default: 1)",
+        help="measure pipelines on K blocks of N seeds, S, S + N ...: means and their spread "
+        f"(default: {Options.seeds})",
     )
-    group.add_argument("--batch-size", type=positive, default=64, metavar="B", help="default: 64")
-    group.add_argument("--workers", type=positive, default=4, metavar="N", help="decoding processes (default: 4)")
-    group.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default: auto)")
+    group.add_argument("--batch-size", type=positive, metavar="B", help=f"default: {Options.batch_size}")
+    group.add_argument("--workers", type=positive, metavar="N", help=f"decoding processes (default: {Options.workers})")
+    group.add_argument("--device", metavar="NAME", help=f"auto, cpu, cuda, cuda:1 (default: {Options.device})")
     group.add_argument(
         "--dtype",
-        choices=(*DTYPES, "autocast"),
-        default="float32",
-        help="of the pipelines (default: float32); autocast: bfloat16 inside the networks alone, weights are float32",
+        choices=get_args(Precision),
+        help=f"of the pipelines (default: {Options.dtype}); autocast: bfloat16 inside the networks alone, weights are "
+        "float32",
     )
 
 
@@ -211,14 +206,17 @@ def _add_output(parser: ArgumentParser) -> None:
     group.add_argument(
         "--out",
         type=Path,
-        default=Path("report"),
         metavar="DIR",
-        help="gets report.html, metrics.json, images/ (default: report)",
+        help=f"gets report.html, metrics.json, images/ (default: {Options.out})",
     )
-    group.add_argument("--gallery", type=natural, default=16, metavar="N", help="pictures per row (default: 16)")
+    group.add_argument("--gallery", type=natural, metavar="N", help=f"pictures per row (default: {Options.gallery})")
     group.add_argument("--save-stats", type=Path, metavar="FILE", help="store the reference's statistics (.npz)")
     group.add_argument("--overwrite", action="store_true", help="replace an earlier report or statistics file")
-    group.add_argument("--debug", action="store_true", help="show stack traces")
+    group.add_argument("--debug", action="store_true", default=False, help="show stack traces")
+
+
+def _listed(counts: tuple[int, ...]) -> str:
+    return ",".join(map(str, counts))
 
 
 def step_counts(text: str) -> tuple[int, ...]:

@@ -2,15 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 Colour = tuple[float, float, float]
 """One value per RGB channel."""
 
 Kernel = Literal["bilinear", "bicubic"]
+Precision = Literal["float32", "bfloat16", "float16", "autocast"]
 
 ProtocolName = Literal["domain", "clean", "edm", "adm", "dinov2", "clip"]
-PROTOCOL_NAMES: tuple[ProtocolName, ...] = ("domain", "clean", "edm", "adm", "dinov2", "clip")
+PROTOCOL_NAMES: tuple[ProtocolName, ...] = get_args(ProtocolName)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +83,7 @@ class Options:
     batch_size: int = 64
     workers: int = 4
     device: str = "auto"
-    dtype: Literal["float32", "bfloat16", "float16", "autocast"] = "float32"
+    dtype: Precision = "float32"
     fast: bool = False
     allow_small: bool = False
     skip_bad: bool = False

@@ -150,6 +150,23 @@ def test_help_teaches_without_loading_torch() -> None:
 def test_options_of_the_parser_are_the_fields_of_options() -> None:
     args = build_parser().parse_args(["--reference", "r", "--extractor", "e"])
     assert to_options(args) == Options(reference=Path("r"), extractor="e")
+    assert set(vars(args)) == {"reference", "extractor", "stack", "debug"}, "their defaults stand in Options alone"
+    asked = [
+        "--extractor-range",
+        "-1",
+        "1",
+        "--reward",
+        "a=b",
+        "--reward",
+        "c=d",
+        "--steps",
+        "1,4",
+        "--dtype",
+        "autocast",
+    ]
+    told = to_options(build_parser().parse_args(["--reference", "r", *asked]))
+    assert (told.extractor_range, told.rewards, told.steps) == ((-1.0, 1.0), ("a=b", "c=d"), (1, 4))
+    assert told.dtype == "autocast"
 
 
 @pytest.mark.parametrize("text", ["", "0", "1,", "two", "-1"])
