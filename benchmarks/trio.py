@@ -9,7 +9,7 @@ from accelerate import Accelerator
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from fastgen.config.schema import LoRA, Sharing, StageConfig, Train
+from fastgen.config.schema import LoRAConfig, Sharing, StageConfig, TrainConfig
 from fastgen.data import Items, Loader
 from fastgen.engine.feed import Feed
 from fastgen.engine.roles import build_roles
@@ -113,7 +113,7 @@ def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accel
         ratio=setting.fake_turns,
         rollout="one_step",
     )
-    train = Train.model_validate(
+    train = TrainConfig.model_validate(
         {
             "images": 10**9,
             "batch": setting.batch,
@@ -132,7 +132,7 @@ def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accel
         weights={},
         seed=0,
         sharing=setting.sharing,
-        lora=LoRA(rank=setting.rank),
+        lora=LoRAConfig(rank=setting.rank),
         base="bf16" if setting.dtype == torch.bfloat16 else "fp32",
     )
     feed = Feed(teacher, Loader(Samples(size.shape), seed=0), accelerator.device, objective.needs)

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, PositiveInt, model_validator
 
 
-class Evaluate(BaseModel):
+class EvaluateConfig(BaseModel):
     """Quality: figures of a few samples, always of the same seeds, of the averaged weights while they train.
 
     Figures of few samples rank the measurements of one run; compare them with nothing else.

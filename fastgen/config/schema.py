@@ -11,7 +11,7 @@ from ..models.walk import Sampler
 from ..objectives import OBJECTIVE_KINDS, roles_of
 from ..plugins import short
 from ..process.retold import ProcessName
-from .evaluate import Evaluate
+from .evaluate import EvaluateConfig
 from .export import ExportConfig, ExportSetting
 from .strict import Strict, named
 from .teacher import TeacherConfig
@@ -49,7 +49,7 @@ class StudentConfig(Strict):
         return self
 
 
-class LoRA(Strict):
+class LoRAConfig(Strict):
     """Roles on one frozen network (`sharing: lora` or `scores`): each trains a low-rank adapter of its own.
 
     rank, alpha: the updates are alpha / rank times B A; alpha is the rank where it is not given.
@@ -68,7 +68,7 @@ class LoRA(Strict):
     base: Base | Literal["auto"] = "auto"
 
 
-class Optim(Strict):
+class OptimConfig(Strict):
     """AdamW of one role.
 
     lr: learning rate after the warm-up.
@@ -90,11 +90,11 @@ class Optim(Strict):
 
 
 def _optim_settings(raw: dict[str, Any]) -> dict[str, Any]:
-    Optim.model_validate(raw)
+    OptimConfig.model_validate(raw)
     return raw
 
 
-class Train(Strict):
+class TrainConfig(Strict):
     """How a stage is trained.
 
     images: budget, counted in samples of the generator's turns over all processes.
@@ -119,12 +119,12 @@ class Train(Strict):
     reuse: bool = False
     gradient_checkpointing: bool = False
     compile: bool = False
-    optim: Optim = Optim()
+    optim: OptimConfig = OptimConfig()
     roles: dict[str, Annotated[dict[str, Any], AfterValidator(_optim_settings)]] = Field(default_factory=dict)
 
-    def optim_of(self, role: str) -> Optim:
+    def optim_of(self, role: str) -> OptimConfig:
         """The optimizer settings of a role."""
-        return Optim.model_validate({**self.optim.model_dump(), **self.roles.get(role, {})})
+        return OptimConfig.model_validate({**self.optim.model_dump(), **self.roles.get(role, {})})
 
     @model_validator(mode="after")
     def _batch_is_divisible(self) -> Self:
@@ -143,7 +143,7 @@ class Train(Strict):
         return self
 
 
-class Pairs(Strict):
+class PairsConfig(Strict):
     """Teacher samples for objectives that regress them: deterministic sampling from stored noises.
 
     count: pairs of noise and sample.
@@ -183,7 +183,7 @@ class StageConfig(Strict):
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     objective: Annotated[Any, named(OBJECTIVE_KINDS, "name")]
-    train: Train
+    train: TrainConfig
     carry: dict[str, Literal["teacher", "generator", "ema"]] = Field(default_factory=dict)
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
 
@@ -206,7 +206,7 @@ class StageConfig(Strict):
         return self
 
 
-class Log(Strict):
+class LogConfig(Strict):
     """What a run says while it trains.
 
     every: generator updates between log lines.
@@ -219,7 +219,7 @@ class Log(Strict):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
 
 
-class Checkpoints(Strict):
+class CheckpointsConfig(Strict):
     """When a run can be resumed from.
 
     every: images between checkpoints, null for a tenth of the stage's.
@@ -264,14 +264,14 @@ class Config(Strict):
     process: ProcessName = "native"
     attention: Literal["auto", "native", "flash", "cudnn", "xformers"] = "auto"
     sharing: Sharing = "full"
-    lora: LoRA = LoRA()
+    lora: LoRAConfig = LoRAConfig()
     data: Annotated[Any, named(SOURCE_KINDS, "source")]
     flip: bool = False
-    pairs: Pairs = Pairs()
+    pairs: PairsConfig = PairsConfig()
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
-    log: Log = Log()
-    checkpoints: Checkpoints = Checkpoints()
-    evaluate: Evaluate = Evaluate()
+    log: LogConfig = LogConfig()
+    checkpoints: CheckpointsConfig = CheckpointsConfig()
+    evaluate: EvaluateConfig = EvaluateConfig()
 
     @model_validator(mode="after")
     def _stages_have_their_own_names(self) -> Self:

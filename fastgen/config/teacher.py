@@ -9,7 +9,7 @@ from ..models.pipelines.source import Dtype, LoRAFile, TeacherSource
 from .strict import Strict
 
 
-class NewNetwork(Strict):
+class NewNetworkConfig(Strict):
     """A pipeline with random weights, to be trained by `pretrain`.
 
     pipeline: name of its class in Diffusers.
@@ -42,7 +42,7 @@ class TeacherConfig(Strict):
     revision: str | None = None
     negative_prompt: str | None = None
     recipe: Path | None = None
-    new: NewNetwork | None = None
+    new: NewNetworkConfig | None = None
     num_classes: PositiveInt | None = None
     null_label: Annotated[int, Field(ge=0)] | None = None
 

@@ -11,7 +11,7 @@ import diffusers
 import torch
 from torch import nn
 
-from ..config.schema import Config, LoRA, StageConfig
+from ..config.schema import Config, LoRAConfig, StageConfig
 from ..config.yaml_file import load
 from ..data import SOURCE_KINDS
 from ..engine.dtypes import base_of, teacher_dtype
@@ -137,7 +137,7 @@ def _memory(stage: StageConfig, config: Config, net: nn.Module) -> list[Share]:
     return parts
 
 
-def _adapter(net: nn.Module, lora: LoRA) -> int:
+def _adapter(net: nn.Module, lora: LoRAConfig) -> int:
     """Parameters of a low-rank adapter."""
     return sum(lora.rank * _ends(net.get_submodule(name)) for name in find_targets(net, lora.targets))
 

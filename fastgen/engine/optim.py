@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.autograd.graph import increment_version
 
-from ..config.schema import Optim
+from ..config.schema import OptimConfig
 
 FUSED = ("cuda", "cpu")
 
@@ -21,7 +21,7 @@ class RoleOptimizer:
         total: updates over the whole stage, where the schedule ends.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], settings: Optim, *, total: int) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], settings: OptimConfig, *, total: int) -> None:
         self.parameters = list(parameters)
         self.settings = settings
         self.total = total

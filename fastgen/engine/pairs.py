@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from ..config.schema import Pairs
+from ..config.schema import PairsConfig
 from ..data import Loader
 from ..files import atomic_folder
 from ..models.contract import Denoiser
@@ -25,7 +25,7 @@ def teacher_pairs(
     folder: Path,
     pipeline: Pipeline,
     teacher: Denoiser,
-    spec: Pairs,
+    spec: PairsConfig,
     *,
     loader: Loader,
     key: str,
@@ -55,7 +55,7 @@ def _has(file: Path, key: str) -> bool:
 
 
 def _sampled(
-    pipeline: Pipeline, teacher: Denoiser, spec: Pairs, loader: Loader, device: torch.device
+    pipeline: Pipeline, teacher: Denoiser, spec: PairsConfig, loader: Loader, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor]:
     times = pipeline.teacher_grid(spec.steps).tolist()
     noises, samples = [], []

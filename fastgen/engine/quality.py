@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..config.evaluate import Evaluate
+from ..config.evaluate import EvaluateConfig
 from ..config.yaml_file import digest
 from ..errors import CheckpointError
 from ..files import atomic_folder, atomic_json
@@ -60,7 +60,7 @@ class Quality:
         folder: folder of the best weights.
     """
 
-    def __init__(self, yardstick: Yardstick | None, settings: Evaluate, folder: Path) -> None:
+    def __init__(self, yardstick: Yardstick | None, settings: EvaluateConfig, folder: Path) -> None:
         self._yardstick, self._settings, self._folder = yardstick, settings, folder
         self.best: Best | None = None
         self.since = 0

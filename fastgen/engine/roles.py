@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from ..config.schema import Base, DiscriminatorConfig, LoRA, Sharing, StageConfig, Train
+from ..config.schema import Base, DiscriminatorConfig, LoRAConfig, Sharing, StageConfig, TrainConfig
 from ..errors import UserError, did_you_mean
 from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, enable_checkpointing
 from ..models.baking import check_bakeable
@@ -46,7 +46,7 @@ def build_roles(
     guidance: float | None = None,
     process: ProcessName = "native",
     sharing: Sharing = "full",
-    lora: LoRA | None = None,
+    lora: LoRAConfig | None = None,
     base: Base = "fp32",
 ) -> Roles:
     """Every denoiser that the objective names: a copy of the teacher's network, or where it shares, an adapter on it.
@@ -77,7 +77,7 @@ def build_roles(
         shared = {name: told for name, told in scalars.items() if name in SHARED[sharing]}
         own = [name for name in shared if name in (*trained, "target") or origins[name] != "teacher"]
         net = _base(pipeline.network, base, alone=sharing == "lora")
-        denoisers |= _shared(pipeline, net, stage.train, lora or LoRA(), scalars=shared, own=own)
+        denoisers |= _shared(pipeline, net, stage.train, lora or LoRAConfig(), scalars=shared, own=own)
     for name, origin in origins.items():
         if weights is not None and origin in weights:
             put(denoisers[name], weights[origin])
@@ -115,7 +115,7 @@ def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:
     return origin
 
 
-def _copy(pipeline: Pipeline, settings: Train, *, frozen: bool, scalars: Sequence[str]) -> NetworkDenoiser:
+def _copy(pipeline: Pipeline, settings: TrainConfig, *, frozen: bool, scalars: Sequence[str]) -> NetworkDenoiser:
     denoiser = pipeline.denoiser(scalars=scalars)
     if not frozen:
         cast(denoiser.net, torch.float32)
@@ -132,8 +132,8 @@ def _copy(pipeline: Pipeline, settings: Train, *, frozen: bool, scalars: Sequenc
 def _shared(
     pipeline: Pipeline,
     net: nn.Module,
-    settings: Train,
-    lora: LoRA,
+    settings: TrainConfig,
+    lora: LoRAConfig,
     *,
     scalars: Mapping[str, Sequence[str]],
     own: Sequence[str],

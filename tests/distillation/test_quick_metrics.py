@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 import fastgen.distillation.distil
-from fastgen.config.evaluate import Evaluate
+from fastgen.config.evaluate import EvaluateConfig
 from fastgen.config.schema import Config
 from fastgen.distillation.distil import distil
 from fastgen.engine.log import RunLog
@@ -160,7 +160,7 @@ def test_two_processes_stop_together(folder, tmp_path):
 def test_a_best_of_another_measure_is_forgotten(tmp_path):
     script = Script(1)
     frechet, accuracy = (
-        Quality(script.yardstick, Evaluate(protocol="digits", metric=metric), tmp_path)
+        Quality(script.yardstick, EvaluateConfig(protocol="digits", metric=metric), tmp_path)
         for metric in ("frechet", "accuracy")
     )
     state = {**frechet.state(), "best": {"value": 1.0, "images": 4}, "since": 2}

@@ -19,7 +19,7 @@ from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
 from eval.digits.figures import class_balanced_labels, digits_figures
-from fastgen.config.evaluate import Evaluate
+from fastgen.config.evaluate import EvaluateConfig
 from fastgen.config.schema import Config
 from fastgen.data.digits import from_canvas
 from fastgen.distillation import distil as conductor
@@ -159,7 +159,7 @@ def test_the_reference_is_named_or_the_training_images(clip, tmp_path):
 def student_of(shape: tuple[int, ...], classes: int, data: object, **evaluate: object) -> SimpleNamespace:
     pipeline = SimpleNamespace(shape=shape, classes=range(classes))
     return SimpleNamespace(
-        config=SimpleNamespace(evaluate=Evaluate(**evaluate), data=data), pipeline=pipeline, device=CPU
+        config=SimpleNamespace(evaluate=EvaluateConfig(**evaluate), data=data), pipeline=pipeline, device=CPU
     )
 
 
@@ -186,4 +186,4 @@ def test_what_cannot_be_measured_is_refused_before_training(clip):
 )
 def test_settings_without_a_meaning_are_refused(settings, why):
     with pytest.raises(ValidationError, match=why):
-        Evaluate(**settings)
+        EvaluateConfig(**settings)

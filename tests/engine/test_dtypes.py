@@ -13,7 +13,7 @@ import torch
 from families import FAMILIES, denoiser
 from torch import nn
 
-from fastgen.config.schema import Config, Train
+from fastgen.config.schema import Config, TrainConfig
 from fastgen.config.yaml_file import load
 from fastgen.distillation.checks import check_stages
 from fastgen.distillation.distil import distil
@@ -141,7 +141,7 @@ def test_float32_is_kept_where_stock_loading_keeps_it(name, tmp_path):
     pipeline = SimpleNamespace(
         denoiser=lambda **_: NetworkDenoiser(copy.deepcopy(net), FLOW, CallForm()), told_in=frozenset()
     )
-    settings = Train(images=1, precision="bf16")
+    settings = TrainConfig(images=1, precision="bf16")
     assert dtypes(build._copy(pipeline, settings, frozen=True, scalars=()).net) == stock
     trained = dtypes(build._copy(pipeline, settings, frozen=False, scalars=()).net)
     assert trained == dtypes(net)

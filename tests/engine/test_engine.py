@@ -9,7 +9,7 @@ import tiny
 import torch
 from torch import nn
 
-from fastgen.config.schema import Optim
+from fastgen.config.schema import OptimConfig
 from fastgen.engine import optim, pairs
 from fastgen.engine.ema import EMA
 from fastgen.engine.optim import RoleOptimizer
@@ -90,7 +90,7 @@ def test_each_role_is_clipped_by_its_own_norm(pipeline):
 def rates(total, **settings):
     """The learning rates of `total` updates."""
     parameter = nn.Parameter(torch.ones(1))
-    optimizer = RoleOptimizer([parameter], Optim(lr=1.0, **settings), total=total)
+    optimizer = RoleOptimizer([parameter], OptimConfig(lr=1.0, **settings), total=total)
     used = []
     for _ in range(total):
         parameter.grad = torch.ones(1)
@@ -108,7 +108,7 @@ def test_the_learning_rate_warms_up_and_then_follows_its_schedule():
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_updates_beyond_the_planned_ones_have_rate_zero(schedule):
-    optimizer = RoleOptimizer([nn.Parameter(torch.ones(1))], Optim(schedule=schedule), total=4)
+    optimizer = RoleOptimizer([nn.Parameter(torch.ones(1))], OptimConfig(schedule=schedule), total=4)
     optimizer.updates = 7  # other roles go on while an overflow holds the generator up
     assert optimizer.lr == 0
 
@@ -122,7 +122,7 @@ def test_the_optimizer_is_adamw_with_the_settings_of_its_role(pipeline):
     assert (fake["lr"], fake["betas"], fake["weight_decay"]) == (0.25, (0.5, 0.75), 0.5)
     decayed = nn.Parameter(torch.ones(3))
     decayed.grad = torch.zeros(3)
-    RoleOptimizer([decayed], Optim(lr=0.1, weight_decay=0.5), total=1).step()
+    RoleOptimizer([decayed], OptimConfig(lr=0.1, weight_decay=0.5), total=1).step()
     torch.testing.assert_close(decayed.detach(), torch.full((3,), 1 - 0.1 * 0.5))
 
 

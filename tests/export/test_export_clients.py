@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fastgen.config.schema import LoRA
+from fastgen.config.schema import LoRAConfig
 from fastgen.export.adapter import DOWN, UP, Adapter
 from fastgen.export.kohya import kohya_state
 from fastgen.export.lora import FILES, export_lora, known_keys
@@ -110,7 +110,7 @@ def test_a_reader_without_metadata_adds_the_right_update(tmp_path, name):
     layers = find_targets(net)
     keys = known_keys(pipe, layers)
     assert keys == (("diffusers",) if name == "sd3" else ("diffusers", "kohya"))
-    assert LoRA().keys is None
+    assert LoRAConfig().keys is None
     adapter = trained(net, rank=2, alpha=5.0)
     config = LoraConfig(r=2, lora_alpha=5.0, target_modules=layers, alpha_pattern={layers[0]: 7.0})
     student = student_of(pipe, (2,), "ode", FAMILIES[name].size)

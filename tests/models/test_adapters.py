@@ -12,7 +12,7 @@ from peft import inject_adapter_in_model, set_peft_model_state_dict
 from rounding import assert_alike
 from torch import Tensor, nn
 
-from fastgen.config.schema import LoRA, StageConfig, Train
+from fastgen.config.schema import LoRAConfig, StageConfig, TrainConfig
 from fastgen.data import Loader
 from fastgen.engine import stage as loop
 from fastgen.engine.feed import Feed
@@ -30,7 +30,7 @@ from fastgen.process import even_grid
 
 TRAINED = ("generator", "fake_score")
 ONE_TURN = DMD2(ratio=1, guidance=Fixed(1.5))
-SMALL = LoRA(rank=4, alpha=8)
+SMALL = LoRAConfig(rank=4, alpha=8)
 X, T = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.8]).double()
 
 
@@ -40,7 +40,7 @@ def pipeline():
 
 
 def roles_on(pipeline, lora=SMALL, *, sharing="lora", weights=None, objective=ONE_TURN, carry=None, **train):
-    settings = Train.model_validate({"images": 1000, "batch": 4, "optim": {"lr": 1e-2}, **train})
+    settings = TrainConfig.model_validate({"images": 1000, "batch": 4, "optim": {"lr": 1e-2}, **train})
     config = StageConfig(name="small", objective=objective, train=settings, carry=carry or {})
     student, left = Plan([even_grid(1)]), weights or {}
     base = "bf16" if settings.precision == "bf16" else "fp32"
@@ -78,7 +78,7 @@ def size(tensors) -> int:
 @pytest.mark.parametrize("norms", [False, True])
 def test_every_role_starts_as_the_teacher(pipeline, norms):
     untouched = answer(pipeline.denoiser(), pipeline)
-    roles, _ = roles_on(pipeline, LoRA(rank=64, norms=norms))
+    roles, _ = roles_on(pipeline, LoRAConfig(rank=64, norms=norms))
     shared = answer(roles.real_score, pipeline)
     assert_alike(shared, untouched)
     for role in TRAINED:
@@ -89,7 +89,7 @@ def test_every_role_starts_as_the_teacher(pipeline, norms):
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_training_leaves_the_teacher_bit_for_bit(pipeline, norms, checkpointing):
     state = copy.deepcopy(pipeline.network.state_dict())
-    stage = stage_on(pipeline, LoRA(rank=4, norms=norms), gradient_checkpointing=checkpointing)
+    stage = stage_on(pipeline, LoRAConfig(rank=4, norms=norms), gradient_checkpointing=checkpointing)
     untouched = answer(stage.roles.real_score, pipeline)
     for _ in range(3):
         stage.cycle()
@@ -183,7 +183,7 @@ def test_acting_nests_survives_errors_and_freezes_nothing(pipeline):
 
 @pytest.mark.parametrize("settings", [{}, {"norms": True}, {"alpha": 1.0}, {"targets": ("conv1", r".*\.to_[qk]")}])
 def test_the_merged_network_is_stock_and_gives_what_the_role_gives(pipeline, settings, tmp_path):
-    lora = LoRA.model_validate({"rank": 4, "alpha": 8, **settings})
+    lora = LoRAConfig.model_validate({"rank": 4, "alpha": 8, **settings})
     roles, _ = roles_on(pipeline, lora)
     moved(roles)
     net = merged(pipeline.network, weights_of(roles.generator).state_dict(), alpha=lora.alpha)
@@ -209,14 +209,14 @@ def test_the_layers_are_pefts_own(pipeline):
 
 
 def test_layers_with_norms_are_no_lora(pipeline):
-    roles, _ = roles_on(pipeline, LoRA(norms=True))
+    roles, _ = roles_on(pipeline, LoRAConfig(norms=True))
     with pytest.raises(UserError, match=r"lora\.norms"):
         lora_layers(weights_of(roles.generator).state_dict())
 
 
 @pytest.mark.parametrize("norms", [False, True])
 def test_a_checkpoint_holds_adapters_and_resumes_as_if_nothing_had_happened(pipeline, norms):
-    lora = LoRA(rank=4, norms=norms)
+    lora = LoRAConfig(rank=4, norms=norms)
     whole, first = stage_on(pipeline, lora), stage_on(pipeline, lora)
     for _ in range(2):
         whole.cycle(), first.cycle()
@@ -242,7 +242,7 @@ def test_a_checkpoint_holds_adapters_and_resumes_as_if_nothing_had_happened(pipe
 
 
 def test_one_rank_more_than_a_layer_is_wide_is_enough(pipeline):
-    stage = stage_on(pipeline, LoRA(rank=64))
+    stage = stage_on(pipeline, LoRAConfig(rank=64))
     before = small_run.parameters(stage, "generator").clone()
     for _ in range(2):
         stage.cycle()
@@ -250,7 +250,7 @@ def test_one_rank_more_than_a_layer_is_wide_is_enough(pipeline):
 
 
 def test_norms_are_trained_by_each_role(pipeline):
-    stage = stage_on(pipeline, LoRA(rank=4, norms=True))
+    stage = stage_on(pipeline, LoRAConfig(rank=4, norms=True))
     for _ in range(3):
         stage.cycle()
     states = [weights_of(stage.roles[role]).state_dict() for role in TRAINED]
@@ -299,9 +299,9 @@ def test_default_targets_are_tokens_in_transformers_and_convolutions_without_the
 
 def test_an_unknown_target_is_refused_with_its_neighbours(pipeline):
     with pytest.raises(UserError, match=r"'to_querry'.*to_q"):
-        roles_on(pipeline, LoRA(targets=("to_q", "to_querry")))
+        roles_on(pipeline, LoRAConfig(targets=("to_q", "to_querry")))
     with pytest.raises(UserError, match=r"no regular expression"):
-        roles_on(pipeline, LoRA(targets=("to_(",)))
+        roles_on(pipeline, LoRAConfig(targets=("to_(",)))
     with pytest.raises(UserError, match=r"lora\.targets"):
         find_targets(nn.Sequential(nn.Linear(2, 2)))
 

@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from fastgen.config.schema import LoRA
+from fastgen.config.schema import LoRAConfig
 from fastgen.models import bank
 from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork
 from fastgen.models.bank import Bank, Seat
@@ -31,7 +31,7 @@ def pipeline() -> Pipeline:
 def stage_of(pipeline: Pipeline, **train: object):
     """A stage in bf16 on adapters that are multiplied by 3 / 2, with norms of their own."""
     objective = DMD2(ratio=1, guidance=Fixed(1.5))
-    lora = LoRA(rank=2, alpha=3, norms=True)
+    lora = LoRAConfig(rank=2, alpha=3, norms=True)
     return small_run.stage(pipeline, objective, lora=lora, precision="bf16", **train)
 
 

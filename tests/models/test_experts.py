@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastgen.config import yaml_file as configfile
-from fastgen.config.schema import Config, LoRA, StageConfig, Train
+from fastgen.config.schema import Config, LoRAConfig, StageConfig, TrainConfig
 from fastgen.distillation.checks import check_grids, check_needs
 from fastgen.distillation.distil import distil
 from fastgen.distillation.plan import plan
@@ -109,8 +109,8 @@ def test_a_told_value_is_told_of_its_own_row(pipeline):
 @pytest.mark.parametrize("sharing", ["full", "lora"])
 def test_a_phase_trains_its_own_expert_alone(pipeline, sharing):
     objective, reached = PhasedDMD(experts=True), set()
-    stage = StageConfig(name="small", objective=objective, train=Train(images=8, batch=2))
-    shared: dict[str, Any] = {"sharing": sharing, "lora": LoRA(rank=2)}
+    stage = StageConfig(name="small", objective=objective, train=TrainConfig(images=8, batch=2))
+    shared: dict[str, Any] = {"sharing": sharing, "lora": LoRAConfig(rank=2)}
     student = Plan([pipeline.grid(4)], "ode", boundary=pipeline.boundary)
     trio = build_roles(pipeline, stage, student=student, weights={}, seed=0, **shared)
     for seed in range(6):

@@ -8,7 +8,7 @@ from families import FAMILIES
 from rounding import assert_alike
 from torch import Tensor, nn
 
-from fastgen.config.schema import LoRA, StageConfig, Train
+from fastgen.config.schema import LoRAConfig, StageConfig, TrainConfig
 from fastgen.engine.roles import build_roles
 from fastgen.models.denoiser import RetargetedDenoiser
 from fastgen.models.pipelines.pipeline import Pipeline
@@ -127,9 +127,9 @@ def test_the_time_embedding_is_neither_that_of_a_guidance_scale_nor_of_a_part(na
 AWARE = DMD2(ratio=1, guidance=Fixed(1.5), gan=GAN(0.0), step_aware=True)
 
 
-def roles_with(lora: LoRA | None, *, compiled: bool = False) -> tuple:
+def roles_with(lora: LoRAConfig | None, *, compiled: bool = False) -> tuple:
     pipeline = Pipeline(tiny.class_conditional())
-    train = Train.model_validate({"images": 8, "batch": 4, "compile": compiled})
+    train = TrainConfig.model_validate({"images": 8, "batch": 4, "compile": compiled})
     stage = StageConfig(name="small", objective=AWARE, train=train)
     sharing = "lora" if lora else "full"
     roles = build_roles(pipeline, stage, student=Plan([even_grid(2)]), weights=None, seed=0, sharing=sharing, lora=lora)
@@ -137,8 +137,8 @@ def roles_with(lora: LoRA | None, *, compiled: bool = False) -> tuple:
     return roles, (x, T, pipeline.condition(2, labels=torch.tensor([1, 2])))
 
 
-@pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["copies", "adapters"])
-def test_only_the_role_that_declares_a_scalar_is_told(lora: LoRA | None):
+@pytest.mark.parametrize("lora", [None, LoRAConfig(rank=2)], ids=["copies", "adapters"])
+def test_only_the_role_that_declares_a_scalar_is_told(lora: LoRAConfig | None):
     roles, question = roles_with(lora)
     assert roles.fake_score.scalars == ("called",)
     assert roles.generator.scalars == roles.real_score.scalars == ()
@@ -151,8 +151,8 @@ def test_only_the_role_that_declares_a_scalar_is_told(lora: LoRA | None):
     assert torch.equal(said_by(roles.generator, question), others)
 
 
-@pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["copies", "adapters"])
-def test_a_role_trains_and_saves_its_embeddings_but_does_not_export_them(lora: LoRA | None):
+@pytest.mark.parametrize("lora", [None, LoRAConfig(rank=2)], ids=["copies", "adapters"])
+def test_a_role_trains_and_saves_its_embeddings_but_does_not_export_them(lora: LoRAConfig | None):
     roles, question = roles_with(lora)
     owned = {id(parameter) for parameter in roles.parameters("fake_score")}
     assert {id(parameter) for parameter in roles.fake_score.embeddings.parameters()} <= owned
@@ -164,8 +164,8 @@ def test_a_role_trains_and_saves_its_embeddings_but_does_not_export_them(lora: L
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("lora", [None, LoRA(rank=2)], ids=["copies", "adapters"])
-def test_a_compiled_network_hears_what_it_is_told(lora: LoRA | None, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("lora", [None, LoRAConfig(rank=2)], ids=["copies", "adapters"])
+def test_a_compiled_network_hears_what_it_is_told(lora: LoRAConfig | None, monkeypatch: pytest.MonkeyPatch):
     in_place = nn.Module.compile
     monkeypatch.setattr(nn.Module, "compile", lambda net: in_place(net, backend="eager"))
     roles, question = roles_with(lora, compiled=True)

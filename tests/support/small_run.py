@@ -13,7 +13,7 @@ import torch
 from accelerate import Accelerator
 from isolated import verify_here
 
-from fastgen.config.schema import Config, LoRA, Pairs, StageConfig, Train
+from fastgen.config.schema import Config, LoRAConfig, PairsConfig, StageConfig, TrainConfig
 from fastgen.config.yaml_file import dump
 from fastgen.data import Items, Loader
 from fastgen.distillation.distil import distil
@@ -69,12 +69,12 @@ def stage(
     *,
     steps: int = 1,
     accelerator: Accelerator | None = None,
-    lora: LoRA | None = None,
+    lora: LoRAConfig | None = None,
     **train: Any,
 ) -> loop.Stage:
     """A stage on the CPU, with `lora` on one network; `train` changes its settings (4 images, a smooth optimizer)."""
     optim = {"lr": 1e-3, "eps": 1e-3, **train.pop("optim", {})}
-    settings = Train.model_validate({"images": 1000, "batch": 4, "optim": optim, **train})
+    settings = TrainConfig.model_validate({"images": 1000, "batch": 4, "optim": optim, **train})
     config = StageConfig(name="small", objective=objective, train=settings)
     sharing, base = "full" if lora is None else "lora", "bf16" if settings.precision == "bf16" else "fp32"
     student = Plan([even_grid(steps)])
@@ -234,7 +234,7 @@ def _ranked(rank: int, count: int, port: int, target: Callable[..., None], args:
 
 
 KD = KnowledgeDistillation()
-PAIRS = Pairs(count=6, steps=3, guidance=2.0)
+PAIRS = PairsConfig(count=6, steps=3, guidance=2.0)
 
 
 def teacher_pairs(pipeline: Pipeline, folder: Path, *, key: str) -> PairSet:
