@@ -1,7 +1,7 @@
 """Roles on one network against roles on networks of their own: the same losses and gradients, bit for bit."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -263,8 +263,15 @@ def gradients(roles: Roles, case: Case, family: Family, ambient: Callable[[], An
     return {f"{role}.{name}": gradient for role in case.turn for name, gradient in own_gradients(roles, role).items()}
 
 
-@pytest.mark.parametrize("checkpointing", [False, True], ids=["stored", "checkpointed"])
-@pytest.mark.parametrize("name", FAMILIES)
+def stored_or_computed_again() -> Iterator[object]:
+    """Every other network with gradient checkpointing; the slow tests take each both ways."""
+    for place, name in enumerate(FAMILIES):
+        for checkpointing, label in ((False, "stored"), (True, "checkpointed")):
+            slow = (place + checkpointing) % 2
+            yield pytest.param(name, checkpointing, id=f"{name}-{label}", marks=[pytest.mark.slow] * slow)
+
+
+@pytest.mark.parametrize(("name", "checkpointing"), stored_or_computed_again())
 def test_gradients_are_those_of_three_networks(name, checkpointing):
     family = FAMILIES[name]
     base = family.network()
