@@ -8,7 +8,7 @@ A call acts under its role from beginning to end; so does each checkpointed bloc
 
 import copy
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -104,10 +104,9 @@ class SharedNetwork:
                 with self._switched(role, switches):
                     return block(*inputs)
 
-            # Networks are in eval mode and draw nothing, so that no state of a generator is kept.
-            return checkpoint(under_role, *args, use_reentrant=False, preserve_rng_state=False)
+            return computed_again(under_role, *args)
 
-        enable_checkpointing(self.net, gradient_checkpointing_func=checkpointed)
+        enable_checkpointing(self.net, checkpointed)
 
     @contextmanager
     def _switched(self, role: str | None, switches: Sequence[Switch]) -> Iterator[None]:
@@ -213,14 +212,22 @@ def alias(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net, {id(value): value for value in held})
 
 
-def enable_checkpointing(net: nn.Module, **settings: Any) -> None:
-    """Switches gradient checkpointing on.
+def computed_again(block: Callable[..., Any], *args: Any) -> Any:
+    """A block's output; in `backward` it is computed again.
+
+    Networks are in eval mode and draw nothing, so that no state of a random generator is kept for that.
+    """
+    return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False)
+
+
+def enable_checkpointing(net: nn.Module, checkpointed: Callable[..., Any] = computed_again) -> None:
+    """Switches gradient checkpointing on; `checkpointed` calls a block with its inputs.
 
     Raises:
         UserError: the network does not support it.
     """
     try:
-        net.enable_gradient_checkpointing(**settings)  # type: ignore[operator]
+        net.enable_gradient_checkpointing(gradient_checkpointing_func=checkpointed)  # type: ignore[operator]
     except (AttributeError, ValueError) as error:
         raise UserError(
             f"train.gradient_checkpointing is on, and {type(net).__name__} does not support it: switch it off"
