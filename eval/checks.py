@@ -17,8 +17,8 @@ def check(options: Options) -> None:
     measured = bool(options.generated or options.held_out)
     if not measured and options.save_stats is None:
         raise UserError(
-            "There is nothing to measure: give --student (and --teacher) to compare with the reference, or "
-            "--save-stats FILE.npz to store the reference's statistics."
+            "there is nothing to measure: give --student (and --teacher) to compare with the reference, or "
+            "--save-stats FILE.npz to store the reference's statistics"
         )
     _check_reference(options)
     for path in (*options.generated, *([str(options.held_out)] if options.held_out else [])):
@@ -41,12 +41,12 @@ def _check_reference(options: Options) -> None:
         if options.real_images is not None:
             raise UserError(
                 f"--real-images goes with a reference of statistics, but {options.reference} holds images, which serve "
-                "for pixel metrics too; leave --real-images out."
+                "for pixel metrics too; leave --real-images out"
             )
     elif options.save_stats is not None:
         raise UserError(
             f"--save-stats stores the statistics of reference images, but {options.reference} is such a file already; "
-            "leave --save-stats out, or give images as --reference."
+            "leave --save-stats out, or give images as --reference"
         )
     if options.real_images is not None:
         open_images(options.real_images)
@@ -70,7 +70,7 @@ def _check_names(options: Options) -> None:
     for text in options.rewards:
         name, equals, path = text.partition("=")
         if not (name and equals and path):
-            raise UserError(f"--reward {text!r} must be NAME=FOLDER, such as pickscore=models/PickScore_v1.")
+            raise UserError(f"--reward {text!r} must be NAME=FOLDER, such as pickscore=models/PickScore_v1")
 
 
 def _check_prompts(path: str, request: Request) -> None:
@@ -99,4 +99,4 @@ def _warn_of_files(options: Options) -> None:
 
 def _refuse_overwriting(file: Path, options: Options, *, remedy: str) -> None:
     if file.exists() and not options.overwrite:
-        raise UserError(f"{file} is already there; {remedy}, or replace it with --overwrite.")
+        raise UserError(f"{file} is already there; {remedy}, or replace it with --overwrite")

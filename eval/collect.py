@@ -50,7 +50,7 @@ class Seen:
         filled = [part for part in parts if part.count]
         if not filled:
             raise UserError(
-                "No image could be used; give others, or leave --skip-bad and --skip-flagged out to see why."
+                "no image could be used; give others, or leave --skip-bad and --skip-flagged out to see why"
             )
         sizes = frozenset().union(*(part.sizes for part in filled))
         whole = len(sizes) == 1
@@ -271,7 +271,7 @@ def _see(extractor: FeatureExtractor, images: Tensor) -> Sight:
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"{extractor.device} has too little memory to look at {len(images)} images at once; choose a smaller "
-            "--batch-size."
+            "--batch-size"
         ) from error
 
 

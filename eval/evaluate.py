@@ -240,7 +240,7 @@ def _refuse_short(session: Session, seen: Seen, side: Side) -> None:
         session.refuse_small(seen.count)
     if seen.count + blackened < session.options.num:
         raise UserError(
-            f"Only {seen.count:,} images of {side.path} could be used, {len(seen.skipped):,} were "
+            f"only {seen.count:,} images of {side.path} could be used, {len(seen.skipped):,} were "
             f"skipped, the first being {seen.skipped[0].name}; every row needs {session.options.num:,}. Add images, or "
             f"compare everything at --num-images {seen.count}."
         )

@@ -220,13 +220,13 @@ class Report(BaseModel):
         """
         file = folder / FILE
         if not file.is_file():
-            raise UserError(f"{file} does not exist; give the folder that python -m eval --out wrote.")
+            raise UserError(f"{file} does not exist; give the folder that python -m eval --out wrote")
         try:
             return cls.model_validate_json(file.read_bytes(), strict=True)
         except ValidationError as error:
             raise UserError(
                 f"{file} is no report of format {FORMAT}: {_first(error)}; write it again with python -m eval of this "
-                "version."
+                "version"
             ) from error
 
     def write(self, folder: Path) -> None:

@@ -115,7 +115,7 @@ def _device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         raise UserError(
-            f"There is no device {name!r} here ({' '.join(str(error).split())[:200]}); leave --device out, or give "
-            "cpu, cuda or cuda:1."
+            f"there is no device {name!r} here ({' '.join(str(error).split())[:200]}); leave --device out, or give "
+            "cpu, cuda or cuda:1"
         ) from error
     return device

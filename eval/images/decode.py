@@ -142,7 +142,7 @@ def _pixels(image: EncodedImage) -> Pixels:
             return np.array(_rgb(ImageOps.exif_transpose(opened)))
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error ... on bad bytes
         raise UserError(
-            f"Image {image.name} cannot be read ({len(image.content)} bytes: {' '.join(str(error).split())}); it must "
+            f"image {image.name} cannot be read ({len(image.content)} bytes: {' '.join(str(error).split())}); it must "
             f"be a whole image in one of the formats {', '.join(FORMATS)}. Replace it, take it out, or leave such "
             "images out with --skip-bad."
         ) from error
@@ -214,7 +214,7 @@ def _refuse(reading: Reading, name: str, error: UserError) -> None:
 
 def _second_size(name: str, shape: torch.Size, first: torch.Size) -> UserError:
     return UserError(
-        f"Image {name} has {shape[2]} x {shape[1]} pixels, those before it {first[2]} x {first[1]}; all images must "
+        f"image {name} has {shape[2]} x {shape[1]} pixels, those before it {first[2]} x {first[1]}; all images must "
         "have one size here. Crop or resize them alike first, or leave such images out with --skip-bad."
     )
 

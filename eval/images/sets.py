@@ -76,8 +76,8 @@ class FolderImages:
         kept = sorted((PurePosixPath(path) for path in found if _is_image(path)), key=natural)
         if not kept:
             raise UserError(
-                f"Folder {folder} holds no image ({' '.join(sorted(SUFFIXES))}) and no model_index.json; give a "
-                "folder of images, a parquet, zip or tar file of images, or a pipeline folder."
+                f"folder {folder} holds no image ({' '.join(sorted(SUFFIXES))}) and no model_index.json; give a "
+                "folder of images, a parquet, zip or tar file of images, or a pipeline folder"
             )
         return cls(folder, tuple(Entry(str(path)) for path in kept))
 
@@ -106,7 +106,7 @@ class ZipImages:
 
     def __post_init__(self) -> None:
         if not len(self):
-            raise UserError(f"Archive {self.file} holds no image ({' '.join(sorted(SUFFIXES))}); give another one.")
+            raise UserError(f"archive {self.file} holds no image ({' '.join(sorted(SUFFIXES))}); give another one")
 
     @property
     def prompts(self) -> tuple[str, ...] | None:
@@ -131,7 +131,7 @@ class ZipImages:
         try:
             return zipfile.ZipFile(self.file)
         except (OSError, zipfile.BadZipFile) as error:
-            raise UserError(f"{self.file} cannot be read as a zip archive ({error}); copy it again.") from error
+            raise UserError(f"{self.file} cannot be read as a zip archive ({error}); copy it again") from error
 
     def _entries(self, archive: zipfile.ZipFile) -> list[Entry]:
         names = archive.namelist()
@@ -172,7 +172,7 @@ class TarImages:
 
     def __post_init__(self) -> None:
         if not len(self):
-            raise UserError(f"Shard {self.shards[0]} holds no image ({' '.join(sorted(SUFFIXES))}); give another one.")
+            raise UserError(f"shard {self.shards[0]} holds no image ({' '.join(sorted(SUFFIXES))}); give another one")
 
     def __len__(self) -> int:
         return sum(_is_image(PurePosixPath(member.name)) for _, _, member in self._members())
@@ -199,7 +199,7 @@ class TarImages:
                 with tarfile.open(shard) as archive:
                     yield from ((shard, archive, member) for member in archive if member.isfile())
             except (OSError, EOFError, tarfile.TarError, zlib.error) as error:
-                raise UserError(f"{shard} cannot be read as a tar shard ({error}); copy it again.") from error
+                raise UserError(f"{shard} cannot be read as a tar shard ({error}); copy it again") from error
 
 
 @dataclass(frozen=True)
@@ -213,11 +213,11 @@ class ParquetImages:
         schema = self._open().schema_arrow
         if "image" not in schema.names or not _holds_bytes(schema.field("image").type):
             raise UserError(
-                f"Parquet file {self.file} has no column `image` of bytes, or of a struct with `bytes`; its columns "
+                f"parquet file {self.file} has no column `image` of bytes, or of a struct with `bytes`; its columns "
                 f"are {', '.join(schema.names)}. Name the column of encoded images so."
             )
         if not len(self):
-            raise UserError(f"Parquet file {self.file} has no rows; give one with at least one image.")
+            raise UserError(f"parquet file {self.file} has no rows; give one with at least one image")
 
     def __len__(self) -> int:
         rows: int = self._open().metadata.num_rows
@@ -245,7 +245,7 @@ class ParquetImages:
             raise self._damaged(error) from error
 
     def _damaged(self, error: Exception) -> UserError:
-        return UserError(f"{self.file} cannot be read as a parquet file ({error}); copy or export it again.")
+        return UserError(f"{self.file} cannot be read as a parquet file ({error}); copy or export it again")
 
 
 def open_images(path: Path) -> ImageSet:
@@ -258,7 +258,7 @@ def open_images(path: Path) -> ImageSet:
         shards = tuple(sorted(path.glob("*.tar"), key=lambda shard: _naturally(shard.name)))
         return TarImages(shards) if shards else FolderImages.below(path)
     if not path.is_file():
-        raise UserError(f"{path} does not exist; give a folder of images, or a parquet, zip or tar file of images.")
+        raise UserError(f"{path} does not exist; give a folder of images, or a parquet, zip or tar file of images")
     if path.suffix == ".zip":
         return ZipImages(path)
     return TarImages((path,)) if ".tar" in path.suffixes[-2:] else ParquetImages(path)

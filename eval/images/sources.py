@@ -145,7 +145,7 @@ class PipelineSource:
         if kind == "prompt":
             if request.prompts is None:
                 raise UserError(
-                    "A text pipeline is measured on prompts and got none; give a text file of them with --prompts."
+                    "a text pipeline is measured on prompts and got none; give a text file of them with --prompts"
                 )
             return {"prompts": in_turn(request.prompts, numbers)}
         if kind == "label":
@@ -284,5 +284,5 @@ def _numbers(file: Path) -> tuple[int, ...]:
     lines = tuple(read_lines(file))
     wrong = next((line for line in lines if not line.strip().isdecimal()), None)
     if wrong is not None or not lines:
-        raise UserError(f"Label file {file} needs one class number per line, but holds {wrong or 'nothing'!r}.")
+        raise UserError(f"label file {file} needs one class number per line, but holds {wrong or 'nothing'!r}")
     return tuple(map(int, lines))

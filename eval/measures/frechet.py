@@ -67,7 +67,7 @@ class Moments:
         """
         if not bool(torch.isfinite(features).all()):
             raise UserError(
-                f"Features of images {self.count} to {self.count + len(features) - 1} hold NaN or infinity; no "
+                f"features of images {self.count} to {self.count + len(features) - 1} hold NaN or infinity; no "
                 "distance can be computed from them. Look at those samples: a model that overflows in half "
                 "precision usually needs --dtype float32."
             )
@@ -97,7 +97,7 @@ class Moments:
             UserError: fewer than two images, which have no covariance.
         """
         if self.count < 2:
-            raise UserError(f"A covariance needs at least 2 images, but there are {self.count}; give more images.")
+            raise UserError(f"a covariance needs at least 2 images, but there are {self.count}; give more images")
         return Statistics(self.mean, self.scatter / (self.count - 1), self.count, extractor)
 
 
@@ -152,12 +152,12 @@ def require_same_features(statistics: Statistics, *, extractor: str | None, dim:
     remedy = "Recompute the reference from its images with this extractor."
     if statistics.extractor and extractor and statistics.extractor != extractor:
         raise UserError(
-            f"Statistics of the extractor '{statistics.extractor}' cannot be compared with those of '{extractor}': "
+            f"statistics of the extractor '{statistics.extractor}' cannot be compared with those of '{extractor}': "
             f"weights, preprocessing and feature must agree. {remedy}"
         )
     if statistics.dim != dim:
         raise UserError(
-            f"Statistics of {statistics.dim} feature dimensions cannot be compared with {dim}: they come from "
+            f"statistics of {statistics.dim} feature dimensions cannot be compared with {dim}: they come from "
             f"different extractors. {remedy}"
         )
 

@@ -47,8 +47,8 @@ class SpectrumMean:
         size = images.shape[-2:]
         if min(size) < MIN_SIDE:
             raise UserError(
-                f"Images of {size[1]} x {size[0]} pixels are too small for a power spectrum; it needs "
-                f"{MIN_SIDE} pixels per side."
+                f"images of {size[1]} x {size[0]} pixels are too small for a power spectrum; it needs "
+                f"{MIN_SIDE} pixels per side"
             )
         if self._count and size != self._total.shape:
             seen = self._total.shape
@@ -146,8 +146,8 @@ def _require_same_size(sample: Spectrum, real: Spectrum) -> None:
     if sample.power.shape != real.power.shape:
         (height, width), (real_height, real_width) = sample.power.shape, real.power.shape
         raise UserError(
-            f"The power spectrum of {width} x {height} px images cannot be compared with that of "
-            f"{real_width} x {real_height} px real images; resize the real images to the samples' size."
+            f"the power spectrum of {width} x {height} px images cannot be compared with that of "
+            f"{real_width} x {real_height} px real images; resize the real images to the samples' size"
         )
 
 

@@ -41,13 +41,13 @@ def load_statistics(path: Path) -> Statistics:
         UserError: the file is missing, damaged, holds pickled objects or is not a set of statistics.
     """
     if not path.is_file():
-        raise UserError(f"The statistics file {path} does not exist; give an .npz file or a set of images.")
+        raise UserError(f"the statistics file {path} does not exist; give an .npz file or a set of images")
     try:
         with np.load(path, allow_pickle=False) as arrays:
             return _validated(path, {name: arrays[name] for name in arrays.files})
     except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
         raise UserError(
-            f"The statistics file {path} cannot be read ({error}); it must be an .npz of plain arrays. Recompute "
+            f"the statistics file {path} cannot be read ({error}); it must be an .npz of plain arrays. Recompute "
             "it from the images with --save-stats."
         ) from error
 
@@ -55,13 +55,13 @@ def load_statistics(path: Path) -> Statistics:
 def _validated(path: Path, arrays: dict[str, np.ndarray]) -> Statistics:
     if not {"mu", "sigma"} <= arrays.keys():
         raise UserError(
-            f"The statistics file {path} holds {sorted(arrays)}, but `mu` and `sigma` are needed. Recompute it "
+            f"the statistics file {path} holds {sorted(arrays)}, but `mu` and `sigma` are needed. Recompute it "
             "from the images with --save-stats."
         )
     mean, cov = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
     if mean.ndim != 1 or cov.shape != (mean.size, mean.size) or not np.isfinite([mean.sum(), cov.sum()]).all():
         raise UserError(
-            f"The statistics file {path} holds mu {mean.shape} and sigma {cov.shape}; finite arrays [d] and [d, d] "
+            f"the statistics file {path} holds mu {mean.shape} and sigma {cov.shape}; finite arrays [d] and [d, d] "
             "are needed. Recompute it from the images with --save-stats."
         )
     return Statistics(

@@ -77,7 +77,7 @@ def _load(folder: Path) -> tuple[Any, Any]:
     except Exception as error:  # whatever a foreign folder can raise, the remedy is in the folder
         raise UserError(
             f"{folder} cannot be loaded as a CLIP model ({' '.join(str(error).split())[:300]}); it needs the config, "
-            "safetensors weights, tokenizer and preprocessor of a transformers CLIPModel."
+            "safetensors weights, tokenizer and preprocessor of a transformers CLIPModel"
         ) from error
     model, report = loaded
     if report["missing_keys"]:

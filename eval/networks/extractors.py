@@ -121,9 +121,9 @@ class TransformersExtractor:
             return self(torch.zeros(1, 3, 64, 64, dtype=torch.uint8)).shape[1]
         except (ValueError, RuntimeError, KeyError, AttributeError) as error:
             raise UserError(
-                f"Extractor {folder} cannot look at images made as '{self._preprocess.identity}' "
+                f"extractor {folder} cannot look at images made as '{self._preprocess.identity}' "
                 f"({' '.join(str(error).split())[:200]}); give the --extractor-size that it was trained at, or another "
-                "model."
+                "model"
             ) from error
 
 
@@ -137,8 +137,8 @@ class _Loaded:
 def _load(folder: Path) -> _Loaded:
     if not (folder / "config.json").is_file():
         raise UserError(
-            f"Extractor {folder} has no config.json; give the folder of a transformers image model as "
-            "save_pretrained writes it (config.json, model.safetensors)."
+            f"extractor {folder} has no config.json; give the folder of a transformers image model as "
+            "save_pretrained writes it (config.json, model.safetensors)"
         )
     try:
         config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
@@ -153,8 +153,8 @@ def _load(folder: Path) -> _Loaded:
         )
     except Exception as error:  # whatever a foreign folder can raise, the remedy is in the folder
         raise UserError(
-            f"Extractor {folder} cannot be loaded as a transformers image model: {' '.join(str(error).split())[:300]} "
-            "It needs config.json and safetensors weights of a model that transformers knows."
+            f"extractor {folder} cannot be loaded as a transformers image model: {' '.join(str(error).split())[:300]} "
+            "It needs config.json and safetensors weights of a model that transformers knows"
         ) from error
     untrained_pooler = _check_complete(folder, model, set(report["missing_keys"]))
     classes = tuple(config.id2label[index] for index in range(config.num_labels)) if classifies else ()
@@ -165,13 +165,13 @@ def _check_complete(folder: Path, model: Any, missing: set[str]) -> bool:
     """Whether only a pooler lacks weights, as in a body cut out of a classifier; other gaps are refused."""
     if model.base_model.main_input_name != "pixel_values":
         raise UserError(
-            f"Extractor {folder} is a {type(model).__name__}, which reads {model.base_model.main_input_name}; give "
-            "an image model (of a text and image model, the folder of its vision part)."
+            f"extractor {folder} is a {type(model).__name__}, which reads {model.base_model.main_input_name}; give "
+            "an image model (of a text and image model, the folder of its vision part)"
         )
     others = sorted(name for name in missing if not name.startswith("pooler."))
     if others:
         raise UserError(
-            f"Extractor {folder} lacks {len(others)} weights of a {type(model).__name__}, the first being "
+            f"extractor {folder} lacks {len(others)} weights of a {type(model).__name__}, the first being "
             f"{others[0]}; random ones would take their place. Copy or download the folder again."
         )
     return bool(missing)

@@ -49,7 +49,7 @@ class InceptionExtractor:
         except (RuntimeError, AttributeError, ValueError, OSError) as error:
             raise UserError(
                 f"{file} cannot be used as a TorchScript Inception network ({' '.join(str(error).split())[:200]}); "
-                "the protocols clean, edm and adm need the published file."
+                "the protocols clean, edm and adm need the published file"
             ) from error
         resize = f"bicubic antialiased float {SIDE} px" if convention == "clean" else "resize inside, uint8"
         self.identity = f"TorchScript {sha256_file(file)[:12]}, {resize}, {self.dim}, {precision}"

@@ -83,15 +83,15 @@ def explicit_resize(options: Options) -> Resize | None:
         return None
     if size is not None and span is not None and mean is None and std is None:
         if span[0] >= span[1]:
-            raise UserError(f"--extractor-range {span} is empty; give the value of black first, such as -1 1 or 0 1.")
+            raise UserError(f"--extractor-range {span} is empty; give the value of black first, such as -1 1 or 0 1")
         return Resize.to_range(size, *span, kernel=kernel, antialias=antialias)
     if size is None or span is not None or mean is None or std is None:
         raise UserError(
-            "The extractor's preprocessing needs --extractor-size together with either --extractor-range, or both "
-            "--extractor-mean and --extractor-std."
+            "the extractor's preprocessing needs --extractor-size together with either --extractor-range, or both "
+            "--extractor-mean and --extractor-std"
         )
     if min(std) <= 0:
-        raise UserError(f"--extractor-std {std} must be positive: images in [0, 1] are divided by it.")
+        raise UserError(f"--extractor-std {std} must be positive: images in [0, 1] are divided by it")
     return Resize(size, mean, std, kernel=kernel, antialias=antialias)
 
 
@@ -104,15 +104,15 @@ def preprocess_for(folder: Path, resize: Resize | None) -> Preprocess:
     declared = next((folder / name for name in FILES if (folder / name).is_file()), None)
     if declared is not None and resize is not None:
         raise UserError(
-            f"Extractor {folder} brings its own {declared.name}, so preprocessing options would contradict it; leave "
+            f"extractor {folder} brings its own {declared.name}, so preprocessing options would contradict it; leave "
             "the --extractor-... options out, or remove that file from a copy of the folder."
         )
     if declared is not None:
         return _declared(declared)
     if resize is None:
         raise UserError(
-            f"Extractor {folder} has no {FILES[0]}, so how its images are made must be said: give --extractor-size "
-            "and either --extractor-range LOW HIGH or --extractor-mean and --extractor-std."
+            f"extractor {folder} has no {FILES[0]}, so how its images are made must be said: give --extractor-size "
+            "and either --extractor-range LOW HIGH or --extractor-mean and --extractor-std"
         )
     return resize.preprocess
 
@@ -124,7 +124,7 @@ def _declared(file: Path) -> Preprocess:
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file} does not describe an image processor that transformers can build ({error}); copy it "
-            "again from where the model was published."
+            "again from where the model was published"
         ) from error
 
     def apply(images: Tensor) -> Tensor:

@@ -45,8 +45,8 @@ def build_extractor(options: Options, device: torch.device) -> FeatureExtractor:
     """
     if options.protocol != "domain" and explicit_resize(options) is not None:
         raise UserError(
-            f"The protocol {options.protocol} fixes how images are made; leave the preprocessing options out, or "
-            "choose --protocol domain."
+            f"the protocol {options.protocol} fixes how images are made; leave the preprocessing options out, or "
+            "choose --protocol domain"
         )
     return PROTOCOLS[options.protocol].build(options, device)
 
@@ -86,7 +86,7 @@ def _inception(options: Options, device: torch.device) -> FeatureExtractor:
 def _required(options: Options) -> str:
     if options.extractor is None:
         raise UserError(
-            "The protocol domain needs --extractor: the folder of a transformers image model trained on images like "
+            "the protocol domain needs --extractor: the folder of a transformers image model trained on images like "
             "yours. Published figures come from --protocol clean, edm, adm or dinov2."
         )
     return options.extractor

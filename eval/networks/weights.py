@@ -38,7 +38,7 @@ def model_folder(path: str) -> Path:
         return Path(snapshot_download(path, local_files_only=True))
     except (HFValidationError, LocalEntryNotFoundError) as error:
         raise UserError(
-            f"There is no model folder {path!r}, and the hub cache has no model of that name. Give a folder as "
+            f"there is no model folder {path!r}, and the hub cache has no model of that name. Give a folder as "
             f"save_pretrained writes it, or fetch one into the cache first: hf download owner/name."
         ) from error
 
@@ -52,13 +52,13 @@ def inception_file(path: str | None, sha256: str | None) -> Path:
     file = cache() / INCEPTION if path is None else Path(path)
     if not file.is_file():
         raise UserError(
-            f"The Inception network {file} does not exist; fetch {INCEPTION_ADDRESS} and put it there, or give its "
-            "path with --extractor."
+            f"the Inception network {file} does not exist; fetch {INCEPTION_ADDRESS} and put it there, or give its "
+            "path with --extractor"
         )
     found = sha256_file(file)
     if sha256 is not None and found != sha256.lower():
         raise UserError(
-            f"{file} has the sha256 {found}, but --extractor-sha256 says {sha256}; fetch {INCEPTION_ADDRESS} again."
+            f"{file} has the sha256 {found}, but --extractor-sha256 says {sha256}; fetch {INCEPTION_ADDRESS} again"
         )
     return file
 
@@ -73,7 +73,7 @@ def alexnet_file(path: str | None) -> Path:
     if not file.is_file():
         raise UserError(
             f"LPIPS needs the weights of torchvision's AlexNet, but {file} does not exist; make it once in Python by "
-            f"{CONVERT_ALEXNET}, and put it there, or give its path with --lpips."
+            f"{CONVERT_ALEXNET}, and put it there, or give its path with --lpips"
         )
     return file
 

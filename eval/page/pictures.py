@@ -59,7 +59,7 @@ class Pictures:
         file = (self.folder / path).resolve()
         if not file.is_relative_to(self.folder.resolve()):
             raise UserError(
-                f"The picture {path!r} lies outside the report folder {self.folder}; only files inside it are "
+                f"the picture {path!r} lies outside the report folder {self.folder}; only files inside it are "
                 "embedded. Write the report again with python -m eval."
             )
         return file

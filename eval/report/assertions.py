@@ -43,8 +43,8 @@ class Assertion:
         match = _FORM.fullmatch(text)
         if match is None:
             raise UserError(
-                f"The assertion {text!r} cannot be read; write a figure, the step count in brackets, one of "
-                "< <= > >= and a number, such as 'fid[4] < 5' or 'diversity_ratio >= 0.9'."
+                f"the assertion {text!r} cannot be read; write a figure, the step count in brackets, one of "
+                "< <= > >= and a number, such as 'fid[4] < 5' or 'diversity_ratio >= 0.9'"
             )
         steps = None if match["steps"] is None else int(match["steps"])
         return cls(text.strip(), match["name"], steps, match["operator"], float(match["bound"]))
@@ -71,18 +71,18 @@ def check_assertions(options: Options) -> None:
         if assertion.steps is not None and steps and assertion.steps not in steps:
             near = min(steps, key=lambda count: abs(count - (assertion.steps or 0)))
             raise UserError(
-                f"The assertion {assertion.text!r} speaks of {assertion.steps} steps, but the student is measured at "
-                f"{', '.join(map(str, steps))}: write {assertion.name}[{near}], or add the count with --steps."
+                f"the assertion {assertion.text!r} speaks of {assertion.steps} steps, but the student is measured at "
+                f"{', '.join(map(str, steps))}: write {assertion.name}[{near}], or add the count with --steps"
             )
 
 
 def _check_side(assertion: Assertion, options: Options) -> None:
     if options.student is None:
-        raise UserError(f"The assertion {assertion.text!r} speaks of the student: give one with --student.")
+        raise UserError(f"the assertion {assertion.text!r} speaks of the student: give one with --student")
     if assertion.steps is not None and is_image_set(options.student):
         raise UserError(
-            f"The assertion {assertion.text!r} names a step count, but {options.student} holds images, of which it is "
-            f"not known: write {assertion.name} alone."
+            f"the assertion {assertion.text!r} names a step count, but {options.student} holds images, of which it is "
+            f"not known: write {assertion.name} alone"
         )
 
 
@@ -96,9 +96,9 @@ def _check_name(assertion: Assertion, options: Options) -> None:
         hint = did_you_mean(assertion.name, known, otherwise=f"known: {', '.join(known)}")
         exists = assertion.name in (name for metric in METRICS for name in metric.figures)
         why = "which these options do not measure (see --metrics, --clip, --lpips)" if exists else "which is no figure"
-        raise UserError(f"The assertion {assertion.text!r} names {assertion.name}, {why}; {hint}")
+        raise UserError(f"the assertion {assertion.text!r} names {assertion.name}, {why}; {hint}")
     if assertion.name in OF_TEACHER and options.teacher is None:
-        raise UserError(f"The assertion {assertion.text!r} compares with a teacher: give one with --teacher.")
+        raise UserError(f"the assertion {assertion.text!r} compares with a teacher: give one with --teacher")
 
 
 def verdicts(assertions: Iterable[str], rows: Sequence[Row]) -> tuple[Verdict, ...]:

@@ -48,8 +48,8 @@ def decode(encoded: Path | BytesIO, name: str, *, size: int, channels: int) -> P
             pixels = np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error ... on bad bytes
         raise UserError(
-            f"Image {name} cannot be read ({_reason(error)}); every item must be a complete image in one "
-            f"of the formats {', '.join(FORMATS)}: replace it or take it out of the data set."
+            f"image {name} cannot be read ({_reason(error)}); every item must be a complete image in one "
+            f"of the formats {', '.join(FORMATS)}: replace it or take it out of the data set"
         ) from error
     return np.ascontiguousarray(pixels.reshape(size, size, channels).transpose(2, 0, 1))
 

@@ -49,8 +49,8 @@ class ImageFolder:
         files = tuple(file for images in self._classes.values() for file in images) or self._direct
         if not files:
             raise UserError(
-                f"Image folder {self.path} has no images ({' '.join(sorted(SUFFIXES))}), neither directly in "
-                "it nor in class folders; give the path of a folder with images."
+                f"image folder {self.path} has no images ({' '.join(sorted(SUFFIXES))}), neither directly in "
+                "it nor in class folders; give the path of a folder with images"
             )
         return files
 
@@ -64,7 +64,7 @@ class ImageFolder:
             raise UserError(
                 f"{len(missing)} of the {len(captions)} images in {self.path} have no caption, first "
                 f"{missing[0]}; either every image has a .txt file of its name beside it (possibly empty) or "
-                "none has."
+                "none has"
             )
         return tuple(" ".join(read_lines(caption)) for caption in captions)
 
@@ -97,8 +97,8 @@ class ImageFolder:
         if empty or self._direct:
             problem = f"no image in {empty[0]!r}" if empty else f"{self._direct[0].name!r} beside class folders"
             raise UserError(
-                f"Image folder {self.path} has {problem}; either every folder in it is a class and holds "
-                "images, or all images lie directly in it."
+                f"image folder {self.path} has {problem}; either every folder in it is a class and holds "
+                "images, or all images lie directly in it"
             )
         order = sorted(folders, key=int) if all(map(str.isdecimal, folders)) else sorted(folders)
         return {name: folders[name] for name in order}
@@ -123,7 +123,7 @@ def _visible(folder: Path) -> list[Path]:
         return sorted(entry for entry in folder.iterdir() if not entry.name.startswith("."))
     except OSError as error:
         raise UserError(
-            f"Image folder {folder} cannot be read ({error.strerror}); give the path of a readable folder with images."
+            f"image folder {folder} cannot be read ({error.strerror}); give the path of a readable folder with images"
         ) from error
 
 

@@ -91,8 +91,8 @@ class ParquetImages:
         labels = torch.from_numpy(self._table.full_column(name).to_numpy().astype(np.int64))
         if labels.min() < 0:
             raise UserError(
-                f"Column {name!r} of {self.path} has the label {int(labels.min())}, but labels count from 0; "
-                "renumber them, or name another column as `label`."
+                f"column {name!r} of {self.path} has the label {int(labels.min())}, but labels count from 0; "
+                "renumber them, or name another column as `label`"
             )
         return labels
 
@@ -110,7 +110,7 @@ class ParquetImages:
         cell = self._encoded[row].as_py()
         content = cell["bytes"] if isinstance(cell, dict) else cell
         if content is None:
-            raise UserError(f"The image in {where} has no bytes; embed the image in the row or drop the row.")
+            raise UserError(f"the image in {where} has no bytes; embed the image in the row or drop the row")
         return decode(BytesIO(content), f"in {where}", size=self.size, channels=self.channels)
 
 

@@ -20,7 +20,7 @@ def check_settings(size: int, channels: int, cache_gib: float) -> None:
     }
     for problem, kept in rules.items():
         if not kept:
-            raise UserError(f"{problem}; change it in the settings of the data source.")
+            raise UserError(f"{problem}; change it in the settings of the data source")
 
 
 def to_images(pixels: Tensor) -> Tensor:

@@ -73,7 +73,7 @@ class Noise:
         if self.num_classes is not None and self.num_classes < 1:
             raise UserError(
                 f"num_classes is {self.num_classes}, but a class-conditional source needs at least one "
-                "class; leave num_classes out for an unconditional teacher."
+                "class; leave num_classes out for an unconditional teacher"
             )
 
     def __len__(self) -> int:
@@ -87,5 +87,5 @@ class Noise:
 
 def _some(path: Path, lines: Sequence[str]) -> tuple[str, ...]:
     if not lines:
-        raise UserError(f"Prompt file {path} has no prompts; write one prompt per line.")
+        raise UserError(f"prompt file {path} has no prompts; write one prompt per line")
     return tuple(lines)

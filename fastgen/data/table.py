@@ -23,12 +23,12 @@ class Table:
         self.path = path
         files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
         if not files or not files[0].exists():
-            raise UserError(f"There is no parquet file at {path}; give the path of one, or of their folder.")
+            raise UserError(f"there is no parquet file at {path}; give the path of one, or of their folder")
         with self._readable():
             self._rows = arrow.dataset([str(file) for file in files], format="parquet")
             self._ends: list[int] = list(accumulate(part.count_rows() for part in self._rows.get_fragments()))
         if not self._ends[-1]:
-            raise UserError(f"Parquet data at {path} has no rows; give a file with at least one image.")
+            raise UserError(f"parquet data at {path} has no rows; give a file with at least one image")
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -51,7 +51,7 @@ class Table:
             return name
         problem = f"is of type {types[name]}" if name in types else "does not exist"
         raise UserError(
-            f"Column {name!r} of {self.path} {problem}; images must be bytes or a struct with a field "
+            f"column {name!r} of {self.path} {problem}; images must be bytes or a struct with a field "
             "`bytes`, labels integers and captions strings. Name one of its columns: "
             f"{', '.join(f'{column} ({kind})' for column, kind in types.items())}."
         )
@@ -69,8 +69,8 @@ class Table:
         if values.null_count:
             first = self.where(values.is_null().index(True).as_py())
             raise UserError(
-                f"Column {name!r} of {self.path} is empty in {values.null_count} rows, first in {first}; "
-                "fill them (a caption may be an empty string) or drop those rows."
+                f"column {name!r} of {self.path} is empty in {values.null_count} rows, first in {first}; "
+                "fill them (a caption may be an empty string) or drop those rows"
             )
         return values
 
@@ -80,6 +80,6 @@ class Table:
             yield
         except (pa.ArrowException, OSError) as error:
             raise UserError(
-                f"Parquet data at {self.path} cannot be read ({str(error).splitlines()[0]}); the file is "
-                "damaged, incomplete or not parquet: write or download it again."
+                f"parquet data at {self.path} cannot be read ({str(error).splitlines()[0]}); the file is "
+                "damaged, incomplete or not parquet: write or download it again"
             ) from error

@@ -18,7 +18,7 @@ def read_lines(path: Path, *, blank: bool = False) -> list[str]:
         content = path.read_bytes()
     except OSError as error:
         raise UserError(
-            f"Text file {path} cannot be read ({error.strerror}); give the path of a readable text file."
+            f"text file {path} cannot be read ({error.strerror}); give the path of a readable text file"
         ) from error
     raw_lines = content.removeprefix(b"\xef\xbb\xbf").splitlines()
     lines = (_line(raw, f"{path}, line {number}") for number, raw in enumerate(raw_lines, start=1))
@@ -35,11 +35,11 @@ def _line(raw: bytes, where: str) -> str:
         line = raw.decode("utf-8").strip()
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{where}: byte 0x{raw[error.start]:02x} is not valid UTF-8; save the file as UTF-8 text."
+            f"{where}: byte 0x{raw[error.start]:02x} is not valid UTF-8; save the file as UTF-8 text"
         ) from error
     if "\0" in line:
         raise UserError(
             f"{where}: the line contains a NUL character, which no tokenizer accepts; remove it, or save the "
-            "file as UTF-8 text if it was saved as UTF-16."
+            "file as UTF-8 text if it was saved as UTF-16"
         )
     return line

@@ -133,7 +133,7 @@ def _refuse_half_a_size(pipe: StockPipeline, call: Mapping[str, Any]) -> None:
         if call.get(side) and _told(pipe, call, other) is None:
             raise UserError(
                 f"{side} {call[side]} was asked for without a {other}, and {type(pipe).__name__} has no default of its "
-                f"own for that: give --{other} as well."
+                f"own for that: give --{other} as well"
             )
 
 

@@ -229,7 +229,7 @@ def test_parquet_mistakes_are_refused_before_training(columns, settings, message
 
 @pytest.mark.parametrize("name", ["gone.parquet", "."])
 def test_parquet_that_is_not_there_is_refused(name, tmp_path):
-    with pytest.raises(UserError, match=f"There is no parquet file at {tmp_path}"):
+    with pytest.raises(UserError, match=f"there is no parquet file at {tmp_path}"):
         ParquetImages(tmp_path / name, 8).check()
 
 

@@ -221,7 +221,7 @@ def test_bad_images_are_refused_or_counted(place: Path, tmp_path: Path, capsys: 
     assert "skipped 1 images" in capsys.readouterr().out
     short = ["--held-out", str(tmp_path / "real"), "--num", "30", "--skip-bad", "--overwrite"]
     assert evaluate(place, tmp_path / "out", *short) == 2
-    assert "Only 29 images" in capsys.readouterr().err
+    assert "only 29 images" in capsys.readouterr().err
 
 
 def test_the_report_ends_with_a_page(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -66,7 +66,7 @@ def check_labels(labels: Sequence[int], classes: range) -> None:
         if label not in classes:
             raise UserError(
                 f"class label {label} is out of range: this pipeline has the classes "
-                f"{classes.start} to {classes.stop - 1}."
+                f"{classes.start} to {classes.stop - 1}"
             )
 
 
