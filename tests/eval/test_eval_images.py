@@ -253,7 +253,7 @@ def test_many_images_are_decoded_by_processes_in_the_same_order(
     share = range(5, 48)
     by_threads, by_processes = (Reading(8, skip_bad=True, workers=2) for _ in range(2))
     alone = list(image_batches(open_images(file), by_threads, share))
-    monkeypatch.setattr("eval.images.MANY", 40)
+    monkeypatch.setattr("eval.images.decode.MANY", 40)
     here: list[str] = []
     whole = images._pixels
 
