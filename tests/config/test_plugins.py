@@ -184,7 +184,7 @@ def test_a_file_that_is_not_there_is_told_with_the_nearest(place: Path):
 
 @pytest.mark.parametrize("marker", ["model_index.json", "fastgen.json"])
 def test_code_is_never_run_for_a_config_in_a_pipelines_folder(place: Path, marker: str):
-    (place / "mine.py").write_text("raise KeyboardInterrupt")
+    (place / "mine.py").write_text("raise RuntimeError")
     inner = place / "unet" / "configs"
     inner.mkdir(parents=True)
     (inner / "run.yaml").write_text(RUN.replace("mine.py", "../../mine.py"))
@@ -195,7 +195,7 @@ def test_code_is_never_run_for_a_config_in_a_pipelines_folder(place: Path, marke
 
 
 def test_code_is_never_run_for_a_config_in_the_hubs_cache(place: Path, monkeypatch: pytest.MonkeyPatch):
-    (place / "mine.py").write_text("raise KeyboardInterrupt")
+    (place / "mine.py").write_text("raise RuntimeError")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(place.parent))
     assert "may have been downloaded: nothing was run" in refusal(place / "run.yaml")
 
