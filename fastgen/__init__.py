@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from .models.calls import guided, look, through
     from .models.pipelines.pipeline import Pipeline
     from .models.roles import Roles
-    from .objectives import OBJECTIVES, Batch, Objective, Terms
+    from .objectives import OBJECTIVES, Batch, Needs, Objective, Terms
     from .sampling.gallery import sample
 
     __version__: str
@@ -38,6 +38,7 @@ __all__ = [
     "SOURCES",
     "Batch",
     "Config",
+    "Needs",
     "Objective",
     "Pipeline",
     "Roles",
@@ -67,6 +68,7 @@ _HOMES = {  # public name -> module, and its name there where that differs
     "SOURCES": "fastgen.data",
     "Batch": "fastgen.objectives",
     "Config": "fastgen.config.schema",
+    "Needs": "fastgen.objectives",
     "Objective": "fastgen.objectives",
     "Pipeline": "fastgen.models.pipelines.pipeline",
     "Roles": "fastgen.models.roles",

@@ -43,6 +43,12 @@ def test_every_public_name_is_there_and_says_what_it_is(name: str):
         assert value.__doc__
 
 
+@pytest.mark.parametrize("name", fastgen.__all__)
+def test_every_public_name_is_on_the_page_of_the_api(name: str):
+    page = (Path(fastgen.__file__).parents[1] / "docs/api.md").read_text(encoding="utf-8")
+    assert f"`{name}`" in page.partition("## A whole run")[0]
+
+
 def test_the_version_is_that_of_the_installation():
     assert fastgen.__version__ == metadata.version("fastgen")
 
