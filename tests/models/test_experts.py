@@ -173,9 +173,10 @@ def changed(one: nn.Module, other: nn.Module) -> bool:
     return any(not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_experts_become_a_stock_pipeline_of_two_that_an_isolated_process_samples_as_trained(tmp_path, capsys):
+def test_experts_become_a_stock_pipeline_of_two_that_an_isolated_process_samples_as_trained(tmp_path, caplog):
+    caplog.set_level("INFO", "fastgen")
     student = run(tmp_path)
-    assert capsys.readouterr().out.count("verified") == 1
+    assert caplog.text.count("verified") == 1
     teacher, pipe = FAMILY.build(), load(student, device="cpu")
     assert pipe.config.boundary_ratio == 0.875
     assert changed(pipe.transformer, teacher.transformer)
@@ -183,9 +184,10 @@ def test_experts_become_a_stock_pipeline_of_two_that_an_isolated_process_samples
 
 
 @pytest.mark.usefixtures("verified_here")
-def test_loras_of_two_are_files_of_two_that_wan_loads(tmp_path, capsys):
+def test_loras_of_two_are_files_of_two_that_wan_loads(tmp_path, caplog):
+    caplog.set_level("INFO", "fastgen")
     run(tmp_path, "sharing=lora", "train.precision=bf16")
-    assert capsys.readouterr().out.count("verified") == 2
+    assert caplog.text.count("verified") == 2
     folder = tmp_path / "out" / "student-lora"
     assert len(verify_lora(folder, str(tmp_path / "teacher"))) == 1
     code = re.search("```python\n(.*?)pipe.scheduler", (folder / "README.md").read_text(), re.DOTALL)[1]

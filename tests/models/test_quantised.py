@@ -76,32 +76,33 @@ def write(folder: Path, *, device: str = "cpu", kind: str = "int8", **changes: o
 TRAIN = {"images": 2, "batch": 2, "precision": "bf16", "optim": {"lr": 1e-2}}
 
 
-def trains_previews_and_verifies(folder: Path, capsys: pytest.CaptureFixture[str], **settings: str) -> None:
+def trains_previews_and_verifies(folder: Path, caplog: pytest.LogCaptureFixture, **settings: str) -> None:
     """Two stages: the second one's roles are built on a network that already is quantised."""
+    caplog.set_level("INFO", "fastgen")
     distil(load(write(folder, **settings)), recipes=folder)
-    assert capsys.readouterr().out.count("verified") == 2
+    assert caplog.text.count("verified") == 2
     assert len(list((folder / "run" / "previews").iterdir())) == 2
 
 
 @pytest.mark.usefixtures("verified_here", "few_previews", "stand_in")
-def test_a_quantised_base_trains_with_pairs_previews_and_verifies(tmp_path, capsys):
-    trains_previews_and_verifies(tmp_path, capsys)
+def test_a_quantised_base_trains_with_pairs_previews_and_verifies(tmp_path, caplog):
+    trains_previews_and_verifies(tmp_path, caplog)
 
 
 @NEEDS_BITSANDBYTES
 @pytest.mark.slow
 @pytest.mark.usefixtures("verified_here", "few_previews")
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
-def test_bitsandbytes_does_on_the_cpu(kind, tmp_path, capsys):
-    trains_previews_and_verifies(tmp_path, capsys, kind=kind)
+def test_bitsandbytes_does_on_the_cpu(kind, tmp_path, caplog):
+    trains_previews_and_verifies(tmp_path, caplog, kind=kind)
 
 
 @NEEDS_BITSANDBYTES
 @NEEDS_CUDA
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["int8", "nf4"])
-def test_bitsandbytes_does_on_a_gpu(kind, tmp_path, capsys):
-    trains_previews_and_verifies(tmp_path, capsys, kind=kind, device="cuda")
+def test_bitsandbytes_does_on_a_gpu(kind, tmp_path, caplog):
+    trains_previews_and_verifies(tmp_path, caplog, kind=kind, device="cuda")
 
 
 @pytest.mark.usefixtures("stand_in")
