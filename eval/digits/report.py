@@ -52,7 +52,7 @@ class DigitsSource:
 
     Attributes:
         nfe: network calls per image.
-        steps: of the sampler; None is one call per step.
+        steps: step count of the sampler; None is one call per step.
     """
 
     draw: Callable[[Tensor], Tensor]
@@ -67,7 +67,7 @@ class DigitsReport:
     Attributes:
         rows: the real halves, then one per source.
         drawn: digits [1797, 64] in [0, 1] of each source by the id of its row.
-        seed: of the split into real halves.
+        seed: seed of the split into real halves.
     """
 
     rows: tuple[Row, ...]
@@ -112,7 +112,7 @@ def digits_report(sources: Mapping[str, DigitsSource], *, seed: int) -> DigitsRe
     """Figures of 1,797 class-balanced digits from each source, against the real ones.
 
     Args:
-        sources: by title; one whose first word is "teacher" draws for the teacher, any other for the student.
+        sources: title -> source; one whose first word is "teacher" draws for the teacher, any other for the student.
         seed: seed of the split into real halves.
     """
     started, labels = datetime.now(UTC), class_balanced_labels(COUNT)

@@ -52,8 +52,8 @@ class Showcase:
         """Keeps what one prompt or label looks like with many seeds.
 
         Args:
-            row: its id.
-            pictures: by their seeds, counted from that of the first picture; the same seeds for every row.
+            row: id of the row.
+            pictures: seed, counted from that of the first picture -> picture; the same seeds for every row.
             asked: labels or prompts of the first pictures of each row.
         """
         self._strips[row] = tuple(self._save(row, pictures, "strip-{}").values())

@@ -51,8 +51,8 @@ class Monitor:
     """How a run is measured.
 
     Attributes:
-        yardstick: of its generator while it trains.
-        report: of what it left, beside its teacher.
+        yardstick: yardstick of its generator while it trains.
+        report: report of what it left, beside its teacher.
     """
 
     yardstick: Yardstick

@@ -33,7 +33,7 @@ def distil(config: ConfigLike, overrides: Sequence[str] = (), *, resume: bool = 
     """A whole run: teacher, training, export, verification, report.
 
     Args:
-        config: of the run; a teacher's recipe lies beside its file.
+        config: settings of the run; a teacher's recipe lies beside its file.
         overrides: settings to change, such as "train.batch=64".
         resume: go on from the newest checkpoint.
 
@@ -74,7 +74,7 @@ def build_stage(student: Student, stage: int = 0, *, after: Stage | None = None)
     """A stage of a student's config, to be trained by its `cycle()` until it is `done`.
 
     Args:
-        stage: its number.
+        stage: number of the stage.
         after: the stage before, whose generator goes on; None starts from the teacher.
     """
     return _run(student).stage(stage, left_by(after) if after else {})
@@ -121,7 +121,7 @@ def verify(folder: str | Path, *, base: str | None = None, device: str = "cpu") 
     """Holds an export against what it was trained for: a process that knows only Diffusers against our sampler.
 
     Args:
-        folder: of a whole pipeline, or of a LoRA.
+        folder: folder of a whole pipeline, or of a LoRA.
         base: what a LoRA lies on; its notes' teacher where not given.
 
     Returns:

@@ -33,7 +33,7 @@ class Yardstick:
     """How a generator is measured.
 
     Attributes:
-        figures: of a stage's generator with the weights that it has now, by name; one process calls it.
+        figures: measures a stage's generator with the weights that it has now, by name; one process calls it.
         metric: the figure that decides.
         gap: how far a value of that figure is from perfect; the smaller the better.
     """

@@ -47,7 +47,7 @@ class Run:
     Args:
         config: settings of the run.
         pipeline: the teacher.
-        student: where the exported scheduler stops, in the teacher's own process times.
+        student: stops of the exported scheduler, in the teacher's own process times.
         accelerator: device and processes.
         preview: makes pictures of the generator; None makes none.
         yardstick: measures the generator now and then; None never does.

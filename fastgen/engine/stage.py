@@ -55,11 +55,11 @@ class Turned:
     """A turn that was taken.
 
     Args:
-        turn: of the cycle.
-        names: of its figures.
-        values: of them, on the device; reading them waits for it.
+        turn: a turn of the cycle.
+        names: names of its figures.
+        values: their values, on the device; reading them waits for it.
         rates: learning rates of its updates by name.
-        images, updates: where the stage and each role's optimizer stood before.
+        images, updates: counts at which the stage and each role's optimizer stood before.
     """
 
     turn: Turn
@@ -83,10 +83,10 @@ class Stage:
     goes on, and where an optimizer is not fused, every turn is waited for.
 
     Args:
-        config: its name, the objective and its settings.
-        feed: its batches by position.
-        index: its place in the run.
-        seed: of the run.
+        config: name, objective and settings of the stage.
+        feed: batches of the stage by position.
+        index: place of the stage in the run.
+        seed: seed of the run.
 
     Raises:
         UserError: the batch cannot be split over the processes.

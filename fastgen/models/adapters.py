@@ -34,8 +34,8 @@ class Adaptation:
     """What is trained of each role.
 
     Args:
-        rank: of the low-rank updates.
-        alpha: their scale times the rank; None for a scale of 1.
+        rank: rank of the low-rank updates.
+        alpha: scale of the updates times the rank; None for a scale of 1.
         targets: layers to adapt, see `find_targets`.
         norms: each role also has its own copy of the norm layers' parameters and of the linear layers' biases.
     """
@@ -61,7 +61,7 @@ class SharedNetwork:
         net: network without adapters; its layers become adaptable and its parameters are frozen. Given an `alias` of a
             network, that one keeps its structure, state dict and outputs, and in memory there still is only one.
         roles: the roles that get an adapter; it starts as an exact zero update.
-        adaptation: its form.
+        adaptation: form of the adapters.
         compute: dtype that the updates are computed in, where it is not that of the layers.
 
     Raises:

@@ -21,11 +21,11 @@ class Seat:
     """A parameter of a layer that every role has a value of its own for.
 
     Args:
-        name: of that value in state dicts.
-        module, slot: where it is while its role acts.
-        shape: of it.
-        dtype: that the layer computes with.
-        factor: that the layer computes with it times.
+        name: name of that value in state dicts.
+        module, slot: place of the value while its role acts.
+        shape: shape of the value.
+        dtype: dtype that the layer computes with.
+        factor: number that the layer multiplies the value by.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Bank:
     Args:
         groups: seats that are called together or not at all; each group's masters are one tensor, which has a gradient
             if one of its seats has.
-        device: of the values.
+        device: device of the values.
     """
 
     def __init__(self, groups: Sequence[Sequence[Seat]], device: torch.device) -> None:

@@ -22,8 +22,8 @@ def merge(net: nn.Module, state: Mapping[str, Tensor], *, alpha: float | None = 
 
     Args:
         net: network without adapters.
-        state: of an `AdaptedDenoiser.adapter`.
-        alpha: that the adapter was trained with.
+        state: state dict of an `AdaptedDenoiser.adapter`.
+        alpha: alpha that the adapter was trained with.
     """
     weights = dict(net.named_parameters())
     for name, update in low_rank_updates(state, alpha=alpha):
@@ -49,8 +49,8 @@ def lora_layers(state: Mapping[str, Tensor], *, alpha: float | None = None) -> t
     """A role's adapter as peft's own state dict, and the config that goes with it.
 
     Args:
-        state: of an `AdaptedDenoiser.adapter`.
-        alpha: that the adapter was trained with.
+        state: state dict of an `AdaptedDenoiser.adapter`.
+        alpha: alpha that the adapter was trained with.
 
     Raises:
         UserError: it holds norm layers or biases, which a LoRA file cannot.

@@ -41,7 +41,7 @@ class Owned:
     """The parameters of a module.
 
     Args:
-        tensors: that an optimizer steps.
+        tensors: tensors that an optimizer steps.
         places: name of a parameter -> where in them it lies, in the module's order.
     """
 

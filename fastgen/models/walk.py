@@ -76,7 +76,7 @@ class Waypoint:
     Attributes:
         x_t: the sample [B, ...] at time t.
         t: process time [B], 0 at the clean end.
-        belief: of the network at the stop before, from which this one was reached; None at the first.
+        belief: the network's at the stop before, from which this one was reached; None at the first.
     """
 
     x_t: Latent
@@ -102,7 +102,7 @@ def walk(
         noise: called once at the start, and once for each further stop where it is renoised.
         times: descending process times, without the clean end.
         guidance: w of uncond + w (cond - uncond).
-        scalars: at the times.
+        scalars: scalars that the network is told at the times.
     """
     start, belief = noise(), None
     t = _full(start, times[0])

@@ -28,7 +28,7 @@ def ode(
         noise: unit noise [B, ...].
         times: descending process times, without the clean end.
         guidance: w of uncond + w (cond - uncond).
-        scalars: at the times.
+        scalars: scalars that the network is told at the times.
     """
     return sample(model, lambda: noise, cond, times, sampler="ode", guidance=guidance, scalars=scalars)
 
@@ -41,7 +41,7 @@ def renoise(
     Args:
         noise: called once for each time.
         times: descending process times, without the clean end.
-        scalars: at the times.
+        scalars: scalars that the network is told at the times.
     """
     return sample(model, noise, cond, times, sampler="renoise", scalars=scalars)
 

@@ -22,7 +22,7 @@ class Drawn:
 
     Attributes:
         images: float32 [B, C, H, W] in [0, 1] on the CPU; of videos all frames, [B, F, C, H, W].
-        flags: of each sample, the names of the pipeline's own outputs that say yes of it: `nsfw_content_detected` of
+        flags: for each sample the names of the pipeline's own outputs that say yes of it: `nsfw_content_detected` of
             a safety checker, which has blackened such a picture.
     """
 

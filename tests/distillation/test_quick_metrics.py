@@ -18,6 +18,7 @@ import fastgen.distillation.distil
 from fastgen.config.evaluate import EvaluateConfig
 from fastgen.config.schema import Config
 from fastgen.distillation.distil import distil
+from fastgen.distillation.monitor import Monitor
 from fastgen.engine.log import RunLog
 from fastgen.engine.quality import Quality, Yardstick, copied, passed
 from fastgen.engine.stage import Stage
@@ -144,7 +145,8 @@ def stopping_run(folder: Path, out: Path) -> None:
         assert stage.accelerator.is_main_process
         return {"score": next(values)}
 
-    fastgen.distillation.distil.yardstick = lambda *_, **__: Yardstick(figures, "score", abs)
+    monitor = Monitor(Yardstick(figures, "score", abs), lambda _: None)
+    fastgen.distillation.distil._monitor = lambda *_, **__: monitor
     evaluate = {"protocol": "domain", "every": 2, "patience": 1}
     distil(
         small_run.run_config(folder, out=out, student={"steps": [1]}, stages=[DMD2, KD], evaluate=evaluate),

@@ -216,7 +216,7 @@ def run(config: str, folder: Path, *more: str, name: str = "dmd2_4step_lora") ->
 def without_binning(monkeypatch):
     """Sana's call moves any size to one of its own, all of them large."""
     monkeypatch.setattr(
-        "fastgen.distillation.distil.size_arguments", lambda _, height, width, **__: dict(FAMILIES["sana"].size)
+        "fastgen.distillation.teacher.size_arguments", lambda _, height, width, **__: dict(FAMILIES["sana"].size)
     )
 
 

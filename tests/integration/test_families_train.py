@@ -67,7 +67,7 @@ def runs() -> Iterator[object]:
 def test_a_family_is_distilled_and_its_exports_sample_as_trained(name, sharing, tmp_path, caplog, monkeypatch):
     caplog.set_level("INFO", "fastgen")
     family = FAMILIES[name]
-    monkeypatch.setattr("fastgen.distillation.distil.size_arguments", lambda *_, **__: dict(family.size))
+    monkeypatch.setattr("fastgen.distillation.teacher.size_arguments", lambda *_, **__: dict(family.size))
     teacher = family.build()
     teacher.save_pretrained(tmp_path / "teacher")
     (tmp_path / "prompts.txt").write_text("a fox\na red bird in the snow\ntwo\n")

@@ -22,6 +22,7 @@ from torch import Tensor
 from fastgen.cli import main
 from fastgen.config import yaml_file as configfile
 from fastgen.config.schema import Config
+from fastgen.distillation.monitor import Monitor
 from fastgen.distillation.student import Student
 from fastgen.engine.quality import Yardstick
 from fastgen.engine.roles import build_roles
@@ -203,7 +204,7 @@ def test_a_stock_pipeline_says_in_two_steps_what_the_generator_says_that_is_told
 def test_the_best_generator_that_is_told_is_exported_not_the_last(tmp_path, monkeypatch, capsys):
     values = iter([5, 4, 1, 3, 3])
     script = Yardstick(lambda _: {"score": next(values)}, "score", gap=float)
-    monkeypatch.setattr("fastgen.distillation.distil.yardstick", lambda *_, **__: script)
+    monkeypatch.setattr("fastgen.distillation.distil._monitor", lambda *_, **__: Monitor(script, lambda _: None))
     file = write(tmp_path, "classes", "lcm", rate=1e-2)
     options = ["train.images=8", "evaluate.every=2"]
     assert main(["train", "--config", str(file), *options]) == 0, capsys.readouterr().err
