@@ -24,7 +24,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Stop:
+class Mark:
     """One position of the step slider.
 
     Attributes:
@@ -49,33 +49,33 @@ class Sides:
 
     real: tuple[Row, ...]
     teacher: Row | None
-    stops: tuple[Stop, ...]
+    marks: tuple[Mark, ...]
 
     @classmethod
     def of(cls, rows: Iterable[Row]) -> "Sides":
-        """One stop per row of the student, fewest steps first; without a student, per further row of the teacher."""
+        """One mark per row of the student, fewest steps first; without a student, per further row of the teacher."""
         real, teachers, students = ([row for row in rows if row.role == role] for role in _ROLES)
         many = max(teachers, key=_steps, default=None)
         few = {_key(row): row for row in teachers if row is not many}
         counts = Counter(map(_key, students))
         own = {_key(row) if counts[_key(row)] == 1 else row.title.removeprefix("student "): row for row in students}
-        stops = [
-            Stop(key, few.get(_key(row)), row if students else None)
+        marks = [
+            Mark(key, few.get(_key(row)), row if students else None)
             for key, row in sorted((own or few).items(), key=lambda entry: _steps(entry[1]))
         ]
-        return cls(tuple(real), many, tuple(stops))
+        return cls(tuple(real), many, tuple(marks))
 
     @property
     def title(self) -> str:
         """The student's folder beside the teacher's."""
-        student = next((stop.student for stop in self.stops if stop.student is not None), None)
+        student = next((mark.student for mark in self.marks if mark.student is not None), None)
         names = [row.source.path.rstrip("/").rpartition("/")[2] for row in (student, self.teacher) if row is not None]
         return " beside ".join(names) or "Report"
 
     @property
     def by_count(self) -> bool:
-        """Whether the stops are step counts."""
-        return all(stop.key.isdecimal() for stop in self.stops)
+        """Whether the marks are step counts."""
+        return all(mark.key.isdecimal() for mark in self.marks)
 
     @property
     def columns(self) -> tuple[Column, ...]:
@@ -90,18 +90,18 @@ class Sides:
     def _columns(self) -> Iterator[Column]:
         if self.teacher is not None:
             yield Column(None, "many", self.teacher.title, self.teacher)
-        for stop in self.stops:
-            if stop.teacher is not None or self._lacks_teacher(stop):
-                title = f"teacher, steps: {stop.key}" if stop.teacher is None else stop.teacher.title
-                yield Column(stop.key, "few", title, stop.teacher)
-            if stop.student is not None:
-                yield Column(stop.key, "student", stop.student.title, stop.student)
+        for mark in self.marks:
+            if mark.teacher is not None or self._lacks_teacher(mark):
+                title = f"teacher, steps: {mark.key}" if mark.teacher is None else mark.teacher.title
+                yield Column(mark.key, "few", title, mark.teacher)
+            if mark.student is not None:
+                yield Column(mark.key, "student", mark.student.title, mark.student)
 
-    def _lacks_teacher(self, stop: Stop) -> bool:
-        """Whether the teacher has rows, but none at the steps of `stop`; of files the steps are not known."""
-        if self.teacher is None or stop.student is None:
+    def _lacks_teacher(self, mark: Mark) -> bool:
+        """Whether the teacher has rows, but none at the steps of `mark`; of files the steps are not known."""
+        if self.teacher is None or mark.student is None:
             return False
-        return _key(stop.student) not in ("files", _key(self.teacher))
+        return _key(mark.student) not in ("files", _key(self.teacher))
 
 
 _ROLES = ("real", "teacher", "student")

@@ -30,7 +30,7 @@ MIB = 2**20
 
 
 @dataclass(frozen=True)
-class Share:
+class MemoryLine:
     """One line of the memory estimate."""
 
     name: str
@@ -115,25 +115,25 @@ def _stage_lines(index: int, stage: StageConfig, config: Config, net: nn.Module 
     return lines
 
 
-def _memory(stage: StageConfig, config: Config, net: nn.Module) -> list[Share]:
+def _memory(stage: StageConfig, config: Config, net: nn.Module) -> list[MemoryLine]:
     """The teacher's network, the copies and the adapters of it, and the generator's average."""
     trained, shared, size = roles_of(stage.objective), SHARED[config.sharing], _count(net)
     loaded = teacher_dtype(config).itemsize
-    parts = [] if config.sharing == "lora" else [Share("teacher's pipeline", size, size * loaded)]
+    parts = [] if config.sharing == "lora" else [MemoryLine("teacher's pipeline", size, size * loaded)]
     if shared:
-        parts.append(Share("network of shared roles", size, int(size * BASE_BYTES[base_of(config)])))
+        parts.append(MemoryLine("network of shared roles", size, int(size * BASE_BYTES[base_of(config)])))
     adapter = _adapter(net, config.lora) if shared else 0
     for role in denoisers_of(stage.objective):
         if role not in shared:
             frozen = 4 if role == "target" else 2 if stage.train.precision == "bf16" else loaded
             kind, bytes_each = ("trained", TRAINED_BYTES) if role in trained else ("frozen", frozen)
-            parts.append(Share(f"{role} ({kind})", size, size * bytes_each))
+            parts.append(MemoryLine(f"{role} ({kind})", size, size * bytes_each))
         elif role in trained or role == "target":
             bytes_each = COPIED_BYTES[base_of(config)] + (TRAINED_BYTES if role in trained else 4)
-            parts.append(Share(f"{role} (adapter)", adapter, adapter * bytes_each))
+            parts.append(MemoryLine(f"{role} (adapter)", adapter, adapter * bytes_each))
     if stage.train.ema is not None:
         averaged = adapter if "generator" in shared else size
-        parts.append(Share("generator average", averaged, 4 * averaged))
+        parts.append(MemoryLine("generator average", averaged, 4 * averaged))
     return parts
 
 
