@@ -52,7 +52,8 @@ def scripted(folder, tmp_path, monkeypatch) -> Callable[..., Config]:
     """A run that is measured by a script every two images; its config."""
 
     def carry_out(script: Script | None, *, resume: bool = False, stages=(DMD2,), evaluate=None, **changes) -> Config:
-        monkeypatch.setattr(fastgen.distillation.distil, "yardstick", lambda *_, **__: script and script.yardstick)
+        monitor = None if script is None else Monitor(script.yardstick, lambda _: None)
+        monkeypatch.setattr(fastgen.distillation.distil, "_monitor", lambda *_, **__: monitor)
         settings = {
             "student": {"steps": [1]},
             "checkpoints": {},
