@@ -2,7 +2,9 @@
 
 from typing import Any
 
+from ..models.roles import Roles
 from ..plugins import Kinds
+from ..process import Latent
 from .distribution.decoupled_dmd import DecoupledDMD
 from .distribution.diff_instruct import DiffInstruct
 from .distribution.dmd import DMD
@@ -16,7 +18,11 @@ from .distribution.tdm import TDM
 from .distribution.uni_instruct import UniInstruct
 from .distribution.vsd import VSD, SwiftBrush
 from .parts.base import Batch, Landing, Objective, Pair, Terms, Turn, denoisers_of, roles_of
+from .parts.guidance import AnyGuidance, Fixed
+from .parts.matching import Scores
 from .parts.needs import Needs
+from .parts.rollout import RolloutName
+from .parts.score_matching import DirectionMatching, ScoreMatching
 from .regression.guidance_distillation import GuidanceDistillation
 from .regression.kd import KnowledgeDistillation
 from .regression.pretrain import Pretrain
@@ -88,11 +94,19 @@ OBJECTIVE_KINDS = Kinds[Objective](
 __all__ = [
     "OBJECTIVES",
     "OBJECTIVE_KINDS",
+    "AnyGuidance",
     "Batch",
+    "DirectionMatching",
+    "Fixed",
     "Landing",
+    "Latent",
     "Needs",
     "Objective",
     "Pair",
+    "Roles",
+    "RolloutName",
+    "ScoreMatching",
+    "Scores",
     "Terms",
     "Turn",
     "denoisers_of",

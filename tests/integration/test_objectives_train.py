@@ -42,8 +42,8 @@ class Case:
 GAN = frozenset({"denoise", "gan"})
 ODE = "{steps: [2], sampler: ode}"
 CASES = {
-    "vsd": Case({"vsd"}),
-    "swiftbrush": Case({"vsd"}),
+    "vsd": Case({"dm"}),
+    "swiftbrush": Case({"dm"}),
     "diff_instruct": Case({"dm"}),
     "dmd": Case({"dm", "regression"}),
     "dmd2": Case({"dm", "gan"}, GAN, "{steps: [2]}", "guidance: 2, step_aware: true"),

@@ -1,6 +1,7 @@
 """Pipelines of two denoisers: who is called when, what a phase trains, and what is exported."""
 
 import re
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,7 @@ from fastgen.models.targets import find_targets
 from fastgen.models.walk import Plan
 from fastgen.objectives import Batch
 from fastgen.objectives.distribution.phased_dmd import PhasedDMD
-from fastgen.objectives.parts.rollout import land
+from fastgen.objectives.parts.rollout import land, phased
 from fastgen.process import Flow
 
 FAMILY = FAMILIES["wan_of_two"]
@@ -138,7 +139,7 @@ def test_the_experts_phases_meet_at_the_boundary(boundary: float, ends: list[flo
     for seed in range(24):
         generator = recorded_roles(Flow(), [STOPS])[1]
         alone = Roles({"generator": generator}, Plan([STOPS], "ode", boundary=boundary))
-        landing = land("phased", alone, scripted(torch.randn(2, 2), seed=seed), experts=True)
+        landing = land(partial(phased, experts=True), alone, scripted(torch.randn(2, 2), seed=seed))
         seen[landing.t[0].item()] = landing.s[0].item()
     assert seen == dict(zip(STOPS.tolist(), ends, strict=True))
 

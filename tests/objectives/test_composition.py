@@ -11,12 +11,12 @@ from torch import Tensor
 from fastgen.models.roles import Roles
 from fastgen.objectives import OBJECTIVES, Batch, Needs, Objective, Pair, Terms
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.matching import AdversarialMatching
+from fastgen.objectives.parts.matching import Matching
 from fastgen.process import Flow, even_grid
 from fastgen.proofs.toy import toy_batch, toy_roles
 
 GAN_TERM = GAN(0.2, learned=0.1, paired=True)
-MATCHING = {name: kind() for name, kind in OBJECTIVES.items() if isinstance(kind(), AdversarialMatching)}
+MATCHING = {name: kind() for name, kind in OBJECTIVES.items() if isinstance(kind(), Matching)}
 FREE = {name: objective for name, objective in MATCHING.items() if name not in ("f_distill", "uni_instruct")}
 """Those that read no ratio from the discriminator."""
 

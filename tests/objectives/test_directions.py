@@ -115,7 +115,7 @@ def check_swiftbrush_and_vsd(process: Process) -> None:
     guided = real_null + 4.5 * (real - real_null)
     expected = {SwiftBrush: fake_null + 4.5 * (fake - fake_null) - guided, VSD: fake - guided}
     for kind, gap in expected.items():
-        measured = slopes(mixed_roles(process), kind(times=only(0.5)), classed(1, z, eps), "vsd")
+        measured = slopes(mixed_roles(process), kind(times=only(0.5)), classed(1, z, eps), "dm")
         close(measured, per_sample(weight * gap, z), tolerance=1e-5)
 
 

@@ -31,10 +31,10 @@ from fastgen.objectives import Batch, Objective
 from fastgen.objectives.distribution.dmd2 import DMD2
 from fastgen.objectives.distribution.f_distill import FDistill
 from fastgen.objectives.distribution.uni_instruct import UniInstruct
+from fastgen.objectives.parts import weights
 from fastgen.objectives.parts.divergences import DIVERGENCES, DivergenceName
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.matching import compare
-from fastgen.objectives.parts.weights import direction
 from fastgen.process import Flow, Process, Trig
 from fastgen.proofs.analytic import ExactRatio
 
@@ -114,7 +114,7 @@ def weighed(process: Process, name: DivergenceName) -> tuple[Tensor, Tensor]:
     x0 = LINE.other_mean + z @ LINE.other_factor.T
     scores = compare(look, FDistill(times=only(T)), roles, batch, clean(batch, x0))
     h = DIVERGENCES[name].h(roles.discriminator.ratio(scores.x_t, scores.t, batch.cond))
-    grad = (roles["generator"].weights * h)[:, None] * direction("none", scores, x0)
+    grad = (roles["generator"].weights * h)[:, None] * weights.weighed("none", scores, x0)
     return grad.sum(dim=0), grad.T @ z
 
 

@@ -24,7 +24,7 @@ from fastgen.models.calls import look
 from fastgen.models.roles import Roles
 from fastgen.objectives.distribution.vsd import VSD
 from fastgen.objectives.parts.guidance import Anti, Fixed, GuidanceLaw, LongShort, Scales, Shared, Zero
-from fastgen.objectives.parts.matching import compare, fake_denoising
+from fastgen.objectives.parts.matching import compare, fake_terms
 from fastgen.process import Flow, Process
 from fastgen.proofs.analytic import ExactDenoiser, Mixture
 
@@ -100,7 +100,7 @@ def check_predictions_under(name: str, process: Process) -> None:
     close(scores.fake.x0, combined(cond, null, scales.fake), tolerance=1e-5)
     fake.calls.clear()
     plain = replace(objective, guidance=replace(law, dropout=0.0)) if law.dropout else objective
-    loss = fake_denoising(plain, roles, classed(1, eps), clean(batch, x0))
+    loss = fake_terms(plain, roles, classed(1, eps), clean(batch, x0))["denoise"]
     close(loss, (combined(cond, null, scales.learned) - x0).square().mean(), tolerance=1e-5)
 
 
@@ -117,7 +117,7 @@ def check_calls_of_zero() -> None:
     compare(look, objective, roles, batch, clean(batch, x0))
     assert (labels_of(real), labels_of(fake)) == ([1], [-1])
     fake.calls.clear()
-    fake_denoising(objective, roles, classed(1, eps), clean(batch, x0))
+    fake_terms(objective, roles, classed(1, eps), clean(batch, x0))
     assert labels_of(fake) == [-1]
 
 
@@ -135,7 +135,7 @@ def test_a_fake_score_that_is_asked_without_condition_learns_without(name: str):
     seen = torch.cat([call.cond.batched["class_labels"] for call in fake.calls])
     assert set(seen[:4096].tolist()) == ({-1} if name == "zero" else {1}), "no row is dropped from the comparison"
     fake.calls.clear()
-    fake_denoising(VSD(guidance=law), roles, classed(1, eps), clean(batch, x0))
+    fake_terms(VSD(guidance=law), roles, classed(1, eps), clean(batch, x0))
     first = fake.calls[0].cond.batched["class_labels"][:4096]
     share = (first == -1).double().mean().item()
     assert share == pytest.approx({"swiftbrush": 0.1, "long_short": 0.1, "anti": 0.1, "zero": 1}.get(name, 0), abs=0.02)
@@ -149,7 +149,7 @@ def test_a_scale_of_one_needs_no_unconditional_mode(law: GuidanceLaw):
     batch = classed(1, eps, eps)
     batch.cond = replace(batch.cond, null=None)
     compare(look, objective, roles, batch, clean(batch, x0))
-    fake_denoising(objective, roles, batch, clean(batch, x0))
+    fake_terms(objective, roles, batch, clean(batch, x0))
     assert labels_of(fake) == [1]
 
 
@@ -165,7 +165,7 @@ def check_zero_and_anti_lead_where_guidance_does(name: str, process: Process) ->
     roles, _, _ = recorded(process)
     z, eps = quasi_random(2, 256)
     objective = VSD(guidance=LAWS[name][0], times=only(0.5))
-    (mean, _) = slopes(roles, objective, classed(0, z, eps), "vsd")
+    (mean, _) = slopes(roles, objective, classed(0, z, eps), "dm")
     alpha, sigma = process.alpha(level(0.5)), process.sigma(level(0.5))
     generator = roles["generator"]
     x_t = alpha * (generator.mean + z @ generator.factor.T).detach() + sigma * eps
@@ -188,7 +188,7 @@ def test_where_the_condition_says_nothing_every_law_is_none(name: str):
         z, eps = quasi_random(2, 64)
         batch: ScriptedBatch = classed(0, z, eps)
         roles = gaussian_roles(Flow())
-        generated.append(slopes(roles, VSD(guidance=law, times=only(0.5)), batch, "vsd"))
+        generated.append(slopes(roles, VSD(guidance=law, times=only(0.5)), batch, "dm"))
     close(*generated)
 
 
@@ -202,7 +202,7 @@ def test_long_short_guidance_is_undone_by_its_training():
         roles = gaussian_roles(Flow(), fake_score=Switched(cond, null))
         batch = classed(0, torch.randn(64, 2, dtype=torch.float64))
         x0 = data.means.expand(64, 2)
-        loss = fake_denoising(VSD(guidance=law, fake_space="x0"), roles, batch, clean(batch, x0))
+        loss = fake_terms(VSD(guidance=law, fake_space="x0"), roles, batch, clean(batch, x0))["denoise"]
         assert (loss.item() < 1e-8) == best
 
 

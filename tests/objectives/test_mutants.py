@@ -26,8 +26,7 @@ from fastgen.models.conditioning import Conditioning
 from fastgen.models.roles import Roles
 from fastgen.objectives import Batch
 from fastgen.objectives.distribution import dmd, dmd2
-from fastgen.objectives.distribution import vsd as vsd_module
-from fastgen.objectives.parts import gan, matching, rollout, weights
+from fastgen.objectives.parts import gan, matching, rollout, score_matching, weights
 from fastgen.objectives.parts.ops import mean_abs, surrogate
 from fastgen.objectives.regression import kd, pretrain
 from fastgen.process import Flow
@@ -57,33 +56,36 @@ def dmd2_on_flow() -> None:
     check_dmd_direction(Flow(), "dmd2")
 
 
-RIGHT = weights.direction
+RIGHT = weights.weighed
 MUTANTS = {
-    "flipped direction": Mutant([(dmd2, "direction", lambda w, s, x0: -RIGHT(w, s, x0))], dmd2_on_flow),
-    "no normaliser": Mutant([(dmd2, "direction", lambda w, s, x0: s.fake.x0 - s.real.x0)], dmd2_on_flow),
+    "flipped direction": Mutant([(dmd2, "weighed", lambda w, s, x0: -RIGHT(w, s, x0))], dmd2_on_flow),
+    "no normaliser": Mutant([(dmd2, "weighed", lambda w, s, x0: s.fake.x0 - s.real.x0)], dmd2_on_flow),
     "one normaliser for the batch": Mutant([(weights, "mean_abs", lambda x: x.abs().mean())], dmd2_on_flow),
     "normalised by the fake score": Mutant(
-        [(dmd2, "direction", lambda w, s, x0: RIGHT(w, s, x0 + s.real.x0 - s.fake.x0))], dmd2_on_flow
+        [(dmd2, "weighed", lambda w, s, x0: RIGHT(w, s, x0 + s.real.x0 - s.fake.x0))], dmd2_on_flow
     ),
     "no floor": Mutant(
         [
             (
                 dmd2,
-                "direction",
+                "weighed",
                 lambda w, s, x0: (s.fake.x0 - s.real.x0) / mean_abs(x0.detach() - s.real.x0),
             )
         ],
         check_noise_below_resolution_is_harmless,
     ),
     "vsd without weight": Mutant([(weights, "pad_like", lambda level, x: torch.ones_like(x))], vsd_on_flow),
-    "vsd uphill": Mutant([(vsd_module, "surrogate", lambda x, grad: surrogate(x, -grad))], vsd_on_flow),
+    "vsd uphill": Mutant([(score_matching, "surrogate", lambda x, grad: surrogate(x, -grad))], vsd_on_flow),
     "summed, not averaged": Mutant(
-        [(vsd_module, "surrogate", lambda x, grad: x.numel() * surrogate(x, grad))], vsd_on_flow
+        [(score_matching, "surrogate", lambda x, grad: x.numel() * surrogate(x, grad))], vsd_on_flow
     ),
     "detached generator": Mutant([(rollout, "through", look)], vsd_on_flow),
     "scores with a graph": Mutant([(test_objectives, "look", through)], check_scores_hold_no_graph),
     "scores in the loss": Mutant(
-        [(dmd2, "compare", undetached_scores), (dmd2, "surrogate", lambda x, grad: (x * grad).mean())],
+        [
+            (score_matching, "compare", undetached_scores),
+            (score_matching, "surrogate", lambda x, grad: (x * grad).mean()),
+        ],
         dmd2_on_flow,
     ),
     "a moved fixed point": Mutant(

@@ -31,7 +31,6 @@ from fastgen.models.calls import look
 from fastgen.models.state import RatioMeans
 from fastgen.objectives.distribution import f_distill, sid, sim, uni_instruct
 from fastgen.objectives.distribution.f_distill import FDistill
-from fastgen.objectives.distribution.sida import SiDA
 from fastgen.objectives.distribution.sim import SIM
 from fastgen.objectives.distribution.uni_instruct import UniInstruct
 from fastgen.objectives.parts import gan
@@ -115,7 +114,7 @@ MUTANTS = {
         sid, "identity_loss", "- scores.fake.x0", "- 1.000001 * scores.fake.x0", lambda: check_fixed_point(FLOW, "sid")
     ),
     "one weight for the batch": Mutant(gan, "generator_loss", lambda *a: RIGHT_LOSS(*a).mean()[None], weighed_gan),
-    "gan without weights": changed(SiDA, "generator", "noised, weight=weight", "noised", weighed_gan),
+    "gan without weights": changed(sid.IdentityMatching, "generator", "noised, weight=weight", "noised", weighed_gan),
     "gan's weight with a gradient": Mutant(sid, "WEIGHTS", ATTACHED, weighed_gan),
     "gan from the start": changed(gan, "acts", "batch.images >= gan.start", "True", check_gan_waits),
     "gan one image late": changed(gan, "acts", ">= gan.start", "> gan.start", check_gan_waits),

@@ -43,17 +43,17 @@ from test_weights import check_kl_score, check_ratio_means, check_weight
 from torch import Tensor, nn
 
 from fastgen.models import calls, scalars, state
-from fastgen.objectives.distribution import decoupled_dmd, diff_instruct, phased_dmd, tdm
+from fastgen.objectives.distribution import decoupled_dmd, diff_instruct, phased_dmd
 from fastgen.objectives.distribution import vsd as vsd_module
 from fastgen.objectives.distribution.phased_dmd import PhasedDMD
-from fastgen.objectives.parts import gan, guidance, matching, ops, rollout, weights
+from fastgen.objectives.parts import gan, guidance, matching, ops, rollout, score_matching, weights
 from fastgen.objectives.parts.guidance import Scales
 from fastgen.process import Flow, Prediction, Process
 from fastgen.process.process import Kernel
 
 FLOW, VP, EDM = Flow(), PROCESSES["vp"], PROCESSES["edm"]
 WELL_NOISED = ops.Noised.of.__func__
-DIRECTION, SURROGATE, WEIGHTS = weights.direction, ops.surrogate, weights.WEIGHTS
+WEIGHED, SURROGATE, WEIGHTS = weights.weighed, ops.surrogate, weights.WEIGHTS
 RANGE_DRAWN = guidance.Shared.drawn
 
 
@@ -90,16 +90,16 @@ def scales(**changes: float) -> object:
 
 MUTANTS = {
     # directions
-    "diff-instruct uphill": Mutant([(diff_instruct, "surrogate", scaled(-1.0))], lambda: check_diff_instruct(EDM)),
+    "diff-instruct uphill": Mutant([(score_matching, "surrogate", scaled(-1.0))], lambda: check_diff_instruct(EDM)),
     "diff-instruct normalised": Mutant(
-        [(diff_instruct, "direction", lambda w, s, x0: DIRECTION("l1", s, x0))], lambda: check_diff_instruct(FLOW)
+        [(diff_instruct, "weighed", lambda w, s, x0: WEIGHED("l1", s, x0))], lambda: check_diff_instruct(FLOW)
     ),
     "swiftbrush guides the real score alone": Mutant(
         [(guidance.Shared, "drawn", lambda self, rng: Scales(self.low, 1.0, 1.0))],
         lambda: check_swiftbrush_and_vsd(FLOW),
     ),
     "vsd without sigma": Mutant(
-        [(vsd_module, "direction", lambda w, s, x0: DIRECTION("alpha", s, x0))], lambda: check_swiftbrush_and_vsd(VP)
+        [(vsd_module, "weighed", lambda w, s, x0: WEIGHED("alpha", s, x0))], lambda: check_swiftbrush_and_vsd(VP)
     ),
     "augmentation uphill": Mutant(
         [(decoupled_dmd.DecoupledDMD, "_augmentation", lambda self, *rest: -RIGHT_AUGMENTATION(self, *rest))],
@@ -134,7 +134,7 @@ MUTANTS = {
         lambda: check_tdm_direction(FLOW),
     ),
     "tdm bounded twice": Mutant(
-        [(tdm, "surrogate", lambda x, grad: SURROGATE(x, grad / (grad**2 + 1).sqrt()))],
+        [(score_matching, "surrogate", lambda x, grad: SURROGATE(x, grad / (grad**2 + 1).sqrt()))],
         lambda: check_tdm_direction(FLOW, huber=0.3),
     ),
     "phased by the clean prediction": Mutant(
@@ -145,10 +145,10 @@ MUTANTS = {
         noised(scale=lambda right, *_: torch.ones_like(right.t)), lambda: check_phased_is_the_kl_gradient(FLOW)
     ),
     "phased normalised by its noisy sample": Mutant(
-        [(phased_dmd, "direction", lambda w, s, x0: DIRECTION(w, s, x0 + 1))], lambda: check_phase_normaliser(FLOW)
+        [(phased_dmd, "weighed", lambda w, s, x0: WEIGHED(w, s, x0 + 1))], lambda: check_phase_normaliser(FLOW)
     ),
     "kl with the wrong power of sigma": Mutant(
-        [(phased_dmd, "direction", lambda w, s, x0: DIRECTION("vsd", s, x0))],
+        [(phased_dmd, "weighed", lambda w, s, x0: WEIGHED("vsd", s, x0))],
         lambda: check_kl_weight(FLOW, PhasedDMD(phases=1, weight="kl", times=only(0.5))),
     ),
     # sub-intervals

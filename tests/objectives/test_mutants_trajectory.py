@@ -28,7 +28,7 @@ from torch import Tensor
 from fastgen.models.calls import guided, look, through
 from fastgen.objectives.parts import adversarial, derivative, flow_map, gan, solvers
 from fastgen.objectives.parts.ops import renoised
-from fastgen.objectives.trajectory import meanflow, pcm, progressive, scm, shortcut, tdd, tscd
+from fastgen.objectives.trajectory import meanflow, progressive, scm, shortcut, tdd, tscd
 from fastgen.process import Discrete, Flow, Prediction
 
 VP, FLOW = PROCESSES["vp"], PROCESSES["flow"]
@@ -86,9 +86,12 @@ MUTANTS = {
         flow_map, "origin", lambda process: torch.zeros((), dtype=torch.float64), fixed_point("lcm", VP)
     ),
     "step 0 forgotten by the last phase": Mutant(
-        pcm, "segment_end", lambda edges, r, process: flow_map.segment_end(edges, r, Flow()), fixed_point("pcm", VP)
+        adversarial,
+        "segment_end",
+        lambda edges, r, process: flow_map.segment_end(edges, r, Flow()),
+        fixed_point("pcm", VP),
     ),
-    "one phase only": Mutant(pcm, "segment_end", lambda edges, r, process: 0 * r, fixed_point("pcm")),
+    "one phase only": Mutant(adversarial, "segment_end", lambda edges, r, process: 0 * r, fixed_point("pcm")),
     "segments are the student's steps": Mutant(tscd, "divided", lambda edges, count: edges, fixed_point("tscd")),
     "one step too far": Mutant(tdd.TargetDriven, "targets", lambda self, roles, batch, r: 0.5 * r, fixed_point("tdd")),
     "a jump that goes on as it began": Mutant(shortcut, "two_jumps", one_jump, fixed_point("shortcut")),

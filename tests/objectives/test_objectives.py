@@ -49,7 +49,7 @@ from fastgen.proofs.toy import toy_batch, toy_roles
 def check_vsd_is_the_kl_gradient(process: Process, t: float) -> None:
     """alpha sigma (fake - real) is the KL gradient times sigma^3 / alpha (alpha^2 + sigma^2)."""
     z, eps = cubature(2)
-    measured = slopes(gaussian_roles(process), VSD(guidance=Fixed(1.0), times=only(t)), scripted(z, eps), "vsd")
+    measured = slopes(gaussian_roles(process), VSD(guidance=Fixed(1.0), times=only(t)), scripted(z, eps), "dm")
     level = torch.tensor(t, dtype=torch.float64)
     alpha, sigma = process.alpha(level), process.sigma(level)
     mean, factor = OTHER_MEAN.clone().requires_grad_(), OTHER_FACTOR.clone().requires_grad_()

@@ -103,12 +103,12 @@ def f_distill(divergence: str, keep: float) -> Callable[[dict[str, Any]], Tensor
 
 
 def swiftbrush(file: dict[str, Any]) -> Tensor:
-    return by_sample(on_sd(), SwiftBrush(guidance=Shared(4.5, 4.5), times=steps(file["steps"])), "vsd")
+    return by_sample(on_sd(), SwiftBrush(guidance=Shared(4.5, 4.5), times=steps(file["steps"])), "dm")
 
 
 def vsd(file: dict[str, Any]) -> Tensor:
     settings = {"guidance": Fixed(7.5), "times": steps(file["steps"]), "rollout": "one_step"}
-    return by_sample(on_sd(), VSD(**settings), "vsd")
+    return by_sample(on_sd(), VSD(**settings), "dm")
 
 
 def tdm(huber: float) -> Callable[[dict[str, Any]], Tensor]:

@@ -25,12 +25,12 @@ from official_toy import (
 from torch import Tensor
 
 from fastgen.models.roles import Roles
-from fastgen.objectives.parts import curricula
+from fastgen.objectives.parts import adversarial, curricula
 from fastgen.objectives.parts.curricula import Ramp, Ratio, Root, ramp
 from fastgen.objectives.parts.flow_map import Interval, cells, origin
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.solvers import Guidance
-from fastgen.objectives.trajectory import lcm, pcm, progressive, tdd
+from fastgen.objectives.trajectory import lcm, progressive, tdd
 from fastgen.objectives.trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
 from fastgen.objectives.trajectory.lcm import LatentConsistency
 from fastgen.objectives.trajectory.meanflow import MeanFlow
@@ -84,7 +84,7 @@ def phased(file: File, phases: int, ours: Callable[[PhasedConsistency, Roles], T
     gan = GAN(0.1, learned=1.0, kind="hinge", times=at((judged - s) * phases))
     objective = PhasedConsistency(guidance=Guidance(5.5, 5.5), gan=gan)
     roles = toys(objective, STABLE_DIFFUSION, row=ROWS["eps"], steps=phases)
-    return with_given(pcm, "drawn_cell", (t, r), lambda: ours(objective, roles))
+    return with_given(adversarial, "drawn_cell", (t, r), lambda: ours(objective, roles))
 
 
 def pcm_term(term: str) -> Callable[[PhasedConsistency, Roles], Tensor]:
@@ -96,8 +96,7 @@ def pcm_taught(objective: PhasedConsistency, roles: Roles) -> Tensor:
 
 
 def pcm_ends(objective: PhasedConsistency, roles: Roles) -> Tensor:
-    edges = torch.cat([roles.student.grids[0], CLEAN])
-    return STABLE_DIFFUSION.clock(objective._jumps(roles, waves(NOISE), edges).s)
+    return STABLE_DIFFUSION.clock(objective.judged(roles, waves(NOISE)).ends.s)
 
 
 def tdd_slope(file: File) -> Tensor:

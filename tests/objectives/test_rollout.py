@@ -1,6 +1,7 @@
 """How the generator is run in training."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -9,7 +10,7 @@ from recorder import STOPS, recorded_roles
 from torch import Tensor
 
 from fastgen.objectives import Batch
-from fastgen.objectives.parts.rollout import land, landed
+from fastgen.objectives.parts.rollout import ROLLOUTS, land, landed, phased
 from fastgen.process import Flow, Process, even_grid
 from fastgen.proofs.toy import toy_batch
 
@@ -109,7 +110,7 @@ def check_deterministic_rollout(process: Process, rollout: str, ends: list[float
         roles.student = replace(roles.student, sampler="ode")
         z = torch.randn(6, 2, dtype=torch.float64)
         with roles.training(("generator",)):
-            landing = land(rollout, roles, scripted(z, seed=seed), **settings)
+            landing = land(partial(ROLLOUTS[rollout], **settings), roles, scripted(z, seed=seed))
             (slope,) = torch.autograd.grad(landing.x.sum(), recorder.inner.mean, retain_graph=True)
             (clean_slope,) = torch.autograd.grad(landing.x0.sum(), recorder.inner.mean)
         depth = len(recorder.calls) - 1
@@ -150,7 +151,7 @@ def test_the_first_phases_get_the_odd_step(grid: Tensor, phases: int, ends: list
     for seed in range(24):
         roles, _ = recorded_roles(Flow(), [grid])
         roles.student = replace(roles.student, sampler="ode")
-        landing = land("phased", roles, scripted(torch.randn(2, 2), seed=seed), phases=phases)
+        landing = land(partial(phased, phases=phases), roles, scripted(torch.randn(2, 2), seed=seed))
         seen[landing.t[0].item()] = landing.s[0].item()
     assert seen == dict(zip(grid.tolist(), ends, strict=True))
 

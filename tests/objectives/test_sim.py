@@ -14,11 +14,11 @@ from closed_forms import (
 from quadrature import LINE, SQUARE, Pair, leaves, marginals, quadrature
 from test_identity import T, frozen, levels, plain
 
-from fastgen.objectives.distribution.sim import SIM, DistanceName
+from fastgen.objectives.distribution.sim import SIM, ScoreDistance
 from fastgen.process import Process
 
 
-def implicit(distance: DistanceName, huber: float = 0.8) -> SIM:
+def implicit(distance: ScoreDistance, huber: float = 0.8) -> SIM:
     return SIM(distance=distance, huber=huber, times=only(T))
 
 
@@ -29,7 +29,7 @@ DISTANCES = {
 }
 
 
-def check_sim_theorem(process: Process, pair: Pair, distance: DistanceName, *, nodes: int) -> None:
+def check_sim_theorem(process: Process, pair: Pair, distance: ScoreDistance, *, nodes: int) -> None:
     """Autograd of E d(real - fake_theta) at fixed x_t, through the fake score of the generator's own law.
 
     That is the left side of the score-divergence theorem. On the right the whole of d'(y) (fake - x0) moves with
@@ -51,7 +51,7 @@ def check_sim_theorem(process: Process, pair: Pair, distance: DistanceName, *, n
 
 @processes
 @pytest.mark.parametrize("distance", DISTANCES)
-def test_sim_is_the_gradient_of_its_distance(process: Process, distance: DistanceName):
+def test_sim_is_the_gradient_of_its_distance(process: Process, distance: ScoreDistance):
     check_sim_theorem(process, LINE, distance, nodes=40)
     check_sim_theorem(process, SQUARE, distance, nodes=10)
 

@@ -18,7 +18,7 @@ from torch.distributions import MultivariateNormal
 from fastgen.models.state import RatioMeans
 from fastgen.objectives.parts.matching import FLOOR, Scores
 from fastgen.objectives.parts.ops import Noised
-from fastgen.objectives.parts.weights import WEIGHTS, direction
+from fastgen.objectives.parts.weights import WEIGHTS, weighed
 from fastgen.process import Flow, Process
 from fastgen.proofs.analytic import ExactDenoiser, Mixture
 
@@ -57,7 +57,7 @@ def check_weight(name: str, process: Process) -> None:
         scores, x = compared(process, s)
         scale = process.alpha(TIMES) / (1 if s is None else process.alpha(s))
         wanted = expected(name, process, scores, x, scale[:, None])
-        close(direction(name, scores, x), wanted * (scores.fake.x0 - scores.real.x0))
+        close(weighed(name, scores, x), wanted * (scores.fake.x0 - scores.real.x0))
 
 
 @processes
@@ -77,7 +77,7 @@ def check_kl_score(process: Process) -> None:
     moved = x.clone().requires_grad_()
     x_t = alpha[:, None] * moved + sigma[:, None] * scores.noised.eps
     (slope,) = torch.autograd.grad((laws[0].log_prob(x_t) - laws[1].log_prob(x_t)).sum(), moved)
-    close(direction("kl", scores, x), slope)
+    close(weighed("kl", scores, x), slope)
 
 
 @processes
@@ -93,7 +93,7 @@ def test_a_sample_that_equals_its_denoising_has_a_finite_weight():
 @pytest.mark.parametrize("name", WEIGHTS)
 def test_directions_hold_no_graph_to_the_samples(name: str):
     scores, x = compared(Flow())
-    assert not direction(name, scores, x.requires_grad_()).requires_grad
+    assert not weighed(name, scores, x.requires_grad_()).requires_grad
 
 
 # Running means

@@ -17,6 +17,34 @@ from fastgen.proofs.routing import routing_checks
 PAGE = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text()
 OWN = dedent(PAGE.partition("```python\n")[2].partition("   ```\n")[0])
 
+WHOLE = """\
+from dataclasses import dataclass
+
+from fastgen.models.calls import look
+from fastgen.objectives import AnyGuidance, Batch, Fixed, Needs, Roles, RolloutName, ScoreMatching, Terms
+from fastgen.objectives.parts.matching import compare
+from fastgen.objectives.parts.ops import surrogate
+from fastgen.objectives.parts.rollout import land
+
+
+@dataclass(frozen=True)
+class Mine(ScoreMatching):
+    ratio: int = 2
+    guidance: AnyGuidance = Fixed(3.0)
+    rollout: RolloutName = "one_step"
+
+    def generator(self, roles: Roles, batch: Batch) -> Terms:
+        landing = land(self.rollout, roles, batch)
+        scores = compare(look, self, roles, batch, landing)
+        return {"mine": surrogate(landing.x0, scores.fake.x0 - scores.real.x0)}
+"""
+"""The same with its generator's turn in full."""
+
+
+def saying(source: str, line: str) -> str:
+    """The objective with a further line in its class."""
+    return source.replace("    def ", f"    {line}\n\n    def ", 1)
+
 
 @pytest.fixture
 def verified(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -69,7 +97,7 @@ WRONG = {
         [["gaussians/flow", "rests where fake = real"]],
     ),
     "an undeclared teacher": (
-        ("reads(guidance=self.guidance)", "Needs()"),
+        ("    def generator", "    needs = Needs()\n\n    def generator"),
         [["routing", "reads what it declares"]],
     ),
     "not finite": (("scores.fake.x0 - scores.real.x0", "scores.fake.x0 / 0"), [["routing", "turn generator"]]),
@@ -79,15 +107,15 @@ WRONG = {
 @pytest.mark.parametrize("name", WRONG)
 def test_a_wrong_objective_fails_at_the_right_line(name: str, verified):
     (right, wrong), expected = WRONG[name]
-    assert right in OWN
-    code, report = verified(OWN.replace(right, wrong), "--quick")
+    assert right in WHOLE
+    code, report = verified(WHOLE.replace(right, wrong), "--quick")
     assert code == 1
     for line in expected:
         assert line in failures(report), report
 
 
 def test_a_gradient_into_the_fake_score_is_a_leak(verified):
-    leaking = OWN.replace("compare(look,", "compare(through,").replace("import look\n", "import look, through\n")
+    leaking = WHOLE.replace("compare(look,", "compare(through,").replace("import look\n", "import look, through\n")
     leaking = leaking.replace(
         "        landing = land(", '        roles["fake_score"].requires_grad_(True)\n        landing = land('
     )
@@ -111,13 +139,13 @@ def test_a_flipped_sign_does_not_converge(verified):
 
 
 def test_a_matching_objective_needs_its_fake_turn(verified):
-    code, report = verified(OWN.replace("cycle_of(self.ratio)", '(("generator",),)'), "--quick")
+    code, report = verified(saying(OWN, 'cycle = (("generator",),)'), "--quick")
     assert code == 1
     assert 'it reads fake_score, which no turn trains: add ("fake_score",) to its cycle' in report
 
 
 def test_an_objective_that_raises_fails_with_the_place(verified):
-    code, report = verified(OWN.replace('{"mine": surrogate', '{"mine": batch.x0.sum() + surrogate'), "--quick")
+    code, report = verified(WHOLE.replace('{"mine": surrogate', '{"mine": batch.x0.sum() + surrogate'), "--quick")
     assert code == 1
     assert "set images=True in the objective's `needs`" in report
 
@@ -128,10 +156,13 @@ MISTAKES = {
     "not Python": ("def", "cannot be run: SyntaxError"),
     "no default": (OWN.replace("guidance: AnyGuidance = Fixed(3.0)", "guidance: AnyGuidance"), "give every field one"),
     "a role the bed lacks": (
-        OWN.replace("(guidance=self.guidance)", "(guidance=self.guidance) | Needs(lpips=True)"),
+        saying(WHOLE, "also = Needs(lpips=True)"),
         "needs lpips, which the proof",
     ),
-    "no generator turn": (OWN.replace("cycle_of(self.ratio)", '(("fake_score",),)'), "never trains the generator"),
+    "no generator turn": (
+        saying(OWN, 'cycle = (("fake_score",),)'),
+        "never trains the generator",
+    ),
 }
 
 

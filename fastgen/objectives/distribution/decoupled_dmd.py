@@ -6,78 +6,58 @@ its own; the second works best below the noise level of the student's step. It h
 """
 
 from dataclasses import dataclass
+from typing import ClassVar, final
 
 from ...models.calls import look
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, Uniform
-from ..parts.base import Batch, Landing, Terms, Turn, check_ratio
-from ..parts.gan import GAN, AnyGAN, generator_terms
-from ..parts.guidance import Fixed
-from ..parts.matching import Scores, check_floor, compare, cycle_of, fake_terms, reads
+from ..parts.base import Batch, Landing, Terms
+from ..parts.gan import generator_terms
+from ..parts.guidance import Fixed, GuidanceLaw
+from ..parts.matching import Scores, check_floor, compare
 from ..parts.needs import Needs
-from ..parts.ops import RowName, renoised, surrogate
-from ..parts.rollout import RolloutName, land, landed
-from ..parts.weights import WeightName, direction
+from ..parts.ops import renoised, surrogate
+from ..parts.rollout import RolloutName, land
+from ..parts.score_matching import ScoreMatching
+from ..parts.weights import weighed
 
 
+@final
 @dataclass(frozen=True)
-class DecoupledDMD:
-    """Distribution matching with a separate augmentation by guidance.
+class DecoupledDMD(ScoreMatching):
+    """Distribution matching with a separate augmentation by guidance; the scores that are matched have none.
 
     Args:
+        weight: of both directions.
         augmentation: w, the guidance scale; 1 leaves the augmentation out.
-        gan: an adversarial term; 0 trains without discriminator and without images.
-        times: where the scores are compared.
         augmentation_times: where the guidance is read, laid over the times below the student's step.
         below_step: whether they are; otherwise they run over all times.
-        weight: of both directions.
         floor: of the normaliser in "l1", for both; the published code's, which keeps the looks below the last step from
             outweighing all others.
-        fake_times: where the fake score is trained.
-        fake_space: row in which the fake score's errors are squared.
-        ratio: fake updates per generator update.
-        rollout: how samples are generated.
     """
 
+    ratio: int = 5
+    guidance: ClassVar[GuidanceLaw] = Fixed(1.0)
+    rollout: RolloutName = "backward_simulation"
     augmentation: float = 7.0
-    gan: AnyGAN = GAN(0.0)
-    times: AnyTimeLaw = Uniform(0.02, 0.98)
     augmentation_times: AnyTimeLaw = Uniform(0.02, 1.0)
     below_step: bool = True
-    weight: WeightName = "l1"
     floor: float = 0.1
-    fake_times: AnyTimeLaw = Uniform()
-    fake_space: RowName = "eps"
-    ratio: int = 5
-    rollout: RolloutName = "backward_simulation"
 
-    def __post_init__(self) -> None:
-        check_ratio(self.ratio)
+    def check(self) -> None:
         check_floor(self.floor)
 
     @property
-    def guidance(self) -> Fixed:
-        """Of the scores that are matched: none."""
-        return Fixed(1.0)
-
-    @property
-    def cycle(self) -> tuple[Turn, ...]:
-        return cycle_of(self.ratio, self.gan)
-
-    @property
-    def needs(self) -> Needs:
-        return reads(guidance=Fixed(self.augmentation), rollout=self.rollout, gan=self.gan)
+    def also(self) -> Needs:
+        return Needs(null=self.augmentation != 1)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land(self.rollout, roles, batch)
         scores = compare(look, self, roles, batch, landing, floor=self.floor)
-        terms = {"dm": surrogate(landing.x0, direction(self.weight, scores, landing.x0))}
+        terms = {"dm": surrogate(landing.x0, weighed(self.weight, scores, landing.x0))}
         if self.augmentation != 1:
             terms["augmentation"] = surrogate(landing.x0, self._augmentation(roles, batch, landing))
         return terms | generator_terms(self.gan, roles, batch, landing, scores.noised)
-
-    def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))
 
     def _augmentation(self, roles: Roles, batch: Batch, landing: Landing) -> Latent:
         """(w - 1) (real^u - real^c): the direction of a fake score that is the unconditional real one."""
@@ -86,4 +66,4 @@ class DecoupledDMD:
         real = look(roles.real_score, noised.x_t, noised.t, batch.cond)
         null = look(roles.real_score, noised.x_t, noised.t, batch.cond.unconditional)
         scores = Scores(noised, real, null, self.floor)
-        return (self.augmentation - 1) * direction(self.weight, scores, landing.x0)
+        return (self.augmentation - 1) * weighed(self.weight, scores, landing.x0)

@@ -5,57 +5,45 @@ clipped, normalised by its mean at that noise level, and h by its mean over the 
 """
 
 from dataclasses import dataclass
+from typing import final
 
 import torch
 from torch import Tensor
 
-from ...models.calls import look
 from ...models.roles import Roles
 from ...models.state import RatioMeans
-from ...process import AnyTimeLaw, Uniform, pad_like
-from ..parts.base import Batch, Terms, Turn, check_ratio
+from ...process import Latent, pad_like
+from ..parts.base import Batch
 from ..parts.divergences import DIVERGENCES, DivergenceName, check_clip
-from ..parts.gan import GAN, AnyGAN, check_gives_ratio, generator_terms
+from ..parts.gan import GAN, AnyGAN, check_gives_ratio
 from ..parts.guidance import AnyGuidance, Fixed
-from ..parts.matching import Scores, compare, cycle_of, fake_terms, reads
+from ..parts.matching import Scores
 from ..parts.needs import Needs
-from ..parts.ops import RowName, surrogate
-from ..parts.rollout import RolloutName, land, landed
-from ..parts.weights import WeightName, direction
+from ..parts.rollout import RolloutName
+from ..parts.score_matching import DirectionMatching
+from ..parts.weights import weighed
 
 
+@final
 @dataclass(frozen=True)
-class FDistill:
-    """Distribution matching under an f-divergence.
+class FDistill(DirectionMatching):
+    """Distribution matching under an f-divergence, whose ratio the GAN's discriminator gives.
 
     Args:
         divergence: which one.
         clip: bounds of the ratio.
         keep: share of the old means that the ratio is normalised by, 0 for the batch's own.
-        weight: of the direction, beside h.
-        guidance: of the scores.
-        gan: the adversarial term, whose discriminator gives the ratio.
-        times: where the two scores are compared.
-        fake_times: where the fake score is trained.
-        fake_space: row in which the fake score's errors are squared.
-        ratio: fake updates per generator update.
-        rollout: how samples are generated.
     """
 
+    gan: AnyGAN = GAN()
+    ratio: int = 5
+    guidance: AnyGuidance = Fixed(1.0)
+    rollout: RolloutName = "backward_simulation"
     divergence: DivergenceName = "jensen_shannon"
     clip: tuple[float, float] = (0.1, 20.0)
     keep: float = 0.0
-    weight: WeightName = "l1"
-    guidance: AnyGuidance = Fixed(1.0)
-    gan: AnyGAN = GAN()
-    times: AnyTimeLaw = Uniform(0.02, 0.98)
-    fake_times: AnyTimeLaw = Uniform()
-    fake_space: RowName = "eps"
-    ratio: int = 5
-    rollout: RolloutName = "backward_simulation"
 
-    def __post_init__(self) -> None:
-        check_ratio(self.ratio)
+    def check(self) -> None:
         check_gives_ratio(self.gan)
         check_clip(self.clip)
         if not 0 <= self.keep < 1:
@@ -64,22 +52,12 @@ class FDistill:
             )
 
     @property
-    def cycle(self) -> tuple[Turn, ...]:
-        return cycle_of(self.ratio, self.gan)
+    def also(self) -> Needs:
+        return Needs(ratio_means=True)
 
-    @property
-    def needs(self) -> Needs:
-        return reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan) | Needs(ratio_means=True)
-
-    def generator(self, roles: Roles, batch: Batch) -> Terms:
-        landing = land(self.rollout, roles, batch)
-        scores = compare(look, self, roles, batch, landing)
-        h = pad_like(self._h(roles, batch, scores), landing.x0).to(landing.x0.dtype)
-        matched = surrogate(landing.x0, h * direction(self.weight, scores, landing.x0))
-        return {"dm": matched} | generator_terms(self.gan, roles, batch, landing, scores.noised)
-
-    def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))
+    def direction(self, roles: Roles, batch: Batch, scores: Scores, x0: Latent) -> Latent:
+        h = pad_like(self._h(roles, batch, scores), x0).to(x0.dtype)
+        return h * weighed(self.weight, scores, x0)
 
     @torch.no_grad()
     def _h(self, roles: Roles, batch: Batch, scores: Scores) -> Tensor:

@@ -11,60 +11,54 @@ v = eps - x0 on every process: weight "kl", which falls ten thousandfold over th
 rises. The fake score learns p(x_t | x_s), since nothing but x_s is known of a sample.
 """
 
-from dataclasses import dataclass, replace
-
-import torch
+from dataclasses import dataclass
+from functools import partial
+from typing import final
 
 from ...models.calls import look
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Uniform
-from ..parts.base import Batch, Terms, Turn, check_ratio
-from ..parts.gan import GAN, AnyGAN, generator_terms
+from ..parts.base import Batch, Terms
+from ..parts.gan import generator_terms
 from ..parts.guidance import AnyGuidance, Fixed
-from ..parts.matching import check_floor, compare, cycle_of, reads, taught, terms_of
+from ..parts.matching import check_floor, compare
 from ..parts.needs import Needs
 from ..parts.ops import RowName, surrogate
-from ..parts.rollout import land, landed
-from ..parts.weights import WeightName, direction
+from ..parts.rollout import Rollout, land, phased
+from ..parts.score_matching import ScoreMatching
+from ..parts.weights import weighed
 
 
+@final
 @dataclass(frozen=True)
-class PhasedDMD:
+class PhasedDMD(ScoreMatching):
     """Distribution matching on sub-intervals; the student steps deterministically.
 
     Args:
+        weight: of the direction; "l1" is the authors' trainer's, "kl" the paper's.
+        times: where the two scores are compared, laid over the times above the phase's end.
+        fake_times: where the fake score is trained, likewise.
         phases: that each grid of steps is split into.
         experts: the phases are those of a pipeline's two networks, each of which is trained in one. Otherwise every
             network plays in the phases that its times lie in, one network in all.
-        weight: of the direction; "l1" is the authors' trainer's, "kl" the paper's.
         floor: of the normaliser in "l1".
-        guidance: of the scores.
-        gan: an adversarial term; 0 trains without discriminator and without images.
-        times: where the two scores are compared, laid over the times above the phase's end.
-        fake_times: where the fake score is trained, likewise.
-        fake_space: row in which the fake score's errors are squared.
-        even: its errors count the same at all times, as in the authors' trainer. Otherwise by the share of the noise in
-            x_t that is known, which bounds the error of its target just above s.
-        ratio: fake updates per generator update.
+        even: the fake score's errors count the same at all times, as in the authors' trainer. Otherwise by the share
+            of the noise in x_t that is known, which bounds the error of its target just above s.
         step_aware: the fake score is told the time of the generator's last call. Otherwise it sees the mixture of the
             phase's steps, and single steps may err in opposite ways.
     """
 
-    phases: int = 2
-    experts: bool = False
-    weight: WeightName = "l1"
-    floor: float = 1e-4
-    guidance: AnyGuidance = Fixed(1.0)
-    gan: AnyGAN = GAN(0.0)
-    times: AnyTimeLaw = Uniform(0.02, 0.98)
     fake_times: AnyTimeLaw = Uniform(0.02, 1.0)
     fake_space: RowName = "difference"
-    even: bool = True
     ratio: int = 5
+    guidance: AnyGuidance = Fixed(1.0)
+    phases: int = 2
+    experts: bool = False
+    floor: float = 1e-4
+    even: bool = True
     step_aware: bool = False
 
-    def __post_init__(self) -> None:
-        check_ratio(self.ratio)
+    def check(self) -> None:
         check_floor(self.floor)
         if self.phases < 1:
             raise ValueError(f"phases is {self.phases}: need at least one")
@@ -72,26 +66,17 @@ class PhasedDMD:
             raise ValueError(f"phases is {self.phases}, but with experts there are theirs: set phases=2")
 
     @property
-    def cycle(self) -> tuple[Turn, ...]:
-        return cycle_of(self.ratio, self.gan)
+    def rollout(self) -> Rollout:
+        return partial(phased, phases=self.phases, experts=self.experts)
 
     @property
-    def needs(self) -> Needs:
-        told = {"called", "landed"} if self.step_aware else {"landed"}
-        own = Needs(scalars={"fake_score": told}, steps=self.phases, experts=self.experts)
-        return reads(guidance=self.guidance, rollout="phased", gan=self.gan) | own
+    def also(self) -> Needs:
+        known = {"called", "landed"} if self.step_aware else {"landed"}
+        return Needs(scalars={"fake_score": known}, sampler="ode", steps=self.phases, experts=self.experts)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
-        landing = land("phased", roles, batch, phases=self.phases, experts=self.experts)
+        landing = land(self.rollout, roles, batch)
         scores = compare(look, self, roles, batch, landing, floor=self.floor)
-        matched = surrogate(
-            landing.x if self.weight == "kl" else landing.x0, direction(self.weight, scores, landing.x0)
-        )
+        moved = landing.x if self.weight == "kl" else landing.x0
+        matched = surrogate(moved, weighed(self.weight, scores, landing.x0))
         return {"dm": matched} | generator_terms(self.gan, roles, batch, landing, scores.noised)
-
-    def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        landing = landed("phased", roles, batch, phases=self.phases, experts=self.experts)
-        noised = taught(self, roles, batch, landing)
-        if self.even:
-            noised = replace(noised, precision=torch.ones_like(noised.precision))
-        return terms_of(self, roles, batch, landing, noised)

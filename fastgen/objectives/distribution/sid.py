@@ -9,20 +9,21 @@ alpha = 1/2 is the unbiased gradient of the Fisher divergence; the paper finds 1
 """
 
 from dataclasses import dataclass
+from typing import final
 
 from torch import Tensor
 
 from ...models.calls import through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Karras, LogNormal, Uniform
-from ..parts.base import Batch, Terms, Turn, check_ratio
-from ..parts.gan import GAN, AnyGAN, generator_terms
+from ..parts.base import Batch, Terms
+from ..parts.gan import generator_terms
 from ..parts.guidance import AnyGuidance, Fixed, LongShort
-from ..parts.matching import Scores, compare, cycle_of, fake_terms, reads
-from ..parts.needs import Needs
+from ..parts.matching import Scores, compare
 from ..parts.ops import RowName
-from ..parts.rollout import RolloutName, land, landed
-from ..parts.weights import WEIGHTS, WeightName
+from ..parts.rollout import RolloutName, land
+from ..parts.score_matching import ScoreMatching
+from ..parts.weights import WEIGHTS
 
 
 def identity_loss(scores: Scores, *, alpha: float, weight: Tensor) -> Tensor:
@@ -32,59 +33,44 @@ def identity_loss(scores: Scores, *, alpha: float, weight: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class SiD:
-    """Score identity distillation; the generator's loss has the sign of 1 - alpha and is no measure of progress.
+class IdentityMatching(ScoreMatching):
+    """What the SiD papers share; the generator's loss has the sign of 1 - alpha and is no measure of progress.
 
     Args:
-        alpha: of the correction.
         weight: of the integrand and of the GAN term.
-        guidance: of the scores.
-        gan: an adversarial term; 0 trains without discriminator and without images.
-        times: where the two scores are compared.
-        fake_times: where the fake score is trained.
-        fake_space: row in which the fake score's errors are squared; "edm" has the paper's weight.
-        ratio: fake updates per generator update.
-        rollout: how samples are generated.
+        alpha: of the correction.
     """
 
-    alpha: float = 1.2
-    weight: WeightName = "l1"
-    guidance: AnyGuidance = Fixed(1.0)
-    gan: AnyGAN = GAN(0.0)
-    times: AnyTimeLaw = Karras(0.0, 0.8)
-    fake_times: AnyTimeLaw = LogNormal(-1.2, 1.2)
-    fake_space: RowName = "edm"
-    ratio: int = 1
-    rollout: RolloutName = "one_step"
+    alpha: float = 1.0
 
-    def __post_init__(self) -> None:
-        check_ratio(self.ratio)
-
-    @property
-    def cycle(self) -> tuple[Turn, ...]:
-        return cycle_of(self.ratio, self.gan)
-
-    @property
-    def needs(self) -> Needs:
-        return reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan)
-
+    @final
     def generator(self, roles: Roles, batch: Batch) -> Terms:
+        """The integrand, and the GAN term under the same weight."""
         landing = land(self.rollout, roles, batch)
         scores = compare(through, self, roles, batch, landing)
         weight = WEIGHTS[self.weight](scores, landing.x0)
         matched = identity_loss(scores, alpha=self.alpha, weight=weight)
         return {"sid": matched} | generator_terms(self.gan, roles, batch, landing, scores.noised, weight=weight)
 
-    def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))
 
-
+@final
 @dataclass(frozen=True)
-class SiDLSG(SiD):
+class SiD(IdentityMatching):
+    """Score identity distillation; the generator's loss has the sign of 1 - alpha and is no measure of progress."""
+
+    alpha: float = 1.2
+    times: AnyTimeLaw = Karras(0.0, 0.8)
+    fake_times: AnyTimeLaw = LogNormal(-1.2, 1.2)
+    fake_space: RowName = "edm"
+    guidance: AnyGuidance = Fixed(1.0)
+    rollout: RolloutName = "one_step"
+
+
+@final
+@dataclass(frozen=True)
+class SiDLSG(IdentityMatching):
     """SiD with long and short guidance (arXiv:2406.01561): one scale in both scores and the fake score's training."""
 
-    alpha: float = 1.0
-    guidance: AnyGuidance = LongShort(2.0)
-    times: AnyTimeLaw = Uniform(0.02, 0.98)
     fake_times: AnyTimeLaw = Uniform(0.02, 0.98)
-    fake_space: RowName = "eps"
+    guidance: AnyGuidance = LongShort(2.0)
+    rollout: RolloutName = "one_step"

@@ -7,25 +7,25 @@ with alpha = 1 and no weight; the pseudo-Huber distance normalises y and is what
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, final
 
 from torch import Tensor
 
 from ...models.calls import through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Karras, LogNormal
-from ..parts.base import Batch, Terms, Turn, check_ratio
-from ..parts.gan import GAN, AnyGAN, generator_terms
+from ..parts.base import Batch, Terms
+from ..parts.gan import generator_terms
 from ..parts.guidance import AnyGuidance, Fixed
-from ..parts.matching import compare, cycle_of, fake_terms, reads
-from ..parts.needs import Needs
+from ..parts.matching import compare
 from ..parts.ops import RowName
-from ..parts.rollout import RolloutName, land, landed
+from ..parts.rollout import RolloutName, land
+from ..parts.score_matching import ScoreMatching
 from ..parts.weights import WEIGHTS, WeightName
 
-DistanceName = Literal["pseudo_huber", "square", "quartic"]
+ScoreDistance = Literal["pseudo_huber", "square", "quartic"]
 
-SLOPES: dict[DistanceName, Callable[[Tensor, float], Tensor]] = {
+SLOPES: dict[ScoreDistance, Callable[[Tensor, float], Tensor]] = {
     "pseudo_huber": lambda square, c: (square + c**2).rsqrt(),
     "square": lambda square, c: square * 0 + 1,
     "quartic": lambda square, c: 2 * square,
@@ -33,48 +33,31 @@ SLOPES: dict[DistanceName, Callable[[Tensor, float], Tensor]] = {
 """d'(y) / y of d = sqrt(n + c^2) - c, n / 2 and n^2 / 2, where n [B, 1, ...] is the mean square of y."""
 
 
+@final
 @dataclass(frozen=True)
-class SIM:
+class SIM(ScoreMatching):
     """Score implicit matching.
 
     Args:
+        weight: of the integrand and of the GAN term.
         distance: of the two scores, in x0.
         huber: c of the pseudo-Huber distance, per element: 0.00054 sqrt(d) of a sum over d elements.
-        weight: of the integrand and of the GAN term.
-        guidance: of the scores.
-        gan: an adversarial term; 0 trains without discriminator and without images.
-        times: where the two scores are compared.
-        fake_times: where the fake score is trained.
-        fake_space: row in which the fake score's errors are squared; "edm" has the paper's weight.
-        ratio: fake updates per generator update.
-        rollout: how samples are generated.
     """
 
-    distance: DistanceName = "pseudo_huber"
-    huber: float = 5.4e-4
     weight: WeightName = "none"
-    guidance: AnyGuidance = Fixed(1.0)
-    gan: AnyGAN = GAN(0.0)
     times: AnyTimeLaw = Karras(0.0, 0.8)
     fake_times: AnyTimeLaw = LogNormal(-1.2, 1.2)
     fake_space: RowName = "edm"
-    ratio: int = 1
+    guidance: AnyGuidance = Fixed(1.0)
     rollout: RolloutName = "one_step"
+    distance: ScoreDistance = "pseudo_huber"
+    huber: float = 5.4e-4
 
-    def __post_init__(self) -> None:
-        check_ratio(self.ratio)
+    def check(self) -> None:
         if self.huber <= 0:
             raise ValueError(
                 f"huber is {self.huber:g}: the distance has no slope where the scores agree, need huber > 0"
             )
-
-    @property
-    def cycle(self) -> tuple[Turn, ...]:
-        return cycle_of(self.ratio, self.gan)
-
-    @property
-    def needs(self) -> Needs:
-        return reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         landing = land(self.rollout, roles, batch)
@@ -85,6 +68,3 @@ class SIM:
         weight = WEIGHTS[self.weight](scores, landing.x0)
         adversary = generator_terms(self.gan, roles, batch, landing, scores.noised, weight=weight)
         return {"sim": (weight * implicit).mean()} | adversary
-
-    def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))

@@ -1,54 +1,120 @@
 """Adversarial consistency: the generator's jump against the target's, not against data (PCM, arXiv:2405.18407)."""
 
-from typing import Protocol, runtime_checkable
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import NamedTuple, final
 
+import torch
 from torch import Tensor
 from torch.nn.functional import relu, softplus
 
 from ...models.roles import Roles
 from ...process import Latent, Time
-from .base import Batch, Terms, Turn
+from .base import ONE_TURN, Batch, Cycle, Terms
 from .distances import DISTANCES, DistanceName
-from .flow_map import Jumps
-from .gan import GAN, LOSSES, acts, check_apart
+from .flow_map import Interval, Jumps, cells, drawn_cell, follow, jumps, noised, segment_end
+from .gan import GAN, LOSSES, AnyGAN, acts, check_apart, starts
+from .needs import Needs
 from .ops import Noised, renoised
+from .solvers import SOLVERS, AnyScale, Guidance, SolverName
 
 
-@runtime_checkable
-class Adversarial(Protocol):
-    """The settings of a consistency objective with an adversary."""
+class Judged(NamedTuple):
+    """Where two jumps that have to agree end, and up to which times [B] the adversary compares them."""
+
+    ends: Jumps
+    until: Time
+
+
+@dataclass(frozen=True)
+class AdversarialConsistency(ABC):
+    """Jumps that agree, and an adversary that cannot tell them apart. A paper is final and writes what is abstract.
+
+    Args:
+        guidance: of the teacher.
+        grid: solver steps from noise to data, rounded up to a whole number in each of the student's steps.
+        solver: of one of them.
+        distance: between the two jumps.
+        huber: c of the Huber distances.
+        gan: the adversarial term; 0 for none.
+        ema: decay of the target; 0 makes the generator its own target.
+
+    Raises:
+        ValueError: settings that do not fit the paper, or that adversarial consistency does not read.
+    """
+
+    guidance: AnyScale = Guidance()
+    grid: int = 50
+    solver: SolverName = "ddim"
+    distance: DistanceName = "huber"
+    huber: float = 1e-3
+    gan: AnyGAN = GAN(weight=0.1, learned=1.0, kind="hinge")
 
     @property
-    def distance(self) -> DistanceName: ...
+    @abstractmethod
+    def ema(self) -> float:
+        """A setting of some papers."""
 
     @property
-    def huber(self) -> float: ...
+    @abstractmethod
+    def also(self) -> Needs:
+        """What the paper needs beside images, a guided teacher, a target and an adversary."""
 
+    @abstractmethod
+    def judged(self, roles: Roles, batch: Batch) -> Judged:
+        """The paper's jumps."""
+
+    def check(self) -> None:  # noqa: B027 - most papers have nothing to say here
+        """Raises ValueError for settings that do not fit the paper."""
+
+    @final
+    def __post_init__(self) -> None:
+        check_apart(self.gan)
+        if self.gan.kind == "relativistic" or self.gan.r1 or self.gan.approximate_r1:
+            raise ValueError(
+                "adversarial consistency has hinge or logistic losses without r1: set gan.kind=hinge, gan.r1=0"
+            )
+        self.check()
+
+    @final
+    def within(self, roles: Roles, batch: Batch, edges: Tensor) -> Judged:
+        """From every time to the lower end of its segment between descending edges [n + 1]; judged up to one above."""
+        t, r = drawn_cell(cells(edges, self.grid), batch, roles.process)
+        x_t, field = noised(roles, batch, t).x_t, self.guidance.field(roles, batch)
+        x_r = SOLVERS[self.solver](field, x_t, t, r)
+        interval, told = Interval(t, r, segment_end(edges, r, roles.process)), self.guidance.tell(batch, field)
+        ends = jumps(roles, batch, interval, x_t, x_r, ema=self.ema, scalars=told)
+        return Judged(ends, above(ends.s, 1 / (len(edges) - 1)))
+
+    @final
     @property
-    def gan(self) -> GAN: ...
+    def cycle(self) -> Cycle:
+        """The discriminator's turn, if there is one, and the generator's."""
+        return (("discriminator",), *ONE_TURN) if self.gan.weight else ONE_TURN
 
+    @final
+    @property
+    def needs(self) -> Needs:
+        """Those of the settings, and the paper's own."""
+        own = Needs(images=True, real_score=True) | self.guidance.needs(target=self.ema > 0)
+        return own | starts(self.gan) | self.also
 
-def check_adversarial(settings: Adversarial) -> None:
-    """Raises ValueError for settings that adversarial consistency does not read."""
-    gan = settings.gan
-    check_apart(gan)
-    if gan.kind == "relativistic" or gan.r1 or gan.approximate_r1:
-        raise ValueError(
-            "adversarial consistency has hinge or logistic losses without r1: set gan.kind=hinge, gan.r1=0"
-        )
+    @final
+    def generator(self, roles: Roles, batch: Batch) -> Terms:
+        """The distance of the jumps, and the adversary's opinion."""
+        follow(roles, batch, self.ema)
+        ends, until = self.judged(roles, batch)
+        terms = {"consistency": DISTANCES[self.distance](ends.gap, self.huber).mean()}
+        if acts(self.gan, batch):
+            terms["gan"] = self.gan.weight * generator_loss(self.gan, roles, batch, ends, until=until)
+        return terms
 
-
-def turns(settings: Adversarial) -> tuple[Turn, ...]:
-    """The discriminator's turn, if there is one, and the generator's."""
-    return (("discriminator",), ("generator",)) if settings.gan.weight else (("generator",),)
-
-
-def consistency_terms(settings: Adversarial, roles: Roles, batch: Batch, jumps: Jumps, *, until: Time) -> Terms:
-    """The distance of the jumps and the adversary's opinion, which looks at times up to `until` [B]."""
-    terms = {"consistency": DISTANCES[settings.distance](jumps.gap, settings.huber).mean()}
-    if acts(settings.gan, batch):
-        terms["gan"] = settings.gan.weight * generator_loss(settings.gan, roles, batch, jumps, until=until)
-    return terms
+    @final
+    def discriminator(self, roles: Roles, batch: Batch) -> Terms:
+        """Told targets from generated samples."""
+        with torch.no_grad():
+            ends, until = self.judged(roles, batch)
+        return discriminator_loss(self.gan, roles, batch, ends, until=until)
 
 
 def generator_loss(gan: GAN, roles: Roles, batch: Batch, jumps: Jumps, *, until: Time) -> Tensor:

@@ -14,6 +14,9 @@ from ...process import Latent, Time
 from .needs import Needs
 
 Turn = tuple[str, ...]
+Cycle = tuple[Turn, ...]
+ONE_TURN: Cycle = (("generator",),)
+"""The cycle of an objective that trains the generator alone."""
 Terms = dict[str, Tensor]
 
 
@@ -109,7 +112,7 @@ class Objective(Protocol):
     """
 
     @property
-    def cycle(self) -> tuple[Turn, ...]:
+    def cycle(self) -> Cycle:
         """The turns of one training cycle, in order."""
         ...
 
@@ -134,12 +137,6 @@ def shorthand(raw: Any, build: Callable[[float], Any]) -> Any:
     if not math.isfinite(number):
         raise ValueError("Input should be a finite number")
     return build(number)
-
-
-def check_ratio(ratio: int) -> None:
-    """Raises ValueError for a cycle without a fake turn: the generator would chase a score that never learns of it."""
-    if ratio < 1:
-        raise ValueError(f"ratio is {ratio}: the fake score needs at least one update per generator update")
 
 
 def roles_of(objective: Objective) -> tuple[str, ...]:

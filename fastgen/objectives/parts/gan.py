@@ -66,6 +66,9 @@ class GAN:
             raise ValueError("gan.times is not read where gan.joint is set: leave one of them out")
 
 
+NO_GAN = GAN(0.0)
+
+
 def check_gives_ratio(gan: GAN) -> None:
     """Raises ValueError for a GAN whose discriminator gives no density ratio."""
     if gan.kind != "logistic" or not gan.weight:

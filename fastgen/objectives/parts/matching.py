@@ -1,6 +1,6 @@
 """Verbs of distribution matching: the two scores of a generated sample, and the training of the second."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -9,14 +9,13 @@ from torch import Tensor
 from ...models.calls import Scalars, Verb, guided, through
 from ...models.roles import Roles
 from ...process import Latent, Prediction, Time, TimeLaw
-from .base import Batch, Landing, Terms, Turn
+from .base import Batch, Cycle, Landing, Terms
 from .gan import GAN, discriminator_losses, starts
 from .guidance import GuidanceLaw
 from .needs import Needs
 from .ops import Noised, RowName, denoising_loss, renoised
-from .rollout import RolloutName
+from .rollout import Rollout, RolloutName
 
-NO_GAN = GAN(0.0)
 FLOOR = 1e-5
 """Of a normaliser: where so little noise was added that real and x0 agree in fp32, it keeps 0 / 0 and rounding errors
 out."""
@@ -55,7 +54,7 @@ class Scores:
 
 @runtime_checkable
 class Matching(Protocol):
-    """The settings that every objective with a real and a fake score has."""
+    """The settings by which a real and a fake score are compared and the second is taught."""
 
     @property
     def guidance(self) -> GuidanceLaw: ...
@@ -75,10 +74,10 @@ class Matching(Protocol):
         """The row in which the fake score's errors are squared."""
         ...
 
-
-@runtime_checkable
-class AdversarialMatching(Matching, Protocol):
-    """The same beside a GAN term."""
+    @property
+    def even(self) -> bool:
+        """Whether they count the same wherever little of the noise in x_t is known."""
+        ...
 
     @property
     def gan(self) -> GAN: ...
@@ -98,29 +97,15 @@ def compare(
     return Scores(noised, real, fake, floor)
 
 
-def fake_terms(settings: AdversarialMatching, roles: Roles, batch: Batch, landing: Landing) -> Terms:
-    """What the fake score learns from a detached landing, and the discriminator with it."""
-    return terms_of(settings, roles, batch, landing, taught(settings, roles, batch, landing))
-
-
-def terms_of(settings: AdversarialMatching, roles: Roles, batch: Batch, landing: Landing, noised: Noised) -> Terms:
-    """The same on given noisy samples."""
-    terms = {"denoise": denoising_of(settings, roles, batch, landing, noised)}
+def fake_terms(settings: Matching, roles: Roles, batch: Batch, landing: Landing) -> Terms:
+    """What the fake score learns from a detached landing, and the discriminator on the same noisy samples."""
+    noised = renoised(roles, batch, landing.x, law=settings.fake_times, s=landing.s)
+    terms = {"denoise": fake_denoising(settings, roles, batch, landing, noised)}
     return terms | discriminator_losses(settings.gan, roles, batch, landing, noised) if settings.gan.weight else terms
 
 
-def taught(settings: Matching, roles: Roles, batch: Batch, landing: Landing) -> Noised:
-    """The noisy samples of a detached landing that the fake score is taught on."""
-    return renoised(roles, batch, landing.x, law=settings.fake_times, s=landing.s)
-
-
-def fake_denoising(settings: Matching, roles: Roles, batch: Batch, landing: Landing) -> Tensor:
-    """Denoising loss of the fake score on a detached landing, under the guidance it is to be used with."""
-    return denoising_of(settings, roles, batch, landing, taught(settings, roles, batch, landing))
-
-
-def denoising_of(settings: Matching, roles: Roles, batch: Batch, landing: Landing, noised: Noised) -> Tensor:
-    """The same on given noisy samples."""
+def fake_denoising(settings: Matching, roles: Roles, batch: Batch, landing: Landing, noised: Noised) -> Tensor:
+    """Denoising loss of the fake score on a noised landing, under the guidance it is to be used with."""
     scales = settings.guidance.drawn(batch.shared_rng)
     dropout = settings.guidance.dropout if settings.guidance.null else 0.0
     cond = batch.cond
@@ -128,7 +113,8 @@ def denoising_of(settings: Matching, roles: Roles, batch: Batch, landing: Landin
         cond = cond.dropped(torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < dropout)
     known = told(roles, landing)
     prediction = guided(through, roles.fake_score, noised.x_t, noised.t, cond, known, w=scales.learned)
-    return denoising_loss(prediction, noised, space=settings.fake_space)
+    precision = torch.ones_like(noised.precision) if settings.even else noised.precision
+    return denoising_loss(prediction, replace(noised, precision=precision), space=settings.fake_space)
 
 
 def told(roles: Roles, landing: Landing) -> Scalars:
@@ -143,13 +129,13 @@ def check_floor(floor: float) -> None:
         raise ValueError(f"floor is {floor:g}: it keeps the direction finite where real and x0 agree, need floor > 0")
 
 
-def cycle_of(ratio: int, gan: GAN = NO_GAN) -> tuple[Turn, ...]:
+def cycle_of(ratio: int, gan: GAN) -> Cycle:
     """A generator turn, then `ratio` fake turns, with the discriminator where there is one."""
     turn = ("fake_score", "discriminator") if gan.weight else ("fake_score",)
     return (("generator",), *ratio * (turn,))
 
 
-def reads(*, guidance: GuidanceLaw, rollout: RolloutName = "one_step", gan: GAN = NO_GAN) -> Needs:
+def reads(*, guidance: GuidanceLaw, rollout: RolloutName | Rollout, gan: GAN) -> Needs:
     """Of an objective that compares scores under these settings."""
     own = Needs(
         real_score=True,

@@ -12,8 +12,7 @@ from ...models.roles import Roles
 from ...models.walk import walk
 from .base import Batch, Landing
 
-Rollout = Callable[..., Landing]
-"""(roles, batch, settings of its own) -> Landing."""
+Rollout = Callable[[Roles, Batch], Landing]
 
 RolloutName = Literal["one_step", "backward_simulation", "noised_data", "trajectory", "phased"]
 
@@ -77,19 +76,20 @@ ROLLOUTS: dict[RolloutName, Rollout] = {
 }
 
 
-def land(rollout: RolloutName, roles: Roles, batch: Batch, **settings: int) -> Landing:
+def land(rollout: RolloutName | Rollout, roles: Roles, batch: Batch) -> Landing:
     """Runs the rollout with gradient and leaves it, detached, in the batch for the turns that share it."""
-    landing = ROLLOUTS[rollout](roles, batch, **settings)
+    run = ROLLOUTS[rollout] if isinstance(rollout, str) else rollout
+    landing = run(roles, batch)
     batch.landing = landing.detach()
     return landing
 
 
-def landed(rollout: RolloutName, roles: Roles, batch: Batch, **settings: int) -> Landing:
+def landed(rollout: RolloutName | Rollout, roles: Roles, batch: Batch) -> Landing:
     """The batch's rollout, detached: that of an earlier turn if they share the batch, otherwise a fresh one."""
     if batch.landing is not None:
         return batch.landing
     with torch.no_grad():
-        return land(rollout, roles, batch, **settings)
+        return land(rollout, roles, batch)
 
 
 def _drawn_grid(roles: Roles, batch: Batch) -> Tensor:

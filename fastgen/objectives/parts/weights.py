@@ -51,6 +51,6 @@ WEIGHTS: dict[WeightName, Callable[[Scores, Latent], Tensor]] = {
 }
 
 
-def direction(weight: WeightName, scores: Scores, x0: Latent) -> Latent:
-    """Where the generated samples x0 should not go: weight (fake - real)."""
+def weighed(weight: WeightName, scores: Scores, x0: Latent) -> Latent:
+    """weight (fake - real): where the generated samples x0 should not go."""
     return WEIGHTS[weight](scores, x0) * (scores.fake.x0 - scores.real.x0)

@@ -4,16 +4,16 @@ The generator is told w and learns the guided prediction at every time; it keeps
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ...models.calls import through
 from ...models.roles import Roles
 from ...process import ROWS, AnyTimeLaw, Uniform
-from ..parts.base import Batch, Terms, Turn
+from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.flow_map import noised
 from ..parts.needs import Needs
 from ..parts.ops import RowName
 from ..parts.solvers import AnyScale, Guidance
-from ..trajectory.consistency import ONE_TURN
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class GuidanceDistillation:
         space: row in which errors are squared.
     """
 
+    cycle: ClassVar[Cycle] = ONE_TURN
     guidance: AnyScale = Guidance(1.0, 5.0, told=True)
     times: AnyTimeLaw = Uniform()
     space: RowName = "v"
@@ -36,10 +37,6 @@ class GuidanceDistillation:
                 f"guidance is drawn from [{self.guidance.low:g}, {self.guidance.high:g}] and the student is not told: "
                 "set guidance.told=true, or one fixed scale"
             )
-
-    @property
-    def cycle(self) -> tuple[Turn, ...]:
-        return ONE_TURN
 
     @property
     def needs(self) -> Needs:

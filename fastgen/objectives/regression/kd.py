@@ -5,9 +5,10 @@ same noise. A warm-up for other objectives more than a method: it blurs where th
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ...models.roles import Roles
-from ..parts.base import Batch, Terms, Turn
+from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.needs import Needs
 from ..parts.ops import pseudo_huber
 
@@ -20,11 +21,8 @@ class KnowledgeDistillation:
         huber: c of the pseudo-Huber loss, in units of the sample's values.
     """
 
+    cycle: ClassVar[Cycle] = ONE_TURN
     huber: float = 0.03
-
-    @property
-    def cycle(self) -> tuple[Turn, ...]:
-        return (("generator",),)
 
     @property
     def needs(self) -> Needs:

@@ -5,12 +5,13 @@ that the same network also knows the unconditional score (Ho & Salimans 2022, ar
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Uniform
-from ..parts.base import Batch, Terms, Turn
+from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.needs import Needs
 from ..parts.ops import RowName, denoising_loss, renoised
 
@@ -25,13 +26,10 @@ class Pretrain:
         space: the row in which errors are squared; "v" suits a variance-preserving process, "flow" a flow.
     """
 
+    cycle: ClassVar[Cycle] = ONE_TURN
     label_dropout: float = 0.1
     times: AnyTimeLaw = Uniform()
     space: RowName = "v"
-
-    @property
-    def cycle(self) -> tuple[Turn, ...]:
-        return (("generator",),)
 
     @property
     def needs(self) -> Needs:

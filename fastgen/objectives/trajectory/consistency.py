@@ -5,21 +5,20 @@ Distillation takes the neighbour from the teacher's solver (algorithm 2), traini
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Tensor
 
 from ...models.calls import NONE, Scalars
 from ...models.roles import Roles
 from ...process import Latent
-from ..parts.base import Batch, Terms, Turn
+from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.curricula import AnyCurriculum, Neighbours, Ramp, Ratio
 from ..parts.distances import DISTANCES, DistanceName
 from ..parts.flow_map import Interval, edges_of, follow, jumps, noised
 from ..parts.needs import Needs
 from ..parts.ops import Noised
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName
-
-ONE_TURN: tuple[Turn, ...] = (("generator",),)
 
 
 @dataclass(frozen=True)
@@ -35,16 +34,13 @@ class ConsistencyDistillation:
         huber: c of the Huber distances.
     """
 
+    cycle: ClassVar[Cycle] = ONE_TURN
     curriculum: AnyCurriculum = Ramp()
     guidance: AnyScale = Guidance()
     solver: SolverName = "heun"
     substeps: int = 1
     distance: DistanceName = "l2"
     huber: float = 0.00054
-
-    @property
-    def cycle(self) -> tuple[Turn, ...]:
-        return ONE_TURN
 
     @property
     def needs(self) -> Needs:
@@ -68,13 +64,10 @@ class ConsistencyTraining:
         huber: c of the Huber distances.
     """
 
+    cycle: ClassVar[Cycle] = ONE_TURN
     curriculum: AnyCurriculum = Ratio()
     distance: DistanceName = "pseudo_huber"
     huber: float = 0.00054
-
-    @property
-    def cycle(self) -> tuple[Turn, ...]:
-        return ONE_TURN
 
     @property
     def needs(self) -> Needs:

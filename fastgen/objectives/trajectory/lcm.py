@@ -6,14 +6,14 @@ there the target is the teacher's sample itself.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ...models.roles import Roles
-from ..parts.base import Batch, Terms, Turn
+from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.distances import DISTANCES, DistanceName
 from ..parts.flow_map import Interval, cells, check_decay, drawn_cell, edges_of, follow, jumps, noised
 from ..parts.needs import Needs
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName
-from .consistency import ONE_TURN
 
 
 @dataclass(frozen=True)
@@ -29,6 +29,7 @@ class LatentConsistency:
         huber: c of the Huber distances.
     """
 
+    cycle: ClassVar[Cycle] = ONE_TURN
     guidance: AnyScale = Guidance(6.0, 16.0, told=True)
     grid: int = 50
     solver: SolverName = "ddim"
@@ -38,10 +39,6 @@ class LatentConsistency:
 
     def __post_init__(self) -> None:
         check_decay(self.ema)
-
-    @property
-    def cycle(self) -> tuple[Turn, ...]:
-        return ONE_TURN
 
     @property
     def needs(self) -> Needs:

@@ -5,20 +5,20 @@ On the flow process the generator that is told a second time s predicts u(x, t, 
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 
 from ...models.calls import Scalars, through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, LogitNormal, Time, pad_like
-from ..parts.base import Batch, Terms, Turn
+from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.derivative import along, check_step, needs_fine_times
 from ..parts.distances import adaptive
 from ..parts.flow_map import noised
 from ..parts.needs import Needs
 from ..parts.solvers import AnyScale, Guidance
 from ..parts.velocity import Velocity, check_velocity, needs_velocity, trajectory_of
-from .consistency import ONE_TURN
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,7 @@ class MeanFlow:
         derivative_step: of the flow's time; du / dt is averaged over it, see `along`. Exact by default.
     """
 
+    cycle: ClassVar[Cycle] = ONE_TURN
     velocity: Velocity = "real_score"
     guidance: AnyScale = Guidance()
     times: AnyTimeLaw = LogitNormal(-0.4, 1.0)
@@ -48,10 +49,6 @@ class MeanFlow:
         check_step(self.derivative_step)
         if not 0 <= self.diagonal <= 1:
             raise ValueError(f"diagonal is {self.diagonal}: a share of rows lies in [0, 1]")
-
-    @property
-    def cycle(self) -> tuple[Turn, ...]:
-        return ONE_TURN
 
     @property
     def needs(self) -> Needs:

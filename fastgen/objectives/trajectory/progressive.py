@@ -4,15 +4,15 @@ One stage per round, `divided` halving from stage to stage, each with `carry: {r
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ...models.calls import through
 from ...models.roles import Roles
 from ...process import pad_like
-from ..parts.base import Batch, Terms, Turn
+from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.flow_map import divided, drawn_step, edges_of, noised
 from ..parts.needs import Needs
 from ..parts.solvers import AnyScale, Guidance, ddim, landing_on
-from .consistency import ONE_TURN
 
 
 @dataclass(frozen=True)
@@ -25,6 +25,7 @@ class Progressive:
         substeps: of the teacher in one step of the student.
     """
 
+    cycle: ClassVar[Cycle] = ONE_TURN
     divided: int = 1
     guidance: AnyScale = Guidance()
     substeps: int = 2
@@ -35,10 +36,6 @@ class Progressive:
                 f"divided is {self.divided} and substeps {self.substeps}: need at least 1 and 2, a round is "
                 "several teacher steps in one of the student's"
             )
-
-    @property
-    def cycle(self) -> tuple[Turn, ...]:
-        return ONE_TURN
 
     @property
     def needs(self) -> Needs:

@@ -12,7 +12,7 @@ import torch
 from ...models.calls import through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, LogNormal
-from ..parts.base import Batch, Landing, Terms, Turn
+from ..parts.base import Batch, Cycle, Landing, Terms
 from ..parts.derivative import check_step, needs_fine_times
 from ..parts.gan import GAN, AnyGAN, check_apart, discriminator_losses, generator_terms, starts
 from ..parts.needs import Needs
@@ -54,7 +54,7 @@ class SanaSprint:
             raise ValueError("gan.weight is 0: without its adversary SANA-Sprint is sCM, choose objective scm")
 
     @property
-    def cycle(self) -> tuple[Turn, ...]:
+    def cycle(self) -> Cycle:
         return (("generator", "log_variance"), ("discriminator",))
 
     @property

@@ -20,13 +20,12 @@ from torch import Tensor
 from ...models.calls import through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, LogNormal, Prediction, Process, Time, TimeLaw, pad_like
-from ..parts.base import Batch, Terms, Turn
+from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.derivative import along, check_step, needs_fine_times
 from ..parts.needs import Needs
 from ..parts.ops import Noised
 from ..parts.solvers import AnyScale, Guidance
 from ..parts.velocity import Trajectory, Velocity, check_velocity, needs_velocity, trajectory_of
-from .consistency import ONE_TURN
 
 UNIT = 0.5
 """The standard deviation of the samples for which the papers' constants are written."""
@@ -113,7 +112,7 @@ class SimplifiedConsistency:
         check_step(self.derivative_step)
 
     @property
-    def cycle(self) -> tuple[Turn, ...]:
+    def cycle(self) -> Cycle:
         return (("generator", "log_variance"),) if self.weighting == "adaptive" else ONE_TURN
 
     @property

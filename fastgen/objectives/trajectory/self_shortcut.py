@@ -10,6 +10,7 @@ long begin at the middles too.
 
 from collections.abc import Sequence
 from dataclasses import astuple, dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -18,12 +19,11 @@ from torch.nn.utils.rnn import pad_sequence
 from ...models.calls import look, through
 from ...models.roles import Roles
 from ...process import ROWS, Time, pad_like
-from ..parts.base import Batch, Terms, Turn
+from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.flow_map import Interval, check_decay, divided, follow, noised, stops_of, target_of
 from ..parts.needs import Needs
 from ..parts.ops import RowName
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName, landing_on
-from .consistency import ONE_TURN
 
 
 @dataclass(frozen=True)
@@ -39,6 +39,7 @@ class SelfShortcut:
         space: row in which errors are squared; "difference" is a flow's velocity.
     """
 
+    cycle: ClassVar[Cycle] = ONE_TURN
     taught: float = 0.4
     guidance: AnyScale = Guidance()
     solver: SolverName = "ddim"
@@ -50,10 +51,6 @@ class SelfShortcut:
         check_decay(self.ema)
         if not 0 < self.taught <= 1:
             raise ValueError(f"taught is {self.taught}: need a share of rows in (0, 1], the teacher has to come in")
-
-    @property
-    def cycle(self) -> tuple[Turn, ...]:
-        return ONE_TURN
 
     @property
     def needs(self) -> Needs:

@@ -5,6 +5,7 @@ The shortest jumps learn the teacher's or the data's velocity.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -14,13 +15,12 @@ from ...models.conditioning import Conditioning
 from ...models.contract import Denoiser
 from ...models.roles import Roles
 from ...process import ROWS, Latent
-from ..parts.base import Batch, Terms, Turn
+from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.flow_map import Interval, check_decay, divided, edges_of, follow, noised, target_of
 from ..parts.needs import Needs
 from ..parts.ops import RowName
 from ..parts.solvers import AnyScale, Guidance, landing_on
 from ..parts.velocity import Velocity, check_velocity, needs_velocity, trajectory_of
-from .consistency import ONE_TURN
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Shortcut:
         space: row in which errors are squared; "difference" is a flow's velocity.
     """
 
+    cycle: ClassVar[Cycle] = ONE_TURN
     levels: int = 7
     bootstrapped: float = 0.125
     velocity: Velocity = "real_score"
@@ -51,10 +52,6 @@ class Shortcut:
                 f"levels is {self.levels} and bootstrapped {self.bootstrapped}: need at least one level and a share "
                 "of rows in [0, 1]"
             )
-
-    @property
-    def cycle(self) -> tuple[Turn, ...]:
-        return ONE_TURN
 
     @property
     def needs(self) -> Needs:

@@ -1,0 +1,119 @@
+"""The family of score matching: what its papers share, and the form that most of them have.
+
+The classes here are abstract and a paper is final: it has settings and defaults of its own, writes what is abstract
+and may say `check`, `also` and `even`; nothing else is overridden.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import final
+
+from ...models.calls import look
+from ...models.roles import Roles
+from ...process import AnyTimeLaw, Latent, Uniform
+from .base import Batch, Cycle, Terms
+from .gan import NO_GAN, AnyGAN, generator_terms
+from .guidance import GuidanceLaw
+from .matching import Scores, compare, cycle_of, fake_terms, reads
+from .needs import Needs
+from .ops import RowName, surrogate
+from .rollout import Rollout, RolloutName, land, landed
+from .weights import WeightName
+
+
+@dataclass(frozen=True)
+class ScoreMatching(ABC):
+    """Generated samples are compared by two scores: the teacher's, and one that learns them beside the generator.
+
+    Args:
+        weight: of the direction fake - real or of the integrand, one of `WEIGHTS`.
+        gan: an adversarial term; 0 trains without discriminator and without images.
+        times: where the two scores are compared.
+        fake_times: where the fake score is trained.
+        fake_space: row in which the fake score's errors are squared; "edm" has EDM's weight.
+        ratio: fake updates per generator update.
+        guidance: of the scores.
+        rollout: how samples are generated.
+
+    Raises:
+        ValueError: settings that do not fit the paper, or a fake score that never learns.
+    """
+
+    weight: WeightName = "l1"
+    gan: AnyGAN = NO_GAN
+    times: AnyTimeLaw = Uniform(0.02, 0.98)
+    fake_times: AnyTimeLaw = Uniform()
+    fake_space: RowName = "eps"
+    ratio: int = 1
+
+    @property
+    @abstractmethod
+    def guidance(self) -> GuidanceLaw:
+        """A setting of most papers."""
+
+    @property
+    @abstractmethod
+    def rollout(self) -> RolloutName | Rollout:
+        """A setting of most papers; a function has its `Needs` in `also`."""
+
+    @abstractmethod
+    def generator(self, roles: Roles, batch: Batch) -> Terms:
+        """The paper's loss and the GAN term."""
+
+    def check(self) -> None:  # noqa: B027 - most papers have nothing to say here
+        """Raises ValueError for settings that do not fit the paper."""
+
+    @property
+    def also(self) -> Needs:
+        """What the paper needs beside two scores, its rollout and its GAN term."""
+        return Needs()
+
+    @property
+    def even(self) -> bool:
+        """Whether the fake score's errors count the same wherever little of the noise in x_t is known."""
+        return False
+
+    @final
+    def __post_init__(self) -> None:
+        for name, value in vars(self).items():
+            if isinstance(value, property):  # a field without default takes the abstract one for it
+                raise TypeError(f"{type(self).__name__} is missing its setting {name!r}")
+        if self.ratio < 1:
+            raise ValueError(
+                f"ratio is {self.ratio}: the fake score needs at least one update per generator update, or the "
+                "generator chases a score that never learns of it"
+            )
+        self.check()
+
+    @final
+    @property
+    def cycle(self) -> Cycle:
+        """A generator turn, then the fake turns."""
+        return cycle_of(self.ratio, self.gan)
+
+    @final
+    @property
+    def needs(self) -> Needs:
+        """Those of the settings, and the paper's own."""
+        return reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan) | self.also
+
+    @final
+    def fake_score(self, roles: Roles, batch: Batch) -> Terms:
+        """What the fake score learns from the batch's samples, and the discriminator with it."""
+        return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))
+
+
+class DirectionMatching(ScoreMatching):
+    """The scores give a direction that generated samples are moved against; the paper writes only this direction."""
+
+    @abstractmethod
+    def direction(self, roles: Roles, batch: Batch, scores: Scores, x0: Latent) -> Latent:
+        """Where the generated samples x0 should not go, [B, ...]; a constant."""
+
+    @final
+    def generator(self, roles: Roles, batch: Batch) -> Terms:
+        """The direction as a gradient, and the GAN term."""
+        landing = land(self.rollout, roles, batch)
+        scores = compare(look, self, roles, batch, landing)
+        matched = surrogate(landing.x0, self.direction(roles, batch, scores, landing.x0))
+        return {"dm": matched} | generator_terms(self.gan, roles, batch, landing, scores.noised)
