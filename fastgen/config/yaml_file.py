@@ -92,10 +92,11 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     raw = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else _read(Path(source))
     for override in overrides:
         _override(raw, override)
+    raw = _with_stages(_with_source(raw))
     try:
-        return Config.model_validate(_with_stages(_with_source(raw)), context={"folder": folder})
+        return Config.model_validate(raw, context={"folder": folder})
     except ValidationError as error:
-        lines = "\n".join(f"  {line}" for line in _listed(error))
+        lines = "\n".join(f"  {line}" for line in _listed(error, raw))
         raise UserError(f"{'this mapping' if folder is None else source} is not a valid config:\n{lines}") from error
 
 
@@ -227,16 +228,16 @@ def _merged(base: Any, change: Any) -> Any:
     return change
 
 
-def _listed(error: ValidationError) -> list[str]:
+def _listed(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
     """A line for each wrong setting; what is wrong within a setting says more than that the setting is."""
     items = error.errors(include_url=False)
     outer = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
     inner = [item for item in items if item["loc"] not in outer]
     more = [f"and {len(inner) - MAX_LISTED:,} more"] if len(inner) > MAX_LISTED else []
-    return [_explained(item) for item in inner[:MAX_LISTED]] + more
+    return [_explained(item, raw) for item in inner[:MAX_LISTED]] + more
 
 
-def _explained(item: Mapping[str, Any]) -> str:
+def _explained(item: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
     where = ".".join(str(part) for part in item["loc"] if part != "settings") or "the file"
     message = _PLAINER.get(item["type"], str(item["msg"]).removeprefix("Value error, "))
     if item["type"] == "union_tag_invalid":
@@ -244,16 +245,30 @@ def _explained(item: Mapping[str, Any]) -> str:
     if item["type"] == "missing":
         return f"{where}: {message}"
     if message == "no such setting":
-        return f"{where}: {message}{_suggestion(str(item['loc'][-1]))}"
+        return f"{where}: {message}{_suggestion(str(item['loc'][-1]), _beside(item['loc'], raw))}"
     return message if where == "the file" else f"{where}: {message} (got {item['input']!r:.80})"
 
 
-def _suggestion(name: str) -> str:
+def _suggestion(name: str, beside: Sequence[str]) -> str:
+    """What was meant: first of the settings that may stand there, then of all."""
+    hint = did_you_mean(name, beside)
+    if hint:
+        return f"; {hint}"
     known = _known_names(Config)
     if name in known:
         return " here; it belongs elsewhere"
     hint = did_you_mean(name, sorted(known))
     return f"; {hint}" if hint else ""
+
+
+def _beside(loc: Sequence[Any], raw: Any) -> list[str]:
+    """The settings of the objective or source that a wrong one was given to; none elsewhere."""
+    if list(loc[-2:-1]) != ["settings"]:
+        return []
+    for part in loc[:-2]:
+        raw = raw[part]
+    kind = OBJECTIVES.get(raw.get("name")) or SOURCES.get(raw.get("source"))
+    return [field.name for field in fields(kind)] if kind is not None else []  # type: ignore[arg-type]
 
 
 def _known_names(model: type[BaseModel]) -> set[str]:

@@ -116,7 +116,7 @@ def _check_experts(stage: StageConfig, pipeline: Pipeline) -> None:
             f"stage {stage.name!r} has a discriminator, which reads the features of one network, but the {name} has "
             "two denoisers: set objective.gan=0 where the objective allows it, or choose one without discriminator"
         )
-    if needs.told("generator"):
+    if needs.scalars_of("generator"):
         raise UserError(f"stage {stage.name!r} does not fit the {name}: {TWO_TOLD}")
 
 
@@ -180,7 +180,7 @@ def _check_steps(stage: StageConfig, student: StudentConfig) -> None:
 
 def _check_scalars(stage: StageConfig, config: Config) -> None:
     """Refuses a student whose embeddings could not be baked into a stock network."""
-    told, student = stage.objective.needs.told("generator"), config.student
+    told, student = stage.objective.needs.scalars_of("generator"), config.student
     if "s" in told and len(student.steps) > 1:
         raise UserError(
             f"stage {stage.name!r} trains a generator that is told where a step leads, which a stock pipeline knows of "
@@ -239,10 +239,10 @@ def _check_settings(stage: StageConfig, config: Config) -> None:
 
 def _check_goes_on(before: StageConfig, stage: StageConfig) -> None:
     """Refuses a role that goes on from a generator that was told what this role is not."""
-    known = before.objective.needs.told("generator")
+    known = before.objective.needs.scalars_of("generator")
     for role in denoisers_of(stage.objective):
         origin = stage.carry.get(role, "generator" if role == "generator" else "teacher")
-        lost = [name for name in known if name not in stage.objective.needs.told(role)]
+        lost = [name for name in known if name not in stage.objective.needs.scalars_of(role)]
         if origin != "teacher" and lost:
             what = " and ".join(SCALARS.get(name, name) for name in lost)
             raise UserError(

@@ -1,14 +1,18 @@
 """What checkpoints of earlier versions call otherwise, under its name of today."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import fields
 from typing import Any
 
 from torch import Tensor
 
+from ..objectives import OBJECTIVES
 from .checkpoint import Snapshot
 
 ROLES = {"weight": "log_variance"}
 """Roles by the name that version 0.1 had for them."""
+SETTINGS = {"guidance": "teacher_guidance"}
+"""Settings of objectives likewise, where the objective has the new one."""
 
 
 class _Renamed(Mapping[str, Mapping[str, Tensor]]):
@@ -42,10 +46,17 @@ def _group(name: str) -> str:
 
 
 def _settings(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """The config of the run, whose stages may name roles."""
+    """The config of the run, whose stages name roles and an objective."""
     return {**fingerprint, "stages": [_stage(stage) for stage in fingerprint["stages"]]}
 
 
 def _stage(stage: dict[str, Any]) -> dict[str, Any]:
     roles = {ROLES.get(role, role): settings for role, settings in stage["train"]["roles"].items()}
-    return {**stage, "train": {**stage["train"], "roles": roles}}
+    return {**stage, "objective": _objective(stage["objective"]), "train": {**stage["train"], "roles": roles}}
+
+
+def _objective(settings: dict[str, Any]) -> dict[str, Any]:
+    kind = OBJECTIVES.get(settings["name"])
+    known = {field.name for field in fields(kind)} if kind is not None else set()  # type: ignore[arg-type]
+    renamed = {old: new for old, new in SETTINGS.items() if new in known}
+    return {renamed.get(name, name): value for name, value in settings.items()}

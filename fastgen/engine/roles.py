@@ -65,7 +65,7 @@ def build_roles(
     trained = roles_of(stage.objective)
     needs, names = stage.objective.needs, denoisers_of(stage.objective)
     origins = {name: _origin(name, stage, weights) for name in names}
-    scalars = {name: needs.told(name) for name in names}
+    scalars = {name: needs.scalars_of(name) for name in names}
     torch.manual_seed(seed_of(seed, stage.name, "embeddings"))
     denoisers: dict[str, Speaker] = {
         name: _copy(pipeline, stage.train, frozen=name not in (*trained, "target"), scalars=scalars[name])

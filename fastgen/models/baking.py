@@ -23,7 +23,7 @@ from .roles import weights_of
 Scalars = Mapping[str, float]
 TWO_TOLD = (
     "what a student is told beside its time cannot be baked into two networks that share the times: choose an "
-    "objective without such values, or guidance.told=false"
+    "objective without such values, or teacher_guidance.told=false"
 )
 
 
@@ -89,7 +89,7 @@ def _last_layer(net: nn.Module, embedding: str) -> tuple[str, nn.Linear]:
     if module._modules.get("post_act") is not None:
         raise UserError(
             f"{embedding} of {type(net).__name__} ends with an activation, behind which nothing that a student is told "
-            "could be baked into its weights: choose an objective without such values, or guidance.told=false"
+            "could be baked into its weights: choose an objective without such values, or teacher_guidance.told=false"
         )
     path, layer = [(path, m) for path, m in module.named_modules() if isinstance(m, nn.Linear)][-1]
     return (f"{embedding}.{path}" if path else embedding), layer

@@ -66,7 +66,9 @@ def found(target: str) -> tuple[Objective, Recipe | None]:
 def unguided(objective: Objective) -> Objective:
     """With w = 1 where it has guidance, and its GAN term from the start."""
     names = {field.name for field in fields(objective)}  # type: ignore[arg-type]
-    changed = {"guidance": _at_one(vars(objective)["guidance"])} if "guidance" in names else {}
+    changed: dict[str, Any] = {
+        name: _at_one(vars(objective)[name]) for name in ("guidance", "teacher_guidance") if name in names
+    }
     if "gan" in names and isinstance(vars(objective)["gan"], GAN):
         changed["gan"] = replace(vars(objective)["gan"], start=0)
     return replace(objective, **changed)  # type: ignore[type-var]

@@ -111,7 +111,7 @@ def toy_roles_of(
             copy.deepcopy(learned.net),
             learned.reading,
             learned.form,
-            scalars=needs.told(role),
+            scalars=needs.scalars_of(role),
         )
         for role in ("generator", "fake_score", "target")
     }

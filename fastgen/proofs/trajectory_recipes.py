@@ -36,16 +36,16 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "cd": Recipe(ConsistencyDistillation(), **ONE),
     "ict": Recipe(ConsistencyTraining(curriculum=Doubling(images=1000 * SIZE, last=160)), **ONE),
     "ect": Recipe(ConsistencyTraining(curriculum=Ratio(images=WARMUP, times=Karras()), huber=SOFT), **ONE),
-    "lcm": Recipe(LatentConsistency(guidance=PLAIN, huber=SOFT), **ONE),
-    "lcm_2step": Recipe(LatentConsistency(guidance=PLAIN, huber=SOFT), **TWO),
-    "pcm_2step": Recipe(PhasedConsistency(guidance=PLAIN, huber=SOFT), **TWO),
-    "pcm_4step": Recipe(PhasedConsistency(guidance=PLAIN, huber=SOFT, gan=NO_GAN), **FOUR),
-    "tscd_4step": Recipe(SegmentedConsistency(guidance=PLAIN, segments=4), **FOUR),
-    "tdd_4step": Recipe(TargetDriven(guidance=PLAIN, huber=SOFT, gan=NO_GAN, dropout=0.0, jitter=0.0), **FOUR),
+    "lcm": Recipe(LatentConsistency(teacher_guidance=PLAIN, huber=SOFT), **ONE),
+    "lcm_2step": Recipe(LatentConsistency(teacher_guidance=PLAIN, huber=SOFT), **TWO),
+    "pcm_2step": Recipe(PhasedConsistency(teacher_guidance=PLAIN, huber=SOFT), **TWO),
+    "pcm_4step": Recipe(PhasedConsistency(teacher_guidance=PLAIN, huber=SOFT, gan=NO_GAN), **FOUR),
+    "tscd_4step": Recipe(SegmentedConsistency(teacher_guidance=PLAIN, segments=4), **FOUR),
+    "tdd_4step": Recipe(TargetDriven(teacher_guidance=PLAIN, huber=SOFT, gan=NO_GAN, dropout=0.0, jitter=0.0), **FOUR),
     "scm": Recipe(SimplifiedConsistency(warmup=WARMUP, normaliser=SHARP, times=ANY_TIME), **ONE),
     "scm_2step": Recipe(SimplifiedConsistency(warmup=WARMUP, normaliser=SHARP, times=ANY_TIME), **TWO),
     "sana_sprint": Recipe(
-        SanaSprint(guidance=PLAIN, warmup=WARMUP, normaliser=SHARP, times=ANY_TIME, gan=SMALL_GAN), **ONE
+        SanaSprint(teacher_guidance=PLAIN, warmup=WARMUP, normaliser=SHARP, times=ANY_TIME, gan=SMALL_GAN), **ONE
     ),
     "meanflow": Recipe(MeanFlow(diagonal=0.25, times=Uniform()), **ONE),
     "meanflow_2step": Recipe(MeanFlow(diagonal=0.25, times=Uniform()), **TWO),

@@ -105,7 +105,7 @@ def knowing_roles(
     row: Row = ROWS["flow"],
 ) -> Roles:
     """An unbiased generator and target that know the flow map, the exact score, and the objective's states."""
-    scalars = objective.needs.told("generator")
+    scalars = objective.needs.scalars_of("generator")
     members: dict[str, nn.Module] = {
         name: Knowing(process, belief, row=row, scalars=scalars) for name in ("generator", "target")
     }

@@ -24,20 +24,21 @@ def as_before(name: str) -> str:
     return name.replace("log_variance", "weight")
 
 
-def with_fingerprint(snapshot: Snapshot, roles: dict[str, Any]) -> Snapshot:
-    """As a run stores it, with settings of its roles."""
-    fingerprint = {"seed": 0, "stages": [{"name": "small", "train": {"batch": 4, "roles": roles}}]}
+def with_fingerprint(snapshot: Snapshot, roles: dict[str, Any], **objective: Any) -> Snapshot:
+    """As a run stores it, with settings of its roles and of its objective."""
+    stage = {"name": "small", "objective": {"name": "scm", **objective}, "train": {"batch": 4, "roles": roles}}
+    fingerprint = {"seed": 0, "stages": [stage]}
     return Snapshot(snapshot.tensors, {**snapshot.state, "fingerprint": fingerprint})
 
 
 def test_a_run_goes_on_from_a_checkpoint_whose_log_variance_was_called_weight(tmp_path: Path):
     first = begun()
     first.cycle()
-    now = with_fingerprint(first.snapshot(), {"log_variance": {"lr": 1e-3}})
+    now = with_fingerprint(first.snapshot(), {"log_variance": {"lr": 1e-3}}, teacher_guidance=1.5)
     old = Snapshot(
         {as_before(name): tensors for name, tensors in now.tensors.items()},
         {
-            **with_fingerprint(now, {"weight": {"lr": 1e-3}}).state,
+            **with_fingerprint(now, {"weight": {"lr": 1e-3}}, guidance=1.5).state,
             "optimizers": {as_before(role): value for role, value in now.state["optimizers"].items()},
         },
     )
@@ -48,6 +49,12 @@ def test_a_run_goes_on_from_a_checkpoint_whose_log_variance_was_called_weight(tm
     second.restore(found)
     assert torch.equal(small_run.parameters(second, "log_variance"), small_run.parameters(first, "log_variance"))
     assert second.cycle() == pytest.approx(first.cycle(), rel=1e-6)
+
+
+def test_a_guidance_of_both_scores_keeps_its_name():
+    now = with_fingerprint(begun().snapshot(), {})
+    now.state["fingerprint"]["stages"][0]["objective"] = {"name": "dmd2", "guidance": 1.5}
+    assert migrated(now).state["fingerprint"] == now.state["fingerprint"]
 
 
 def test_a_checkpoint_of_this_version_is_what_it_was():

@@ -132,7 +132,7 @@ def test_the_compared_trajectory_runs_differ_in_objective_process_precision_and_
         for stage in run.stages:
             trained, first = (s.train.model_dump(exclude={"minutes", "precision"}) for s in (stage, runs[0].stages[0]))
             assert trained == first
-        assert run.stages[0].objective.guidance == Guidance(1.5, 1.5)
+        assert run.stages[0].objective.teacher_guidance == Guidance(1.5, 1.5)
 
 
 def save_images(folder: Path, *, classes: int = 0) -> Path:

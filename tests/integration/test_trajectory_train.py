@@ -314,7 +314,7 @@ def test_a_round_of_progressive_distillation_learns_from_the_round_before(kind, 
 
 @pytest.mark.parametrize("kind", ["classes", pytest.param("sd3", marks=pytest.mark.slow)])
 def test_what_a_generator_has_learned_to_be_told_goes_on_into_the_next_stage(kind, tmp_path, capsys):
-    told = "guidance: {low: 2, high: 5, told: true}"
+    told = "teacher_guidance: {low: 2, high: 5, told: true}"
     stages = f"""\
 stages:
   - {{objective: {{name: guidance_distillation, {told}}}, train: {{images: 4}}}}

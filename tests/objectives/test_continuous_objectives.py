@@ -219,7 +219,13 @@ def test_the_step_reaches_the_derivative(
 
 def check_sprint() -> None:
     """Its first term is sCM's, its second lowers minus the mean logit of renoised samples called at the first time."""
-    shared = {"sigma_data": SIGMA_DATA, "times": only(0.6), "guidance": Guidance(), "warmup": 100, "normaliser": 0.05}
+    shared = {
+        "sigma_data": SIGMA_DATA,
+        "times": only(0.6),
+        "teacher_guidance": Guidance(),
+        "warmup": 100,
+        "normaliser": 0.05,
+    }
     gan = GAN(0.5, learned=0.5, kind="hinge", times=only(0.4), paired=True)
     sprint = SanaSprint(**shared, gan=gan, first=1.0)
     roles = knowing_roles(sprint, Flow(), clean_at(0.0), row=trig_row, grids=[torch.tensor([0.9]).double()])
@@ -312,4 +318,4 @@ def test_mean_flow_says_that_it_is_linear():
     assert MeanFlow(velocity="data").needs == own
     assert not MeanFlow(derivative_step=0.03).needs.fine_times
     with pytest.raises(ValueError, match="velocity=real_score"):
-        MeanFlow(velocity="data", guidance=Guidance(2.0, 2.0))
+        MeanFlow(velocity="data", teacher_guidance=Guidance(2.0, 2.0))

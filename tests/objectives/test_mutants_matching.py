@@ -126,11 +126,11 @@ MUTANTS = {
     ),
     "tdm with an independent kernel": Mutant([(Flow, "transition", independent)], lambda: check_tdm_direction(FLOW)),
     "tdm tells another segment": Mutant(
-        [(matching, "told", lambda roles, landing: {"called": landing.t, "landed": 0 * landing.s})],
+        [(matching, "scalars_of", lambda roles, landing: {"called": landing.t, "landed": 0 * landing.s})],
         lambda: check_tdm_direction(FLOW),
     ),
     "tdm tells the times the wrong way round": Mutant(
-        [(matching, "told", lambda roles, landing: {"called": landing.s, "landed": landing.t})],
+        [(matching, "scalars_of", lambda roles, landing: {"called": landing.s, "landed": landing.t})],
         lambda: check_tdm_direction(FLOW),
     ),
     "tdm bounded twice": Mutant(

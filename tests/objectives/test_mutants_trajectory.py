@@ -32,7 +32,7 @@ from fastgen.objectives.trajectory import meanflow, progressive, scm, shortcut, 
 from fastgen.process import Discrete, Flow, Prediction
 
 VP, FLOW = PROCESSES["vp"], PROCESSES["flow"]
-along, tangent, tell = derivative.along, scm.tangent, solvers.Guidance.tell
+along, tangent, scalars = derivative.along, scm.tangent, solvers.Guidance.scalars
 Check = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -138,8 +138,8 @@ MUTANTS = {
     ),
     "another scale is told": Mutant(
         solvers.Guidance,
-        "tell",
-        lambda self, batch, field: {name: w - 0.05 for name, w in tell(self, batch, field).items()},
+        "scalars",
+        lambda self, batch, field: {name: w - 0.05 for name, w in scalars(self, batch, field).items()},
         lambda _: check_guidance_distillation(FLOW),
     ),
     "carried as if from clean data": Mutant(

@@ -67,7 +67,7 @@ def step(steps: list[int]) -> Tensor:
 
 
 def lcm_slope(file: File) -> Tensor:
-    objective = LatentConsistency(guidance=Guidance(8.5, 8.5))
+    objective = LatentConsistency(teacher_guidance=Guidance(8.5, 8.5))
     roles = toys(objective, STABLE_DIFFUSION, row=ROWS["eps"])
     cell = step(file["t"]), step(file["r"])
     return with_given(lcm, "drawn_cell", cell, lambda: slope(objective, roles, waves(NOISE), "consistency"))
@@ -82,7 +82,7 @@ def phased(file: File, phases: int, ours: Callable[[PhasedConsistency, Roles], T
     there = file[f"phases_{phases}"]
     t, r, s, judged = (step(there[name]) for name in ("t", "r", "end", "adversary"))
     gan = GAN(0.1, learned=1.0, kind="hinge", times=at((judged - s) * phases))
-    objective = PhasedConsistency(guidance=Guidance(5.5, 5.5), gan=gan)
+    objective = PhasedConsistency(teacher_guidance=Guidance(5.5, 5.5), gan=gan)
     roles = toys(objective, STABLE_DIFFUSION, row=ROWS["eps"], steps=phases)
     return with_given(adversarial, "drawn_cell", (t, r), lambda: ours(objective, roles))
 
@@ -101,7 +101,7 @@ def pcm_ends(objective: PhasedConsistency, roles: Roles) -> Tensor:
 
 def tdd_slope(file: File) -> Tensor:
     t, r, s = (step(file[name]) for name in ("t", "r", "s"))
-    objective = TargetDriven(guidance=Guidance(4.5, 4.5), dropout=0.0, gan=GAN(0.0, kind="hinge"))
+    objective = TargetDriven(teacher_guidance=Guidance(4.5, 4.5), dropout=0.0, gan=GAN(0.0, kind="hinge"))
     roles = toys(objective, STABLE_DIFFUSION, row=ROWS["eps"], steps=4)
     ours = partial(slope, objective, roles, waves(NOISE), "consistency")
     return with_given(TargetDriven, "targets", s, lambda: with_given(tdd, "drawn_cell", (t, r), ours))
@@ -168,7 +168,7 @@ def flow_times(angles: list[float]) -> Uniform:
 
 def sprint(file: File) -> tuple[SanaSprint, Roles]:
     objective = SanaSprint(
-        guidance=Guidance(file["guidance"], file["guidance"]),
+        teacher_guidance=Guidance(file["guidance"], file["guidance"]),
         times=flow_times(file["angles"]),
         called=flow_times(file["called"]),
         first=0.0,

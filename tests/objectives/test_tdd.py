@@ -50,7 +50,7 @@ def test_dropped_conditions_reach_teacher_and_student_alike():
     """Without conditions guidance changes nothing; with them it does."""
 
     def loss(dropout: float, w: float) -> float:
-        objective = TargetDriven(dropout=dropout, guidance=Guidance(w, w), gan=NO_GAN, distance="l2", grid=4)
+        objective = TargetDriven(dropout=dropout, teacher_guidance=Guidance(w, w), gan=NO_GAN, distance="l2", grid=4)
         roles = toy_roles(PROCESSES["flow"], PLANE, [even_grid(4)], objective=objective, updates=0)
         return objective.generator(roles, toy_batch(PLANE, 64, *streams().values()))["consistency"].item()
 

@@ -83,18 +83,19 @@ def test_latent_consistency_tells_both_networks_the_teachers_scale(ema: float):
     assert told[0].min() >= 0.3
     assert told[0].max() <= 0.8
     assert objective.needs.null
-    assert objective.needs.told("generator") == ("w",)
-    assert objective.needs.told("target") == (("w",) if ema else ())
+    assert objective.needs.scalars_of("generator") == ("w",)
+    assert objective.needs.scalars_of("target") == (("w",) if ema else ())
 
 
 def test_a_range_of_scales_has_to_be_told():
-    assert GuidanceDistillation(guidance=Guidance(3.0, 3.0)).needs == Needs(images=True, real_score=True, null=True)
+    fixed = GuidanceDistillation(teacher_guidance=Guidance(3.0, 3.0))
+    assert fixed.needs == Needs(images=True, real_score=True, null=True)
     with pytest.raises(ValueError, match=r"guidance.told=true"):
-        GuidanceDistillation(guidance=Guidance(1.0, 3.0))
+        GuidanceDistillation(teacher_guidance=Guidance(1.0, 3.0))
 
 
 def test_untold_guidance_tells_nothing():
-    objective = LatentConsistency(guidance=Guidance(6.0, 16.0))
+    objective = LatentConsistency(teacher_guidance=Guidance(6.0, 16.0))
     roles = guided_roles(objective, Flow())
     objective.generator(roles, classed())
     assert [dict(scalars) for scalars in roles.generator.told] == [{}]
@@ -127,9 +128,9 @@ def check_guided_teacher(name: str) -> None:
     """Under w = 3 the teacher is that of the shifted distribution."""
 
     def loss(w: float, teacher: type[TwoGaussians]) -> float:
-        objective = replace(LEARNERS[name], guidance=Guidance(w, w))
+        objective = replace(LEARNERS[name], teacher_guidance=Guidance(w, w))
         roles = knowing_roles(
-            objective, Flow(), two_times if "s" in objective.needs.told("generator") else clean_at(0.0)
+            objective, Flow(), two_times if "s" in objective.needs.scalars_of("generator") else clean_at(0.0)
         )
         roles.members["real_score"] = teacher(Flow())
         return sum(objective.generator(roles, classed()).values()).item()
@@ -189,7 +190,7 @@ def test_targets_and_jumps_are_judged_at_the_same_times():
 
 @pytest.mark.parametrize("turn", ["generator", "discriminator"])
 def test_turns_of_adversarial_consistency_keep_to_themselves(turn: str):
-    objective = PhasedConsistency(guidance=Guidance())
+    objective = PhasedConsistency(teacher_guidance=Guidance())
     roles = toy_roles(Flow(), PLANE, [even_grid(2)], objective=objective, updates=0)
     with torch.no_grad():
         for p in roles.parameters("discriminator"):

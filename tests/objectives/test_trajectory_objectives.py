@@ -43,10 +43,10 @@ def known(name: str, process: Process) -> tuple[Objective, Belief]:
     quarters, halves = jumping(below(4, least)), jumping(below(2, least))
     table: dict[str, tuple[Objective, Belief]] = {
         "cd": (ConsistencyDistillation(solver="ddim", curriculum=Even(18, decay=0.0)), clean_at(least)),
-        "lcm": (LatentConsistency(guidance=NONE, ema=0.0), clean_at(least)),
-        "pcm": (PhasedConsistency(guidance=NONE, gan=NO_GAN), quarters),
-        "tscd": (SegmentedConsistency(guidance=NONE, ema=0.0, segments=2), halves),
-        "tdd": (TargetDriven(guidance=NONE, gan=NO_GAN, dropout=0.0, window=0.0, jitter=0.0), quarters),
+        "lcm": (LatentConsistency(teacher_guidance=NONE, ema=0.0), clean_at(least)),
+        "pcm": (PhasedConsistency(teacher_guidance=NONE, gan=NO_GAN), quarters),
+        "tscd": (SegmentedConsistency(teacher_guidance=NONE, ema=0.0, segments=2), halves),
+        "tdd": (TargetDriven(teacher_guidance=NONE, gan=NO_GAN, dropout=0.0, window=0.0, jitter=0.0), quarters),
         "progressive": (Progressive(), jumping(below(4, 0.0))),
         "shortcut": (Shortcut(bootstrapped=1.0, ema=0.0), two_times),
     }
@@ -309,10 +309,10 @@ def test_a_target_that_stands_still_is_refused(kind: type):
 
 def test_who_needs_a_target_and_deterministic_steps():
     taught, steps = Needs(images=True, real_score=True), Needs(sampler="ode")
-    assert LatentConsistency(guidance=NONE).needs == taught | Needs(target=True)
-    assert LatentConsistency(guidance=NONE, ema=0.0).needs == taught
-    assert SegmentedConsistency(guidance=NONE, ema=0.0).needs == taught | steps
-    assert SegmentedConsistency(guidance=NONE, ema=0.0, segments=1).needs == taught
+    assert LatentConsistency(teacher_guidance=NONE).needs == taught | Needs(target=True)
+    assert LatentConsistency(teacher_guidance=NONE, ema=0.0).needs == taught
+    assert SegmentedConsistency(teacher_guidance=NONE, ema=0.0).needs == taught | steps
+    assert SegmentedConsistency(teacher_guidance=NONE, ema=0.0, segments=1).needs == taught
     assert Shortcut(ema=0.0).needs == taught | steps | Needs(scalars={"generator": {"s"}})
     both = Needs(target=True, scalars={"generator": {"s"}, "target": {"s"}})
     assert Shortcut().needs == taught | steps | both
@@ -320,4 +320,4 @@ def test_who_needs_a_target_and_deterministic_steps():
 
 def test_guidance_of_data_is_refused():
     with pytest.raises(ValueError, match="velocity=real_score"):
-        Shortcut(velocity="data", guidance=Guidance(2.0, 2.0))
+        Shortcut(velocity="data", teacher_guidance=Guidance(2.0, 2.0))

@@ -31,7 +31,7 @@ class AdversarialConsistency(ABC):
     """Jumps that agree, and an adversary that cannot tell them apart. A paper is final and writes what is abstract.
 
     Args:
-        guidance: of the teacher.
+        teacher_guidance: of the teacher.
         grid: solver steps from noise to data, rounded up to a whole number in each of the student's steps.
         solver: of one of them.
         distance: between the two jumps.
@@ -43,7 +43,7 @@ class AdversarialConsistency(ABC):
         ValueError: settings that do not fit the paper, or that adversarial consistency does not read.
     """
 
-    guidance: AnyScale = Guidance()
+    teacher_guidance: AnyScale = Guidance()
     grid: int = 50
     solver: SolverName = "ddim"
     distance: DistanceName = "huber"
@@ -80,23 +80,24 @@ class AdversarialConsistency(ABC):
     def within(self, roles: Roles, batch: Batch, edges: Tensor) -> Judged:
         """From every time to the lower end of its segment between descending edges [n + 1]; judged up to one above."""
         t, r = drawn_cell(cells(edges, self.grid), batch, roles.process)
-        x_t, field = noised(roles, batch, t).x_t, self.guidance.field(roles, batch)
+        x_t, field = noised(roles, batch, t).x_t, self.teacher_guidance.field(roles, batch)
         x_r = SOLVERS[self.solver](field, x_t, t, r)
-        interval, told = Interval(t, r, segment_end(edges, r, roles.process)), self.guidance.tell(batch, field)
-        ends = jumps(roles, batch, interval, x_t, x_r, ema=self.ema, scalars=told)
+        interval = Interval(t, r, segment_end(edges, r, roles.process))
+        scalars = self.teacher_guidance.scalars(batch, field)
+        ends = jumps(roles, batch, interval, x_t, x_r, ema=self.ema, scalars=scalars)
         return Judged(ends, above(ends.s, 1 / (len(edges) - 1)))
 
-    @final
     @property
+    @final
     def cycle(self) -> Cycle:
         """The discriminator's turn, if there is one, and the generator's."""
         return (("discriminator",), *ONE_TURN) if self.gan.weight else ONE_TURN
 
-    @final
     @property
+    @final
     def needs(self) -> Needs:
         """Those of the settings, and the paper's own."""
-        own = Needs(images=True, real_score=True) | self.guidance.needs(target=self.ema > 0)
+        own = Needs(images=True, real_score=True) | self.teacher_guidance.needs(target=self.ema > 0)
         return own | starts(self.gan) | self.also
 
     @final

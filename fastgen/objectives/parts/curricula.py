@@ -1,6 +1,7 @@
 """Which neighbouring times a consistency model is trained on, as a function of the images seen."""
 
 import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol, runtime_checkable
 
@@ -41,51 +42,69 @@ class Curriculum(Protocol):
 
 
 @dataclass(frozen=True)
-class Even:
+class FixedGrid(ABC):
+    """A grid that stays as it is, whose cells are drawn evenly, and a target that follows at one pace.
+
+    Args:
+        points: of the grid, clean data included.
+        decay: of the target; 0 makes the generator its own.
+    """
+
+    points: int = 18
+    decay: float = 0.95
+
+    @property
+    def averaged(self) -> bool:
+        return self.decay > 0
+
+    def ema(self, images: int) -> float:
+        return self.decay
+
+    @abstractmethod
+    def grid(self, process: Process, edges: Tensor) -> Tensor:
+        """Descending times, those of the edges among them."""
+
+    def neighbours(self, process: Process, edges: Tensor, batch: Batch) -> Neighbours:
+        return on(self.grid(process, edges), process, batch)
+
+
+class OwnTarget:
+    """The generator is its own target."""
+
+    @property
+    def averaged(self) -> bool:
+        return False
+
+    def ema(self, images: int) -> float:
+        return 0.0
+
+
+@dataclass(frozen=True)
+class Even(FixedGrid):
     """A fixed grid, even in process time.
 
     Args:
         points: of the grid, clean data included; rounded up to a whole number of cells in each of the student's steps.
-        decay: of the target.
     """
 
-    points: int = 18
-    decay: float = 0.95
     law: Literal["even"] = "even"
 
-    @property
-    def averaged(self) -> bool:
-        return self.decay > 0
-
-    def ema(self, images: int) -> float:
-        return self.decay
-
-    def neighbours(self, process: Process, edges: Tensor, batch: Batch) -> Neighbours:
-        return on(cells(edges, self.points - 1), process, batch)
+    def grid(self, process: Process, edges: Tensor) -> Tensor:
+        return cells(edges, self.points - 1)
 
 
 @dataclass(frozen=True)
-class Ramp:
+class Ramp(FixedGrid):
     """A fixed grid, Karras's ramp on every process (Song et al. 2023, arXiv:2303.01469, section 5.1; see `ramp`).
 
     Args:
         points: of the ramp, clean data included; the student's own times come in addition.
-        decay: of the target.
     """
 
-    points: int = 18
-    decay: float = 0.95
     law: Literal["karras"] = "karras"
 
-    @property
-    def averaged(self) -> bool:
-        return self.decay > 0
-
-    def ema(self, images: int) -> float:
-        return self.decay
-
-    def neighbours(self, process: Process, edges: Tensor, batch: Batch) -> Neighbours:
-        return on(ramp(process, edges, self.points - 1), process, batch)
+    def grid(self, process: Process, edges: Tensor) -> Tensor:
+        return ramp(process, edges, self.points - 1)
 
 
 @dataclass(frozen=True)
@@ -123,7 +142,7 @@ class Root:
 
 
 @dataclass(frozen=True)
-class Doubling:
+class Doubling(OwnTarget):
     """iCT: a ramp whose cells double (Song & Dhariwal 2023, arXiv:2310.14189, eq. 10, section 3.4 and 3.5).
 
     N(k) = min(s0 2^floor(k / K'), s1) + 1 points of `ramp`, K' = floor(K / (log2(s1 / s0) + 1)); cells drawn
@@ -142,13 +161,6 @@ class Doubling:
     std: float = 2.0
     law: Literal["doubling"] = "doubling"
 
-    @property
-    def averaged(self) -> bool:
-        return False
-
-    def ema(self, images: int) -> float:
-        return 0.0
-
     def points(self, images: int) -> int:
         span = self.images // (math.floor(math.log2(self.last / self.first)) + 1)
         return int(min(self.first * 2 ** (images // span), self.last)) + 1
@@ -166,7 +178,7 @@ class Doubling:
 
 
 @dataclass(frozen=True)
-class Ratio:
+class Ratio(OwnTarget):
     """ECT: neighbours at a ratio of their times (Geng et al. 2024, arXiv:2406.14548, section 3.2 and 3.3).
 
     r / t = 1 - n(t) / q^(a + 1), at least 0, n(t) = 1 + k sigmoid(-b t), in t = sigma / alpha; a grows by one every
@@ -186,13 +198,6 @@ class Ratio:
     largest: float = 0.999
     times: AnyTimeLaw = LogNormal(-1.1, 2.0)
     law: Literal["ratio"] = "ratio"
-
-    @property
-    def averaged(self) -> bool:
-        return False
-
-    def ema(self, images: int) -> float:
-        return 0.0
 
     def ratio(self, level: Tensor, images: int) -> Tensor:
         """r / t at noise levels sigma / alpha."""

@@ -93,7 +93,7 @@ def compare(
     scales = settings.guidance.drawn(batch.shared_rng)
     noised = renoised(roles, batch, landing.x, law=settings.times, s=landing.s)
     real = guided(call, roles.real_score, noised.x_t, noised.t, batch.cond, w=scales.real)
-    fake = guided(call, roles.fake_score, noised.x_t, noised.t, batch.cond, told(roles, landing), w=scales.fake)
+    fake = guided(call, roles.fake_score, noised.x_t, noised.t, batch.cond, scalars_of(roles, landing), w=scales.fake)
     return Scores(noised, real, fake, floor)
 
 
@@ -111,13 +111,13 @@ def fake_denoising(settings: Matching, roles: Roles, batch: Batch, landing: Land
     cond = batch.cond
     if dropout:
         cond = cond.dropped(torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < dropout)
-    known = told(roles, landing)
-    prediction = guided(through, roles.fake_score, noised.x_t, noised.t, cond, known, w=scales.learned)
+    scalars = scalars_of(roles, landing)
+    prediction = guided(through, roles.fake_score, noised.x_t, noised.t, cond, scalars, w=scales.learned)
     precision = torch.ones_like(noised.precision) if settings.even else noised.precision
     return denoising_loss(prediction, replace(noised, precision=precision), space=settings.fake_space)
 
 
-def told(roles: Roles, landing: Landing) -> Scalars:
+def scalars_of(roles: Roles, landing: Landing) -> Scalars:
     """What the fake score is told of a landing if it has embeddings: the times of the last call and of the sample."""
     known = {"called": landing.t, "landed": landing.s}
     return {name: known[name] for name in roles.fake_score.scalars}

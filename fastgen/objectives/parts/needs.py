@@ -77,7 +77,8 @@ class Needs:
         usual = vars(Needs())
         changed = {name: value for name, value in vars(self).items() if name != "scalars" and value != usual[name]}
         words = [name if value is True else f"{name}={value}" for name, value in changed.items()]
-        return ", ".join(sorted([*words, *(f"{role}.{name}" for role in self.scalars for name in self.told(role))]))
+        words += [f"{role}.{name}" for role in self.scalars for name in self.scalars_of(role)]
+        return ", ".join(sorted(words))
 
     @property
     def reads(self) -> tuple[str, ...]:
@@ -89,7 +90,7 @@ class Needs:
         """The names of its state modules in `STATES`."""
         return tuple(name for name in STATES if vars(self)[name])
 
-    def told(self, role: str) -> tuple[str, ...]:
+    def scalars_of(self, role: str) -> tuple[str, ...]:
         """The scalars that a role has to have embeddings of."""
         return tuple(sorted(self.scalars.get(role, ())))
 

@@ -75,9 +75,6 @@ class ScoreMatching(ABC):
 
     @final
     def __post_init__(self) -> None:
-        for name, value in vars(self).items():
-            if isinstance(value, property):  # a field without default takes the abstract one for it
-                raise TypeError(f"{type(self).__name__} is missing its setting {name!r}")
         if self.ratio < 1:
             raise ValueError(
                 f"ratio is {self.ratio}: the fake score needs at least one update per generator update, or the "
@@ -85,14 +82,14 @@ class ScoreMatching(ABC):
             )
         self.check()
 
-    @final
     @property
+    @final
     def cycle(self) -> Cycle:
         """A generator turn, then the fake turns."""
         return cycle_of(self.ratio, self.gan)
 
-    @final
     @property
+    @final
     def needs(self) -> Needs:
         """Those of the settings, and the paper's own."""
         return reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan) | self.also

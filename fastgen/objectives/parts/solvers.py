@@ -77,7 +77,7 @@ class Guidance:
         u = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device, dtype=torch.float64)
         return Field(roles.real_score, batch.cond, self.low + (self.high - self.low) * u)
 
-    def tell(self, batch: Batch, field: Field) -> Scalars:
+    def scalars(self, batch: Batch, field: Field) -> Scalars:
         """What the generator is told of the field's scales."""
         w = field.w if isinstance(field.w, Tensor) else batch.full(field.w)
         return {"w": w / LARGEST_GUIDANCE} if self.told else {}

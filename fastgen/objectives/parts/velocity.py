@@ -22,7 +22,7 @@ class Followed(Protocol):
     def velocity(self) -> Velocity: ...
 
     @property
-    def guidance(self) -> Guidance: ...
+    def teacher_guidance(self) -> Guidance: ...
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,15 @@ class Trajectory:
     """What is believed of noised samples, and what the generator is told of the guidance behind it."""
 
     belief: Prediction
-    told: Scalars
+    scalars: Scalars
 
 
 def check_velocity(settings: Followed) -> None:
     """Raises ValueError where guidance is asked of data."""
-    low, high = settings.guidance.low, settings.guidance.high
+    low, high = settings.teacher_guidance.low, settings.teacher_guidance.high
     if settings.velocity == "data" and (low, high) != (1, 1):
         raise ValueError(
-            f"guidance is [{low:g}, {high:g}] and velocity is data, which has none: set guidance=1, or "
+            f"teacher_guidance is [{low:g}, {high:g}] and velocity is data, which has none: set teacher_guidance=1, or "
             "velocity=real_score"
         )
 
@@ -47,12 +47,12 @@ def needs_velocity(settings: Followed, *, target: bool = False) -> Needs:
     """Of an objective with these settings, and with a target or without."""
     if settings.velocity == "data":
         return Needs(images=True, target=target)
-    return Needs(images=True, real_score=True) | settings.guidance.needs(target=target)
+    return Needs(images=True, real_score=True) | settings.teacher_guidance.needs(target=target)
 
 
 def trajectory_of(settings: Followed, roles: Roles, batch: Batch, start: Noised) -> Trajectory:
     """The teacher's belief, or the truth, whose expectation at (x_t, t) is the exact one."""
     if settings.velocity == "data":
         return Trajectory(start.truth, NONE)
-    field = settings.guidance.field(roles, batch)
-    return Trajectory(field(start.x_t, start.t), settings.guidance.tell(batch, field))
+    field = settings.teacher_guidance.field(roles, batch)
+    return Trajectory(field(start.x_t, start.t), settings.teacher_guidance.scalars(batch, field))

@@ -21,30 +21,31 @@ class GuidanceDistillation:
     """Regression on the guided teacher.
 
     Args:
-        guidance: the scales to be learned; the paper's 0 to 4 for classes are 1 to 5 in Diffusers' convention.
+        teacher_guidance: the scales to be learned; the paper's 0 to 4 for classes are 1 to 5 in Diffusers' convention.
         times: where it is learned.
         space: row in which errors are squared.
     """
 
     cycle: ClassVar[Cycle] = ONE_TURN
-    guidance: AnyScale = Guidance(1.0, 5.0, told=True)
+    teacher_guidance: AnyScale = Guidance(1.0, 5.0, told=True)
     times: AnyTimeLaw = Uniform()
     space: RowName = "v"
 
     def __post_init__(self) -> None:
-        if self.guidance.low < self.guidance.high and not self.guidance.told:
+        low, high = self.teacher_guidance.low, self.teacher_guidance.high
+        if low < high and not self.teacher_guidance.told:
             raise ValueError(
-                f"guidance is drawn from [{self.guidance.low:g}, {self.guidance.high:g}] and the student is not told: "
-                "set guidance.told=true, or one fixed scale"
+                f"teacher_guidance is drawn from [{low:g}, {high:g}] and the student is not told: set "
+                "teacher_guidance.told=true, or one fixed scale"
             )
 
     @property
     def needs(self) -> Needs:
-        return Needs(images=True, real_score=True) | self.guidance.needs()
+        return Needs(images=True, real_score=True) | self.teacher_guidance.needs()
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         t = self.times.sample(roles.process, batch.size, batch.rng)
-        x_t, field = noised(roles, batch, t).x_t, self.guidance.field(roles, batch)
-        row, told = ROWS[self.space], self.guidance.tell(batch, field)
-        error = through(roles.generator, x_t, t, batch.cond, told).output(row) - field(x_t, t).output(row)
+        x_t, field = noised(roles, batch, t).x_t, self.teacher_guidance.field(roles, batch)
+        row, scalars = ROWS[self.space], self.teacher_guidance.scalars(batch, field)
+        error = through(roles.generator, x_t, t, batch.cond, scalars).output(row) - field(x_t, t).output(row)
         return {"guided": error.square().mean()}

@@ -27,7 +27,7 @@ class ConsistencyDistillation:
 
     Args:
         curriculum: which neighbours are drawn, and the average that gives the target.
-        guidance: of the teacher.
+        teacher_guidance: of the teacher.
         solver: of the teacher's step; the paper's is Heun's.
         substeps: of it from t to its neighbour.
         distance: between the two clean samples; the paper's best is LPIPS.
@@ -36,7 +36,7 @@ class ConsistencyDistillation:
 
     cycle: ClassVar[Cycle] = ONE_TURN
     curriculum: AnyCurriculum = Ramp()
-    guidance: AnyScale = Guidance()
+    teacher_guidance: AnyScale = Guidance()
     solver: SolverName = "heun"
     substeps: int = 1
     distance: DistanceName = "l2"
@@ -44,14 +44,15 @@ class ConsistencyDistillation:
 
     @property
     def needs(self) -> Needs:
-        return Needs(images=True, real_score=True) | self.guidance.needs(target=self.curriculum.averaged)
+        return Needs(images=True, real_score=True) | self.teacher_guidance.needs(target=self.curriculum.averaged)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         near = self.curriculum.neighbours(roles.process, edges_of(roles, batch), batch)
         start = noised(roles, batch, near.t)
-        field = self.guidance.field(roles, batch)
+        field = self.teacher_guidance.field(roles, batch)
         x_r = SOLVERS[self.solver](field, start.x_t, near.t, near.r, substeps=self.substeps)
-        return {"consistency": agreement(self, roles, batch, near, start, x_r, self.guidance.tell(batch, field))}
+        scalars = self.teacher_guidance.scalars(batch, field)
+        return {"consistency": agreement(self, roles, batch, near, start, x_r, scalars)}
 
 
 @dataclass(frozen=True)

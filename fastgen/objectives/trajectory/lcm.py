@@ -21,7 +21,7 @@ class LatentConsistency:
     """LCM.
 
     Args:
-        guidance: of the teacher; the paper's 5 to 15 are 6 to 16 in Diffusers' convention.
+        teacher_guidance: of the teacher; the paper's 5 to 15 are 6 to 16 in Diffusers' convention.
         grid: solver steps from noise to data, rounded up to a whole number in each of the student's steps.
         solver: of one of them.
         ema: decay of the target; 0 for LoRA, where the generator is its own target.
@@ -30,7 +30,7 @@ class LatentConsistency:
     """
 
     cycle: ClassVar[Cycle] = ONE_TURN
-    guidance: AnyScale = Guidance(6.0, 16.0, told=True)
+    teacher_guidance: AnyScale = Guidance(6.0, 16.0, told=True)
     grid: int = 50
     solver: SolverName = "ddim"
     ema: float = 0.95
@@ -42,13 +42,13 @@ class LatentConsistency:
 
     @property
     def needs(self) -> Needs:
-        return Needs(images=True, real_score=True) | self.guidance.needs(target=self.ema > 0)
+        return Needs(images=True, real_score=True) | self.teacher_guidance.needs(target=self.ema > 0)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         t, r = drawn_cell(cells(edges_of(roles, batch), self.grid), batch, roles.process)
-        x_t, field = noised(roles, batch, t).x_t, self.guidance.field(roles, batch)
+        x_t, field = noised(roles, batch, t).x_t, self.teacher_guidance.field(roles, batch)
         x_r = SOLVERS[self.solver](field, x_t, t, r)
         follow(roles, batch, self.ema)
-        interval, told = Interval(t, r, batch.full(0.0)), self.guidance.tell(batch, field)
-        ends = jumps(roles, batch, interval, x_t, x_r, ema=self.ema, scalars=told)
+        interval, scalars = Interval(t, r, batch.full(0.0)), self.teacher_guidance.scalars(batch, field)
+        ends = jumps(roles, batch, interval, x_t, x_r, ema=self.ema, scalars=scalars)
         return {"consistency": DISTANCES[self.distance](ends.gap, self.huber).mean()}

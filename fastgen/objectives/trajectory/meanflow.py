@@ -27,7 +27,7 @@ class MeanFlow:
 
     Args:
         velocity: of the teacher, or of the data: eps - x0.
-        guidance: of the teacher.
+        teacher_guidance: of the teacher.
         times: t and s are the larger and the smaller of two draws.
         diagonal: share of rows with s = t, where the target is the velocity itself.
         power, c: the loss is D / (sg D + c)^power of the summed squared error D. The paper's power of 1 is made for
@@ -37,7 +37,7 @@ class MeanFlow:
 
     cycle: ClassVar[Cycle] = ONE_TURN
     velocity: Velocity = "real_score"
-    guidance: AnyScale = Guidance()
+    teacher_guidance: AnyScale = Guidance()
     times: AnyTimeLaw = LogitNormal(-0.4, 1.0)
     diagonal: float = 0.75
     power: float = 1.0
@@ -59,9 +59,9 @@ class MeanFlow:
         t, s = self._times(roles, batch)
         start = noised(roles, batch, t)
         followed = trajectory_of(self, roles, batch, start)
-        v, told = followed.belief.velocity, {"s": s, **followed.told}
-        aim = mean_velocity(roles, batch, start.x_t, t, v, told, step=self.derivative_step)
-        u = through(roles.generator, start.x_t, t, batch.cond, told).velocity
+        v, scalars = followed.belief.velocity, {"s": s, **followed.scalars}
+        aim = mean_velocity(roles, batch, start.x_t, t, v, scalars, step=self.derivative_step)
+        u = through(roles.generator, start.x_t, t, batch.cond, scalars).velocity
         return {"mean_velocity": adaptive(u - aim, power=self.power, c=self.c).mean()}
 
     def _times(self, roles: Roles, batch: Batch) -> tuple[Time, Time]:
@@ -72,13 +72,13 @@ class MeanFlow:
 
 
 def mean_velocity(
-    roles: Roles, batch: Batch, x_t: Latent, t: Time, v: Latent, told: Scalars, *, step: float | None = None
+    roles: Roles, batch: Batch, x_t: Latent, t: Time, v: Latent, scalars: Scalars, *, step: float | None = None
 ) -> Latent:
     """v - (t - s) du / dt along (v, 1, 0), a constant (eq. 10 and 11)."""
     model, process = roles.generator, roles.process
 
     def curve(x: Latent, clock: torch.Tensor) -> Latent:
-        return model(x, process.from_clock(clock), batch.cond, told).velocity
+        return model(x, process.from_clock(clock), batch.cond, scalars).velocity
 
     rate = along(model, curve, x_t, t, v, step=step).rate
-    return (v - pad_like(t - told["s"], v) * rate).to(v.dtype).detach()
+    return (v - pad_like(t - scalars["s"], v) * rate).to(v.dtype).detach()

@@ -21,12 +21,12 @@ class PhasedConsistency(AdversarialConsistency):
     """PCM; the student steps deterministically.
 
     Args:
-        guidance: of the teacher; the paper's 4 to 5 are 5 to 6 in Diffusers' convention. The student is not told.
+        teacher_guidance: the paper's 4 to 5 are 5 to 6 in Diffusers' convention. The student is not told.
         grid: solver steps from noise to data, rounded up to a whole number in each phase.
         gan: adversarial consistency, compared up to one phase above the end of the jump; 0 for none.
     """
 
-    guidance: AnyScale = Guidance(5.0, 6.0)
+    teacher_guidance: AnyScale = Guidance(5.0, 6.0)
     ema: ClassVar[float] = 0.0
 
     @property

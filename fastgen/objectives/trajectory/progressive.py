@@ -21,13 +21,13 @@ class Progressive:
 
     Args:
         divided: of this round, into how many each of the exported student's steps is divided: 1 in the last.
-        guidance: of the teacher of this round.
+        teacher_guidance: of the teacher of this round.
         substeps: of the teacher in one step of the student.
     """
 
     cycle: ClassVar[Cycle] = ONE_TURN
     divided: int = 1
-    guidance: AnyScale = Guidance()
+    teacher_guidance: AnyScale = Guidance()
     substeps: int = 2
 
     def __post_init__(self) -> None:
@@ -39,15 +39,15 @@ class Progressive:
 
     @property
     def needs(self) -> Needs:
-        return Needs(images=True, real_score=True, sampler="ode") | self.guidance.needs()
+        return Needs(images=True, real_score=True, sampler="ode") | self.teacher_guidance.needs()
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         """The error of x0 under the truncated weight max(SNR, 1) (section 4)."""
         process, edges = roles.process, edges_of(roles, batch)
         t, s = drawn_step(divided(edges, self.divided * (len(edges) - 1)), batch)
-        x_t, field = noised(roles, batch, t).x_t, self.guidance.field(roles, batch)
+        x_t, field = noised(roles, batch, t).x_t, self.teacher_guidance.field(roles, batch)
         aim = landing_on(process, x_t, t, ddim(field, x_t, t, s, substeps=self.substeps), s)
-        told = self.guidance.tell(batch, field)
-        error = through(roles.generator, x_t, t, batch.cond, told).x0 - aim.x0
+        scalars = self.teacher_guidance.scalars(batch, field)
+        error = through(roles.generator, x_t, t, batch.cond, scalars).x0 - aim.x0
         weight = process.logsnr(t).exp().clamp(min=1)
         return {"progressive": (pad_like(weight, error).to(error.dtype) * error.square()).mean()}

@@ -26,16 +26,16 @@ class SanaSprint:
     """sCM + LADD.
 
     Args:
-        velocity, guidance, times, sigma_data, warmup, normaliser, norm, derivative_step: as of sCM; the teacher's
-            guidance is told. The means of all time laws are the paper's plus log 2, since its latents are scaled to a
-            deviation of 0.5.
+        velocity, teacher_guidance, times, sigma_data, warmup, normaliser, norm, derivative_step: as of sCM; the
+            teacher's guidance is told. The means of all time laws are the paper's plus log 2, since its latents are
+            scaled to a deviation of 0.5.
         gan: the adversarial term.
         called: times of the student's calls that the adversary sees.
         first: share of rows whose calls are at the student's first time.
     """
 
     velocity: Velocity = "real_score"
-    guidance: AnyScale = Guidance(4.0, 5.0, told=True)
+    teacher_guidance: AnyScale = Guidance(4.0, 5.0, told=True)
     times: AnyTimeLaw = LogNormal(0.9, 1.6)
     sigma_data: float = 1.0
     warmup: int = 4_000_000
@@ -78,7 +78,8 @@ class SanaSprint:
         t = self.called.sample(roles.process, batch.size, batch.rng)
         top = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < self.first
         t = torch.where(top, roles.student.grids[0][0].to(t), t)
-        told = self.guidance.tell(batch, self.guidance.field(roles, batch)) if self.guidance.told else {}
+        guidance = self.teacher_guidance
+        scalars = guidance.scalars(batch, guidance.field(roles, batch)) if guidance.told else {}
         x_t = roles.process.renoise(batch.x0, t, batch.noise())
-        x0 = through(roles.generator, x_t, t, batch.cond, told).x0
+        x0 = through(roles.generator, x_t, t, batch.cond, scalars).x0
         return Landing(x0, batch.full(0.0), t, x0)

@@ -57,7 +57,7 @@ class Tangents(Protocol):
     def velocity(self) -> Velocity: ...
 
     @property
-    def guidance(self) -> Guidance: ...
+    def teacher_guidance(self) -> Guidance: ...
 
     @property
     def times(self) -> TimeLaw: ...
@@ -84,7 +84,7 @@ class SimplifiedConsistency:
 
     Args:
         velocity: whose trajectory is followed.
-        guidance: of the teacher.
+        teacher_guidance: of the teacher.
         times: of training; the paper's mean of log(sigma / alpha) is -1 for data of deviation 0.5, log 2 less.
         sigma_data: standard deviation of the samples; 1 for scaled latents.
         warmup: images until the unstable part of the tangent has its whole weight r = 1.
@@ -98,7 +98,7 @@ class SimplifiedConsistency:
     """
 
     velocity: Velocity = "real_score"
-    guidance: AnyScale = Guidance()
+    teacher_guidance: AnyScale = Guidance()
     times: AnyTimeLaw = LogNormal(-0.3, 1.4)
     sigma_data: float = 1.0
     warmup: int = 10_000_000
@@ -141,7 +141,7 @@ def tangent_errors(settings: Tangents, roles: Roles, batch: Batch) -> tuple[Time
     sigma_data, step = settings.sigma_data, settings.derivative_step
     constant, g = tangent(roles, batch, start, followed, sigma_data=sigma_data, warmup=share, step=step)
     angle, pull = Angle.of(roles.process, t, sigma_data), pulled(g, c=settings.normaliser, norm=settings.norm)
-    output = trig_output(through(roles.generator, start.x_t, t, batch.cond, followed.told), angle, sigma_data)
+    output = trig_output(through(roles.generator, start.x_t, t, batch.cond, followed.scalars), angle, sigma_data)
     return t, (output - constant - pull).square().flatten(1).mean(dim=1)
 
 
@@ -175,7 +175,7 @@ def tangent(
 
     def curve(x: Latent, clock: Tensor) -> Latent:
         t = process.from_clock(clock)
-        return trig_output(model(x, t, batch.cond, followed.told), Angle.of(process, t, sigma_data), sigma_data)
+        return trig_output(model(x, t, batch.cond, followed.scalars), Angle.of(process, t, sigma_data), sigma_data)
 
     found = along(model, curve, start.x_t, start.t, followed.belief.velocity, unit=1 / angle.rate, step=step)
     x = start.x_t / pad_like(torch.hypot(process.alpha(start.t) * sigma_data, process.sigma(start.t)), start.x_t)

@@ -32,7 +32,7 @@ class SelfShortcut:
 
     Args:
         taught: share of rows with the finest grid's steps, where the teacher begins; all if there is no coarser one.
-        guidance: of the teacher.
+        teacher_guidance: of the teacher.
         solver: of the teacher.
         substeps: of the teacher in its half of a jump.
         ema: decay of the target.
@@ -41,7 +41,7 @@ class SelfShortcut:
 
     cycle: ClassVar[Cycle] = ONE_TURN
     taught: float = 0.4
-    guidance: AnyScale = Guidance()
+    teacher_guidance: AnyScale = Guidance()
     solver: SolverName = "ddim"
     substeps: int = 1
     ema: float = 0.999
@@ -54,21 +54,21 @@ class SelfShortcut:
 
     @property
     def needs(self) -> Needs:
-        return Needs(images=True, real_score=True, sampler="ode") | self.guidance.needs(target=self.ema > 0)
+        return Needs(images=True, real_score=True, sampler="ode") | self.teacher_guidance.needs(target=self.ema > 0)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         follow(roles, batch, self.ema)
         taught, jump = self._jump(roles, batch)
-        x_t, field = noised(roles, batch, jump.t).x_t, self.guidance.field(roles, batch)
-        told, row = self.guidance.tell(batch, field), ROWS[self.space]
-        x_r = look(roles.generator, x_t, jump.t, batch.cond, told).at(jump.r)
+        x_t, field = noised(roles, batch, jump.t).x_t, self.teacher_guidance.field(roles, batch)
+        scalars, row = self.teacher_guidance.scalars(batch, field), ROWS[self.space]
+        x_r = look(roles.generator, x_t, jump.t, batch.cond, scalars).at(jump.r)
         if taught.any():
             by_teacher = SOLVERS[self.solver](field, x_t, jump.t, jump.r, substeps=self.substeps)
             x_r = torch.where(pad_like(taught, x_r), by_teacher, x_r)
-        end = look(target_of(roles, self.ema), x_r, jump.r, batch.cond, told).at(jump.s)
+        end = look(target_of(roles, self.ema), x_r, jump.r, batch.cond, scalars).at(jump.s)
         end = torch.where(pad_like(jump.r > jump.s, end), end, x_r)
         aim = landing_on(roles.process, x_t, jump.t, end, jump.s).output(row)
-        error = through(roles.generator, x_t, jump.t, batch.cond, told).output(row) - aim
+        error = through(roles.generator, x_t, jump.t, batch.cond, scalars).output(row) - aim
         return {"shortcut": error.square().mean()}
 
     def _jump(self, roles: Roles, batch: Batch) -> tuple[Tensor, Interval]:

@@ -31,7 +31,7 @@ class Shortcut:
         levels: the student's steps are halved so many times; the shortest are trained as velocities.
         bootstrapped: share of rows with long jumps.
         velocity: of the shortest jumps: the teacher's, or the data's.
-        guidance: of the teacher.
+        teacher_guidance: of the teacher.
         ema: decay of the target.
         space: row in which errors are squared; "difference" is a flow's velocity.
     """
@@ -40,7 +40,7 @@ class Shortcut:
     levels: int = 7
     bootstrapped: float = 0.125
     velocity: Velocity = "real_score"
-    guidance: AnyScale = Guidance()
+    teacher_guidance: AnyScale = Guidance()
     ema: float = 0.999
     space: RowName = "difference"
 
@@ -55,8 +55,8 @@ class Shortcut:
 
     @property
     def needs(self) -> Needs:
-        told = ("generator", "target") if self.ema else ("generator",)
-        own = Needs(sampler="ode", scalars={role: {"s"} for role in told})
+        known = ("generator", "target") if self.ema else ("generator",)
+        own = Needs(sampler="ode", scalars={role: {"s"} for role in known})
         return needs_velocity(self, target=self.ema > 0) | own
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
@@ -65,15 +65,15 @@ class Shortcut:
         jump = self._jump(edges_of(roles, batch), batch, count)
         start = noised(roles, batch, jump.t)
         followed = trajectory_of(self, roles, batch, start)
-        told, row, rows = {"s": jump.s, **followed.told}, ROWS[self.space], torch.arange(count)
+        scalars, row, rows = {"s": jump.s, **followed.scalars}, ROWS[self.space], torch.arange(count)
         aim = followed.belief.output(row)
         if count:
             long = Interval(jump.t[:count], jump.r[:count], jump.s[:count])
-            known = {name: value[:count] for name, value in followed.told.items()}
+            first = {name: value[:count] for name, value in followed.scalars.items()}
             x_t, cond = start.x_t[:count], batch.cond.index(rows)
-            end = two_jumps(target_of(roles, self.ema), x_t, long, cond, known)
+            end = two_jumps(target_of(roles, self.ema), x_t, long, cond, first)
             aim = torch.cat([landing_on(roles.process, x_t, long.t, end, long.s).output(row), aim[count:]])
-        error = through(roles.generator, start.x_t, jump.t, batch.cond, told).output(row) - aim
+        error = through(roles.generator, start.x_t, jump.t, batch.cond, scalars).output(row) - aim
         return {"shortcut": error.square().mean()}
 
     def _jump(self, edges: Tensor, batch: Batch, count: int) -> Interval:

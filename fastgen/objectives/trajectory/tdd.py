@@ -26,14 +26,14 @@ class TargetDriven(AdversarialConsistency):
     """TDD; the paper declares 4 to 8 steps for one student, which steps deterministically.
 
     Args:
-        guidance: of the teacher; the paper's 3.5 is 4.5 in Diffusers' convention.
+        teacher_guidance: of the teacher; the paper's 3.5 is 4.5 in Diffusers' convention.
         gan: adversarial term, compared up to the longest of the student's even steps above the target; 0 for none.
         window: targets lie at most so far below the highest that the teacher's step does not pass: 260 of 1000 steps.
         jitter: eta: a target s becomes (1 - eta u) s with u uniform in [0, 1].
         dropout: share of rows without condition.
     """
 
-    guidance: AnyScale = Guidance(4.5, 4.5)
+    teacher_guidance: AnyScale = Guidance(4.5, 4.5)
     grid: int = 250
     window: float = 0.26
     jitter: float = 0.3
@@ -53,10 +53,10 @@ class TargetDriven(AdversarialConsistency):
             rows = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < self.dropout
             batch = replace(batch, cond=batch.cond.dropped(rows))
         t, r = drawn_cell(cells(edges_of(roles, batch), self.grid), batch, roles.process)
-        x_t, field = noised(roles, batch, t).x_t, self.guidance.field(roles, batch)
+        x_t, field = noised(roles, batch, t).x_t, self.teacher_guidance.field(roles, batch)
         x_r = SOLVERS[self.solver](field, x_t, t, r)
-        interval, told = Interval(t, r, self.targets(roles, batch, r)), self.guidance.tell(batch, field)
-        ends = jumps(roles, batch, interval, x_t, x_r, ema=self.ema, scalars=told)
+        interval, scalars = Interval(t, r, self.targets(roles, batch, r)), self.teacher_guidance.scalars(batch, field)
+        ends = jumps(roles, batch, interval, x_t, x_r, ema=self.ema, scalars=scalars)
         return Judged(ends, above(ends.s, longest_step(roles)))
 
     def targets(self, roles: Roles, batch: Batch, r: Time) -> Time:

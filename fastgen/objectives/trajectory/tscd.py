@@ -25,14 +25,14 @@ class SegmentedConsistency(AdversarialConsistency):
     """TSCD with a fixed number of segments.
 
     Args:
-        guidance: of the teacher (the paper's scale is not known to us).
+        teacher_guidance: of the teacher (the paper's scale is not known to us).
         grid: solver steps from noise to data, rounded up to a whole number in each segment.
         distance: between the two jumps; the paper's is the mean square, and an adversarial one for few segments.
         gan: adversarial term, compared up to one segment above the end of the jump; 0 for none.
         segments: into which the student's steps are divided or merged.
     """
 
-    guidance: AnyScale = Guidance(7.5, 7.5)
+    teacher_guidance: AnyScale = Guidance(7.5, 7.5)
     distance: DistanceName = "l2"
     gan: AnyGAN = GAN(weight=0.0, learned=1.0, kind="hinge")
     segments: int = 8
