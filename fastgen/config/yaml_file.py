@@ -267,8 +267,8 @@ def _beside(loc: Sequence[Any], raw: Any) -> list[str]:
         return []
     for part in loc[:-2]:
         raw = raw[part]
-    kind = OBJECTIVES.get(raw.get("name")) or SOURCES.get(raw.get("source"))
-    return [field.name for field in fields(kind)] if kind is not None else []  # type: ignore[arg-type]
+    named = [kinds.own[raw[key]] for kinds, key in _KINDS if raw.get(key) in kinds.own]
+    return [field.name for kind in named for field in fields(kind)]
 
 
 def _known_names(model: type[BaseModel]) -> set[str]:

@@ -3,11 +3,21 @@
 import inspect
 from abc import ABC
 from dataclasses import dataclass
+from typing import ClassVar
 
 import pytest
+import torch
+from closed_forms import PLANE, close, only, streams
 
-from fastgen.objectives import OBJECTIVES, AnyGuidance, DirectionMatching
-from fastgen.objectives.parts.matching import Matching
+from fastgen.models.roles import Roles
+from fastgen.objectives import OBJECTIVES, AnyGuidance, Batch, DirectionMatching, Landing, Needs, PhasedDMD
+from fastgen.objectives.parts.adversarial import AdversarialConsistency, Judged
+from fastgen.objectives.parts.flow_map import Jumps
+from fastgen.objectives.parts.gan import GAN
+from fastgen.objectives.parts.matching import Matching, fake_terms
+from fastgen.objectives.parts.ops import Noised
+from fastgen.process import Flow, even_grid
+from fastgen.proofs.toy import toy_batch, toy_roles
 
 PAPERS = {name: kind for name, kind in OBJECTIVES.items() if issubclass(kind, ABC)}
 
@@ -50,3 +60,55 @@ def test_a_setting_without_default_is_told():
 
     with pytest.raises(TypeError, match=r"abstract class Mine .*guidance"):
         Mine()
+
+
+def test_even_errors_count_the_same_where_little_of_the_noise_is_known():
+    process, landed, t = Flow(), 0.5, 0.6
+    weighed = {}
+    for even in (True, False):
+        objective = PhasedDMD(even=even, fake_times=only((t - landed) / (1 - landed)))
+        roles = toy_roles(process, PLANE, [even_grid(4)], updates=0, objective=objective, sampler="ode")
+        batch = toy_batch(PLANE, 64, *streams().values())
+        landing = Landing(batch.x0, batch.full(landed), batch.full(1.0), batch.x0)
+        weighed[even] = fake_terms(objective, roles, batch, landing)["denoise"]
+    known = Noised.of(process, batch.x0, batch.full(t), batch.noise(), s=batch.full(landed)).precision[0]
+    assert known < 0.9
+    close(weighed[False], (known * weighed[True]).float(), tolerance=1e-5)
+
+
+@dataclass(frozen=True)
+class Still(AdversarialConsistency):
+    """Jumps that end at a known time, apart by one, judged a little above it."""
+
+    ema: ClassVar[float] = 0.0
+
+    @property
+    def also(self) -> Needs:
+        return Needs()
+
+    def judged(self, roles: Roles, batch: Batch) -> Judged:
+        return Judged(Jumps(batch.x0 + 1, batch.x0, batch.full(0.2)), batch.full(0.3))
+
+
+def judged_turn(turn: str, weight: float) -> tuple[dict[str, float], torch.Tensor]:
+    """The terms of a turn, and the times at which the adversary looked."""
+    roles = toy_roles(Flow(), PLANE, [even_grid(4)], updates=0)
+    times: list[torch.Tensor] = []
+    roles.discriminator.register_forward_pre_hook(lambda _module, given: times.append(given[1]))
+    objective = Still(gan=GAN(weight, learned=0.7, kind="hinge"))
+    terms = getattr(objective, turn)(roles, toy_batch(PLANE, 64, *streams().values()))
+    return {name: term.item() for name, term in terms.items()}, torch.cat(times)
+
+
+@pytest.mark.parametrize("turn", ["generator", "discriminator"])
+def test_an_adversary_looks_between_the_jumps_end_and_what_the_paper_says(turn: str):
+    _, times = judged_turn(turn, 0.1)
+    assert 0.2 < times.min() < 0.22
+    assert 0.28 < times.max() <= 0.3
+
+
+def test_the_generator_pays_the_adversary_by_its_weight():
+    (one, _), (two, _) = judged_turn("generator", 0.1), judged_turn("generator", 0.2)
+    assert one["gan"] > 0
+    assert two["gan"] == pytest.approx(2 * one["gan"])
+    assert two["consistency"] == one["consistency"]

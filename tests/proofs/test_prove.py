@@ -154,7 +154,7 @@ MISTAKES = {
     "nothing there": ("x = 1", "defines no objective: write a frozen dataclass"),
     "two": (OWN + OWN.replace("class Mine", "class Other"), "defines several objectives (Mine, Other)"),
     "not Python": ("def", "cannot be run: SyntaxError"),
-    "no default": (OWN.replace("guidance: AnyGuidance = Fixed(3.0)", "guidance: AnyGuidance"), "give every field one"),
+    "no default": (OWN.replace("guidance: AnyGuidance = Fixed(3.0)", "guidance: AnyGuidance"), "defines no objective"),
     "a role the bed lacks": (
         saying(WHOLE, "also = Needs(lpips=True)"),
         "needs lpips, which the proof",
