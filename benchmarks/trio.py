@@ -20,7 +20,7 @@ from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.walk import Plan
 from fastgen.objectives.distribution.dmd2 import DMD2
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.guidance import Fixed
+from fastgen.objectives.parts.guidance_laws import Fixed
 from fastgen.process import even_grid, from_scheduler
 
 from .networks import Size

@@ -18,8 +18,8 @@ from ..engine.dtypes import base_of, teacher_dtype
 from ..engine.roles import SHARED
 from ..errors import UserError
 from ..models.experts import Experts
+from ..models.pipelines.components import NETWORKS, SECOND, network_of
 from ..models.pipelines.create import create
-from ..models.pipelines.watch import NETWORKS, SECOND, network_of
 from ..models.targets import find_targets
 from ..objectives import OBJECTIVE_KINDS, denoisers_of, roles_of
 

@@ -20,9 +20,10 @@ from ..export.lora import export_lora, known_keys
 from ..export.scheduler_export import TOLERANCE, SchedulerExport
 from ..export.unguided import unguided
 from ..models.merging import lora_config
+from ..models.pipelines.components import autoencoder_of
 from ..models.pipelines.refusal import cause
 from ..models.pipelines.stock_pipeline import StockPipeline
-from ..models.pipelines.watch import autoencoder_of, replaced
+from ..models.pipelines.watch import replaced
 from ..models.quantised import unquantised
 from ..models.targets import find_targets
 from ..sampling.pictures import grid

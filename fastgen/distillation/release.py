@@ -27,13 +27,13 @@ from ..models.casting import cast
 from ..models.denoiser import dtype_of
 from ..models.merging import lora_layers, low_rank_updates
 from ..models.pipelines.arguments import call_arguments
+from ..models.pipelines.components import denoisers_of, parts_of
 from ..models.pipelines.loading import load, locate, variant_of
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.stacked import recorded, written
 from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.teacher import load_teacher
-from ..models.pipelines.watch import denoisers_of, parts_of
 from ..models.targets import find_targets
 from .student import Student
 

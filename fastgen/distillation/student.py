@@ -21,10 +21,10 @@ from ..models.denoiser import NetworkDenoiser
 from ..models.merging import merge
 from ..models.pipelines.arguments import in_turn
 from ..models.pipelines.canonical import reading_of
+from ..models.pipelines.components import network_of
 from ..models.pipelines.notes import Stop
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.teacher import load_teacher
-from ..models.pipelines.watch import network_of
 from ..models.walk import Plan, sample
 from ..process import Flow, from_scheduler
 from ..sampling.pictures import grid

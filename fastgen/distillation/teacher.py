@@ -6,10 +6,10 @@ from ..config.schema import Config
 from ..engine.dtypes import QUANTISED, base_of, teacher_dtype
 from ..models.pipelines.arguments import size_arguments
 from ..models.pipelines.attention import set_attention
+from ..models.pipelines.components import denoisers_of
 from ..models.pipelines.create import create
 from ..models.pipelines.pipeline import Pipeline, noted_classes
 from ..models.pipelines.teacher import load_teacher
-from ..models.pipelines.watch import denoisers_of
 
 
 def teacher_of(config: Config, device: torch.device) -> Pipeline:

@@ -15,8 +15,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ..models.pipelines.components import denoisers_of
 from ..models.pipelines.stock_pipeline import StockPipeline
-from ..models.pipelines.watch import denoisers_of
 
 INDEX = "model_index.json"
 _HEAVY = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb", ".gguf"}

@@ -11,10 +11,10 @@ from safetensors.torch import save_file
 from ..errors import UserError
 from ..files import atomic_folder
 from ..models.experts import networks_in
+from ..models.pipelines.components import denoiser_name, network_of
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.stacked import FILES, Keys, written
 from ..models.pipelines.stock_pipeline import LoRAPipeline, StockPipeline
-from ..models.pipelines.watch import denoiser_name, network_of
 from .adapter import DOWN, UP, Adapter
 from .card import HERE, lora_card
 from .export import forget_origin, notes_of, with_scheduler

@@ -1,4 +1,7 @@
-"""A role's adapter added into the weights of its base, and as what LoRA files hold."""
+"""A role's adapter added into the weights of its base, and as what LoRA files hold.
+
+LoRA files of users are added to a pipeline by `fastgen.models.pipelines.fuse`.
+"""
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence

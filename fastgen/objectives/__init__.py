@@ -18,7 +18,7 @@ from .distribution.tdm import TDM
 from .distribution.uni_instruct import UniInstruct
 from .distribution.vsd import VSD, SwiftBrush
 from .parts.base import Batch, Landing, Objective, Pair, Terms, Turn, denoisers_of, roles_of
-from .parts.guidance import AnyGuidance, Fixed
+from .parts.guidance_laws import AnyGuidance, Fixed
 from .parts.matching import Scores
 from .parts.needs import Needs
 from .parts.rollout import RolloutName

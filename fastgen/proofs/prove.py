@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UserError
 from ..objectives import OBJECTIVE_KINDS, Objective, roles_of
 from ..objectives.parts.gan import GAN
-from ..objectives.parts.guidance import Anti, Fixed, LongShort, Shared, Zero
+from ..objectives.parts.guidance_laws import Anti, Fixed, LongShort, Shared, Zero
 from ..objectives.parts.solvers import Guidance
 from .check import Check, attempted
 from .convergence import ALL, convergence_checks

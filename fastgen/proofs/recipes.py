@@ -15,7 +15,7 @@ from ..objectives.distribution.tdm import TDM
 from ..objectives.distribution.uni_instruct import UniInstruct
 from ..objectives.distribution.vsd import VSD, SwiftBrush
 from ..objectives.parts.gan import GAN
-from ..objectives.parts.guidance import Fixed, LongShort, Shared
+from ..objectives.parts.guidance_laws import Fixed, LongShort, Shared
 from ..objectives.regression.kd import KnowledgeDistillation
 from ..process import LogNormal
 from .training import Recipe

@@ -13,7 +13,7 @@ from fastgen.config.schema import Config
 from fastgen.config.yaml_file import dump, fingerprint, load
 from fastgen.distillation.plan import plan
 from fastgen.errors import UserError
-from fastgen.objectives.parts.guidance import Fixed
+from fastgen.objectives.parts.guidance_laws import Fixed
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))

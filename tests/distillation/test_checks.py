@@ -19,7 +19,7 @@ from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.objectives import Batch, Landing
 from fastgen.objectives.distribution.sid import SiD
 from fastgen.objectives.parts.gan import GAN, discriminator_losses
-from fastgen.objectives.parts.guidance import Anti, LongShort, Shared
+from fastgen.objectives.parts.guidance_laws import Anti, LongShort, Shared
 from fastgen.objectives.parts.matching import compare
 from fastgen.process import Flow, LogitNormal, LogNormal, Prediction, Reading, Trig, even_grid
 from fastgen.process.prediction import flow_row

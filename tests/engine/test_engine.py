@@ -18,7 +18,7 @@ from fastgen.errors import NonFiniteError, UserError
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.objectives import DMD2, Pretrain
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.guidance import Fixed
+from fastgen.objectives.parts.guidance_laws import Fixed
 from fastgen.sampling.sampler import ode
 from fastgen.seeds import seed_of, stream
 

@@ -19,7 +19,7 @@ from fastgen.config.schema import LoRAConfig
 from fastgen.export.adapter import DOWN, UP, Adapter
 from fastgen.export.kohya import kohya_state
 from fastgen.export.lora import FILES, export_lora, known_keys
-from fastgen.models.pipelines.watch import network_of
+from fastgen.models.pipelines.components import network_of
 from fastgen.models.targets import find_targets
 
 SD = {"cross_attention_dim": 768, "attention_head_dim": 8}

@@ -15,9 +15,9 @@ from fastgen.export.adapter import Adapter
 from fastgen.export.lora import FILES, export_lora
 from fastgen.export.rebuild import verify_lora
 from fastgen.export.verify import Export, verify
+from fastgen.models.pipelines.components import denoiser_name
 from fastgen.models.pipelines.source import LoRAFile
 from fastgen.models.pipelines.stacked import StackedLoRA, recorded
-from fastgen.models.pipelines.watch import denoiser_name
 
 
 def outputs(pipe: DiffusionPipeline, size, net=None) -> torch.Tensor:

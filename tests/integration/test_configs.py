@@ -16,10 +16,10 @@ from PIL import Image
 
 from fastgen.cli import main
 from fastgen.config.yaml_file import load
+from fastgen.models.pipelines.components import denoiser_name
 from fastgen.models.pipelines.notes import Notes
-from fastgen.models.pipelines.watch import denoiser_name
 from fastgen.objectives import OBJECTIVES
-from fastgen.objectives.parts.guidance import Fixed
+from fastgen.objectives.parts.guidance_laws import Fixed
 from fastgen.objectives.parts.solvers import Guidance
 
 CONFIGS = Path(__file__).parents[2] / "configs"

@@ -12,9 +12,9 @@ from families import FAMILIES, Family
 from fastgen.config.schema import Config
 from fastgen.distillation.distil import distil
 from fastgen.export.lora import has_loader
+from fastgen.models.pipelines.components import network_of
 from fastgen.models.pipelines.loading import load
 from fastgen.models.pipelines.notes import Notes
-from fastgen.models.pipelines.watch import network_of
 
 REFUSED = {"cogview4", "latte"}
 TRAINED = [name for name in FAMILIES if name not in REFUSED]

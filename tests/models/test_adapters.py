@@ -25,7 +25,7 @@ from fastgen.models.roles import weights_of
 from fastgen.models.targets import find_targets
 from fastgen.models.walk import Plan
 from fastgen.objectives import DMD2
-from fastgen.objectives.parts.guidance import Fixed
+from fastgen.objectives.parts.guidance_laws import Fixed
 from fastgen.process import even_grid
 
 TRAINED = ("generator", "fake_score")

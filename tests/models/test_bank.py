@@ -17,7 +17,7 @@ from fastgen.models.owned import owned
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.roles import put, taken
 from fastgen.objectives.distribution.dmd2 import DMD2
-from fastgen.objectives.parts.guidance import Fixed
+from fastgen.objectives.parts.guidance_laws import Fixed
 
 TRAINED = ("generator", "fake_score")
 X, T = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0)), torch.tensor([0.3, 0.8]).double()

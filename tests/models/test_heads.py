@@ -12,7 +12,7 @@ from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.objectives.distribution.dmd import DMD
 from fastgen.objectives.distribution.dmd2 import DMD2
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.guidance import Fixed
+from fastgen.objectives.parts.guidance_laws import Fixed
 from fastgen.process import Flow, even_grid
 from fastgen.proofs.toy import toy_batch, toy_roles
 

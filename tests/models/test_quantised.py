@@ -18,9 +18,9 @@ from fastgen.models import quantised
 from fastgen.models.adapters import alias
 from fastgen.models.pipelines import teacher
 from fastgen.models.pipelines.codec import codec_of
+from fastgen.models.pipelines.components import denoisers_of
 from fastgen.models.pipelines.source import TeacherSource
 from fastgen.models.pipelines.teacher import load_teacher
-from fastgen.models.pipelines.watch import denoisers_of
 from fastgen.models.quantised import quantise
 
 NEEDS_BITSANDBYTES = pytest.mark.skipif(find_spec("bitsandbytes") is None, reason="bitsandbytes is not installed")

@@ -16,7 +16,7 @@ from fastgen.models.scalars import ScalarEmbeddings, find_time_embedding
 from fastgen.models.walk import Plan
 from fastgen.objectives import DMD2
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.guidance import Fixed
+from fastgen.objectives.parts.guidance_laws import Fixed
 from fastgen.process import Trig, even_grid
 
 

@@ -30,7 +30,7 @@ from fastgen.objectives.distribution.dmd import DMD
 from fastgen.objectives.distribution.dmd2 import DMD2
 from fastgen.objectives.distribution.vsd import VSD
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.guidance import Fixed
+from fastgen.objectives.parts.guidance_laws import Fixed
 from fastgen.objectives.regression.kd import KnowledgeDistillation
 from fastgen.objectives.regression.pretrain import Pretrain
 from fastgen.process import Flow, Process, even_grid

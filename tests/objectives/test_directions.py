@@ -30,7 +30,7 @@ from fastgen.models.walk import Plan
 from fastgen.objectives.distribution.decoupled_dmd import DecoupledDMD
 from fastgen.objectives.distribution.diff_instruct import DiffInstruct
 from fastgen.objectives.distribution.vsd import VSD, SwiftBrush
-from fastgen.objectives.parts.guidance import Fixed
+from fastgen.objectives.parts.guidance_laws import Fixed
 from fastgen.process import Flow, Process, Trig, even_grid
 from fastgen.proofs.analytic import AffineGenerator, ExactDenoiser, Mixture
 

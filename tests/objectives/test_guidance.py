@@ -23,7 +23,7 @@ from torch import Tensor
 from fastgen.models.calls import look
 from fastgen.models.roles import Roles
 from fastgen.objectives.distribution.vsd import VSD
-from fastgen.objectives.parts.guidance import Anti, Fixed, GuidanceLaw, LongShort, Scales, Shared, Zero
+from fastgen.objectives.parts.guidance_laws import Anti, Fixed, GuidanceLaw, LongShort, Scales, Shared, Zero
 from fastgen.objectives.parts.matching import compare, fake_terms
 from fastgen.process import Flow, Process
 from fastgen.proofs.analytic import ExactDenoiser, Mixture

@@ -39,7 +39,7 @@ from fastgen.objectives.distribution import sid
 from fastgen.objectives.distribution.sid import SiD, SiDLSG
 from fastgen.objectives.distribution.sida import FewStepSiD, SiDA
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.guidance import Fixed, LongShort
+from fastgen.objectives.parts.guidance_laws import Fixed, LongShort
 from fastgen.objectives.parts.matching import compare
 from fastgen.process import Flow, Process, Trig, even_grid
 from fastgen.proofs.analytic import ExactDenoiser, ExactRatio

@@ -35,7 +35,7 @@ from fastgen.objectives.distribution.sim import SIM
 from fastgen.objectives.distribution.uni_instruct import UniInstruct
 from fastgen.objectives.parts import gan
 from fastgen.objectives.parts.divergences import DIVERGENCES, Divergence
-from fastgen.objectives.parts.guidance import Zero
+from fastgen.objectives.parts.guidance_laws import Zero
 from fastgen.objectives.parts.ops import mean_abs
 from fastgen.objectives.parts.weights import WEIGHTS
 

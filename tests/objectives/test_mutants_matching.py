@@ -46,8 +46,9 @@ from fastgen.models import calls, scalars, state
 from fastgen.objectives.distribution import decoupled_dmd, diff_instruct, phased_dmd
 from fastgen.objectives.distribution import vsd as vsd_module
 from fastgen.objectives.distribution.phased_dmd import PhasedDMD
-from fastgen.objectives.parts import gan, guidance, matching, ops, rollout, score_matching, weights
-from fastgen.objectives.parts.guidance import Scales
+from fastgen.objectives.parts import gan, matching, ops, rollout, score_matching, weights
+from fastgen.objectives.parts import guidance_laws as guidance
+from fastgen.objectives.parts.guidance_laws import Scales
 from fastgen.process import Flow, Prediction, Process
 from fastgen.process.process import Kernel
 

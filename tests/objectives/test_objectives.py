@@ -37,7 +37,7 @@ from fastgen.objectives.distribution.dmd import DMD
 from fastgen.objectives.distribution.dmd2 import DMD2
 from fastgen.objectives.distribution.vsd import VSD
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.guidance import Fixed
+from fastgen.objectives.parts.guidance_laws import Fixed
 from fastgen.objectives.parts.matching import Matching, compare
 from fastgen.objectives.parts.ops import surrogate
 from fastgen.objectives.parts.rollout import land

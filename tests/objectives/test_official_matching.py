@@ -41,7 +41,7 @@ from fastgen.objectives.distribution.tdm import TDM
 from fastgen.objectives.distribution.uni_instruct import UniInstruct
 from fastgen.objectives.distribution.vsd import VSD, SwiftBrush
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.guidance import Fixed, LongShort, Shared
+from fastgen.objectives.parts.guidance_laws import Fixed, LongShort, Shared
 from fastgen.process import Karras, Uniform
 from fastgen.proofs.page import inserted
 

@@ -14,10 +14,10 @@ from fastgen.export.scheduler_export import Emitted, SchedulerExport, scheduler_
 from fastgen.export.stops import stops_of
 from fastgen.export.verify import Ours
 from fastgen.models.pipelines.arguments import call_arguments
+from fastgen.models.pipelines.components import denoiser_name
 from fastgen.models.pipelines.notes import Notes
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.pipelines.probe import emitted
-from fastgen.models.pipelines.watch import denoiser_name
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 

@@ -25,7 +25,7 @@ from fastgen.models.pipelines.loading import load
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.walk import Plan
 from fastgen.objectives import DMD2, KnowledgeDistillation
-from fastgen.objectives.parts.guidance import Fixed
+from fastgen.objectives.parts.guidance_laws import Fixed
 from fastgen.process import even_grid
 
 CPU = torch.device("cpu")

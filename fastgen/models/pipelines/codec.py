@@ -20,9 +20,10 @@ from torch import Tensor
 from ...errors import UserError
 from .arguments import classifier_free, conditioning_kind, parameters
 from .canonical import unit
+from .components import autoencoder_of, denoisers_of, network_of
 from .selftest import tolerance
 from .stock_pipeline import StockPipeline
-from .watch import Answer, autoencoder_of, denoisers_of, network_of, replaced, silent, undisturbed, unshared
+from .watch import Answer, replaced, silent, undisturbed, unshared
 
 AT_ONCE = 4  # images through the autoencoder together, if they are small; videos go one by one
 MOST = 2**17  # values of the samples that go together: two of SDXL at 1024 px

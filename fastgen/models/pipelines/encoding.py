@@ -21,10 +21,10 @@ from transformers import PreTrainedTokenizerBase
 from ..conditioning import Conditioning
 from ..denoiser import CallForm
 from ..layout import flat, same, tree
+from .components import autoencoder_of, denoisers_of, network_of
 from .probe import capture, capture_null
 from .refusal import failure
 from .stock_pipeline import StockPipeline
-from .watch import autoencoder_of, denoisers_of, network_of
 
 AT_ONCE = 32
 

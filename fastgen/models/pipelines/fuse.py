@@ -1,4 +1,7 @@
-"""A user's LoRAs become part of the base: Diffusers says where each update belongs, the file how large it is."""
+"""A user's LoRAs become part of the base: Diffusers says where each update belongs, the file how large it is.
+
+A trained role's adapter is merged by `fastgen.models.merging`.
+"""
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,11 +15,11 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from ...errors import UserError
+from .components import network_of
 from .loading import HUB_FAILURES, HUB_ID, check_weights, line
 from .lora_file import Update, listed, normal_form, read_updates, sketch
 from .source import LoRAFile
 from .stock_pipeline import LoRAPipeline, StockPipeline, reads_loras
-from .watch import network_of
 
 PICKLES = {".bin", ".pt", ".pth", ".ckpt"}
 USUAL = "pytorch_lora_weights.safetensors"

@@ -12,8 +12,9 @@ from ..conditioning import Conditioning
 from ..denoiser import CallForm, NetworkDenoiser, output_of
 from ..scalars import find_time_embedding
 from .arguments import classifier_free
+from .components import denoisers_of
 from .stock_pipeline import StockPipeline
-from .watch import denoisers_of, first_value, rehearse
+from .watch import first_value, rehearse
 
 _DYADIC, _BETWEEN = 1 - 2**-6, 2**-12
 """A time that bf16 and fp16 hold, and less than half a step of either to the next one."""

@@ -19,6 +19,7 @@ from ..experts import Experts
 from .arguments import FRAMES, classifier_free, conditioning_kind, null_label_above, parameters, real_classes
 from .canonical import static_shift
 from .codec import Codec, codec_of
+from .components import network_of, parts_of
 from .encoding import Asking, Encoder
 from .halved import told_in_bf16
 from .loading import load
@@ -26,7 +27,6 @@ from .notes import Arguments, Notes
 from .probe import emitted, opening, probe
 from .refusal import checking
 from .stock_pipeline import StockPipeline
-from .watch import network_of, parts_of
 
 PROBE_PIXELS, PROBE_FRAMES = 256, 9
 _EXAMPLES = {"none": (None, None), "label": (0, 1), "prompt": ("a", "a longer one")}

@@ -21,12 +21,13 @@ from ..precision import full_precision
 from .arguments import classifier_free, free_count, guided_call
 from .attempt import attempt
 from .canonical import canonical, is_deterministic, view
+from .components import network_of
 from .oracle import Read
 from .own import hold_to_own_scheduler
 from .refusal import checking, failure
 from .selftest import Evidence, fitting_guidance, self_test, tolerance
 from .stock_pipeline import StockPipeline
-from .watch import Step, first_value, network_of, record, rehearse
+from .watch import Step, first_value, record, rehearse
 
 _TIMES = ("timestep", "timesteps", "t")
 _SIMPLE_MAPS = ((1.0, 0.0), (1e-3, 0.0), (-1.0, 1000.0), (-1e-3, 1.0))  # slope and offset

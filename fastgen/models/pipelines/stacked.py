@@ -7,11 +7,11 @@ from typing import Literal
 
 from ...errors import UserError
 from ...files import sha256_file
+from .components import denoisers_of
 from .fuse import lora_file
 from .notes import TeacherLoRA
 from .source import LoRAFile
 from .stock_pipeline import StockPipeline
-from .watch import denoisers_of
 
 Keys = Literal["diffusers", "kohya"]
 FILES: dict[Keys, str] = {

@@ -4,12 +4,12 @@ import torch
 
 from ...errors import UserError
 from ..quantised import Quantised, quantise
+from .components import denoisers_of
 from .fuse import fuse, lora_file
 from .loading import load, locate, moved
 from .single_file import load_single_file
 from .source import DTYPES, TeacherSource
 from .stock_pipeline import StockPipeline
-from .watch import denoisers_of
 
 
 def load_teacher(

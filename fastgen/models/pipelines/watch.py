@@ -12,17 +12,14 @@ from functools import wraps
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from ...errors import UserError
 from ..denoiser import output_of
-from ..experts import Experts, networks_in
 from .arguments import parameters
+from .components import denoisers_of, network_of
 from .stock_pipeline import StockPipeline
 
 PLUMBING = ("return_dict",)
-NETWORKS = ("transformer", "unet")  # the names of the components that denoise
-SECOND = "transformer_2"  # beside it, where a pipeline has `boundary_ratio`
 
 
 @dataclass(frozen=True)
@@ -48,47 +45,6 @@ class Step:
     timestep: float
     sample: Tensor
     stepped: Tensor
-
-
-def denoiser_name(pipe: StockPipeline) -> str:
-    """The name of the component that denoises.
-
-    Raises:
-        UserError: the pipeline has none.
-    """
-    for name in NETWORKS:
-        if isinstance(pipe.components.get(name), nn.Module):
-            return name
-    raise UserError(
-        f"{type(pipe).__name__} has neither a `unet` nor a `transformer`, so there is nothing to distil; its parts "
-        f"are {', '.join(pipe.components)}"
-    )
-
-
-def denoisers_of(pipe: StockPipeline) -> dict[str, Any]:
-    """The components that denoise: one, or two of which the first has the noisier times; raises as `denoiser_name`."""
-    second = [SECOND] if pipe.config.get("boundary_ratio") is not None and pipe.components.get(SECOND) else []
-    return {name: pipe.components[name] for name in [denoiser_name(pipe), *second]}
-
-
-def network_of(pipe: StockPipeline) -> Any:
-    """What denoises: a component, or two of them as one; raises as `denoiser_name`."""
-    first, *second = denoisers_of(pipe).values()
-    if not second:
-        return first
-    boundary = pipe.config.boundary_ratio * pipe.scheduler.config.num_train_timesteps
-    return Experts(first, *second, boundary=boundary)
-
-
-def parts_of(pipe: StockPipeline, network: nn.Module) -> dict[str, nn.Module]:
-    """Another network like the pipeline's as its components, by name."""
-    return dict(zip(denoisers_of(pipe), networks_in(network).values(), strict=True))
-
-
-def autoencoder_of(pipe: StockPipeline) -> Any:
-    """The component that encodes and decodes images, whatever its name; None for a pipeline of pixels."""
-    networks = (part for part in pipe.components.values() if isinstance(part, nn.Module))
-    return next((part for part in networks if hasattr(part, "encode") and hasattr(part, "decode")), None)
 
 
 def rehearse(pipe: StockPipeline, call: Mapping[str, Any], *, steps: int, rows: int) -> list[Step]:

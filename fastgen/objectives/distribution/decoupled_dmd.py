@@ -13,7 +13,7 @@ from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, Uniform
 from ..parts.base import Batch, Landing, Terms
 from ..parts.gan import generator_terms
-from ..parts.guidance import Fixed, GuidanceLaw
+from ..parts.guidance_laws import Fixed, GuidanceLaw
 from ..parts.matching import Scores, check_floor, compare
 from ..parts.needs import Needs
 from ..parts.ops import renoised, surrogate

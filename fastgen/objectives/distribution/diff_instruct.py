@@ -9,7 +9,7 @@ from typing import final
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, LogNormal
 from ..parts.base import Batch
-from ..parts.guidance import AnyGuidance, Fixed
+from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import Scores
 from ..parts.ops import RowName
 from ..parts.rollout import RolloutName

@@ -14,7 +14,7 @@ from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, Uniform
 from ..parts.base import Batch, Terms
 from ..parts.gan import generator_terms
-from ..parts.guidance import AnyGuidance, Fixed
+from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import compare
 from ..parts.needs import Needs
 from ..parts.ops import pseudo_huber, surrogate

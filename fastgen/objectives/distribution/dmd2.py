@@ -2,7 +2,7 @@
 
 DMD without its regression: the fake score is updated several times per generator update (section 4.2), a GAN term on
 the fake score's features brings in real data (section 4.3), and several steps are trained on the generator's own
-intermediate samples (section 4.5).
+intermediate samples (section 4.5). Its turns are those of `DirectionMatching`; here stands what is its own.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from ...models.roles import Roles
 from ...process import Latent
 from ..parts.base import Batch
 from ..parts.gan import GAN, AnyGAN
-from ..parts.guidance import AnyGuidance, Fixed
+from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import Scores
 from ..parts.needs import Needs
 from ..parts.rollout import RolloutName

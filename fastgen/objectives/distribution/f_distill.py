@@ -16,7 +16,7 @@ from ...process import Latent, pad_like
 from ..parts.base import Batch
 from ..parts.divergences import DIVERGENCES, DivergenceName, check_clip
 from ..parts.gan import GAN, AnyGAN, check_gives_ratio
-from ..parts.guidance import AnyGuidance, Fixed
+from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import Scores
 from ..parts.needs import Needs
 from ..parts.rollout import RolloutName

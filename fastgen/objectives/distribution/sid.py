@@ -18,7 +18,7 @@ from ...models.roles import Roles
 from ...process import AnyTimeLaw, Karras, LogNormal, Uniform
 from ..parts.base import Batch, Terms
 from ..parts.gan import generator_terms
-from ..parts.guidance import AnyGuidance, Fixed, LongShort
+from ..parts.guidance_laws import AnyGuidance, Fixed, LongShort
 from ..parts.matching import Scores, compare
 from ..parts.ops import RowName
 from ..parts.rollout import RolloutName, land

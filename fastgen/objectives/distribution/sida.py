@@ -13,7 +13,7 @@ from typing import final
 
 from ...process import AnyTimeLaw, Karras, LogNormal, Uniform
 from ..parts.gan import GAN, AnyGAN
-from ..parts.guidance import AnyGuidance, Fixed, Zero
+from ..parts.guidance_laws import AnyGuidance, Fixed, Zero
 from ..parts.ops import RowName
 from ..parts.rollout import RolloutName
 from .sid import IdentityMatching

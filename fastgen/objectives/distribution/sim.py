@@ -16,7 +16,7 @@ from ...models.roles import Roles
 from ...process import AnyTimeLaw, Karras, LogNormal
 from ..parts.base import Batch, Terms
 from ..parts.gan import generator_terms
-from ..parts.guidance import AnyGuidance, Fixed
+from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import compare
 from ..parts.ops import RowName
 from ..parts.rollout import RolloutName, land

@@ -12,7 +12,7 @@ from typing import ClassVar, final
 from ...models.roles import Roles
 from ...process import Latent
 from ..parts.base import Batch
-from ..parts.guidance import AnyGuidance, Fixed
+from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import Scores
 from ..parts.needs import Needs
 from ..parts.rollout import RolloutName

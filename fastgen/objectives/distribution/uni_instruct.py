@@ -20,7 +20,7 @@ from ...process import AnyTimeLaw, Karras, LogNormal, pad_like
 from ..parts.base import Batch, Terms
 from ..parts.divergences import DIVERGENCES, DivergenceName, check_clip
 from ..parts.gan import AnyGAN, check_gives_ratio, generator_terms
-from ..parts.guidance import AnyGuidance, Fixed
+from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import Scores, compare
 from ..parts.ops import RowName
 from ..parts.rollout import RolloutName, land

@@ -12,7 +12,7 @@ from typing import final
 from ...models.roles import Roles
 from ...process import Latent
 from ..parts.base import Batch
-from ..parts.guidance import AnyGuidance, Fixed, Shared
+from ..parts.guidance_laws import AnyGuidance, Fixed, Shared
 from ..parts.matching import Scores
 from ..parts.rollout import RolloutName
 from ..parts.score_matching import DirectionMatching

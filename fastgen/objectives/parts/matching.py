@@ -11,7 +11,7 @@ from ...models.roles import Roles
 from ...process import Latent, Prediction, Time, TimeLaw
 from .base import Batch, Cycle, Landing, Terms
 from .gan import GAN, discriminator_losses, starts
-from .guidance import GuidanceLaw
+from .guidance_laws import GuidanceLaw
 from .needs import Needs
 from .ops import Noised, RowName, denoising_loss, renoised
 from .rollout import Rollout, RolloutName

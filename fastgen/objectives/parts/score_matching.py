@@ -13,7 +13,7 @@ from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, Uniform
 from .base import Batch, Cycle, Terms
 from .gan import NO_GAN, AnyGAN, generator_terms
-from .guidance import GuidanceLaw
+from .guidance_laws import GuidanceLaw
 from .matching import Scores, compare, cycle_of, fake_terms, reads
 from .needs import Needs
 from .ops import RowName, surrogate

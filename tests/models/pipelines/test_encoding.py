@@ -15,9 +15,9 @@ from torch.utils._pytree import tree_leaves
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.layout import flat
 from fastgen.models.layout import same as alike
+from fastgen.models.pipelines.components import autoencoder_of
 from fastgen.models.pipelines.encoding import _encoders
 from fastgen.models.pipelines.pipeline import Pipeline
-from fastgen.models.pipelines.watch import autoencoder_of
 
 PROMPTS = ["fox", "a red bird in the snow", "fox"]
 KINDS = ["stable_diffusion", "sdxl", "qwen_image", "z_image", "hidream"]  # tensors, nested, tuples, lists, another axis

@@ -1,4 +1,7 @@
-"""Laws of classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598): which score is guided, and how strongly."""
+"""Laws of classifier-free guidance (Ho & Salimans 2022, arXiv:2207.12598): which score is guided, and how strongly.
+
+The two predictions themselves are combined by `fastgen.models.calls.guided`.
+"""
 
 from dataclasses import dataclass
 from typing import Annotated, Literal, Protocol, runtime_checkable
