@@ -42,6 +42,15 @@ def call(net: nn.Module) -> Tensor:
     return net(noise(2, 4, 8, 8), time * 999, noise(2, 6, 32), return_dict=False)[0]
 
 
+@pytest.fixture(autouse=True)
+def _every_kernel_allowed() -> Iterator[None]:
+    """PyTorch puts a kernel that is not allowed, as cuDNN's after a run, at the end of the order that it restores."""
+    allowed = torch.backends.cuda.cudnn_sdp_enabled()
+    torch.backends.cuda.enable_cudnn_sdp(True)
+    yield
+    torch.backends.cuda.enable_cudnn_sdp(allowed)
+
+
 @contextmanager
 def watched() -> Iterator[list[tuple[int, ...]]]:
     """PyTorch's order of attention kernels at each attention call."""
