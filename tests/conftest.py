@@ -5,6 +5,7 @@ import pytest
 import torch
 
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+pytest.register_assert_rewrite(*(file.stem for file in (Path(__file__).parent / "checks").glob("*.py")))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

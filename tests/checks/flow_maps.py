@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
-from closed_forms import MEAN, REAL, ScriptedBatch, streams
+from closed_forms import MEAN, REAL, ScriptedBatch, close, streams
 from torch import Tensor, nn
 
 from fastgen.models.conditioning import Conditioning
@@ -11,6 +11,8 @@ from fastgen.models.roles import Roles
 from fastgen.models.state import STATES
 from fastgen.models.walk import Plan
 from fastgen.objectives import Objective
+from fastgen.objectives.parts.flow_map import Interval, jumps
+from fastgen.objectives.trajectory.lcm import LatentConsistency
 from fastgen.process import ROWS, Prediction, Process, Row, even_grid
 from fastgen.proofs.analytic import ExactDenoiser
 
@@ -122,3 +124,27 @@ def gaussian_batch(*, images: int = 0, seed: int = 0, size: int = SIZE) -> Scrip
     batch = ScriptedBatch(REAL.uncond(size), (2,), **streams(seed), real=real, script=script)
     batch.images = images
     return batch
+
+
+def times(*values: float) -> Tensor:
+    return torch.tensor(values, dtype=torch.float64)
+
+
+def check_jumps(process: Process) -> None:
+    """From t and from r on one trajectory to the same point at s; from r = s nowhere."""
+    roles = knowing_roles(LatentConsistency(), process, jumping(lambda t: torch.full_like(t, 0.2)))
+    batch = gaussian_batch(size=4)
+    t, r, s = times(0.9, 0.8, 0.6, 0.5), times(0.7, 0.4, 0.3, 0.2), torch.full((4,), 0.2, dtype=torch.float64)
+    x_t = process.renoise(batch.x0, t, batch.noise())
+    x_r = mapped(process, x_t, t, r)
+    roles.target.bias.data.fill_(0.1)
+    with roles.training(("generator",)):
+        found = jumps(roles, batch, Interval(t, r, s), x_t, x_r, ema=0.0)
+    close(found.generated, mapped(process, x_t, t, s))
+    close(found.target, mapped(process, x_t, t, s))
+    assert torch.equal(found.target[3], x_r[3])
+    assert found.generated.requires_grad
+    assert not found.target.requires_grad
+    averaged = jumps(roles, batch, Interval(t, r, s), x_t, x_r, ema=0.5)
+    assert (averaged.target - found.target)[:3].norm() > 1e-3, "the target role is asked"
+    assert torch.equal(averaged.target[3], x_r[3])

@@ -1,73 +1,30 @@
 """f-divergences, and the objectives that weigh by the ratio of densities, against quadrature and plain algebra."""
 
-import math
-
 import pytest
 import torch
-from closed_forms import (
-    COVARIANCE,
-    MEAN,
-    OTHER_FACTOR,
-    OTHER_MEAN,
-    REAL,
-    believed,
-    clean,
-    close,
-    gaussian_roles,
-    only,
-    processes,
-    quasi_random,
-    scripted,
-    slopes,
-    streams,
+from closed_forms import REAL, close, processes, quasi_random, scripted, slopes, streams
+from divergences import (
+    NAMES,
+    RATIOS,
+    T,
+    check_direction_is_the_divergences_gradient,
+    check_f_distill,
+    check_ratio_means,
+    check_weight_is_the_second_derivative,
+    judged,
+    weighed,
 )
-from quadrature import LINE, SQUARE, lattice, leaves, marginals, quadrature
-from torch import Tensor
+from quadrature import LINE, marginals
 
-from fastgen.models.calls import look
-from fastgen.models.roles import Roles
-from fastgen.models.state import RatioMeans
 from fastgen.objectives import Batch, Objective
 from fastgen.objectives.distribution.dmd2 import DMD2
 from fastgen.objectives.distribution.f_distill import FDistill
 from fastgen.objectives.distribution.uni_instruct import UniInstruct
-from fastgen.objectives.parts import weights
 from fastgen.objectives.parts.divergences import DIVERGENCES, DivergenceName
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.matching import compare
-from fastgen.process import Flow, Process, Trig
-from fastgen.proofs.analytic import ExactRatio
-
-T = 0.55
-WIDE = (1e-30, 1e30)
-NAMES = pytest.mark.parametrize("name", DIVERGENCES)
-LEVEL = Trig().time_of(torch.tensor(2 * math.log(0.8 / 0.6))).item()  # alpha 0.8 and sigma 0.6
+from fastgen.process import Flow, Process
 
 # The table
-
-CONVEX = {  # f(r) as the literature writes it, r = p_real / p_fake
-    "reverse_kl": lambda r: -r.log(),
-    "forward_kl": lambda r: r * r.log(),
-    "jeffreys": lambda r: (r - 1) * r.log(),
-    "jensen_shannon": lambda r: r * r.log() - (1 + r) * ((1 + r) / 2).log(),
-    "softened_reverse_kl": lambda r: (1 + r) * ((1 + r) / r).log(),
-    "squared_hellinger": lambda r: (1 - r.sqrt()) ** 2,
-    "pearson": lambda r: (r - 1) ** 2,
-    "neyman": lambda r: (1 - r) ** 2 / r,
-}
-RATIOS = torch.tensor([0.05, 0.3, 1.0, 2.0, 15.0], dtype=torch.float64)
-
-
-def check_weight_is_the_second_derivative(name: DivergenceName) -> None:
-    """h = r^2 f'' with f of the literature differentiated twice, and its slope by the log ratio from differences."""
-    divergence = DIVERGENCES[name]
-    r = RATIOS.clone().requires_grad_()
-    (first,) = torch.autograd.grad(CONVEX[name](r).sum(), r, create_graph=True)
-    (second,) = torch.autograd.grad(first.sum(), r) if first.requires_grad else (torch.zeros_like(r),)
-    close(divergence.f(RATIOS.log()), CONVEX[name](RATIOS))
-    close(divergence.h(RATIOS.log()), RATIOS**2 * second)
-    difference = divergence.h(RATIOS.log() + 1e-5) - divergence.h(RATIOS.log() - 1e-5)
-    close(divergence.slope(RATIOS.log()), difference / 2e-5, tolerance=1e-6)
 
 
 @NAMES
@@ -107,30 +64,6 @@ def test_seeking_divergences_pull_where_the_data_are_missing(name: DivergenceNam
     assert (DIVERGENCES[name].h(RATIOS.log()).diff() < 0).all()
 
 
-def weighed(process: Process, name: DivergenceName) -> tuple[Tensor, Tensor]:
-    """E h(r) (fake - real), and that times the generator's noise."""
-    roles, batch = quadrature(process, LINE, nodes=60)
-    z = batch.script.pop(0)
-    x0 = LINE.other_mean + z @ LINE.other_factor.T
-    scores = compare(look, FDistill(times=only(T)), roles, batch, clean(batch, x0))
-    h = DIVERGENCES[name].h(roles.discriminator.ratio(scores.x_t, scores.t, batch.cond))
-    grad = (roles["generator"].weights * h)[:, None] * weights.weighed("none", scores, x0)
-    return grad.sum(dim=0), grad.T @ z
-
-
-def check_direction_is_the_divergences_gradient(process: Process, name: DivergenceName) -> None:
-    """(alpha / sigma)^2 E h(r) (fake - real) against autograd of the integral of f(p / q) q by the generator's law."""
-    parameters = leaves(LINE)
-    real, fake = marginals(process, LINE, T, parameters=parameters)
-    x, volume = lattice(fake, reach=9.0)
-    r = (real.log_prob(x) - fake.log_prob(x)).exp()
-    divergence = (fake.log_prob(x).exp() * CONVEX[name](r)).sum() * volume
-    exact = torch.autograd.grad(divergence, parameters)
-    level = torch.tensor(T, dtype=torch.float64)
-    snr = process.alpha(level) ** 2 / process.sigma(level) ** 2
-    close([snr * slope for slope in weighed(process, name)], list(exact), tolerance=1e-5)
-
-
 @processes
 @NAMES
 def test_the_weighed_direction_is_the_divergences_gradient(process: Process, name: DivergenceName):
@@ -146,33 +79,6 @@ def test_forward_kl_has_its_closed_form(process: Process):
 
 
 # f-distill
-
-
-def judged(process: Process) -> Roles:
-    roles = gaussian_roles(process)
-    roles.members["discriminator"] = ExactRatio(roles["real_score"], roles["fake_score"])
-    roles.members["ratio_means"] = RatioMeans()
-    return roles
-
-
-def check_f_distill(process: Process, name: DivergenceName, clip: tuple[float, float] = WIDE) -> None:
-    """h(r) / mean h times DMD's direction, r clipped and then divided by its mean."""
-    z, eps, other = *quasi_random(2), quasi_random(2)[1].flip(0)
-    objective = FDistill(divergence=name, clip=clip, times=only(T))
-    measured = slopes(judged(process), objective, scripted(z, eps, other), "dm")
-    level = torch.tensor(T, dtype=torch.float64)
-    alpha, sigma = process.alpha(level), process.sigma(level)
-    x0 = OTHER_MEAN + z @ OTHER_FACTOR.T
-    x_t = alpha * x0 + sigma * eps
-    real = believed(MEAN, COVARIANCE, x_t, alpha, sigma)
-    fake = believed(OTHER_MEAN, OTHER_FACTOR @ OTHER_FACTOR.T, x_t, alpha, sigma)
-    p, q = marginals(process, SQUARE, T)
-    r = (p.log_prob(x_t) - q.log_prob(x_t)).exp().clamp(*clip)
-    r = (r / r.mean()).requires_grad_()
-    (first,) = torch.autograd.grad(CONVEX[name](r).sum(), r, create_graph=True)
-    h = (r**2 * torch.autograd.grad(first.sum(), r)[0]).detach()
-    grad = (h / h.mean())[:, None] * (fake - real) / ((x0 - real).abs().sum(dim=1, keepdim=True) / 2)
-    close(measured, (grad.mean(dim=0) / 2, grad.T @ z / len(z) / 2), tolerance=1e-5)
 
 
 @processes
@@ -214,19 +120,6 @@ def test_means_that_never_move_are_refused(keep: float):
 
 
 # The means of ratios
-
-
-def check_ratio_means() -> None:
-    """Per tenth of time; `rate` of the old mean, one at first, is kept."""
-    ratio, t = torch.tensor([2.0, 4.0, 10.0]).double(), torch.tensor([0.31, 0.39, 1.0]).double()
-    close(RatioMeans().normalise(ratio, t, rate=0.0), torch.tensor([2 / 3, 4 / 3, 1.0]).double())
-    means = RatioMeans()
-    close(means.normalise(ratio, t, rate=0.5), ratio / torch.tensor([2.0, 2.0, 5.5]).double())
-    close(means.normalise(ratio, t, rate=0.5), ratio / torch.tensor([2.5, 2.5, 7.75]).double())
-    resumed = RatioMeans()
-    resumed.load_state_dict(means.state_dict())
-    close(resumed.normalise(ratio[:1], t[:1], rate=1.0), torch.tensor([2 / 2.5]).double())
-    close(resumed.normalise(ratio[:1], t[:1] - 0.3, rate=1.0), torch.tensor([2.0]).double())
 
 
 def test_ratios_are_normalised_at_their_noise_level():

@@ -5,8 +5,7 @@ import math
 import pytest
 import torch
 from closed_forms import PLANE, PROCESSES, REAL, close, processes, streams
-from flow_maps import clean_at, gaussian_batch, jumping, knowing_roles, mapped
-from torch import Tensor
+from flow_maps import check_jumps, clean_at, gaussian_batch, knowing_roles, mapped, times
 
 from fastgen.models.state import LogVariance
 from fastgen.objectives import Batch
@@ -20,10 +19,6 @@ from fastgen.proofs.toy import toy_batch, toy_roles
 
 VP = PROCESSES["vp"]
 EDGES = torch.tensor([1.0, 0.75, 0.5, 0.25, 0.0], dtype=torch.float64)
-
-
-def times(*values: float) -> Tensor:
-    return torch.tensor(values, dtype=torch.float64)
 
 
 # Times
@@ -100,26 +95,6 @@ def test_both_calls_of_a_pair_share_their_dropout():
 
 
 # Jumps
-
-
-def check_jumps(process: Process) -> None:
-    """From t and from r on one trajectory to the same point at s; from r = s nowhere."""
-    roles = knowing_roles(LatentConsistency(), process, jumping(lambda t: torch.full_like(t, 0.2)))
-    batch = gaussian_batch(size=4)
-    t, r, s = times(0.9, 0.8, 0.6, 0.5), times(0.7, 0.4, 0.3, 0.2), torch.full((4,), 0.2, dtype=torch.float64)
-    x_t = process.renoise(batch.x0, t, batch.noise())
-    x_r = mapped(process, x_t, t, r)
-    roles.target.bias.data.fill_(0.1)
-    with roles.training(("generator",)):
-        found = jumps(roles, batch, Interval(t, r, s), x_t, x_r, ema=0.0)
-    close(found.generated, mapped(process, x_t, t, s))
-    close(found.target, mapped(process, x_t, t, s))
-    assert torch.equal(found.target[3], x_r[3])
-    assert found.generated.requires_grad
-    assert not found.target.requires_grad
-    averaged = jumps(roles, batch, Interval(t, r, s), x_t, x_r, ema=0.5)
-    assert (averaged.target - found.target)[:3].norm() > 1e-3, "the target role is asked"
-    assert torch.equal(averaged.target[3], x_r[3])
 
 
 @processes

@@ -1,15 +1,14 @@
 """Objectives that were made wrong on purpose: the checks of the other files have to raise on each."""
 
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
+import fixed_points
 import pytest
-import test_objectives
 import torch
+from adversaries import check_discriminator_gradient, check_gan_gradient, check_real_and_fake_are_noised_independently
 from closed_forms import PROCESSES, streams
-from test_denoising import check_denoising_floor, check_label_dropout, check_regression
-from test_gan import check_discriminator_gradient, check_gan_gradient, check_real_and_fake_are_noised_independently
-from test_objectives import (
+from denoising import check_denoising_floor, check_label_dropout, check_regression
+from fixed_points import (
     check_dmd_direction,
     check_fixed_point,
     check_noise_below_resolution_is_harmless,
@@ -17,7 +16,8 @@ from test_objectives import (
     check_scores_hold_no_graph,
     check_vsd_is_the_kl_gradient,
 )
-from test_rollout import check_backward_simulation
+from mutants import Mutant
+from rollouts import check_backward_simulation
 from torch import Tensor
 from torch.nn.functional import softplus
 
@@ -38,14 +38,6 @@ def undetached_scores(call: object, *rest: object) -> matching.Scores:
 
 def one_noise_for_all(roles: Roles, batch: Batch, x: Tensor, **settings: object) -> object:
     return matching.renoised(roles, replace(batch, **streams()), x, **settings)
-
-
-@dataclass(frozen=True)
-class Mutant:
-    """(owner, name, wrong version) of what is replaced, and the check that has to notice."""
-
-    patches: list[tuple[object, str, object]]
-    check: Callable[[], None]
 
 
 def vsd_on_flow() -> None:
@@ -80,7 +72,7 @@ MUTANTS = {
         [(score_matching, "surrogate", lambda x, grad: x.numel() * surrogate(x, grad))], vsd_on_flow
     ),
     "detached generator": Mutant([(rollout, "through", look)], vsd_on_flow),
-    "scores with a graph": Mutant([(test_objectives, "look", through)], check_scores_hold_no_graph),
+    "scores with a graph": Mutant([(fixed_points, "look", through)], check_scores_hold_no_graph),
     "scores in the loss": Mutant(
         [
             (score_matching, "compare", undetached_scores),

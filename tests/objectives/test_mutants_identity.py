@@ -5,27 +5,29 @@ import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import divergences
 import pytest
-import test_divergences
 from closed_forms import PROCESSES
-from quadrature import LINE, SQUARE
-from test_divergences import (
+from divergences import (
     check_direction_is_the_divergences_gradient,
     check_f_distill,
+    check_fisher_functional,
+    check_fisher_reference,
     check_ratio_means,
     check_weight_is_the_second_derivative,
+    detached,
 )
-from test_identity import (
+from fixed_points import check_fixed_point
+from identities import (
     check_gan_is_weighted_per_sample,
     check_gan_waits,
     check_half_is_the_fisher_gradient,
     check_sid_closed_form,
+    check_sim_theorem,
     check_weight_is_detached,
     check_zero_guidance,
 )
-from test_objectives import check_fixed_point
-from test_sim import check_sim_theorem
-from test_uni_instruct import check_fisher_functional, check_fisher_reference, detached
+from quadrature import LINE, SQUARE
 
 from fastgen.models.calls import look
 from fastgen.models.state import RatioMeans
@@ -132,10 +134,10 @@ MUTANTS = {
         lambda: check_sim_theorem(FLOW, LINE, "quartic", nodes=12),
     ),
     "weights of another divergence": Mutant(
-        test_divergences, "DIVERGENCES", SEEKING, lambda: check_weight_is_the_second_derivative("jensen_shannon")
+        divergences, "DIVERGENCES", SEEKING, lambda: check_weight_is_the_second_derivative("jensen_shannon")
     ),
     "half a weight": Mutant(
-        test_divergences, "DIVERGENCES", HALVED, lambda: check_direction_is_the_divergences_gradient(FLOW, "pearson")
+        divergences, "DIVERGENCES", HALVED, lambda: check_direction_is_the_divergences_gradient(FLOW, "pearson")
     ),
     "slope by the ratio": changed(
         Divergence,

@@ -2,44 +2,29 @@
 
 from dataclasses import replace
 
+import adversaries
 import pytest
-import test_gan
 import torch
-from closed_forms import PROCESSES, only
-from embeddings import check_embeddings
-from test_directions import (
-    check_augmentation_times,
-    check_decoupled_sum,
-    check_diff_instruct,
-    check_swiftbrush_and_vsd,
-)
-from test_gan import (
+from adversaries import (
     check_generator_kind,
     check_gradient_penalty,
     check_logistic_optimum,
     check_pairs_share_times_and_noises,
 )
-from test_guidance import (
+from closed_forms import PROCESSES, only
+from directions import check_augmentation_times, check_decoupled_sum, check_diff_instruct, check_swiftbrush_and_vsd
+from embeddings import check_embeddings
+from guidance_laws import (
     check_a_range_is_drawn_by_the_shared_stream,
     check_calls_of_zero,
     check_predictions_under,
     check_zero_and_anti_lead_where_guidance_does,
 )
-from test_mutants import Mutant
-from test_rollout import check_deterministic_rollout
-from test_segments import (
-    check_kl_weight,
-    check_phase_normaliser,
-    check_phased_is_the_kl_gradient,
-    check_tdm_direction,
-)
-from test_sub_intervals import (
-    check_precision,
-    check_targets_are_unbiased,
-    check_times_are_laid_over,
-    check_velocity_target,
-)
-from test_weights import check_kl_score, check_ratio_means, check_weight
+from mutants import Mutant
+from rollouts import check_deterministic_rollout
+from score_weights import check_kl_score, check_ratio_means, check_weight
+from segments import check_kl_weight, check_phase_normaliser, check_phased_is_the_kl_gradient, check_tdm_direction
+from sub_intervals import check_precision, check_targets_are_unbiased, check_times_are_laid_over, check_velocity_target
 from torch import Tensor, nn
 
 from fastgen.models import calls, scalars, state
@@ -203,7 +188,7 @@ MUTANTS = {
     ),
     # adversarial
     "logistic the wrong way": Mutant(
-        [(test_gan, "LOSSES", gan.LOSSES | {"logistic": lambda real, fake: gan.logistic_loss(fake, real)})],
+        [(adversaries, "LOSSES", gan.LOSSES | {"logistic": lambda real, fake: gan.logistic_loss(fake, real)})],
         check_logistic_optimum,
     ),
     "hinge against the generator": Mutant(

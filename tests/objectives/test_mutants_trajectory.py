@@ -6,24 +6,18 @@ from dataclasses import dataclass, replace
 import pytest
 import torch
 from closed_forms import PROCESSES
-from test_continuous_objectives import (
-    check_mean_flow_loss,
-    check_mean_velocity,
-    check_sprint,
-    check_tangent,
-    check_tangent_gradient,
-)
-from test_derivative import check_rate
-from test_flow_maps import check_jumps
-from test_solvers import check_guided_field, check_order, check_stochastic
-from test_told_guidance import check_adversarial_consistency, check_guidance_distillation, check_guided_teacher
-from test_trajectory_objectives import (
+from derivatives import check_rate
+from flow_maps import check_jumps
+from solver_orders import check_guided_field, check_order, check_stochastic
+from tangents import check_mean_flow_loss, check_mean_velocity, check_sprint, check_tangent, check_tangent_gradient
+from told_guidance import check_adversarial_consistency, check_guidance_distillation, check_guided_teacher
+from torch import Tensor
+from trajectories import (
     check_cell_of_progressive_distillation,
     check_fixed_point,
     check_target_is_constant,
     check_truncated_weight,
 )
-from torch import Tensor
 
 from fastgen.models.calls import guided, look, through
 from fastgen.objectives.parts import adversarial, derivative, flow_map, gan, solvers

@@ -2,51 +2,12 @@
 
 import pytest
 import torch
-from closed_forms import (
-    close,
-    gaussian_roles,
-    only,
-    processes,
-    quasi_random,
-    scripted,
-    slopes,
-)
-from quadrature import LINE, SQUARE, Pair, leaves, marginals, quadrature
-from test_identity import T, frozen, levels, plain
+from closed_forms import close, gaussian_roles, processes, quasi_random, scripted, slopes
+from identities import DISTANCES, check_sim_theorem, frozen, implicit, levels, plain
+from quadrature import LINE, SQUARE, leaves
 
 from fastgen.objectives.distribution.sim import SIM, ScoreDistance
 from fastgen.process import Process
-
-
-def implicit(distance: ScoreDistance, huber: float = 0.8) -> SIM:
-    return SIM(distance=distance, huber=huber, times=only(T))
-
-
-DISTANCES = {
-    "pseudo_huber": lambda n: (n + 0.8**2).sqrt(),
-    "square": lambda n: n / 2,
-    "quartic": lambda n: n**2 / 2,
-}
-
-
-def check_sim_theorem(process: Process, pair: Pair, distance: ScoreDistance, *, nodes: int) -> None:
-    """Autograd of E d(real - fake_theta) at fixed x_t, through the fake score of the generator's own law.
-
-    That is the left side of the score-divergence theorem. On the right the whole of d'(y) (fake - x0) moves with
-    x_t, d' and its denominator included: the identity E[u(x_t) (fake - x0)] = 0, which it differentiates by the
-    generator, holds for functions u of x_t.
-    """
-    roles, batch = quadrature(process, pair, nodes=nodes)
-    (z, eps), weights = batch.script, roles["generator"].weights
-    measured = slopes(roles, implicit(distance), batch, "sim")
-    scale, sigma = levels(process)
-    x_t = scale * (pair.other_mean + z @ pair.other_factor.T) + sigma * eps
-    mean, factor = leaves(pair)
-    real, fake = marginals(process, pair, T, parameters=(mean, factor))
-    gaps = (torch.linalg.solve(law.covariance_matrix, (law.mean - x_t).T).T for law in (real, fake))
-    gap = (next(gaps) - next(gaps)) * sigma**2 / scale
-    divergence = (weights * DISTANCES[distance](gap.square().mean(dim=1))).sum()
-    close(measured, torch.autograd.grad(divergence, [mean, factor]), tolerance=1e-5)
 
 
 @processes
