@@ -21,6 +21,7 @@ from rollouts import check_backward_simulation
 from torch import Tensor
 from torch.nn.functional import softplus
 
+from fastgen.models import walk
 from fastgen.models.calls import look, through
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.roles import Roles
@@ -98,9 +99,7 @@ MUTANTS = {
     "one noise for real and fake": Mutant(
         [(gan, "renoised", one_noise_for_all)], check_real_and_fake_are_noised_independently
     ),
-    "gradient through the whole rollout": Mutant(
-        [(rollout, "look", through)], lambda: check_backward_simulation(Flow())
-    ),
+    "gradient through the whole rollout": Mutant([(walk, "look", through)], lambda: check_backward_simulation(Flow())),
     "no noise between steps": Mutant(
         [(Flow, "renoise", lambda self, x0, t, eps: self.alpha(t)[:, None] * x0)],
         lambda: check_backward_simulation(Flow()),

@@ -27,7 +27,7 @@ from segments import check_kl_weight, check_phase_normaliser, check_phased_is_th
 from sub_intervals import check_precision, check_targets_are_unbiased, check_times_are_laid_over, check_velocity_target
 from torch import Tensor, nn
 
-from fastgen.models import calls, scalars, state
+from fastgen.models import calls, scalars, state, walk
 from fastgen.objectives.distribution import decoupled_dmd, diff_instruct, phased_dmd
 from fastgen.objectives.distribution import vsd as vsd_module
 from fastgen.objectives.distribution.phased_dmd import PhasedDMD
@@ -219,7 +219,7 @@ MUTANTS = {
         lambda: check_deterministic_rollout(FLOW, "trajectory", [0.7, 0.4, 0.2, 0.0]),
     ),
     "gradient through the trajectory": Mutant(
-        [(rollout, "look", calls.through)],
+        [(walk, "look", calls.through)],
         lambda: check_deterministic_rollout(FLOW, "trajectory", [0.7, 0.4, 0.2, 0.0]),
     ),
     "every phase a step": Mutant(
