@@ -273,6 +273,11 @@ def test_no_test_file_imports_another():
     assert not taken, told(taken)
 
 
+def test_every_test_file_has_a_name_of_its_own():
+    names = [file.name for file in (ROOT / "tests").rglob("*.py") if file.name != "__init__.py"]
+    assert sorted(set(names)) == sorted(names)
+
+
 def test_every_module_fits_on_its_page():
     lengths = {dotted(file): len(file.read_text(encoding="utf-8").splitlines()) for file in MODULES}
     assert not {name: count for name, count in lengths.items() if count > MOST_LINES}

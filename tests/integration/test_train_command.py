@@ -192,7 +192,7 @@ def test_a_recipe_that_makes_another_folder_is_refused(here, refused):
     [
         ("sead=3", "run.yaml is not a valid config:\n  sead: no such setting; did you mean seed?"),
         ("train.images=many", "stages.0.train.images: Input should be a valid integer"),
-        ("objective.name=dmd3", "there is no 'dmd3'; did you mean dmd?"),
+        ("objective.name=dmd3", "there is no objective 'dmd3'; did you mean dmd?"),
         ("teacher.path={here}/run.yaml", "run.yaml is not a .safetensors file"),
         ("teacher.path={here}/empty", "empty is not a pipeline: it has no model_index.json"),
         ("teacher.path={here}/nowhere", "there is no pipeline folder"),
