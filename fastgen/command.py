@@ -1,6 +1,7 @@
 """What every command shares: how it runs, how a user's mistake is said, and options that mean the same everywhere."""
 
 import logging
+import os
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
 from collections.abc import Callable, Iterator
@@ -11,6 +12,8 @@ from .errors import LOG, UserError
 
 INTERRUPTED = 130
 """The shell's exit code for Ctrl-C."""
+CLOSED = 141
+"""The shell's exit code for a closed pipe."""
 DTYPES = ("float32", "bfloat16", "float16")
 NUM = ("--num-images", "--num")  # torchrun takes --num for one of its own options
 
@@ -19,7 +22,9 @@ def guarded(run: Callable[[Namespace], int | None], options: Namespace) -> int:
     """Run a command; a user's mistake becomes one paragraph on stderr, a stack trace only with --debug."""
     try:
         with shown():
-            return run(options) or 0
+            code = run(options) or 0
+        sys.stdout.flush()
+        return code
     except KeyboardInterrupt:
         print("fastgen: interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -27,6 +32,9 @@ def guarded(run: Callable[[Namespace], int | None], options: Namespace) -> int:
         if options.debug:
             raise
         return failed(error)
+    except BrokenPipeError:  # whoever read the output, as `head` does, has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED
     except OSError as error:  # a full disk, a folder without permission
         if options.debug:
             raise

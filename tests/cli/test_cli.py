@@ -1,5 +1,6 @@
 """The shell around the commands: help, exit codes, and mistakes without stack traces."""
 
+import os
 import subprocess
 import sys
 from argparse import ArgumentParser
@@ -64,6 +65,15 @@ def test_what_the_library_says_is_shown_by_commands_alone(monkeypatch, capsys, c
     warn("unwise again")
     assert tuple(capsys.readouterr()) == ("", "")
     assert caplog.messages == ["unwise again"]
+
+
+def test_a_reader_that_has_enough_is_no_error():
+    read, write = os.pipe()
+    os.close(read)
+    code = "import sys; from fastgen.cli import main; sys.exit(main(['list', 'configs']))"
+    done = subprocess.run([sys.executable, "-c", code], stdout=write, stderr=subprocess.PIPE, text=True, cwd=ROOT)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (141, "")
 
 
 def test_debug_shows_the_stack_and_a_full_disk_does_not(monkeypatch, capsys):
