@@ -76,7 +76,7 @@ def saved_as(network: nn.Module, updates: Mapping[str, float], *, half: torch.dt
 
 
 def _distance(saved: Tensor, trained: Tensor) -> float:
-    return float((saved.float() - trained).norm())
+    return float((saved.detach().float() - trained.detach()).norm())
 
 
 def _exact(weight: Tensor) -> torch.dtype:
