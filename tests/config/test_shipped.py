@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import zipfile
+from email import message_from_string
 from pathlib import Path
 
 import pytest
@@ -61,6 +62,13 @@ def test_a_wheel_has_the_configs_and_finds_its_own(tmp_path: Path):
     assert (tmp_path / "site/eval/py.typed").is_file()
     page = {file.name for file in (tmp_path / "site/eval/page").iterdir()}
     assert {"report.html.jinja", "report.css", "report.js"} <= page
+    (about,) = (tmp_path / "site").glob("*.dist-info")
+    assert (about / "licenses/LICENSE").read_bytes() == (ROOT / "LICENSE").read_bytes()
+    described = message_from_string((about / "METADATA").read_text())
+    assert described["License-Expression"] == "Apache-2.0"
+    assert described["Summary"]
+    assert described["Keywords"]
+    assert described.get_payload().startswith("# fastgen")
     code = "from fastgen.config.shipped import *; print(folder()); print(*shipped())"
     environment = {**os.environ, "PYTHONPATH": str(tmp_path / "site")}
     shown = subprocess.run(
