@@ -3,7 +3,7 @@
 import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Annotated, Literal, Protocol, runtime_checkable
+from typing import Annotated, Literal
 
 import torch
 from pydantic import Field
@@ -21,24 +21,6 @@ class Neighbours:
     t: Time
     r: Time
     weight: Tensor
-
-
-@runtime_checkable
-class Curriculum(Protocol):
-    """What a consistency objective asks of its curriculum."""
-
-    @property
-    def averaged(self) -> bool:
-        """Whether the target is a moving average of the generator."""
-        ...
-
-    def ema(self, images: int) -> float:
-        """The decay of the target, 0 where the generator is its own target."""
-        ...
-
-    def neighbours(self, process: Process, edges: Tensor, batch: Batch) -> Neighbours:
-        """Pairs of times; `edges` [n + 1] are the student's descending times and 0."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -246,4 +228,9 @@ def ramp(process: Process, edges: Tensor, count: int) -> Tensor:
 
 
 AnyCurriculum = Annotated[Ramp | Even | Root | Doubling | Ratio, Field(discriminator="law")]
-"""A curriculum as a config names it."""
+"""A curriculum as a config names it.
+
+`averaged`: whether the target is a moving average of the generator, and `ema(images)`: its decay, 0 where the generator
+is its own target. `neighbours(process, edges, batch)`: pairs of times; `edges` [n + 1] are the student's descending
+times and 0.
+"""
