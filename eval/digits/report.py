@@ -13,7 +13,7 @@ from torch import Tensor
 from fastgen.data.digits import SIDE, from_canvas
 from fastgen.data.pixels import to_uint8
 from fastgen.sampling.pictures import labelled_rows
-from fastgen.sampling.sampler import AT_ONCE
+from fastgen.sampling.sampler import SAMPLES_AT_ONCE
 
 from ..collect import Seen
 from ..measures.figure import Figure
@@ -161,7 +161,7 @@ def _row(title: str, source: DigitsSource, digits: Tensor, labels: Tensor, secon
         not_measured={},
         steps=source.nfe if source.steps is None else source.steps,
         nfe=source.nfe,
-        costs=Bill(source.nfe, seconds, 1 / seconds, None, AT_ONCE),
+        costs=Bill(source.nfe, seconds, 1 / seconds, None, SAMPLES_AT_ONCE),
         per_class=figures_by_class(digits, labels),
     )
 

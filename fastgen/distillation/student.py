@@ -28,7 +28,7 @@ from ..models.pipelines.teacher import load_teacher
 from ..models.walk import Plan, sample
 from ..process import Flow, from_scheduler
 from ..sampling.pictures import grid
-from ..sampling.sampler import AT_ONCE, ode, seeded_noise
+from ..sampling.sampler import SAMPLES_AT_ONCE, ode, seeded_noise
 
 PREVIEW_IMAGES = 20
 FEW_FROM = 4 * 64 * 64  # values of a sample above which fewer previews are drawn
@@ -94,7 +94,7 @@ class Student:
 
     def pictures(self, model: Denoiser, count: int) -> Iterator[Tensor]:
         """Samples of the seeds 0 .. `count` - 1 as pictures [B, C, H, W] in [-1, 1], of a video its middle frame."""
-        at_once = max(1, min(AT_ONCE, BESIDE // torch.Size(self.pipeline.shape).numel()))
+        at_once = max(1, min(SAMPLES_AT_ONCE, BESIDE // torch.Size(self.pipeline.shape).numel()))
         for part in ranges(count, at_once):
             asked = self.asked(part)
             cond = self.pipeline.condition(len(part), labels=asked.labels, prompts=asked.prompts)
@@ -148,6 +148,6 @@ def _told(pipeline: Pipeline) -> Told | None:
     return Told(float(ends[1] - ends[0]), float(ends[0]), pipeline.told_in_bf16)
 
 
-def ranges(count: int, at_once: int = AT_ONCE) -> list[range]:
+def ranges(count: int, at_once: int = SAMPLES_AT_ONCE) -> list[range]:
     """Consecutive ranges of at most `at_once` samples."""
     return [range(i, min(i + at_once, count)) for i in range(0, count, at_once)]

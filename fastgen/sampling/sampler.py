@@ -9,7 +9,7 @@ from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
 from ..models.walk import NOTHING, NoiseStream, StopScalars, sample
 
-AT_ONCE = 256
+SAMPLES_AT_ONCE = 256
 """Small samples that are drawn together."""
 
 

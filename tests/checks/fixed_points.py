@@ -127,3 +127,25 @@ def check_scores_hold_no_graph() -> None:
         scores = compare(look, VSD(guidance=Fixed(1.0)), roles, batch, clean(batch, x0))
     assert x0.requires_grad
     assert not scores.fake.x0.requires_grad
+
+
+def check_the_fake_turn_learns_of_what_is_there(name: str) -> None:
+    """The generator's own samples where turns share a batch, otherwise fresh ones; neither stores a graph."""
+    objective = OBJECTIVES[name]()
+    sampler = objective.needs.sampler or "renoise"
+    roles = toy_roles(Flow(), PLANE, [even_grid(2)], updates=0, objective=objective, sampler=sampler)
+    generator = Recorder(roles.generator)
+    roles = Roles(roles.members | {"generator": generator}, Plan(roles.student.grids, sampler=sampler))
+    shared, fresh = (toy_batch(PLANE, 16, *streams(seed).values()) for seed in (0, 1))
+    shared.pairs = Pair(shared.noise(), shared.noise())
+    with roles.training(("generator",)):
+        objective.generator(roles, shared)
+    left, calls = shared.landing, len(generator.calls)
+    assert left is not None
+    with roles.training(objective.cycle[1]):
+        objective.fake_score(roles, shared)
+        assert shared.landing is left
+        assert len(generator.calls) == calls, "the samples are drawn again"
+        objective.fake_score(roles, fresh)
+    assert len(generator.calls) > calls
+    assert not any(call.recorded_graph for call in generator.calls[calls:])

@@ -58,10 +58,15 @@ def loss_and_slope(objective: Objective, roles: Roles, batch: Batch) -> tuple[fl
     return loss.item(), slope
 
 
-def check_fixed_point(process: Process, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def check_fixed_point(process: Process, name: str) -> None:
     """Exact flow maps of network and solver: no loss, no gradient. A biased network is pulled back."""
-    monkeypatch.setitem(SOLVERS, "ddim", exactly(process))
-    monkeypatch.setattr("fastgen.objectives.trajectory.progressive.ddim", exactly(process))
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setitem(SOLVERS, "ddim", exactly(process))
+        monkeypatch.setattr("fastgen.objectives.trajectory.progressive.ddim", exactly(process))
+        _check_fixed_point(process, name)
+
+
+def _check_fixed_point(process: Process, name: str) -> None:
     objective, belief = known(name, process)
     roles = knowing_roles(objective, process, belief, grids=[GRID])
     for seed in range(2):

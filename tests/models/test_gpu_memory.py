@@ -8,7 +8,7 @@ from torch import Tensor
 
 from fastgen.models import calls
 from fastgen.models.calls import guided, look
-from fastgen.models.pipelines.codec import AT_ONCE, MOST, LatentCodec, Wiring
+from fastgen.models.pipelines.codec import IMAGES_AT_ONCE, MOST, LatentCodec, Wiring
 from fastgen.process import Flow
 from fastgen.proofs.analytic import ExactDenoiser
 from fastgen.proofs.toy import toy_batch
@@ -59,14 +59,14 @@ def seen_by(autoencoder: AutoencoderKL, monkeypatch: pytest.MonkeyPatch) -> list
     return seen
 
 
-@pytest.mark.parametrize("together", [AT_ONCE, 2, 1])
+@pytest.mark.parametrize("together", [IMAGES_AT_ONCE, 2, 1])
 def test_the_larger_images_are_the_fewer_pass_the_autoencoder_together(together, monkeypatch):
     side = round((MOST / 4 / together) ** 0.5) // 8  # so small that the test is quick
     monkeypatch.setattr("fastgen.models.pipelines.codec.MOST", MOST // 64)
-    ours, images = codec(side), torch.zeros(AT_ONCE, 3, 2 * side, 2 * side)
+    ours, images = codec(side), torch.zeros(IMAGES_AT_ONCE, 3, 2 * side, 2 * side)
     seen = seen_by(ours.vae, monkeypatch)
     assert ours.decode(ours.encode(images)).shape == images.shape
-    assert [rows for rows, _ in seen] == 2 * (AT_ONCE // together) * [together]
+    assert [rows for rows, _ in seen] == 2 * (IMAGES_AT_ONCE // together) * [together]
 
 
 def test_kernels_are_not_tried_out_on_the_autoencoder(monkeypatch):

@@ -3,7 +3,6 @@
 import inspect
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import divergences
 import pytest
@@ -27,6 +26,7 @@ from identities import (
     check_weight_is_detached,
     check_zero_guidance,
 )
+from mutants import Mutant
 from quadrature import LINE, SQUARE
 
 from fastgen.models.calls import look
@@ -54,18 +54,8 @@ def rewritten(function: Callable, right: str, wrong: str) -> Callable:
     return names[plain.__name__]
 
 
-@dataclass(frozen=True)
-class Mutant:
-    """(owner, name, wrong version) of what is replaced, and the check that has to notice."""
-
-    owner: object
-    name: str
-    wrong: object
-    check: Callable[[], None]
-
-
 def changed(owner: object, name: str, right: str, wrong: str, check: Callable[[], None]) -> Mutant:
-    return Mutant(owner, name, rewritten(getattr(owner, name), right, wrong), check)
+    return Mutant.of(owner, name, rewritten(getattr(owner, name), right, wrong), check)
 
 
 def sid_of_the_paper() -> None:
@@ -102,7 +92,7 @@ SEEKING = DIVERGENCES | {"jensen_shannon": DIVERGENCES["softened_reverse_kl"]}
 HALVED = DIVERGENCES | {"pearson": Divergence(DIVERGENCES["pearson"].f, lambda u: (2 * u).exp())}
 
 MUTANTS = {
-    "sid only looks": Mutant(sid, "through", look, sid_of_the_paper),
+    "sid only looks": Mutant.of(sid, "through", look, sid_of_the_paper),
     "sid uphill": changed(sid, "identity_loss", "weight * gap", "weight * -gap", sid_of_the_paper),
     "sid from the fake score": changed(
         sid, "identity_loss", "scores.real.x0 - scores.truth", "scores.fake.x0 - scores.truth", sid_of_the_paper
@@ -111,32 +101,32 @@ MUTANTS = {
         sid, "identity_loss", "alpha * gap", "alpha * gap.detach()", lambda: check_half_is_the_fisher_gradient(FLOW)
     ),
     "sid summed": changed(sid, "identity_loss", ".mean()", ".sum()", sid_of_the_paper),
-    "sid's weight with a gradient": Mutant(sid, "WEIGHTS", ATTACHED, lambda: check_weight_is_detached(FLOW)),
+    "sid's weight with a gradient": Mutant.of(sid, "WEIGHTS", ATTACHED, lambda: check_weight_is_detached(FLOW)),
     "sid's fixed point moved": changed(
         sid, "identity_loss", "- scores.fake.x0", "- 1.000001 * scores.fake.x0", lambda: check_fixed_point(FLOW, "sid")
     ),
-    "one weight for the batch": Mutant(gan, "generator_loss", lambda *a: RIGHT_LOSS(*a).mean()[None], weighed_gan),
+    "one weight for the batch": Mutant.of(gan, "generator_loss", lambda *a: RIGHT_LOSS(*a).mean()[None], weighed_gan),
     "gan without weights": changed(sid.IdentityMatching, "generator", "noised, weight=weight", "noised", weighed_gan),
-    "gan's weight with a gradient": Mutant(sid, "WEIGHTS", ATTACHED, weighed_gan),
+    "gan's weight with a gradient": Mutant.of(sid, "WEIGHTS", ATTACHED, weighed_gan),
     "gan from the start": changed(gan, "acts", "batch.images >= gan.start", "True", check_gan_waits),
     "gan one image late": changed(gan, "acts", ">= gan.start", "> gan.start", check_gan_waits),
     "zero guidance of nothing": changed(Zero, "drawn", "(1.0, 0.0, 0.0)", "(1.0, 1.0, 0.0)", check_zero_guidance),
     "zero guidance not learned": changed(Zero, "drawn", "(1.0, 0.0, 0.0)", "(1.0, 0.0, 1.0)", check_zero_guidance),
-    "sim only looks": Mutant(sim, "through", look, huber),
+    "sim only looks": Mutant.of(sim, "through", look, huber),
     "sim with a detached denominator": changed(SIM, "generator", "](square,", "](square.detach(),", huber),
     "sim with a detached slope": changed(SIM, "generator", "* gap *", "* gap.detach() *", huber),
     "sim from the real score": changed(SIM, "generator", "(scores.fake.x0 - s", "(scores.real.x0 - s", huber),
     "sim of a summed square": changed(SIM, "generator", "gap.square().mean", "gap.square().sum", huber),
-    "sim's quartic halved": Mutant(
+    "sim's quartic halved": Mutant.of(
         sim,
         "SLOPES",
         sim.SLOPES | {"quartic": lambda n, c: n},
         lambda: check_sim_theorem(FLOW, LINE, "quartic", nodes=12),
     ),
-    "weights of another divergence": Mutant(
+    "weights of another divergence": Mutant.of(
         divergences, "DIVERGENCES", SEEKING, lambda: check_weight_is_the_second_derivative("jensen_shannon")
     ),
-    "half a weight": Mutant(
+    "half a weight": Mutant.of(
         divergences, "DIVERGENCES", HALVED, lambda: check_direction_is_the_divergences_gradient(FLOW, "pearson")
     ),
     "slope by the ratio": changed(
@@ -146,15 +136,15 @@ MUTANTS = {
         "return slope / log_ratio.exp()",
         lambda: check_weight_is_the_second_derivative("jeffreys"),
     ),
-    "seeking for covering": Mutant(f_distill, "DIVERGENCES", SEEKING, jensen_shannon),
+    "seeking for covering": Mutant.of(f_distill, "DIVERGENCES", SEEKING, jensen_shannon),
     "ratio upside down": changed(FDistill, "_h", ").exp()", ").neg().exp()", jensen_shannon),
     "ratio not clipped": changed(FDistill, "_h", ".clamp(*self.clip)", "", jensen_shannon),
-    "ratio not normalised": Mutant(RatioMeans, "normalise", lambda self, ratio, t, *, rate: ratio, jensen_shannon),
+    "ratio not normalised": Mutant.of(RatioMeans, "normalise", lambda self, ratio, t, *, rate: ratio, jensen_shannon),
     "weights not normalised": changed(FDistill, "_h", "h / h.mean()", "h", jensen_shannon),
     "means upside down": changed(RatioMeans, "normalise", "rate * self", "(1 - rate) * self", check_ratio_means),
     "one mean for all times": changed(RatioMeans, "normalise", "(t * BINS)", "(0 * t)", check_ratio_means),
     "means forgotten": changed(RatioMeans, "normalise", "self.means[i] =", "seen =", check_ratio_means),
-    "ratio detached": Mutant(UniInstruct, "_log_ratio", detached, fisher_of_jensen_shannon),
+    "ratio detached": Mutant.of(UniInstruct, "_log_ratio", detached, fisher_of_jensen_shannon),
     "ratio's slope backwards": changed(
         UniInstruct, "_log_ratio", "return log_ratio +", "return log_ratio -", fisher_of_jensen_shannon
     ),
@@ -164,7 +154,7 @@ MUTANTS = {
     "no slope": changed(UniInstruct, "generator", "(h - slope)", "h", fisher_of_jensen_shannon),
     "slope added": changed(UniInstruct, "generator", "(h - slope)", "(h + slope)", fisher_of_jensen_shannon),
     "half of the cross term": changed(UniInstruct, "generator", "2 * h", "h", fisher_of_jensen_shannon),
-    "uni-instruct only looks": Mutant(uni_instruct, "through", look, fisher_of_jensen_shannon),
+    "uni-instruct only looks": Mutant.of(uni_instruct, "through", look, fisher_of_jensen_shannon),
     "uni-instruct from the real score": changed(
         UniInstruct, "generator", "(scores.fake.x0 - scores", "(scores.real.x0 - scores", fisher_of_jensen_shannon
     ),
@@ -173,8 +163,4 @@ MUTANTS = {
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_wrong_objective_fails_its_check(name: str, monkeypatch: pytest.MonkeyPatch):
-    mutant = MUTANTS[name]
-    mutant.check()
-    monkeypatch.setattr(mutant.owner, mutant.name, mutant.wrong)
-    with pytest.raises(AssertionError):
-        mutant.check()
+    MUTANTS[name].must_be_noticed(monkeypatch)

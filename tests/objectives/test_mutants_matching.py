@@ -14,6 +14,7 @@ from adversaries import (
 from closed_forms import PROCESSES, only
 from directions import check_augmentation_times, check_decoupled_sum, check_diff_instruct, check_swiftbrush_and_vsd
 from embeddings import check_embeddings
+from fixed_points import check_the_fake_turn_learns_of_what_is_there
 from guidance_laws import (
     check_a_range_is_drawn_by_the_shared_stream,
     check_calls_of_zero,
@@ -226,6 +227,15 @@ MUTANTS = {
         [(torch, "tensor_split", lambda x, n: x.split(1))],
         lambda: check_deterministic_rollout(FLOW, "phased", [0.4, 0.4, 0.0, 0.0], phases=2),
     ),
+    "the fake turn draws anew": Mutant.of(
+        score_matching, "landed", rollout.land, lambda: check_the_fake_turn_learns_of_what_is_there("dmd2")
+    ),
+    "the fake turn's samples with a graph": Mutant.of(
+        score_matching,
+        "landed",
+        lambda way, roles, batch: batch.landing or rollout.land(way, roles, batch),
+        lambda: check_the_fake_turn_learns_of_what_is_there("dmd2"),
+    ),
     # scalars
     "embeddings that speak at once": Mutant([(nn.init, "zeros_", lambda x: nn.init.ones_(x))], check_embeddings),
     "nobody is told": Mutant([(scalars, "_waves", lambda value: torch.zeros(len(value), 128))], check_embeddings),
@@ -241,9 +251,4 @@ def with_clean(landing: object) -> object:
 
 @pytest.mark.parametrize("name", MUTANTS)
 def test_a_wrong_piece_fails_its_check(name: str, monkeypatch: pytest.MonkeyPatch):
-    mutant = MUTANTS[name]
-    mutant.check()
-    for owner, attribute, wrong in mutant.patches:
-        monkeypatch.setattr(owner, attribute, wrong)
-    with pytest.raises(AssertionError):
-        mutant.check()
+    MUTANTS[name].must_be_noticed(monkeypatch)

@@ -16,6 +16,7 @@ from fixed_points import (
     check_noise_below_resolution_is_harmless,
     check_only_the_real_score_is_guided,
     check_scores_hold_no_graph,
+    check_the_fake_turn_learns_of_what_is_there,
     check_vsd_is_the_kl_gradient,
 )
 from recorder import Recorder
@@ -107,6 +108,11 @@ def test_the_generators_turn_goes_through_the_scores_or_only_looks(name: str):
 
 def test_scores_hold_no_graph():
     check_scores_hold_no_graph()
+
+
+@pytest.mark.parametrize("name", MATCHING)
+def test_turns_that_share_a_batch_learn_of_the_same_samples(name: str):
+    check_the_fake_turn_learns_of_what_is_there(name)
 
 
 @pytest.mark.parametrize("w", [1.0, 3.0])

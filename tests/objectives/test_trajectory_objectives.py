@@ -38,8 +38,8 @@ NAMES = ("cd", "lcm", "pcm", "tscd", "tdd", "progressive", "shortcut")
 
 @processes
 @pytest.mark.parametrize("name", NAMES)
-def test_exact_flow_maps_are_the_fixed_point(process: Process, name: str, monkeypatch: pytest.MonkeyPatch):
-    check_fixed_point(process, name, monkeypatch)
+def test_exact_flow_maps_are_the_fixed_point(process: Process, name: str):
+    check_fixed_point(process, name)
 
 
 @processes

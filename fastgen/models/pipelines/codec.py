@@ -25,7 +25,7 @@ from .selftest import tolerance
 from .stock_pipeline import StockPipeline
 from .watch import Answer, replaced, silent, undisturbed, unshared
 
-AT_ONCE = 4  # images through the autoencoder together, if they are small; videos go one by one
+IMAGES_AT_ONCE = 4  # images through the autoencoder together, if they are small; videos go one by one
 MOST = 2**17  # values of the samples that go together: two of SDXL at 1024 px
 _BASE = 32  # of the digits that number the elements: as many as bfloat16 tells apart after scaling
 _PLUMBING = ("return_dict", "generator")
@@ -135,7 +135,7 @@ class LatentCodec:
     def _at_once(self) -> int:
         frames = len(self.wiring.latents) == 5 and self.wiring.latents[2]
         video = frames > 1 or self.wiring.latents[0] > 1
-        return 1 if video else max(1, min(AT_ONCE, MOST // self.shape.numel()))
+        return 1 if video else max(1, min(IMAGES_AT_ONCE, MOST // self.shape.numel()))
 
     def _encode(self, images: Tensor) -> Tensor:
         if len(self.wiring.latents) == 5:

@@ -26,7 +26,7 @@ from .probe import capture, capture_null
 from .refusal import failure
 from .stock_pipeline import StockPipeline
 
-AT_ONCE = 32
+PROMPTS_AT_ONCE = 32
 
 
 @dataclass(frozen=True)
@@ -93,8 +93,8 @@ class Encoder:
         if not fresh:
             return
         with self.awake(), tqdm(total=len(fresh), desc="encoding", disable=None if progress else True) as bar:
-            for start in range(0, len(fresh), AT_ONCE):
-                part = fresh[start : start + AT_ONCE]
+            for start in range(0, len(fresh), PROMPTS_AT_ONCE):
+                part = fresh[start : start + PROMPTS_AT_ONCE]
                 told = capture(self._pipe, self._form, self._asking.call(part), rows=len(part)).to("cpu")
                 for i, value in enumerate(part):
                     self._keep(value, told.index(torch.tensor([i])))

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from fastgen.errors import UserError
 from fastgen.models.pipelines.arguments import classifier_free, conditioning_kind
-from fastgen.models.pipelines.codec import AT_ONCE, LatentCodec, PixelCodec, codec_of
+from fastgen.models.pipelines.codec import IMAGES_AT_ONCE, LatentCodec, PixelCodec, codec_of
 
 PIXELS = ("ddpm", "consistency")
 every_family = pytest.mark.parametrize("name", [name for name in FAMILIES if name not in PIXELS])
@@ -260,10 +260,10 @@ def test_frames_before_colours_are_put_behind_them(monkeypatch: pytest.MonkeyPat
     torch.testing.assert_close(codec.decode(x), whole, rtol=0, atol=1e-6)
 
 
-@pytest.mark.parametrize(("name", "most"), [("sd3", AT_ONCE), ("wan", 1)])
+@pytest.mark.parametrize(("name", "most"), [("sd3", IMAGES_AT_ONCE), ("wan", 1)])
 def test_many_samples_pass_the_autoencoder_a_few_at_a_time(name: str, most: int, monkeypatch: pytest.MonkeyPatch):
     _, codec = built(name)
-    samples = torch.randn(AT_ONCE + 2, *codec.shape)
+    samples = torch.randn(IMAGES_AT_ONCE + 2, *codec.shape)
     alone = torch.cat([codec.decode(sample[None]) for sample in samples])
     given: list[int] = []
     decode = codec.vae.decode
