@@ -9,6 +9,7 @@ from ..models.pipelines.attention import set_attention
 from ..models.pipelines.components import denoisers_of
 from ..models.pipelines.create import create
 from ..models.pipelines.pipeline import Pipeline, noted_classes
+from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.teacher import load_teacher
 
 
@@ -18,17 +19,37 @@ def teacher_of(config: Config, device: torch.device) -> Pipeline:
     Raises:
         UserError: it cannot be loaded, or the probe's self-test fails.
     """
-    spec, wanted = config.teacher, config.student
-    num_classes, null_label = spec.num_classes, spec.null_label
+    return probed(config, load_pipeline(config, device))
+
+
+def load_pipeline(config: Config, device: torch.device) -> StockPipeline:
+    """The teacher's stock pipeline on a device, in the dtypes and with the attention of the run.
+
+    Raises:
+        UserError: it cannot be loaded.
+    """
+    spec = config.teacher
     if spec.new is not None:
         pipe = create(spec.new.pipeline, spec.new.parts, seed=config.seed).to(device)
     else:
         base = base_of(config) if config.sharing == "lora" else None
         quantised = next((kind for kind in QUANTISED if kind == base), None)
         pipe = load_teacher(spec.source, device=device, auto=teacher_dtype(config), quantised=quantised)
-        num_classes, null_label = noted_classes(spec.source.path, num_classes, null_label)
     for network in denoisers_of(pipe).values():
         set_attention(network, config.attention)
+    return pipe
+
+
+def probed(config: Config, pipe: StockPipeline) -> Pipeline:
+    """The teacher as a config asks for its samples.
+
+    Raises:
+        UserError: the probe's self-test fails.
+    """
+    spec, wanted = config.teacher, config.student
+    num_classes, null_label = spec.num_classes, spec.null_label
+    if spec.new is None:
+        num_classes, null_label = noted_classes(spec.source.path, num_classes, null_label)
     return Pipeline(
         pipe,
         num_classes=num_classes,
