@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..config.schema import StageConfig
 from ..errors import NonFiniteError, UserError
@@ -16,8 +16,9 @@ from ..models.owned import owned
 from ..models.roles import Roles
 from ..objectives import Batch, Terms, Turn, roles_of
 from ..seeds import stream
+from .averaging import Averager
 from .checkpoint import Snapshot
-from .distributed import average, average_gradients, average_of
+from .distributed import average, average_of
 from .ema import EMA
 from .feed import Feed
 from .optim import RoleOptimizer
@@ -112,6 +113,7 @@ class Stage:
             for role in roles_of(config.objective)
             if roles.parameters(role)
         }
+        self._averagers = {turn: Averager(self._trained_in(turn)) for turn in cycle}
         self.ema = EMA(roles["generator"], decay=settings.ema) if settings.ema is not None else None
         half, device = settings.precision == "fp16", accelerator.device.type
         self._scalers = {turn[0]: torch.amp.GradScaler(device, enabled=half) for turn in cycle}
@@ -146,13 +148,20 @@ class Stage:
         self.position.seconds += average_of(time.perf_counter() - start, self.accelerator.device)
         return figures
 
+    def _trained_in(self, turn: Turn) -> list[nn.Parameter]:
+        """What optimizers step after a turn."""
+        return [p for role in turn if role in self.optimizers for p in self.optimizers[role].parameters]
+
     def _turn(self, turn: Turn, batches: list[Batch]) -> Turned:
         acting = [role for role in turn if role in self.optimizers]
         optimizers = [self.optimizers[role] for role in acting]
+        averager, parts = self._averagers[turn], len(batches)
         with self.roles.training(turn):
-            terms = [self._backward(turn, batch, parts=len(batches)) for batch in batches]
+            terms = [self._backward(turn, batch, parts=parts) for batch in batches[:-1]]
+            with averager.listening():
+                terms.append(self._backward(turn, batches[-1], parts=parts))
+        averager.finish()
         for optimizer in optimizers:
-            average_gradients(optimizer.parameters)
             self._scalers[turn[0]].unscale_(optimizer.optimizer)
         taken = self._turned(turn, terms, {role: self.optimizers[role].clip() for role in acting})
         if not self._waits or self._sound(taken):

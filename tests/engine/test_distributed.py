@@ -9,7 +9,8 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from fastgen.engine.distributed import average, average_gradients
+from fastgen.engine.averaging import Averager
+from fastgen.engine.distributed import average
 
 
 @pytest.fixture(scope="module")
@@ -25,9 +26,14 @@ def one(teacher):
 
 
 @pytest.fixture(scope="module")
-def two(teacher, tmp_path_factory):
+def folder(teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
     assert small_run.in_processes(2, ranks.train_a_rank, teacher, folder) == [0, 0]
+    return folder
+
+
+@pytest.fixture(scope="module")
+def two(folder):
     return [torch.load(folder / f"{rank}.pt", weights_only=False) for rank in range(2)]
 
 
@@ -43,6 +49,22 @@ def test_two_processes_apply_the_gradients_of_one(one, two):
             assert all(gradient.any() for gradient in gradients[1:])
             torch.testing.assert_close(rank.gradients[role], gradients, atol=1e-6, rtol=1e-5)
             torch.testing.assert_close(rank.parameters[role], one.parameters[role], atol=1e-6, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", ranks.SEVERAL)
+def test_two_processes_apply_the_gradients_of_one_to_rivals(teacher, folder, name):
+    one = small_run.train_several_steps(teacher, ranks.rivals(), cycles=2, **ranks.SEVERAL[name][0])
+    assert set(one.gradients) == {"generator", "fake_score", "discriminator"}
+    for rank in range(2):
+        found = torch.load(folder / f"{name} {rank}.pt", weights_only=False)
+        for role, gradients in one.gradients.items():
+            assert all(gradient.any() for gradient in gradients[1:])
+            torch.testing.assert_close(found.gradients[role], gradients, atol=1e-6, rtol=1e-5)
+
+
+def test_gradients_travel_while_those_before_them_are_made(two):
+    for rank in two:
+        assert rank.travelled == ["at 3", "sent", "at 2", "sent", "at 1", "sent", "at 0", "sent"]
 
 
 def test_two_processes_never_drift_apart(two):
@@ -121,7 +143,7 @@ def test_an_export_may_take_longer_than_the_processes_time_out(tmp_path):
 def test_one_process_keeps_its_gradients_as_they_are():
     parameter, without = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
     parameter.grad = gradient = torch.ones(2)
-    average_gradients([parameter, without])
+    Averager([parameter, without]).finish()
     assert parameter.grad is gradient
     assert without.grad is None
     assert average(torch.ones(1)).item() == 1

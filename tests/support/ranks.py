@@ -4,26 +4,30 @@ import os
 import time
 from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
-from small_run import parameters, run_config, stage, train_several_steps
+from small_run import Watched, parameters, run_config, stage, train_several_steps
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 import fastgen.distillation.distil as distillation
-from fastgen.config.schema import Config
+from fastgen.config.schema import Config, LoRAConfig
 from fastgen.distillation.distil import distil
-from fastgen.engine import checkpoint
+from fastgen.engine import averaging, checkpoint
 from fastgen.engine import stage as loop
-from fastgen.engine.distributed import alone, average, average_gradients, meet, shared
+from fastgen.engine.averaging import Averager
+from fastgen.engine.distributed import alone, average, meet, shared
 from fastgen.errors import UserError
 from fastgen.models.pipelines.loading import load
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.objectives import DMD2
+from fastgen.objectives.parts.gan import GAN
+from fastgen.objectives.parts.guidance_laws import Fixed
 
 
 def train_a_rank(teacher: Path, folder: Path) -> None:
@@ -41,11 +45,60 @@ def train_a_rank(teacher: Path, folder: Path) -> None:
     for name, p in members.items():
         absent = name == "nobody" or (name == "second only" and rank == 0)
         p.grad = None if absent else torch.full_like(p, rank + 1)
-    average_gradients(list(members.values()))
+    Averager(list(members.values())).finish()
     values = average(torch.full((1,), rank + 1.0))
     record.averaged = {**{name: p.grad for name, p in members.items() if p.grad is not None}, "values": values}
+    record.travelled = travelled()
     record.resumed = resumed_apart(Pipeline(load(teacher, device="cpu")), folder / f"disk of {rank}", rank)
     torch.save(record, folder / f"{rank}.pt")
+    averaging.BUCKET = 2**9  # many buckets, some of a single parameter
+    for name, (_, several) in SEVERAL.items():
+        record = train_several_steps(teacher, rivals(), cycles=2, accelerator=accelerator, **several)
+        torch.save(record, folder / f"{name} {rank}.pt")
+
+
+SEVERAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "one micro-batch": ({"micro_batch": 2}, {}),
+    "two micro-batches": ({"micro_batch": 1}, {"micro_batch": 1}),
+    "adapters": ({"micro_batch": 2, "lora": LoRAConfig(rank=2)}, {"lora": LoRAConfig(rank=2)}),
+}
+"""Settings of one process and of each of two, which are to train alike."""
+
+
+def rivals() -> Watched:
+    """An objective of three optimizers, two of which step after the same turn."""
+    return Watched(ratio=1, guidance=Fixed(1.5), gan=GAN(weight=0.5, learned=0.5))
+
+
+def _note(events: list[str], number: int, _: torch.Tensor) -> None:
+    events.append(f"at {number}")
+
+
+def travelled() -> list[str]:
+    """In which order a second backward pass comes to each of four layers and sends gradients."""
+    events: list[str] = []
+    layers = [torch.nn.Linear(4, 4, bias=False) for _ in range(4)]
+    averager = Averager([layer.weight for layer in layers])
+    size, averaging.BUCKET = averaging.BUCKET, 16
+    reduce = dist.all_reduce
+
+    def noted(*args: Any, **kwargs: Any) -> Any:
+        events.append("sent")
+        return reduce(*args, **kwargs)
+
+    for _ in range(2):
+        x = torch.ones(1, 4)
+        for number, layer in enumerate(layers):
+            x = layer(x)
+            x.register_hook(partial(_note, events, number))
+        events.clear()
+        dist.all_reduce = noted
+        with averager.listening():
+            x.sum().backward()
+        dist.all_reduce = reduce
+        averager.finish()
+    averaging.BUCKET = size
+    return events
 
 
 def resumed_apart(pipeline: Pipeline, disk: Path, rank: int) -> dict[str, Any]:

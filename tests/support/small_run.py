@@ -102,6 +102,7 @@ class Record:
     noises: list[float] = field(default_factory=list)
     averaged: dict[str, torch.Tensor] = field(default_factory=dict)
     host_made: list[torch.Size] = field(default_factory=list)
+    travelled: list[str] = field(default_factory=list)
     patience: dict[str, Any] = field(default_factory=dict)
     resumed: dict[str, Any] = field(default_factory=dict)
 
@@ -141,11 +142,11 @@ class Watched(DMD2):
         return terms
 
 
-def train_several_steps(teacher: Path, **settings: Any) -> Record:
-    """Three cycles of DMD2 to four steps, from a saved pipeline."""
-    objective = Watched(ratio=2, guidance=Fixed(1.5))
+def train_several_steps(teacher: Path, objective: Watched | None = None, *, cycles: int = 3, **settings: Any) -> Record:
+    """Some cycles of DMD2 to four steps, from a saved pipeline."""
+    objective = objective or Watched(ratio=2, guidance=Fixed(1.5))
     pipeline = Pipeline(load(teacher, device="cpu"))
-    record = recorded(stage(pipeline, objective, steps=4, **settings), 3)
+    record = recorded(stage(pipeline, objective, steps=4, **settings), cycles)
     record.depths, record.noises = objective.depths, objective.noises
     return record
 
