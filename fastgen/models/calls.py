@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-from ..process import Latent, Prediction, Time
+from ..process import Latent, Prediction, Time, joined
 from .conditioning import Conditioning
 from .contract import Denoiser
 
@@ -44,5 +44,5 @@ def guided(
         return model.guide(call(model, x_t, t, cond, scalars), null, w)
     both = Conditioning.cat([cond, cond.unconditional])
     twice = {name: torch.cat([value, value]) for name, value in scalars.items()}
-    halves = call(model, torch.cat([x_t, x_t]), torch.cat([t, t]), both, twice).split(len(t))
+    halves = call(model, torch.cat([x_t, x_t]), joined([t, t]), both, twice).split(len(t))
     return model.guide(halves[0], halves[1], w)

@@ -1,6 +1,7 @@
 """The algebra of diffusion: processes, predictions, times. Imports nothing else of fastgen."""
 
 from .families import EDM, Discrete, Flow, Trig
+from .known import joined
 from .prediction import ROWS, Prediction, Row
 from .process import Kernel, Process, Retargeted, pad_like
 from .scheduler import Reading, from_scheduler
@@ -30,6 +31,7 @@ __all__ = [
     "Uniform",
     "even_grid",
     "from_scheduler",
+    "joined",
     "laid",
     "pad_like",
     "shifted",

@@ -8,6 +8,7 @@ from functools import cache, cached_property
 import torch
 from torch import Tensor
 
+from .known import once
 from .process import Process, pad_like
 from .types import Latent, Levels, Time
 
@@ -20,6 +21,7 @@ FIRST = 1e-6
 class Flow(Process):
     """Rectified flow: alpha = 1 - t, sigma = t; clock = t (Liu et al. 2022, arXiv:2209.03003)."""
 
+    @once
     def alpha(self, t: Levels) -> Levels:
         return 1 - t.double()
 
@@ -46,9 +48,11 @@ class Flow(Process):
 class Trig(Process):
     """TrigFlow: alpha = cos u, sigma = sin u; clock u = pi t / 2 radians (Lu & Song 2024, arXiv:2410.11081)."""
 
+    @once
     def alpha(self, t: Levels) -> Levels:
         return torch.sin(self.clock(1 - t.double()))  # cos(u), exactly 0 at t = 1
 
+    @once
     def sigma(self, t: Levels) -> Levels:
         return torch.sin(self.clock(t))
 
@@ -80,9 +84,11 @@ class EDM(Process):
     sigma_max: float = 80.0
     rho: float = 7.0
 
+    @once
     def alpha(self, t: Levels) -> Levels:
         return torch.ones_like(t, dtype=torch.float64)
 
+    @once
     def sigma(self, t: Levels) -> Levels:
         t = t.double()
         root = 1 - (1 - self._smallest) * (1 - t.clamp(min=FIRST)) / (1 - FIRST)
@@ -132,9 +138,11 @@ class Discrete(Process):
     def steps(self) -> int:
         return len(self.alphas_cumprod)
 
+    @once
     def alpha(self, t: Levels) -> Levels:
         return torch.sigmoid(self.logsnr(t)).sqrt()
 
+    @once
     def sigma(self, t: Levels) -> Levels:
         return torch.sigmoid(-self.logsnr(t)).sqrt()
 
@@ -144,12 +152,14 @@ class Discrete(Process):
     def d_sigma(self, t: Levels) -> Levels:
         return -0.5 * self.sigma(t) * self.alpha(t) ** 2 * self._slope(t)
 
+    @once
     def clock(self, t: Levels) -> Levels:
         return self.steps * t.double() - 1
 
     def from_clock(self, u: Levels) -> Levels:
         return (u.double() + 1) / self.steps
 
+    @once
     def logsnr(self, t: Levels) -> Levels:
         u = self.clock(t)
         cubics, ends = self._tables(u.device)

@@ -16,10 +16,15 @@ from .types import Latent, Time
 
 @dataclass(frozen=True)
 class Coefficients:
-    """`output = x0 * p + eps * q`, both [B]."""
+    """`output = x0 * p + eps * q`, both [B].
+
+    Args:
+        silent: whether the output may say nothing of the noise, q = 0, where sigma = 0.
+    """
 
     p: Tensor
     q: Tensor
+    silent: bool = True
 
 
 Row = Callable[[Process, Tensor], Coefficients]
@@ -32,29 +37,29 @@ def x0_row(process: Process, t: Time) -> Coefficients:
 
 def eps_row(process: Process, t: Time) -> Coefficients:
     """The network predicts the noise (Ho et al. 2020, arXiv:2006.11239)."""
-    return Coefficients(torch.zeros_like(t), torch.ones_like(t))
+    return Coefficients(torch.zeros_like(t), torch.ones_like(t), silent=False)
 
 
 def v_row(process: Process, t: Time) -> Coefficients:
     """v = alpha eps - sigma x0 (Salimans & Ho 2022, arXiv:2202.00512)."""
-    return Coefficients(-process.sigma(t), process.alpha(t))
+    return Coefficients(-process.sigma(t), process.alpha(t), silent=False)
 
 
 def flow_row(process: Process, t: Time) -> Coefficients:
     """dx_t / d clock; eps - x0 on the flow process."""
-    return Coefficients(process.d_alpha(t), process.d_sigma(t))
+    return Coefficients(process.d_alpha(t), process.d_sigma(t), silent=False)
 
 
 def difference_row(process: Process, t: Time) -> Coefficients:
     """eps - x0: the flow's velocity, on any process."""
-    return Coefficients(-torch.ones_like(t), torch.ones_like(t))
+    return Coefficients(-torch.ones_like(t), torch.ones_like(t), silent=False)
 
 
 def edm_row(process: Process, t: Time, sigma_data: float = 0.5, *, sign: float = 1.0) -> Coefficients:
     """EDM's F, from D = c_skip x + c_out F (Karras et al. 2022, table 1), written for any alpha; `sign` is F's."""
     alpha, sigma = process.alpha(t), process.sigma(t)
     norm = sign * torch.hypot(sigma, sigma_data * alpha)
-    return Coefficients(sigma / (sigma_data * norm), -sigma_data * alpha / norm)
+    return Coefficients(sigma / (sigma_data * norm), -sigma_data * alpha / norm, silent=False)
 
 
 def consistency_row(process: Process, t: Time, sigma_data: float = 0.5, *, sigma_min: float = 0.002) -> Coefficients:
@@ -96,6 +101,9 @@ class Prediction:
         p, q = pad_like(coefficients.p, x_t), pad_like(coefficients.q, x_t)
         alpha, sigma = pad_like(process.alpha(t), x_t), pad_like(process.sigma(t), x_t)
         determinant = alpha * q - sigma * p
+        if not coefficients.silent:
+            x0, eps = (q * x_t - sigma * output) / determinant, (alpha * output - p * x_t) / determinant
+            return cls(process, t, x0.to(x_t.dtype), eps.to(x_t.dtype))
         silent = (determinant == 0) & (sigma == 0)
         determinant = torch.where(silent, 1.0, determinant)
         x0 = torch.where(silent, output / torch.where(silent, p, 1.0), (q * x_t - sigma * output) / determinant)

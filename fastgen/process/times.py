@@ -148,7 +148,7 @@ def check_span(low: float, high: float) -> None:
 
 def shifted(t: Tensor, shift: float) -> Tensor:
     """Flow times moved towards the noise for higher resolutions (SD3, eq. 23); shift 1 moves nothing."""
-    return shift * t / (1 + (shift - 1) * t)
+    return t if shift == 1 else shift * t / (1 + (shift - 1) * t)
 
 
 def laid(law: TimeLaw, t: Tensor, low: Tensor, high: Tensor) -> Tensor:

@@ -54,7 +54,7 @@ def scripted(*script: Tensor, seed: int = 0, real: Tensor | None = None) -> Scri
 
 def clean(batch: Batch, x0: Tensor) -> Landing:
     """The landing of a sample that one step made."""
-    return Landing(x0, batch.full(0.0), batch.full(1.0), x0)
+    return Landing(x0, None, batch.full(1.0), x0)
 
 
 def cubature(dim: int) -> tuple[Tensor, Tensor]:

@@ -72,6 +72,6 @@ def first_phase(roles: Roles) -> int:
     for seed in range(20):
         batch = batch_of(EPS, EPS, seed=seed)
         TDM().fake_score(roles, batch)
-        if batch.landing.s.any():
+        if batch.landing.landed.any():
             return seed
     raise AssertionError("no rollout ended after its first step")

@@ -30,7 +30,7 @@ def check_backward_simulation(process: Process) -> None:
         assert [call.recorded_graph for call in recorder.calls] == depth * [False] + [True]
         close(slope, torch.full((2,), 6.0, dtype=torch.float64))
         assert torch.equal(landing.t, batch.full(STOPS[depth]))
-        assert torch.equal(landing.s, batch.full(0.0))
+        assert torch.equal(landing.landed, batch.full(0.0))
     assert depths == {0, 1, 2, 3}
 
 
@@ -57,7 +57,7 @@ def check_deterministic_rollout(process: Process, rollout: str, ends: list[float
             x = process.alpha(following) * call.x0 + process.sigma(following) * noise
         share = process.alpha(following) - process.sigma(following) * alphas[depth] / sigmas[depth]
         close((landing.x, landing.x0), (x, recorder.calls[-1].x0))
-        close((landing.s, landing.t), (following.expand(6), STOPS[depth].expand(6)))
+        close((landing.landed, landing.t), (following.expand(6), STOPS[depth].expand(6)))
         assert [call.recorded_graph for call in recorder.calls] == depth * [False] + [True]
         close((slope, clean_slope), (6 * share.expand(2), torch.full((2,), 6.0, dtype=torch.float64)))
     assert depths == {0, 1, 2, 3}

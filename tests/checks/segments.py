@@ -53,7 +53,7 @@ def first_segment(roles: Roles, objective: Objective, *script: Tensor) -> tuple[
         batch = scripted(*script, seed=seed)
         measured = slopes(roles, objective, batch, "dm")
         if torch.equal(batch.landing.t, batch.full(roles.student.grids[0][0])):
-            return measured, batch.landing.s[0]
+            return measured, batch.landing.landed[0]
     raise AssertionError("no rollout ended after its first step")
 
 

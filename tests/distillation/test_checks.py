@@ -151,7 +151,7 @@ def test_the_gradient_penalty_differentiates_attention_twice():
     rngs = [torch.Generator().manual_seed(i) for i in range(2)]
     batch = Batch(cond, (2,), *rngs, real=torch.randn(8, 2))
     x0 = torch.randn(8, 2)
-    landing = Landing(x0, batch.full(0.0), batch.full(1.0), x0)
+    landing = Landing(x0, None, batch.full(1.0), x0)
     with roles.training(("discriminator",)):
         discriminator_losses(GAN(r1=1.0), roles, batch, landing)["r1"].backward()
     assert judge.project.weight.grad.abs().sum() > 0

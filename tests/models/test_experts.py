@@ -125,7 +125,7 @@ def test_a_phase_trains_its_own_expert_alone(pipeline, sharing):
         got = {name.split(".")[1] for name, place in places if tensors[place.tensor].grad is not None}
         for tensor in tensors:
             tensor.grad = None
-        (called,), (landed,) = batch.landing.t.unique().tolist(), batch.landing.s.unique().tolist()
+        (called,), (landed,) = batch.landing.t.unique().tolist(), batch.landing.landed.unique().tolist()
         assert (got, landed) == (({"high"}, 0.75) if called >= 0.875 else ({"low"}, 0.0))
         reached |= got
     assert reached == {"high", "low"}
@@ -140,7 +140,7 @@ def test_the_experts_phases_meet_at_the_boundary(boundary: float, ends: list[flo
         generator = recorded_roles(Flow(), [STOPS])[1]
         alone = Roles({"generator": generator}, Plan([STOPS], "ode", boundary=boundary))
         landing = land(partial(phased, experts=True), alone, scripted(torch.randn(2, 2), seed=seed))
-        seen[landing.t[0].item()] = landing.s[0].item()
+        seen[landing.t[0].item()] = landing.landed[0].item()
     assert seen == dict(zip(STOPS.tolist(), ends, strict=True))
 
 

@@ -39,7 +39,7 @@ from fastgen.process import Flow, Prediction, Process
 from fastgen.process.process import Kernel
 
 FLOW, VP, EDM = Flow(), PROCESSES["vp"], PROCESSES["edm"]
-WELL_NOISED = ops.Noised.of.__func__
+WELL_NOISED, WELL_LAID = ops.Noised.of.__func__, ops.laid
 WEIGHED, SURROGATE, WEIGHTS = weights.weighed, ops.surrogate, weights.WEIGHTS
 RANGE_DRAWN = guidance.Shared.drawn
 
@@ -113,11 +113,11 @@ MUTANTS = {
     ),
     "tdm with an independent kernel": Mutant([(Flow, "transition", independent)], lambda: check_tdm_direction(FLOW)),
     "tdm tells another segment": Mutant(
-        [(matching, "scalars_of", lambda roles, landing: {"called": landing.t, "landed": 0 * landing.s})],
+        [(matching, "scalars_of", lambda roles, landing: {"called": landing.t, "landed": 0 * landing.landed})],
         lambda: check_tdm_direction(FLOW),
     ),
     "tdm tells the times the wrong way round": Mutant(
-        [(matching, "scalars_of", lambda roles, landing: {"called": landing.s, "landed": landing.t})],
+        [(matching, "scalars_of", lambda roles, landing: {"called": landing.landed, "landed": landing.t})],
         lambda: check_tdm_direction(FLOW),
     ),
     "tdm bounded twice": Mutant(
@@ -147,7 +147,7 @@ MUTANTS = {
         noised(precision=lambda right, *_: right.precision.sqrt()), lambda: check_precision(FLOW)
     ),
     "times below the sample's own": Mutant(
-        [(ops.Noised, "of", classmethod(lambda cls, p, x, t, eps, *, s: WELL_NOISED(cls, p, x, t - s, eps, s=0 * s)))],
+        [(ops, "laid", lambda law, t, low, high: WELL_LAID(law, t, low, high) - low)],
         check_times_are_laid_over,
     ),
     # weights

@@ -101,7 +101,7 @@ def test_the_first_phases_get_the_odd_step(grid: Tensor, phases: int, ends: list
         roles, _ = recorded_roles(Flow(), [grid])
         roles.student = replace(roles.student, sampler="ode")
         landing = land(partial(phased, phases=phases), roles, scripted(torch.randn(2, 2), seed=seed))
-        seen[landing.t[0].item()] = landing.s[0].item()
+        seen[landing.t[0].item()] = landing.landed[0].item()
     assert seen == dict(zip(grid.tolist(), ends, strict=True))
 
 

@@ -102,7 +102,7 @@ def taught_at(objective: PhasedDMD) -> Tensor:
     for seed in range(20):
         batch = scripted(*quasi_random(2, 64), seed=seed)
         loss = objective.fake_score(segment_roles(Flow(), "landed"), batch)["denoise"]
-        if batch.landing.s.any():
+        if batch.landing.landed.any():
             return loss
     raise AssertionError("no rollout ended after its first step")
 

@@ -26,15 +26,20 @@ class Landing:
 
     Args:
         x: the sample at time s, with gradient to the last call.
-        s: its time [B]; 0 for a clean sample.
+        s: its time [B]; None for a clean sample, of which much less has to be computed.
         t: the time [B] of the last call.
-        x0: the clean sample that the last call predicted, with gradient; `x` itself where s = 0.
+        x0: the clean sample that the last call predicted, with gradient; `x` itself where that is clean.
     """
 
     x: Latent
-    s: Time
+    s: Time | None
     t: Time
     x0: Latent
+
+    @property
+    def landed(self) -> Time:
+        """Its time [B], 0 for a clean sample."""
+        return torch.zeros_like(self.t) if self.s is None else self.s
 
     def detach(self) -> "Landing":
         return Landing(self.x.detach(), self.s, self.t, self.x0.detach())

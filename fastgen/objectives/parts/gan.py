@@ -12,7 +12,7 @@ from torch.nn.functional import relu, softplus
 
 from ...models.conditioning import Conditioning
 from ...models.roles import Roles
-from ...process import AnyTimeLaw, Latent, Uniform
+from ...process import AnyTimeLaw, Latent, Uniform, joined
 from .base import Batch, Landing, Terms, shorthand
 from .needs import Needs
 from .ops import Noised, renoised
@@ -134,7 +134,7 @@ def discriminator_losses(gan: GAN, roles: Roles, batch: Batch, landing: Landing,
     fake = _looked_at(gan, roles, batch, landing, taught)
     real = _real(gan, roles, batch, fake, landing)
     both = Conditioning.cat([batch.cond, batch.cond])
-    logits = roles.discriminator(torch.cat([real.x_t, fake.x_t]), torch.cat([real.t, fake.t]), both)
+    logits = roles.discriminator(torch.cat([real.x_t, fake.x_t]), joined([real.t, fake.t]), both)
     terms = {"gan": gan.learned * LOSSES[gan.kind](*logits.chunk(2))}
     if gan.r1:
         terms["r1"] = gan.learned * gan.r1 / 2 * _gradient_penalty(roles, batch, real)
@@ -182,7 +182,7 @@ def _real(gan: GAN, roles: Roles, batch: Batch, fake: Noised, landing: Landing) 
     """
     if gan.paired is True:
         return Noised.of(roles.process, batch.x0, fake.t, fake.eps)
-    if gan.paired or gan.joint or landing.s.any():
+    if gan.paired or gan.joint or landing.s is not None:
         return Noised.of(roles.process, batch.x0, fake.t, batch.noise())
     return renoised(roles, batch, batch.x0, law=gan.times)
 

@@ -119,7 +119,7 @@ def fake_denoising(settings: Matching, roles: Roles, batch: Batch, landing: Land
 
 def scalars_of(roles: Roles, landing: Landing) -> Scalars:
     """What the fake score is told of a landing if it has embeddings: the times of the last call and of the sample."""
-    known = {"called": landing.t, "landed": landing.s}
+    known = {"called": landing.t, "landed": landing.landed}
     return {name: known[name] for name in roles.fake_score.scalars}
 
 

@@ -39,7 +39,9 @@ class Noised:
         With x_t = scale x_s + std eps the score of p_t is E[-eps / std | x_t] whatever x_s was made of, so that
         (sigma_t / std) eps estimates the whole noise in x_t (Phased DMD, arXiv:2510.27684, section 3.3).
         """
-        s = torch.zeros_like(t) if s is None else s
+        if s is None:
+            truth = Prediction(process, t, x, eps.to(x.dtype))
+            return cls(process.renoise(x, t, eps), t, process.alpha(t), truth, torch.ones_like(t), eps)
         kernel, share = process.transition(s, t), process.sigma(s) / process.alpha(s)
         x_t = (pad_like(kernel.scale, x) * x + pad_like(kernel.std, x) * eps).to(x.dtype)
         whole = eps * pad_like(process.sigma(t) / kernel.std, x)
@@ -53,8 +55,9 @@ def renoised(
 ) -> Noised:
     """x [B, ...] at times s with fresh noise; the law's [0, 1] is laid over [s, until], from 0 and to 1 by default."""
     t = law.sample(roles.process, len(x), batch.rng)
-    low, high = torch.zeros_like(t) if s is None else s, torch.ones_like(t) if until is None else until
-    return Noised.of(roles.process, x, laid(law, t, low, high), batch.noise(), s=low)
+    if s is not None or until is not None:
+        t = laid(law, t, torch.zeros_like(t) if s is None else s, torch.ones_like(t) if until is None else until)
+    return Noised.of(roles.process, x, t, batch.noise(), s=s)
 
 
 def surrogate(x: Latent, grad: Latent) -> Tensor:

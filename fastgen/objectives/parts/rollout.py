@@ -20,7 +20,7 @@ RolloutName = Literal["one_step", "backward_simulation", "noised_data", "traject
 def one_step(roles: Roles, batch: Batch) -> Landing:
     """Noise to a clean sample in one call, at the first time of a grid."""
     t = batch.full(_drawn_grid(roles, batch)[0])
-    return _jump(roles, batch, roles.process.prior(batch.noise(), t), t, to=0.0)
+    return _jump(roles, batch, roles.process.prior(batch.noise(), t), t)
 
 
 def backward_simulation(roles: Roles, batch: Batch) -> Landing:
@@ -30,7 +30,7 @@ def backward_simulation(roles: Roles, batch: Batch) -> Landing:
     """
     grid = _drawn_grid(roles, batch)
     x_t, t = _sampled(roles, batch, grid, depth=_drawn(len(grid), batch))
-    return _jump(roles, batch, x_t, t, to=0.0)
+    return _jump(roles, batch, x_t, t)
 
 
 def noised_data(roles: Roles, batch: Batch) -> Landing:
@@ -39,7 +39,7 @@ def noised_data(roles: Roles, batch: Batch) -> Landing:
     depth = _drawn(len(grid), batch)
     t, eps = batch.full(grid[depth]), batch.noise()
     x_t = roles.process.prior(eps, t) if depth == 0 else roles.process.renoise(batch.x0, t, eps)
-    return _jump(roles, batch, x_t, t, to=0.0)
+    return _jump(roles, batch, x_t, t)
 
 
 def trajectory(roles: Roles, batch: Batch) -> Landing:
@@ -108,7 +108,10 @@ def _sampled(roles: Roles, batch: Batch, grid: Tensor, *, depth: int) -> tuple[T
     return reached.x_t, reached.t
 
 
-def _jump(roles: Roles, batch: Batch, x_t: Tensor, t: Tensor, *, to: float) -> Landing:
+def _jump(roles: Roles, batch: Batch, x_t: Tensor, t: Tensor, *, to: float = 0.0) -> Landing:
     """One call of the generator with gradient, and its deterministic step to that time."""
-    belief, s = through(roles.generator, x_t, t, batch.cond), batch.full(to)
-    return Landing(belief.at(s) if to else belief.x0, s, t, belief.x0)
+    belief = through(roles.generator, x_t, t, batch.cond)
+    if not to:
+        return Landing(belief.x0, None, t, belief.x0)
+    s = batch.full(to)
+    return Landing(belief.at(s), s, t, belief.x0)

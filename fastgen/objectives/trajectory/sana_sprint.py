@@ -82,4 +82,4 @@ class SanaSprint:
         scalars = guidance.scalars(batch, guidance.field(roles, batch)) if guidance.told else {}
         x_t = roles.process.renoise(batch.x0, t, batch.noise())
         x0 = through(roles.generator, x_t, t, batch.cond, scalars).x0
-        return Landing(x0, batch.full(0.0), t, x0)
+        return Landing(x0, None, t, x0)
