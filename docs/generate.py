@@ -79,7 +79,7 @@ ABOUT_REPORTS = """# metrics.json, format 2
 
 `python -m eval --out report` writes `report/metrics.json` after every row (whole or not at all), image files beside it
 and, at the end, `report/report.html`: everything in one page that needs no network. `python -m eval.page report` writes
-the page again. A digits run writes the same files for its own protocol.
+the page again.
 
 The file is strict JSON: no NaN, no infinity. `null` means "does not apply or was not measured"; the reason then stands
 in the row's `not_measured`. Paths of images are relative to the folder of `metrics.json`, with `/`. A reader must

@@ -6,8 +6,8 @@ from fastgen.errors import UserError, did_you_mean, warn
 
 from .images.sets import open_images
 from .images.sources import Request, is_image_set
-from .metrics import METRICS
 from .metrics_json import FILE
+from .networks.protocols import PROTOCOLS
 from .options import Options
 from .report.assertions import check_assertions
 
@@ -36,6 +36,15 @@ def check(options: Options) -> None:
 
 
 def _check_reference(options: Options) -> None:
+    if options.reference is None:
+        if PROTOCOLS[options.protocol].own is None:
+            raise UserError(
+                f"the protocol {options.protocol} compares with real images of yours: name them with --reference, a "
+                "folder, a zip, parquet or tar file, or their statistics (.npz)"
+            )
+        if options.real_images is not None:
+            raise UserError("--real-images goes with a reference of statistics: leave it out, or give --reference")
+        return
     if not options.reference_is_statistics:
         open_images(options.reference)
         if options.real_images is not None:
@@ -62,11 +71,19 @@ def _check_count(path: str, options: Options) -> None:
 
 
 def _check_names(options: Options) -> None:
-    known = [name for metric in METRICS for name in (metric.name, *metric.figures)]
+    metrics = PROTOCOLS[options.protocol].metrics
+    known = [name for metric in metrics for name in (metric.name, *metric.figures)]
     for name in options.metrics or ():
         if name not in known:
             hint = did_you_mean(name, known, otherwise=f"known: {', '.join(dict.fromkeys(known))}")
             raise UserError(f"--metrics names {name!r}, which is no metric; {hint}")
+    columns = {column for metric in metrics for column in metric.columns}
+    for setting, column in (("clip", "clip"), ("lpips", "lpips"), ("rewards", "rewards")):
+        if getattr(options, setting) and column not in columns:
+            raise UserError(
+                f"--{setting.removesuffix('s')} names a network, but the protocol {options.protocol} measures nothing "
+                f"with it, only {', '.join(known)}: leave it out, or choose another protocol"
+            )
     for text in options.rewards:
         name, equals, path = text.partition("=")
         if not (name and equals and path):

@@ -86,7 +86,10 @@ def _add_sets(parser: ArgumentParser) -> None:
     add_stack(group)
     group.add_argument("--teacher", metavar="PATH", help="rows to compare with: the same")
     group.add_argument(
-        "--reference", type=Path, required=True, metavar="PATH", help=f"real images: {files}; or statistics (.npz)"
+        "--reference",
+        type=Path,
+        metavar="PATH",
+        help=f"real images: {files}; or statistics (.npz); the protocol digits brings its own",
     )
     group.add_argument(
         "--held-out", type=Path, metavar="PATH", help="real images that are not in the reference: the floor"

@@ -1,16 +1,14 @@
 """From what was collected of an image set to its row of the report."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import torch
 from pydantic import ValidationError
 from torch import Tensor
 
 from .collect import Seen
 from .comparison import Comparison, Figures, Metric
-from .images.sources import Source
-from .measures.classes import per_class
+from .images.sources import Picture, RealSource, Source
 from .measures.figure import Figure, NotMeasured
 from .measures.frechet import Statistics, Target
 from .measures.spectrum import radial_profile, spectrum_db
@@ -25,11 +23,14 @@ class Reference:
     Attributes:
         seen: None for a statistics file; only pixels of --real-images beside one.
         named: whether the statistics say which extractor made them.
+        source: the images themselves; None for a statistics file.
     """
 
+    origin: Origin
     target: Target
     seen: Seen | None
-    named: bool
+    named: bool = True
+    source: RealSource | None = None
 
     @property
     def statistics(self) -> Statistics:
@@ -40,40 +41,68 @@ class Reference:
         """[N, d] on the CPU, where they were kept."""
         return None if self.seen is None else self.seen.columns.get("features")
 
+    @property
+    def pictures(self) -> Iterator[Picture]:
+        """The images that were looked at, in order."""
+        unread = {skip.name for skip in self.seen.skipped} if self.seen else set()
+        yield from self.source.pictures(unread) if self.source else ()
+
+
+@dataclass(frozen=True, eq=False)
+class Side:
+    """A place in the report and its source: one, or a pipeline's for each block of seeds.
+
+    Attributes:
+        id: unique, also the folder of its images.
+        num: images of each source; None is as many as the options say.
+        against: real images that stand in the place of the reference.
+    """
+
+    id: str
+    role: Role
+    title: str
+    sources: tuple[Source, ...]
+    num: int | None = None
+    against: RealSource | None = None
+
+    @property
+    def path(self) -> str:
+        return self.sources[0].origin.path
+
 
 def reference_row(session: Session, real: Reference) -> Row:
     """The row of the real images: figures that compare with nothing."""
-    stored = session.options.reference_is_statistics
-    origin = Origin(str(session.options.reference), "statistics" if stored else "images")
-    if real.seen is None or stored:
-        return Row("real", "real", "real", origin, real.statistics.count, {}, {}, spectrum=_levels(real.seen, None))
+    if real.seen is None or real.source is None:
+        count, levels = real.statistics.count, _levels(real.seen, None)
+        return Row("real", "real", "real", real.origin, count, {}, {}, spectrum=levels)
     alone = tuple(metric for metric in session.metrics if not metric.against_real)
-    figures, missing = figures_of(alone, _comparison(session, real.seen, real, {}))
+    side = _comparison(session, real.seen, real, {})
+    figures, missing = figures_of(alone, side)
     return Row(
         id="real",
         role="real",
         title="real",
-        source=origin,
+        source=real.origin,
         num=real.seen.count,
         metrics=figures,
         not_measured=missing,
         skipped=real.seen.skipped,
         flagged=real.seen.flagged,
         spectrum=_levels(real.seen, None),
-        per_class=_classes(session, real.seen),
+        per_class=_classes(session, side),
     )
 
 
 def measured_row(
-    session: Session, role: Role, title: str, source: Source, seen: Seen, real: Reference, teacher: Mapping[str, Figure]
+    session: Session, side: Side, source: Source, seen: Seen, real: Reference, teacher: Mapping[str, Figure]
 ) -> Row:
     """The row of images compared with the real ones and, where it is there, with the teacher's first row."""
-    figures, missing = figures_of(session.metrics, _comparison(session, seen, real, teacher))
-    name = title if role == "real" else role
+    compared = _comparison(session, seen, real, teacher)
+    figures, missing = figures_of(session.metrics, compared)
     return Row(
-        id=name if source.steps is None else f"{name}-{source.steps}",
-        role=role,
-        title=title,
+        id=side.id,
+        role=side.role,
+        title=side.title,
         source=source.origin,
         steps=source.steps,
         num=seen.count,
@@ -82,7 +111,7 @@ def measured_row(
         skipped=seen.skipped,
         flagged=seen.flagged,
         spectrum=_levels(seen, real.seen),
-        per_class=_classes(session, seen),
+        per_class=_classes(session, compared),
     )
 
 
@@ -133,11 +162,8 @@ def _levels(seen: Seen | None, real: Seen | None) -> Levels | None:
     return Levels(min(spectrum.power.shape), bands, radial)
 
 
-def _classes(session: Session, seen: Seen) -> tuple[ClassRow, ...] | None:
-    if "labels" not in seen.columns:
+def _classes(session: Session, side: Comparison) -> tuple[ClassRow, ...] | None:
+    try:
+        return session.protocol.by_class(side)
+    except NotMeasured:
         return None
-    features, logits = seen.columns.get("features"), seen.columns.get("logits")
-    home: torch.device = session.device
-    return per_class(
-        seen.columns["labels"], None if features is None else features.to(home), logits, session.extractor.classes
-    )

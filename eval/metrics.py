@@ -1,6 +1,6 @@
 """The table of metrics: what each needs, what it gives, and the paper that defined it."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,7 +10,7 @@ from .comparison import Comparison, Figures, Metric
 from .measures import classes, colour, kernels, manifold, sliced, spectrum, uncertainty, variety
 from .measures.figure import Figure, NotMeasured
 from .metrics_json import About
-from .rows import Row
+from .rows import ClassRow, Row
 
 
 def _fid(side: Comparison) -> Figures:
@@ -218,32 +218,39 @@ METRICS: tuple[Metric, ...] = (
 )
 
 
-_KNOWN: Mapping[str, About] = {name: entry for metric in METRICS for name, entry in metric.figures.items()}
+def by_class(side: Comparison) -> tuple[ClassRow, ...]:
+    """The images of a row by the class that was asked for.
+
+    Raises:
+        NotMeasured: it is not known which that was.
+    """
+    logits = side.seen.columns.get("logits")
+    features = side.column("features") if "features" in side.seen.columns else None
+    return classes.per_class(side.column("labels").cpu(), features, logits, side.classes)
 
 
-def chosen(names: Sequence[str] | None, *, clip: bool, lpips: bool = False) -> tuple[Metric, ...]:
+def chosen(
+    names: Sequence[str] | None, *, clip: bool, lpips: bool = False, of: Sequence[Metric] = METRICS
+) -> tuple[Metric, ...]:
     """The metrics of these names (or of figures that they give), in the table's order; None: the default ones.
 
     Args:
         clip, lpips: whether there is such a model, without which its metrics are no default.
+        of: the table.
     """
     if names is None:
         absent = {name for name, there in (("clip", clip), ("lpips", lpips)) if not there}
-        return tuple(metric for metric in METRICS if metric.default and absent.isdisjoint(metric.columns))
-    return tuple(metric for metric in METRICS if {metric.name, *metric.figures} & set(names))
+        return tuple(metric for metric in of if metric.default and absent.isdisjoint(metric.columns))
+    return tuple(metric for metric in of if {metric.name, *metric.figures} & set(names))
 
 
-def in_order(names: Iterable[str]) -> tuple[str, ...]:
-    """Names of figures once each in the table's order, unknown ones last."""
-    ranks = {name: rank for rank, name in enumerate(_KNOWN)}
-    return tuple(sorted(dict.fromkeys(names), key=lambda name: ranks.get(name, len(ranks))))
-
-
-def catalogue(rows: Iterable[Row]) -> dict[str, About]:
+def catalogue(rows: Iterable[Row], of: Sequence[Metric] = METRICS) -> dict[str, About]:
     """What the figures of these rows are, in the order of the table; others, such as rewards, behind them."""
-    return {name: about(name) for name in in_order(name for row in rows for name in row.metrics)}
+    known = {name: entry for metric in of for name, entry in metric.figures.items()}
+    there = dict.fromkeys(name for row in rows for name in row.metrics)
+    ordered = [*(name for name in known if name in there), *(name for name in there if name not in known)]
+    return {name: known.get(name) or _reward(name) for name in ordered}
 
 
-def about(name: str) -> About:
-    """What a figure of any metric is."""
-    return _KNOWN.get(name) or About(name.removeprefix("reward_"), "higher", interval=_STANDARD)
+def _reward(name: str) -> About:
+    return About(name.removeprefix("reward_"), "higher", interval=_STANDARD)

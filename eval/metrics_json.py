@@ -42,7 +42,7 @@ class Protocol:
     """What all rows were measured by: numbers of two protocols never stand in one file."""
 
     name: str
-    """`clean`, `edm`, `adm`, `domain`, `dinov2`, `clip`; `digits` at the end of a digits run."""
+    """`clean`, `edm`, `adm`, `domain`, `dinov2`, `clip`, `digits`."""
     extractor: str
     """Network, hash of its weights, resize and feature in words; figures are comparable exactly where it is equal."""
     dim: int

@@ -10,7 +10,7 @@ Colour = tuple[float, float, float]
 Kernel = Literal["bilinear", "bicubic"]
 Precision = Literal["float32", "bfloat16", "float16", "autocast"]
 
-ProtocolName = Literal["domain", "clean", "edm", "adm", "dinov2", "clip"]
+ProtocolName = Literal["domain", "clean", "edm", "adm", "dinov2", "clip", "digits"]
 PROTOCOL_NAMES: tuple[ProtocolName, ...] = get_args(ProtocolName)
 
 
@@ -21,7 +21,8 @@ class Options:
     Attributes:
         student, teacher: a pipeline folder, a hub id, or images as `reference`.
         base, stack: what a student lies on that is a LoRA, and the LoRAs between with their weights.
-        reference: a folder, zip, parquet or tar file of images, a folder of tar shards, or statistics (.npz).
+        reference: a folder, zip, parquet or tar file of images, a folder of tar shards, or statistics (.npz); None
+            takes the real images that the protocol brings along.
         held_out: real images that are not in the reference: the floor.
         real_images: real images for pixel metrics where `reference` is a statistics file.
         protocol: network, resize and feature; see `eval.networks.protocols`.
@@ -47,7 +48,7 @@ class Options:
         gallery: pictures per row.
     """
 
-    reference: Path
+    reference: Path | None = None
     student: str | None = None
     teacher: str | None = None
     base: str | None = None
@@ -111,4 +112,4 @@ class Options:
 
     @property
     def reference_is_statistics(self) -> bool:
-        return self.reference.suffix == ".npz"
+        return self.reference is not None and self.reference.suffix == ".npz"

@@ -3,6 +3,7 @@
 import platform
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +16,7 @@ from fastgen.files import sha256_file
 
 from .measure import Reference
 from .metrics_json import LineFile, Provenance, RealImages
+from .rows import Row
 from .session import Session
 
 _VERSIONED = ("fastgen", "torch", "diffusers", "transformers", "torchvision", "numpy", "pillow")
@@ -30,17 +32,19 @@ class Circumstances(TypedDict):
     seconds: float
 
 
-def provenance(session: Session, real: Reference, started: datetime) -> Provenance:
-    """Of a report on these real images."""
+def provenance(session: Session, real: Reference, rows: Sequence[Row], started: datetime) -> Provenance:
+    """Of a report with these rows."""
     options, device = session.options, session.device
     return Provenance(
         reference=RealImages(
-            path=str(options.reference),
-            kind="statistics" if options.reference_is_statistics else "images",
+            path=real.origin.path,
+            kind=real.origin.kind,
             num=real.statistics.count,
             skipped=len(real.seen.skipped) if real.seen else 0,
         ),
-        seeds=(options.seed, options.seed + options.seeds * options.num - 1) if options.generated else None,
+        seeds=(options.seed, options.seed + options.seeds * options.num - 1)
+        if any(row.role != "real" for row in rows)
+        else None,
         prompts=_file(options.prompts, session.request.prompts),
         labels=_file(options.labels, session.request.labels),
         processes=session.processes.count,

@@ -10,12 +10,12 @@ from fastgen.errors import UserError
 from .collect import Collector, Eyes, Seen, collect
 from .comparison import Metric
 from .images.decode import Reading
-from .images.sources import Request, Source
+from .images.sources import FileSource, RealSource, Request, Source
 from .metrics import chosen
 from .networks.clip import Clip, Reward
 from .networks.extractors import FeatureExtractor
 from .networks.lpips import Lpips
-from .networks.protocols import build_extractor, min_images, precision_of
+from .networks.protocols import PROTOCOLS, Protocol, build_extractor, min_images, precision_of
 from .networks.weights import alexnet_file, model_folder
 from .options import Options
 from .processes import Processes
@@ -40,6 +40,17 @@ class Session:
     @property
     def device(self) -> torch.device:
         return self.extractor.device
+
+    @property
+    def protocol(self) -> Protocol:
+        return PROTOCOLS[self.options.protocol]
+
+    def real(self) -> RealSource:
+        """The real images, where they are no statistics."""
+        if self.options.reference is not None:
+            return FileSource(self.options.reference, self.reading())
+        assert self.protocol.own is not None
+        return self.protocol.own()
 
     def reading(self) -> Reading:
         """How image files are read; a fresh one, because it notes what it skips."""
@@ -79,13 +90,15 @@ class Session:
             )
 
 
-def open_session(options: Options, rewards: Mapping[str, Reward]) -> Session:
-    """Meets the other processes and loads the models that look at images.
+def open_session(options: Options, rewards: Mapping[str, Reward], processes: Processes) -> Session:
+    """Loads the models that look at images.
+
+    Args:
+        processes: that share the work.
 
     Raises:
         UserError: a model is missing or unusable, or there are too few images.
     """
-    processes = Processes.join()
     device = _device(processes.device(options.device))
     extractor = build_extractor(options, device)
     precision = precision_of(options)
@@ -98,7 +111,12 @@ def open_session(options: Options, rewards: Mapping[str, Reward]) -> Session:
         processes=processes,
         extractor=extractor,
         eyes=Eyes(extractor, clip, {**{name: judge.reward for name, judge in judges.items()}, **rewards}, lpips),
-        metrics=chosen(options.metrics, clip=clip is not None, lpips=lpips is not None),
+        metrics=chosen(
+            options.metrics,
+            clip=clip is not None,
+            lpips=lpips is not None,
+            of=PROTOCOLS[options.protocol].metrics,
+        ),
         request=Request.read(options.prompts, options.labels),
         identity=f"{options.protocol}: {extractor.identity}",
     )

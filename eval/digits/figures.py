@@ -1,6 +1,7 @@
-"""The digits protocol: figures for 8x8 handwritten digits that need no network and no download.
+"""The figures of 8x8 handwritten digits, which need no network and no download.
 
-Real images are the 1,797 of scikit-learn's `load_digits`, divided by 16. Three figures per image set:
+Features are the 64 pixels in [0, 1]. The real digits are the reference, the classifier's training set and the unit of
+variety:
 
 - frechet: Frechet distance between Gaussian fits of the 64 pixels, sample covariances (divided by N - 1).
 - accuracy: share of images that a 5-nearest-neighbour classifier fitted on the real digits reads as asked.
@@ -8,104 +9,50 @@ Real images are the 1,797 of scikit-learn's `load_digits`, divided by 16. Three 
   among images asked to be c, over the same mean of the real digits. 1 is as varied as real, 0 is collapsed.
 """
 
-from dataclasses import dataclass
-from functools import cache
-
 import torch
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 
-from ..measures.frechet import Moments, Statistics, frechet_distance
+from ..comparison import Comparison, Figures, Metric
+from ..measures.figure import Figure, NotMeasured
+from ..metrics_json import About
 from ..rows import ClassRow
-
-CLASSES = 10
-PIXELS = 64
-NEIGHBOURS = 5
+from .images import CLASSES, NEIGHBOURS, LabelledDigits
 
 
-@dataclass(frozen=True)
-class DigitsFigures:
-    """Frechet distance (0 is best), accuracy in [0, 1], diversity as a ratio to real (1 is real)."""
-
-    frechet: float
-    accuracy: float
-    diversity: float
+def _frechet(side: Comparison) -> Figures:
+    return {"frechet": Figure(side.target.distance(side.statistics))}
 
 
-@dataclass(frozen=True, eq=False)
-class LabelledDigits:
-    """Digits and what they are, or were asked to be.
-
-    Attributes:
-        images: float64 [N, 64] in [0, 1], rows of an 8x8 image.
-        labels: int64 [N], 0 .. 9, each at least twice.
-
-    Raises:
-        ValueError: a shape, a value or a label count is not as said.
-    """
-
-    images: Tensor
-    labels: Tensor
-
-    def __post_init__(self) -> None:
-        if self.images.ndim != 2 or self.images.shape[1] != PIXELS or len(self.images) != len(self.labels):
-            raise ValueError(f"digits need images [N, 64] and labels [N], not {self.images.shape}, {self.labels.shape}")
-        if not bool(((self.images >= 0) & (self.images <= 1)).all()):
-            raise ValueError("digits must be finite and lie in [0, 1]; map the samples there first")
-        counts = torch.bincount(self.labels, minlength=CLASSES)
-        if len(counts) > CLASSES or int(counts.min()) < 2:
-            raise ValueError(f"digits need the labels 0 .. 9, each at least twice; counts are {counts.tolist()}")
+def _accuracy(side: Comparison) -> Figures:
+    return {"accuracy": Figure(float(_read_as_asked(_sample(side), _real(side)).mean()))}
 
 
-def class_balanced_labels(n: int) -> Tensor:
-    """The labels 0 .. 9 in turn, int64 [n]."""
-    return torch.arange(n) % CLASSES
+def _diversity(side: Comparison) -> Figures:
+    return {"diversity": Figure(float(_variety(_sample(side)).mean() / _variety(_real(side)).mean()))}
 
 
-@cache
-def real_digits() -> LabelledDigits:
-    """All 1,797 real digits."""
-    data = load_digits()
-    return LabelledDigits(torch.from_numpy(data.data) / 16, torch.from_numpy(data.target).long())
+METRICS: tuple[Metric, ...] = (
+    Metric(
+        "frechet",
+        {"frechet": About("Frechet", "lower", paper="Heusel et al. 2017, 1706.08500, on pixels")},
+        ("features",),
+        _frechet,
+    ),
+    Metric("accuracy", {"accuracy": About("accuracy", "higher")}, ("features", "labels"), _accuracy),
+    Metric("diversity", {"diversity": About("diversity", "one")}, ("features", "labels"), _diversity),
+)
 
 
-def digits_figures(images: Tensor, labels: Tensor) -> DigitsFigures:
-    """The figures of generated digits, float [N, 64] in [0, 1], asked for as `labels` [N], against all real ones.
+def by_class(side: Comparison) -> tuple[ClassRow, ...]:
+    """Accuracy and diversity of the digits of each class.
 
     Raises:
-        ValueError: see `LabelledDigits`.
+        NotMeasured: of the real digits themselves, or of images without labels.
     """
-    return compare(LabelledDigits(images.detach().cpu().double(), labels.cpu()), real_digits())
-
-
-def real_halves(seed: int) -> DigitsFigures:
-    """The figures of a random half of the real digits against the other half: what a perfect model would get.
-
-    Halves are stratified by class. With about 900 instead of 1,797 real images on the other side, the distance is
-    biased upwards (about as 1 / N), so a good model can lie below it.
-    """
-    real = real_digits()
-    first, second = train_test_split(
-        torch.arange(len(real.labels)).numpy(), test_size=0.5, random_state=seed, stratify=real.labels.numpy()
-    )
-    halves = [LabelledDigits(real.images[part], real.labels[part]) for part in (first, second)]
-    return compare(halves[0], halves[1])
-
-
-def compare(sample: LabelledDigits, real: LabelledDigits) -> DigitsFigures:
-    """The figures of `sample` with `real` as the reference, the classifier's training set and the unit of variety."""
-    return DigitsFigures(
-        frechet=frechet_distance(_statistics(sample), _statistics(real)),
-        accuracy=float(_read_as_asked(sample, real).mean()),
-        diversity=float(_variety(sample).mean() / _variety(real).mean()),
-    )
-
-
-def figures_by_class(images: Tensor, labels: Tensor) -> tuple[ClassRow, ...]:
-    """Accuracy and diversity of generated digits, as `digits_figures` takes them, for each class asked for."""
-    sample, real = LabelledDigits(images.detach().cpu().double(), labels.cpu()), real_digits()
+    if side.seen is side.real:
+        raise NotMeasured("they are what the others are held against")
+    sample, real = _sample(side), _real(side)
     right, ratios = _read_as_asked(sample, real), _variety(sample) / _variety(real)
     asked = [sample.labels == label for label in range(CLASSES)]
     return tuple(
@@ -114,10 +61,20 @@ def figures_by_class(images: Tensor, labels: Tensor) -> tuple[ClassRow, ...]:
     )
 
 
-def _statistics(digits: LabelledDigits) -> Statistics:
-    moments = Moments.zeros(PIXELS)
-    moments.update(digits.images)
-    return moments.statistics("64 pixels of 8x8 digits")
+def _sample(side: Comparison) -> LabelledDigits:
+    return _labelled(side.column("features"), side.column("labels"))
+
+
+def _real(side: Comparison) -> LabelledDigits:
+    return _labelled(side.real_column("features"), side.real_column("labels"))
+
+
+def _labelled(features: Tensor, labels: Tensor) -> LabelledDigits:
+    """Raises NotMeasured unless each digit is there often enough to vary."""
+    counts = torch.bincount(labels.cpu(), minlength=CLASSES)
+    if len(counts) > CLASSES or int(counts.min()) < 2:
+        raise NotMeasured(f"the labels must be 0 .. 9, each at least twice; they count {counts.tolist()}")
+    return LabelledDigits(features.cpu().double(), labels.cpu())
 
 
 def _read_as_asked(sample: LabelledDigits, real: LabelledDigits) -> Tensor:

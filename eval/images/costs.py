@@ -1,11 +1,11 @@
 """What drawing images costs: network calls, time and memory."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from statistics import median
 from time import perf_counter
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +14,16 @@ from fastgen.models.pipelines.stock_pipeline import StockPipeline
 from fastgen.sampling.stock import Drawn
 
 from ..rows import Bill
+from .decode import ImageBatch
 
+Batch = TypeVar("Batch", Drawn, ImageBatch)
 _DENOISERS = ("unet", "transformer", "transformer_2")
+
+
+def denoisers(pipe: StockPipeline) -> list[nn.Module]:
+    """The networks whose calls count."""
+    parts = pipe.components
+    return [parts[name] for name in _DENOISERS if isinstance(parts.get(name), nn.Module)]
 
 
 @dataclass
@@ -47,10 +55,8 @@ class Costs:
         )
 
     @contextmanager
-    def counting(self, pipe: StockPipeline, device: torch.device) -> Iterator[None]:
-        """Counts the denoiser calls of `pipe`, and the memory of its GPU, inside the block."""
-        parts = pipe.components
-        networks = [parts[name] for name in _DENOISERS if isinstance(parts.get(name), nn.Module)]
+    def counting(self, networks: Sequence[nn.Module], device: torch.device) -> Iterator[None]:
+        """Counts the calls of denoisers, and the memory of their GPU, inside the block."""
         hooks = [network.register_forward_pre_hook(self._count, with_kwargs=True) for network in networks]
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
@@ -60,7 +66,7 @@ class Costs:
             for hook in hooks:
                 hook.remove()
 
-    def timing(self, batches: Iterator[Drawn]) -> Iterator[Drawn]:
+    def timing(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         """Passes batches on, noting what each one took; the consumer's time does not count."""
         began = perf_counter()
         for batch in batches:

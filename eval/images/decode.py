@@ -36,7 +36,7 @@ class ImageBatch:
     """Images of one size.
 
     Attributes:
-        images: uint8 RGB [B, 3, H, W].
+        images: uint8 RGB [B, 3, H, W], or what the protocol looks at instead.
         labels: int64 [B], or None where the source has none.
         prompts: what the images were asked for, or None.
         conditions: int64 [B], which prompt or class that was by number; equal for equal ones. None if unknown.

@@ -1,9 +1,9 @@
-"""Protocols: frozen bundles of network, resize and smallest N, under names that the literature uses.
+"""Protocols: frozen bundles of network, resize, figures and smallest N, under names that the literature uses.
 
 Figures of two protocols are never compared: a protocol's name is part of the identity of every statistic.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import cast
 
@@ -11,7 +11,13 @@ import torch
 
 from fastgen.errors import UserError
 
+from ..comparison import Comparison, Metric
+from ..digits import figures as digits
+from ..digits.images import DigitPixels, RealDigits, check_canvas, digits_on, real_halves
+from ..images.sources import RealSource, View, eight_bit
+from ..metrics import METRICS, by_class
 from ..options import Options
+from ..rows import ClassRow
 from .clip import Clip
 from .extractors import FeatureExtractor, TransformersExtractor
 from .inception import Convention, InceptionExtractor
@@ -24,17 +30,33 @@ IMAGENET = Resize(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), kernel="bic
 
 @dataclass(frozen=True)
 class Protocol:
-    """A way to turn images into features.
+    """A way to turn images into features, and what is measured of them.
 
     Attributes:
         summary: one line for --help.
         build: (options, device) -> extractor.
         min_images: number below which a distance is refused without --allow-small; None is the feature's dimension.
+        metrics: the table of what can be measured.
+        by_class: the table of a row's classes; raises NotMeasured where there is none.
+        watched: figures that a run is watched by, the first one its Frechet distance.
+        view: what is looked at of pictures in [0, 1].
+        clipped: whether samples of a network are pictures only when they were clipped to [0, 1].
+        check: raises UserError for samples of this shape and number of classes, if they cannot be looked at.
+        own: real images that serve as reference where none is given.
+        halves: seed -> two halves of these; what one has against the other is the floor.
     """
 
     summary: str
     build: Callable[[Options, torch.device], FeatureExtractor]
     min_images: int | None = None
+    metrics: tuple[Metric, ...] = METRICS
+    by_class: Callable[[Comparison], tuple[ClassRow, ...]] = by_class
+    watched: tuple[str, ...] = ("fid", "kid")
+    view: View = eight_bit
+    clipped: bool = True
+    check: Callable[[Sequence[int], int], None] = lambda shape, classes: None
+    own: Callable[[], RealSource] | None = None
+    halves: Callable[[int], tuple[RealSource, RealSource]] | None = None
 
 
 def build_extractor(options: Options, device: torch.device) -> FeatureExtractor:
@@ -83,6 +105,15 @@ def _inception(options: Options, device: torch.device) -> FeatureExtractor:
     return InceptionExtractor(file, convention, device=device, precision=precision_of(options))
 
 
+def _digits(options: Options, device: torch.device) -> FeatureExtractor:
+    if options.extractor is not None:
+        raise UserError(
+            f"the protocol digits looks with no network, so that --extractor {options.extractor} changes nothing: "
+            "leave it out, or choose --protocol domain"
+        )
+    return DigitPixels(device)
+
+
 def _required(options: Options) -> str:
     if options.extractor is None:
         raise UserError(
@@ -99,4 +130,16 @@ PROTOCOLS: Mapping[str, Protocol] = {
     "adm": Protocol("guided diffusion: as edm, its reference files", _inception, min_images=50_000),
     "dinov2": Protocol("DINOv2 class token, 224 px", _dinov2, min_images=10_000),
     "clip": Protocol("CLIP image embedding", _clip, min_images=10_000),
+    "digits": Protocol(
+        "8x8 handwritten digits, by their pixels",
+        _digits,
+        metrics=digits.METRICS,
+        by_class=digits.by_class,
+        watched=("frechet", "accuracy", "diversity"),
+        view=digits_on,
+        clipped=False,
+        check=check_canvas,
+        own=RealDigits,
+        halves=real_halves,
+    ),
 }

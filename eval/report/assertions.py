@@ -7,9 +7,11 @@ from dataclasses import dataclass, fields
 
 from fastgen.errors import UserError, did_you_mean
 
-from ..images.sources import declared_steps, is_image_set
-from ..metrics import METRICS, chosen
+from ..images.pipelines import declared_steps
+from ..images.sources import is_image_set
+from ..metrics import chosen
 from ..metrics_json import Measured, Verdict
+from ..networks.protocols import PROTOCOLS
 from ..options import Options
 from ..rows import Bill, Row
 
@@ -88,13 +90,14 @@ def _check_side(assertion: Assertion, options: Options) -> None:
 
 def _check_name(assertion: Assertion, options: Options) -> None:
     """Figures by the names of `metrics.json`, `nfe` and the other costs, `reward_NAME` of --reward NAME=MODEL."""
-    metrics = chosen(options.metrics, clip=options.clip is not None, lpips=options.wants_lpips)
+    table = PROTOCOLS[options.protocol].metrics
+    metrics = chosen(options.metrics, clip=options.clip is not None, lpips=options.wants_lpips, of=table)
     rewards = [f"reward_{text.partition('=')[0]}" for text in options.rewards]
     measured = [*(name for metric in metrics for name in metric.figures), *rewards]
     known = [*measured, *(cost.name for cost in fields(Bill))]
     if assertion.name not in known:
         hint = did_you_mean(assertion.name, known, otherwise=f"known: {', '.join(known)}")
-        exists = assertion.name in (name for metric in METRICS for name in metric.figures)
+        exists = assertion.name in (name for metric in table for name in metric.figures)
         why = "which these options do not measure (see --metrics, --clip, --lpips)" if exists else "which is no figure"
         raise UserError(f"the assertion {assertion.text!r} names {assertion.name}, {why}; {hint}")
     if assertion.name in OF_TEACHER and options.teacher is None:

@@ -1,22 +1,26 @@
 """The pictures beside a report: the same seeds for every row, one prompt with many seeds, nearest real images."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor
-from torchvision.transforms.functional import to_pil_image
+from torchvision.transforms.functional import to_pil_image, to_tensor
+
+from fastgen.data.pixels import to_uint8
+from fastgen.sampling.pictures import labelled_rows
 
 from ..collect import Seen
+from ..images.sources import Picture
 from ..measures.manifold import nearest
-from ..metrics_json import Asked, Gallery, Item, Near, Strip
+from ..metrics_json import Asked, Gallery, Item, Near, Report, Strip
 
 STRIP = 8
 NEIGHBOURS = 3
-
-Image = TypeVar("Image")
+SCALE = 6  # of a contact sheet's pictures
 
 
 class Showcase:
@@ -60,17 +64,16 @@ class Showcase:
         self._seeds = tuple(self._seed + number for number in sorted(pictures))
         self._items = self._items or self._asked(asked)
 
-    def add_neighbours(self, real: Iterable[Image], picture: Callable[[Image], Tensor]) -> None:
+    def add_neighbours(self, real: Iterable[Picture]) -> None:
         """Saves the real images that are nearest to any picture.
 
         Args:
             real: images in the order of their features; gone through only if some are wanted.
-            picture: a wanted one as uint8 [1 or 3, H, W].
         """
         wanted = {near.index: near.image for row in self._near.values() for found in row for near in found}
         for index, image in enumerate(real if wanted else ()):
             if index in wanted:
-                self._write(wanted[index], picture(image))
+                self._write(wanted[index], image())
 
     def gallery(self) -> Gallery | None:
         """None without pictures."""
@@ -101,7 +104,7 @@ class Showcase:
     def _write(self, path: str, picture: Tensor) -> None:
         file = self._folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        to_pil_image(picture.to(torch.uint8)).save(file)
+        to_pil_image(to_uint8(picture) if picture.is_floating_point() else picture).save(file)
 
 
 def _near(features: Tensor, real: Tensor) -> Iterator[tuple[Near, ...]]:
@@ -111,3 +114,15 @@ def _near(features: Tensor, real: Tensor) -> Iterator[tuple[Near, ...]]:
         for indices, distances in zip(found.index.tolist(), found.distance.tolist(), strict=True):
             pairs = zip(indices, distances, strict=True)
             yield tuple(Near(index, away, f"images/real/neighbour-{index}.png") for index, away in pairs)
+
+
+def contact_sheet(report: Report, folder: Path) -> Image.Image:
+    """The pictures of the real row and of every drawn one below each other, from the report's folder."""
+    titles = {row.id: row.title for row in report.rows}
+    gallery = report.gallery
+    assert gallery is not None
+    rows = {
+        titles[row]: torch.stack([to_tensor(Image.open(folder / path)) for path in paths if path is not None])
+        for row, paths in gallery.images.items()
+    }
+    return labelled_rows(rows, SCALE)

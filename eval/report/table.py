@@ -72,11 +72,14 @@ def _footnotes(report: Report, options: Options) -> str:
     protocol = report.protocol
     notes = [
         f"protocol   {protocol.extractor}; {protocol.dim} dimensions",
-        f"real       {options.reference}",
+        f"real       {report.provenance.reference.path}",
         f"seeds      {_seeds(options)}, pipelines in {options.dtype}",
-        "FID is biased upwards by about 1 / N, which its interval does not show: compare at equal N and protocol only.",
-        "Bands (cycles per image) and nyquist are dB relative to real images. - does not apply or was not measured.",
+        "A Frechet distance is biased upwards by about 1 / N, which no interval shows: compare at equal N and protocol "
+        "only.",
+        "- does not apply or was not measured.",
     ]
+    if any(row.spectrum for row in report.rows):
+        notes[-1] = f"Bands (cycles per image) and nyquist are dB relative to real images. {notes[-1]}"
     if protocol.reference_extractor is None:
         notes.append("WARNING: the reference does not name its extractor; FID means nothing if it is another one.")
     small = [row.num for row in report.rows if row.num is not None and row.num < protocol.min_images]

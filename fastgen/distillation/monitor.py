@@ -4,35 +4,40 @@ Loads what `eval` looks at images through, so that `distil` imports it for a run
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from eval.collect import Collector, Eyes, Seen
 from eval.comparison import Comparison, Metric
-from eval.digits.figures import class_balanced_labels, digits_figures
-from eval.digits.report import DigitsSource, digits_report, save
+from eval.evaluate import compare, counted_steps, floor
 from eval.images.decode import ImageBatch, Reading, image_batches
+from eval.images.drawing import DrawnSource
 from eval.images.sets import open_images
-from eval.measure import figures_of
+from eval.images.sources import eight_bit
+from eval.measure import Side, figures_of
 from eval.measures.frechet import Target
 from eval.measures.statistics_file import load_statistics
-from eval.metrics import METRICS, chosen
+from eval.metrics import chosen
 from eval.networks.clip import Clip
-from eval.networks.protocols import build_extractor
+from eval.networks.protocols import PROTOCOLS, Protocol, build_extractor
 from eval.options import Options
+from eval.processes import Processes
+from eval.report.showcase import contact_sheet
+from eval.rows import Origin, Role
+from eval.session import open_session
 
-from ..data.digits import CANVAS, from_canvas
-from ..data.pixels import to_uint8
 from ..engine.quality import Yardstick
 from ..engine.run import Trained
 from ..engine.stage import Stage
 from ..errors import UserError, say
+from ..models.denoiser import NetworkDenoiser
 from ..models.pipelines.arguments import in_turn
+from ..sampling.sampler import SAMPLES_AT_ONCE
 from .student import Student
 
 REFERENCES = 10_000  # training images looked at, evenly spread, where no reference is named
@@ -43,7 +48,7 @@ GAPS: Mapping[str, Callable[[float], float]] = {  # what is better -> how far a 
     "one": lambda value: abs(value - 1),
     "zero": abs,
 }
-DIGITS = {"frechet": "lower", "accuracy": "higher", "diversity": "one"}
+SHOWN = 20  # pictures of a row
 
 
 @dataclass(frozen=True)
@@ -66,59 +71,21 @@ def monitor(student: Student, *, here: bool) -> Monitor:
         here: whether this process is the one that measures, and so needs extractor and references.
 
     Raises:
-        UserError: the metric is unknown, the pipeline makes no digits, or extractor or references are missing.
+        UserError: the metric is unknown, the protocol cannot look at these samples, or extractor or references are
+            missing.
     """
-    if student.config.evaluate.protocol == "digits":
-        return Monitor(_of_digits(student), partial(_report_digits, student))
-    return Monitor(_of_features(student, here=here), lambda trained: None)
-
-
-def _of_digits(student: Student) -> Yardstick:
-    spec, pipeline = student.config.evaluate, student.pipeline
-    if pipeline.shape != (1, CANVAS, CANVAS) or len(pipeline.classes) != 10:
-        raise UserError(
-            f"evaluate.protocol is digits, but the teacher's samples are {pipeline.shape} with {len(pipeline.classes)} "
-            f"classes, not digits on a canvas of {CANVAS} x {CANVAS}: choose another protocol, such as domain"
-        )
-    labels = class_balanced_labels(spec.num)
-
-    def figures(stage: Stage) -> dict[str, float]:
-        canvases = student.draw(stage.roles.generator, labels).cpu()
-        if not bool(canvases.isfinite().all()):
-            return dict.fromkeys(DIGITS, math.nan)
-        return asdict(digits_figures(from_canvas(canvases), labels))
-
-    return Yardstick(figures, spec.metric, GAPS[_better(spec.metric, DIGITS)])
-
-
-def _report_digits(student: Student, trained: Trained) -> None:
-    """Teacher and student side by side: the student after each stage, the teacher at many steps and at as few."""
-    config, teacher, few = student.config, student.pipeline.denoiser(), len(student.plan.grids[0])
-    spec, folder = config.evaluate, config.out / "report"
-    doubled = 2 if spec.teacher_guidance != 1 else 1
-    sources = {
-        f"teacher, {n} step{'s' * (n > 1)}": DigitsSource(
-            partial(student.draw_teacher, teacher, steps=n, guidance=spec.teacher_guidance), n * doubled, steps=n
-        )
-        for n in (spec.teacher_steps, few)
-    }
-    for name, weights in trained.weights.items():
-        sources[f"student after {name}"] = DigitsSource(partial(student.draw, student.generator(weights)), few)
-    report = digits_report(sources, seed=config.seed)
-    save(report, folder)
-    say(report.table())
-    say(f"picture: {folder / 'digits.png'}, page: {folder / 'report.html'}")
-
-
-def _of_features(student: Student, *, here: bool) -> Yardstick:
-    spec = student.config.evaluate
+    spec, protocol = student.config.evaluate, _protocol(student)
+    protocol.check(student.pipeline.shape, len(student.pipeline.classes))
     blind = {"clip", "rewards"} - {spec.protocol}
-    usable = [metric for metric in METRICS if blind.isdisjoint(metric.columns)]
+    usable = [metric for metric in protocol.metrics if blind.isdisjoint(metric.columns)]
     known = {name: about.better for metric in usable for name, about in metric.figures.items()}
-    decisive = "fid" if spec.metric == "frechet" else spec.metric
-    gap = GAPS[_better(decisive, known)]
-    metrics = chosen(("fid", "kid", decisive), clip=True)
-    return Yardstick(_Onlooker(student, metrics, decisive).figures if here else _elsewhere, decisive, gap)
+    decisive = protocol.watched[0] if spec.metric == "frechet" else spec.metric
+    if decisive not in known:
+        raise UserError(f"evaluate.metric is {decisive}, which this protocol does not have: use {', '.join(known)}")
+    metrics = chosen((*protocol.watched, decisive), clip=True, of=protocol.metrics)
+    figures = _Onlooker(student, metrics, decisive).figures if here else _elsewhere
+    report = _nothing if protocol.own is None else partial(_report, student)
+    return Monitor(Yardstick(figures, decisive, GAPS[known[decisive]]), report)
 
 
 class _Onlooker:
@@ -169,21 +136,28 @@ def _elsewhere(stage: Stage) -> Mapping[str, float]:
     raise AssertionError("only the first process measures")
 
 
-def _better(metric: str, known: Mapping[str, str]) -> str:
-    if metric not in known:
-        raise UserError(f"evaluate.metric is {metric}, which this protocol does not have: use {', '.join(known)}")
-    return known[metric]
+def _nothing(trained: Trained) -> None:
+    """A protocol without real images of its own reports when it is asked, by `fastgen eval`."""
+
+
+def _protocol(student: Student) -> Protocol:
+    spec = student.config.evaluate
+    assert spec.protocol != "none"
+    return PROTOCOLS[spec.protocol]
+
+
+def _options(student: Student, **settings: Any) -> Options:
+    spec = student.config.evaluate
+    assert spec.protocol != "none"
+    return Options(reference=spec.reference, protocol=spec.protocol, extractor=spec.extractor, **settings)
 
 
 def _eyes(student: Student) -> tuple[Eyes, str]:
     """The protocol's network, and its identity in words."""
-    spec = student.config.evaluate
-    assert spec.protocol != "none"
-    assert spec.protocol != "digits"
-    options = Options(reference=spec.reference or Path(), protocol=spec.protocol, extractor=spec.extractor)
+    options = _options(student)
     extractor = build_extractor(options, student.device)
     clip = extractor if isinstance(extractor, Clip) else None
-    return Eyes(extractor, clip), f"{spec.protocol}: {extractor.identity}"
+    return Eyes(extractor, clip), f"{options.protocol}: {extractor.identity}"
 
 
 def _seen(batches: Iterable[ImageBatch], eyes: Eyes, metrics: tuple[Metric, ...]) -> Seen:
@@ -196,24 +170,34 @@ def _seen(batches: Iterable[ImageBatch], eyes: Eyes, metrics: tuple[Metric, ...]
 
 def _samples(student: Student, stage: Stage) -> Iterator[ImageBatch]:
     """What the generator draws for the classes or the data's prompts in turn."""
-    prompts, start = student.config.data.prompts, 0
-    for pictures in student.pictures(stage.roles.generator, student.config.evaluate.num):
-        if not bool(pictures.isfinite().all()):
-            raise _NotFiniteError
-        numbers = range(start, start + len(pictures))
-        asked = student.asked(numbers)
-        kinds = asked.labels if prompts is None else torch.tensor(in_turn(range(len(prompts)), numbers))
-        conditions = torch.zeros(len(pictures), dtype=torch.int64) if kinds is None else kinds
-        yield ImageBatch(_shown(pictures), asked.labels, asked.prompts, conditions)
+    start = 0
+    for samples in student.drawn(stage.roles.generator, student.config.evaluate.num):
+        numbers = range(start, start + len(samples))
+        yield _batch(student, samples, numbers)
         start = numbers.stop
 
 
+def _batch(student: Student, samples: Tensor, numbers: Sequence[int]) -> ImageBatch:
+    """Samples as the protocol looks at them, with what their numbers ask for."""
+    protocol, prompts = _protocol(student), student.config.data.prompts
+    pictures = student.pictures(samples) if protocol.clipped else samples
+    if not bool(pictures.isfinite().all()):
+        raise _NotFiniteError
+    asked = student.asked(numbers)
+    kinds = asked.labels if prompts is None else torch.tensor(in_turn(range(len(prompts)), numbers))
+    conditions = torch.zeros(len(pictures), dtype=torch.int64) if kinds is None else kinds
+    return ImageBatch(protocol.view(pictures / 2 + 0.5), asked.labels, asked.prompts, conditions)
+
+
 def _references(student: Student, eyes: Eyes) -> Iterator[ImageBatch]:
-    """All images of the named reference, or the training images."""
-    reference, data = student.config.evaluate.reference, student.config.data
+    """All images of the named reference, those of the protocol, or the training images."""
+    reference, data, own = student.config.evaluate.reference, student.config.data, _protocol(student).own
     if reference is not None:
         assert eyes.extractor is not None
         yield from image_batches(open_images(reference), Reading(BATCH, eyes.extractor.resizes))
+        return
+    if own is not None:
+        yield from own().batches(range(own().total))
         return
     if not data.has_images:
         raise UserError(
@@ -223,9 +207,60 @@ def _references(student: Student, eyes: Eyes) -> Iterator[ImageBatch]:
     count = min(len(data), REFERENCES)
     chosen = [i * len(data) // count for i in range(count)]
     for start in range(0, count, BATCH):
-        yield ImageBatch(_shown(data.items(chosen[start : start + BATCH]).images), None)
+        yield ImageBatch(eight_bit(data.items(chosen[start : start + BATCH]).images / 2 + 0.5), None)
 
 
-def _shown(images: Tensor) -> Tensor:
-    """[B, C, H, W] in [-1, 1] as uint8 RGB [B, 3, H, W]."""
-    return to_uint8(images / 2 + 0.5).expand(-1, 3, -1, -1)
+def _report(student: Student, trained: Trained) -> None:
+    """Teacher and student side by side: the student after each stage, the teacher at many steps and at as few."""
+    protocol, folder = _protocol(student), student.config.out / "report"
+    assert protocol.own is not None
+    options = _options(
+        student,
+        num=protocol.own().total,
+        batch_size=SAMPLES_AT_ONCE,
+        device=str(student.device),
+        gallery=SHOWN,
+        out=folder,
+    )
+    report = compare(open_session(options, {}, Processes()), _sides(student, trained))
+    assert report is not None
+    sheet = folder / f"{options.protocol}.png"
+    contact_sheet(report, folder).save(sheet)
+    say(f"picture: {sheet}")
+
+
+def _sides(student: Student, trained: Trained) -> Iterator[Side]:
+    spec, teacher, few = student.config.evaluate, student.pipeline.denoiser(), len(student.plan.grids[0])
+    halves = _protocol(student).halves
+    if halves is not None:
+        yield floor(*halves(student.config.seed))
+    for steps in dict.fromkeys((spec.teacher_steps, few)):
+        sampled = partial(student.sample_teacher, teacher, steps=steps, guidance=spec.teacher_guidance)
+        yield _side(student, "teacher", f"teacher, {counted_steps(steps)}", teacher, steps, sampled)
+    for name, weights in trained.weights.items():
+        model = student.generator(weights)
+        yield _side(student, "student", f"student after {name}", model, few, partial(student.sample, model))
+
+
+def _side(
+    student: Student, role: Role, title: str, model: NetworkDenoiser, steps: int, sampled: Callable[..., Tensor]
+) -> Side:
+    """A row of what is drawn by (conditioning, seeds) -> samples."""
+
+    def draw(seeds: Sequence[int], numbers: Sequence[int]) -> ImageBatch:
+        return _batch(student, sampled(student.condition(numbers), seeds=seeds), numbers)
+
+    def asked(numbers: Sequence[int]) -> dict[str, Any]:
+        items = student.asked(numbers)
+        return {"labels": items.labels.tolist()} if items.labels is not None else {"prompts": items.prompts}
+
+    source = DrawnSource(
+        origin=Origin(f"{student.config.evaluate.protocol} {role}", "pipeline", first_seed=0, dtype="float32"),
+        steps=steps,
+        draw=draw,
+        asked=asked,
+        network=model.net,
+        device=student.device,
+        batch_size=SAMPLES_AT_ONCE,
+    )
+    return Side(title.replace(",", "").replace(" ", "-"), role, title, (source,))

@@ -109,7 +109,7 @@ def _show(student: Student, warn: Callable[[str], None]) -> None:
 
 def _show_one(student: Student) -> None:
     sample = seeded_noise(range(1), student.pipeline.shape, student.device)()
-    grid(student.framed(student.pipeline.codec.decode(sample)) / 2 + 0.5, columns=1)
+    grid(student.pictures(sample) / 2 + 0.5, columns=1)
 
 
 @contextmanager

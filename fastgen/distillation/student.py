@@ -1,7 +1,7 @@
 """The student while it is made: the schedulers it will be sampled with, its grids and its samples."""
 
 import copy
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -87,57 +87,50 @@ class Student:
     def preview(self, stage: Stage, name: str) -> None:
         """A grid of the generator's samples at the first declared step count, always of the same seeds."""
         count = 8 if torch.Size(self.pipeline.shape).numel() > FEW_FROM else PREVIEW_IMAGES
-        pictures = torch.cat(list(self.pictures(stage.roles.generator, count)))
+        pictures = torch.cat([self.pictures(drawn) for drawn in self.drawn(stage.roles.generator, count)])
         folder = self.config.out / "previews"
         folder.mkdir(exist_ok=True)
         grid(pictures / 2 + 0.5, columns=count // 2).save(folder / f"{name}.png")
 
-    def pictures(self, model: Denoiser, count: int) -> Iterator[Tensor]:
-        """Samples of the seeds 0 .. `count` - 1 as pictures [B, C, H, W] in [-1, 1], of a video its middle frame."""
+    def drawn(self, model: Denoiser, count: int) -> Iterator[Tensor]:
+        """Samples of the seeds 0 .. `count` - 1."""
         at_once = max(1, min(SAMPLES_AT_ONCE, BESIDE // torch.Size(self.pipeline.shape).numel()))
-        for part in ranges(count, at_once):
-            asked = self.asked(part)
-            cond = self.pipeline.condition(len(part), labels=asked.labels, prompts=asked.prompts)
-            yield self.framed(self.pipeline.codec.decode(self.sample(model, cond, seeds=part)))
+        for start in range(0, count, at_once):
+            part = range(start, min(start + at_once, count))
+            yield self.sample(model, self.condition(part), seeds=part)
 
-    @staticmethod
-    def framed(images: Tensor) -> Tensor:
-        """Pictures [B, C, H, W] as they are, of videos [B, C, F, H, W] the middle frame."""
+    def pictures(self, samples: Tensor) -> Tensor:
+        """Samples as pictures [B, C, H, W] in [-1, 1], of a video its middle frame."""
+        images = self.pipeline.codec.decode(samples)
         return images if images.ndim == 4 else images[:, :, images.shape[2] // 2]
 
-    def asked(self, numbers: range) -> Items:
+    def condition(self, numbers: Sequence[int]) -> Conditioning:
+        """What the samples of these numbers are asked for, as networks are told it."""
+        asked = self.asked(numbers)
+        return self.pipeline.condition(len(numbers), labels=asked.labels, prompts=asked.prompts)
+
+    def asked(self, numbers: Sequence[int]) -> Items:
         """What the samples of these numbers are asked for: the classes in turn, or the data's prompts in turn."""
         if self.pipeline.kind == "label":
             return Items(labels=torch.tensor(in_turn(self.pipeline.classes, numbers)))
         prompts = self.config.data.prompts
         return Items(prompts=tuple(in_turn(prompts, numbers)) if prompts else None)
 
-    def sample(self, model: Denoiser, cond: Conditioning, *, seeds: range) -> Tensor:
+    def sample(self, model: Denoiser, cond: Conditioning, *, seeds: Sequence[int]) -> Tensor:
         """Samples at the first declared step count, as the exported pipeline draws them."""
         plan = self.plan.on(model.process).telling(model.scalars, guidance=self.config.student.guidance)
         noise, times = seeded_noise(seeds, self.pipeline.shape, self.device), plan.grids[0].tolist()
         return sample(model, noise, cond.to(self.device), times, sampler=plan.sampler, scalars=plan.scalars)
 
-    def draw(self, model: Denoiser, labels: Tensor) -> Tensor:
-        """One sample of the student for each label, with seeds from 0."""
-        parts = ranges(len(labels))
-        return torch.cat([self.sample(model, self._labelled(labels[p.start : p.stop]), seeds=p) for p in parts])
-
-    def draw_teacher(self, model: Denoiser, labels: Tensor, *, steps: int, guidance: float) -> Tensor:
-        """One sample of the teacher's deterministic sampler for each label, from the same noise."""
-        times = self.pipeline.teacher_grid(steps).tolist()
-        drawn = []
-        for p in ranges(len(labels)):
-            noise = seeded_noise(p, self.pipeline.shape, self.device)()
-            cond = self._labelled(labels[p.start : p.stop]).to(self.device)
-            drawn.append(ode(model, noise, cond, times, guidance=guidance))
-        return torch.cat(drawn)
+    def sample_teacher(
+        self, model: Denoiser, cond: Conditioning, *, seeds: Sequence[int], steps: int, guidance: float
+    ) -> Tensor:
+        """Samples of the teacher's deterministic sampler from the same noise."""
+        noise = seeded_noise(seeds, self.pipeline.shape, self.device)()
+        return ode(model, noise, cond.to(self.device), self.pipeline.teacher_grid(steps).tolist(), guidance=guidance)
 
     def _stops(self, schedule: SchedulerExport, steps: int) -> tuple[Stop, ...]:
         return stops_of(reading_of(schedule.scheduler), self.pipeline.emitted(schedule.scheduler, steps))
-
-    def _labelled(self, labels: Tensor) -> Conditioning:
-        return self.pipeline.condition(len(labels), labels=labels)
 
 
 def _told(pipeline: Pipeline) -> Told | None:
@@ -146,8 +139,3 @@ def _told(pipeline: Pipeline) -> Told | None:
         return None
     ends = pipeline.form.told(pipeline.reading, torch.tensor([0.0, 1.0], dtype=torch.float64))
     return Told(float(ends[1] - ends[0]), float(ends[0]), pipeline.told_in_bf16)
-
-
-def ranges(count: int, at_once: int = SAMPLES_AT_ONCE) -> list[range]:
-    """Consecutive ranges of at most `at_once` samples."""
-    return [range(i, min(i + at_once, count)) for i in range(0, count, at_once)]

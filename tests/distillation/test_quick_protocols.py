@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterator
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,6 +10,7 @@ import pytest
 import small_run
 import tiny
 import torch
+from digits_side import digits_figures
 from encoded import encoded, noise_image, save
 from measured import DMD2, TRAIN, WEIGHTS, logged
 from PIL import Image
@@ -18,7 +18,6 @@ from pydantic import ValidationError
 from torch import Tensor
 from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
-from eval.digits.figures import class_balanced_labels, digits_figures
 from fastgen.config.evaluate import EvaluateConfig
 from fastgen.config.schema import Config
 from fastgen.data.digits import from_canvas
@@ -74,11 +73,11 @@ def test_a_measured_run_that_is_killed_ends_as_if_nothing_had_happened(kills, fo
 def test_the_figures_of_digits_are_those_of_the_exported_student(folder, whole):
     about = json.loads((whole / "best/about.json").read_text())
     student = Student(digits_config(folder, whole), Pipeline.load(str(whole / "student"), device=CPU), CPU)
-    labels = class_balanced_labels(20)
+    labels = torch.arange(20) % 10
     noise = seeded_noise(range(20), student.pipeline.shape, CPU)
     cond = student.pipeline.condition(20, labels=labels)
     canvases = renoise(student.pipeline.denoiser(), noise, cond, student.plan.grids[0].tolist())
-    expected = asdict(digits_figures(from_canvas(canvases), labels))
+    expected = digits_figures(from_canvas(canvases), labels)
     assert {name: about[name] for name in expected} == pytest.approx(expected, rel=1e-4)
     measured = [record for record in logged(whole) if "quality/frechet" in record and record["stage"] == 1]
     assert [record["images"] for record in measured] == [0, 4, 8, 12]
@@ -137,14 +136,15 @@ def test_the_reference_is_named_or_the_training_images(clip, tmp_path):
         save(tmp_path / "real" / f"{number:02d}.png", encoded(Image.fromarray(image)))
     shown = [images]
 
-    def pictures(_model: object, count: int) -> Iterator[Tensor]:
+    def drawn(_model: object, count: int) -> Iterator[Tensor]:
         yield shown[-1][:25]
         yield shown[-1][25:count]
 
     for reference in (None, tmp_path / "real"):
         evaluate = {"protocol": "clip", "extractor": str(clip), "num": 40, "reference": reference}
         student = student_of((3, 8, 8), 10, small_run.Stripes(), **evaluate)
-        student.pictures, student.asked = pictures, lambda _: SimpleNamespace(labels=None, prompts=None)
+        student.drawn, student.pictures = drawn, lambda samples: samples
+        student.asked = lambda _: SimpleNamespace(labels=None, prompts=None)
         measure = monitor(student, here=True).yardstick
         stage = SimpleNamespace(roles=SimpleNamespace(generator=None))
         shown.append(images)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from eval.images.costs import Costs
-from eval.images.sources import Draw, PipelineSource, Request, pipelines
+from eval.images.pipelines import Draw, PipelineSource, pipelines
+from eval.images.sources import Request
 from fastgen.models.pipelines.opening import Opened
 from fastgen.sampling.call import Asked
 

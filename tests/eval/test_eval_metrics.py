@@ -21,8 +21,9 @@ from eval.measures.kernels import cmmd, kernel_inception_distance
 from eval.measures.manifold import nearest, prdc
 from eval.measures.uncertainty import frechet_infinity, jackknife
 from eval.measures.variety import mean_pairwise_distance, pairwise_by_condition, vendi_score
-from eval.metrics import METRICS, about, chosen
+from eval.metrics import METRICS, catalogue, chosen
 from eval.report.assertions import Assertion
+from eval.rows import Origin, Row
 from fastgen.errors import UserError
 
 
@@ -217,7 +218,8 @@ def test_metrics_are_chosen_by_their_name_or_that_of_a_figure() -> None:
     assert "kid" in default
     assert not {"fid_infinity", "clip_score", "cmmd"} & set(default)
     assert "clip_score" in [metric.name for metric in chosen(None, clip=True)]
-    assert about("reward_pick").label == "pick"
+    row = Row("r", "student", "r", Origin("r", "images"), 2, {"reward_pick": Figure(1), "fid": Figure(2)}, {})
+    assert [about.label for about in catalogue([row]).values()] == ["FID", "pick"]
     assert len({name for metric in METRICS for name in metric.figures}) == sum(len(m.figures) for m in METRICS)
 
 

@@ -12,7 +12,8 @@ from exporting import adapted, student_of
 from families import FAMILIES
 from PIL import Image
 
-from eval.images.sources import Draw, Request, declared_steps, is_image_set, noted_size, pipelines
+from eval.images.pipelines import Draw, declared_steps, noted_size, pipelines
+from eval.images.sources import Request, is_image_set
 from fastgen.cli import main
 from fastgen.errors import UserError
 from fastgen.export.lora import FILES, export_lora
