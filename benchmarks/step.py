@@ -81,7 +81,7 @@ def _trio(told: argparse.Namespace, setting: Setting, accelerator: Accelerator) 
         "images_per_second": setting.batch * (1 + setting.fake_turns) / seconds["cycle"],
         "built_gib": built,
         "peak_gib": most,
-        "flops": None if setting.compile else flops(stage.cycle),  # compiled kernels are not counted
+        "flops": None if setting.compile or setting.graphs else flops(stage.cycle),  # counts eager kernels
     }
     if told.profile:
         profile = asdict(profiled(stage.cycle, device))
@@ -114,7 +114,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--guidance", type=float, default=8.0, help="of the real score; 1 is one call of it")
     parser.add_argument("--fake-turns", type=int, default=4, help="of a cycle")
-    for name, default in (("gan", False), ("checkpointing", True), ("compile", False)):
+    for name, default in (("gan", False), ("checkpointing", True), ("compile", False), ("graphs", False)):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=default)
     parser.add_argument("--cycles", type=int, default=3, help="that the medians are of")
     parser.add_argument("--warmup", type=int, default=2, help="cycles before them")

@@ -44,6 +44,7 @@ class Setting:
     gan: bool = False
     checkpointing: bool = True
     compile: bool = False
+    graphs: bool = False
     precision: str = "bf16"
     fake_turns: int = 4
     guidance: float = 8.0
@@ -120,6 +121,7 @@ def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accel
             "precision": setting.precision,
             "gradient_checkpointing": setting.checkpointing,
             "compile": setting.compile,
+            "cuda_graphs": setting.graphs,
             "optim": {"lr": 1e-6, "betas": (0.0, 0.999)},
         }
     )

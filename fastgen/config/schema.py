@@ -106,6 +106,7 @@ class TrainConfig(Strict):
     reuse: the turns of a cycle share one batch and its rollout.
     gradient_checkpointing: blocks are computed again in the backward pass, which saves their memory.
     compile: networks are compiled by PyTorch.
+    cuda_graphs: a network's call is one launch on CUDA devices, recorded when it comes again; for some more memory.
     optim: optimizer of every role.
     roles: mapping of single roles to what differs from `optim` for them.
     """
@@ -119,6 +120,7 @@ class TrainConfig(Strict):
     reuse: bool = False
     gradient_checkpointing: bool = False
     compile: bool = False
+    cuda_graphs: bool = True
     optim: OptimConfig = OptimConfig()
     roles: dict[str, Annotated[dict[str, Any], AfterValidator(_optim_settings)]] = Field(default_factory=dict)
 

@@ -70,22 +70,23 @@ class Averager:
 
     Args:
         parameters: parameters that optimizers step after the turn.
+        early: send a gradient as soon as PyTorch says that it is whole, which it cannot say of what graphs add to it.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+    def __init__(self, parameters: Sequence[nn.Parameter], *, early: bool = True) -> None:
         self._parameters = list(parameters) if parallel() else []
         self._made: list[int] = []
         self._buckets: list[Bucket] = []
         self._of: dict[int, Bucket] = {}
         self._sent = 0
-        self._listening = False
+        self._early, self._listening = early, False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Within, the turn's last backward pass: what it has finished may travel."""
         if not self._buckets:
             self._listen()
-        self._listening = True
+        self._listening = self._early
         try:
             yield
         finally:

@@ -14,6 +14,7 @@ from ..models.casting import cast
 from ..models.contract import Denoiser
 from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser, dtype_of
 from ..models.discriminator import Discriminator, default_layers
+from ..models.graphs import Graphs
 from ..models.pipelines.perceptual import Perceptual, lpips_network
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.source import DTYPES
@@ -66,18 +67,20 @@ def build_roles(
     needs, names = stage.objective.needs, denoisers_of(stage.objective)
     origins = {name: _origin(name, stage, weights) for name in names}
     scalars = {name: needs.scalars_of(name) for name in names}
+    graphs = Graphs() if stage.train.cuda_graphs and not needs.second_derivative else None
     torch.manual_seed(seed_of(seed, stage.name, "embeddings"))
+    kept = (*trained, "target")
     denoisers: dict[str, Speaker] = {
-        name: _copy(pipeline, stage.train, frozen=name not in (*trained, "target"), scalars=scalars[name])
+        name: _copy(pipeline, stage.train, frozen=name not in kept, scalars=scalars[name], graphs=graphs)
         for name in names
         if name not in SHARED[sharing]
     }
     if sharing != "full":
         torch.manual_seed(seed_of(seed, stage.name, "adapters"))
         shared = {name: told for name, told in scalars.items() if name in SHARED[sharing]}
-        own = [name for name in shared if name in (*trained, "target") or origins[name] != "teacher"]
+        own = [name for name in shared if name in kept or origins[name] != "teacher"]
         net = _base(pipeline.network, base, alone=sharing == "lora")
-        denoisers |= _shared(pipeline, net, stage.train, lora or LoRAConfig(), scalars=shared, own=own)
+        denoisers |= _shared(pipeline, net, stage.train, lora or LoRAConfig(), scalars=shared, own=own, graphs=graphs)
     for name, origin in origins.items():
         if weights is not None and origin in weights:
             put(denoisers[name], weights[origin])
@@ -94,7 +97,6 @@ def build_roles(
     members |= {name: STATES[name]().to(device) for name in needs.states}
     if needs.lpips:
         members["lpips"] = Perceptual(pipeline.codec, lpips_network().to(device))
-    kept = (*trained, "target")
     borrowed = [name for name, origin in origins.items() if name not in kept and origin == "teacher"]
     student = student.on(spoken).telling(scalars["generator"], guidance=guidance)
     if student.scalars:
@@ -115,8 +117,11 @@ def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:
     return origin
 
 
-def _copy(pipeline: Pipeline, settings: TrainConfig, *, frozen: bool, scalars: Sequence[str]) -> NetworkDenoiser:
+def _copy(
+    pipeline: Pipeline, settings: TrainConfig, *, frozen: bool, scalars: Sequence[str], graphs: Graphs | None
+) -> NetworkDenoiser:
     denoiser = pipeline.denoiser(scalars=scalars)
+    denoiser.graphs = graphs
     if not frozen:
         cast(denoiser.net, torch.float32)
     elif settings.precision == "bf16":
@@ -137,12 +142,14 @@ def _shared(
     *,
     scalars: Mapping[str, Sequence[str]],
     own: Sequence[str],
+    graphs: Graphs | None,
 ) -> dict[str, AdaptedDenoiser]:
     """Roles with their scalars on one network, those of `own` with an adapter."""
     autocast = autocast_of(net, settings.precision, pipeline.told_in)
     adaptation = Adaptation(lora.rank, lora.alpha, lora.targets, lora.norms)
     shared = SharedNetwork(net, own, adaptation, compute=autocast)
     denoiser = pipeline.speaking(shared.net, autocast=autocast)
+    denoiser.graphs, denoiser.acting = graphs, lambda: shared.trainable
     if settings.gradient_checkpointing:
         shared.checkpoint_blocks()
     if settings.compile:

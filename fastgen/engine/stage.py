@@ -113,7 +113,8 @@ class Stage:
             for role in roles_of(config.objective)
             if roles.parameters(role)
         }
-        self._averagers = {turn: Averager(self._trained_in(turn)) for turn in cycle}
+        graphed = settings.cuda_graphs and accelerator.device.type == "cuda"
+        self._averagers = {turn: Averager(self._trained_in(turn), early=not graphed) for turn in cycle}
         self.ema = EMA(roles["generator"], decay=settings.ema) if settings.ema is not None else None
         half, device = settings.precision == "fp16", accelerator.device.type
         self._scalers = {turn[0]: torch.amp.GradScaler(device, enabled=half) for turn in cycle}

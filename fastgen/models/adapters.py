@@ -80,6 +80,7 @@ class SharedNetwork:
         self.banks: dict[str | None, Bank] = {role: Bank(groups, device) for role in roles}
         self.adapters = {role: _started(seats, bank) for role, bank in self.banks.items()}
         self._switches = [_switch(seat, self.banks) for seat in seats]
+        self._working = {role: tuple(bank.working.values()) for role, bank in self.banks.items()} | {None: ()}
         self._of_block: dict[int, list[Switch]] = {}
 
     @contextmanager
@@ -89,6 +90,11 @@ class SharedNetwork:
             self.banks[role].refresh()
         with self._switched(role, self._switches):
             yield
+
+    @property
+    def trainable(self) -> tuple[str | None, Sequence[nn.Parameter]]:
+        """The role that acts, and what its layers compute with that may be trained."""
+        return self.role, self._working[self.role]
 
     def checkpoint_blocks(self) -> None:
         """Blocks are computed again in `backward`, under the role that they were called under.

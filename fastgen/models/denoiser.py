@@ -1,7 +1,8 @@
 """A network as a Denoiser: the one border where timesteps, parameterisations and autocast are known."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Literal
 
 import torch
@@ -13,9 +14,13 @@ from .casting import fitting
 from .conditioning import Conditioning
 from .contract import RoleNetwork
 from .experts import Experts
+from .graphs import Graphs
 from .layout import Layout
 from .owned import collect_gradients
+from .recorded import Actor
 from .scalars import ScalarEmbeddings
+
+Acting = tuple[Hashable, Sequence[nn.Parameter]]
 
 
 @dataclass(frozen=True)
@@ -96,6 +101,13 @@ class NetworkDenoiser(nn.Module):
         self.reading = reading
         self.form = form
         self.autocast = autocast
+        self.graphs: Graphs | None = None
+        self.acting: Callable[[], Acting] = lambda: (None, self._parameters_of_all)
+        """Who acts on the network, and what of it may be trained."""
+
+    @cached_property
+    def _parameters_of_all(self) -> tuple[nn.Parameter, ...]:
+        return tuple(self.net.parameters())
 
     @property
     def process(self) -> Process:
@@ -142,25 +154,46 @@ class NetworkDenoiser(nn.Module):
 
     def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Any]:
         """See `Denoiser.tap`; even a compiled network runs as it was written, since compiled code knows no hooks."""
-        taps = _Taps(self.net, layers)
-        with taps:
-            self._run(x_t, t, cond, call=self.net._call_impl)
-        return taps.outputs
+
+        def tapped(told: Mapping[str, Any]) -> list[Any]:
+            taps = _Taps(self.net, layers)
+            with taps, self._cast(x_t.device):
+                self.net._call_impl(**told)
+            return taps.outputs
+
+        outputs: list[Any] = self._called(tapped, self._told(x_t, t, cond), part=tuple(layers))
+        return outputs
 
     def train(self, mode: bool = True) -> "NetworkDenoiser":
         """Stays in eval mode."""
         return super().train(False)
 
     def _run(self, x_t: Latent, t: Time, cond: Conditioning, *, call: Callable[..., Any] | None = None) -> Tensor:
+        def run(told: Mapping[str, Any]) -> Any:
+            with self._cast(x_t.device):
+                return output_of((call or self.net)(**told))
+
+        told = self._told(x_t, t, cond)
+        return self.form.taken(run(told) if call else self._called(run, told), x_t)
+
+    def _told(self, x_t: Latent, t: Time, cond: Conditioning) -> dict[str, Any]:
+        """What the network is told by name."""
         form = self.form
         dtype = x_t.dtype if self.autocast else dtype_of(self.net)
         scaled = (x_t * pad_like(self.reading.input_scale(t), x_t)).to(dtype)
         timestep = form.told(self.reading, t).to(x_t.device, torch.float32)
-        told = {form.sample: form.given(scaled), form.timestep: timestep}
-        told |= fitting(form.layout.arguments(cond), dtype)
-        with torch.autocast(x_t.device.type, dtype=self.autocast, enabled=self.autocast is not None):
-            output = (call or self.net)(**told)
-        return form.taken(output_of(output), x_t)
+        told: dict[str, Any] = fitting(form.layout.arguments(cond), dtype)
+        return {form.sample: form.given(scaled), form.timestep: timestep, **told}
+
+    def _cast(self, device: torch.device) -> torch.autocast:
+        return torch.autocast(device.type, dtype=self.autocast, enabled=self.autocast is not None)
+
+    def _called(self, function: Callable[[Mapping[str, Any]], Any], told: dict[str, Any], part: Any = None) -> Any:
+        """The function of what the network is told, as a graph where there are graphs."""
+        if self.graphs is None:
+            return function(told)
+        role, parameters = self.acting()
+        return self.graphs.call(Actor((id(self.net), role, part), self.net, parameters, function), told)
 
 
 class RetargetedDenoiser(nn.Module):

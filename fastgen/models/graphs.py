@@ -1,0 +1,86 @@
+"""CUDA graphs of a network's calls: one launch in the place of thousands.
+
+A call and its backward pass are recorded when the same kind of call comes for the second time, and replayed from the
+third on: the same kernels on the same memory, so that the numbers are those of the call itself. What changes between
+calls is copied into the places that were recorded; weights are read where they are, so that they must stay there.
+
+A graph keeps the memory of its intermediate values. Those of calls without a backward pass share one pool, since such
+a call is over when the next begins; so do all backward passes. A call that waits for its backward pass has a pool to
+itself, which the calls of other turns have after it.
+"""
+
+import logging
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from .recorded import Actor, Asked, Differentiated, Recorded, Slot, Sums
+
+LOG = logging.getLogger(__name__)
+
+MOST = 96
+"""Graphs of a stage; calls of further kinds, such as those of ever new shapes, are launched kernel by kernel."""
+
+
+class Graphs:
+    """The graphs of the networks of a stage."""
+
+    def __init__(self) -> None:
+        self._once: set[Hashable] = set()
+        self._recorded: dict[Hashable, Recorded | None] = {}
+        self._slots: list[Slot] = []
+        self._pools: dict[str, Any] = {}
+        self._sums: dict[Hashable, Sums] = {}
+
+    def __deepcopy__(self, memo: Any) -> "Graphs":
+        """None yet: a copied network has its weights elsewhere."""
+        return Graphs()
+
+    def call(self, actor: Actor, told: Mapping[str, Any]) -> Any:
+        """`actor.function(told)`; tensors among the arguments may have other values at each call."""
+        asked = Asked.of(actor, told)
+        if not asked.recordable:
+            return actor.function(told)
+        slot = self._slot() if asked.differentiated else None
+        kind = (asked.kind, None if slot is None else self._slots.index(slot))
+        if kind not in self._recorded:
+            if kind not in self._once or len(self._recorded) == MOST:
+                self._once.add(kind)
+                return actor.function(told)
+            self._recorded[kind] = self._record(asked, slot)
+        recorded = self._recorded[kind]
+        if recorded is None:
+            return actor.function(told)
+        if recorded.places != asked.places:
+            del self._recorded[kind]
+            return actor.function(told)
+        return recorded(asked)
+
+    def _slot(self) -> Slot:
+        """The first that no call waits in."""
+        for slot in self._slots:
+            if slot.free:
+                return slot
+        self._slots.append(Slot(torch.cuda.graph_pool_handle()))
+        return self._slots[-1]
+
+    def _pool(self, name: str) -> Any:
+        return self._pools.setdefault(name, torch.cuda.graph_pool_handle())
+
+    def _sums_of(self, weights: Sequence[nn.Parameter]) -> Sums:
+        alike = tuple((weight.shape, weight.dtype) for weight in weights)
+        if alike not in self._sums:
+            self._sums[alike] = Sums(weights)
+        return self._sums[alike]
+
+    def _record(self, asked: Asked, slot: Slot | None) -> Recorded | None:
+        try:
+            if slot is None:
+                return Recorded.of(asked, self._pool("calls"))
+            return Differentiated.of(asked, slot, self._sums_of(asked.trained), self._pool("backward"))
+        except RuntimeError as error:  # of a call that waits for the device, or for memory
+            torch.cuda.synchronize()
+            LOG.warning("calls of %s are launched kernel by kernel: %s", asked.actor.name, str(error).splitlines()[0])
+            return None

@@ -1,0 +1,288 @@
+"""A call of a network that was recorded as a CUDA graph, with its backward pass, and what it is asked with."""
+
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+from weakref import ref
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+from torch.autograd.function import once_differentiable
+from torch.autograd.graph import get_gradient_edge
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+
+@dataclass(frozen=True)
+class Actor:
+    """Who is called.
+
+    Args:
+        name: tells it from all others; another role of a network, and another part of it, is another actor.
+        net: the network, under the role that acts.
+        parameters: what of it may be trained.
+        function: calls it; always the same for one name.
+    """
+
+    name: Hashable
+    net: nn.Module
+    parameters: Sequence[nn.Parameter]
+    function: Callable[[Mapping[str, Any]], Any]
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A call.
+
+    Args:
+        actor: who is called.
+        leaves, form: what it is told.
+        trained: the weights that a graph is kept to.
+    """
+
+    actor: Actor
+    leaves: list[Any]
+    form: TreeSpec
+    trained: list[nn.Parameter]
+
+    @classmethod
+    def of(cls, actor: Actor, told: Mapping[str, Any]) -> "Asked":
+        trained = [p for p in actor.parameters if p.requires_grad] if torch.is_grad_enabled() else []
+        return cls(actor, *tree_flatten(dict(told)), trained)
+
+    @cached_property
+    def tensors(self) -> list[Tensor]:
+        """What may have other values at another call of this kind."""
+        return [leaf for leaf in self.leaves if isinstance(leaf, Tensor)]
+
+    @property
+    def recordable(self) -> bool:
+        """Whether the device has graphs, and no derivative is pushed forward through the call."""
+        pushed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
+        return bool(self.tensors) and all(x.is_cuda for x in self.tensors) and not pushed
+
+    @property
+    def differentiated(self) -> bool:
+        """Whether a backward pass may follow."""
+        return torch.is_grad_enabled() and (bool(self.trained) or any(x.requires_grad for x in self.tensors))
+
+    @property
+    def kind(self) -> Hashable:
+        """What calls of the same graph have in common."""
+        seen = [_kind(leaf) for leaf in self.leaves]
+        return self.actor.name, self.form, *seen, len(self.trained), self.differentiated
+
+    @cached_property
+    def places(self) -> tuple[int, ...]:
+        """The addresses of the actor's weights."""
+        return tuple(p.data_ptr() for p in self.actor.parameters)
+
+    def again(self, tensors: Sequence[Tensor]) -> Any:
+        """The call with these in the place of its tensors."""
+        values = iter(tensors)
+        leaves = [next(values) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
+        return self.actor.function(tree_unflatten(leaves, self.form))
+
+
+class Waiting:
+    """A call whose backward pass is still to come."""
+
+
+@dataclass
+class Slot:
+    """Memory for one call that waits for its backward pass.
+
+    Args:
+        pool: of its graphs.
+        waiting: who waits; a call that is forgotten without a backward pass waits no more.
+    """
+
+    pool: Any
+    waiting: "ref[Waiting] | None" = None
+
+    @property
+    def free(self) -> bool:
+        return self.waiting is None or self.waiting() is None
+
+
+class Recorded:
+    """A call without a backward pass."""
+
+    def __init__(self, asked: Asked) -> None:
+        self.places = asked.places
+        self.inputs = [x.detach().clone().requires_grad_(x.requires_grad) for x in asked.tensors]
+        self.graph = torch.cuda.CUDAGraph()
+        self.outputs: list[Tensor] = []
+        self.form: Any = None
+
+    @classmethod
+    def of(cls, asked: Asked, pool: Any) -> "Recorded":
+        self = cls(asked)
+        with torch.no_grad(), recording(self.graph, pool):
+            self.outputs, self.form = _flat(asked.again(self.inputs))
+        return self
+
+    def __call__(self, asked: Asked) -> Any:
+        _fill(self.inputs, asked.tensors)
+        self.graph.replay()
+        return tree_unflatten([output.clone() for output in self.outputs], self.form)
+
+
+class Differentiated(Recorded):
+    """A call with its backward pass, which adds to the gradients of the trained weights by itself."""
+
+    def __init__(self, asked: Asked, slot: Slot, sums: "Sums") -> None:
+        super().__init__(asked)
+        self.slot, self.sums = slot, sums
+        self.anchor = torch.zeros((), requires_grad=True) if asked.trained else None
+        self.backward = torch.cuda.CUDAGraph()
+        self.upstream: list[Tensor] = []
+        self.reached: list[int] = []
+        """Which of the trained weights the results depend on."""
+
+    @classmethod
+    def of(cls, asked: Asked, slot: Slot, sums: "Sums", pool: Any) -> "Differentiated":  # type: ignore[override]
+        self = cls(asked, slot, sums)
+        with _leaves_anew(asked.actor.net, asked.trained, sums.places) as trained:
+            for number, weight in enumerate(trained):
+                weight.register_post_accumulate_grad_hook(lambda _, number=number: self.reached.append(number))
+            with recording(self.graph, slot.pool):
+                outputs, self.form = _flat(asked.again(self.inputs))
+            self.upstream = [torch.zeros_like(output) for output in outputs]
+            roots = [y for y in outputs if y.requires_grad]
+            upstream = [dy for y, dy in zip(outputs, self.upstream, strict=True) if y.requires_grad]
+            leaves = [x for x in (*self.inputs, *trained) if x.requires_grad]
+            for x in self.inputs:
+                x.grad = torch.zeros_like(x) if x.requires_grad else None
+            with recording(self.backward, pool):
+                for x in self.inputs:
+                    if x.grad is not None:
+                        x.grad.zero_()
+                torch.autograd.backward(roots, upstream, inputs=leaves)
+        self.outputs = [output.detach() for output in outputs]
+        return self
+
+    def __call__(self, asked: Asked) -> Any:
+        outputs = _Replayed.apply(self, asked.trained, self.anchor, *asked.tensors)
+        return tree_unflatten(list(outputs), self.form)
+
+
+class Sums:
+    """The gradients of weights, where recorded backward passes add to them.
+
+    Roles whose weights are alike use one after the other: seldom two of them have gradients at once, and then one of
+    them gets memory of its own.
+    """
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        self.places = [torch.zeros_like(weight) for weight in weights]
+        self._holders: list[nn.Parameter | None] = [None] * len(weights)
+
+    def add(self, weights: Sequence[nn.Parameter], reached: Sequence[int], replay: Callable[[], None]) -> None:
+        """Adds what `replay` adds to the places to the gradients of these weights."""
+        fresh = [i for i in reached if weights[i].grad is not self.places[i]]
+        for i in fresh:
+            holder = self._holders[i]
+            if holder is not None and holder.grad is self.places[i]:
+                holder.grad = self.places[i].clone()
+        if fresh:
+            torch._foreach_zero_([self.places[i] for i in fresh])
+        replay()
+        for i in fresh:
+            before = weights[i].grad
+            weights[i].grad = self.places[i] if before is None else before + self.places[i]
+            self._holders[i] = weights[i] if before is None else None
+
+    def spare(self, reached: Sequence[int], replay: Callable[[], None]) -> None:
+        """Leaves the gradients as they are."""
+        before = [self.places[i].clone() for i in reached]
+        replay()
+        if before:
+            torch._foreach_copy_([self.places[i] for i in reached], before)
+
+
+class _Replayed(torch.autograd.Function):
+    """Replays a recorded call, and in `backward` its backward pass.
+
+    The anchor stands for the weights: whether the engine would go on to it tells if their gradients are wanted.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, recorded: Differentiated, trained: list[nn.Parameter], anchor: Tensor | None, *tensors: Tensor
+    ) -> tuple[Tensor, ...]:
+        _fill(recorded.inputs, tensors)
+        recorded.graph.replay()
+        ctx.recorded, ctx.trained, ctx.waiting = recorded, trained, Waiting()
+        recorded.slot.waiting = ref(ctx.waiting)
+        return tuple(output.clone() for output in recorded.outputs)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Any, ...]:
+        recorded: Differentiated = ctx.recorded
+        waiting = recorded.slot.waiting
+        if waiting is None or waiting() is not ctx.waiting:
+            raise RuntimeError("a recorded call is differentiated a second time, after other calls took its memory")
+        _fill(recorded.upstream, upstream)
+        if recorded.anchor is not None and torch._C._will_engine_execute_node(get_gradient_edge(recorded.anchor).node):
+            recorded.sums.add(ctx.trained, recorded.reached, recorded.backward.replay)
+        else:
+            recorded.sums.spare(recorded.reached, recorded.backward.replay)
+        recorded.slot.waiting = None
+        return None, None, None, *(None if x.grad is None else x.grad.clone() for x in recorded.inputs)
+
+
+class recording(torch.cuda.graph):
+    """Records what is launched within; other threads may go on using the device."""
+
+    def __init__(self, graph: Any, pool: Any) -> None:
+        super().__init__(graph, pool=pool, capture_error_mode="thread_local")
+
+
+def _kind(leaf: Any) -> Hashable:
+    if isinstance(leaf, Tensor):
+        return tuple(leaf.shape), leaf.dtype, leaf.requires_grad
+    return leaf if isinstance(leaf, Hashable) else repr(leaf)
+
+
+def _flat(output: Any) -> tuple[list[Tensor], TreeSpec]:
+    """The tensors of what a call returned.
+
+    Raises:
+        RuntimeError: there is something else in it, which a replay would not make anew.
+    """
+    leaves, form = tree_flatten(output)
+    if not all(isinstance(leaf, Tensor) for leaf in leaves):
+        raise RuntimeError("it returns more than tensors")
+    return leaves, form
+
+
+@contextmanager
+def _leaves_anew(
+    net: nn.Module, trained: Sequence[nn.Parameter], gradients: Sequence[Tensor]
+) -> Iterator[list[nn.Parameter]]:
+    """Within, the network has these weights as other leaves on the same memory, with these gradients.
+
+    A leaf remembers the stream that it was first differentiated on, which may not be waited for while another one is
+    recorded.
+    """
+    anew = {id(p): nn.Parameter(p.detach()) for p in trained}
+    for weight, gradient in zip(anew.values(), gradients, strict=True):
+        weight.grad = gradient
+    slots = [(m._parameters, name, p) for m in net.modules() for name, p in m._parameters.items() if id(p) in anew]
+    try:
+        for parameters, name, p in slots:
+            parameters[name] = anew[id(p)]
+        yield list(anew.values())
+    finally:
+        for parameters, name, p in slots:
+            parameters[name] = p
+
+
+@torch.no_grad()
+def _fill(places: Sequence[Tensor], values: Sequence[Tensor]) -> None:
+    for place, value in zip(places, values, strict=True):
+        place.detach().copy_(value)

@@ -1,0 +1,232 @@
+"""Graphs of a network's calls: the same numbers as the calls themselves, whatever comes between them."""
+
+import pytest
+import torch
+from torch import nn
+
+from fastgen.models.graphs import Graphs
+from fastgen.models.recorded import Actor, Differentiated
+
+pytestmark = pytest.mark.gpu
+CUDA = "cuda"
+
+
+class Net(nn.Module):
+    """Two layers, the second of which has a twin that no call reads."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(0)
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x, t):
+        return self.b(torch.tanh(self.a(x)) * t[:, None])
+
+
+class Waiter(Net):
+    def forward(self, x, t):
+        return super().forward(x, t) * t.max().item()
+
+
+def caller(net, name="net"):
+    graphs = Graphs()
+    actor = Actor(name, net, tuple(net.parameters()), lambda told: net(**told))
+    return graphs, lambda x, t: graphs.call(actor, {"x": x, "t": t})
+
+
+def drawn(seed, grad=False, rows=3):
+    stream = torch.Generator(CUDA).manual_seed(seed)
+    x, t = torch.randn(rows, 8, generator=stream, device=CUDA), torch.rand(rows, generator=stream, device=CUDA)
+    return x.requires_grad_(grad), t
+
+
+def recorded(graphs):
+    return [one for one in graphs._recorded.values() if one is not None]
+
+
+def test_nothing_is_recorded_on_other_devices():
+    net = Net()
+    graphs, call = caller(net)
+    for _ in range(3):
+        call(torch.ones(2, 8), torch.ones(2))
+    assert not graphs._recorded
+
+
+@torch.no_grad()
+def test_a_replay_is_the_call():
+    net = Net().to(CUDA)
+    graphs, call = caller(net)
+    for seed in range(5):
+        x, t = drawn(seed)
+        assert torch.equal(call(x, t), net(x, t))
+        net.a.weight.mul_(1.1)  # read where it is
+    assert len(recorded(graphs)) == 1
+
+
+@torch.no_grad()
+def test_results_outlive_the_next_replay():
+    net = Net().to(CUDA)
+    _, call = caller(net)
+    results = [call(*drawn(seed)) for seed in range(4)]
+    for seed, result in enumerate(results):
+        assert torch.equal(result, net(*drawn(seed)))
+
+
+@torch.no_grad()
+def test_weights_that_moved_are_recorded_anew():
+    net = Net().to(CUDA)
+    _, call = caller(net)
+    for seed in range(8):
+        assert torch.equal(call(*drawn(seed)), net(*drawn(seed)))
+        if seed == 3:
+            net.a.weight.data = net.a.weight.data.clone() * 2
+
+
+@pytest.mark.parametrize("grad", [False, True])
+def test_gradients_are_those_of_the_call(grad):
+    net = Net().to(CUDA)
+    graphs, call = caller(net)
+    for seed in range(5):
+        found = []
+        for function in (call, net):
+            x, t = drawn(seed, grad=grad)
+            net.zero_grad()
+            function(x, t).square().sum().backward()
+            found.append([p.grad.clone() for p in net.parameters()] + ([x.grad] if grad else []))
+        assert all(torch.equal(a, b) for a, b in zip(*found, strict=True)), seed
+    assert any(isinstance(one, Differentiated) for one in recorded(graphs))
+
+
+def test_gradients_add_up_over_calls():
+    net = Net().to(CUDA)
+    _, call = caller(net)
+    for _ in range(4):
+        found = []
+        for function in (call, net):
+            net.zero_grad()
+            for seed in range(3):
+                function(*drawn(seed)).square().sum().backward()
+            found.append([p.grad.clone() for p in net.parameters()])
+        assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(*found, strict=True))
+
+
+def test_calls_that_wait_for_one_backward_pass_do_not_share_memory():
+    net = Net().to(CUDA)
+    graphs, call = caller(net)
+    for _ in range(6):
+        found = []
+        for function in (call, net):
+            net.zero_grad()
+            losses = [function(*drawn(seed)).square().sum() for seed in range(3)]
+            with torch.no_grad():
+                function(*drawn(7))
+            torch.stack(losses).sum().backward()
+            found.append([p.grad.clone() for p in net.parameters()])
+        assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(*found, strict=True))
+    assert len(graphs._slots) == 3
+
+
+def test_a_forgotten_call_frees_its_memory():
+    net = Net().to(CUDA)
+    graphs, call = caller(net)
+    for seed in range(6):
+        call(*drawn(seed))  # nobody differentiates it
+    assert len(graphs._slots) == 1
+
+
+def test_frozen_weights_have_no_gradient():
+    net = Net().to(CUDA)
+    net.b.requires_grad_(False)
+    _, call = caller(net)
+    for seed in range(4):
+        net.zero_grad()
+        call(*drawn(seed)).sum().backward()
+        assert net.a.weight.grad is not None
+        assert net.b.weight.grad is None
+
+
+def test_a_call_that_waits_for_the_device_stays_as_it_is(caplog):
+    net = Waiter().to(CUDA)
+    _, call = caller(net, "waiter")
+    for seed in range(4):
+        assert torch.equal(call(*drawn(seed)), net(*drawn(seed)))
+    assert "waiter" in caplog.text
+
+
+def test_a_derivative_pushed_forward_goes_through_the_call_itself():
+    net = Net().to(CUDA)
+    _, call = caller(net)
+    for seed in range(4):
+        x, t = drawn(seed)
+        with torch.no_grad():
+            call(x, t)
+        found, wanted = (torch.func.jvp(lambda x: f(x, t), (x,), (x,))[1] for f in (call, net))  # noqa: B023
+        assert torch.equal(found, wanted)
+
+
+def test_shapes_have_graphs_of_their_own():
+    net = Net().to(CUDA)
+    graphs, call = caller(net)
+    for seed in range(6):
+        x, t = drawn(seed, rows=2 + seed % 2)
+        with torch.no_grad():
+            assert torch.equal(call(x, t), net(x, t))
+    assert len(recorded(graphs)) == 2
+
+
+def test_a_second_backward_pass_is_refused():
+    net = Net().to(CUDA)
+    _, call = caller(net)
+    for seed in range(2):
+        call(*drawn(seed, grad=True)).sum().backward()
+    x, t = drawn(3, grad=True)
+    (first,) = torch.autograd.grad(call(x, t).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        first.sum().backward()
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_a_gradient_of_the_input_alone_leaves_the_weights_alone(before):
+    net = Net().to(CUDA)
+    _, call = caller(net)
+    for seed in range(5):
+        net.zero_grad()
+        if before:
+            call(*drawn(9, grad=True)).square().sum().backward()
+        kept = [None if p.grad is None else p.grad.clone() for p in net.parameters()]
+        x, t = drawn(seed, grad=True)
+        (found,) = torch.autograd.grad(call(x, t).square().sum(), x)
+        (wanted,) = torch.autograd.grad(net(x, t).square().sum(), x)
+        assert torch.equal(found, wanted)
+        for p, gradient in zip(net.parameters(), kept, strict=True):
+            assert p.grad is gradient is None or torch.equal(p.grad, gradient)
+
+
+def test_roles_with_gradients_at_once_keep_them_apart():
+    nets = [Net().to(CUDA), Net().to(CUDA)]
+    graphs = Graphs()
+    actors = [Actor(i, net, tuple(net.parameters()), lambda told, net=net: net(**told)) for i, net in enumerate(nets)]
+    for _ in range(5):
+        found = []
+        for graphed in (True, False):
+            for net in nets:
+                net.zero_grad()
+            for seed in range(4):
+                x, t = drawn(seed)
+                actor = actors[seed % 2]
+                output = graphs.call(actor, {"x": x, "t": t}) if graphed else actor.net(x, t)
+                output.square().sum().backward()
+            found.append([p.grad.clone() for net in nets for p in net.parameters()])
+        assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(*found, strict=True))
+    assert len(graphs._sums) == 1
+
+
+def test_weights_that_no_result_depends_on_have_no_gradient():
+    net = Net().to(CUDA)
+    graphs = Graphs()
+    actor = Actor("first", net, tuple(net.parameters()), lambda told: net.a(**told))
+    for seed in range(4):
+        net.zero_grad()
+        graphs.call(actor, {"input": drawn(seed)[0]}).sum().backward()
+        assert net.a.weight.grad is not None
+        assert net.b.weight.grad is None
