@@ -19,7 +19,11 @@ KEYS = ("start", "end", "timesteps", "handed")
 
 def loaded(job: dict[str, Any]) -> Any:
     """The pipeline, with the LoRAs and the scheduler that its card names, if any."""
-    said = {"dtype": torch.float32, "variant": job["variant"]} if job["loras"] else {}  # of a base we did not save
+    said: dict[str, Any] = (
+        {"dtype": torch.float32, "variant": job["variant"]} if job["loras"] else {}
+    )  # of a base we did not save
+    if job["device"].startswith("cuda"):  # without a copy of all weights in main memory
+        said["device_map"] = "cuda"
     pipe = diffusers.DiffusionPipeline.from_pretrained(job["pipeline"], use_safetensors=True, **said)
     for i, lora in enumerate(job["loras"]):
         into = {"load_into_transformer_2": True} if lora["second"] else {}

@@ -47,6 +47,26 @@ def parts_of(pipe: StockPipeline, network: nn.Module) -> dict[str, nn.Module]:
     return dict(zip(denoisers_of(pipe), networks_in(network).values(), strict=True))
 
 
+def encoders_of(pipe: StockPipeline) -> list[nn.Module]:
+    """The components that encode prompts: all networks that neither denoise nor decode."""
+    others = (*denoisers_of(pipe).values(), autoencoder_of(pipe))
+    networks = [part for _, part in sorted(pipe.components.items()) if isinstance(part, nn.Module)]
+    return [part for part in networks if not any(part is other for other in others)]
+
+
+def wake(pipe: StockPipeline) -> None:
+    """Puts the text encoders on the denoiser's device, where a stock call wants them."""
+    device = next(network_of(pipe).parameters()).device
+    for encoder in encoders_of(pipe):
+        encoder.to(device)
+
+
+def rest(pipe: StockPipeline) -> None:
+    """Puts the text encoders into main memory, so that they lie on no device beside a denoiser that runs."""
+    for encoder in encoders_of(pipe):
+        encoder.to("cpu")
+
+
 def autoencoder_of(pipe: StockPipeline) -> Any:
     """The component that encodes and decodes images, whatever its name; None for a pipeline of pixels."""
     networks = (part for part in pipe.components.values() if isinstance(part, nn.Module))

@@ -14,14 +14,14 @@ import diffusers
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..conditioning import Conditioning
 from ..denoiser import CallForm
 from ..layout import flat, same, tree
-from .components import autoencoder_of, denoisers_of, network_of
+from .components import encoders_of, network_of, rest, wake
 from .probe import capture, capture_null
 from .refusal import failure
 from .stock_pipeline import StockPipeline
@@ -103,17 +103,14 @@ class Encoder:
     @contextmanager
     def awake(self) -> Iterator[None]:
         """Within, the text encoders are on the denoiser's device; afterwards they are in main memory. It nests."""
-        device = next(network_of(self._pipe).parameters()).device
         self._depth += 1
-        for module in _encoders(self._pipe):
-            module.to(device)
+        wake(self._pipe)
         try:
             yield
         finally:
             self._depth -= 1
             if not self._depth:
-                for module in _encoders(self._pipe):
-                    module.to("cpu")
+                rest(self._pipe)
 
     def _captured_null(self, example: Conditioning) -> Conditioning | None:
         pipe, form, asking = self._pipe, self._form, self._asking
@@ -165,7 +162,7 @@ def identity(pipe: StockPipeline, form: CallForm, asking: Asking) -> str:
     for name, part in sorted(pipe.components.items()):
         if isinstance(part, PreTrainedTokenizerBase):
             digest.update(repr((name, _spelt_out(part))).encode())
-    for module in _encoders(pipe):
+    for module in encoders_of(pipe):
         for name, tensor in module.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
@@ -179,12 +176,6 @@ def _spelt_out(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
         last_call = {"truncation": None, "padding": None}
         rules = json.loads(tokenizer.backend_tokenizer.to_str()) | last_call
     return rules, tokenizer.model_max_length, tokenizer.padding_side, tokenizer.chat_template
-
-
-def _encoders(pipe: StockPipeline) -> list[nn.Module]:
-    others = (*denoisers_of(pipe).values(), autoencoder_of(pipe))
-    networks = [part for _, part in sorted(pipe.components.items()) if isinstance(part, nn.Module)]
-    return [part for part in networks if not any(part is other for other in others)]
 
 
 def _write(file: Path, row: Conditioning) -> None:

@@ -85,7 +85,11 @@ def load(
     check_weights(*_loaded(folder, variant))
     try:
         pipe = DiffusionPipeline.from_pretrained(
-            folder, dtype=dtype, use_safetensors=True, **({"variant": variant} if variant else {})
+            folder,
+            dtype=dtype,
+            use_safetensors=True,
+            **({"variant": variant} if variant else {}),
+            **straight_to(device),
         )
     except Exception as error:  # whatever a foreign folder can raise, the remedy is in the folder
         raise UserError(
@@ -95,6 +99,11 @@ def load(
         ) from error
     check_complete(pipe, folder)
     return moved(pipe, folder, device)
+
+
+def straight_to(device: str | torch.device) -> dict[str, Any]:
+    """What lets Diffusers load each tensor straight to a GPU, with no copy of the whole pipeline in main memory."""
+    return {"device_map": "cuda"} if torch.device(device).type == "cuda" and torch.cuda.is_available() else {}
 
 
 def moved(pipe: StockPipeline, origin: Path, device: str | torch.device) -> StockPipeline:

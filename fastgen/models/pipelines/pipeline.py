@@ -33,7 +33,7 @@ _EXAMPLES = {"none": (None, None), "label": (0, 1), "prompt": ("a", "a longer on
 
 
 class Pipeline:
-    """A Diffusers pipeline seen through a probe.
+    """A Diffusers pipeline seen through a probe; its networks are frozen.
 
     Args:
         pipe: the pipeline, on the device of training.
@@ -59,6 +59,9 @@ class Pipeline:
         cache: Path | None = None,
     ) -> None:
         self.pipe = pipe
+        for part in pipe.components.values():
+            if isinstance(part, torch.nn.Module):
+                part.requires_grad_(False)
         self.kind = conditioning_kind(pipe)
         self.size: Arguments = dict(size or {})
         self.classes = range(num_classes) if num_classes else real_classes(pipe, None)

@@ -21,7 +21,7 @@ from ..precision import full_precision
 from .arguments import classifier_free, free_count, guided_call
 from .attempt import attempt
 from .canonical import canonical, is_deterministic, view
-from .components import network_of
+from .components import network_of, rest
 from .oracle import Read
 from .own import hold_to_own_scheduler
 from .refusal import checking, failure
@@ -71,11 +71,13 @@ def _probed(pipe: StockPipeline, alone: Mapping[str, Any], mixed: Mapping[str, A
         denoiser = NetworkDenoiser(net, reading, form)
         told = capture(pipe, form, mixed, rows=2)
         single = capture(pipe, form, alone, rows=1)
+        rest(pipe)
         self_test(name, denoiser, Evidence(seen, told, single, is_deterministic(pipe)))
         null = capture_null(pipe, form, mixed, plain=told)
         if null is not None:
             guided = record(pipe, {**mixed, **_guided(pipe, None, rows=2)}, steps=STEPS, rows=2)[0]
             cond = replace(told, null=null)
+            rest(pipe)
             form = replace(form, rescaled=fitting_guidance(name, denoiser, view(pipe, guided), cond, w=_GUIDANCE))
         read = Read(reading, form, seen[0], type(pipe.scheduler).__name__, tolerance(net))
     hold_to_own_scheduler(pipe, {**alone, **plain}, read, steps=STEPS)

@@ -8,7 +8,7 @@ import inspect
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 import torch
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..denoiser import output_of
 from .arguments import parameters
-from .components import denoisers_of, network_of
+from .components import denoisers_of, network_of, rest, wake
 from .stock_pipeline import StockPipeline
 
 PLUMBING = ("return_dict",)
@@ -90,6 +90,8 @@ def record(
 ) -> list[Step]:
     """What happens in a stock call; the global random streams are left as they were.
 
+    The text encoders leave the device when the denoiser is first run, and are back there for the next such call.
+
     Args:
         pipe, call, steps, rows: the call of so many steps for so many samples.
         answer: says what the denoiser returns in its place, given its arguments.
@@ -114,24 +116,32 @@ def record(
 
     with ExitStack() as within:
         for net in denoisers_of(pipe).values():
-            within.enter_context(replaced(net, "forward", _listening(net.forward, calls, answer)))
+            ours = answer or partial(_run, pipe, net.forward)
+            within.enter_context(replaced(net, "forward", _listening(net.forward, calls, ours)))
         within.enter_context(replaced(scheduler, "step", watched_step))
         within.enter_context(undisturbed(pipe))
         torch.manual_seed(0x5EED)
+        wake(pipe)
         pipe(**_short(pipe, call, steps=steps, rows=rows))
     return seen
 
 
+def _run(pipe: StockPipeline, forward: Callable[..., Any], told: inspect.BoundArguments) -> Any:
+    """The denoiser's own answer, with the text encoders off its device."""
+    rest(pipe)
+    return forward(*told.args, **told.kwargs)
+
+
 def _listening(
-    forward: Callable[..., Any], calls: list[Call], answer: Callable[[inspect.BoundArguments], Any] | None
+    forward: Callable[..., Any], calls: list[Call], answer: Callable[[inspect.BoundArguments], Any]
 ) -> Callable[..., Any]:
-    """The forward, or the answer in its place, with its calls noted."""
+    """The answer in the place of the forward, with its calls noted."""
     signature = inspect.signature(forward)
 
     @wraps(forward)  # pipelines look into signatures, e.g. for `generator`
     def listened(*args: Any, **kwargs: Any) -> Any:
         told = signature.bind(*args, **kwargs)
-        raw = answer(told) if answer else forward(*args, **kwargs)
+        raw = answer(told)
         given = {name: value for name, value in told.arguments.items() if value is not None and name not in PLUMBING}
         calls.append(Call(given, output_of(raw)))
         return raw

@@ -15,8 +15,7 @@ from torch.utils._pytree import tree_leaves
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.layout import flat
 from fastgen.models.layout import same as alike
-from fastgen.models.pipelines.components import autoencoder_of
-from fastgen.models.pipelines.encoding import _encoders
+from fastgen.models.pipelines.components import autoencoder_of, encoders_of
 from fastgen.models.pipelines.pipeline import Pipeline
 
 PROMPTS = ["fox", "a red bird in the snow", "fox"]
@@ -107,7 +106,7 @@ def test_rows_are_the_same_only_if_every_tensor_shape_and_word_is():
 def test_an_autoencoder_of_any_name_is_no_encoder_of_prompts():
     pipe = LDMPipeline(tiny.autoencoder(), tiny.unet(), DDIMScheduler())
     assert autoencoder_of(pipe) is pipe.vqvae
-    assert _encoders(pipe) == []
+    assert encoders_of(pipe) == []
 
 
 def test_prompts_of_different_length_come_back_padded_and_masked(tmp_path):
