@@ -23,6 +23,7 @@ import torch
 from fastgen.config.schema import Config
 from fastgen.config.yaml_file import load
 from fastgen.distillation.distil import accelerator_of
+from fastgen.distillation.prompts import encode
 from fastgen.distillation.steps import build_stage, export_student, verify
 from fastgen.distillation.student import Student
 from fastgen.distillation.teacher import load_pipeline, probed
@@ -77,7 +78,7 @@ def _carry_out(config: Config, meter: Meter, *, cycles: int) -> None:
     with meter.stage("student"):
         student = Student(config, pipeline, meter.device)
     with meter.stage("encode"):
-        pipeline.encode(config.data.prompts or (), progress=False)
+        encode(config, pipeline, accelerator_of(config))
     with meter.stage("roles"):
         stage = build_stage(student)
     for number in range(cycles):

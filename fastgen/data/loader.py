@@ -52,6 +52,15 @@ class Loader:
         self._look_ahead(wanted)
         return items
 
+    def drawn(self, count: int) -> NDArray[np.bool_]:
+        """Which items of the source stand at the first `count` positions, [len(source)]."""
+        seen = np.zeros(len(self._source), bool)
+        for epoch in range(-(-count // len(seen))):
+            if seen.all():
+                break
+            seen[self._order(epoch)[: count - epoch * len(seen)]] = True
+        return seen
+
     def _claim(self, wanted: range) -> "Future[Items]":
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead.positions == wanted:

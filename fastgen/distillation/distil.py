@@ -7,16 +7,16 @@ import torch
 from accelerate import Accelerator
 
 from ..config.schema import Config
-from ..engine.distributed import alone, leave, meet
+from ..engine.distributed import alone, leave
 from ..engine.dtypes import AUTOCAST
 from ..engine.run import Run, Trained
 from ..errors import UserError, say, warn
 from ..models.calls import LARGE
 from ..models.pipelines.attention import avoid_cudnn, check_attention
-from ..models.pipelines.pipeline import Pipeline
 from .checks import check_grids, check_needs, check_stages
 from .plan import recipe_of
 from .preflight import check_device, check_output
+from .prompts import encode
 from .rehearsal import rehearse_export, rehearse_pictures
 from .release import check_release, release
 from .student import Student
@@ -58,7 +58,7 @@ def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     student = Student(config, pipeline, accelerator.device)
     check_grids(config, student.plan)
     _make(config.out)
-    _encode(config, pipeline, accelerator)
+    encode(config, pipeline, accelerator)
     alone(lambda: rehearse_export(student))
     shown = rehearse_pictures(student, warn=warn if accelerator.is_main_process else _unsaid)
     accelerator.init_trackers("fastgen")
@@ -76,18 +76,6 @@ def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
         tracker.finish()
     alone(lambda: _finish(student, trained, monitor))
     return config.exported
-
-
-def _encode(config: Config, pipeline: Pipeline, accelerator: Accelerator) -> None:
-    """The prompts' conditioning, in memory or in a cache that one process fills for those of its disk."""
-
-    def encode() -> None:
-        pipeline.encode(config.data.prompts or (), progress=accelerator.is_main_process)
-
-    if config.cache is not None:
-        alone(encode)
-    encode()
-    meet()
 
 
 def _finish(student: Student, trained: Trained, monitor: "Monitor | None") -> None:

@@ -1,9 +1,7 @@
 """Prompts and labels as a denoiser is told of them: captured once each, kept on disk where a folder is given."""
 
-import ast
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -12,19 +10,17 @@ from typing import Any
 
 import diffusers
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import Tensor
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from ..conditioning import Conditioning
 from ..denoiser import CallForm
-from ..layout import flat, same, tree
+from ..layout import same
 from .components import encoders_of, network_of, rest, wake
 from .probe import capture, capture_null
 from .refusal import failure
 from .stock_pipeline import StockPipeline
+from .store import Memory, Store, bytes_of
 
 PROMPTS_AT_ONCE = 32
 
@@ -66,19 +62,18 @@ class Encoder:
 
     def __init__(self, pipe: StockPipeline, form: CallForm, asking: Asking, *, folder: Path | None) -> None:
         self._pipe, self._form, self._asking = pipe, form, asking
-        self._memory: dict[Any, Conditioning] = {}
         self._depth = 0
         with self.awake():
             example = capture(pipe, form, asking.call(asking.examples), rows=2)
             self.shared = Conditioning(1, shared=example.shared).to("cpu").shared
             null = self._captured_null(example)
         self._null = null.to("cpu") if null is not None else None
-        self._folder = folder / identity(pipe, form, asking) if folder is not None else None
+        self._store = Store(folder / identity(pipe, form, asking)) if folder is not None else Memory()
 
     def rows(self, values: Sequence[Any]) -> Conditioning:
         """The conditioning of these values, with its null twin; on the CPU."""
         self.fill(values)
-        told = [self._kept(value) for value in values]
+        told = [self._store.row(value) for value in values]
         null = self._null.index(torch.zeros(len(values), dtype=torch.long)) if self._null is not None else None
         return replace(Conditioning.cat(told), shared=self.shared, null=null)
 
@@ -87,18 +82,39 @@ class Encoder:
         """Whether there is an unconditional half."""
         return self._null is not None
 
-    def fill(self, values: Sequence[Any], *, progress: bool = False) -> None:
-        """Encodes what is not kept yet."""
-        fresh = [value for value in dict.fromkeys(values) if not self._has(value)]
-        if not fresh:
-            return
-        with self.awake(), tqdm(total=len(fresh), desc="encoding", disable=None if progress else True) as bar:
-            for start in range(0, len(fresh), PROMPTS_AT_ONCE):
-                part = fresh[start : start + PROMPTS_AT_ONCE]
-                told = capture(self._pipe, self._form, self._asking.call(part), rows=len(part)).to("cpu")
-                for i, value in enumerate(part):
-                    self._keep(value, told.index(torch.tensor([i])))
-                bar.update(len(part))
+    def fill(self, values: Sequence[Any], *, share: tuple[int, int] = (0, 1), progress: bool = False) -> None:
+        """Encodes what is not kept yet.
+
+        Args:
+            share: (i, n) for the i-th of n processes that each encode a part of it.
+            progress: whether it is shown.
+
+        Raises:
+            UserError: the disk has no room for all of it.
+        """
+        missing = self._store.missing(values)
+        place, of = share
+        fresh = missing[len(missing) * place // of : len(missing) * (place + 1) // of]
+        if len(fresh):
+            with self.awake(), tqdm(total=len(fresh), desc="encoding", disable=None if progress else True) as bar:
+                self._store.keep(self._encoded([int(number) for number in fresh], values, len(missing), bar))
+
+    def refresh(self) -> None:
+        """Finds what other processes have encoded."""
+        self._store.refresh()
+
+    def _encoded(
+        self, numbers: Sequence[int], values: Sequence[Any], total: int, bar: "tqdm[Any]"
+    ) -> Iterator[tuple[Any, Conditioning]]:
+        """The values of these numbers with their rows, in batches; the first one shows what all of them take."""
+        for start in range(0, len(numbers), PROMPTS_AT_ONCE):
+            part = [values[number] for number in numbers[start : start + PROMPTS_AT_ONCE]]
+            told = capture(self._pipe, self._form, self._asking.call(part), rows=len(part)).to("cpu")
+            rows = [told.index(torch.tensor([i])) for i in range(len(part))]
+            if not start:
+                self._store.check_space(sum(map(bytes_of, rows)) * total // len(rows))
+            yield from zip(part, rows, strict=True)
+            bar.update(len(part))
 
     @contextmanager
     def awake(self) -> Iterator[None]:
@@ -126,25 +142,6 @@ class Encoder:
         if not same(first, second):
             raise failure(type(pipe).__name__, "the unconditional half does not depend on the prompt", "it does")
         return first
-
-    def _has(self, value: Any) -> bool:
-        return value in self._memory or (self._folder is not None and _is_whole(self._file(value)))
-
-    def _kept(self, value: Any) -> Conditioning:
-        if value in self._memory:
-            return self._memory[value]
-        return _read(self._file(value))
-
-    def _keep(self, value: Any, row: Conditioning) -> None:
-        if self._folder is None:
-            self._memory[value] = row
-        else:
-            _write(self._file(value), row)
-
-    def _file(self, value: Any) -> Path:
-        assert self._folder is not None
-        name = hashlib.sha256(str(value).encode()).hexdigest()
-        return self._folder / name[:2] / f"{name}.safetensors"
 
 
 def identity(pipe: StockPipeline, form: CallForm, asking: Asking) -> str:
@@ -176,34 +173,3 @@ def _spelt_out(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:
         last_call = {"truncation": None, "padding": None}
         rules = json.loads(tokenizer.backend_tokenizer.to_str()) | last_call
     return rules, tokenizer.model_max_length, tokenizer.padding_side, tokenizer.chat_template
-
-
-def _write(file: Path, row: Conditioning) -> None:
-    """One row: tensors by path; entries of lists are marked, those that are no tensors kept as Python literals."""
-    leaves = flat(row.batched)
-    listed = {path: leaf[0] for path, leaf in leaves.items() if isinstance(leaf, list)}
-    tensors = {path: leaf for path, leaf in {**leaves, **listed}.items() if isinstance(leaf, Tensor)}
-    notes = {path: "tensor" if isinstance(leaf, Tensor) else repr(leaf) for path, leaf in listed.items()}
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(f".{os.getpid()}")
-    save_file({path: tensor.contiguous() for path, tensor in tensors.items()}, temporary, metadata=notes)
-    os.replace(temporary, file)
-
-
-def _is_whole(file: Path) -> bool:
-    """Whether a row can be read; one that is not there or truncated is made again."""
-    try:
-        with safe_open(file, framework="pt"):
-            return True
-    except (SafetensorError, OSError):
-        return False
-
-
-def _read(file: Path) -> Conditioning:
-    """A row as it was written."""
-    with safe_open(file, framework="pt") as content:
-        leaves: dict[str, Any] = {path: content.get_tensor(path) for path in content.keys()}  # noqa: SIM118
-        notes = content.metadata() or {}
-    for path, note in notes.items():
-        leaves[path] = [leaves[path] if note == "tensor" else ast.literal_eval(note)]
-    return Conditioning(1, tree(leaves))

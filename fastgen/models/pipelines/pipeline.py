@@ -168,10 +168,14 @@ class Pipeline:
         pipe.register_modules(**parts_of(pipe, network), scheduler=scheduler)
         return pipe
 
-    def encode(self, prompts: Sequence[str], *, progress: bool = True) -> None:
-        """Encodes prompts ahead of training, if the pipeline takes any; those in the cache already cost nothing."""
+    def encode(self, prompts: Sequence[str], *, share: tuple[int, int] = (0, 1), progress: bool = True) -> None:
+        """Encodes prompts ahead of training, if the pipeline takes any; those in the cache already cost nothing.
+
+        Args:
+            share: (i, n) for the i-th of n processes that each encode a part.
+        """
         if self.kind == "prompt":
-            self.encoder.fill(prompts, progress=progress)
+            self.encoder.fill(prompts, share=share, progress=progress)
 
     def condition(
         self, rows: int, *, labels: Tensor | None = None, prompts: Sequence[str] | None = None

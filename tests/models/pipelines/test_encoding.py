@@ -1,20 +1,25 @@
 """The conditioning of prompts: encoded once, kept on disk under what it depends on, mended when damaged."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import tiny
 import torch
 from diffusers import DDIMScheduler, LDMPipeline
 from families import FAMILIES
 from rounding import gap
+from safetensors import safe_open
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
+from fastgen.errors import UserError
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.layout import flat
 from fastgen.models.layout import same as alike
+from fastgen.models.pipelines import store
 from fastgen.models.pipelines.components import autoencoder_of, encoders_of
 from fastgen.models.pipelines.pipeline import Pipeline
 
@@ -116,3 +121,73 @@ def test_prompts_of_different_length_come_back_padded_and_masked(tmp_path):
     assert short < long == told["encoder_hidden_states"].shape[1]
     assert not told["encoder_hidden_states"][0, short:].any()
     assert told["encoder_hidden_states"][0, short - 1].any()
+
+
+def test_prompts_lie_in_few_files_and_are_read_from_open_ones(tmp_path, monkeypatch):
+    pipeline, _ = seen("stable_diffusion", tmp_path)
+    many = [f"thing {i}" for i in range(70)]
+    pipeline.encode(many, progress=False)
+    assert len(list(tmp_path.rglob("*.safetensors"))) == 1
+    opened: list[Path] = []
+    monkeypatch.setattr(store, "safe_open", lambda file, **kw: opened.append(file) or safe_open(file, **kw))
+    for _ in range(2):
+        pipeline.condition(3, prompts=many[:3])
+    assert len(opened) == 1
+
+
+def test_a_run_that_dies_has_lost_no_file_that_was_full(tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "SHARD_ROWS", 2)
+    pipeline, _ = seen("qwen_image", tmp_path)
+    written = store.save_file
+
+    def third(*args: Any, **kwargs: Any) -> None:
+        if len(list(tmp_path.rglob("*.safetensors"))) == 2:
+            raise KeyboardInterrupt
+        written(*args, **kwargs)
+
+    monkeypatch.setattr(store, "save_file", third)
+    many = [f"thing {'a' * i}" for i in range(7)]
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.encode(many, progress=False)
+    monkeypatch.setattr(store, "save_file", written)
+    again, asked = seen("qwen_image", tmp_path)
+    assert again.encoder._store.missing(many).tolist() == [4, 5, 6]
+    told = again.condition(7, prompts=many)
+    assert len(asked) == 1
+    same(told, seen("qwen_image", None)[0].condition(7, prompts=many), within=1e-4)
+
+
+def test_processes_share_the_work_and_find_what_the_others_wrote(tmp_path):
+    many = [f"thing {i % 5}" for i in range(9)]
+    both = [seen("stable_diffusion", tmp_path) for _ in range(2)]
+    for place, (pipeline, _) in enumerate(both):
+        pipeline.encoder.fill(many, share=(place, 2))
+        if not place:
+            assert len(pipeline.encoder._store.missing(many)) == 3
+    for pipeline, asked in both:
+        pipeline.encoder.refresh()
+        before = len(asked)
+        pipeline.condition(9, prompts=many)
+        assert len(asked) == before
+
+
+def test_a_disk_without_room_is_refused_before_anything_is_written(tmp_path, monkeypatch):
+    pipeline, _ = seen("stable_diffusion", tmp_path)
+    row = pipeline.encoder._store
+    monkeypatch.setattr(store.shutil, "disk_usage", lambda _: SimpleNamespace(free=10**5))
+    with pytest.raises(UserError, match=r"encoded prompts of this run take [\d,]+ bytes in .*cache="):
+        pipeline.encode([f"thing {i}" for i in range(100)], progress=False)
+    assert not list(tmp_path.rglob("*.safetensors"))
+    assert len(row.missing(["thing 0"])) == 1
+
+
+def test_hashes_whose_first_halves_coincide_are_told_apart(tmp_path, monkeypatch):
+    rows = {i: Conditioning(1, {"x": torch.full((1, 2), float(i))}) for i in range(6)}
+    kept = store.Store(tmp_path)
+    monkeypatch.setattr(
+        store, "hashes_of", lambda values: np.array([[v % 2, v] for v in values], np.int64).reshape(-1, 2)
+    )
+    kept.keep((i, rows[i]) for i in (0, 1, 2, 3, 4))
+    assert kept.missing([5, 3, 5, 1, 0, 7]).tolist() == [0, 5]
+    for i in (0, 1, 2, 3, 4):
+        same(kept.row(i), rows[i])

@@ -1,0 +1,88 @@
+"""Which prompts a run draws, and their encoding before it, shared by its processes."""
+
+import math
+import os
+from collections.abc import Sequence
+from typing import overload
+
+import numpy as np
+from accelerate import Accelerator
+from numpy.typing import NDArray
+
+from ..config.schema import Config, StageConfig
+from ..data import Loader
+from ..engine.distributed import meet
+from ..models.pipelines.pipeline import Pipeline
+from ..seeds import seed_of
+from .student import PREVIEW_IMAGES
+
+
+class Some(Sequence[str]):
+    """Some of many prompts by their numbers, none of them copied."""
+
+    def __init__(self, prompts: Sequence[str], numbers: NDArray[np.int64]) -> None:
+        self._prompts, self._numbers = prompts, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    @overload
+    def __getitem__(self, place: int) -> str: ...
+
+    @overload
+    def __getitem__(self, place: slice) -> "Some": ...
+
+    def __getitem__(self, place: "int | slice") -> "str | Some":
+        if isinstance(place, slice):
+            return Some(self._prompts, self._numbers[place])
+        return self._prompts[int(self._numbers[place])]
+
+
+def drawn(config: Config) -> Sequence[str]:
+    """The prompts that the stages, the pairs, the previews and the measurements of a run ask for, each number once.
+
+    Others are encoded when they are asked for, as after turns that fp16 skipped.
+    """
+    prompts = config.data.prompts
+    if prompts is None:
+        return ()
+    asked = np.zeros(len(prompts), bool)
+    asked[: _shown(config)] = True
+    training = Loader(config.data, seed=seed_of(config.seed, "data"))
+    asked |= training.drawn(max(map(_positions, config.stages)))
+    if any(stage.objective.needs.pairs for stage in config.stages):
+        asked |= Loader(config.data, seed=seed_of(config.seed, "pairs")).drawn(config.pairs.count)
+    return Some(prompts, np.flatnonzero(asked))
+
+
+def encode(config: Config, pipeline: Pipeline, accelerator: Accelerator) -> None:
+    """The drawn prompts' conditioning: on disk once, each process with its share; in memory by every process.
+
+    Where nodes have a disk each, those of a node then share what the other nodes did.
+
+    Raises:
+        UserError: there is no room for them.
+    """
+    prompts, shown = drawn(config), accelerator.is_main_process
+    if config.cache is None:
+        pipeline.encode(prompts, progress=shown)
+        return
+    here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
+    shares = {(accelerator.process_index, accelerator.num_processes), (accelerator.local_process_index, here)}
+    for share in sorted(shares, key=lambda share: -share[1]):
+        pipeline.encode(prompts, share=share, progress=shown)
+        meet()
+        pipeline.encoder.refresh()
+
+
+def _positions(stage: StageConfig) -> int:
+    """How far into the stream of the data a stage reads."""
+    train, cycle = stage.train, stage.objective.cycle
+    cycles = math.ceil(train.images / (train.batch * sum("generator" in turn for turn in cycle)))
+    return cycles * train.batch * (1 if train.reuse else len(cycle))
+
+
+def _shown(config: Config) -> int:
+    """How many of the first prompts previews and measurements ask for."""
+    measured = config.evaluate.num if config.evaluate.protocol not in ("none", "digits") else 0
+    return max(measured, PREVIEW_IMAGES if config.log.previews else 0)
