@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import psutil
@@ -168,7 +168,7 @@ class _Shard:
     """An open file of rows."""
 
     def __init__(self, file: Path) -> None:
-        self._content: Any = safe_open(file, framework="pt")
+        self._content = cast(Any, safe_open(file, framework="pt"))
         self._notes: dict[str, Any] = json.loads(self._content.metadata()[_NOTES])
         names = [name.removeprefix(_SHAPE) for name in self._content.keys() if name.startswith(_SHAPE)]  # noqa: SIM118
         self._shapes = {name: self._content.get_tensor(_SHAPE + name) for name in names}
