@@ -12,12 +12,13 @@ import platform
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import diffusers
 import torch
 from accelerate import Accelerator
 
+from fastgen.config.schema import Base
 from fastgen.engine.stage import Stage, Turned
 from fastgen.objectives import Batch, Turn
 
@@ -112,6 +113,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rank", type=int, default=64)
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
+    parser.add_argument("--base", choices=("auto", *get_args(Base)), default="auto", help="of shared roles")
     parser.add_argument("--guidance", type=float, default=8.0, help="of the real score; 1 is one call of it")
     parser.add_argument("--fake-turns", type=int, default=4, help="of a cycle")
     for name, default in (("gan", False), ("checkpointing", True), ("compile", False), ("graphs", False)):

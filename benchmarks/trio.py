@@ -2,21 +2,23 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from accelerate import Accelerator
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from fastgen.config.schema import LoRAConfig, Sharing, StageConfig, TrainConfig
+from fastgen.config.schema import Base, LoRAConfig, Sharing, StageConfig, TrainConfig
 from fastgen.data import Items, Loader
+from fastgen.engine.dtypes import QUANTISED
 from fastgen.engine.feed import Feed
 from fastgen.engine.roles import build_roles
 from fastgen.engine.stage import Stage
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import CallForm
 from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.models.quantised import quantise
 from fastgen.models.walk import Plan
 from fastgen.objectives.distribution.dmd2 import DMD2
 from fastgen.objectives.parts.gan import GAN
@@ -34,6 +36,7 @@ class Setting:
 
     Args:
         sharing: full gives every role a network, lora an adapter of `rank` on the teacher's.
+        base: dtype of the network that roles share; auto is that of the precision.
         fake_turns: of a cycle, after one turn of the generator.
         guidance: of the real score; 1 is one call of it, more are two.
     """
@@ -46,6 +49,7 @@ class Setting:
     compile: bool = False
     graphs: bool = False
     precision: str = "bf16"
+    base: Base | Literal["auto"] = "auto"
     fake_turns: int = 4
     guidance: float = 8.0
 
@@ -53,6 +57,13 @@ class Setting:
     def dtype(self) -> torch.dtype:
         """Of the teacher's network, as a run loads it."""
         return torch.bfloat16 if self.sharing == "lora" and self.precision == "bf16" else torch.float32
+
+    @property
+    def shared_in(self) -> Base:
+        """Of the network that roles share."""
+        if self.base != "auto":
+            return self.base
+        return "bf16" if self.dtype == torch.bfloat16 else "fp32"
 
 
 class Teacher(Pipeline):
@@ -126,7 +137,10 @@ def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accel
         }
     )
     config = StageConfig(name="benchmark", objective=objective, train=train)
-    teacher = Teacher(size.built(accelerator.device, setting.dtype), size, setting.dtype)
+    net, base = size.built(accelerator.device, setting.dtype), setting.shared_in
+    if base in QUANTISED:
+        net = quantise(net, base, accelerator.device)
+    teacher = Teacher(net, size, setting.dtype)
     roles = build_roles(
         teacher,
         config,
@@ -135,7 +149,7 @@ def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accel
         seed=0,
         sharing=setting.sharing,
         lora=LoRAConfig(rank=setting.rank),
-        base="bf16" if setting.dtype == torch.bfloat16 else "fp32",
+        base=base,
     )
     feed = Feed(teacher, Loader(Samples(size.shape), seed=0), accelerator.device, objective.needs)
     return kind(config, roles, feed, accelerator)

@@ -24,8 +24,14 @@ from ..models.targets import find_targets
 from ..objectives import OBJECTIVE_KINDS, denoisers_of, roles_of
 
 TRAINED_BYTES = 4 + 4 + 8  # fp32 weight, gradient, two Adam moments
-BASE_BYTES = {"fp32": 4.0, "bf16": 2.0, "int8": 1.0, "nf4": 0.5}
-COPIED_BYTES = {"fp32": 0, "bf16": 2, "int8": 2, "nf4": 2}  # of an adapter, what layers compute with beside its fp32
+BASE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "nf4": 0.5}
+COPIED_BYTES = {
+    "fp32": 0,
+    "bf16": 2,
+    "fp8": 2,
+    "int8": 2,
+    "nf4": 2,
+}  # of an adapter, what layers compute with beside its fp32
 MIB = 2**20
 
 

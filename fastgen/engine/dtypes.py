@@ -12,11 +12,12 @@
 
 from collections.abc import Collection
 from importlib.util import find_spec
+from typing import get_args
 
 import torch
 from torch import nn
 
-from ..config.schema import Base, Config, Precision
+from ..config.schema import Base, Config, Precision, StageConfig
 from ..errors import UserError
 from ..models.casting import HALF
 from ..models.denoiser import dtype_of
@@ -24,7 +25,8 @@ from ..models.pipelines.source import DTYPES
 from ..models.quantised import Quantised
 
 AUTOCAST = {"fp32": None, "bf16": torch.bfloat16, "fp16": torch.float16}
-QUANTISED: tuple[Quantised, ...] = ("int8", "nf4")
+QUANTISED: tuple[Quantised, ...] = get_args(Quantised)
+BY_BITSANDBYTES = ("int8", "nf4")
 
 
 def base_of(config: Config) -> Base:
@@ -69,15 +71,30 @@ def check_dtypes(config: Config) -> None:
                 f"lora.base is {base}, whose layers compute in bf16, but stage {stage.name!r} has train.precision "
                 f"{stage.train.precision}: set train.precision=bf16 or lora.base=fp32"
             )
-    if base in QUANTISED and find_spec("bitsandbytes") is None:
+        _check_derivatives(stage, base)
+    if base in BY_BITSANDBYTES and find_spec("bitsandbytes") is None:
         raise UserError(f"lora.base={base} needs bitsandbytes: pip install 'fastgen[quantised]', or set lora.base=bf16")
     if base in QUANTISED and config.sharing == "lora" and config.teacher.dtype in ("fp32", "fp16"):
         raise UserError(
             f"lora.base={base} makes the teacher's network compute in bf16 as soon as it is loaded, and teacher.dtype="
             f"{config.teacher.dtype} keeps the rest of its pipeline in another dtype: set teacher.dtype to auto or bf16"
         )
-    if base in QUANTISED and config.lora.norms:
+    if base in BY_BITSANDBYTES and config.lora.norms:
         raise UserError(
             f"lora.norms trains the biases of layers, and lora.base={base} casts these whenever it computes: set "
             "lora.norms=false or lora.base=bf16"
+        )
+
+
+def _check_derivatives(stage: StageConfig, base: Base) -> None:
+    """Refuses an objective with derivatives that quantised layers do not have."""
+    if base in QUANTISED and stage.objective.needs.fine_times:
+        raise UserError(
+            f"stage {stage.name!r} takes exact derivatives along its trajectory, and layers in lora.base={base} have "
+            "none in forward mode: set lora.base=bf16, or average over a step (objective.derivative_step=0.03)"
+        )
+    if base == "fp8" and stage.objective.needs.second_derivative:
+        raise UserError(
+            f"stage {stage.name!r} has gan.r1, a second derivative, and layers in lora.base=fp8 have first ones only: "
+            "use gan.approximate_r1, or set lora.base=bf16"
         )

@@ -25,7 +25,7 @@ from ..models.walk import Plan
 from ..objectives import denoisers_of, roles_of
 from ..process.retold import ProcessName, retold
 from ..seeds import seed_of
-from .dtypes import autocast_of
+from .dtypes import QUANTISED, autocast_of
 
 Speaker = NetworkDenoiser | AdaptedDenoiser | RetargetedDenoiser
 """A denoiser that may play a role."""
@@ -159,9 +159,8 @@ def _shared(
 
 def _base(network: nn.Module, base: Base, *, alone: bool) -> nn.Module:
     """The teacher's network to put adapters into, in what `base` names; a copy if others read it in another dtype."""
-    if base == "int8" or base == "nf4":
-        net = alias(network) if alone else copy.deepcopy(network)
-        return quantise(net, base, next(network.parameters()).device)
+    if base in QUANTISED:
+        return quantise(alias(network), base, next(network.parameters()).device)
     dtype = DTYPES[base]
     return alias(cast(network, dtype)) if alone or dtype_of(network) == dtype else cast(copy.deepcopy(network), dtype)
 

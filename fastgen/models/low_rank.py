@@ -71,5 +71,5 @@ def factor_shapes(layer: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ..
 @cache
 def _adaptable(kind: Any) -> type[nn.Module]:
     form = LowRankLinear if issubclass(kind, nn.Linear) else LowRankConv
-    fresh = form is LowRankConv or kind.forward is nn.Linear.forward
+    fresh = form is LowRankConv or getattr(kind, "fresh", kind.forward is nn.Linear.forward)
     return type(f"LowRank{kind.__name__}", (form, kind), {"__module__": __name__, "fresh": fresh})

@@ -1,4 +1,4 @@
-"""A frozen network's layers in int8 or nf4 (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)."""
+"""A frozen network's layers in float8, int8 or nf4 (QLoRA, Dettmers et al. 2023, arXiv:2305.14314)."""
 
 from typing import Any, Literal
 
@@ -7,16 +7,17 @@ from torch import nn
 
 from .casting import cast
 from .experts import Experts, networks_in
+from .float8 import in_float8
 from .targets import find_targets
 
-Quantised = Literal["int8", "nf4"]
+Quantised = Literal["fp8", "int8", "nf4"]
 
 
 def quantise(net: nn.Module, kind: Quantised, device: str | torch.device) -> nn.Module:
     """Replaces, in place, the linear layers that `find_targets` finds by default by quantised ones on a device.
 
     They go there one by one, so that the device never holds the network as it was. All else is cast to bf16 and
-    follows at the end; layers that are quantised already stay.
+    follows at the end; layers that are quantised already stay, and so do the tensors of other networks.
 
     Args:
         net: network, as an `alias` where another one must keep its layers.
@@ -27,7 +28,7 @@ def quantise(net: nn.Module, kind: Quantised, device: str | torch.device) -> nn.
         layer = net.get_submodule(name)
         if isinstance(layer, nn.Linear) and layer.weight.is_floating_point():
             net.set_submodule(name, _quantised(layer, kind, torch.device(device)))
-    return cast(net, torch.bfloat16).to(device)
+    return cast(_apart(net), torch.bfloat16).to(device)
 
 
 def unquantised(net: Any) -> Any:
@@ -45,7 +46,23 @@ def beside_weights(net: nn.Module) -> list[object]:
     return [vars(module)[name] for module in net.modules() for name in ("state", "quant_state") if name in vars(module)]
 
 
+def _apart(net: nn.Module) -> nn.Module:
+    """Gives the network tensors that nobody else has, in the same memory until they are cast or moved."""
+    fresh: dict[int, Any] = {}
+    for module in net.modules():
+        for slot, parameter in module._parameters.items():
+            if parameter is not None and parameter.is_floating_point():
+                own = nn.Parameter(parameter.detach(), requires_grad=False)
+                module._parameters[slot] = fresh.setdefault(id(parameter), own)
+        for slot, buffer in module._buffers.items():
+            if buffer is not None:
+                module._buffers[slot] = fresh.setdefault(id(buffer), buffer.detach())
+    return net
+
+
 def _quantised(layer: nn.Linear, kind: Quantised, device: torch.device) -> nn.Module:
+    if kind == "fp8":
+        return in_float8(layer, device)
     import bitsandbytes as bnb
 
     sizes: dict[str, Any] = {"bias": layer.bias is not None, "device": "meta"}

@@ -54,6 +54,12 @@ def test_a_gan_and_both_sharings_are_measured(sharing):
     assert 1000 < without["profile"]["operations"] < with_gan["profile"]["operations"]
 
 
+@pytest.mark.slow
+def test_a_base_in_float8_is_measured():
+    told = (*TINY, "--precision", "bf16", "--base", "fp8", "--fake-turns", "1", "--no-plain")
+    assert main(told)["setting"]["base"] == "fp8"
+
+
 def test_an_adapted_layer_is_two_operations_more():
     counts = operations.main(["--size", "tiny", "--rank", "1"])
     layers = len(find_targets(SIZES["tiny"].built(torch.device("meta"), torch.float32)))

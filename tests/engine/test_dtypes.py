@@ -24,7 +24,7 @@ from fastgen.models.denoiser import CallForm, NetworkDenoiser
 from fastgen.process import Flow, Reading
 from fastgen.process.prediction import flow_row
 
-BASES = ("auto", "fp32", "bf16", "int8", "nf4")
+BASES = ("auto", "fp32", "bf16", "fp8", "int8", "nf4")
 
 
 @dataclass(frozen=True)
@@ -44,7 +44,7 @@ class Case:
             return None
         if self.precision != "bf16":
             return rf"lora\.base is {self.base}.*set train\.precision=bf16 or lora\.base=fp32"
-        if self.sharing == "lora" and self.base in ("int8", "nf4") and self.dtype in ("fp32", "fp16"):
+        if self.sharing == "lora" and self.base in ("fp8", "int8", "nf4") and self.dtype in ("fp32", "fp16"):
             return rf"lora\.base={self.base} .*teacher\.dtype={self.dtype} .*: set teacher\.dtype to auto or bf16"
         return None
 

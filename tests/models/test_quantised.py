@@ -1,4 +1,4 @@
-"""A base in int8 or nf4, from its teacher's files to a verified LoRA."""
+"""A base in float8, int8 or nf4, from its teacher's files to a verified LoRA."""
 
 import json
 from functools import wraps
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fastgen.config.yaml_file import load
 from fastgen.distillation.checks import check_stages
 from fastgen.distillation.distil import distil
+from fastgen.engine.roles import _base
 from fastgen.errors import UserError
 from fastgen.models import quantised
 from fastgen.models.adapters import alias
@@ -84,9 +85,16 @@ def trains_previews_and_verifies(folder: Path, caplog: pytest.LogCaptureFixture,
     assert len(list((folder / "run" / "previews").iterdir())) == 2
 
 
-@pytest.mark.usefixtures("verified_here", "few_previews", "stand_in")
+@pytest.mark.usefixtures("verified_here", "few_previews")
 def test_a_quantised_base_trains_with_pairs_previews_and_verifies(tmp_path, caplog):
-    trains_previews_and_verifies(tmp_path, caplog)
+    trains_previews_and_verifies(tmp_path, caplog, kind="fp8")
+
+
+@NEEDS_CUDA
+@pytest.mark.gpu
+@pytest.mark.usefixtures("verified_here", "few_previews")
+def test_it_does_on_a_gpu(tmp_path, caplog):
+    trains_previews_and_verifies(tmp_path, caplog, kind="fp8", device="cuda")
 
 
 @NEEDS_BITSANDBYTES
@@ -168,3 +176,35 @@ def test_what_quantised_layers_cannot_do_is_refused(tmp_path, monkeypatch):
     check_stages(load(file))
     with pytest.raises(UserError, match=r"lora\.norms.*set lora\.norms=false or lora\.base=bf16"):
         check_stages(load(file, ["lora.norms=true"]))
+
+
+@pytest.mark.parametrize("kind", ["fp8", "int8", "nf4"])
+def test_derivatives_that_quantised_layers_lack_are_refused(kind, tmp_path, monkeypatch):
+    monkeypatch.setattr("fastgen.engine.dtypes.find_spec", lambda name: name)
+    exact = [{"objective": {"name": "scm"}, "train": TRAIN}]
+    images = {"source": "digits"}
+    with pytest.raises(UserError, match=rf"exact derivatives.*lora\.base={kind} .*objective\.derivative_step=0\.03"):
+        check_stages(load(write(tmp_path, kind=kind, stages=exact, data=images)))
+    exact[0]["objective"]["derivative_step"] = 0.03
+    check_stages(load(write(tmp_path, kind=kind, stages=exact, data=images)))
+
+
+def test_second_derivatives_that_float8_lacks_are_refused(tmp_path):
+    penalised = {"name": "dmd2", "gan": {"weight": 1e-2, "r1": 1.0}}
+    told = {"stages": [{"objective": penalised, "train": TRAIN}], "data": {"source": "digits"}}
+    with pytest.raises(UserError, match=r"gan\.r1, a second derivative.*lora\.base=fp8.*gan\.approximate_r1"):
+        check_stages(load(write(tmp_path, kind="fp8", **told)))
+    check_stages(load(write(tmp_path, kind="bf16", **told)))
+
+
+@pytest.mark.parametrize("alone", [True, False], ids=["lora", "scores"])
+def test_a_quantised_network_leaves_the_teachers_as_it_was_and_copies_no_layer(alone):
+    net = tiny.stable_diffusion().unet
+    before = {name: (value, value.data_ptr(), value.clone()) for name, value in net.state_dict().items()}
+    base = _base(net, "fp8", alone=alone)
+    assert kinds(base) == {torch.uint8, torch.bfloat16}
+    for name, value in net.state_dict().items():
+        held, place, values = before[name]
+        assert value.dtype == held.dtype == torch.float32
+        assert value.data_ptr() == place
+        assert torch.equal(value, values)
