@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 
 import torch
@@ -32,9 +33,18 @@ class Conditioning:
         return merged(self.shared, self.batched)
 
     def index(self, rows: Tensor) -> "Conditioning":
-        """The rows at those indices [n], here and in the null twin."""
-        null = self.null.index(rows) if self.null is not None else None
-        return replace(self, size=len(rows), batched=mapped(self.batched, lambda x: _taken(x, rows)), null=null)
+        """The rows at those indices [n], here and in the null twin.
+
+        Of lists, whose values have shapes of their own, the host picks: it waits for indices on a device, once.
+        """
+        return self._picked(rows, cache(rows.tolist))
+
+    def _picked(self, rows: Tensor, listed: Callable[[], list[int]]) -> "Conditioning":
+        def taken(leaf: Any) -> Any:
+            return [leaf[row] for row in listed()] if isinstance(leaf, list) else leaf[sent(rows, leaf.device)]
+
+        null = self.null._picked(rows, listed) if self.null is not None else None
+        return replace(self, size=len(rows), batched=mapped(self.batched, taken), null=null)
 
     def to(self, device: torch.device | str) -> "Conditioning":
         """On another device, complete: a copy to main memory is waited for, since nothing on the CPU would wait."""
@@ -84,10 +94,11 @@ class Conditioning:
 
 def sent(x: Tensor, device: torch.device | str) -> Tensor:
     """A tensor on another device; on its way to a GPU, from pinned memory, nothing waits for it."""
-    kind = torch.device(device).type
-    if kind == "cuda" and x.device.type == "cpu":
+    if x.device.type != "cpu":
+        return x.to(device)
+    if torch.device(device).type == "cuda":
         x = x.pin_memory()
-    return x.to(device, non_blocking=kind != "cpu")
+    return x.to(device, non_blocking=True)
 
 
 def mapped(tree: Any, change: Callable[[Any], Any]) -> Any:
@@ -101,12 +112,6 @@ def merged(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """Nested mappings united; `over` wins."""
     both = {name for name in base if isinstance(base[name], Mapping) and isinstance(over.get(name), Mapping)}
     return {**base, **over, **{name: merged(base[name], over[name]) for name in both}}
-
-
-def _taken(leaf: Any, rows: Tensor) -> Any:
-    if isinstance(leaf, list):
-        return [leaf[row] for row in rows.tolist()]
-    return leaf[rows.to(leaf.device)]
 
 
 def _cat(trees: Sequence[Any]) -> Any:

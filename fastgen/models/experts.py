@@ -9,7 +9,8 @@ from torch import Tensor, nn
 class Experts(nn.Module):
     """Called as one network: rows at timesteps >= `boundary` are told to `high`, the others to `low`.
 
-    A batch on one side of the boundary is one call of one network; otherwise each gets its rows.
+    A batch on one side of the boundary is one call of one network; otherwise each gets its rows. How many there are on
+    each side decides the shapes of what is computed, so that the host has to know it: a call waits for the device once.
 
     Args:
         high, low: networks of one form, whose call takes `timestep` [B].
@@ -42,16 +43,15 @@ class Experts(nn.Module):
 
     def forward(self, *, timestep: Tensor, **told: Any) -> tuple[Tensor]:
         """The output [B, ...]; of what is told, tensors of B rows are told by row and all else to both."""
-        above, outputs, order = timestep >= self.boundary, [], []
-        for net, side in ((self.high, above), (self.low, ~above)):
-            rows = side.nonzero()[:, 0]
+        below, count, outputs = timestep < self.boundary, len(timestep), []
+        order, split = below.to(torch.uint8).argsort(stable=True), count - int(below.sum())
+        for net, rows in ((self.high, order[:split]), (self.low, order[split:])):
             if len(rows):
-                self.rows = rows if len(rows) < len(side) else slice(None)
-                given = {name: self._given(value, len(side)) for name, value in told.items()}
+                self.rows = rows if len(rows) < count else slice(None)
+                given = {name: self._given(value, count) for name, value in told.items()}
                 outputs.append(net(timestep=timestep[self.rows], **given, return_dict=False)[0])
-                order.append(rows)
         self.rows = slice(None)
-        return (torch.cat(outputs)[torch.cat(order).argsort()],)
+        return (torch.cat(outputs)[order.argsort()],)
 
     def _given(self, value: Any, count: int) -> Any:
         by_row = isinstance(value, Tensor) and value.ndim and len(value) == count

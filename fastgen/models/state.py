@@ -27,9 +27,10 @@ class RatioMeans(nn.Module):
         A sample alone in its bin becomes 1: small micro-batches tell little of the ratio unless means are kept.
         """
         bins = (t * BINS).long().clamp(max=BINS - 1).to(ratio.device)
-        for i in bins.unique().tolist():
-            seen = ratio[bins == i].mean()
-            self.means[i] = rate * self.means[i] + (1 - rate) * seen.to(self.means)
+        inside = bins == torch.arange(BINS, device=bins.device)[:, None]
+        seen = torch.where(inside, ratio, 0).sum(dim=1) / inside.sum(dim=1)
+        moved = rate * self.means + (1 - rate) * seen.to(self.means)
+        self.means.copy_(torch.where(inside.any(dim=1), moved, self.means))
         return ratio / self.means.to(ratio)[bins]
 
 

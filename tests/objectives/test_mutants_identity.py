@@ -143,7 +143,7 @@ MUTANTS = {
     "weights not normalised": changed(FDistill, "_h", "h / h.mean()", "h", jensen_shannon),
     "means upside down": changed(RatioMeans, "normalise", "rate * self", "(1 - rate) * self", check_ratio_means),
     "one mean for all times": changed(RatioMeans, "normalise", "(t * BINS)", "(0 * t)", check_ratio_means),
-    "means forgotten": changed(RatioMeans, "normalise", "self.means[i] =", "seen =", check_ratio_means),
+    "means forgotten": changed(RatioMeans, "normalise", "self.means.copy_(", "(", check_ratio_means),
     "ratio detached": Mutant.of(UniInstruct, "_log_ratio", detached, fisher_of_jensen_shannon),
     "ratio's slope backwards": changed(
         UniInstruct, "_log_ratio", "return log_ratio +", "return log_ratio -", fisher_of_jensen_shannon

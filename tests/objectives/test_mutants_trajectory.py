@@ -67,7 +67,7 @@ MUTANTS = {
         flow_map, "target_of", lambda roles, ema: roles.generator, lambda: check_jumps(FLOW)
     ),
     "clean data instead of step 0": Mutant.of(
-        flow_map, "origin", lambda process: torch.zeros((), dtype=torch.float64), fixed_point("lcm", VP)
+        flow_map, "origin", lambda process, device="cpu": torch.zeros((), dtype=torch.float64), fixed_point("lcm", VP)
     ),
     "step 0 forgotten by the last phase": Mutant.of(
         adversarial,

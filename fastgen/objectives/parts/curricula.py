@@ -9,9 +9,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ...models.conditioning import sent
 from ...process import AnyTimeLaw, Karras, LogNormal, Process, Time
 from .base import Batch
 from .flow_map import cells, drawn_cell, merged, origin
+from .ops import picked
 
 
 @dataclass(frozen=True)
@@ -154,8 +156,9 @@ class Doubling(OwnTarget):
 
     def neighbours(self, process: Process, edges: Tensor, batch: Batch) -> Neighbours:
         grid = ramp(process, edges, self.points(batch.images) - 1)
-        i = torch.multinomial(self.shares(process, grid), batch.size, replacement=True, generator=batch.rng)
-        t, r = grid[i], grid[i + 1].clamp(min=origin(process).to(grid.device))
+        shares, grid = (sent(x, batch.rng.device) for x in (self.shares(process, grid), grid))
+        i = picked(shares.expand(batch.size, -1), batch.rng)
+        t, r = grid[i], grid[i + 1].clamp(min=origin(process, grid.device))
         return Neighbours(t, r, 1 / apart(process, t, r))
 
 
@@ -191,7 +194,7 @@ class Ratio(OwnTarget):
         t = self.times.sample(process, batch.size, batch.rng)
         noise = noise_level(process, t)
         r = process.time_of(-2 * (noise * self.ratio(noise, batch.images)).log())
-        clean = origin(process).to(t.device)
+        clean = origin(process, t.device)
         t = torch.maximum(t, 2 * clean)
         r = torch.where(r < t, r, self.largest * t).clamp(min=clean)  # r = t where there is no signal left
         return Neighbours(t, r, 1 / apart(process, t, r))

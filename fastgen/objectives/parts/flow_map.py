@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ...models.calls import NONE, Scalars, look, through
+from ...models.conditioning import sent
 from ...models.contract import Denoiser
 from ...models.roles import Roles
 from ...process import Latent, Process, Time, pad_like
@@ -41,24 +42,27 @@ class Jumps:
         return self.generated - self.target
 
 
-def origin(process: Process) -> Tensor:
+def origin(process: Process, device: torch.device | str = "cpu") -> Tensor:
     """The clean end of training: clock 0, which is step 0 (t = 1 / N) of a discrete process and t = 0 otherwise.
 
     The latent-consistency family ends its teacher's trajectories there, at a little noise, not at clean data.
     """
-    return process.from_clock(torch.zeros((), dtype=torch.float64))
+    return process.from_clock(torch.zeros((), dtype=torch.float64, device=device))
 
 
 def edges_of(roles: Roles, batch: Batch) -> Tensor:
-    """The times [n + 1] between the steps of one of the student's grids, from its first to 0; the same on all ranks."""
+    """The times [n + 1] between the steps of one of the student's grids, from its first to 0; the same on all ranks.
+
+    On the host, as are all grids until rows are drawn from them: how many times there are is known without waiting.
+    """
     draw = torch.randint(len(roles.student.grids), (), generator=batch.shared_rng, device=batch.shared_rng.device)
     grid = roles.student.grids[int(draw)].double()
-    return torch.cat([grid, grid.new_zeros(1)]).to(batch.rng.device)
+    return torch.cat([grid, grid.new_zeros(1)])
 
 
 def stops_of(roles: Roles, batch: Batch) -> Tensor:
-    """All times [k] where one of the student's grids stops, ascending from 0."""
-    return merged(torch.cat([torch.zeros(1), *roles.student.grids]).double()).to(batch.rng.device)
+    """All times [k] where one of the student's grids stops, ascending from 0; on the batch's device."""
+    return sent(merged(torch.cat([torch.zeros(1), *roles.student.grids]).double()), batch.rng.device)
 
 
 def merged(times: Tensor) -> Tensor:
@@ -87,20 +91,21 @@ def cells(edges: Tensor, count: int) -> Tensor:
 def drawn_step(grid: Tensor, batch: Batch) -> tuple[Time, Time]:
     """Both ends t > s [B] of evenly drawn cells of a descending grid."""
     i = torch.randint(len(grid) - 1, (batch.size,), generator=batch.rng, device=batch.rng.device)
+    grid = sent(grid, batch.rng.device)
     return grid[i], grid[i + 1]
 
 
 def drawn_cell(grid: Tensor, batch: Batch, process: Process) -> tuple[Time, Time]:
     """As `drawn_step`, but no end lies below the origin."""
     t, r = drawn_step(grid, batch)
-    return t, r.clamp(min=origin(process).to(grid.device))
+    return t, r.clamp(min=origin(process, r.device))
 
 
 def segment_end(edges: Tensor, r: Time, process: Process) -> Time:
     """The highest edge at or below r [B]; for the last segment the origin."""
-    ascending = edges.flip(0)
+    ascending = sent(edges.flip(0), r.device)
     below = torch.searchsorted(ascending, r, right=True) - 1
-    return ascending[below].clamp(min=origin(process).to(edges.device))
+    return ascending[below].clamp(min=origin(process, r.device))
 
 
 def noised(roles: Roles, batch: Batch, t: Time) -> Noised:
@@ -147,7 +152,7 @@ def jumps(
     """
     with same_masks(x_t):
         aim = look(target_of(roles, ema), x_r, interval.r, batch.cond, scalars).at(interval.s)
-    ended = interval.r <= interval.s.clamp(min=origin(roles.process).to(interval.s.device))
+    ended = interval.r <= interval.s.clamp(min=origin(roles.process, interval.s.device))
     aim = torch.where(pad_like(ended, x_r), x_r, aim)
     return Jumps(through(roles.generator, x_t, interval.t, batch.cond, scalars).at(interval.s), aim, interval.s)
 

@@ -101,17 +101,20 @@ def generator_terms(
     landing: Landing,
     compared: Noised | None = None,
     *,
-    weight: Tensor | float = 1.0,
+    weight: Tensor | None = None,
 ) -> Terms:
     """The generator's adversarial term, if there is one yet.
 
-    `compared` are the noisy samples that the scores are compared on, `weight` [B, 1, ...] is each sample's own.
+    `compared` are the noisy samples that the scores are compared on, `weight` [B, 1, ...] is each sample's own, 1 where
+    not given.
     """
     if not acts(gan, batch):
         return {}
     loss = generator_loss(gan, roles, batch, landing, compared)
-    weights = torch.as_tensor(weight).to(loss).flatten()
-    return {"gan": gan.weight * ((weights.mean() if gan.even else weights) * loss).mean()}
+    if weight is not None:
+        weights = weight.to(loss).flatten()
+        loss = (weights.mean() if gan.even else weights) * loss
+    return {"gan": gan.weight * loss.mean()}
 
 
 def generator_loss(gan: GAN, roles: Roles, batch: Batch, landing: Landing, compared: Noised | None = None) -> Tensor:

@@ -60,6 +60,15 @@ def renoised(
     return Noised.of(roles.process, x, t, batch.noise(), s=s)
 
 
+def picked(weights: Tensor, rng: torch.Generator) -> Tensor:
+    """For each row of weights [B, k] an index [B], as often as its weight says, as `torch.multinomial` draws one.
+
+    That one first waits for the device to tell whether the weights are sound.
+    """
+    weights = weights.double()
+    return (weights / torch.empty_like(weights).exponential_(generator=rng)).argmax(dim=1)
+
+
 def surrogate(x: Latent, grad: Latent) -> Tensor:
     """A loss whose gradient with respect to x is `grad`, mean-reduced."""
     return 0.5 * (x - (x - grad).detach()).square().mean()

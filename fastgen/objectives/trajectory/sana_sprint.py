@@ -77,7 +77,7 @@ class SanaSprint:
         """The student's clean samples of noised data."""
         t = self.called.sample(roles.process, batch.size, batch.rng)
         top = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < self.first
-        t = torch.where(top, roles.student.grids[0][0].to(t), t)
+        t = torch.where(top, batch.full(roles.student.grids[0][0]), t)
         guidance = self.teacher_guidance
         scalars = guidance.scalars(batch, guidance.field(roles, batch)) if guidance.told else {}
         x_t = roles.process.renoise(batch.x0, t, batch.noise())

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from ...models.calls import look, through
+from ...models.conditioning import sent
 from ...models.roles import Roles
 from ...process import ROWS, Time, pad_like
 from ..parts.base import ONE_TURN, Batch, Cycle, Terms
@@ -64,7 +65,7 @@ class SelfShortcut:
         x_r = look(roles.generator, x_t, jump.t, batch.cond, scalars).at(jump.r)
         if taught.any():
             by_teacher = SOLVERS[self.solver](field, x_t, jump.t, jump.r, substeps=self.substeps)
-            x_r = torch.where(pad_like(taught, x_r), by_teacher, x_r)
+            x_r = torch.where(pad_like(sent(taught, x_r.device), x_r), by_teacher, x_r)
         end = look(target_of(roles, self.ema), x_r, jump.r, batch.cond, scalars).at(jump.s)
         end = torch.where(pad_like(jump.r > jump.s, end), end, x_r)
         aim = landing_on(roles.process, x_t, jump.t, end, jump.s).output(row)
@@ -72,21 +73,25 @@ class SelfShortcut:
         return {"shortcut": error.square().mean()}
 
     def _jump(self, roles: Roles, batch: Batch) -> tuple[Tensor, Interval]:
-        """Which rows [B] are taught, and beginning, middle and end of each row's jump."""
+        """Which rows [B] are taught, and beginning, middle and end of each row's jump.
+
+        The host knows who is taught, and leaves the teacher alone where nobody is: on all ranks alike.
+        """
         finest = max(roles.student.grids, key=len)
         coarser = [grid for grid in roles.student.grids if len(grid) < len(finest)]
-        u = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device)
+        u = torch.rand(batch.size, generator=batch.shared_rng, device=batch.shared_rng.device)
         taught, short = u < (self.taught if coarser else 1.0), halved_step(finest, batch)
         t, s = drawn_jump(coarser or [finest], batch)
         long = Interval(t, halfway(stops_of(roles, batch), t, s), s)
-        mixed = (torch.where(taught, *ends) for ends in zip(astuple(short), astuple(long), strict=True))
+        rows = sent(taught, batch.rng.device)
+        mixed = (torch.where(rows, *ends) for ends in zip(astuple(short), astuple(long), strict=True))
         return taught, Interval(*mixed)
 
 
 def halved_step(grid: Tensor, batch: Batch) -> Interval:
     """One as long as a step of the grid, from one of its stops or middles; the last middle's ends half way."""
     count, device = 2 * len(grid), batch.rng.device
-    halves = divided(torch.cat([grid.double(), torch.zeros(1)]), count).to(device)
+    halves = sent(divided(torch.cat([grid.double(), torch.zeros(1)]), count), device)
     i = torch.randint(count, (batch.size,), generator=batch.rng, device=device)
     return Interval(halves[i], halves[i + 1], halves[(i + 2).clamp(max=count)])
 
@@ -94,10 +99,10 @@ def halved_step(grid: Tensor, batch: Batch) -> Interval:
 def drawn_jump(grids: Sequence[Tensor], batch: Batch) -> tuple[Time, Time]:
     """Both ends t > s [B] of a step of one of the grids, all of them equally often."""
     device = batch.rng.device
-    edges = pad_sequence([grid.double().to(device) for grid in grids], batch_first=True)
-    edges = torch.cat([edges, edges.new_zeros(len(grids), 1)], dim=1)
+    edges = pad_sequence([grid.double() for grid in grids], batch_first=True)
+    edges = sent(torch.cat([edges, edges.new_zeros(len(grids), 1)], dim=1), device)
     which = torch.randint(len(grids), (batch.size,), generator=batch.rng, device=device)
-    steps = torch.tensor([len(grid) for grid in grids], device=device)[which]
+    steps = sent(torch.tensor([len(grid) for grid in grids]), device)[which]
     u = torch.rand(batch.size, generator=batch.rng, device=device, dtype=torch.float64)
     i = (u * steps).long()
     return edges[which, i], edges[which, i + 1]

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from ...models.calls import Scalars, look, through
-from ...models.conditioning import Conditioning
+from ...models.conditioning import Conditioning, sent
 from ...models.contract import Denoiser
 from ...models.roles import Roles
 from ...process import ROWS, Latent
@@ -79,7 +79,7 @@ class Shortcut:
     def _jump(self, edges: Tensor, batch: Batch, count: int) -> Interval:
         """Beginning, middle and end of each row's jump: of a drawn level for the first `count`, else of the last."""
         steps, device = len(edges) - 1, batch.rng.device
-        grid = divided(edges, steps * 2**self.levels)
+        grid = sent(divided(edges, steps * 2**self.levels), device)
         level = torch.randint(self.levels, (batch.size,), generator=batch.rng, device=device)
         level = torch.where(torch.arange(batch.size, device=device) < count, level, self.levels)
         u = torch.rand(batch.size, generator=batch.rng, device=device, dtype=torch.float64)

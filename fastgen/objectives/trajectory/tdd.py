@@ -17,6 +17,7 @@ from ..parts.adversarial import AdversarialConsistency, Judged, above
 from ..parts.base import Batch
 from ..parts.flow_map import Interval, cells, drawn_cell, edges_of, jumps, noised, origin, stops_of
 from ..parts.needs import Needs
+from ..parts.ops import picked
 from ..parts.solvers import SOLVERS, AnyScale, Guidance
 
 
@@ -63,10 +64,10 @@ class TargetDriven(AdversarialConsistency):
         """For each row the highest of the student's times below r, or one in the window below it, a little lower."""
         stops = stops_of(roles, batch)
         allowed = in_window(stops, r, self.window)
-        drawn = torch.multinomial(allowed.double(), 1, generator=batch.rng)[:, 0]
+        drawn = picked(allowed, batch.rng)
         u = torch.rand(len(r), generator=batch.rng, device=r.device, dtype=torch.float64)
         s: Tensor = stops[drawn] * (1 - self.jitter * u)
-        return s.clamp(min=origin(roles.process).to(r.device))
+        return s.clamp(min=origin(roles.process, r.device))
 
 
 def in_window(stops: Tensor, r: Time, window: float) -> Tensor:
