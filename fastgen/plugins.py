@@ -1,32 +1,24 @@
 """Classes by the names that settings give them: fastgen's own, an installed package's, or one in a file of the user's.
 
 A file and a package are code that runs: only what somebody named is looked up, as NAME of an entry point or as
-FILE.py:Class. A file stands alone: it may import what is installed, and nothing that lies beside it.
+FILE.py:Class.
 """
 
 import hashlib
-import importlib.util
 import inspect
-import sys
-import traceback
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields
-from functools import cache
-from importlib.abc import ExecutionLoader
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from huggingface_hub import constants
 from pydantic import ValidationError
 
 from .errors import UserError, did_you_mean
+from .user_file import SUFFIX, allowed, cause_of, file_of, parted, run
 
 T = TypeVar("T")
-SUFFIX = ".py"
-EXPORTED = ("model_index.json", "fastgen.json")
-"""Files that tell a folder of a pipeline or of a LoRA student."""
 
 
 @dataclass(frozen=True)
@@ -124,7 +116,7 @@ class Kinds(Generic[T]):
         """Whether something is a class that can be used."""
         return isinstance(kind, type) and not any(self._faults(kind))
 
-    def tried(self, make: Callable[[], T], told: str) -> T:
+    def tried(self, make: Callable[[], T], called: str) -> T:
         """An object of a class that is not fastgen's.
 
         Raises:
@@ -137,12 +129,12 @@ class Kinds(Generic[T]):
         except ValidationError:
             raise
         except Exception as error:  # whatever a user's code raises
-            raise UserError(f"{told} cannot be used: {cause_of(error)}") from error
+            raise UserError(f"{called} cannot be used: {cause_of(error)}") from error
         return made
 
     def _in_file(self, name: str, folder: Path | None) -> type[T]:
-        file, wanted = _parted(name)
-        path = _allowed((folder or Path.cwd()) / file.expanduser(), folder)
+        file, wanted = parted(name)
+        path = allowed((folder or Path.cwd()) / file.expanduser(), folder)
         if not path.is_file():
             place = "the config" if folder else "the working directory"
             beside = [file.name for file in path.parent.glob(f"*{SUFFIX}")]
@@ -186,11 +178,11 @@ class Kinds(Generic[T]):
         self._origins[kind] = Origin(entry.name, f"{entry.name} ({_package(entry)}, {entry.value}{content})")
         return kind
 
-    def _checked(self, kind: Any, told: str) -> type[T]:
+    def _checked(self, kind: Any, called: str) -> type[T]:
         if not isinstance(kind, type):
-            raise UserError(f"{told} is no class, but {kind!r:.80}: name the class of a {self.what}")
+            raise UserError(f"{called} is no class, but {kind!r:.80}: name the class of a {self.what}")
         if fault := next(self._faults(kind), None):
-            raise UserError(f"{told} is no {self.what}: {fault}")
+            raise UserError(f"{called} is no {self.what}: {fault}")
         return kind
 
     def _faults(self, kind: type) -> Iterator[str]:
@@ -203,87 +195,6 @@ class Kinds(Generic[T]):
         there = {*dir(kind), *(one.name for one in fields(kind))}
         if missing := [name for name in self.members if name not in there]:
             yield f"it has no {', '.join(missing)}"
-
-
-def file_of(name: str) -> Path | None:
-    """The file in FILE.py:Class or FILE.py; None for a name that is neither."""
-    file, _ = _parted(name)
-    return file if file.suffix == SUFFIX else None
-
-
-def short(name: str) -> str:
-    """The name without a file's path: its class, or else its stem."""
-    file, wanted = _parted(name)
-    return wanted or (file.stem if file.suffix == SUFFIX else name)
-
-
-def _parted(name: str) -> tuple[Path, str]:
-    file, colon, wanted = name.rpartition(":")
-    return (Path(file), wanted) if colon and file.endswith(SUFFIX) else (Path(name), "")
-
-
-def _allowed(path: Path, folder: Path | None) -> Path:
-    """The path, resolved, where the config that names it was not downloaded with a pipeline."""
-    for place in {folder.absolute(), folder.resolve()} if folder is not None else ():
-        for above in (place, *place.parents):
-            downloaded = above == Path(constants.HF_HUB_CACHE).resolve()
-            if downloaded or any((above / name).is_file() for name in EXPORTED):
-                raise UserError(
-                    f"the config names code to run, {path}, and lies within a pipeline's folder, {above}, which may "
-                    "have been downloaded: nothing was run. Read both, then copy the config elsewhere"
-                )
-    return path.resolve()
-
-
-@cache
-def run(path: Path, source: bytes) -> ModuleType:
-    """The module that a file with that content defines; the same one when asked again.
-
-    Raises:
-        UserError: its code fails.
-    """
-    name = f"fastgen_user_{path.stem}_{hashlib.sha256(bytes(path) + source).hexdigest()[:12]}"
-    spec = importlib.util.spec_from_loader(name, _Held(path, source), origin=str(path))
-    assert spec is not None
-    module = importlib.util.module_from_spec(spec)
-    module.__file__ = str(path)
-    sys.modules[name] = module  # where dataclasses and type hints look names up
-    try:
-        spec.loader.exec_module(module)  # type: ignore[union-attr]
-    except (Exception, SystemExit) as error:  # whatever a user's code raises
-        del sys.modules[name]
-        raise UserError(f"{path} cannot be run: {cause_of(error, path)}{_alone(error, path)}") from error
-    return module
-
-
-def _alone(error: BaseException, path: Path) -> str:
-    """What to do about an import of a file beside it."""
-    if not isinstance(error, ModuleNotFoundError) or not (path.parent / f"{error.name}{SUFFIX}").is_file():
-        return ""
-    return "; a file stands alone: put both in one, or install them as a package with an entry point"
-
-
-class _Held(ExecutionLoader):
-    """Runs a file's content as it was read once, so that what is recorded is what ran."""
-
-    def __init__(self, path: Path, source: bytes) -> None:
-        self._path, self._source = path, source
-
-    def get_filename(self, fullname: str) -> str:
-        return str(self._path)
-
-    def get_source(self, fullname: str) -> str:
-        return importlib.util.decode_source(self._source)
-
-
-def cause_of(error: BaseException, path: Path | None = None) -> str:
-    """What was raised, in one line, and where: the last line of that file, or of any."""
-    if isinstance(error, SyntaxError):
-        return f"{type(error).__name__}: {error.msg} (line {error.lineno})"
-    frames = traceback.extract_tb(error.__traceback__)
-    inside = [frame for frame in frames if path is None or frame.filename == str(path)]
-    place = f" ({Path(inside[-1].filename).name}, line {inside[-1].lineno})" if inside else ""
-    return f"{type(error).__name__}: {' '.join(str(error).split())}{place}"
 
 
 def _package(entry: EntryPoint) -> str:

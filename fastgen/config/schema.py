@@ -9,8 +9,8 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 from ..data import SOURCE_KINDS
 from ..models.walk import Sampler
 from ..objectives import OBJECTIVE_KINDS, roles_of
-from ..plugins import short
 from ..process.retold import ProcessName
+from ..user_file import short
 from .evaluate import EvaluateConfig
 from .export import ExportConfig, ExportSetting
 from .strict import Strict, named
