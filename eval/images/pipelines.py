@@ -163,10 +163,10 @@ def _source(
         call=Settled(),
         draw=draw,
     )
-    told = source.asked([0])
+    first = source.asked([0])
     _warn_of_the_other(pipe, draw.request)
     guided = _by_label(pipe) and asked.guidance not in (None, 1.0) and "guidance_scale" not in parameters(pipe)
-    example = conditions(pipe, labels=told.get("labels"), prompts=told.get("prompts"))
+    example = conditions(pipe, labels=first.get("labels"), prompts=first.get("prompts"))
     plain = replace(asked, guidance=None) if guided else asked
     call = settle(pipe, notes, plain, example=example, warn=warn, beside=beside)
     return replace(source, call=call, guided=asked.guidance if guided else None)

@@ -110,8 +110,8 @@ def _strip(column: Column, strip: metrics_json.Strip, pictures: Pictures) -> Gri
 def _picture(path: str | None, column: Column, item: Item, pictures: Pictures) -> Picture | None:
     if path is None:
         return None
-    told = [f"seed {item.seed}", asked(item)] if column.row is not None and _drawn(column.row) else []
-    return pictures.show(path, ", ".join(word for word in [column.title, *told] if word))
+    words = [f"seed {item.seed}", asked(item)] if column.row is not None and _drawn(column.row) else []
+    return pictures.show(path, ", ".join(word for word in [column.title, *words] if word))
 
 
 def _neighbours(gallery: metrics_json.Gallery, sides: Sides, pictures: Pictures) -> Neighbours:

@@ -12,7 +12,7 @@ def warnings(report: Report) -> Iterator[str]:
     yield from _of_extractors(report)
     for row in report.rows:
         if row.flagged:
-            yield flagged.told(row, skipped=bool(report.provenance.settings.get("skip_flagged")))
+            yield flagged.in_words(row, skipped=bool(report.provenance.settings.get("skip_flagged")))
         if row.skipped:
             yield f"{row.title}: images left out: {len(row.skipped):,}; they are named under provenance."
 

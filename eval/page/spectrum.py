@@ -110,13 +110,13 @@ def _against(real: Sequence[float], curves: Sequence[tuple[Column, list[float]]]
         (column, [10 * math.log10(own / base) for own, base in zip(power, real, strict=True)])
         for column, power in curves
     ]
-    told = [f"{column.title}: {_listed(peaks(own)) or 'no peak'}" for column, own in levels]
+    named = [f"{column.title}: {_listed(peaks(own)) or 'no peak'}" for column, own in levels]
     axes = Axes(
         x=_cycles(len(real)),
         y=Scale.over([0.0, *(level for _, own in levels for level in own)], "y", log=False),
         x_label=_X_LABEL,
         y_label="dB relative to real images",
-        words=f"Power relative to real images by frequency. {'; '.join(told)}",
+        words=f"Power relative to real images by frequency. {'; '.join(named)}",
     )
     return Plot(axes, tuple(_with_peaks(axes, column, own) for column, own in levels), zero=axes.y(0))
 

@@ -3,7 +3,7 @@
 from ..rows import Row
 
 
-def told(row: Row, *, skipped: bool) -> str:
+def in_words(row: Row, *, skipped: bool) -> str:
     """How many images were blackened, by what, and whether they count in the figures."""
     names = sorted({name for one in row.flagged for name in one.flags})
     fate = (

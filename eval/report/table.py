@@ -87,7 +87,7 @@ def _footnotes(report: Report, options: Options) -> str:
         notes.append(f"WARNING: N = {min(small)} is below {protocol.min_images:,}: FID is mostly bias.")
     notes += [f"no {name}{whose}: {reason}." for name, whose, reason in _missing(report)]
     notes += [f"skipped {len(row.skipped)} images of {row.source.path}." for row in report.rows if row.skipped]
-    notes += [f"WARNING: {flagged.told(row, skipped=options.skip_flagged)}" for row in report.rows if row.flagged]
+    notes += [f"WARNING: {flagged.in_words(row, skipped=options.skip_flagged)}" for row in report.rows if row.flagged]
     return "\n".join([*notes, *map(_verdict, report.assertions)])
 
 

@@ -39,13 +39,13 @@ def paper(kind: type) -> str:
     return ""
 
 
-def _rows(kinds: Kinds[Any], told: Callable[[type], Row]) -> Iterator[Row]:
+def _rows(kinds: Kinds[Any], described: Callable[[type], Row]) -> Iterator[Row]:
     """Fastgen's own, then those of installed packages with what is wrong with them."""
     for name, kind in kinds.own.items():
-        yield name, *told(kind)
+        yield name, *described(kind)
     for name in kinds.offered().keys() - kinds.own.keys():
         try:
-            yield name, *told(kinds.find(name))
+            yield name, *described(kinds.find(name))
         except UserError as error:
             yield name, str(error), ""
 

@@ -180,18 +180,18 @@ def _check_steps(stage: StageConfig, student: StudentConfig) -> None:
 
 def _check_scalars(stage: StageConfig, config: Config) -> None:
     """Refuses a student whose embeddings could not be baked into a stock network."""
-    told, student = stage.objective.needs.scalars_of("generator"), config.student
-    if "s" in told and len(student.steps) > 1:
+    scalars, student = stage.objective.needs.scalars_of("generator"), config.student
+    if "s" in scalars and len(student.steps) > 1:
         raise UserError(
             f"stage {stage.name!r} trains a generator that is told where a step leads, which a stock pipeline knows of "
             f"one step count only, but student.steps declares {', '.join(map(str, student.steps))}: declare one"
         )
-    if "w" in told and student.guidance is None:
+    if "w" in scalars and student.guidance is None:
         raise UserError(
             f"stage {stage.name!r} trains a generator that is told its guidance, which a stock pipeline does not tell "
             "it: choose the scale that it is exported with, such as student.guidance=8"
         )
-    if told and config.sharing == "lora" and config.lora.rank < max(student.steps):
+    if scalars and config.sharing == "lora" and config.lora.rank < max(student.steps):
         raise UserError(
             f"lora.rank is {config.lora.rank}, but stage {stage.name!r} trains a generator that is told values at each "
             f"of its {max(student.steps)} stops, which become part of the LoRA: set lora.rank to at least "

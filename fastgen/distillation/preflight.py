@@ -140,8 +140,8 @@ def _check_size(config: Config) -> None:
     try:
         check = _skeleton(folder).check_inputs
         takes = inspect.signature(check).parameters
-        told = {name: None for name, one in takes.items() if one.default is inspect.Parameter.empty}
-        check(**{**told, "prompt": "a", **{name: value for name, value in size.items() if name in takes}})
+        required = {name: None for name, one in takes.items() if one.default is inspect.Parameter.empty}
+        check(**{**required, "prompt": "a", **{name: value for name, value in size.items() if name in takes}})
     except ValueError as error:
         if "height" in str(error):
             raise UserError(f"student.height and student.width are no size of this teacher: {line(error)}") from error

@@ -52,8 +52,8 @@ def release(student: Student, trained: Trained) -> None:
     network = student.network(weights).to("cpu")
     updates = check_sound(network, _updates(student, weights, network))
     saved = saved_as(network, updates, half=teacher_dtype(config), choice=config.export.dtype)
-    if told := saved.told():
-        say(told)
+    if notice := saved.notice():
+        say(notice)
     pipe = pipeline.student(saved.network, student.schedules[0].scheduler)
     silent = unguided(pipe)
     notes = notes_for(student, guidance=1.0 if silent is pipe else None)

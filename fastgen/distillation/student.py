@@ -11,7 +11,7 @@ from ..config.schema import Config
 from ..data import Items
 from ..engine.dtypes import base_of, teacher_dtype
 from ..engine.stage import Stage
-from ..export.held import Told
+from ..export.held import NetworkTimes
 from ..export.scheduler_export import SchedulerExport, scheduler_exports
 from ..export.stops import stops_of
 from ..models.casting import cast
@@ -56,7 +56,7 @@ class Student:
                 sampler=config.student.sampler,
                 emitted=pipeline.emitted,
                 shift=config.student.shift,
-                told=_told(pipeline),
+                network_times=_network_times(pipeline),
             )
             found = {n: self._stops(schedule, n) for schedule in self.schedules for n in schedule.steps}
         self.stops: dict[int, tuple[Stop, ...]] = {n: found[n] for n in config.student.steps}
@@ -133,9 +133,9 @@ class Student:
         return stops_of(reading_of(schedule.scheduler), self.pipeline.emitted(schedule.scheduler, steps))
 
 
-def _told(pipeline: Pipeline) -> Told | None:
+def _network_times(pipeline: Pipeline) -> NetworkTimes | None:
     """What the network is told of a flow's times; other families' stops are fixed by their training."""
     if not isinstance(from_scheduler(pipeline.pipe.scheduler).process, Flow):
         return None
     ends = pipeline.form.told(pipeline.reading, torch.tensor([0.0, 1.0], dtype=torch.float64))
-    return Told(float(ends[1] - ends[0]), float(ends[0]), pipeline.told_in_bf16)
+    return NetworkTimes(float(ends[1] - ends[0]), float(ends[0]), pipeline.told_in_bf16)

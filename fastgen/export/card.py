@@ -49,8 +49,8 @@ def lora_card(
     kind = type(pipe.scheduler).__name__
     below = [StackedLoRA(public(lora.place, hub=lora.hub), lora.file, lora.weight) for lora in notes.loras]
     named = dict(zip((*adapter_names(notes.loras), *OWN), (*below, *loras), strict=False))
-    told = {"variant": notes.variant, "revision": notes.revision if on_hub(notes) else None}
-    which = "".join(f", {name}={quoted(value)}" for name, value in told.items() if value)
+    origin = {"variant": notes.variant, "revision": notes.revision if on_hub(notes) else None}
+    which = "".join(f", {name}={quoted(value)}" for name, value in origin.items() if value)
     lines = [f"from diffusers import DiffusionPipeline, {kind}", ""]
     lines.append(f"pipe = DiffusionPipeline.from_pretrained({quoted(place_of_teacher(notes))}{which})")
     for name, lora in named.items():
@@ -131,16 +131,16 @@ def _title(notes: Notes) -> str:
         return "none, trained from random weights"
     plain = notes.teacher if on_hub(notes) or not Path(notes.teacher).is_absolute() else Path(notes.teacher).name
     below = "".join(f" + {shown(lora.file)} x {lora.weight:g}" for lora in notes.loras)
-    told = [f"{name} {shown(value)}" for name in ("variant", "revision") if (value := getattr(notes, name))]
-    return shown(plain) + (f" ({', '.join(told)})" if told else "") + below
+    details = [f"{name} {shown(value)}" for name in ("variant", "revision") if (value := getattr(notes, name))]
+    return shown(plain) + (f" ({', '.join(details)})" if details else "") + below
 
 
 def _call(pipe: StockPipeline, notes: Notes) -> str:
     label = min(3, (notes.num_classes or 4) - 1)
     kinds = {"none": "", "label": f"class_labels=[{label}], ", "prompt": 'prompt="a photo of a cat", '}
-    told = "".join(f"{name}={_shown(value)}, " for name, value in call_arguments(pipe, notes).items())
+    arguments = "".join(f"{name}={_shown(value)}, " for name, value in call_arguments(pipe, notes).items())
     made, field = ("video", "frames") if frames_argument(pipe) else ("image", "images")
-    return f"{made} = pipe({kinds[conditioning_kind(pipe)]}{told}num_inference_steps={notes.steps[0]}).{field}[0]"
+    return f"{made} = pipe({kinds[conditioning_kind(pipe)]}{arguments}num_inference_steps={notes.steps[0]}).{field}[0]"
 
 
 def _stops(pipe: StockPipeline, notes: Notes) -> list[str]:

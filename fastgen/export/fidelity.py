@@ -35,7 +35,7 @@ class Saved:
     if_half: float
     exact: bool
 
-    def told(self) -> str | None:
+    def notice(self) -> str | None:
         """What a user should know of it, if anything."""
         dtypes = sorted({str(p.dtype).removeprefix("torch.") for p in self.network.parameters()})
         if self.lost > LOST:

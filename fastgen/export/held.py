@@ -22,7 +22,7 @@ _STEEPEST = 0.99  # n r of a curve, which a static shift of 100 has
 
 
 @dataclass(frozen=True)
-class Told:
+class NetworkTimes:
     """What a pipeline tells its network of a flow's time.
 
     Args:
@@ -82,9 +82,9 @@ def _line(n: int, second: float, last: float) -> tuple[float, float]:
 
 def _near(t: float, slope: float, offset: float) -> list[float]:
     """Times within reach at which bf16 holds what is told."""
-    told, reach = slope * t + offset, abs(slope) * REACH
-    step = 2.0 ** (math.frexp(abs(told) + reach)[1] - 9)  # half a step of bf16 at the largest value within reach
-    values = {_rounded(told + i * step) for i in range(-int(reach / step), int(reach / step) + 1)}
+    wanted, reach = slope * t + offset, abs(slope) * REACH
+    step = 2.0 ** (math.frexp(abs(wanted) + reach)[1] - 9)  # half a step of bf16 at the largest value within reach
+    values = {_rounded(wanted + i * step) for i in range(-int(reach / step), int(reach / step) + 1)}
     return [(value - offset) / slope for value in sorted(values)]
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import UserError, warn
 from ..models.pipelines.refusal import cause
 from ..models.walk import Sampler
-from .held import Told
+from .held import NetworkTimes
 from .stock_schedulers import Family, family_of
 
 Emitted = Callable[[Any, int], list[float]]
@@ -42,7 +42,7 @@ def scheduler_exports(
     sampler: Sampler,
     emitted: Emitted,
     shift: float | None = None,
-    told: Told | None = None,
+    network_times: NetworkTimes | None = None,
     teacher_steps: int = 28,
 ) -> list[SchedulerExport]:
     """Stock schedulers that do, for each declared step count, exactly what the student will be trained for.
@@ -57,7 +57,7 @@ def scheduler_exports(
         sampler: renoise (predict x0, add fresh noise) or ode (deterministic).
         emitted: (scheduler, n) -> scheduler timesteps at which the pipeline's call of n steps stops under it.
         shift: shift of a flow's times (SD3, arXiv:2403.03206, eq. 23); None for the teacher's own.
-        told: what the network is told of a flow's times; None where half precision does not matter.
+        network_times: what the network is told of a flow's times; None where half precision does not matter.
         teacher_steps: step count of the call that shows a resolution-dependent shift.
 
     Raises:
@@ -77,21 +77,21 @@ def scheduler_exports(
     if refused:
         other: Sampler = "ode" if sampler == "renoise" else "renoise"
         raise UserError(_refusal(stock, sampler, refused, _remedy(family, partial(of, other), emitted, other)))
-    if told is not None:
-        chosen = {n: _held(family, emitted, told, scheduler, n) for n, scheduler in chosen.items()}
+    if network_times is not None:
+        chosen = {n: _held(family, emitted, network_times, scheduler, n) for n, scheduler in chosen.items()}
     if len({id(scheduler) for scheduler in chosen.values()}) == 1:
         return [SchedulerExport(tuple(steps), chosen[steps[0]])]
     return [SchedulerExport((n,), scheduler, f"{n}step") for n, scheduler in chosen.items()]
 
 
-def _held(family: Family, emitted: Emitted, told: Told, scheduler: Any, n: int) -> Any:
+def _held(family: Family, emitted: Emitted, times: NetworkTimes, scheduler: Any, n: int) -> Any:
     """That scheduler or, where half precision would round its times, one that stops nearby at times that it holds."""
-    lost = told.lost(scheduler, n)
+    lost = times.lost(scheduler, n)
     if not lost:
         return scheduler
-    for moved in islice(family.nearby(n, told.slope, told.offset), _TRIED):
+    for moved in islice(family.nearby(n, times.slope, times.offset), _TRIED):
         for other in moved.schedulers(n):
-            if _fault(moved, emitted, other, n) is None and not told.lost(other, n):
+            if _fault(moved, emitted, other, n) is None and not times.lost(other, n):
                 return other
     warn(
         f"the stock pipeline in half precision tells its network times up to {lost:.1g} off, and no {n} stops nearby "

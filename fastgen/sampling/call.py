@@ -78,9 +78,9 @@ def settle(
     if scale and without_effect(pipe, {**example, **call}, {**scale, **_leading_away(scale, negative)}):
         warn(f"guidance {guidance:g} changes nothing, and is not used: this pipeline's call guides nothing by it.")
         scale, guidance = {}, None
-    told = {**call, **scale}
-    plain, away = _leading_away(told, None), _leading_away(told, negative)
-    if away != plain and without_effect(pipe, {**example, **told, **plain}, away):
+    arguments = {**call, **scale}
+    plain, away = _leading_away(arguments, None), _leading_away(arguments, negative)
+    if away != plain and without_effect(pipe, {**example, **arguments, **plain}, away):
         warn("the negative prompt changes nothing, and is not used: nothing is guided here.")
         negative = None
     if notes:
@@ -89,7 +89,7 @@ def settle(
         steps=notes.steps[0] if notes and asked.steps is None else asked.steps,
         guidance=notes.guidance if notes and guidance is None else guidance,
         negative_prompt=negative,
-        arguments=told,
+        arguments=arguments,
     )
 
 
@@ -108,10 +108,10 @@ def without_effect(pipe: StockPipeline, call: Mapping[str, Any], option: Mapping
     One step of one sample is drawn with it and without; a pipeline that cannot be watched so is not judged.
     """
     try:
-        plain, told = (_first_output(pipe, {**free_count(pipe), **call, **more}) for more in ({}, option))
+        plain, changed = (_first_output(pipe, {**free_count(pipe), **call, **more}) for more in ({}, option))
     except Exception:  # the call itself will say what is wrong with it
         return False
-    return plain.shape == told.shape and bool((told - plain).abs().max() <= SAME * plain.abs().max())
+    return plain.shape == changed.shape and bool((changed - plain).abs().max() <= SAME * plain.abs().max())
 
 
 def _first_output(pipe: StockPipeline, call: Mapping[str, Any]) -> Tensor:
@@ -120,32 +120,32 @@ def _first_output(pipe: StockPipeline, call: Mapping[str, Any]) -> Tensor:
 
 def _changed(pipe: StockPipeline, call: Mapping[str, Any], wanted: Mapping[str, Any]) -> dict[str, Any]:
     """What of `wanted` the call would not be told anyway."""
-    return {name: value for name, value in wanted.items() if _told(pipe, call, name) != value}
+    return {name: value for name, value in wanted.items() if _value(pipe, call, name) != value}
 
 
-def _told(pipe: StockPipeline, call: Mapping[str, Any], name: str) -> Any:
+def _value(pipe: StockPipeline, call: Mapping[str, Any], name: str) -> Any:
     return call[name] if name in call else parameters(pipe)[name].default
 
 
 def _refuse_half_a_size(pipe: StockPipeline, call: Mapping[str, Any]) -> None:
     """Stable Diffusion and its like take their default size where they are told one side alone."""
     for side, other in (("height", "width"), ("width", "height")):
-        if call.get(side) and _told(pipe, call, other) is None:
+        if call.get(side) and _value(pipe, call, other) is None:
             raise UserError(
                 f"{side} {call[side]} was asked for without a {other}, and {type(pipe).__name__} has no default of its "
                 f"own for that: give --{other} as well"
             )
 
 
-def _leading_away(told: Mapping[str, Any], negative: str | None) -> dict[str, list[str]]:
+def _leading_away(call: Mapping[str, Any], negative: str | None) -> dict[str, list[str]]:
     """The negative prompt of one sample; pipelines of `true_cfg_scale` do not guide without one."""
-    if negative is None and told.get("true_cfg_scale", 1.0) <= 1:
+    if negative is None and call.get("true_cfg_scale", 1.0) <= 1:
         return {}
     return {"negative_prompt": [negative or ""]}
 
 
 def _warn_of_untrained(pipe: StockPipeline, noted: Mapping[str, Any], asked: Mapping[str, Any], warn: Warn) -> None:
     for name, value in asked.items():
-        trained = _told(pipe, noted, name)
+        trained = _value(pipe, noted, name)
         if trained is not None and trained != value:
             warn(f"{name} {value:g} was asked for, but this student was trained for {trained:g}: expect worse images.")

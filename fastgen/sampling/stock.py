@@ -120,9 +120,9 @@ def _call(pipe: StockPipeline, batch: _Batch) -> BaseOutput:
             "once. Choose a smaller batch size (--batch-size) or dtype (--dtype bfloat16)."
         ) from error
     except Exception as error:  # a size that its latents cannot have, a prompt that its checker refuses ...
-        told = {name: value for name, value in batch.arguments.items() if not isinstance(value, list)}
+        given = {name: value for name, value in batch.arguments.items() if not isinstance(value, list)}
         raise UserError(
-            f"{type(pipe).__name__} refused its call ({type(error).__name__}: {line(error)}), which was told {told}. "
+            f"{type(pipe).__name__} refused its call ({type(error).__name__}: {line(error)}), which was told {given}. "
             "Change what was asked for; --debug shows where it was raised."
         ) from error
 

@@ -47,7 +47,7 @@ def test_an_update_below_the_steps_of_half_precision_is_kept_in_float32():
     assert saved.exact
     assert saved.lost == 0
     assert 0.9 < saved.if_half < 1.5
-    assert "half precision would lose" in saved.told()
+    assert "half precision would lose" in saved.notice()
 
 
 def test_an_update_that_half_precision_holds_is_saved_in_it():
@@ -64,7 +64,7 @@ def test_a_chosen_dtype_holds_for_all_and_says_what_it_loses():
     net, updates = network(update=1e-4)
     saved = saved_as(net, updates, half=BF16, choice="bf16")
     assert {p.dtype for p in saved.network.parameters()} == {BF16}
-    assert saved.told().startswith("WARNING: bfloat16 loses ")
+    assert saved.notice().startswith("WARNING: bfloat16 loses ")
     assert saved_as(net, updates, half=BF16, choice="fp32").network is net
     assert saved_as(net, updates, half=torch.float32, choice="auto").network is net
 
