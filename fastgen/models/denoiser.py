@@ -6,14 +6,12 @@ from functools import cached_property
 from typing import Any, Literal
 
 import torch
-from diffusers import ModelMixin
 from torch import Tensor, nn
 
 from ..process import Latent, Prediction, Process, Reading, Time, pad_like
 from .casting import fitting
 from .conditioning import Conditioning
 from .contract import RoleNetwork
-from .experts import Experts
 from .graphs import Graphs
 from .layout import Layout
 from .owned import collect_gradients
@@ -252,10 +250,18 @@ class RetargetedDenoiser(nn.Module):
 
 
 def dtype_of(net: Any) -> torch.dtype:
-    """What a network is in: Diffusers keeps some parts of its half precision ones, such as norms, in float32."""
-    known = isinstance(net, ModelMixin | Experts)
-    dtype: torch.dtype = net.dtype if known else next(p.dtype for p in net.parameters() if p.is_floating_point())
-    return dtype
+    """What a network is in, as Diffusers' `net.dtype` has it: the dtype of its first weights.
+
+    Parts that Diffusers keeps in float32, such as norms, do not count. `net.dtype` first looks at every module for a
+    layerwise cast, which takes longer than a small layer; here that is asked of a network stored in 8 bits alone.
+    """
+    kept = getattr(net, "_keep_in_fp32_modules", None) or ()
+    for name, weight in net.named_parameters():
+        if weight.is_floating_point() and not any(part in name for part in kept):
+            found: torch.dtype = weight.dtype if weight.dtype.itemsize > 1 else net.dtype
+            return found
+    rest: torch.dtype = net.dtype
+    return rest
 
 
 def output_of(raw: Any) -> Any:
