@@ -137,5 +137,5 @@ def _network_times(pipeline: Pipeline) -> NetworkTimes | None:
     """What the network is told of a flow's times; other families' stops are fixed by their training."""
     if not isinstance(from_scheduler(pipeline.pipe.scheduler).process, Flow):
         return None
-    ends = pipeline.form.told(pipeline.reading, torch.tensor([0.0, 1.0], dtype=torch.float64))
+    ends = pipeline.form.timestep_at(pipeline.reading, torch.tensor([0.0, 1.0], dtype=torch.float64))
     return NetworkTimes(float(ends[1] - ends[0]), float(ends[0]), pipeline.told_in_bf16)

@@ -49,7 +49,7 @@ class CallForm:
     rescaled: bool = False
     layout: Layout = field(default_factory=Layout)
 
-    def told(self, reading: Reading, t: Time) -> Tensor:
+    def timestep_at(self, reading: Reading, t: Time) -> Tensor:
         """The network's timestep at process times [B]."""
         return self.slope * (reading.timestep(t) if self.basis == "timestep" else t) + self.offset
 
@@ -179,7 +179,7 @@ class NetworkDenoiser(nn.Module):
         form = self.form
         dtype = x_t.dtype if self.autocast else dtype_of(self.net)
         scaled = (x_t * pad_like(self.reading.input_scale(t), x_t)).to(dtype)
-        timestep = form.told(self.reading, t).to(x_t.device, torch.float32)
+        timestep = form.timestep_at(self.reading, t).to(x_t.device, torch.float32)
         told: dict[str, Any] = fitting(form.layout.arguments(cond), dtype)
         return {form.sample: form.given(scaled), form.timestep: timestep, **told}
 

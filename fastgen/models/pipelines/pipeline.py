@@ -150,7 +150,7 @@ class Pipeline:
         pipe = _built(self.pipe, scheduler=scheduler)
         with self.encoder.awake():
             timesteps, told = told_in_bf16(pipe, self.form, self._asking.call(self._asking.examples), steps=steps)
-        return torch.stack([self.form.told(self.reading, self.reading.time(timesteps)), told])
+        return torch.stack([self.form.timestep_at(self.reading, self.reading.time(timesteps)), told])
 
     def grid(self, steps: int) -> Tensor:
         """The process times that the pipeline's scheduler really stops at, [n] in float64."""
