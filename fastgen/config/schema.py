@@ -106,7 +106,7 @@ class TrainConfig(Strict):
     ema: decay per generator update; the average is what is exported.
     reuse: the turns of a cycle share one batch and its rollout.
     gradient_checkpointing: blocks are computed again in the backward pass, which saves their memory.
-    compile: networks are compiled by PyTorch.
+    compile: the blocks that networks are stacked from are compiled by PyTorch.
     cuda_graphs: a network's call is one launch on CUDA devices, recorded when it comes again; for some more memory.
     optim: optimizer of every role.
     roles: mapping of single roles to what differs from `optim` for them.

@@ -19,6 +19,7 @@ from ..models.pipelines.perceptual import Perceptual, lpips_network
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.source import DTYPES
 from ..models.quantised import quantise
+from ..models.regions import compile_regions
 from ..models.roles import DENOISERS, Roles, put
 from ..models.state import STATES
 from ..models.walk import Plan
@@ -93,6 +94,8 @@ def build_roles(
     torch.manual_seed(seed_of(seed, stage.name, "discriminator"))
     if "discriminator" in trained:
         members["discriminator"] = _discriminator(pipeline, denoisers, stage.discriminator)
+    if stage.train.compile:
+        _compile(members)
     device = next(pipeline.network.parameters()).device
     members |= {name: STATES[name]().to(device) for name in needs.states}
     if needs.lpips:
@@ -129,8 +132,6 @@ def _copy(
     denoiser.autocast = autocast_of(denoiser.net, settings.precision, pipeline.told_in)
     if settings.gradient_checkpointing and not frozen:
         enable_checkpointing(denoiser.net)
-    if settings.compile:
-        denoiser.net.compile()
     return denoiser
 
 
@@ -152,8 +153,6 @@ def _shared(
     denoiser.graphs, denoiser.acting = graphs, lambda: shared.trainable
     if settings.gradient_checkpointing:
         shared.checkpoint_blocks()
-    if settings.compile:
-        shared.net.compile()
     return {name: AdaptedDenoiser(denoiser, shared, name, scalars=told) for name, told in scalars.items()}
 
 
@@ -163,6 +162,14 @@ def _base(network: nn.Module, base: Base, *, alone: bool) -> nn.Module:
         return quantise(alias(network), base, next(network.parameters()).device)
     dtype = DTYPES[base]
     return alias(cast(network, dtype)) if alone or dtype_of(network) == dtype else cast(copy.deepcopy(network), dtype)
+
+
+def _compile(members: Mapping[str, nn.Module]) -> None:
+    """Compiles the regions of all networks in place, once nothing more is changed or copied."""
+    ends = [layer for module in members.values() if isinstance(module, Discriminator) for layer in module.layers]
+    for denoiser in members.values():
+        if isinstance(denoiser, Speaker):
+            compile_regions(denoiser.net, ends)
 
 
 def _discriminator(pipeline: Pipeline, denoisers: Mapping[str, Denoiser], spec: DiscriminatorConfig) -> Discriminator:

@@ -16,6 +16,7 @@ from .graphs import Graphs
 from .layout import Layout
 from .owned import collect_gradients
 from .recorded import Actor
+from .regions import layer_to_hook
 from .scalars import ScalarEmbeddings
 
 Acting = tuple[Hashable, Sequence[nn.Parameter]]
@@ -279,7 +280,7 @@ class _Taps:
     """Collects the outputs of named layers and ends the forward pass after the last of them."""
 
     def __init__(self, net: nn.Module, layers: Sequence[str]) -> None:
-        self._modules = [net.get_submodule(layer) for layer in layers]
+        self._modules = [layer_to_hook(net, layer) for layer in layers]
         self._seen: dict[int, Any] = {}
 
     @property

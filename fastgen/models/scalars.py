@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from .experts import Experts, networks_in
+from .regions import layer_to_hook
 
 TIME_EMBEDDINGS = ("TimestepEmbedding", "TimestepEmbedder")
 FREQUENCIES = 64
@@ -64,7 +65,7 @@ class ScalarEmbeddings(nn.Module):
             rows = rows.reshape(len(rows), *[1] * (output.ndim - 2), -1)
             return output + rows.to(output.device, output.dtype)
 
-        hooks = [net.get_submodule(layer).register_forward_hook(add) for layer in self.layers]
+        hooks = [layer_to_hook(net, layer).register_forward_hook(add) for layer in self.layers]
         try:
             yield
         finally:

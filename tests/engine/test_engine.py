@@ -22,7 +22,6 @@ from fastgen.objectives.parts.guidance_laws import Fixed
 from fastgen.sampling.sampler import ode
 from fastgen.seeds import seed_of, stream
 
-compile_in_place = nn.Module.compile
 TRAINED = {"generator": 1, "fake_score": 3, "discriminator": 3}  # updates per cycle
 THREE_FAKE_TURNS = DMD2(ratio=3, guidance=Fixed(1.5))  # unguided, the first generator gradient is exactly zero
 ONE_FAKE_TURN = DMD2(ratio=1, guidance=Fixed(1.5))
@@ -276,17 +275,6 @@ def test_bf16_computes_coarsely_and_keeps_trained_weights_fine(pipeline):
     assert all(found == {torch.float32} for found in dtypes.values())
     assert coarse.figures[0] == pytest.approx(exact.figures[0], rel=0.1, abs=1e-3)
     assert coarse.figures[0] != exact.figures[0]
-
-
-@pytest.mark.parametrize("backend", ["eager", pytest.param("inductor", marks=pytest.mark.slow)])
-def test_compiled_networks_train_alike(pipeline, monkeypatch, backend):
-    compiled = []
-    monkeypatch.setattr(
-        nn.Module, "compile", lambda net: compiled.append(net) or compile_in_place(net, backend=backend)
-    )
-    records = [run(pipeline, ONE_FAKE_TURN, 1, compile=on) for on in (False, True)]
-    assert len(compiled) == 3
-    assert records[0].figures[0] == pytest.approx(records[1].figures[0], rel=1e-3, abs=1e-5)
 
 
 def test_label_dropout_and_images_reach_a_pretrained_teacher(pipeline):

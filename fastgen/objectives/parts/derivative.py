@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from ...errors import UserError
 from ...models.contract import Denoiser
+from ...models.regions import as_written
 from ...process import Latent, Process, Time, pad_like
 from .needs import Needs
 
@@ -95,7 +96,7 @@ def forward_mode(curve: Curve, process: Process, x: Latent, t: Time, dx: Latent,
         RuntimeError, NotImplementedError: a layer of the network has none.
     """
     clock = process.clock(t)
-    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+    with as_written(), torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
         found = torch.func.jvp(curve, (x, clock), (dx, torch.ones_like(clock)))
     torch.clear_autocast_cache()
     return Derivative(found[0].detach(), found[1].detach())

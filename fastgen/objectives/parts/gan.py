@@ -11,6 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import relu, softplus
 
 from ...models.conditioning import Conditioning
+from ...models.regions import as_written
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, Uniform, joined
 from .base import Batch, Landing, Terms, shorthand
@@ -193,7 +194,7 @@ def _real(gan: GAN, roles: Roles, batch: Batch, fake: Noised, landing: Landing) 
 def _gradient_penalty(roles: Roles, batch: Batch, real: Noised) -> Tensor:
     """Mean squared norm of the summed logit's gradient by x_t."""
     x_t: Latent = real.x_t.detach().requires_grad_()
-    with sdpa_kernel(SDPBackend.MATH):  # attention's other kernels have no second derivative
+    with as_written(), sdpa_kernel(SDPBackend.MATH):  # attention's other kernels have no second derivative
         logits = roles.discriminator(x_t, real.t, batch.cond)
         (slope,) = torch.autograd.grad(logits.mean(dim=1).sum(), x_t, create_graph=True)
     return slope.square().flatten(1).sum(dim=1).mean()

@@ -1,0 +1,116 @@
+"""The blocks that a network is stacked from, compiled each for itself (PyTorch's regional compilation).
+
+A region is a member of one of the network's lists with more than one layer of its own: transformer blocks, residual
+blocks, attentions. What recomputes blocks in `backward` stays as it was written, and so do the layers between regions.
+"""
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager
+from functools import cache
+from types import FunctionType
+from typing import Any
+
+import torch
+from torch import nn
+
+from ..errors import UserError
+
+VARIANTS = 64
+"""How many forms of one kind of region are compiled at most: by batch, by dtype, by what has a gradient."""
+
+
+class Region(nn.Module):
+    """A block whose `forward` is compiled; hooks on the block itself are called, those on its layers are not."""
+
+
+def find_regions(net: nn.Module, ends: Sequence[str] = ()) -> dict[str, nn.Module]:
+    """The regions of a network by name, in its order.
+
+    Args:
+        ends: names of layers whose output is read; none is left within a region.
+    """
+    return dict(_regions(net, "", ends, listed=False))
+
+
+def compile_regions(net: nn.Module, ends: Sequence[str] = ()) -> None:
+    """Compiles the regions of a network, in place; regions of one structure share their code, in copies as well.
+
+    A compiled region is a subclass of its class, so that a copy computes with its own weights.
+
+    Args:
+        ends: names of layers whose output is read, see `find_regions`.
+
+    Raises:
+        UserError: the network has none.
+    """
+    regions = find_regions(net, ends)
+    if not regions:
+        raise UserError(
+            f"train.compile is on, and {type(net).__name__} has no stack of blocks to compile: switch it off"
+        )
+    torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
+    for block in regions.values():
+        if not isinstance(block, Region):
+            kind: Any = type(block)
+            block.__class__ = _compiled(kind, _structure(block))
+
+
+def as_written() -> AbstractContextManager[None]:
+    """Within, regions run as they were written: compiled code has no forward-mode and no second derivatives."""
+    stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
+    return stance
+
+
+def layer_to_hook(net: nn.Module, name: str) -> nn.Module:
+    """The layer of that name, whose hooks are called.
+
+    Raises:
+        ValueError: it lies within a region, whose compiled code knows no hooks.
+    """
+    parts = name.split(".")
+    above = [".".join(parts[:end]) for end in range(len(parts))]
+    inside = [path for path in above if isinstance(net.get_submodule(path), Region)]
+    if inside:
+        raise ValueError(f"{name} lies within the compiled region {inside[0]}: compile with it among the ends")
+    return net.get_submodule(name)
+
+
+def _regions(module: nn.Module, path: str, ends: Sequence[str], *, listed: bool) -> Iterator[tuple[str, nn.Module]]:
+    if listed and _is_block(module) and not any(end.startswith(f"{path}.") for end in ends):
+        yield path, module
+        return
+    for name, child in module.named_children():
+        yield from _regions(child, f"{path}.{name}".lstrip("."), ends, listed=isinstance(module, nn.ModuleList))
+
+
+def _is_block(module: nn.Module) -> bool:
+    """Whether it has layers to fuse, none of which computes others again in `backward`."""
+    layers = [part for part in module.modules() if part._parameters]
+    return len(layers) > 1 and not any(hasattr(part, "gradient_checkpointing") for part in module.modules())
+
+
+def _structure(block: nn.Module) -> tuple[Any, ...]:
+    """Classes, shapes and settings of a block's layers: what blocks that run the same compiled code agree in."""
+    parts = tuple((type(part), *_settings(part)) for part in block.modules())
+    return parts, tuple(parameter.shape for parameter in block.parameters())
+
+
+def _settings(part: nn.Module) -> Iterator[tuple[str, type, Any]]:
+    plain = (bool, int, float, str, type(None))
+    return ((name, type(value), value) for name, value in vars(part).items() if isinstance(value, plain))
+
+
+@cache
+def _compiled(kind: Any, structure: tuple[Any, ...]) -> type[nn.Module]:
+    """The class of compiled regions of that class and structure, by the name that those who ask for it know."""
+    forward = torch.compile(_own_code(kind.forward), dynamic=False, options={"triton.cudagraphs": False})
+    return type(kind.__name__, (Region, kind), {"__module__": __name__, "forward": forward})
+
+
+def _own_code(function: Any) -> FunctionType:
+    """The same function with a code object of its own, which compiled forms are kept and looked up by."""
+    new = FunctionType(function.__code__.replace(), function.__globals__, closure=function.__closure__)
+    new.__dict__.update(vars(function))
+    for name in ("__name__", "__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__"):
+        setattr(new, name, getattr(function, name))
+    return new

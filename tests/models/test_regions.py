@@ -1,0 +1,220 @@
+"""Regions of a network: which blocks they are, and that compiled ones compute, train and are copied as written ones."""
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import small_run
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+from torch._dynamo.backends.debugging import aot_eager
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.checkpoint import CheckpointError
+
+from benchmarks.networks import SIZES, Size
+from benchmarks.trio import Setting, stage_on
+from fastgen.engine.stage import Stage
+from fastgen.errors import UserError
+from fastgen.models import regions
+from fastgen.models.adapters import SharedNetwork
+from fastgen.models.regions import as_written, compile_regions, find_regions, layer_to_hook
+
+SMALL = Size(
+    "UNet2DModel",
+    {
+        "sample_size": 8,
+        "block_out_channels": (8,),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",),
+        "add_attention": False,
+        "norm_num_groups": 4,
+        "num_class_embeds": 11,
+    },
+    (3, 8, 8),
+    {"class_labels": ()},
+    {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"},
+)
+TRIO = Setting(rank=2, batch=2, gan=True, checkpointing=True, compile=True, precision="fp32", fake_turns=2)
+
+
+class Compiler:
+    """A backend that leaves the arithmetic as it was written, and counts what it is given."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self, graph: Any, inputs: Sequence[Any]) -> Any:
+        self.count += 1
+        return aot_eager(graph, inputs)
+
+
+@pytest.fixture
+def compiler() -> Iterator[Compiler]:
+    torch.compiler.reset()
+    found = Compiler()
+    with torch.compiler.set_stance("default", force_backend=found):
+        yield found
+    torch.compiler.reset()
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return SMALL.built(torch.device("cpu"), torch.float32).requires_grad_(False)
+
+
+def said(net: nn.Module, x: Tensor) -> Tensor:
+    output: Tensor = net(x, torch.full((len(x),), 500.0), torch.zeros(len(x), dtype=torch.long)).sample
+    return output
+
+
+def halved(net: nn.Module) -> nn.Module:
+    """A copy with other weights."""
+    twin = copy.deepcopy(net)
+    with torch.no_grad():
+        for parameter in twin.parameters():
+            parameter.mul_(0.5)
+    return twin
+
+
+# Which blocks
+
+
+def test_regions_of_sdxl_are_its_transformer_and_residual_blocks():
+    net = SIZES["sdxl"].built(torch.device("meta"), torch.bfloat16)
+    found = find_regions(net)
+    assert {type(block).__name__ for block in found.values()} == {"BasicTransformerBlock", "ResnetBlock2D"}
+    assert (len(found), len({regions._structure(block) for block in found.values()})) == (87, 15)
+    assert [next(iter(found)), list(found)[-1]] == ["down_blocks.0.resnets.0", "mid_block.resnets.1"]
+    inside = sum(parameter.numel() for block in found.values() for parameter in block.parameters())
+    assert inside > 0.97 * sum(parameter.numel() for parameter in net.parameters())
+
+
+def test_a_region_ends_at_a_layer_that_is_read():
+    net, block = network(), "mid_block.resnets.0"
+    assert block in find_regions(net, [block])
+    assert block not in find_regions(net, [f"{block}.conv1"])
+    assert len(find_regions(net, [f"{block}.conv1"])) == len(find_regions(net)) - 1
+    compile_regions(net)
+    assert layer_to_hook(net, block) is net.get_submodule(block)
+    with pytest.raises(ValueError, match=r"mid_block.resnets.0.conv1 lies within the compiled region mid_block.resn"):
+        layer_to_hook(net, f"{block}.conv1")
+
+
+def test_a_network_without_blocks_is_not_compiled():
+    with pytest.raises(UserError, match=r"train.compile is on, and Linear has no stack of blocks"):
+        compile_regions(nn.Linear(1, 1))
+
+
+# What they compute
+
+
+def test_equal_blocks_are_compiled_once_and_copies_compute_with_their_own_weights(compiler: Compiler):
+    net, x = network(), torch.randn(2, 3, 8, 8)
+    expected, expected_of_half = said(net, x), said(halved(net), x)
+    compile_regions(net)
+    assert torch.equal(said(net, x), expected)
+    assert compiler.count == 3 < len(find_regions(net)) == 5
+    assert torch.equal(said(halved(net), x), expected_of_half)
+    said(net, x)
+    assert compiler.count == 3
+
+
+def test_a_block_that_keeps_its_compiled_forward_would_answer_with_the_weights_it_was_copied_from(compiler: Compiler):
+    """What the test above would find, had regions an attribute of their own instead of a class."""
+    net, x = network(), torch.randn(2, 3, 8, 8)
+    expected = said(halved(net), x)
+    for block in find_regions(net).values():
+        block.forward = torch.compile(block.forward, dynamic=False)
+    assert not torch.allclose(said(halved(net), x), expected, atol=1e-3)
+
+
+def test_hooks_of_a_compiled_block_are_called(compiler: Compiler):
+    net, x, seen = network(), torch.randn(2, 3, 8, 8), list[Tensor]()
+    block = net.get_submodule("mid_block.resnets.0")
+    for compiled in (False, True):
+        if compiled:
+            compile_regions(net)
+        hook = block.register_forward_hook(lambda _module, _args, output: seen.append(output))
+        said(net, x)
+        hook.remove()
+        said(net, x)
+    assert len(seen) == 2
+    assert torch.equal(*seen)
+
+
+def test_written_blocks_have_forward_and_second_derivatives(compiler: Compiler):
+    net, x = network(), torch.randn(2, 3, 8, 8)
+
+    def derivatives() -> tuple[Tensor, Tensor]:
+        with as_written(), sdpa_kernel(SDPBackend.MATH):
+            rate = torch.func.jvp(lambda x: said(net, x), (x,), (torch.ones_like(x),))[1]
+            given = x.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(said(net, given).square().mean(), given, create_graph=True)
+        (second,) = torch.autograd.grad(slope.square().sum(), given)
+        return rate, second
+
+    expected = derivatives()
+    compile_regions(net)
+    said(net, x.clone().requires_grad_())
+    assert all(torch.equal(*pair) for pair in zip(derivatives(), expected, strict=True))
+    given = x.clone().requires_grad_()
+    with pytest.raises(RuntimeError):
+        torch.autograd.grad(said(net, given).square().mean(), given, create_graph=True)
+
+
+# How they train
+
+
+def trained(setting: Setting, cycles: int) -> small_run.Record:
+    torch.manual_seed(0)
+    return small_run.recorded(stage_on(SMALL, setting, Stage, Accelerator(cpu=True)), cycles)
+
+
+def furthest(found: small_run.Record, expected: small_run.Record) -> float:
+    """The largest distance of two gradients of one role in one update, relative to the larger."""
+    return max(
+        float((a - b).norm() / b.norm())
+        for role, gradients in expected.gradients.items()
+        for a, b in zip(found.gradients[role], gradients, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("sharing", "checkpointing"),
+    [
+        ("lora", True),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("lora", False), ("full", True), ("full", False))),
+    ],
+)
+def test_compiled_roles_train_in_turn_as_written_ones(sharing: Any, checkpointing: bool, compiler: Compiler):
+    setting = replace(TRIO, sharing=sharing, checkpointing=checkpointing)
+    expected = trained(replace(setting, compile=False), 3)
+    torch.manual_seed(0)
+    stage = stage_on(SMALL, setting, Stage, Accelerator(cpu=True))
+    found = small_run.recorded(stage, 1)
+    counted = compiler.count
+    assert counted > 0
+    stage.cycle()
+    stage.cycle()
+    assert compiler.count == counted, "compiled again after the first cycle"
+    assert furthest(found, expected) < 1e-5
+    assert len(found.gradients["fake_score"]) == 6
+
+
+@pytest.mark.slow
+def test_a_role_that_is_left_before_its_blocks_are_computed_again_is_noticed(
+    compiler: Compiler, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(SharedNetwork, "_switches_in", lambda self, block: [])
+    with pytest.raises(CheckpointError, match="different number of tensors"):
+        trained(TRIO, 2)
+
+
+@pytest.mark.slow
+def test_inductor_trains_alike():
+    expected = trained(replace(TRIO, compile=False), 2)
+    assert furthest(trained(TRIO, 2), expected) < 1e-4
