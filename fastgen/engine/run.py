@@ -13,6 +13,7 @@ from ..data import Loader
 from ..errors import CheckpointError
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.refusal import cause
+from ..models.regions import Recompilations
 from ..models.roles import Roles
 from ..models.walk import Plan
 from ..seeds import seed_of
@@ -168,12 +169,18 @@ class Run:
 
     def _run(self, stage: Stage, quality: Quality) -> None:
         settings, position, log = stage.config.train, stage.position, self.config.log
+        recompilations = Recompilations(settings.compile)
         with self.log.bar(stage.config.name, total=settings.images, done=position.images) as bar:
             if position.cycle == 0 and self.yardstick is not None:
                 self._report(stage, quality.measure(stage))
             while not (stage.done or quality.exhausted):
                 before = position.images
-                figures = stage.cycle()
+                with recompilations.cycle() as reasons:
+                    figures = stage.cycle()
+                if reasons:
+                    self.log.say(
+                        f"cycle {position.cycle} waited for {len(reasons)} blocks to be compiled: {reasons[0]}"
+                    )
                 bar.update(position.images - bar.n)
                 measured = quality.measure(stage) if quality.due(before, stage) else {}
                 ends = stage.done or quality.exhausted

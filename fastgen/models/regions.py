@@ -5,7 +5,8 @@ blocks, attentions. What recomputes blocks in `backward` stays as it was written
 """
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass, field
 from functools import cache
 from types import FunctionType
 from typing import Any
@@ -17,6 +18,8 @@ from ..errors import UserError
 
 VARIANTS = 64
 """How many forms of one kind of region are compiled at most: by batch, by dtype, by what has a gradient."""
+WARM_UP = 2
+"""Cycles in which regions are compiled: the first, and the first with all that begins after an update."""
 
 
 class Region(nn.Module):
@@ -75,6 +78,39 @@ def layer_to_hook(net: nn.Module, name: str) -> nn.Module:
     return net.get_submodule(name)
 
 
+@dataclass
+class Recompilations:
+    """What the cycles of a stage compile once every form of a region should be known.
+
+    Args:
+        watched: whether there are regions; nothing is told without.
+        cycles: how many are over.
+    """
+
+    watched: bool
+    cycles: int = field(default=0, init=False)
+
+    @contextmanager
+    def cycle(self) -> Iterator[list[str]]:
+        """Collects the regions that are compiled within, and the guards that failed; none of the first cycles."""
+        reasons: list[str] = []
+        before = _compiled_graphs() if self.watched else 0
+        yield reasons
+        self.cycles += 1
+        if self.watched and self.cycles > WARM_UP:
+            reasons += _latest(_compiled_graphs() - before)
+
+
+def _compiled_graphs() -> int:
+    return int(torch._dynamo.utils.counters["stats"]["unique_graphs"])
+
+
+def _latest(count: int) -> list[str]:
+    """The names of the regions that were compiled last, each with the guard that failed."""
+    compiled = [metrics for metrics in torch._dynamo.utils.get_compilation_metrics() if metrics.co_name]
+    return [f"{metrics.co_name} ({metrics.recompile_reason or 'new'})" for metrics in compiled[-count:] if count]
+
+
 def _regions(module: nn.Module, path: str, ends: Sequence[str], *, listed: bool) -> Iterator[tuple[str, nn.Module]]:
     if listed and _is_block(module) and not any(end.startswith(f"{path}.") for end in ends):
         yield path, module
@@ -103,13 +139,15 @@ def _settings(part: nn.Module) -> Iterator[tuple[str, type, Any]]:
 @cache
 def _compiled(kind: Any, structure: tuple[Any, ...]) -> type[nn.Module]:
     """The class of compiled regions of that class and structure, by the name that those who ask for it know."""
-    forward = torch.compile(_own_code(kind.forward), dynamic=False, options={"triton.cudagraphs": False})
+    forward = torch.compile(_own_code(kind), dynamic=False, options={"triton.cudagraphs": False})
     return type(kind.__name__, (Region, kind), {"__module__": __name__, "forward": forward})
 
 
-def _own_code(function: Any) -> FunctionType:
-    """The same function with a code object of its own, which compiled forms are kept and looked up by."""
-    new = FunctionType(function.__code__.replace(), function.__globals__, closure=function.__closure__)
+def _own_code(kind: Any) -> FunctionType:
+    """The `forward` of a class with a code object of its own, under which compiled forms are kept and reported."""
+    function = kind.forward
+    code = function.__code__.replace(co_name=kind.__name__)
+    new = FunctionType(code, function.__globals__, closure=function.__closure__)
     new.__dict__.update(vars(function))
     for name in ("__name__", "__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__"):
         setattr(new, name, getattr(function, name))

@@ -20,7 +20,7 @@ from fastgen.engine.stage import Stage
 from fastgen.errors import UserError
 from fastgen.models import regions
 from fastgen.models.adapters import SharedNetwork
-from fastgen.models.regions import as_written, compile_regions, find_regions, layer_to_hook
+from fastgen.models.regions import Recompilations, as_written, compile_regions, find_regions, layer_to_hook
 
 SMALL = Size(
     "UNet2DModel",
@@ -164,6 +164,18 @@ def test_written_blocks_have_forward_and_second_derivatives(compiler: Compiler):
     given = x.clone().requires_grad_()
     with pytest.raises(RuntimeError):
         torch.autograd.grad(said(net, given).square().mean(), given, create_graph=True)
+
+
+def test_what_is_compiled_once_all_should_be_known_is_told_with_its_guard(compiler: Compiler):
+    net, recompilations = network(), Recompilations(watched=True)
+    compile_regions(net)
+    told = []
+    for rows in (1, 2, 2, 3, 3):
+        with recompilations.cycle() as reasons:
+            said(net, torch.randn(rows, 3, 8, 8))
+        told.append(reasons)
+    assert [len(reasons) for reasons in told] == [0, 0, 0, 3, 0]
+    assert all(reason.startswith("ResnetBlock2D (") and "expected 2, actual 3" in reason for reason in told[3])
 
 
 # How they train
