@@ -13,6 +13,7 @@ from fastgen.config.schema import Base, LoRAConfig, Sharing, StageConfig, TrainC
 from fastgen.data import Items, Loader
 from fastgen.engine.dtypes import QUANTISED
 from fastgen.engine.feed import Feed
+from fastgen.engine.memory import settle_recompute
 from fastgen.engine.roles import build_roles
 from fastgen.engine.stage import Stage
 from fastgen.models.conditioning import Conditioning
@@ -45,7 +46,7 @@ class Setting:
     rank: int = 64
     batch: int = 4
     gan: bool = False
-    checkpointing: bool = True
+    checkpointing: bool | Literal["auto"] = True
     compile: bool = False
     graphs: bool = False
     precision: str = "bf16"
@@ -152,4 +153,6 @@ def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accel
         base=base,
     )
     feed = Feed(teacher, Loader(Samples(size.shape), seed=0), accelerator.device, objective.needs)
-    return kind(config, roles, feed, accelerator)
+    stage = kind(config, roles, feed, accelerator)
+    settle_recompute(stage)
+    return stage

@@ -105,7 +105,8 @@ class TrainConfig(Strict):
     precision: what networks compute in; times, losses, gradients and trained weights stay in fp32.
     ema: decay per generator update; the average is what is exported.
     reuse: the turns of a cycle share one batch and its rollout.
-    gradient_checkpointing: blocks are computed again in the backward pass, which saves their memory.
+    gradient_checkpointing: blocks are computed again in the backward pass, which saves their memory; with auto, where a
+        turn would not fit the device otherwise.
     compile: the blocks that networks are stacked from are compiled by PyTorch.
     cuda_graphs: a network's call is one launch on CUDA devices, recorded when it comes again; for some more memory.
     optim: optimizer of every role.
@@ -119,7 +120,7 @@ class TrainConfig(Strict):
     precision: Precision = "fp32"
     ema: Fraction | None = 0.99
     reuse: bool = False
-    gradient_checkpointing: bool = False
+    gradient_checkpointing: bool | Literal["auto"] = False
     compile: bool = False
     cuda_graphs: bool = True
     optim: OptimConfig = OptimConfig()

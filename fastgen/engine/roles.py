@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..config.schema import Base, DiscriminatorConfig, LoRAConfig, Sharing, StageConfig, TrainConfig
 from ..errors import UserError, did_you_mean
-from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias, enable_checkpointing
+from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias
 from ..models.baking import check_bakeable
 from ..models.casting import cast
 from ..models.contract import Denoiser
@@ -130,8 +130,8 @@ def _copy(
     elif settings.precision == "bf16":
         cast(denoiser.net, torch.bfloat16)
     denoiser.autocast = autocast_of(denoiser.net, settings.precision, pipeline.told_in)
-    if settings.gradient_checkpointing and not frozen:
-        enable_checkpointing(denoiser.net)
+    if settings.gradient_checkpointing is True and not frozen:
+        denoiser.checkpoint_blocks()
     return denoiser
 
 
@@ -151,7 +151,7 @@ def _shared(
     shared = SharedNetwork(net, own, adaptation, compute=autocast)
     denoiser = pipeline.speaking(shared.net, autocast=autocast)
     denoiser.graphs, denoiser.acting = graphs, lambda: shared.trainable
-    if settings.gradient_checkpointing:
+    if settings.gradient_checkpointing is True:
         shared.checkpoint_blocks()
     return {name: AdaptedDenoiser(denoiser, shared, name, scalars=told) for name, told in scalars.items()}
 

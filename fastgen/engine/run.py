@@ -22,6 +22,7 @@ from .distributed import alone
 from .dtypes import autocast_of, base_of
 from .feed import Feed, PairSet
 from .log import RunLog
+from .memory import settle_recompute
 from .migration import migrated
 from .pairs import teacher_pairs
 from .quality import Quality, Yardstick, averaged, left_by, passed, plain, read_weights, write_weights
@@ -131,7 +132,11 @@ class Run:
         """
         config = self.config.stages[index]
         roles = self.roles(config, weights)
-        return Stage(config, roles, self.feed(config), self.accelerator, index=index, seed=self.config.seed)
+        stage = Stage(config, roles, self.feed(config), self.accelerator, index=index, seed=self.config.seed)
+        found = settle_recompute(stage)
+        if found is not None:
+            self.log.say(found)
+        return stage
 
     def roles(self, config: StageConfig, weights: Weights | None) -> Roles:
         """Who exists in a stage, with the weights that they start from."""

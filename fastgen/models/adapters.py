@@ -8,16 +8,14 @@ A call acts under its role from beginning to end; so does each checkpointed bloc
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
-from ..errors import UserError
 from ..process import Latent, Prediction, Process, Time
 from .bank import Bank, Seat
 from .conditioning import Conditioning
@@ -25,6 +23,7 @@ from .denoiser import NetworkDenoiser
 from .experts import networks_in
 from .low_rank import DOWN, UP, factor_shapes, make_adaptable
 from .quantised import beside_weights
+from .recompute import computed_again, enable_checkpointing
 from .scalars import ScalarEmbeddings
 from .targets import find_targets, one_dimensional
 
@@ -188,6 +187,10 @@ class AdaptedDenoiser(nn.Module):
         if self.role is not None:
             self._shared[1].banks[self.role].collect()
 
+    def checkpoint_blocks(self) -> None:
+        """See `SharedNetwork.checkpoint_blocks`."""
+        self._shared[1].checkpoint_blocks()
+
     @property
     def process(self) -> Process:
         return self._shared[0].process
@@ -216,28 +219,6 @@ def alias(net: nn.Module) -> nn.Module:
     """The network's modules anew on the same tensors: what is added to the one is not seen by the other."""
     held = [*net.parameters(), *net.buffers(), *beside_weights(net)]
     return copy.deepcopy(net, {id(value): value for value in held})
-
-
-def computed_again(block: Callable[..., Any], *args: Any) -> Any:
-    """A block's output; in `backward` it is computed again.
-
-    Networks are in eval mode and draw nothing, so that no state of a random generator is kept for that.
-    """
-    return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False)
-
-
-def enable_checkpointing(net: nn.Module, checkpointed: Callable[..., Any] = computed_again) -> None:
-    """Switches gradient checkpointing on; `checkpointed` calls a block with its inputs.
-
-    Raises:
-        UserError: the network does not support it.
-    """
-    try:
-        net.enable_gradient_checkpointing(gradient_checkpointing_func=checkpointed)  # type: ignore[operator]
-    except (AttributeError, ValueError) as error:
-        raise UserError(
-            f"train.gradient_checkpointing is on, and {type(net).__name__} does not support it: switch it off"
-        ) from error
 
 
 def _factors(net: nn.Module, adaptation: Adaptation, scale: float, compute: torch.dtype | None) -> Iterator[Seat]:

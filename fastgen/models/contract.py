@@ -71,3 +71,11 @@ class RoleNetwork(Denoiser, Protocol):
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Whether what it has of its own and its embeddings require gradients."""
         ...
+
+    def checkpoint_blocks(self) -> None:
+        """Blocks of the network are computed again in `backward`.
+
+        Raises:
+            UserError: the network does not support it.
+        """
+        ...

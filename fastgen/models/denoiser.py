@@ -15,6 +15,7 @@ from .contract import RoleNetwork
 from .graphs import Graphs
 from .layout import Layout
 from .owned import collect_gradients
+from .recompute import enable_checkpointing
 from .recorded import Actor
 from .regions import layer_to_hook
 from .scalars import ScalarEmbeddings
@@ -107,6 +108,10 @@ class NetworkDenoiser(nn.Module):
     @cached_property
     def _parameters_of_all(self) -> tuple[nn.Parameter, ...]:
         return tuple(self.net.parameters())
+
+    def checkpoint_blocks(self) -> None:
+        """See `enable_checkpointing`."""
+        enable_checkpointing(self.net)
 
     @property
     def process(self) -> Process:
@@ -226,6 +231,10 @@ class RetargetedDenoiser(nn.Module):
         """What a denoiser trains is not always its parameters themselves, see `AdaptedDenoiser`."""
         self.inner.requires_grad_(requires_grad)
         return self
+
+    def checkpoint_blocks(self) -> None:
+        """See `enable_checkpointing`."""
+        self.inner.checkpoint_blocks()
 
     def collect_gradients(self) -> None:
         """See `owned.collect_gradients`."""

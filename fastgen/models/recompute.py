@@ -1,13 +1,38 @@
-"""What calls keep for their backward pass, measured without keeping it, and what a device has room for."""
+"""Blocks that are computed again in `backward`, and how much memory the calls of others keep for it."""
 
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import psutil
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.utils.checkpoint import checkpoint
+
+from ..errors import UserError
+
+
+def computed_again(block: Callable[..., Any], *args: Any) -> Any:
+    """A block's output; in `backward` it is computed again.
+
+    Networks are in eval mode and draw nothing, so that no state of a random generator is kept for that.
+    """
+    return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False)
+
+
+def enable_checkpointing(net: nn.Module, checkpointed: Callable[..., Any] = computed_again) -> None:
+    """Switches gradient checkpointing on; `checkpointed` calls a block with its inputs.
+
+    Raises:
+        UserError: the network does not support it.
+    """
+    try:
+        net.enable_gradient_checkpointing(gradient_checkpointing_func=checkpointed)  # type: ignore[operator]
+    except (AttributeError, ValueError) as error:
+        raise UserError(
+            f"train.gradient_checkpointing is on, and {type(net).__name__} does not support it: switch it off"
+        ) from error
 
 
 def kept_bytes(call: Callable[[], Any], there: Iterable[Tensor] = ()) -> int:

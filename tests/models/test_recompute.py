@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastgen.models.adapters import computed_again
-from fastgen.models.recompute import free_bytes, kept_bytes
+from fastgen.models.recompute import computed_again, free_bytes, kept_bytes
 
 ROWS, WIDTH, FLOAT = 3, 5, 4
 

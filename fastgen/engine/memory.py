@@ -1,0 +1,102 @@
+"""Whether a stage's turns fit their device as they are, or with blocks that are computed again in `backward`."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from ..models.recompute import free_bytes, kept_bytes
+from ..models.regions import as_written
+from ..models.roles import Roles
+from ..objectives import Turn, denoisers_of, roles_of
+from ..seeds import stream
+from .stage import Stage
+
+ROOM = 0.8
+"""Share of the free memory that is given away; the rest is for what single layers compute with, and for gaps."""
+STATE = 4 * 4
+"""Bytes of a trained number beside its weight: gradient, two moments and an average in fp32."""
+GIB = 2**30
+
+
+@dataclass(frozen=True)
+class Room:
+    """Bytes on a device before a stage begins.
+
+    Args:
+        kept: by the turn that keeps most for its backward pass, with no block computed again.
+        state: still to come for what is trained.
+        free: left by what is there.
+    """
+
+    kept: int
+    state: int
+    free: int
+
+    @property
+    def enough(self) -> bool:
+        return self.kept + self.state <= ROOM * self.free
+
+    def __str__(self) -> str:
+        kept, state, free = (f"{size / GIB:.1f}" for size in (self.kept, self.state, self.free))
+        return f"a turn keeps {kept} GiB for its backward pass and training {state} GiB, of {free} GiB that are free"
+
+
+def settle_recompute(stage: Stage) -> str | None:
+    """With `train.gradient_checkpointing: auto`, measures and decides; returns what a person should know of it.
+
+    Raises:
+        UserError: blocks need to be computed again, and the network does not support it.
+    """
+    if stage.config.train.gradient_checkpointing != "auto":
+        return None
+    room = room_for(stage)
+    if room.enough or stage.config.objective.needs.second_derivative:
+        return f"{room}: no block is computed again"
+    for role in denoisers_of(stage.config.objective):
+        if role in (*roles_of(stage.config.objective), "target"):
+            stage.roles.network(role).checkpoint_blocks()
+    return f"{room}: blocks are computed again"
+
+
+def room_for(stage: Stage) -> Room:
+    """What the turns of a stage need, measured by one of each, without updates; nothing of the stage changes."""
+    trained = [p for role in stage.optimizers for p in stage.roles.parameters(role)]
+    kept = [_kept(stage, turn) for turn in dict.fromkeys(stage.config.objective.cycle)]
+    return Room(max(kept), STATE * sum(p.numel() for p in trained), free_bytes(stage.accelerator.device))
+
+
+def _kept(stage: Stage, turn: Turn) -> int:
+    settings, device = stage.config.train, stage.accelerator.device
+    rows = settings.micro_batch or max(1, settings.batch // stage.accelerator.num_processes)
+    batch = stage.feed.batch(
+        0, rows, rng=stream(device, stage.seed, "room"), shared_rng=stream(torch.device("cpu"), stage.seed, "room")
+    )
+    batch.images = settings.images  # every term has begun
+
+    def forward() -> Any:
+        return getattr(stage.config.objective, turn[0])(stage.roles, batch)
+
+    with as_written(), stage.roles.training(turn), _unchanged(stage.roles, stage.config.objective.needs.states):
+        return kept_bytes(forward, _weights(stage.roles))
+
+
+def _weights(roles: Roles) -> Iterator[Tensor]:
+    for member in roles.members.values():
+        net: Any = getattr(member, "net", member)
+        yield from (*net.parameters(), *net.buffers(), *member.parameters())
+
+
+@contextmanager
+def _unchanged(roles: Roles, states: tuple[str, ...]) -> Iterator[None]:
+    """Within, these small members may change; afterwards they are as before."""
+    modules: list[nn.Module] = [roles[name] for name in states]
+    before = [{name: value.clone() for name, value in module.state_dict().items()} for module in modules]
+    try:
+        yield
+    finally:
+        for module, state in zip(modules, before, strict=True):
+            module.load_state_dict(state)
