@@ -59,9 +59,10 @@ class Asked:
 
     @property
     def recordable(self) -> bool:
-        """Whether the device has graphs, and no derivative is pushed forward through the call."""
+        """Whether the device has graphs, no derivative is pushed forward, and nobody asks what is kept for backward."""
         pushed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-        return bool(self.tensors) and all(x.is_cuda for x in self.tensors) and not pushed
+        asked = torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
+        return bool(self.tensors) and all(x.is_cuda for x in self.tensors) and not pushed and not asked
 
     @property
     def differentiated(self) -> bool:
@@ -120,7 +121,7 @@ class Recorded:
     @classmethod
     def of(cls, asked: Asked, pool: Any) -> "Recorded":
         self = cls(asked)
-        with torch.no_grad(), recording(self.graph, pool):
+        with recording(self.graph, pool):  # in the grad mode of the call, which compiled blocks were compiled for
             self.outputs, self.form = _flat(asked.again(self.inputs))
         return self
 
