@@ -7,14 +7,11 @@ The stage is that of a real run, on random weights. Images per second count ever
 
 import argparse
 import gc
-import json
-import platform
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, get_args
 
-import diffusers
 import torch
 from accelerate import Accelerator
 
@@ -24,6 +21,7 @@ from fastgen.objectives import Batch, Turn
 
 from .networks import SIZES
 from .plain import plain_loop
+from .record import about, written
 from .trio import Setting, stage_on
 from .watches import GIB, Watch, flops, medians, peak, profiled
 
@@ -50,7 +48,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     told = _parser().parse_args(arguments)
     accelerator = Accelerator(cpu=told.device == "cpu")
     setting = Setting(**{field.name: getattr(told, field.name) for field in fields(Setting)})
-    found: dict[str, Any] = {"machine": _machine(accelerator.device), "size": told.size, "setting": asdict(setting)}
+    found: dict[str, Any] = {
+        "benchmark": "step",
+        "machine": about(accelerator.device),
+        "size": told.size,
+        "setting": asdict(setting),
+    }
     try:
         found |= _trio(told, setting, accelerator)
         gc.collect()  # the stage's networks must not stand beside the plain loop's
@@ -58,11 +61,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             found["plain"] = _beside(plain_loop, told, setting, accelerator.device, found["flops"])
     except torch.OutOfMemoryError as error:
         found["failed"] = f"out of memory: {str(error).splitlines()[0]}"
-    text = json.dumps(found, indent=2)
-    print(text)
-    if told.out:
-        told.out.write_text(text + "\n", encoding="utf-8")
-    return found
+    return written(found, told.out)
 
 
 def _trio(told: argparse.Namespace, setting: Setting, accelerator: Accelerator) -> dict[str, Any]:
@@ -76,9 +75,10 @@ def _trio(told: argparse.Namespace, setting: Setting, accelerator: Accelerator) 
     laps = [stage.lap() for _ in range(told.warmup + told.cycles)]
     most = peak(device)
     seconds = medians(laps[told.warmup :])
+    totals = [sum(took for _, took in lap) for lap in laps]
     found: dict[str, Any] = {
         "parameters": sum(p.numel() for p in stage.feed.pipeline.network.parameters()),
-        "seconds": {**seconds, "first cycle": sum(took for _, took in laps[0])},
+        "seconds": {**seconds, "first cycle": totals[0], "repeats": totals[told.warmup :]},
         "images_per_second": setting.batch * (1 + setting.fake_turns) / seconds["cycle"],
         "built_gib": built,
         "peak_gib": most,
@@ -99,11 +99,6 @@ def _beside(
     if counted is not None:
         plain["seconds"]["cycle of the same FLOPs"] = plain["seconds"]["cycle"] * counted / plain["flops"]
     return plain
-
-
-def _machine(device: torch.device) -> dict[str, str]:
-    gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else platform.processor() or platform.machine()
-    return {"device": gpu, "torch": torch.__version__, "diffusers": diffusers.__version__}
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -118,8 +118,8 @@ class Samples:
         return Items(images=images, prompts=tuple(map(str, indices)))
 
 
-def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accelerator) -> Stage:
-    """The stage of a run with these settings, of the given kind."""
+def config_of(setting: Setting) -> StageConfig:
+    """The stage that is trained."""
     objective = DMD2(
         guidance=Fixed(setting.guidance),
         gan=GAN() if setting.gan else GAN(0.0),
@@ -137,11 +137,24 @@ def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accel
             "optim": {"lr": 1e-6, "betas": (0.0, 0.999)},
         }
     )
-    config = StageConfig(name="benchmark", objective=objective, train=train)
-    net, base = size.built(accelerator.device, setting.dtype), setting.shared_in
+    return StageConfig(name="benchmark", objective=objective, train=train)
+
+
+def lora_of(setting: Setting) -> LoRAConfig:
+    """The adapters of shared roles, and the dtype of the network below them."""
+    return LoRAConfig(rank=setting.rank, base=setting.shared_in)
+
+
+def teacher_on(size: Size, setting: Setting, device: torch.device) -> Teacher:
+    """The teacher's network with random weights, or on the meta device without any."""
+    return Teacher(size.built(device, setting.dtype), size, setting.dtype)
+
+
+def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accelerator) -> Stage:
+    """The stage of a run with these settings, of the given kind."""
+    config, teacher, base = config_of(setting), teacher_on(size, setting, accelerator.device), setting.shared_in
     if base in QUANTISED:
-        net = quantise(net, base, accelerator.device)
-    teacher = Teacher(net, size, setting.dtype)
+        teacher.net = quantise(teacher.net, base, accelerator.device)
     roles = build_roles(
         teacher,
         config,
@@ -149,10 +162,10 @@ def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accel
         weights={},
         seed=0,
         sharing=setting.sharing,
-        lora=LoRAConfig(rank=setting.rank),
+        lora=lora_of(setting),
         base=base,
     )
-    feed = Feed(teacher, Loader(Samples(size.shape), seed=0), accelerator.device, objective.needs)
+    feed = Feed(teacher, Loader(Samples(size.shape), seed=0), accelerator.device, config.objective.needs)
     stage = kind(config, roles, feed, accelerator)
     settle_recompute(stage)
     return stage

@@ -23,6 +23,7 @@ MAY_IMPORT = {  # room -> what it may import of ours, besides itself
     "config": {"objectives", "models", "process", "data", *GROUND},
     "export": {"sampling", "models", "process", *GROUND},
     "engine": {"config", "sampling", "objectives", "models", "process", "data", *GROUND},
+    "planning": {"engine", "config", "objectives", "models", "process", *GROUND},
     "proofs": {"engine", "objectives", "models", "process", *GROUND},
 }
 OUT_OF_BOUNDS = {"objectives": {"models.pipelines"}}  # room -> what it must not import of what its line above allows

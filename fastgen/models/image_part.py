@@ -71,7 +71,7 @@ def _part(before: Any, after: Any, cond: Conditioning) -> ImagePart | None:
     for index, (still, moved) in enumerate(zip(_values(before), _values(after), strict=True)):
         if not isinstance(still, Tensor) or torch.equal(still, moved):
             continue
-        if still.ndim != 3:
+        if still.ndim != 3 or still.is_meta:  # without values none can be seen to stand still
             return ImagePart(index)
         change = (moved.float() - still.float()).abs().amax(dim=2)
         return _tokens(index, change > _STILL * change.max(), cond)

@@ -43,6 +43,7 @@ class Pipeline:
             the pipeline's default.
         negative_prompt: prompt of the unconditional half; None leaves the pipeline's own.
         cache: folder for the conditioning of prompts; None keeps it in memory.
+        test: whether what the probe reads is held against what the network answers; one without weights says nothing.
 
     Raises:
         UserError: a label or a size that the pipeline does not have, or the probe's self-test fails.
@@ -57,6 +58,7 @@ class Pipeline:
         size: Mapping[str, bool | int | float] | None = None,
         negative_prompt: str | None = None,
         cache: Path | None = None,
+        test: bool = True,
     ) -> None:
         self.pipe = pipe
         for part in pipe.components.values():
@@ -71,7 +73,7 @@ class Pipeline:
         asking = Asking(argument, _EXAMPLES[self.kind], self.size, negative_prompt, self.null_label)
         self.shape = tuple(opening(pipe, asking.call(asking.examples), rows=2).sample.shape[1:])
         small = Asking(argument, asking.examples, {**self.size, **_small(pipe, self.shape)})
-        probed = probe(pipe, small.call(asking.examples[:1]), small.call(asking.examples))
+        probed = probe(pipe, small.call(asking.examples[:1]), small.call(asking.examples), test=test)
         self.reading, self.form = probed.reading, probed.form
         self._asking = asking
         self.encoder = Encoder(pipe, self.form, asking, folder=cache if self.kind == "prompt" else None)

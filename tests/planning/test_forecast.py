@@ -1,0 +1,112 @@
+"""What a run costs, counted without weights: against bytes and operations known by hand, and against measured runs."""
+
+import pytest
+import torch
+from torch import nn
+
+from benchmarks.networks import SIZES
+from benchmarks.predicted import forecast_of
+from benchmarks.trio import Setting
+from fastgen.models.adapters import Adaptation, SharedNetwork
+from fastgen.planning.card import NOWHERE, on_card
+from fastgen.planning.cards import GIB, H100
+from fastgen.planning.echo import Echoes
+from fastgen.planning.meter import Meter, Tally
+
+MIB = 2**20
+
+
+def test_a_meter_sees_what_lives_at_once():
+    with Meter() as meter:
+        a = torch.empty(MIB, device=NOWHERE)  # 4 MiB
+        with meter.measured() as seen:
+            b = a + a
+            c = b * 2
+            del b
+        view = c.view(2, -1)
+        assert (meter.level, meter.peak) == (8 * MIB, 12 * MIB)
+        assert (seen.peak, seen.left) == (8 * MIB, 4 * MIB)
+        del a, c
+        assert meter.level == 4 * MIB, "a view keeps its memory"
+        del view
+    assert meter.level == 0
+    assert meter.work == Tally(launches=2, moved=(3 + 2) * 4 * MIB)
+
+
+def test_products_are_counted_by_precision_and_a_view_is_no_launch():
+    half, full = (torch.empty(8, 16, dtype=dtype, device=NOWHERE) for dtype in (torch.bfloat16, torch.float32))
+    with Meter() as meter:
+        half @ half.t()
+        full @ full.t()
+    assert meter.work == Tally(launches=2, half_flops=2 * 8 * 8 * 16, full_flops=2 * 8 * 8 * 16)
+
+
+def test_attention_and_autocast_are_those_of_a_card():
+    query = torch.empty(1, 2, 64, 32, dtype=torch.bfloat16, device=NOWHERE)
+    layers = nn.Sequential(nn.Linear(32, 32), nn.LayerNorm(32)).to(NOWHERE)
+    meter = Meter()
+    with on_card(meter):
+        nn.functional.scaled_dot_product_attention(query, query, query)
+        assert meter.work.launches == 1
+        with torch.autocast("meta", dtype=torch.bfloat16):
+            assert layers[0](torch.empty(4, 32, device=NOWHERE)).dtype == torch.bfloat16
+            assert layers(torch.empty(4, 32, device=NOWHERE)).dtype == torch.float32
+        assert layers(torch.empty(4, 32, device=NOWHERE)).dtype == torch.float32
+
+
+def cost(checkpointed: bool, *, echoed: bool) -> tuple[Tally, int]:
+    """Of a forward and a backward pass of a small SDXL with an adapter."""
+    size = SIZES["tiny"]
+    net = size.built(NOWHERE, torch.bfloat16)
+    shared = SharedNetwork(net, ["generator"], Adaptation(1))
+    if checkpointed:
+        shared.checkpoint_blocks()
+    shared.banks["generator"].requires_grad_(True)
+    meter = Meter()
+    x, t = torch.empty((2, *size.shape), dtype=torch.bfloat16, device=NOWHERE), torch.empty(2, device=NOWHERE)
+    told = size.rows(2, torch.bfloat16).to(NOWHERE).kwargs
+    with on_card(meter) as card, Echoes(meter, card).within([net] if echoed else []), shared.acting("generator"):
+        net(x, t, **told, return_dict=False)[0].float().square().mean().backward()
+    return meter.work, meter.peak
+
+
+@pytest.mark.parametrize("checkpointed", [False, True])
+def test_blocks_that_are_echoed_cost_what_they_cost_when_they_run(checkpointed):
+    work, peak = cost(checkpointed, echoed=False)
+    echo, highest = cost(checkpointed, echoed=True)
+    assert echo.flops == pytest.approx(work.flops, rel=0.02)
+    assert echo.launches == pytest.approx(work.launches, rel=0.03)
+    assert echo.again == pytest.approx(work.again, rel=0.15), "a real block stops where its last value is made"
+    assert bool(work.again) == checkpointed
+    assert highest == pytest.approx(peak, rel=0.15 if checkpointed else 0.01)
+
+
+@pytest.mark.slow
+def test_less_memory_is_needed_where_blocks_are_computed_again_and_where_less_is_trained():
+    small = {"rank": 1, "batch": 2, "fake_turns": 1}
+    stored, again, gan = (
+        forecast_of("tiny", Setting(**small, **more))
+        for more in ({"checkpointing": False}, {"checkpointing": True}, {"checkpointing": True, "gan": True})
+    )
+    assert again.highest.peak < stored.highest.peak
+    assert stored.work.again == 0 < again.work.again
+    assert H100.seconds(stored.work) < H100.seconds(again.work) < H100.seconds(gan.work)
+    assert {part.name for part in gan.parts} - {part.name for part in again.parts} == {
+        "discriminator: weights",
+        "discriminator: moments",
+    }
+
+
+MEASURED = [  # one H100, torch 2.11, commit 805ad94 (docs/performance.md); CIFAR at commit 1909e78
+    ("sdxl", Setting(), 12.3),
+    ("sdxl", Setting(gan=True), 14.9),
+    ("sdxl", Setting(checkpointing=False), 35.7),
+    ("sdxl", Setting(batch=1), 11.2),
+    ("cifar", Setting(sharing="full", gan=True, batch=256, guidance=1.5, checkpointing=False), 34.7),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "setting", "gib"), MEASURED, ids=["lora", "gan", "stored", "one", "cifar"])
+def test_peaks_are_those_that_were_measured(size, setting, gib):
+    assert H100.needs(forecast_of(size, setting)) / GIB == pytest.approx(gib, rel=0.15)
