@@ -102,11 +102,11 @@ class NetworkDenoiser(nn.Module):
         self.form = form
         self.autocast = autocast
         self.graphs: Graphs | None = None
-        self.acting: Callable[[], Acting] = lambda: (None, self._parameters_of_all)
+        self.acting: Callable[[], Acting] = lambda: (None, self._weights)
         """Who acts on the network, and what of it may be trained."""
 
     @cached_property
-    def _parameters_of_all(self) -> tuple[nn.Parameter, ...]:
+    def _weights(self) -> tuple[nn.Parameter, ...]:
         return tuple(self.net.parameters())
 
     def checkpoint_blocks(self) -> None:
@@ -197,7 +197,8 @@ class NetworkDenoiser(nn.Module):
         if self.graphs is None:
             return function(told)
         role, parameters = self.acting()
-        return self.graphs.call(Actor((id(self.net), role, part), self.net, parameters, function), told)
+        actor = Actor((id(self.net), role, part), self.net, parameters, self._weights, function)
+        return self.graphs.call(actor, told)
 
 
 class RetargetedDenoiser(nn.Module):

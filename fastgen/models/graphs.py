@@ -10,6 +10,7 @@ itself, which the calls of other turns have after it.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -22,6 +23,8 @@ LOG = logging.getLogger(__name__)
 
 MOST = 96
 """Graphs of a stage; calls of further kinds, such as those of ever new shapes, are launched kernel by kernel."""
+MOVES = 3
+"""How often a graph is recorded anew because weights have moved."""
 
 
 class Graphs:
@@ -33,6 +36,7 @@ class Graphs:
         self._slots: list[Slot] = []
         self._pools: dict[str, Any] = {}
         self._sums: dict[Hashable, Sums] = {}
+        self._moves: Counter[Hashable] = Counter()
 
     def __deepcopy__(self, memo: Any) -> "Graphs":
         """None yet: a copied network has its weights elsewhere."""
@@ -54,9 +58,17 @@ class Graphs:
         if recorded is None:
             return actor.function(told)
         if recorded.places != asked.places:
-            del self._recorded[kind]
+            self._moved(kind)
             return actor.function(told)
         return recorded(asked)
+
+    def _moved(self, kind: Hashable) -> None:
+        """The graph reads where weights are no more; those that move again and again have none."""
+        self._recorded.pop(kind)
+        self._moves[kind] += 1
+        if self._moves[kind] == MOVES:
+            LOG.warning("weights of %s move, so that its calls are launched kernel by kernel", kind)
+            self._recorded[kind] = None
 
     def _slot(self) -> Slot:
         """The first that no call waits in."""

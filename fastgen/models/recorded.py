@@ -23,12 +23,14 @@ class Actor:
         name: tells it from all others; another role of a network, and another part of it, is another actor.
         net: the network, under the role that acts.
         parameters: what of it may be trained.
+        weights: all that it reads besides.
         function: calls it; always the same for one name.
     """
 
     name: Hashable
     net: nn.Module
     parameters: Sequence[nn.Parameter]
+    weights: Sequence[Tensor]
     function: Callable[[Mapping[str, Any]], Any]
 
 
@@ -77,8 +79,8 @@ class Asked:
 
     @cached_property
     def places(self) -> tuple[int, ...]:
-        """The addresses of the actor's weights."""
-        return tuple(p.data_ptr() for p in self.actor.parameters)
+        """The addresses of all that the actor reads."""
+        return tuple(weight.data_ptr() for weight in (*self.actor.parameters, *self.actor.weights))
 
     def again(self, tensors: Sequence[Tensor]) -> Any:
         """The call with these in the place of its tensors."""

@@ -30,7 +30,7 @@ class Waiter(Net):
 
 def caller(net, name="net"):
     graphs = Graphs()
-    actor = Actor(name, net, tuple(net.parameters()), lambda told: net(**told))
+    actor = Actor(name, net, tuple(net.parameters()), (), lambda told: net(**told))
     return graphs, lambda x, t: graphs.call(actor, {"x": x, "t": t})
 
 
@@ -80,6 +80,18 @@ def test_weights_that_moved_are_recorded_anew():
         assert torch.equal(call(*drawn(seed)), net(*drawn(seed)))
         if seed == 3:
             net.a.weight.data = net.a.weight.data.clone() * 2
+
+
+@torch.no_grad()
+def test_weights_that_keep_moving_are_read_by_the_call_itself(caplog):
+    net = Net().to(CUDA)
+    graphs = Graphs()
+    actor = Actor("net", net, (), tuple(net.parameters()), lambda told: net(**told))
+    for seed in range(20):
+        x, t = drawn(seed)
+        assert torch.equal(graphs.call(actor, {"x": x, "t": t}), net(x, t))
+        net.a.weight.data = net.a.weight.data.clone() * 1.01
+    assert caplog.text.count("weights of") == 1
 
 
 @pytest.mark.parametrize("grad", [False, True])
@@ -205,7 +217,9 @@ def test_a_gradient_of_the_input_alone_leaves_the_weights_alone(before):
 def test_roles_with_gradients_at_once_keep_them_apart():
     nets = [Net().to(CUDA), Net().to(CUDA)]
     graphs = Graphs()
-    actors = [Actor(i, net, tuple(net.parameters()), lambda told, net=net: net(**told)) for i, net in enumerate(nets)]
+    actors = [
+        Actor(i, net, tuple(net.parameters()), (), lambda told, net=net: net(**told)) for i, net in enumerate(nets)
+    ]
     for _ in range(5):
         found = []
         for graphed in (True, False):
@@ -224,7 +238,7 @@ def test_roles_with_gradients_at_once_keep_them_apart():
 def test_weights_that_no_result_depends_on_have_no_gradient():
     net = Net().to(CUDA)
     graphs = Graphs()
-    actor = Actor("first", net, tuple(net.parameters()), lambda told: net.a(**told))
+    actor = Actor("first", net, tuple(net.parameters()), (), lambda told: net.a(**told))
     for seed in range(4):
         net.zero_grad()
         graphs.call(actor, {"input": drawn(seed)[0]}).sum().backward()
