@@ -133,6 +133,11 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
         raise
 
 
+def cache_folder() -> Path:
+    """What is kept between runs on this machine: $FASTGEN_CACHE, else ~/.cache/fastgen."""
+    return Path(os.environ.get("FASTGEN_CACHE") or Path.home() / ".cache" / "fastgen")
+
+
 def sha256_file(path: Path) -> str:
     """The SHA-256 of a file's bytes, in hexadecimal."""
     with path.open("rb") as file:

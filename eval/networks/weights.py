@@ -1,14 +1,13 @@
 """Where weights are found: a local path, then the caches. Nothing is downloaded here; errors say what to fetch."""
 
 import hashlib
-import os
 from pathlib import Path
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from fastgen.errors import UserError
-from fastgen.files import sha256_file
+from fastgen.files import cache_folder, sha256_file
 
 INCEPTION = "inception-2015-12-05.pt"
 INCEPTION_ADDRESS = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + INCEPTION
@@ -19,11 +18,6 @@ CONVERT_ALEXNET = (
     f"s.save_file(torch.load('alexnet-owt-7be5be79.pth', weights_only=True), '{ALEXNET}')"
 )
 """Python that makes the file out of the published one (torchvision's AlexNet_Weights.IMAGENET1K_V1)."""
-
-
-def cache() -> Path:
-    """The folder for weights that are no hub models: $FASTGEN_CACHE, else ~/.cache/fastgen."""
-    return Path(os.environ.get("FASTGEN_CACHE") or Path.home() / ".cache" / "fastgen")
 
 
 def model_folder(path: str) -> Path:
@@ -49,7 +43,7 @@ def inception_file(path: str | None, sha256: str | None) -> Path:
     Raises:
         UserError: it is nowhere, or its checksum is not `sha256`.
     """
-    file = cache() / INCEPTION if path is None else Path(path)
+    file = cache_folder() / INCEPTION if path is None else Path(path)
     if not file.is_file():
         raise UserError(
             f"the Inception network {file} does not exist; fetch {INCEPTION_ADDRESS} and put it there, or give its "
@@ -69,7 +63,7 @@ def alexnet_file(path: str | None) -> Path:
     Raises:
         UserError: it is nowhere.
     """
-    file = cache() / ALEXNET if path is None else Path(path)
+    file = cache_folder() / ALEXNET if path is None else Path(path)
     if not file.is_file():
         raise UserError(
             f"LPIPS needs the weights of torchvision's AlexNet, but {file} does not exist; make it once in Python by "

@@ -4,6 +4,7 @@ A region is a member of one of the network's lists with more than one layer of i
 blocks, attentions. What recomputes blocks in `backward` stays as it was written, and so do the layers between regions.
 """
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ import torch
 from torch import nn
 
 from ..errors import UserError
+from ..files import cache_folder
 
 VARIANTS = 64
 """How many forms of one kind of region are compiled at most: by batch, by dtype, by what has a gradient."""
@@ -38,7 +40,8 @@ def find_regions(net: nn.Module, ends: Sequence[str] = ()) -> dict[str, nn.Modul
 def compile_regions(net: nn.Module, ends: Sequence[str] = ()) -> None:
     """Compiles the regions of a network, in place; regions of one structure share their code, in copies as well.
 
-    A compiled region is a subclass of its class, so that a copy computes with its own weights.
+    A compiled region is a subclass of its class, so that a copy computes with its own weights. What is compiled is
+    kept for the next run, in the folder that PyTorch is told or in ours.
 
     Args:
         ends: names of layers whose output is read, see `find_regions`.
@@ -51,6 +54,7 @@ def compile_regions(net: nn.Module, ends: Sequence[str] = ()) -> None:
         raise UserError(
             f"train.compile is on, and {type(net).__name__} has no stack of blocks to compile: switch it off"
         )
+    os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
     for block in regions.values():
         if not isinstance(block, Region):

@@ -1,8 +1,10 @@
 """Regions of a network: which blocks they are, and that compiled ones compute, train and are copied as written ones."""
 
 import copy
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,6 +109,18 @@ def test_a_region_ends_at_a_layer_that_is_read():
 def test_a_network_without_blocks_is_not_compiled():
     with pytest.raises(UserError, match=r"train.compile is on, and Linear has no stack of blocks"):
         compile_regions(nn.Linear(1, 1))
+
+
+def test_what_is_compiled_is_kept_where_one_is_told_or_with_what_else_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("FASTGEN_CACHE", str(tmp_path))
+    for told, found in (("elsewhere", "elsewhere"), (None, str(tmp_path / "compiled"))):
+        monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", "elsewhere")
+        if told is None:
+            monkeypatch.delenv("TORCHINDUCTOR_CACHE_DIR")
+        compile_regions(network())
+        assert os.environ["TORCHINDUCTOR_CACHE_DIR"] == found
 
 
 # What they compute
