@@ -9,6 +9,9 @@ from ..process import Latent, Prediction, Process, Time
 from .conditioning import Conditioning
 from .scalars import ScalarEmbeddings
 
+BELIEF = ""
+"""The name, among layers that are tapped, of the whole network: what it says is the denoiser's belief of x_t."""
+
 
 @runtime_checkable
 class Denoiser(Protocol):
@@ -43,7 +46,7 @@ class Denoiser(Protocol):
         ...
 
     def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Any]:
-        """What those layers returned, in that order, None for one that was not called.
+        """What those layers returned, in that order, None for one that was not called; of `BELIEF`, the Prediction.
 
         The rest of the network is not run where that is possible.
         """

@@ -1,7 +1,7 @@
 """A network as a Denoiser: the one border where timesteps, parameterisations and autocast are known."""
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from ..process import Latent, Prediction, Process, Reading, Time, pad_like
 from .casting import fitting
 from .conditioning import Conditioning
-from .contract import RoleNetwork
+from .contract import BELIEF, RoleNetwork
 from .graphs import Graphs
 from .layout import Layout
 from .owned import collect_gradients
@@ -140,8 +140,7 @@ class NetworkDenoiser(nn.Module):
         self, x_t: Latent, t: Time, cond: Conditioning, *, call: Callable[..., Any] | None = None
     ) -> Prediction:
         """The belief of the network, or of `call` in its place: compiled code knows no hooks."""
-        output = self._run(x_t, t, cond, call=call).to(x_t.dtype) * self.form.sign
-        return Prediction.solve(self.process, x_t, t, output[:, : self.form.channels], row=self.reading.row)
+        return self._belief(x_t, t, self._run(x_t, t, cond, call=call))
 
     def guide(self, cond: Prediction, null: Prediction, w: float | Tensor) -> Prediction:
         """uncond + w (cond - uncond) (Ho & Salimans 2022, arXiv:2207.12598, in Diffusers' convention).
@@ -163,22 +162,27 @@ class NetworkDenoiser(nn.Module):
             taps = _Taps(self.net, layers)
             with taps, self._cast(x_t.device):
                 self.net._call_impl(**told)
-            return taps.outputs
+            return [output_of(said) if of == BELIEF else said for of, said in zip(layers, taps.outputs, strict=True)]
 
         outputs: list[Any] = self._called(tapped, self._told(x_t, t, cond), part=tuple(layers))
-        return outputs
+        return [self._belief(x_t, t, said) if of == BELIEF else said for of, said in zip(layers, outputs, strict=True)]
 
     def train(self, mode: bool = True) -> "NetworkDenoiser":
         """Stays in eval mode."""
         return super().train(False)
 
-    def _run(self, x_t: Latent, t: Time, cond: Conditioning, *, call: Callable[..., Any] | None = None) -> Tensor:
+    def _run(self, x_t: Latent, t: Time, cond: Conditioning, *, call: Callable[..., Any] | None = None) -> Any:
         def run(told: Mapping[str, Any]) -> Any:
             with self._cast(x_t.device):
                 return output_of((call or self.net)(**told))
 
         told = self._told(x_t, t, cond)
-        return self.form.taken(run(told) if call else self._called(run, told), x_t)
+        return run(told) if call else self._called(run, told)
+
+    def _belief(self, x_t: Latent, t: Time, said: Any) -> Prediction:
+        """What the network's output means."""
+        output = self.form.taken(said, x_t).to(x_t.dtype) * self.form.sign
+        return Prediction.solve(self.process, x_t, t, output[:, : self.form.channels], row=self.reading.row)
 
     def _told(self, x_t: Latent, t: Time, cond: Conditioning) -> dict[str, Any]:
         """What the network is told by name."""
@@ -257,7 +261,8 @@ class RetargetedDenoiser(nn.Module):
 
     def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Any]:
         seen = self.process.retarget(self.inner.process, t)
-        return self.inner.tap((x_t * pad_like(seen.scale, x_t)).to(x_t.dtype), seen.t, cond, layers)
+        outputs = self.inner.tap((x_t * pad_like(seen.scale, x_t)).to(x_t.dtype), seen.t, cond, layers)
+        return [replace(said, process=self.process, t=t) if isinstance(said, Prediction) else said for said in outputs]
 
 
 def dtype_of(net: Any) -> torch.dtype:

@@ -2,15 +2,15 @@
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..process import Latent, Time
+from ..process import Latent, Prediction, Time
 from .conditioning import Conditioning
-from .contract import Denoiser
+from .contract import BELIEF, Denoiser
 from .image_part import Example, ImagePart, image_parts
 
 HeadKind = Literal["trained", "mean"]
@@ -95,13 +95,27 @@ class Discriminator(nn.Module):
 
     def features(self, x_t: Latent, t: Time, cond: Conditioning) -> list[Tensor]:
         """The image's part of what each layer returns: maps [B, C, ...], tokens [B, N, D] or vectors [B, D]."""
-        outputs = self._backbone[0].tap(x_t, t, cond, self.layers)
-        return [part.of(output, cond) for part, output in zip(self.parts, outputs, strict=True)]
+        return self._read(self.backbone.tap(x_t, t, cond, self.layers), cond)
 
     def forward(self, x_t: Latent, t: Time, cond: Conditioning) -> Tensor:
-        features = self.features(x_t, t, cond)
+        return self._judged(self.features(x_t, t, cond))
+
+    def with_belief(self, x_t: Latent, t: Time, cond: Conditioning) -> tuple[Tensor, Prediction]:
+        """Logits, and what the backbone believes of the same samples: both of one call of it."""
+        *outputs, belief = self.backbone.tap(x_t, t, cond, (*self.layers, BELIEF))
+        return self._judged(self._read(outputs, cond)), belief
+
+    @property
+    def backbone(self) -> Denoiser:
+        """The denoiser whose features are read."""
+        return self._backbone[0]
+
+    def _read(self, outputs: Sequence[Any], cond: Conditioning) -> list[Tensor]:
+        return [part.of(output, cond) for part, output in zip(self.parts, outputs, strict=True)]
+
+    def _judged(self, features: Sequence[Tensor]) -> Tensor:
         logits = [head(feature) for head, feature in zip(self.heads, features, strict=True)]
-        return torch.cat([logit.reshape(len(x_t), -1) for logit in logits], dim=1)
+        return torch.cat([logit.reshape(len(logit), -1) for logit in logits], dim=1)
 
     def ratio(self, x_t: Latent, t: Time, cond: Conditioning) -> Tensor:
         """log p_real / p_fake [B]: the optimum of the logistic loss, and of no other."""

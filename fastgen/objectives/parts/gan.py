@@ -33,6 +33,8 @@ class GAN:
         times: where the discriminator looks.
         joint: it looks where the scores do in place of `times`: the generator is judged at the noisy samples that the
             scores are compared on, the discriminator is taught at those that the fake score is taught on.
+        one_pass: of the samples that the fake score is taught on it reads the very call that teaches the fake score, in
+            place of one of its own. That call then runs as the network was written, also where it is compiled.
         paired: real and generated samples share their times and noises, or their "times" alone.
         even: the generator's term has the mean weight of the batch's samples, not each sample's own.
         r1: gamma of gamma / 2 |grad D|^2 at real samples (Mescheder et al. 2018, arXiv:1801.04406).
@@ -47,6 +49,7 @@ class GAN:
     kind: GanKind = "logistic"
     times: AnyTimeLaw = Uniform()
     joint: bool = False
+    one_pass: bool = False
     paired: bool | Literal["times"] = False
     even: bool = False
     r1: float = 0.0
@@ -65,6 +68,10 @@ class GAN:
             )
         if self.joint and self.times != Uniform():
             raise ValueError("gan.times is not read where gan.joint is set: leave one of them out")
+        if self.one_pass and not self.joint:
+            raise ValueError(
+                "gan.one_pass reads the call that teaches the fake score: set gan.joint=true, or leave it out"
+            )
 
 
 NO_GAN = GAN(0.0)
@@ -130,21 +137,34 @@ def generator_loss(gan: GAN, roles: Roles, batch: Batch, landing: Landing, compa
     return softplus(-logits).mean(dim=1)
 
 
-def discriminator_losses(gan: GAN, roles: Roles, batch: Batch, landing: Landing, taught: Noised | None = None) -> Terms:
-    """The discriminator's loss on real and generated samples in one call, and its regularisers.
+def discriminator_losses(
+    gan: GAN,
+    roles: Roles,
+    batch: Batch,
+    landing: Landing,
+    taught: Noised | None = None,
+    *,
+    judged: Tensor | None = None,
+) -> Terms:
+    """The discriminator's loss on real and generated samples, and its regularisers.
 
-    `taught` are the noisy samples that the fake score is taught on.
+    `taught` are the noisy samples that the fake score is taught on; `judged` their logits [B, k], where they are known.
+    Otherwise real and generated samples are judged in one call.
     """
     fake = _looked_at(gan, roles, batch, landing, taught)
     real = _real(gan, roles, batch, fake, landing)
-    both = Conditioning.cat([batch.cond, batch.cond])
-    logits = roles.discriminator(torch.cat([real.x_t, fake.x_t]), joined([real.t, fake.t]), both)
-    terms = {"gan": gan.learned * LOSSES[gan.kind](*logits.chunk(2))}
+    if judged is None:
+        both = Conditioning.cat([batch.cond, batch.cond])
+        logits = roles.discriminator(torch.cat([real.x_t, fake.x_t]), joined([real.t, fake.t]), both)
+        of_real, judged = logits.chunk(2)
+    else:
+        of_real = roles.discriminator(real.x_t, real.t, batch.cond)
+    terms = {"gan": gan.learned * LOSSES[gan.kind](of_real, judged)}
     if gan.r1:
         terms["r1"] = gan.learned * gan.r1 / 2 * _gradient_penalty(roles, batch, real)
     if gan.approximate_r1:
         moved = real.x_t + gan.spread * batch.noise()
-        change = roles.discriminator(moved, real.t, batch.cond) - logits.chunk(2)[0]
+        change = roles.discriminator(moved, real.t, batch.cond) - of_real
         terms["r1"] = terms.get("r1", 0) + gan.learned * gan.approximate_r1 * change.square().mean()
     return terms
 

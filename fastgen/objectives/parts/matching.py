@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import torch
 from torch import Tensor
 
+from ...errors import UserError
 from ...models.calls import Scalars, Verb, guided, through
 from ...models.roles import Roles
 from ...process import Latent, Prediction, Time, TimeLaw
@@ -100,8 +101,16 @@ def compare(
 def fake_terms(settings: Matching, roles: Roles, batch: Batch, landing: Landing) -> Terms:
     """What the fake score learns from a detached landing, and the discriminator on the same noisy samples."""
     noised = renoised(roles, batch, landing.x, law=settings.fake_times, s=landing.s)
-    terms = {"denoise": fake_denoising(settings, roles, batch, landing, noised)}
-    return terms | discriminator_losses(settings.gan, roles, batch, landing, noised) if settings.gan.weight else terms
+    gan = settings.gan
+    if not gan.weight:
+        return {"denoise": fake_denoising(settings, roles, batch, landing, noised)}
+    if not gan.one_pass:
+        terms = {"denoise": fake_denoising(settings, roles, batch, landing, noised)}
+        return terms | discriminator_losses(gan, roles, batch, landing, noised)
+    check_reads(roles)
+    judged, belief = roles.discriminator.with_belief(noised.x_t, noised.t, batch.cond)
+    terms = {"denoise": taught(settings, belief, noised)}
+    return terms | discriminator_losses(gan, roles, batch, landing, noised, judged=judged)
 
 
 def fake_denoising(settings: Matching, roles: Roles, batch: Batch, landing: Landing, noised: Noised) -> Tensor:
@@ -112,9 +121,14 @@ def fake_denoising(settings: Matching, roles: Roles, batch: Batch, landing: Land
     if dropout:
         cond = cond.dropped(torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < dropout)
     scalars = scalars_of(roles, landing)
-    prediction = guided(through, roles.fake_score, noised.x_t, noised.t, cond, scalars, w=scales.learned)
+    belief = guided(through, roles.fake_score, noised.x_t, noised.t, cond, scalars, w=scales.learned)
+    return taught(settings, belief, noised)
+
+
+def taught(settings: Matching, belief: Prediction, noised: Noised) -> Tensor:
+    """The error of what the fake score believes of a noised landing."""
     precision = torch.ones_like(noised.precision) if settings.even else noised.precision
-    return denoising_loss(prediction, replace(noised, precision=precision), space=settings.fake_space)
+    return denoising_loss(belief, replace(noised, precision=precision), space=settings.fake_space)
 
 
 def scalars_of(roles: Roles, landing: Landing) -> Scalars:
@@ -127,6 +141,26 @@ def check_floor(floor: float) -> None:
     """Raises ValueError for a normaliser that may vanish."""
     if floor <= 0:
         raise ValueError(f"floor is {floor:g}: it keeps the direction finite where real and x0 agree, need floor > 0")
+
+
+def check_one_pass(settings: Matching, needs: Needs) -> None:
+    """Raises ValueError where one call cannot both teach the fake score and be judged."""
+    learned, told = settings.guidance.drawn(torch.Generator()).learned, needs.scalars_of("fake_score")
+    if settings.gan.one_pass and (learned != 1 or settings.guidance.dropout or told):
+        raise ValueError(
+            "gan.one_pass reads the call that teaches the fake score, which has to be plain, and here is guided, drops "
+            f"conditions or is told more than its time (learned scale {learned:g}, dropout "
+            f"{settings.guidance.dropout:g}, told {', '.join(told) or 'nothing'}): leave gan.one_pass out"
+        )
+
+
+def check_reads(roles: Roles) -> None:
+    """Raises UserError where the discriminator does not read the fake score."""
+    if roles.discriminator.backbone is not roles.fake_score:
+        raise UserError(
+            "gan.one_pass reads the fake score, and the discriminator another network: set "
+            "discriminator.backbone=fake_score, or leave gan.one_pass out"
+        )
 
 
 def cycle_of(ratio: int, gan: GAN) -> Cycle:

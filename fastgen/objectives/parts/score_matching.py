@@ -14,7 +14,7 @@ from ...process import AnyTimeLaw, Latent, Uniform
 from .base import Batch, Cycle, Terms
 from .gan import NO_GAN, AnyGAN, generator_terms
 from .guidance_laws import GuidanceLaw
-from .matching import Scores, compare, cycle_of, fake_terms, reads
+from .matching import Scores, check_one_pass, compare, cycle_of, fake_terms, reads
 from .needs import Needs
 from .ops import RowName, surrogate
 from .rollout import Rollout, RolloutName, land, landed
@@ -81,6 +81,7 @@ class ScoreMatching(ABC):
                 "generator chases a score that never learns of it"
             )
         self.check()
+        check_one_pass(self, self.needs)
 
     @property
     @final
