@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from ..data import SOURCE_KINDS
+from ..models.sharding import Sharding
 from ..models.walk import Sampler
 from ..objectives import OBJECTIVE_KINDS, roles_of
 from ..process.retold import ProcessName
@@ -109,6 +110,8 @@ class TrainConfig(Strict):
         turn would not fit the device otherwise.
     compile: the blocks that networks are stacked from are compiled by PyTorch.
     cuda_graphs: a network's call is one launch on CUDA devices, recorded when it comes again; for some more memory.
+    sharding: none gives every process whole networks; full a slice of each, with its gradients, moments and average;
+        host a slice over the processes of its host, so that only gradients travel between hosts.
     optim: optimizer of every role.
     roles: mapping of single roles to what differs from `optim` for them.
     """
@@ -123,8 +126,14 @@ class TrainConfig(Strict):
     gradient_checkpointing: bool | Literal["auto"] = False
     compile: bool = False
     cuda_graphs: bool = True
+    sharding: Sharding = "none"
     optim: OptimConfig = OptimConfig()
     roles: dict[str, Annotated[dict[str, Any], AfterValidator(_optim_settings)]] = Field(default_factory=dict)
+
+    @property
+    def graphed(self) -> bool:
+        """Whether calls may be recorded as graphs, which those of sharded networks cannot."""
+        return self.cuda_graphs and self.sharding == "none"
 
     def optim_of(self, role: str) -> OptimConfig:
         """The optimizer settings of a role."""

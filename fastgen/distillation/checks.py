@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 
 from ..config.schema import Config, StageConfig, StudentConfig
-from ..engine.dtypes import autocast_of, check_dtypes
+from ..engine.dtypes import QUANTISED, autocast_of, base_of, check_dtypes
 from ..errors import UserError
 from ..models.baking import TWO_TOLD
 from ..models.pipelines.halved import tells_apart
@@ -34,6 +34,7 @@ def check_stages(config: Config) -> None:
         _check_steps(stage, config.student)
         _check_scalars(stage, config)
         _check_settings(stage, config)
+        _check_sharding(stage, config)
     for before, stage in pairwise(config.stages):
         _check_goes_on(before, stage)
     last, steps = config.stages[-1], config.student.steps
@@ -111,6 +112,11 @@ def _check_experts(stage: StageConfig, pipeline: Pipeline) -> None:
                 "pipeline could hold two: set objective.experts=false, or choose a teacher of two denoisers"
             )
         return
+    if stage.train.sharding != "none":
+        raise UserError(
+            f"stage {stage.name!r} has train.sharding {stage.train.sharding}, but of the two denoisers of the {name} "
+            "each process would call the one that its own times ask for: set train.sharding=none"
+        )
     if "discriminator" in roles_of(stage.objective):
         raise UserError(
             f"stage {stage.name!r} has a discriminator, which reads the features of one network, but the {name} has "
@@ -234,6 +240,34 @@ def _check_settings(stage: StageConfig, config: Config) -> None:
             raise UserError(
                 f"stage {stage.name!r} carries the {role} from a whole generator, but under sharing=scores it is a "
                 "LoRA on the teacher: set sharing=full, or start it from the teacher"
+            )
+
+
+def _check_sharding(stage: StageConfig, config: Config) -> None:
+    """Refuses what networks in slices cannot do."""
+    needs, train = stage.objective.needs, stage.train
+    hindrances = {
+        "train.compile, which would compile blocks that are not there": (train.compile, "train.compile=false"),
+        "train.precision fp16, whose loss scaler looks at slices alone": (
+            train.precision == "fp16",
+            "train.precision=bf16",
+        ),
+        "gan.r1, a second derivative": (needs.second_derivative, "gan.approximate_r1 in its place"),
+        "calls of networks that depend on the samples drawn, where all processes have to make the same": (
+            needs.uneven,
+            "another objective",
+        ),
+        "exact derivatives by the time": (needs.fine_times, "objective.derivative_step=0.03"),
+        f"lora.base {config.lora.base}, whose weights cannot be sliced": (
+            config.sharing != "full" and base_of(config) in QUANTISED,
+            "lora.base=bf16",
+        ),
+    }
+    for what, (present, remedy) in hindrances.items():
+        if train.sharding != "none" and present:
+            raise UserError(
+                f"stage {stage.name!r} has train.sharding {train.sharding} and {what}: set {remedy}, or "
+                "train.sharding=none"
             )
 
 

@@ -26,7 +26,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError, warn
 from ..files import atomic_folder, remove_folder, tidy
-from .distributed import alone, shared, spread
+from ..models.sharding import whole
+from .distributed import alone, helped, is_first, shared, spread
 from .manifest import MissingFileError, verify_manifest, verify_sizes, write_manifest
 
 _STATE = "state.json"
@@ -38,8 +39,8 @@ class Snapshot:
     """All that a run needs to go on.
 
     Attributes:
-        tensors: group ("generator", "ema", "optimizer.generator") -> name -> tensor; whole, not sharded. Of a saved
-            one, each group is read anew whenever it is asked for, and not kept.
+        tensors: group ("generator", "ema", "optimizer.generator") -> name -> tensor; whole where it is saved or read.
+            Of a saved one, each group is read anew whenever it is asked for, and not kept.
         state: plain JSON (stage, cycle, images, fingerprint of the config ...). Tuples come back as lists.
     """
 
@@ -57,10 +58,10 @@ class Loaded:
 
 
 class _Groups(Mapping[str, dict[str, Tensor]]):
-    """Groups of tensors by name, each read when it is asked for."""
+    """Groups of tensors by name, each read when it is asked for; `nbytes` in all, where that is known before."""
 
-    def __init__(self, names: Iterable[str], read: Callable[[str], dict[str, Tensor]]) -> None:
-        self._names, self._read = tuple(names), read
+    def __init__(self, names: Iterable[str], read: Callable[[str], dict[str, Tensor]], nbytes: int = 0) -> None:
+        self._names, self._read, self.nbytes = tuple(names), read, nbytes
 
     def __getitem__(self, name: str) -> dict[str, Tensor]:
         if name not in self._names:
@@ -92,7 +93,7 @@ def save(root: Path, step: int, snapshot: Snapshot, *, keep: int) -> Path:
     _check_arguments(step, snapshot, keep)
     path = root / f"{step:08d}"
     state = json.dumps(snapshot.state, indent=2, allow_nan=False) + "\n"
-    needed = sum(tensor.nbytes for group in snapshot.tensors.values() for tensor in group.values())
+    needed = _nbytes(snapshot.tensors)
     try:
         with atomic_folder(path, replace=True) as folder:
             _require_space(folder, needed)
@@ -107,6 +108,23 @@ def save(root: Path, step: int, snapshot: Snapshot, *, keep: int) -> Path:
         ) from error
     _prune(root, step, keep)
     return path
+
+
+def written_together(snapshot: Snapshot, write: Callable[[Snapshot], object]) -> None:
+    """`write` on the first process, of a snapshot whose groups all processes bring together as it asks for each.
+
+    Args:
+        snapshot: on every process, which may leave out of it what is not sharded, but for the first.
+
+    Raises:
+        UserError: as in `alone`.
+    """
+    names, held = tuple(snapshot.tensors), _nbytes(snapshot.tensors)
+
+    def told(ask: Callable[[str], dict[str, Tensor]]) -> None:
+        write(Snapshot(_Groups(names, ask, held), snapshot.state))
+
+    helped(told, lambda name: _whole(snapshot.tensors.get(name, {})))
 
 
 def load(path: Path) -> Snapshot:
@@ -204,6 +222,23 @@ def _require_space(folder: Path, needed: int) -> None:
     free = shutil.disk_usage(folder).free
     if free < needed:
         raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)} ({free:,} bytes free)")
+
+
+def _nbytes(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
+    """Of whole tensors."""
+    if isinstance(tensors, _Groups):
+        return tensors.nbytes
+    return sum(tensor.nbytes for group in tensors.values() for tensor in group.values())
+
+
+def _whole(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Whole tensors, one after the other; on the CPU of the first process, which alone keeps them."""
+    found = {}
+    for name, tensor in tensors.items():
+        value = whole(tensor)
+        if is_first():
+            found[name] = value.cpu()
+    return found
 
 
 def _unshared(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

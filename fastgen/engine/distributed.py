@@ -18,11 +18,17 @@ from ..errors import UserError
 PATIENCE = timedelta(days=30)  # for one process that encodes, exports or measures; a dead one is noticed at once
 
 Value = TypeVar("Value")
+Told = TypeVar("Told")
 
 
 def parallel() -> bool:
     """Whether there are other processes."""
     return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+
+
+def is_first() -> bool:
+    """Whether this process is the one that works for all."""
+    return not parallel() or dist.get_rank() == 0
 
 
 def average(values: Tensor) -> Tensor:
@@ -72,6 +78,35 @@ def alone(work: Callable[[], Value]) -> Value | None:
     if reason is not None:
         raise UserError(f"the first process stopped: {reason}")
     return done
+
+
+def helped(work: Callable[[Callable[[str], Told]], Value], bring: Callable[[str], Told]) -> Value | None:
+    """As `alone`, of work that asks by name for what all processes have to bring together.
+
+    Args:
+        work: given what it asks with.
+        bring: called with the same names in the same order on every process.
+
+    Raises:
+        UserError: as in `alone`.
+    """
+    if not parallel():
+        return work(bring)
+
+    def ask(name: str) -> Told:
+        shared(name)
+        return bring(name)
+
+    def ended() -> Value:
+        try:
+            return work(ask)
+        finally:
+            shared(None)
+
+    if dist.get_rank() > 0:
+        while (name := shared("")) is not None:
+            bring(name)
+    return alone(ended)
 
 
 def spread(read: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:

@@ -39,10 +39,15 @@ class EMA:
         finally:
             self._write(live)
 
+    @property
+    def sharded(self) -> dict[str, Tensor]:
+        """The averages by the names of the parameters, as slices of whole tensors where these are sharded."""
+        return self._owned.sharded(self.averages)
+
     def load(self, averages: Mapping[str, Tensor], *, updates: int) -> None:
         """Puts back what a checkpoint holds."""
         for name, average in self.averages.items():
-            average.copy_(averages[name])
+            average.copy_(self._owned.places[name].cut(averages[name]))
         self.updates = updates
 
     @torch.no_grad()

@@ -13,6 +13,7 @@ from ..models.regions import as_written
 from ..models.roles import Roles
 from ..objectives import Turn, denoisers_of, roles_of
 from ..seeds import stream
+from .distributed import shared
 from .stage import Stage
 
 ROOM = 0.8
@@ -54,7 +55,7 @@ def settle_recompute(stage: Stage) -> str | None:
     if stage.config.train.gradient_checkpointing != "auto":
         return None
     room = room_for(stage)
-    if room.enough or stage.config.objective.needs.second_derivative:
+    if shared(room.enough) or stage.config.objective.needs.second_derivative:
         return f"{room}: no block is computed again"
     for role in denoisers_of(stage.config.objective):
         if role in (*roles_of(stage.config.objective), "target"):

@@ -8,6 +8,7 @@ from torch import nn
 from torch.autograd.graph import increment_version
 
 from ..config.schema import OptimConfig
+from ..models.sharding import gradient_norm
 
 FUSED = ("cuda", "cpu")
 
@@ -48,7 +49,9 @@ class RoleOptimizer:
     def clip(self) -> torch.Tensor:
         """The norm of the gradient before it is clipped; a tensor, so that nothing waits for the device yet."""
         largest = self.settings.clip or math.inf
-        return nn.utils.clip_grad_norm_(self.parameters, largest)
+        norm = gradient_norm(self.parameters)
+        nn.utils.clip_grads_with_norm_(self.parameters, largest, norm)
+        return norm
 
     @property
     def fused(self) -> bool:

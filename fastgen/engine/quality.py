@@ -5,8 +5,8 @@ training itself; what a stage leaves to the next one and to the export is its be
 """
 
 import math
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..errors import CheckpointError
 from ..files import atomic_folder, atomic_json
 from ..models.baking import baked
 from ..models.roles import EMBEDDED, Roles, put, taken
+from ..models.sharding import brought_together
 from .distributed import alone, shared
 from .feed import Feed
 from .stage import Stage
@@ -96,7 +97,7 @@ class Quality:
         """
         assert self._yardstick is not None
         measured = self._yardstick.figures
-        with averaged(stage):
+        with shown(stage):
             figures = shared(alone(lambda: dict(measured(stage)))) or {}
             value = figures[self.metric]
             self.since += 1
@@ -138,6 +139,13 @@ def passed(before: int, now: int, *, every: int | None, total: int, marks: int =
     if every is None:
         return now * marks // total > before * marks // total
     return now // every > before // every
+
+
+@contextmanager
+def shown(stage: Stage) -> Iterator[None]:
+    """Within, the generator has its averaged weights, and one process may call it alone, without gradients."""
+    with averaged(stage), brought_together(stage.roles.network("generator").net):
+        yield
 
 
 def averaged(stage: Stage) -> AbstractContextManager[None]:

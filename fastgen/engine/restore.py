@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from ..errors import CheckpointError
 from ..models.owned import Owned
+from ..models.sharding import Slice, load
 
 _SHOWN = 10  # differences an error spells out
 
@@ -38,11 +39,12 @@ def optimizer_snapshot(optimizer: torch.optim.Optimizer) -> OptimizerSnapshot:
     packed = optimizer.state_dict()
     tensors: dict[str, Tensor] = {}
     scalars: dict[int, dict[str, Any]] = {}
+    stepped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
     for index, state in packed["state"].items():
         scalars[index] = {}
         for name, value in state.items():
             if isinstance(value, Tensor):
-                tensors[f"{index}.{name}"] = value.detach().to("cpu", copy=True)
+                tensors[f"{index}.{name}"] = _saved(value, stepped[index])
             else:
                 scalars[index][name] = _scalar(value)
     groups = [
@@ -112,7 +114,7 @@ def load_module(module: nn.Module, tensors: Mapping[str, Tensor], *, what: str) 
             f"the checkpoint does not fit the {what}: {found}. Resume with the config that wrote it (same "
             f"architecture, rank and dtype), or start in another output folder"
         )
-    module.load_state_dict(tensors, strict=True)
+    load(module, tensors)
 
 
 def in_pieces(snapshot: OptimizerSnapshot, parts: Owned) -> OptimizerSnapshot:
@@ -124,7 +126,7 @@ def in_pieces(snapshot: OptimizerSnapshot, parts: Owned) -> OptimizerSnapshot:
         whole = parts.tensors[place.tensor]
         for name, value in states.get(place.tensor, {}).items():
             tensors[f"{number}.{name}"] = place.part(value) if value.shape == whole.shape else value
-        records.append({**group["parameters"][place.tensor], "shape": list(place.shape)})
+        records.append({**group["parameters"][place.tensor], "shape": list(place.whole)})
     return OptimizerSnapshot(tensors, [{**group, "parameters": records}])
 
 
@@ -134,7 +136,7 @@ def put_together(snapshot: OptimizerSnapshot, parts: Owned) -> OptimizerSnapshot
     Raises:
         CheckpointError: another number of parameters, or other shapes.
     """
-    _check_fits([[list(place.shape) for place in parts.places.values()]], snapshot)
+    _check_fits([[list(place.whole) for place in parts.places.values()]], snapshot)
     (group,), states = snapshot.groups, _by_parameter(snapshot.tensors)
     tensors: dict[str, Tensor] = {}
     records: dict[int, dict[str, Any]] = {}
@@ -143,12 +145,19 @@ def put_together(snapshot: OptimizerSnapshot, parts: Owned) -> OptimizerSnapshot
         records[place.tensor] = {**group["parameters"][number], "shape": list(whole.shape)}
         for name, value in states.get(number, {}).items():
             key = f"{place.tensor}.{name}"
-            if value.shape == place.shape:
-                place.part(tensors.setdefault(key, value.new_zeros(whole.shape))).copy_(value)
+            if value.shape == place.whole:
+                place.part(tensors.setdefault(key, value.new_zeros(whole.shape))).copy_(place.cut(value))
             else:
                 tensors[key] = torch.maximum(tensors.get(key, value), value)
     ordered = [records[index] for index in range(len(parts.tensors))]
     return OptimizerSnapshot(tensors, [{**group, "parameters": ordered}])
+
+
+def _saved(value: Tensor, parameter: nn.Parameter) -> Tensor:
+    """A copy of a state on the CPU, or a slice of a whole one where the parameter is sharded."""
+    if isinstance(parameter, Slice) and value.shape == parameter.shape:
+        return parameter.sharded(value)
+    return value.detach().to("cpu", copy=True)
 
 
 def _by_parameter(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:

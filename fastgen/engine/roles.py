@@ -68,7 +68,7 @@ def build_roles(
     needs, names = stage.objective.needs, denoisers_of(stage.objective)
     origins = {name: _origin(name, stage, weights) for name in names}
     scalars = {name: needs.scalars_of(name) for name in names}
-    graphs = Graphs() if stage.train.cuda_graphs and not needs.second_derivative else None
+    graphs = Graphs() if stage.train.graphed and not needs.second_derivative else None
     torch.manual_seed(seed_of(seed, stage.name, "embeddings"))
     kept = (*trained, "target")
     denoisers: dict[str, Speaker] = {

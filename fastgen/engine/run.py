@@ -18,15 +18,16 @@ from ..models.roles import Roles
 from ..models.walk import Plan
 from ..seeds import seed_of
 from . import checkpoint
-from .distributed import alone
+from .distributed import alone, is_first
 from .dtypes import autocast_of, base_of
 from .feed import Feed, PairSet
 from .log import RunLog
 from .memory import settle_recompute
 from .migration import migrated
 from .pairs import teacher_pairs
-from .quality import Quality, Yardstick, averaged, left_by, passed, plain, read_weights, write_weights
+from .quality import Quality, Yardstick, left_by, passed, plain, read_weights, shown, write_weights
 from .roles import Weights, build_roles
+from .sharding import shard_roles
 from .stage import Stage
 
 Preview = Callable[[Stage, str], None]
@@ -97,6 +98,7 @@ class Run:
             finished[stage_config.name] = plain(stage.roles, latest, stage.feed)
             self._finish(stage, quality, finished[stage_config.name])
             del stage  # its networks and moments must not stand beside the next stage's
+            self.pipeline.network.to(self.accelerator.device)
         return Trained(finished)
 
     def _finished_before(self, start: int) -> dict[str, dict[str, Tensor]]:
@@ -131,8 +133,10 @@ class Run:
             weights: what the stage before left; None leaves the generator to a checkpoint.
         """
         config = self.config.stages[index]
-        roles = self.roles(config, weights)
-        stage = Stage(config, roles, self.feed(config), self.accelerator, index=index, seed=self.config.seed)
+        roles, feed = self.roles(config, weights), self.feed(config)
+        if shard_roles(roles, config.train.sharding, self.accelerator.device):
+            self.pipeline.network.to("cpu")  # whole, it would stand beside the slices
+        stage = Stage(config, roles, feed, self.accelerator, index=index, seed=self.config.seed)
         found = settle_recompute(stage)
         if found is not None:
             self.log.say(found)
@@ -206,7 +210,7 @@ class Run:
 
     def _preview(self, stage: Stage, preview: Preview) -> None:
         name = f"{stage.index}-{stage.config.name}-{stage.position.images:09d}"
-        with averaged(stage):
+        with shown(stage):
             alone(lambda: self._draw(partial(preview, stage, name)))
 
     def _draw(self, preview: Callable[[], None]) -> None:
@@ -219,14 +223,14 @@ class Run:
             self._hindrance = error
 
     def _save(self, stage: Stage, quality: Quality) -> None:
-        def write() -> None:
-            held, best = stage.snapshot(), {"best": quality.weights} if quality.weights else {}
-            about = {"fingerprint": fingerprint(self.config), "quality": quality.state()}
-            snapshot = checkpoint.Snapshot({**held.tensors, **best}, {**held.state, **about})
+        def write(snapshot: checkpoint.Snapshot) -> None:
             step = sum(s.train.images for s in self.config.stages[: stage.index]) + stage.position.images
             checkpoint.save(self.config.out / "checkpoints", step, snapshot, keep=self.config.checkpoints.keep)
 
-        alone(write)
+        held = stage.snapshot() if is_first() or stage.sharded else checkpoint.Snapshot({}, {})
+        best = {"best": quality.weights} if quality.weights else {}
+        about = {"fingerprint": fingerprint(self.config), "quality": quality.state()}
+        checkpoint.written_together(checkpoint.Snapshot({**held.tensors, **best}, {**held.state, **about}), write)
 
     def _resumed(self) -> checkpoint.Snapshot | None:
         loaded = checkpoint.newest_of_the_first(self.config.out / "checkpoints", warn=self.log.say)

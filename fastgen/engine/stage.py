@@ -14,6 +14,7 @@ from ..config.schema import StageConfig
 from ..errors import NonFiniteError, UserError
 from ..models.owned import owned
 from ..models.roles import Roles
+from ..models.sharding import Slice, collect
 from ..objectives import Batch, Terms, Turn, roles_of
 from ..seeds import stream
 from .averaging import Averager
@@ -113,14 +114,20 @@ class Stage:
             for role in roles_of(config.objective)
             if roles.parameters(role)
         }
-        graphed = settings.cuda_graphs and accelerator.device.type == "cuda"
-        self._averagers = {turn: Averager(self._trained_in(turn), early=not graphed) for turn in cycle}
+        graphed = settings.graphed and accelerator.device.type == "cuda"
+        self._trained = {turn: self._trained_in(turn) for turn in cycle}
+        self._averagers = {turn: Averager(_whole(p), early=not graphed) for turn, p in self._trained.items()}
         self.ema = EMA(roles["generator"], decay=settings.ema) if settings.ema is not None else None
         half, device = settings.precision == "fp16", accelerator.device.type
         self._scalers = {turn[0]: torch.amp.GradScaler(device, enabled=half) for turn in cycle}
         self._skips = dict.fromkeys(self._scalers, 0)
         self._waits = half or not all(optimizer.fused for optimizer in self.optimizers.values())
         self._broken = torch.zeros((), device=accelerator.device)
+
+    @property
+    def sharded(self) -> bool:
+        """Whether a snapshot is brought together by all processes."""
+        return any(isinstance(p, Slice) for trained in self._trained.values() for p in trained)
 
     @property
     def done(self) -> bool:
@@ -196,6 +203,7 @@ class Stage:
         loss = torch.stack(list(terms.values())).sum() / parts
         self._scalers[turn[0]].scale(loss).backward()
         self.roles.collect_gradients(turn)
+        collect(self._trained[turn])
         return {term: value.detach() / parts for term, value in terms.items()}
 
     def _batches(self, number: int) -> list[Batch]:
@@ -246,7 +254,10 @@ class Stage:
         self._broken = torch.zeros_like(self._broken)
 
     def snapshot(self) -> Snapshot:
-        """All that resuming this stage needs; the networks that are plainly the teacher's are left out."""
+        """All that resuming this stage needs; the networks that are plainly the teacher's are left out.
+
+        What is sharded is sharded in it too: `checkpoint.written_together` makes whole tensors of it.
+        """
         tensors = {role: dict(self.roles[role].state_dict()) for role in self.roles.own}
         groups = {}
         for role, optimizer in self.optimizers.items():
@@ -261,7 +272,7 @@ class Stage:
             "ema_updates": self.ema.updates if self.ema else None,
         }
         if self.ema is not None:
-            tensors["ema"] = self.ema.averages
+            tensors["ema"] = self.ema.sharded
         return Snapshot(tensors, state)
 
     def restore(self, snapshot: Snapshot) -> None:
@@ -286,6 +297,11 @@ class Stage:
         whole = put_together(OptimizerSnapshot(tensors, saved["groups"]), owned(self.roles[role]))
         restore_optimizer(optimizer.optimizer, whole)
         optimizer.updates = saved["updates"]
+
+
+def _whole(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
+    """Those that are not sharded, whose gradients nobody else averages."""
+    return [p for p in parameters if not isinstance(p, Slice)]
 
 
 def _parts(batch: int, micro: int, processes: int) -> int:

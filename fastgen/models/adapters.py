@@ -95,6 +95,11 @@ class SharedNetwork:
         """The role that acts, and what its layers compute with that may be trained."""
         return self.role, self._working[self.role]
 
+    @property
+    def swapped(self) -> list[nn.Parameter]:
+        """Parameters of the base that roles put their own in the place of."""
+        return [base for switch in self._switches if (base := switch.choices[None]) is not None]
+
     def checkpoint_blocks(self) -> None:
         """Blocks are computed again in `backward`, under the role that they were called under.
 
@@ -169,6 +174,11 @@ class AdaptedDenoiser(nn.Module):
     def scale(self) -> float:
         """What its low-rank updates are multiplied by."""
         return self._shared[1].scale
+
+    @property
+    def swapped(self) -> list[nn.Parameter]:
+        """What of the base a role puts its own in the place of."""
+        return self._shared[1].swapped
 
     @property
     def own(self) -> nn.Module:

@@ -19,6 +19,7 @@ from .recompute import enable_checkpointing
 from .recorded import Actor
 from .regions import layer_to_hook
 from .scalars import ScalarEmbeddings
+from .sharding import around, kept_for_backward
 
 Acting = tuple[Hashable, Sequence[nn.Parameter]]
 
@@ -292,10 +293,14 @@ class _Stop(Exception):
 
 
 class _Taps:
-    """Collects the outputs of named layers and ends the forward pass after the last of them."""
+    """Collects the outputs of named layers and ends the forward pass after the last of them.
+
+    A sharded network comes to its end, or its blocks would not be put away.
+    """
 
     def __init__(self, net: nn.Module, layers: Sequence[str]) -> None:
         self._modules = [layer_to_hook(net, layer) for layer in layers]
+        self._around = [around(net, layer) for layer in layers]
         self._seen: dict[int, Any] = {}
 
     @property
@@ -312,8 +317,8 @@ class _Taps:
 
     def _collector(self, i: int) -> Any:
         def collect(_module: nn.Module, _args: Any, output: Any) -> None:
-            self._seen[i] = output
-            if len(self._seen) == len(self._modules):
+            self._seen[i] = kept_for_backward(output, self._around[i])
+            if len(self._seen) == len(self._modules) and not any(self._around):
                 raise _Stop
 
         return collect

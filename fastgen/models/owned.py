@@ -6,6 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .sharding import Slice, stepped
+
 
 class Piece(nn.Parameter):
     """A part of a larger parameter, under a name of its own; written to, both are."""
@@ -23,11 +25,24 @@ class Piece(nn.Parameter):
 
 @dataclass(frozen=True)
 class Place:
-    """Where a parameter lies: in which of the owned tensors, from where on, and its shape."""
+    """Where a parameter lies: in which of the owned tensors, from where on, and its shape there.
+
+    Of a sharded one that is a slice.
+    """
 
     tensor: int
     start: int
     shape: torch.Size
+    slice: Slice | None = None
+
+    @property
+    def whole(self) -> torch.Size:
+        """The shape of all slices together."""
+        return self.shape if self.slice is None else self.slice.of.shape
+
+    def cut(self, value: Tensor) -> Tensor:
+        """What lies here of a value of the whole parameter."""
+        return value if self.slice is None else self.slice.cut(value)
 
     def part(self, tensor: Tensor) -> Tensor:
         """The part of a tensor like the owned one."""
@@ -52,16 +67,23 @@ class Owned:
         """The parts of tensors like the owned ones, by the names of the parameters."""
         return {name: place.part(tensors[place.tensor]) for name, place in self.places.items()}
 
+    def sharded(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Such parts, as slices of whole tensors where the parameters are sharded."""
+        slices = {name: place.slice for name, place in self.places.items()}
+        return {name: part if (of := slices[name]) is None else of.sharded(part) for name, part in parts.items()}
+
 
 def owned(module: nn.Module) -> Owned:
     """What a module trains."""
     wholes: dict[int, nn.Parameter] = {}
     places: dict[str, Place] = {}
     for name, parameter in module.named_parameters():
-        whole = parameter.whole if isinstance(parameter, Piece) else parameter
+        held = stepped(parameter)
+        whole = held.whole if isinstance(held, Piece) else held
         wholes.setdefault(id(whole), whole)
-        start = int(parameter.storage_offset() - whole.storage_offset())
-        places[name] = Place(list(wholes).index(id(whole)), start, parameter.shape)
+        start = int(held.storage_offset() - whole.storage_offset())
+        of = held if isinstance(held, Slice) else None
+        places[name] = Place(list(wholes).index(id(whole)), start, held.shape, of)
     return Owned(tuple(wholes.values()), places)
 
 

@@ -10,6 +10,7 @@ from ..process import Process
 from .contract import Denoiser, RoleNetwork
 from .discriminator import Discriminator
 from .owned import collect_gradients, owned
+from .sharding import load, whole
 from .walk import Plan
 
 DENOISERS = ("generator", "fake_score", "real_score", "target")
@@ -96,17 +97,20 @@ EMBEDDED = "embeddings."
 
 
 def taken(denoiser: RoleNetwork) -> dict[str, Tensor]:
-    """What a role has of its own, copied to the CPU: its network or adapter, and its embeddings if it has any."""
+    """What a role has of its own, copied to the CPU: its network or adapter, and its embeddings if it has any.
+
+    Of a sharded network every process gets whole tensors, brought together one by one.
+    """
     embedded = {f"{EMBEDDED}{name}": value for name, value in denoiser.embeddings.state_dict().items()}
     own = {**weights_of(denoiser).state_dict(), **embedded}
-    return {name: value.detach().to("cpu", copy=True).contiguous() for name, value in own.items()}
+    return {name: whole(value).to("cpu", copy=True).contiguous() for name, value in own.items()}
 
 
 def put(denoiser: RoleNetwork, state: Mapping[str, Tensor]) -> None:
     """Gives a role what was `taken` of one; embeddings that the other had not stay as they are."""
     embedded = {name.removeprefix(EMBEDDED): value for name, value in state.items() if name.startswith(EMBEDDED)}
     denoiser.embeddings.load_state_dict(embedded, strict=False)
-    weights_of(denoiser).load_state_dict({name: v for name, v in state.items() if not name.startswith(EMBEDDED)})
+    load(weights_of(denoiser), {name: value for name, value in state.items() if not name.startswith(EMBEDDED)})
 
 
 def weights_of(denoiser: RoleNetwork) -> nn.Module:

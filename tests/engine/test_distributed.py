@@ -135,6 +135,13 @@ def test_a_run_whose_second_process_sees_no_checkpoint_goes_on_as_one(tmp_path):
 
 
 @pytest.mark.slow
+def test_an_error_on_one_process_ends_all(tmp_path):
+    tiny.class_conditional(size=16, channels=1).save_pretrained(tmp_path / "teacher")
+    config = small_run.run_config(tmp_path)
+    assert small_run.in_processes(2, ranks.fail_on_the_second, config) == [1, 1], "neither had to be killed"
+
+
+@pytest.mark.slow
 def test_an_export_may_take_longer_than_the_processes_time_out(tmp_path):
     small_run.write_recipe(tmp_path)
     assert small_run.in_processes(2, ranks.run_with_a_slow_export, tmp_path) == [0, 0]

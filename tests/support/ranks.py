@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,20 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 import fastgen.distillation.distil as distillation
+from benchmarks.scaling import timed_stage
+from benchmarks.trio import Setting
 from fastgen.config.schema import Config, LoRAConfig
 from fastgen.distillation.distil import distil
 from fastgen.engine import averaging, checkpoint
 from fastgen.engine import stage as loop
 from fastgen.engine.averaging import Averager
 from fastgen.engine.distributed import alone, average, meet, shared
+from fastgen.engine.quality import left_by, shown
 from fastgen.errors import UserError
+from fastgen.models import sharding
 from fastgen.models.pipelines.loading import load
 from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.models.sharding import Slice, whole
 from fastgen.objectives import DMD2
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.guidance_laws import Fixed
@@ -99,6 +104,100 @@ def travelled() -> list[str]:
         averager.finish()
     averaging.BUCKET = size
     return events
+
+
+SLICED: dict[str, dict[str, Any]] = {
+    "full": {"gradient_checkpointing": True, "micro_batch": 1},
+    "adapters": {"lora": LoRAConfig(rank=2, norms=True)},
+}
+"""Settings of a stage that two processes train in slices and one as a whole."""
+
+
+def sliced(teacher: Path, name: str, *, sharding: str = "none") -> loop.Stage:
+    """Such a stage of rivals."""
+    settings = {"micro_batch": 2, **SLICED[name]}  # of the whole batch of four
+    pipeline = Pipeline(load(teacher, device="cpu"))
+    return stage(pipeline, rivals(), steps=4, ema=0.9, sharding=sharding, **settings)
+
+
+def saved(trained: loop.Stage, folder: Path) -> Path:
+    """A checkpoint of a stage, which all processes write together."""
+    write = partial(checkpoint.save, folder, 1, keep=1)
+    checkpoint.written_together(trained.snapshot(), write)
+    return folder / "00000001"
+
+
+def gradients_of(trained: loop.Stage) -> dict[str, list[torch.Tensor]]:
+    """Of each update by role, whole, as they are stepped with; of this cycle and of those to come."""
+    found: dict[str, list[torch.Tensor]] = {}
+    for role, optimizer in trained.optimizers.items():
+        noted = partial(_noted_step, optimizer, optimizer.step, found.setdefault(role, []))
+        optimizer.step = noted  # type: ignore[method-assign]
+    trained.cycle()
+    return found
+
+
+def _noted_step(optimizer: Any, step: Callable[..., None], found: list[torch.Tensor], **settings: Any) -> None:
+    gradients = [p.sharded(p.grad) if isinstance(p, Slice) else p.grad for p in optimizer.parameters]
+    found.append(torch.cat([whole(gradient).flatten() for gradient in gradients]))
+    step(**settings)
+
+
+def train_in_slices(teacher: Path, folder: Path) -> None:
+    """In one of two processes: training in slices, and from one process's checkpoint on."""
+    Accelerator(cpu=True)
+    sharding.BLOCK = 2**10
+    rank = int(os.environ["RANK"])
+    for name in SLICED:
+        trained = sliced(teacher, name, sharding="full")
+        told: dict[str, Any] = {"gradients": gradients_of(trained), "figures": trained.cycle()}
+        saved(trained, folder / name)
+        told["left"] = left_by(trained)
+        told["held"] = {role: sum(p.numel() for p in trained.roles.parameters(role)) for role in trained.roles.members}
+        with shown(trained):
+            told["shown"] = alone(partial(_drawn, trained))
+        told["again"] = trained.cycle()
+        other = sliced(teacher, name, sharding="full")
+        found = checkpoint.newest_of_the_first(folder / f"{name} of one", warn=print)
+        assert found is not None
+        other.restore(found.snapshot)
+        saved(other, folder / f"{name} of one again")
+        told["resumed"] = other.cycle()
+        torch.save(told, folder / f"{name} {rank}.pt")
+
+
+def fail_on_the_second(config: Config) -> None:
+    """In one of two processes: a run whose second process breaks off in its second cycle."""
+    cycle = loop.Stage.cycle
+
+    def cycle_or_fail(self: loop.Stage) -> dict[str, float]:
+        if os.environ["RANK"] == "1" and self.position.cycle == 1:
+            raise UserError("an image of this disk cannot be read")
+        return cycle(self)
+
+    loop.Stage.cycle = cycle_or_fail  # type: ignore[method-assign]
+    distil(config, recipes=config.out.parent)
+
+
+def _drawn(trained: loop.Stage) -> torch.Tensor:
+    x, cond = trained.feed.example()
+    t = torch.full((1,), 0.5, dtype=torch.float64)
+    with torch.no_grad():
+        return trained.roles.generator(x + 1, t, cond).x0
+
+
+def train_on_gpus(folder: Path, count: int) -> None:
+    """In one of one or two processes with a GPU each: the figures of three cycles of a tiny trio with GAN."""
+    torch.backends.cudnn.allow_tf32 = False
+    accelerator = Accelerator()
+    assert accelerator.device.type == "cuda"
+    for sharing in ("lora", "full"):
+        for slicing in ("none", "full")[:count]:
+            setting = Setting(sharing=sharing, rank=2, batch=4, gan=True, precision="fp32", fake_turns=1)
+            trained = timed_stage(setting, "tiny", accelerator, slicing, micro_batch=2)
+            figures = [trained.cycle() for _ in range(3)]
+            if accelerator.is_main_process:
+                torch.save(figures, folder / f"{count} {sharing} {slicing}.pt")
 
 
 def resumed_apart(pipeline: Pipeline, disk: Path, rank: int) -> dict[str, Any]:

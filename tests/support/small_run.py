@@ -21,6 +21,7 @@ from fastgen.engine import pairs
 from fastgen.engine import stage as loop
 from fastgen.engine.feed import Feed, PairSet
 from fastgen.engine.roles import build_roles
+from fastgen.engine.sharding import shard_roles
 from fastgen.models.pipelines.loading import load
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.walk import Plan
@@ -79,6 +80,7 @@ def stage(
     sharing, base = "full" if lora is None else "lora", "bf16" if settings.precision == "bf16" else "fp32"
     student = Plan([even_grid(steps)])
     roles = build_roles(pipeline, config, student=student, weights={}, seed=0, sharing=sharing, lora=lora, base=base)
+    shard_roles(roles, settings.sharding, CPU)
     loader = Loader(Stripes(), seed=0)
     noise = torch.randn((2, 16, *pipeline.shape), generator=torch.Generator().manual_seed(1))
     pairs = PairSet(noise[0], noise[1].clamp(-1, 1), loader) if objective.needs.pairs else None

@@ -33,6 +33,7 @@ class Needs:
         experts: it trains the two networks of a pipeline phase by phase.
         fine_times: it tells the generator times that are closer than half precision can tell apart.
         second_derivative: it differentiates a gradient.
+        uneven: which networks it calls depends on the samples drawn, and so differs between processes.
         judged_from: images of the generator before the last of its terms begins.
 
     Raises:
@@ -55,6 +56,7 @@ class Needs:
     experts: bool = False
     fine_times: bool = False
     second_derivative: bool = False
+    uneven: bool = False
     judged_from: int = 0
 
     def __post_init__(self) -> None:

@@ -55,7 +55,9 @@ class SelfShortcut:
 
     @property
     def needs(self) -> Needs:
-        return Needs(images=True, real_score=True, sampler="ode") | self.teacher_guidance.needs(target=self.ema > 0)
+        return Needs(images=True, real_score=True, sampler="ode", uneven=True) | self.teacher_guidance.needs(
+            target=self.ema > 0
+        )
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         follow(roles, batch, self.ema)

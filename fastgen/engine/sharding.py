@@ -1,0 +1,38 @@
+"""Which networks of a stage are sharded."""
+
+import torch
+from torch import nn
+
+from ..models.adapters import AdaptedDenoiser
+from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser
+from ..models.discriminator import Discriminator
+from ..models.roles import Roles
+from ..models.sharding import Sharding, mesh_of, shard
+from .distributed import parallel
+
+
+def shard_roles(roles: Roles, sharding: Sharding, device: torch.device) -> bool:
+    """Slices every network of the roles, frozen ones too; whether it did so, which needs several processes.
+
+    Adapters stay whole, and so do the few parameters of a shared network that roles put their own in the place of.
+    """
+    if sharding == "none" or not parallel():
+        return False
+    mesh = mesh_of(device, sharding)
+    for net, swapped in _networks(roles).items():
+        shard(net, mesh, but=swapped)
+    return True
+
+
+def _networks(roles: Roles) -> dict[nn.Module, list[nn.Parameter]]:
+    """The networks, each once, and what of each stays whole."""
+    found: dict[nn.Module, list[nn.Parameter]] = {}
+    for member in roles.members.values():
+        speaker = member.inner if isinstance(member, RetargetedDenoiser) else member
+        if isinstance(speaker, Discriminator):
+            found |= {head: [] for head in speaker.heads if next(head.parameters(), None) is not None}
+        elif isinstance(speaker, AdaptedDenoiser):
+            found[speaker.net] = speaker.swapped
+        elif isinstance(speaker, NetworkDenoiser):
+            found[speaker.net] = []
+    return found

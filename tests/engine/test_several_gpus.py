@@ -1,0 +1,22 @@
+"""Two GPUs through NCCL against one: the same figures, with whole networks and in slices."""
+
+import pytest
+import ranks
+import small_run
+import torch
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs"),
+]
+
+
+def test_two_gpus_train_as_one(tmp_path):
+    for count in (1, 2):
+        assert small_run.in_processes(count, ranks.train_on_gpus, tmp_path, count) == [0] * count
+    for sharing in ("lora", "full"):
+        one = torch.load(tmp_path / f"1 {sharing} none.pt")
+        for sharding in ("none", "full"):
+            two = torch.load(tmp_path / f"2 {sharing} {sharding}.pt")
+            for theirs, ours in zip(two, one, strict=True):
+                assert theirs == pytest.approx(ours, rel=1e-3, abs=1e-5), (sharing, sharding)
