@@ -1,6 +1,5 @@
 """The page in use: both themes can be read, and its controls work in a browser, where there is one."""
 
-import json
 import re
 import shutil
 import subprocess
@@ -8,9 +7,7 @@ from pathlib import Path
 
 import pytest
 from dom import having, parse, words
-from made_up_report import report
 
-from eval.metrics_json import FILE
 from eval.page import html
 from eval.page.axes import Scale
 from eval.page.spectrum import peaks
@@ -18,14 +15,6 @@ from eval.page.spectrum import peaks
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 STYLE = (Path(html.__file__).parent / "report.css").read_text(encoding="utf-8")
 TEXT = ("ink", "faint", "many", "few", "student", "real", "good", "bad")
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("report")
-    (folder / FILE).write_text(json.dumps(report(folder)))
-    html.write(folder)
-    return folder
 
 
 def themes() -> tuple[dict[str, str], dict[str, str]]:
