@@ -111,6 +111,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--base", choices=("auto", *get_args(Base)), default="auto", help="of shared roles")
     parser.add_argument("--guidance", type=float, default=8.0, help="of the real score; 1 is one call of it")
     parser.add_argument("--fake-turns", type=int, default=4, help="of a cycle")
+    parser.add_argument("--optimizer", choices=("adamw", "adamw8bit", "muon"), default="adamw")
+    parser.add_argument("--masters", choices=("fp32", "split", "bf16"), default="fp32")
+    parser.add_argument("--gradients", choices=("fp32", "bf16"), default="fp32")
+    parser.add_argument("--ema-device", choices=("auto", "cpu"), default="auto")
     for name, default in (("gan", False), ("checkpointing", True), ("compile", False), ("graphs", False)):
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=default)
     parser.add_argument("--cycles", type=int, default=3, help="that the medians are of")

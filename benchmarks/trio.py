@@ -40,6 +40,8 @@ class Setting:
         base: dtype of the network that roles share; auto is that of the precision.
         fake_turns: of a cycle, after one turn of the generator.
         guidance: of the real score; 1 is one call of it, more are two.
+        optimizer: name of that of every role.
+        masters, gradients, ema_device: of `TrainConfig`; beside masters in bf16 the teacher is in it as well.
     """
 
     sharing: Sharing = "lora"
@@ -53,11 +55,16 @@ class Setting:
     base: Base | Literal["auto"] = "auto"
     fake_turns: int = 4
     guidance: float = 8.0
+    optimizer: str = "adamw"
+    masters: str = "fp32"
+    gradients: str = "fp32"
+    ema_device: str = "auto"
 
     @property
     def dtype(self) -> torch.dtype:
         """Of the teacher's network, as a run loads it."""
-        return torch.bfloat16 if self.sharing == "lora" and self.precision == "bf16" else torch.float32
+        half = self.precision == "bf16" and (self.sharing == "lora" or self.masters != "fp32")
+        return torch.bfloat16 if half else torch.float32
 
     @property
     def shared_in(self) -> Base:
@@ -134,7 +141,10 @@ def config_of(setting: Setting) -> StageConfig:
             "gradient_checkpointing": setting.checkpointing,
             "compile": setting.compile,
             "cuda_graphs": setting.graphs,
-            "optim": {"lr": 1e-6, "betas": (0.0, 0.999)},
+            "masters": setting.masters,
+            "gradients": setting.gradients,
+            "ema_device": setting.ema_device,
+            "optim": {"name": setting.optimizer, "lr": 1e-6, "betas": (0.0, 0.999)},
         }
     )
     return StageConfig(name="benchmark", objective=objective, train=train)

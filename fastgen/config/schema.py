@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from ..data import SOURCE_KINDS
+from ..models.masters import Masters
 from ..models.sharding import Sharding
 from ..models.walk import Sampler
 from ..objectives import OBJECTIVE_KINDS, roles_of
@@ -71,10 +72,13 @@ class LoRAConfig(Strict):
 
 
 class OptimConfig(Strict):
-    """AdamW of one role.
+    """The optimizer of one role.
 
+    name: adamw; adamw8bit keeps moments in 8 bits; muon makes the updates of hidden matrices orthogonal, and steps all
+        else by adamw.
     lr: learning rate after the warm-up.
-    betas: decays of the first and second moments.
+    betas: decays of AdamW's first and second moments; a first one of 0 keeps none.
+    momentum: decay of Muon's.
     eps: what is added to the root of the second moment.
     weight_decay: share of the weights that an update takes off, in units of the learning rate.
     clip: largest norm of the role's gradient.
@@ -82,8 +86,10 @@ class OptimConfig(Strict):
     schedule: course of the learning rate afterwards; linear and cosine end at zero.
     """
 
+    name: Literal["adamw", "adamw8bit", "muon"] = "adamw"
     lr: Annotated[float, Field(gt=0)] = 1e-4
     betas: tuple[Fraction, Fraction] = (0.9, 0.999)
+    momentum: Fraction = 0.95
     eps: Annotated[float, Field(gt=0)] = 1e-8
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
     clip: Annotated[float, Field(gt=0)] | None = 10.0
@@ -103,8 +109,13 @@ class TrainConfig(Strict):
     minutes: of training after which a stage ends before its budget; none where not given.
     batch: samples per update over all processes.
     micro_batch: samples per forward pass; the rest of the batch is accumulated.
-    precision: what networks compute in; times, losses, gradients and trained weights stay in fp32.
-    ema: decay per generator update; the average is what is exported.
+    precision: what networks compute in; times, losses and averages stay in fp32.
+    masters: what a trained network's weights are: fp32; split, the same numbers as bf16 weights that no call casts and
+        16 bits beside each; bf16, which updates round up or down by chance. The latter two need precision bf16.
+    gradients: of such bf16 weights, those of several micro-batches being added up.
+    tf32: matrix products of fp32 numbers may be rounded to TF32, as PyTorch lets convolutions be.
+    ema: decay per generator update; the average, in fp32, is what is exported.
+    ema_device: auto keeps the average beside the weights, cpu in main memory, where it follows while training goes on.
     reuse: the turns of a cycle share one batch and its rollout.
     gradient_checkpointing: blocks are computed again in the backward pass, which saves their memory; with auto, where a
         turn would not fit the device otherwise.
@@ -121,7 +132,11 @@ class TrainConfig(Strict):
     batch: PositiveInt = 64
     micro_batch: PositiveInt | None = None
     precision: Precision = "fp32"
+    masters: Masters = "fp32"
+    gradients: Literal["fp32", "bf16"] = "fp32"
+    tf32: bool = False
     ema: Fraction | None = 0.99
+    ema_device: Literal["auto", "cpu"] = "auto"
     reuse: bool = False
     gradient_checkpointing: bool | Literal["auto"] = False
     compile: bool = False

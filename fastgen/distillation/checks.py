@@ -252,6 +252,15 @@ def _check_sharding(stage: StageConfig, config: Config) -> None:
             train.precision == "fp16",
             "train.precision=bf16",
         ),
+        f"train.masters {train.masters}, halves of numbers that no slice holds": (
+            train.masters != "fp32",
+            "train.masters=fp32",
+        ),
+        "an optimizer besides adamw, which looks at whole tensors": (
+            any(train.optim_of(role).name != "adamw" for role in roles_of(stage.objective)),
+            "optim.name=adamw",
+        ),
+        "train.ema_device cpu, where slices do not meet": (train.ema_device == "cpu", "train.ema_device=auto"),
         "gan.r1, a second derivative": (needs.second_derivative, "gan.approximate_r1 in its place"),
         "calls of networks that depend on the samples drawn, where all processes have to make the same": (
             needs.uneven,

@@ -21,7 +21,7 @@ BUCKET = 2**23  # values that travel together; a parameter of as many travels wh
 
 @dataclass
 class Bucket:
-    """Parameters of one dtype whose gradients travel as one tensor.
+    """Parameters whose gradients are of one dtype and travel as one tensor.
 
     Attributes:
         parameters: what it holds, in the order in which they are laid out.
@@ -42,7 +42,7 @@ class Bucket:
 
     def send(self) -> None:
         """Begins to add up the gradients of all processes; a missing one is zero."""
-        found = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.parameters]
+        found = [torch.zeros_like(p, dtype=p.grad_dtype) if p.grad is None else p.grad for p in self.parameters]
         self.flat = found[0].contiguous() if len(found) == 1 else torch.cat([gradient.flatten() for gradient in found])
         for p in self.parameters:
             p.grad = None
@@ -57,7 +57,7 @@ class Bucket:
         for p, piece in zip(self.parameters, pieces, strict=True):
             assert p.grad is None, "a gradient grew after it was sent"
             gradient = piece.view(p.shape)
-            p.grad = gradient if p.is_contiguous() else torch.empty_like(p).copy_(gradient)
+            p.grad = gradient if p.is_contiguous() else torch.empty_like(p, dtype=p.grad_dtype).copy_(gradient)
         self.flat = self.travelling = None
 
 
@@ -147,12 +147,13 @@ class Averager:
         filling: dict[torch.dtype, Bucket] = {}
         for number in dict.fromkeys([*order, *range(len(self._parameters))]):
             p = self._parameters[number]
-            bucket = filling.pop(p.dtype, Bucket())
+            dtype = p.grad_dtype or p.dtype
+            bucket = filling.pop(dtype, Bucket())
             if bucket.parameters and bucket.size + p.numel() > BUCKET:
                 self._buckets.append(bucket)
                 bucket = Bucket()
             bucket.parameters.append(p)
-            filling[p.dtype] = self._of[number] = bucket
+            filling[dtype] = self._of[number] = bucket
         self._buckets += filling.values()
 
 

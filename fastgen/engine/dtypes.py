@@ -4,7 +4,9 @@
 | ---------------------------------- | ---------------------------------------------------------------------- |
 | teacher                            | `teacher.dtype`; auto: that of the network of shared roles, else fp32   |
 | network of shared roles            | `lora.base`; auto: bf16 where every stage has precision bf16, else fp32 |
-| trained networks, adapters, average | fp32                                                                   |
+| trained networks                   | fp32, or as `train.masters` says: bf16 beside what makes them fp32, or   |
+|                                    | bf16; those that a network keeps in fp32 are in it                      |
+| adapters, heads, target, average   | fp32                                                                   |
 | frozen copies                      | bf16 under precision bf16, else the teacher's                          |
 | forward passes                     | autocast to `train.precision`; under fp32, and of networks in half      |
 |                                    | precision that their pipeline speaks to in it, the network's own        |
@@ -17,7 +19,7 @@ from typing import get_args
 import torch
 from torch import nn
 
-from ..config.schema import Base, Config, Precision, StageConfig
+from ..config.schema import Base, Config, Precision, Sharing, StageConfig
 from ..errors import UserError
 from ..models.casting import HALF
 from ..models.denoiser import dtype_of
@@ -62,6 +64,8 @@ def check_dtypes(config: Config) -> None:
     Raises:
         UserError: naming the settings, the rule and the remedy.
     """
+    for stage in config.stages:
+        _check_masters(stage, config.sharing)
     base = base_of(config)
     if config.sharing == "full" or base == "fp32":
         return
@@ -97,4 +101,25 @@ def _check_derivatives(stage: StageConfig, base: Base) -> None:
         raise UserError(
             f"stage {stage.name!r} has gan.r1, a second derivative, and layers in lora.base=fp8 have first ones only: "
             "use gan.approximate_r1, or set lora.base=bf16"
+        )
+
+
+def _check_masters(stage: StageConfig, sharing: Sharing) -> None:
+    train = stage.train
+    if train.masters == "fp32":
+        if train.gradients != "fp32":
+            raise UserError(
+                f"stage {stage.name!r} has train.gradients {train.gradients}, but weights in fp32, whose gradients are "
+                "in it too: set train.masters to split or bf16, or leave gradients out"
+            )
+        return
+    if train.precision != "bf16":
+        raise UserError(
+            f"stage {stage.name!r} has train.masters {train.masters}, with which networks compute in bf16, but "
+            f"train.precision {train.precision}: set train.precision=bf16 or train.masters=fp32"
+        )
+    if sharing == "lora":
+        raise UserError(
+            f"stage {stage.name!r} has train.masters {train.masters}, but with sharing=lora no network is trained, and "
+            "adapters have masters in fp32 beside what layers compute with: leave masters out"
         )

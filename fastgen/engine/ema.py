@@ -1,11 +1,13 @@
 """Exponential moving average of the generator, kept in fp32."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor, nn
 
+from ..models.masters import assign, gathered, in_buckets, values_of
 from ..models.owned import owned
 
 
@@ -13,31 +15,58 @@ class EMA:
     """avg <- decay avg + (1 - decay) parameter, once per generator update.
 
     Early on the decay is at most (1 + n) / (10 + n) after n updates, so that the start is forgotten.
+
+    Args:
+        module: what is averaged.
+        decay: share of the average that stays.
+        aside: the average is in main memory, and follows in a thread of its own: an update returns at once, and the
+            parameters must not change before `settle`.
     """
 
-    def __init__(self, module: nn.Module, *, decay: float) -> None:
+    def __init__(self, module: nn.Module, *, decay: float, aside: bool = False) -> None:
         self.decay = decay
         self.updates = 0
         self._owned = owned(module)
-        self._means = [p.detach().float().clone() for p in self._owned.tensors]
-        self.averages = self._owned.named(self._means)
+        self._buckets = [*in_buckets([*range(len(self._owned.tensors))], self._owned.tensors.__getitem__)]
+        self._means = [torch.empty(0)] * len(self._owned.tensors)
+        for bucket in self._buckets:
+            for index, value in zip(bucket, self._values(bucket), strict=True):
+                self._means[index] = value.detach().to("cpu" if aside else value.device, torch.float32, copy=True)
+        self._averages = self._owned.named(self._means)
+        self._aside = _Aside(self._owned.tensors[0].device) if aside else None
 
-    @torch.no_grad()
+    @property
+    def averages(self) -> dict[str, Tensor]:
+        """The averages by the names of the parameters."""
+        self.settle()
+        return self._averages
+
     def update(self) -> None:
+        """Lets the average follow the parameters as they are now."""
+        self.settle()
         self.updates += 1
-        decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        parameters = [p.detach().float() for p in self._owned.tensors]
-        torch._foreach_lerp_(self._means, parameters, 1 - decay)
+        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
+        if self._aside is None:
+            self._follow(weight)
+        else:
+            self._aside.begin(lambda: self._follow(weight))
+
+    def settle(self) -> None:
+        """Waits for an update that is under way."""
+        if self._aside is not None:
+            self._aside.settle()
 
     @contextmanager
     def applied(self) -> Iterator[None]:
         """Within, the module has the averaged weights."""
-        live = [p.detach().clone() for p in self._owned.tensors]
-        self._write(self._means)
+        self.settle()
+        place = self._means[0].device
+        kept = [[value.detach().to(place, copy=True) for value in self._values(one)] for one in self._buckets]
+        self._write([[self._means[index] for index in bucket] for bucket in self._buckets])
         try:
             yield
         finally:
-            self._write(live)
+            self._write(kept)
 
     @property
     def sharded(self) -> dict[str, Tensor]:
@@ -51,6 +80,58 @@ class EMA:
         self.updates = updates
 
     @torch.no_grad()
-    def _write(self, values: Sequence[Tensor]) -> None:
-        for p, value in zip(self._owned.tensors, values, strict=True):
-            p.copy_(value)
+    def _follow(self, weight: float) -> None:
+        for bucket in self._buckets:
+            values = [value.float() for value in self._values(bucket)]
+            if self._aside is not None:
+                values = self._aside.brought(values)
+            torch._foreach_lerp_([self._means[index] for index in bucket], values, weight)
+
+    def _values(self, bucket: Sequence[int]) -> list[Tensor]:
+        return values_of([self._owned.tensors[index] for index in bucket])
+
+    @torch.no_grad()
+    def _write(self, buckets: Sequence[Sequence[Tensor]]) -> None:
+        for bucket, values in zip(self._buckets, buckets, strict=True):
+            assign([self._owned.tensors[index] for index in bucket], values)
+
+
+class _Aside:
+    """Work on a device's tensors that goes on while the device does other work, one piece at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._pool = ThreadPoolExecutor(1)
+        self._work: Future[None] | None = None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._pinned = torch.empty(0)
+
+    def begin(self, work: Callable[[], None]) -> None:
+        """Starts some, after what the device has been told so far."""
+        told = None if self._stream is None else torch.cuda.current_stream(self._stream.device).record_event()
+
+        def after() -> None:
+            if self._stream is None or told is None:
+                return work()
+            with torch.cuda.stream(self._stream):
+                self._stream.wait_event(told)
+                work()
+
+        self._work = self._pool.submit(after)
+
+    def settle(self) -> None:
+        """Waits until it is done."""
+        work, self._work = self._work, None
+        if work is not None:
+            work.result()
+
+    def brought(self, values: Sequence[Tensor]) -> list[Tensor]:
+        """Float32 values in main memory, until the next are brought."""
+        if self._stream is None:
+            return [*values]
+        flat, _ = gathered(values, torch.float32)
+        if len(self._pinned) < len(flat):
+            self._pinned = torch.empty(len(flat), pin_memory=True)
+        self._pinned[: len(flat)].copy_(flat, non_blocking=True)
+        self._stream.synchronize()
+        parts = torch.split(self._pinned[: len(flat)], [value.numel() for value in values])
+        return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]

@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..config.schema import OptimConfig, TrainConfig
 from ..objectives import OBJECTIVES
 from .checkpoint import Snapshot
 
@@ -52,7 +53,14 @@ def _settings(fingerprint: dict[str, Any]) -> dict[str, Any]:
 
 def _stage(stage: dict[str, Any]) -> dict[str, Any]:
     roles = {ROLES.get(role, role): settings for role, settings in stage["train"]["roles"].items()}
-    return {**stage, "objective": _objective(stage["objective"]), "train": {**stage["train"], "roles": roles}}
+    return {**stage, "objective": _objective(stage["objective"]), "train": _train({**stage["train"], "roles": roles})}
+
+
+def _train(settings: dict[str, Any]) -> dict[str, Any]:
+    """With those that the version did not have yet at their defaults, at which they change nothing."""
+    added = {name: value for name, value in TrainConfig(images=1).model_dump(mode="json").items() if name != "images"}
+    optim = {**OptimConfig().model_dump(mode="json"), **settings.get("optim", {})}
+    return {**added, **settings, "optim": optim}
 
 
 def _objective(settings: dict[str, Any]) -> dict[str, Any]:

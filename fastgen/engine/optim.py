@@ -1,40 +1,37 @@
 """One optimizer per role, and the course of its learning rate."""
 
 import math
-from collections.abc import Sequence
 
 import torch
-from torch import nn
-from torch.autograd.graph import increment_version
+from torch import Tensor, nn
 
 from ..config.schema import OptimConfig
+from ..models.casting import HALF
+from ..models.owned import Owned
 from ..models.sharding import gradient_norm
+from .stepper import Stepper
 
 FUSED = ("cuda", "cpu")
 
 
 class RoleOptimizer:
-    """AdamW over a role's parameters with clipping, warm-up and schedule.
+    """The updates of what a role trains, with clipping, warm-up and schedule.
 
     Args:
-        parameters: parameters of the role.
+        parts: what the role trains.
         settings: settings of its optimizer.
         total: updates over the whole stage, where the schedule ends.
+        seed: position in the run, for what is rounded by chance; the same on every process.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter], settings: OptimConfig, *, total: int) -> None:
-        self.parameters = list(parameters)
+    def __init__(self, parts: Owned, settings: OptimConfig, *, total: int, seed: tuple[int | str, ...] = ()) -> None:
+        self.parameters = list(parts.tensors)
         self.settings = settings
         self.total = total
         self.updates = 0
-        self.optimizer = torch.optim.AdamW(
-            self.parameters,
-            lr=settings.lr,
-            betas=settings.betas,
-            eps=settings.eps,
-            weight_decay=settings.weight_decay,
-            fused=self.fused or None,
-        )
+        self._seed = seed
+        known = settings.model_dump(include={"lr", "betas", "eps", "weight_decay", "momentum"})
+        self.optimizer = Stepper(parts, settings.name, {**known, "fused": self.fused})
 
     @property
     def lr(self) -> float:
@@ -46,11 +43,21 @@ class RoleOptimizer:
         remaining = {"constant": 1.0, "linear": 1 - past, "cosine": 0.5 * (1 + math.cos(math.pi * past))}
         return settings.lr * remaining[settings.schedule]
 
-    def clip(self) -> torch.Tensor:
-        """The norm of the gradient before it is clipped; a tensor, so that nothing waits for the device yet."""
+    def clip(self) -> Tensor:
+        """The norm of the gradient before it is clipped; a tensor, so that nothing waits for the device yet.
+
+        Gradients in half precision stay as they are, and are clipped when the step reads them.
+        """
         largest = self.settings.clip or math.inf
-        norm = gradient_norm(self.parameters)
-        nn.utils.clip_grads_with_norm_(self.parameters, largest, norm)
+        found = [p for p in self.parameters if p.grad is not None]
+        wide = [p for p in found if p.grad is not None and p.grad.dtype not in HALF]
+        if len(wide) == len(found):
+            norm = gradient_norm(self.parameters)
+        else:
+            norms = torch._foreach_norm([p.grad for p in found if p.grad is not None], 2, torch.float32)
+            norm = torch.linalg.vector_norm(torch.stack(norms))
+            self.optimizer.factor = (largest / (norm + 1e-6)).clamp(max=1)
+        nn.utils.clip_grads_with_norm_(wide, largest, norm)
         return norm
 
     @property
@@ -58,18 +65,17 @@ class RoleOptimizer:
         """Whether a step can be blocked from the device."""
         return all(p.is_floating_point() and p.device.type in FUSED for p in self.parameters)
 
-    def step(self, *, blocked: torch.Tensor | None = None) -> None:
+    def step(self, *, blocked: Tensor | None = None) -> None:
         """One update.
 
         Args:
             blocked: on the device, of a fused optimizer; where it is 1, neither parameters nor moments change.
         """
-        self.optimizer.found_inf = blocked  # type: ignore[attr-defined]
+        self.optimizer.found_inf = blocked
+        self.optimizer.position = (*self._seed, self.updates)
         for group in self.optimizer.param_groups:
             group["lr"] = self.lr
         self.optimizer.step()
-        for parameter in self.parameters:
-            increment_version(parameter)  # fused kernels write past PyTorch's count of writes, which copies go by
         self.updates += 1
 
     def zero_grad(self) -> None:

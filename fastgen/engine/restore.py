@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import CheckpointError
-from ..models.owned import Owned
+from ..models.owned import Owned, Place
 from ..models.sharding import Slice, load
+from .eight_bits import BLOCK, SCALES, blocks_of
 
 _SHOWN = 10  # differences an error spells out
 
@@ -125,7 +126,7 @@ def in_pieces(snapshot: OptimizerSnapshot, parts: Owned) -> OptimizerSnapshot:
     for number, place in enumerate(parts.places.values()):
         whole = parts.tensors[place.tensor]
         for name, value in states.get(place.tensor, {}).items():
-            tensors[f"{number}.{name}"] = place.part(value) if value.shape == whole.shape else value
+            tensors[f"{number}.{name}"] = _cut(name, value, place, whole.shape)
         records.append({**group["parameters"][place.tensor], "shape": list(place.whole)})
     return OptimizerSnapshot(tensors, [{**group, "parameters": records}])
 
@@ -145,7 +146,10 @@ def put_together(snapshot: OptimizerSnapshot, parts: Owned) -> OptimizerSnapshot
         records[place.tensor] = {**group["parameters"][number], "shape": list(whole.shape)}
         for name, value in states.get(number, {}).items():
             key = f"{place.tensor}.{name}"
-            if value.shape == place.whole:
+            if name.endswith(SCALES):
+                scales = tensors.setdefault(key, value.new_zeros(blocks_of(whole.numel())))
+                place.blocks(scales, BLOCK).copy_(value)
+            elif value.shape == place.whole:
                 place.part(tensors.setdefault(key, value.new_zeros(whole.shape))).copy_(place.cut(value))
             else:
                 tensors[key] = torch.maximum(tensors.get(key, value), value)
@@ -158,6 +162,13 @@ def _saved(value: Tensor, parameter: nn.Parameter) -> Tensor:
     if isinstance(parameter, Slice) and value.shape == parameter.shape:
         return parameter.sharded(value)
     return value.detach().to("cpu", copy=True)
+
+
+def _cut(name: str, value: Tensor, place: Place, whole: torch.Size) -> Tensor:
+    """A parameter's part of a state of its tensor; a count, of which there is one, is that of every parameter."""
+    if name.endswith(SCALES):
+        return place.blocks(value, BLOCK)
+    return place.part(value) if value.shape == whole else value
 
 
 def _by_parameter(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]:
@@ -211,7 +222,7 @@ def _undo_casts(optimizer: torch.optim.Optimizer, state: Mapping[int, Mapping[st
     for index, values in state.items():
         loaded = optimizer.state[parameters[index]]
         for name, value in values.items():
-            if isinstance(value, Tensor) and loaded[name].dtype != value.dtype:
+            if isinstance(value, Tensor) and name in loaded and loaded[name].dtype != value.dtype:
                 loaded[name] = value.to(loaded[name].device)
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from ..models.contract import Denoiser
 from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser, dtype_of
 from ..models.discriminator import Discriminator, default_layers
 from ..models.graphs import Graphs
+from ..models.masters import halve
 from ..models.pipelines.perceptual import Perceptual, lpips_network
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.source import DTYPES
@@ -30,6 +32,9 @@ from .dtypes import QUANTISED, autocast_of
 
 Speaker = NetworkDenoiser | AdaptedDenoiser | RetargetedDenoiser
 """A denoiser that may play a role."""
+
+Kind = Literal["trained", "target", "lent", "kept"]
+"""What a role's network is: trained, the average of a trained one, the teacher's, or what a stage before left."""
 
 Weights = Mapping[str, Mapping[str, Tensor]]
 """Origin ("generator", "ema") -> state dict of the stage before."""
@@ -69,17 +74,17 @@ def build_roles(
     origins = {name: _origin(name, stage, weights) for name in names}
     scalars = {name: needs.scalars_of(name) for name in names}
     graphs = Graphs() if stage.train.graphed and not needs.second_derivative else None
+    kinds = {name: _kind(name, origin, trained) for name, origin in origins.items()}
     torch.manual_seed(seed_of(seed, stage.name, "embeddings"))
-    kept = (*trained, "target")
     denoisers: dict[str, Speaker] = {
-        name: _copy(pipeline, stage.train, frozen=name not in kept, scalars=scalars[name], graphs=graphs)
+        name: _alone(pipeline, stage.train, kinds[name], scalars[name], graphs)
         for name in names
         if name not in SHARED[sharing]
     }
     if sharing != "full":
         torch.manual_seed(seed_of(seed, stage.name, "adapters"))
         shared = {name: told for name, told in scalars.items() if name in SHARED[sharing]}
-        own = [name for name in shared if name in kept or origins[name] != "teacher"]
+        own = [name for name in shared if kinds[name] != "lent"]
         net = _base(pipeline.network, base, alone=sharing == "lora")
         denoisers |= _shared(pipeline, net, stage.train, lora or LoRAConfig(), scalars=shared, own=own, graphs=graphs)
     for name, origin in origins.items():
@@ -100,11 +105,10 @@ def build_roles(
     members |= {name: STATES[name]().to(device) for name in needs.states}
     if needs.lpips:
         members["lpips"] = Perceptual(pipeline.codec, lpips_network().to(device))
-    borrowed = [name for name, origin in origins.items() if name not in kept and origin == "teacher"]
     student = student.on(spoken).telling(scalars["generator"], guidance=guidance)
     if student.scalars:
         check_bakeable(denoisers["generator"], stops=len(student.scalars))
-    return Roles(members, student, borrowed=borrowed)
+    return Roles(members, student, borrowed=[name for name, kind in kinds.items() if kind == "lent"])
 
 
 def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:
@@ -120,17 +124,28 @@ def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:
     return origin
 
 
-def _copy(
-    pipeline: Pipeline, settings: TrainConfig, *, frozen: bool, scalars: Sequence[str], graphs: Graphs | None
+def _kind(name: str, origin: str, trained: Sequence[str]) -> Kind:
+    if name in trained:
+        return "trained"
+    if name == "target":
+        return "target"
+    return "lent" if origin == "teacher" else "kept"
+
+
+def _alone(
+    pipeline: Pipeline, settings: TrainConfig, kind: Kind, scalars: Sequence[str], graphs: Graphs | None
 ) -> NetworkDenoiser:
-    denoiser = pipeline.denoiser(scalars=scalars)
+    """A role with a network of its own; one that is lent is the teacher's unless it computes in another dtype."""
+    dtype = dtype_of(pipeline.network) if settings.precision != "bf16" else torch.bfloat16
+    if kind == "lent" and dtype == dtype_of(pipeline.network):
+        net = alias(pipeline.network)
+    elif kind == "trained" and settings.masters != "fp32":
+        net = halve(copy.deepcopy(pipeline.network), settings.masters, DTYPES[settings.gradients])
+    else:
+        net = cast(copy.deepcopy(pipeline.network), torch.float32 if kind in ("trained", "target") else dtype)
+    denoiser = pipeline.speaking(net, autocast=autocast_of(net, settings.precision, pipeline.told_in), scalars=scalars)
     denoiser.graphs = graphs
-    if not frozen:
-        cast(denoiser.net, torch.float32)
-    elif settings.precision == "bf16":
-        cast(denoiser.net, torch.bfloat16)
-    denoiser.autocast = autocast_of(denoiser.net, settings.precision, pipeline.told_in)
-    if settings.gradient_checkpointing is True and not frozen:
+    if settings.gradient_checkpointing is True and kind in ("trained", "target"):
         denoiser.checkpoint_blocks()
     return denoiser
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from ..config.schema import StageConfig
 from ..errors import NonFiniteError, UserError
 from ..models.owned import owned
+from ..models.precision import allowing_tf32
 from ..models.roles import Roles
 from ..models.sharding import Slice, collect
 from ..objectives import Batch, Terms, Turn, roles_of
@@ -107,9 +108,10 @@ class Stage:
         self._parts = _parts(settings.batch, self._micro, accelerator.num_processes)
         self.optimizers = {
             role: RoleOptimizer(
-                roles.parameters(role),
+                owned(roles[role]),
                 settings.optim_of(role),
                 total=self.cycles * sum(role in turn for turn in cycle),
+                seed=(seed, index, role),
             )
             for role in roles_of(config.objective)
             if roles.parameters(role)
@@ -117,7 +119,8 @@ class Stage:
         graphed = settings.graphed and accelerator.device.type == "cuda"
         self._trained = {turn: self._trained_in(turn) for turn in cycle}
         self._averagers = {turn: Averager(_whole(p), early=not graphed) for turn, p in self._trained.items()}
-        self.ema = EMA(roles["generator"], decay=settings.ema) if settings.ema is not None else None
+        aside = settings.ema_device == "cpu"
+        self.ema = None if settings.ema is None else EMA(roles["generator"], decay=settings.ema, aside=aside)
         half, device = settings.precision == "fp16", accelerator.device.type
         self._scalers = {turn[0]: torch.amp.GradScaler(device, enabled=half) for turn in cycle}
         self._skips = dict.fromkeys(self._scalers, 0)
@@ -141,6 +144,10 @@ class Stage:
         Raises:
             NonFiniteError: a loss or gradient is not finite; no optimizer has stepped in that turn, or after it.
         """
+        with allowing_tf32(self.config.train.tf32):
+            return self._cycle()
+
+    def _cycle(self) -> dict[str, float]:
         start = time.perf_counter()
         figures: dict[str, float] = {}
         taken: list[Turned] = []
@@ -174,6 +181,8 @@ class Stage:
         taken = self._turned(turn, terms, {role: self.optimizers[role].clip() for role in acting})
         if not self._waits or self._sound(taken):
             blocked = None if self._waits else self._blocked(taken)
+            if self.ema is not None and "generator" in turn:
+                self.ema.settle()
             for optimizer in optimizers:
                 optimizer.step(blocked=blocked)
             self.position.images += self.config.train.batch * ("generator" in turn)

@@ -50,6 +50,10 @@ class Place:
             return tensor
         return tensor.detach()[self.start : self.start + self.shape.numel()].view(self.shape)
 
+    def blocks(self, scales: Tensor, size: int) -> Tensor:
+        """Of one number for every `size` values of the owned tensor, those that values of the parameter have."""
+        return scales[self.start // size : -(-(self.start + self.shape.numel()) // size)]
+
 
 @dataclass(frozen=True)
 class Owned:

@@ -1,7 +1,7 @@
-"""Measuring in full float32, whatever precision the process has allowed itself."""
+"""What products of float32 numbers may be rounded to: nothing, where it is measured; TF32, where a run allows it."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,14 +14,27 @@ def full_precision() -> Iterator[None]:
     PyTorch has two sets of switches and refuses to read an older one that disagrees with its successors. So both are
     set, but for older ones that the process itself has made unreadable.
     """
-    cudnn, parts = torch.backends.cudnn, _parts()
-    products, convolutions = _read(torch.get_float32_matmul_precision), _read(lambda: cudnn.allow_tf32)
-    before = [part.fp32_precision for part in parts]
-    _set(products and "highest", convolutions and False, ["ieee"] * len(parts))
+    with _precision("highest", "ieee"):
+        yield
+
+
+@contextmanager
+def allowing_tf32(wanted: bool) -> Iterator[None]:
+    """Within, if it is wanted, float32 products, convolutions and recurrences may be rounded to TF32."""
+    with _precision("high", "tf32") if wanted else nullcontext():
+        yield
+
+
+@contextmanager
+def _precision(products: str, parts: str) -> Iterator[None]:
+    cudnn, all_parts = torch.backends.cudnn, _parts()
+    before = _read(torch.get_float32_matmul_precision), _read(lambda: cudnn.allow_tf32)
+    precisions = [part.fp32_precision for part in all_parts]
+    _set(before[0] and products, None if before[1] is None else parts == "tf32", [parts] * len(all_parts))
     try:
         yield
     finally:
-        _set(products, convolutions, before)
+        _set(*before, precisions)
 
 
 def _parts() -> list[Any]:

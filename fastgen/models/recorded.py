@@ -180,7 +180,7 @@ class Sums:
     """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
-        self.places = [torch.zeros_like(weight) for weight in weights]
+        self.places = [torch.zeros_like(weight, dtype=weight.grad_dtype) for weight in weights]
         self._holders: list[nn.Parameter | None] = [None] * len(weights)
 
     def add(self, weights: Sequence[nn.Parameter], reached: Sequence[int], replay: Callable[[], None]) -> None:
@@ -274,6 +274,7 @@ def _leaves_anew(
     """
     anew = {id(p): nn.Parameter(p.detach()) for p in trained}
     for weight, gradient in zip(anew.values(), gradients, strict=True):
+        weight.grad_dtype = gradient.dtype
         weight.grad = gradient
     slots = [(m._parameters, name, p) for m in net.modules() for name, p in m._parameters.items() if id(p) in anew]
     try:

@@ -1,6 +1,6 @@
 """What a stage of a run costs: memory by part and the work of a cycle, of its real roles without weights."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,6 +14,7 @@ from ..engine.ema import EMA
 from ..engine.optim import RoleOptimizer
 from ..engine.roles import build_roles
 from ..errors import UserError
+from ..models.owned import owned
 from ..models.pipelines.components import autoencoder_of
 from ..models.pipelines.pipeline import Pipeline
 from ..models.roles import Roles
@@ -147,7 +148,8 @@ class Scene:
         """All that is there between two turns."""
         meter = self.meter
         trained, members = roles_of(self.stage.objective), self.roles.members
-        own = {name: bytes_of(self.roles.parameters(name)) for name in members}
+        lent = set(map(id, self.pipeline.network.parameters()))
+        own = {name: bytes_of([p for p in self.roles.parameters(name) if id(p) not in lent]) for name in members}
         share = QUANTISED.get(base_of(self.config), 1) if self.config.sharing == "lora" else 1
         yield Part("teacher's network", int(weights_of(self.pipeline.network) * share))
         codec = autoencoder_of(self.pipeline.pipe) if self.pipeline.pipe is not None else None
@@ -156,21 +158,21 @@ class Scene:
             yield from [Part(f"{name}: weights", size)] if size else []
         yield from [Part("copies that layers compute with", rest)] if (rest := meter.level - sum(own.values())) else []
         for name in trained:
-            if parameters := self.roles.parameters(name):
+            if self.roles.parameters(name):
                 before = meter.level
-                self._moments(name, parameters)
+                self._moments(name)
                 yield Part(f"{name}: moments", meter.level - before)
-        if self.stage.train.ema is not None:
+        if self.stage.train.ema is not None and self.stage.train.ema_device == "auto":
             before = meter.level
             self._average = EMA(self.roles["generator"], decay=self.stage.train.ema)
             yield Part("generator: average", meter.level - before)
 
-    def _moments(self, role: str, parameters: Sequence[nn.Parameter]) -> None:
+    def _moments(self, role: str) -> None:
         """An optimizer's state, which its first step makes; its temporaries are those of a loop over tensors."""
-        optimizer = RoleOptimizer(parameters, self.stage.train.optim_of(role), total=1)
+        optimizer = RoleOptimizer(owned(self.roles[role]), self.stage.train.optim_of(role), total=1)
         self._optimizers[role] = optimizer
-        for parameter in parameters:
-            parameter.grad = torch.zeros_like(parameter)
+        for parameter in optimizer.parameters:
+            parameter.grad = torch.zeros_like(parameter, dtype=parameter.grad_dtype)
         peak = self.meter.peak
         optimizer.step()
         optimizer.zero_grad()

@@ -1,6 +1,5 @@
 """Every combination of teacher, precision, sharing and base trains, exports and verifies, or is refused beforehand."""
 
-import copy
 import json
 from dataclasses import astuple, dataclass
 from itertools import product
@@ -139,12 +138,13 @@ def test_float32_is_kept_where_stock_loading_keeps_it(name, tmp_path):
     net.save_pretrained(tmp_path)
     stock = dtypes(type(net).from_pretrained(tmp_path, dtype=torch.bfloat16))
     pipeline = SimpleNamespace(
-        denoiser=lambda **_: NetworkDenoiser(copy.deepcopy(net), FLOW, CallForm()), told_in=frozenset()
+        network=net, speaking=lambda net, **_: NetworkDenoiser(net, FLOW, CallForm()), told_in=frozenset()
     )
     settings = TrainConfig(images=1, precision="bf16")
-    assert dtypes(build._copy(pipeline, settings, frozen=True, scalars=()).net) == stock
-    trained = dtypes(build._copy(pipeline, settings, frozen=False, scalars=()).net)
-    assert trained == dtypes(net)
+    assert dtypes(build._alone(pipeline, settings, "lent", (), None).net) == stock
+    assert dtypes(build._alone(pipeline, settings, "trained", (), None).net) == dtypes(net)
+    halved = build._alone(pipeline, settings.model_copy(update={"masters": "split"}), "trained", (), None).net
+    assert {name: stock[name] for name, _ in halved.named_parameters()}.items() <= dtypes(halved).items()
     assert dtypes(build._base(net, "bf16", alone=True)) == stock
 
 

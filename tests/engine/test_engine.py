@@ -15,6 +15,7 @@ from fastgen.engine.ema import EMA
 from fastgen.engine.optim import RoleOptimizer
 from fastgen.engine.stage import Turned
 from fastgen.errors import UserError
+from fastgen.models.owned import owned
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.objectives import DMD2, Pretrain
 from fastgen.objectives.parts.gan import GAN
@@ -79,7 +80,7 @@ def test_each_role_is_clipped_by_its_own_norm(pipeline):
 def rates(total, **settings):
     """The learning rates of `total` updates."""
     parameter = nn.Parameter(torch.ones(1))
-    optimizer = RoleOptimizer([parameter], OptimConfig(lr=1.0, **settings), total=total)
+    optimizer = RoleOptimizer(owned(nn.ParameterList([parameter])), OptimConfig(lr=1.0, **settings), total=total)
     used = []
     for _ in range(total):
         parameter.grad = torch.ones(1)
@@ -97,7 +98,9 @@ def test_the_learning_rate_warms_up_and_then_follows_its_schedule():
 
 @pytest.mark.parametrize("schedule", ["linear", "cosine"])
 def test_updates_beyond_the_planned_ones_have_rate_zero(schedule):
-    optimizer = RoleOptimizer([nn.Parameter(torch.ones(1))], OptimConfig(schedule=schedule), total=4)
+    optimizer = RoleOptimizer(
+        owned(nn.ParameterList([nn.Parameter(torch.ones(1))])), OptimConfig(schedule=schedule), total=4
+    )
     optimizer.updates = 7  # other roles go on while an overflow holds the generator up
     assert optimizer.lr == 0
 
@@ -111,7 +114,7 @@ def test_the_optimizer_is_adamw_with_the_settings_of_its_role(pipeline):
     assert (fake["lr"], fake["betas"], fake["weight_decay"]) == (0.25, (0.5, 0.75), 0.5)
     decayed = nn.Parameter(torch.ones(3))
     decayed.grad = torch.zeros(3)
-    RoleOptimizer([decayed], OptimConfig(lr=0.1, weight_decay=0.5), total=1).step()
+    RoleOptimizer(owned(nn.ParameterList([decayed])), OptimConfig(lr=0.1, weight_decay=0.5), total=1).step()
     torch.testing.assert_close(decayed.detach(), torch.full((3,), 1 - 0.1 * 0.5))
 
 

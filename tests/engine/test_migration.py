@@ -1,5 +1,6 @@
 """A checkpoint of an earlier version goes on under the names of today."""
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import small_run
 import tiny
 import torch
 
+from fastgen.config.schema import TrainConfig
 from fastgen.engine import checkpoint
 from fastgen.engine.checkpoint import Snapshot
 from fastgen.engine.migration import migrated
@@ -26,7 +28,8 @@ def as_before(name: str) -> str:
 
 def with_fingerprint(snapshot: Snapshot, roles: dict[str, Any], **objective: Any) -> Snapshot:
     """As a run stores it, with settings of its roles and of its objective."""
-    stage = {"name": "small", "objective": {"name": "scm", **objective}, "train": {"batch": 4, "roles": roles}}
+    train = TrainConfig(images=4, batch=4).model_dump(mode="json")
+    stage = {"name": "small", "objective": {"name": "scm", **objective}, "train": {**train, "roles": roles}}
     fingerprint = {"seed": 0, "stages": [stage]}
     return Snapshot(snapshot.tensors, {**snapshot.state, "fingerprint": fingerprint})
 
@@ -63,3 +66,13 @@ def test_a_checkpoint_of_this_version_is_what_it_was():
     assert found.state == now.state
     assert list(found.tensors) == list(now.tensors)
     assert all(found.tensors[name] is tensors for name, tensors in now.tensors.items())
+
+
+def test_settings_that_a_version_did_not_have_are_at_their_defaults():
+    now = with_fingerprint(begun().snapshot(), {})
+    (stage,) = now.state["fingerprint"]["stages"]
+    older = {name: value for name, value in stage["train"]["optim"].items() if name not in ("name", "momentum")}
+    then = Snapshot(now.tensors, copy.deepcopy(now.state))
+    then.state["fingerprint"]["stages"][0]["train"]["optim"] = {**older, "lr": 0.5}
+    found = migrated(then).state["fingerprint"]["stages"][0]["train"]
+    assert found == {**stage["train"], "optim": {**stage["train"]["optim"], "lr": 0.5}}

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 
 from fastgen.models.graphs import Graphs
+from fastgen.models.masters import halve
 from fastgen.models.recorded import Actor, Differentiated
 
 pytestmark = pytest.mark.gpu
@@ -244,3 +245,19 @@ def test_weights_that_no_result_depends_on_have_no_gradient():
         graphs.call(actor, {"input": drawn(seed)[0]}).sum().backward()
         assert net.a.weight.grad is not None
         assert net.b.weight.grad is None
+
+
+def test_gradients_of_weights_in_bf16_add_up_in_their_own_dtype():
+    net = halve(Net().to(CUDA), "split", torch.float32)
+    _, call = caller(net)
+    found = []
+    for seed in (0, 1, 2, 2):
+        net.zero_grad()
+        for _ in range(2):
+            call(*(x.bfloat16() for x in drawn(seed))).float().square().sum().backward()
+        found.append(net.a.weight.grad.clone())
+    net.zero_grad()
+    for _ in range(2):
+        net(*(x.bfloat16() for x in drawn(2))).float().square().sum().backward()
+    assert found[0].dtype == torch.float32
+    assert torch.equal(found[3], net.a.weight.grad)

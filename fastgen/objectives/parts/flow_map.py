@@ -11,6 +11,7 @@ from torch import Tensor
 from ...models.calls import NONE, Scalars, look, through
 from ...models.conditioning import sent
 from ...models.contract import Denoiser
+from ...models.masters import values_of
 from ...models.roles import Roles
 from ...process import Latent, Process, Time, pad_like
 from .base import Batch
@@ -131,7 +132,7 @@ def follow(roles: Roles, batch: Batch, ema: float) -> None:
     if not ema or batch.part:
         return
     mean: list[Tensor] = [*roles.parameters("target")]
-    live = roles.parameters("generator")
+    live = values_of(roles.parameters("generator"))
     if not mean or [p.shape for p in mean] != [p.shape for p in live]:
         raise ValueError(f"the target has {len(mean)} parameters and the generator {len(live)}: give it its own copy")
     now = [parameter.to(average.dtype) for parameter, average in zip(live, mean, strict=True)]

@@ -1,0 +1,121 @@
+"""An optimizer over tensors in any dtype: rules step float32 numbers, which halved weights are made from and to."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import increment_version
+
+from ..models.casting import HALF
+from ..models.masters import assign, gathered, in_buckets, is_halved, low_of, values_of
+from ..models.owned import Owned
+from ..seeds import stream
+from .rules import Rule, RuleName, Unit, Update, rules_of
+
+
+@dataclass(frozen=True)
+class Bucket:
+    """Units that one rule steps in one go, all of them halved weights or none."""
+
+    rule: Rule
+    units: tuple[Unit, ...]
+    halved: bool
+
+
+class Stepper(torch.optim.Optimizer):
+    """Steps what a module trains.
+
+    Attributes:
+        found_inf: on the device; where it is 1, the next step changes nothing. None for a step in any case.
+        factor: what gradients in half precision are multiplied by when they are read; None for 1.
+        position: of the next step in the run, for what is rounded by chance.
+
+    Args:
+        parts: what is trained.
+        rule: name of how it is stepped.
+        settings: lr, betas, eps, weight_decay, momentum, and whether kernels are `fused`.
+    """
+
+    def __init__(self, parts: Owned, rule: RuleName, settings: dict[str, Any]) -> None:
+        super().__init__(list(parts.tensors), settings)
+        self.found_inf: Tensor | None = None
+        self.factor: Tensor | None = None
+        self.position: tuple[int | str, ...] = ()
+        self._tensors = list(parts.tensors)
+        rules = rules_of(rule, settings["betas"], parts)
+        self._buckets = [bucket for found in rules for bucket in _in_buckets(*found, self._tensors)]
+        self._names: list[set[str]] = [set() for _ in self._tensors]
+        for one, units in rules:
+            for unit in units:
+                self._names[unit.tensor].update(one.names)
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        """One update of every tensor that has a gradient."""
+        rng = cache(lambda: stream(self._tensors[0].device, *self.position))
+        for bucket in self._buckets:
+            units = [unit for unit in bucket.units if self._tensors[unit.tensor].grad is not None]
+            if units:
+                self._step(bucket, units, rng)
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """What another version kept besides is not taken over."""
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            for name in group.keys() - {*self.defaults, "params"}:
+                del group[name]
+        for index, tensor in enumerate(self._tensors):
+            state = self.state.get(tensor, {})
+            for name in state.keys() - self._names[index]:
+                del state[name]
+
+    def _step(self, bucket: Bucket, units: Sequence[Unit], rng: Callable[[], torch.Generator]) -> None:
+        tensors = {unit.tensor: self._tensors[unit.tensor] for unit in units}
+        owners = [*tensors.values()]
+        names = {*bucket.rule.names}
+        for tensor in owners:
+            state = self.state[tensor]
+            if not state.keys() >= names:
+                state.update(bucket.rule.start(tensor, fused=self.defaults["fused"]))
+        weights = dict(zip(tensors, values_of(owners), strict=True))
+        gradients = dict(zip(tensors, self._gradients(owners), strict=True))
+        bucket.rule.step(
+            Update(
+                weights=[unit.part(weights[unit.tensor]) for unit in units],
+                gradients=[unit.part(gradients[unit.tensor]) for unit in units],
+                states=[self.state[tensors[unit.tensor]] for unit in units],
+                units=units,
+                settings=self.param_groups[0],
+                blocked=self.found_inf,
+                rng=rng,
+            )
+        )
+        if bucket.halved:
+            chance = None if all(low_of(tensor) is not None for tensor in owners) else rng()
+            assign(owners, [*weights.values()], rng=chance)
+        for tensor in owners:
+            increment_version(tensor)  # fused kernels write past PyTorch's count of writes, which copies go by
+
+    def _gradients(self, tensors: Sequence[Tensor]) -> list[Tensor]:
+        """In float32; what is in half precision is clipped here, so that it is not rounded once more."""
+        found = [tensor.grad for tensor in tensors if tensor.grad is not None]
+        if found[0].dtype not in HALF:
+            return found
+        flat, parts = gathered(found, torch.float32)
+        if self.factor is not None:
+            flat.mul_(self.factor)
+        return parts
+
+
+def _in_buckets(rule: Rule, units: Sequence[Unit], tensors: Sequence[Tensor]) -> Iterator[Bucket]:
+    """What needs no copies goes in one bucket, all else in some of limited size."""
+    halved = [unit for unit in units if is_halved(tensors[unit.tensor])]
+    plain = [unit for unit in units if not is_halved(tensors[unit.tensor])]
+    if plain and rule.in_place:
+        yield Bucket(rule, tuple(plain), halved=False)
+    for rest in (halved, [] if rule.in_place else plain):
+        for run in in_buckets(rest, lambda unit: tensors[unit.tensor]):
+            yield Bucket(rule, tuple(run), halved=rest is halved)
