@@ -1,6 +1,8 @@
 """Positions of the data stream into batches on the device."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
 
 import torch
@@ -35,6 +37,16 @@ class PairSet:
 
 
 @dataclass(frozen=True)
+class _Read:
+    """What stands at a range of positions: conditioning and pairs on the device, or on their way there."""
+
+    positions: range
+    cond: Conditioning
+    real: Callable[[], Tensor] | None
+    pair: Pair | None
+
+
+@dataclass
 class Feed:
     """Batches of a stage by position.
 
@@ -51,21 +63,33 @@ class Feed:
     device: torch.device
     needs: Needs
     pairs: PairSet | None = None
+    _ahead: _Read | None = field(default=None, init=False, repr=False)
+
+    def prepare(self, position: int, size: int) -> None:
+        """Reads a batch ahead, while the device works; what hinders that is said when the batch is asked for."""
+        with suppress(UserError):
+            self._ahead = self._read(range(position, position + size))
 
     def batch(self, position: int, size: int, *, rng: torch.Generator, shared_rng: torch.Generator) -> Batch:
         """The `size` samples from `position` of the stream on."""
-        pair = None
+        ahead, self._ahead = self._ahead, None
+        positions = range(position, position + size)
+        read = ahead if ahead is not None and ahead.positions == positions else self._read(positions)
+        return Batch(read.cond, self.pipeline.shape, rng, shared_rng, real=read.real, pairs=read.pair)
+
+    def _read(self, positions: range) -> _Read:
+        pair, size = None, len(positions)
         if self.pairs is not None and self.needs.pairs:
-            rows = (position + torch.arange(size)) % len(self.pairs.eps)
+            rows = torch.tensor(positions) % len(self.pairs.eps)
             items = self.pairs.items(rows)
             pair = Pair(sent(self.pairs.eps[rows], self.device), sent(self.pairs.x0[rows], self.device))
         else:
-            items = self.loader.take(position, size)
+            items = self.loader.take(positions.start, size)
         real = None
         if self.needs.images and items.images is not None:
             real = partial(self._encoded, items.images)
         cond = self.pipeline.condition(size, labels=items.labels, prompts=items.prompts).to(self.device)
-        return Batch(cond, self.pipeline.shape, rng, shared_rng, real=real, pairs=pair)
+        return _Read(positions, cond, real, pair)
 
     def example(self) -> tuple[Tensor, Conditioning]:
         """An x_t [1, ...] of zeros and a conditioning."""

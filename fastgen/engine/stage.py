@@ -82,8 +82,9 @@ class Stage:
     """One objective being trained on its roles.
 
     Nothing waits for the device before a cycle is over: whether a turn is sound decides there over its updates and
-    those of the turns after it, and is read with the cycle's figures. Under fp16, whose loss scaler skips turns and
-    goes on, and where an optimizer is not fused, every turn is waited for.
+    those of the turns after it, and is read with the cycle's figures, for which the host waits when it has read what
+    comes next. Under fp16, whose loss scaler skips turns and goes on, and where an optimizer is not fused, every turn
+    is waited for.
 
     Args:
         config: name, objective and settings of the stage.
@@ -106,6 +107,7 @@ class Stage:
         self.cycles = math.ceil(settings.images / (settings.batch * generator_turns))
         self._micro = settings.micro_batch or max(1, settings.batch // accelerator.num_processes)
         self._parts = _parts(settings.batch, self._micro, accelerator.num_processes)
+        self._first: int = accelerator.process_index * self._parts
         self.optimizers = {
             role: RoleOptimizer(
                 owned(roles[role]),
@@ -153,11 +155,13 @@ class Stage:
         taken: list[Turned] = []
         batches: list[Batch] = []
         for number, turn in enumerate(self.config.objective.cycle):
-            if "generator" in turn:  # whose average follows every update
-                figures |= self._settled(taken)
             if not batches or not self.config.train.reuse:
                 batches = self._batches(number)
+            if "generator" in turn:  # whose average follows every update
+                figures |= self._settled(taken)
             taken.append(self._turn(turn, batches))
+        if not self.done:
+            self.feed.prepare(self.position.drawn + self._first * self._micro, self._micro)
         figures |= self._settled(taken)
         self.position.cycle += 1
         self.position.seconds += average_of(time.perf_counter() - start, self.accelerator.device)
@@ -220,7 +224,7 @@ class Stage:
         device, place = self.accelerator.device, (self.seed, self.index, self.position.cycle, number)
         batches = []
         for part in range(self._parts):
-            i = self.accelerator.process_index * self._parts + part
+            i = self._first + part
             batch = self.feed.batch(
                 self.position.drawn + i * self._micro,
                 self._micro,

@@ -17,9 +17,8 @@ from .layout import Layout
 from .owned import collect_gradients
 from .recompute import enable_checkpointing
 from .recorded import Actor
-from .regions import layer_to_hook
 from .scalars import ScalarEmbeddings
-from .sharding import around, kept_for_backward
+from .taps import Taps
 
 Acting = tuple[Hashable, Sequence[nn.Parameter]]
 
@@ -160,7 +159,7 @@ class NetworkDenoiser(nn.Module):
         """See `Denoiser.tap`; even a compiled network runs as it was written, since compiled code knows no hooks."""
 
         def tapped(told: Mapping[str, Any]) -> list[Any]:
-            taps = _Taps(self.net, layers)
+            taps = Taps(self.net, layers)
             with taps, self._cast(x_t.device):
                 self.net._call_impl(**told)
             return [output_of(said) if of == BELIEF else said for of, said in zip(layers, taps.outputs, strict=True)]
@@ -286,39 +285,3 @@ def output_of(raw: Any) -> Any:
     if isinstance(raw, tuple):
         return raw[0]
     return raw if isinstance(raw, Tensor | list) else raw.sample
-
-
-class _Stop(Exception):
-    """Raised by the hook of the last wanted layer."""
-
-
-class _Taps:
-    """Collects the outputs of named layers and ends the forward pass after the last of them.
-
-    A sharded network comes to its end, or its blocks would not be put away.
-    """
-
-    def __init__(self, net: nn.Module, layers: Sequence[str]) -> None:
-        self._modules = [layer_to_hook(net, layer) for layer in layers]
-        self._around = [around(net, layer) for layer in layers]
-        self._seen: dict[int, Any] = {}
-
-    @property
-    def outputs(self) -> list[Any]:
-        return [self._seen.get(i) for i in range(len(self._modules))]
-
-    def __enter__(self) -> None:
-        self._hooks = [module.register_forward_hook(self._collector(i)) for i, module in enumerate(self._modules)]
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> bool:
-        for hook in self._hooks:
-            hook.remove()
-        return kind is _Stop
-
-    def _collector(self, i: int) -> Any:
-        def collect(_module: nn.Module, _args: Any, output: Any) -> None:
-            self._seen[i] = kept_for_backward(output, self._around[i])
-            if len(self._seen) == len(self._modules) and not any(self._around):
-                raise _Stop
-
-        return collect

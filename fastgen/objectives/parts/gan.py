@@ -34,7 +34,7 @@ class GAN:
         joint: it looks where the scores do in place of `times`: the generator is judged at the noisy samples that the
             scores are compared on, the discriminator is taught at those that the fake score is taught on.
         one_pass: of the samples that the fake score is taught on it reads the very call that teaches the fake score, in
-            place of one of its own. That call then runs as the network was written, also where it is compiled.
+            place of one of its own.
         paired: real and generated samples share their times and noises, or their "times" alone.
         even: the generator's term has the mean weight of the batch's samples, not each sample's own.
         r1: gamma of gamma / 2 |grad D|^2 at real samples (Mescheder et al. 2018, arXiv:1801.04406).
