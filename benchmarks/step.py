@@ -109,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--precision", choices=("bf16", "fp32"), default="bf16")
     parser.add_argument("--base", choices=("auto", *get_args(Base)), default="auto", help="of shared roles")
+    parser.add_argument("--memory", choices=("ample", "low"), default="ample", help="low swaps blocks")
     parser.add_argument("--guidance", type=float, default=8.0, help="of the real score; 1 is one call of it")
     parser.add_argument("--fake-turns", type=int, default=4, help="of a cycle")
     parser.add_argument("--optimizer", choices=("adamw", "adamw8bit", "muon"), default="adamw")

@@ -18,6 +18,7 @@ from fastgen.engine.roles import build_roles
 from fastgen.engine.stage import Stage
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import CallForm
+from fastgen.models.offload import swap_blocks
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.quantised import quantise
 from fastgen.models.walk import Plan
@@ -38,6 +39,7 @@ class Setting:
     Args:
         sharing: full gives every role a network, lora an adapter of `rank` on the teacher's.
         base: dtype of the network that roles share; auto is that of the precision.
+        memory: low leaves the blocks of that network in main memory between their calls.
         fake_turns: of a cycle, after one turn of the generator.
         guidance: of the real score; 1 is one call of it, more are two.
         optimizer: name of that of every role.
@@ -53,6 +55,7 @@ class Setting:
     graphs: bool = False
     precision: str = "bf16"
     base: Base | Literal["auto"] = "auto"
+    memory: Literal["ample", "low"] = "ample"
     fake_turns: int = 4
     guidance: float = 8.0
     optimizer: str = "adamw"
@@ -165,6 +168,8 @@ def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accel
     config, teacher, base = config_of(setting), teacher_on(size, setting, accelerator.device), setting.shared_in
     if base in QUANTISED:
         teacher.net = quantise(teacher.net, base, accelerator.device)
+    if setting.memory == "low":
+        swap_blocks(teacher.net.to("cpu"), accelerator.device)
     roles = build_roles(
         teacher,
         config,

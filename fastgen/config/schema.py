@@ -15,6 +15,7 @@ from ..process.retold import ProcessName
 from ..user_file import short
 from .evaluate import EvaluateConfig
 from .export import ExportConfig, ExportSetting
+from .record import CheckpointsConfig, LogConfig
 from .strict import Strict, named
 from .teacher import TeacherConfig
 
@@ -234,30 +235,6 @@ class StageConfig(Strict):
         return self
 
 
-class LogConfig(Strict):
-    """What a run says while it trains.
-
-    every: generator updates between log lines.
-    previews: grids of samples per stage.
-    trackers: of Accelerate, which get every logged value.
-    """
-
-    every: PositiveInt = 10
-    previews: Annotated[int, Field(ge=0)] = 4
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
-
-
-class CheckpointsConfig(Strict):
-    """When a run can be resumed from.
-
-    every: images between checkpoints, null for a tenth of the stage's.
-    keep: how many stay on disk.
-    """
-
-    every: PositiveInt | None = None
-    keep: PositiveInt = 2
-
-
 class Config(Strict):
     """A whole run.
 
@@ -270,6 +247,8 @@ class Config(Strict):
     student: what is exported: step counts, sampler, size.
     process: that the roles speak in training; flow and trig retarget networks of another process.
     attention: kernel of the denoisers; auto and native leave the choice to PyTorch.
+    memory: low keeps in main memory what is not computed with: the text encoders, the autoencoder, the blocks of a
+        network that all roles share, each copied while the one before it computes. For small GPUs; slower.
     sharing: full gives every role a network of its own; lora puts all of them on the teacher's, see `lora`; scores
         puts the real and the fake score there, beside a generator of its own (SwiftBrush).
     lora: adapters of shared roles.
@@ -291,6 +270,7 @@ class Config(Strict):
     student: StudentConfig = StudentConfig()
     process: ProcessName = "native"
     attention: Literal["auto", "native", "flash", "cudnn", "xformers"] = "auto"
+    memory: Literal["ample", "low"] = "ample"
     sharing: Sharing = "full"
     lora: LoRAConfig = LoRAConfig()
     data: Annotated[Any, named(SOURCE_KINDS, "source")]

@@ -15,6 +15,7 @@ from ..models.walk import Plan
 from ..objectives import denoisers_of, roles_of
 from ..process import Flow
 from ..process.retold import retold
+from .offloading import check_memory
 
 SCALARS = {"s": "where its steps lead", "w": "its guidance"}
 """What a generator may be told beside its time, in words."""
@@ -29,6 +30,7 @@ def check_stages(config: Config) -> None:
         UserError: naming the stage, what it needs and how to give it.
     """
     check_dtypes(config)
+    check_memory(config)
     for stage in config.stages:
         _check_sources(stage, config)
         _check_steps(stage, config.student)

@@ -11,6 +11,7 @@ from ..models.pipelines.create import create
 from ..models.pipelines.pipeline import Pipeline, noted_classes
 from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.teacher import load_teacher
+from .offloading import swaps
 
 
 def teacher_of(config: Config, device: torch.device) -> Pipeline:
@@ -34,7 +35,8 @@ def load_pipeline(config: Config, device: torch.device) -> StockPipeline:
     else:
         base = base_of(config) if config.sharing == "lora" else None
         quantised = next((kind for kind in QUANTISED if kind == base), None)
-        pipe = load_teacher(spec.source, device=device, auto=teacher_dtype(config), quantised=quantised)
+        auto = teacher_dtype(config)
+        pipe = load_teacher(spec.source, device=device, auto=auto, quantised=quantised, sparing=swaps(config))
     for network in denoisers_of(pipe).values():
         set_attention(network, config.attention)
     return pipe
@@ -57,4 +59,5 @@ def probed(config: Config, pipe: StockPipeline) -> Pipeline:
         size=size_arguments(pipe, height=wanted.height, width=wanted.width, frames=wanted.frames),
         negative_prompt=spec.negative_prompt,
         cache=config.cache,
+        sparing=config.memory == "low",
     )

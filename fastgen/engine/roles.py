@@ -17,6 +17,7 @@ from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser, dtype_of
 from ..models.discriminator import Discriminator, default_layers
 from ..models.graphs import Graphs
 from ..models.masters import halve
+from ..models.offload import is_swapped
 from ..models.pipelines.perceptual import Perceptual, lpips_network
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.source import DTYPES
@@ -73,7 +74,8 @@ def build_roles(
     needs, names = stage.objective.needs, denoisers_of(stage.objective)
     origins = {name: _origin(name, stage, weights) for name in names}
     scalars = {name: needs.scalars_of(name) for name in names}
-    graphs = Graphs() if stage.train.graphed and not needs.second_derivative else None
+    recorded = stage.train.graphed and not (needs.second_derivative or is_swapped(pipeline.network))
+    graphs = Graphs() if recorded else None
     kinds = {name: _kind(name, origin, trained) for name, origin in origins.items()}
     torch.manual_seed(seed_of(seed, stage.name, "embeddings"))
     denoisers: dict[str, Speaker] = {
@@ -173,6 +175,8 @@ def _shared(
 
 def _base(network: nn.Module, base: Base, *, alone: bool) -> nn.Module:
     """The teacher's network to put adapters into, in what `base` names; a copy if others read it in another dtype."""
+    if is_swapped(network):
+        return alias(network)
     if base in QUANTISED:
         return quantise(alias(network), base, next(network.parameters()).device)
     dtype = DTYPES[base]

@@ -13,7 +13,9 @@ from .targets import find_targets
 Quantised = Literal["fp8", "int8", "nf4"]
 
 
-def quantise(net: nn.Module, kind: Quantised, device: str | torch.device) -> nn.Module:
+def quantise(
+    net: nn.Module, kind: Quantised, device: str | torch.device, *, home: str | torch.device | None = None
+) -> nn.Module:
     """Replaces, in place, the linear layers that `find_targets` finds by default by quantised ones on a device.
 
     They go there one by one, so that the device never holds the network as it was. All else is cast to bf16 and
@@ -22,13 +24,15 @@ def quantise(net: nn.Module, kind: Quantised, device: str | torch.device) -> nn.
     Args:
         net: network, as an `alias` where another one must keep its layers.
         kind: number format of the quantised weights; sums are in bf16.
-        device: device that the network is wanted on.
+        device: device that rounds, layer by layer.
+        home: device that the network is wanted on; by default that one.
     """
+    home = device if home is None else home
     for name in find_targets(net):
         layer = net.get_submodule(name)
         if isinstance(layer, nn.Linear) and layer.weight.is_floating_point():
-            net.set_submodule(name, _quantised(layer, kind, torch.device(device)))
-    return cast(_apart(net), torch.bfloat16).to(device)
+            net.set_submodule(name, _quantised(layer, kind, torch.device(device)).to(home))
+    return cast(_apart(net), torch.bfloat16).to(home)
 
 
 def unquantised(net: Any) -> Any:

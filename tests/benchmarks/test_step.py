@@ -55,9 +55,11 @@ def test_a_gan_and_both_sharings_are_measured(sharing):
 
 
 @pytest.mark.slow
-def test_a_base_in_float8_is_measured():
-    told = (*TINY, "--precision", "bf16", "--base", "fp8", "--fake-turns", "1", "--no-plain")
-    assert main(told)["setting"]["base"] == "fp8"
+@pytest.mark.parametrize("memory", ["ample", "low"])
+def test_a_base_in_float8_is_measured(memory):
+    told = (*TINY, "--precision", "bf16", "--base", "fp8", "--memory", memory, "--fake-turns", "1", "--no-plain")
+    setting = main(told)["setting"]
+    assert (setting["base"], setting["memory"]) == ("fp8", memory)
 
 
 def test_an_adapted_layer_is_two_operations_more():

@@ -17,6 +17,7 @@ from fastgen.engine.roles import _base
 from fastgen.errors import UserError
 from fastgen.models import quantised
 from fastgen.models.adapters import alias
+from fastgen.models.offload import BlockSwap, blocks_of
 from fastgen.models.pipelines import teacher
 from fastgen.models.pipelines.codec import codec_of
 from fastgen.models.pipelines.components import denoisers_of
@@ -74,7 +75,7 @@ def write(folder: Path, *, device: str = "cpu", kind: str = "int8", **changes: o
     return folder / "run.yaml"
 
 
-TRAIN = {"images": 2, "batch": 2, "precision": "bf16", "optim": {"lr": 1e-2}}
+TRAIN = {"images": 2, "batch": 2, "precision": "bf16", "optim": {"lr": 1e-2}, "gradient_checkpointing": True}
 
 
 def trains_previews_and_verifies(folder: Path, caplog: pytest.LogCaptureFixture, **settings: str) -> None:
@@ -86,15 +87,19 @@ def trains_previews_and_verifies(folder: Path, caplog: pytest.LogCaptureFixture,
 
 
 @pytest.mark.usefixtures("verified_here", "few_previews")
-def test_a_quantised_base_trains_with_pairs_previews_and_verifies(tmp_path, caplog):
-    trains_previews_and_verifies(tmp_path, caplog, kind="fp8")
+def test_a_quantised_base_trains_with_pairs_previews_and_verifies_in_little_memory(tmp_path, caplog, monkeypatch):
+    fetch, fetched = BlockSwap._fetch, set()
+    monkeypatch.setattr(BlockSwap, "_fetch", lambda swap, name: fetched.add(name) or fetch(swap, name))
+    trains_previews_and_verifies(tmp_path, caplog, kind="fp8", memory="low")
+    assert len(fetched) == len(list(blocks_of(tiny.stable_diffusion().unet)))
 
 
 @NEEDS_CUDA
 @pytest.mark.gpu
 @pytest.mark.usefixtures("verified_here", "few_previews")
-def test_it_does_on_a_gpu(tmp_path, caplog):
-    trains_previews_and_verifies(tmp_path, caplog, kind="fp8", device="cuda")
+@pytest.mark.parametrize(("kind", "memory"), [("fp8", "ample"), ("fp8", "low"), ("bf16", "low")])
+def test_it_does_on_a_gpu(kind, memory, tmp_path, caplog):
+    trains_previews_and_verifies(tmp_path, caplog, kind=kind, memory=memory, device="cuda")
 
 
 @NEEDS_BITSANDBYTES
@@ -190,8 +195,8 @@ def test_derivatives_that_quantised_layers_lack_are_refused(kind, tmp_path, monk
 
 
 def test_second_derivatives_that_float8_lacks_are_refused(tmp_path):
-    penalised = {"name": "dmd2", "gan": {"weight": 1e-2, "r1": 1.0}}
-    told = {"stages": [{"objective": penalised, "train": TRAIN}], "data": {"source": "digits"}}
+    penalised, train = {"name": "dmd2", "gan": {"weight": 1e-2, "r1": 1.0}}, TRAIN | {"gradient_checkpointing": False}
+    told = {"stages": [{"objective": penalised, "train": train}], "data": {"source": "digits"}}
     with pytest.raises(UserError, match=r"gan\.r1, a second derivative.*lora\.base=fp8.*gan\.approximate_r1"):
         check_stages(load(write(tmp_path, kind="fp8", **told)))
     check_stages(load(write(tmp_path, kind="bf16", **told)))
@@ -208,3 +213,20 @@ def test_a_quantised_network_leaves_the_teachers_as_it_was_and_copies_no_layer(a
         assert value.dtype == held.dtype == torch.float32
         assert value.data_ptr() == place
         assert torch.equal(value, values)
+
+
+def test_what_swapped_blocks_cannot_do_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastgen.engine.dtypes.find_spec", lambda name: name)
+    check_stages(load(write(tmp_path, kind="fp8", memory="low")))
+    student = {"steps": [1], "height": 8, "width": 8}
+    for kind, train, message in (
+        ("nf4", {}, r"lora\.base=nf4 cannot leave the GPU: set lora\.base=fp8, or memory=ample"),
+        ("fp8", {"gradient_checkpointing": False}, r"stage 'kd' keeps them.*set train\.gradient_checkpointing=true"),
+        ("fp8", {"gradient_checkpointing": "auto"}, r"stage 'kd' keeps them.*set train\.gradient_checkpointing=true"),
+        ("bf16", {"sharding": "full"}, r"stage 'kd' has train\.sharding=full: set train\.sharding=none"),
+        ("fp8", {"compile": True}, r"stage 'kd' has train\.compile.*set train\.compile=false"),
+    ):
+        stages = [{"objective": {"name": "kd"}, "train": TRAIN | train}]
+        with pytest.raises(UserError, match=message):
+            check_stages(load(write(tmp_path, kind=kind, memory="low", student=student, stages=stages)))
+        check_stages(load(write(tmp_path, kind=kind, student=student, stages=stages)))

@@ -21,6 +21,7 @@ from .probe import capture, capture_null
 from .refusal import failure
 from .stock_pipeline import StockPipeline
 from .store import Memory, Store, bytes_of
+from .waking import Sleepers, awake
 
 PROMPTS_AT_ONCE = 32
 
@@ -58,10 +59,19 @@ class Encoder:
         form: how its denoiser is called.
         asking: how the pipeline is asked.
         folder: folder of the cache; None keeps rows in memory.
+        beside: other parts that are on the device for the pipeline's own calls alone.
     """
 
-    def __init__(self, pipe: StockPipeline, form: CallForm, asking: Asking, *, folder: Path | None) -> None:
-        self._pipe, self._form, self._asking = pipe, form, asking
+    def __init__(
+        self,
+        pipe: StockPipeline,
+        form: CallForm,
+        asking: Asking,
+        *,
+        folder: Path | None,
+        beside: Sleepers | None = None,
+    ) -> None:
+        self._pipe, self._form, self._asking, self._beside = pipe, form, asking, beside
         self._depth = 0
         with self.awake():
             example = capture(pipe, form, asking.call(asking.examples), rows=2)
@@ -122,7 +132,8 @@ class Encoder:
         self._depth += 1
         wake(self._pipe)
         try:
-            yield
+            with awake(self._beside):
+                yield
         finally:
             self._depth -= 1
             if not self._depth:

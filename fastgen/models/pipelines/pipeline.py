@@ -27,6 +27,7 @@ from .notes import Arguments, Notes
 from .probe import emitted, opening, probe
 from .refusal import checking
 from .stock_pipeline import StockPipeline
+from .waking import SleepingCodec, awake, sleeping_autoencoder
 
 PROBE_PIXELS, PROBE_FRAMES = 256, 9
 _EXAMPLES = {"none": (None, None), "label": (0, 1), "prompt": ("a", "a longer one")}
@@ -44,6 +45,7 @@ class Pipeline:
         negative_prompt: prompt of the unconditional half; None leaves the pipeline's own.
         cache: folder for the conditioning of prompts; None keeps it in memory.
         test: whether what the probe reads is held against what the network answers; one without weights says nothing.
+        sparing: the autoencoder, too, is on the device only while it is used.
 
     Raises:
         UserError: a label or a size that the pipeline does not have, or the probe's self-test fails.
@@ -59,6 +61,7 @@ class Pipeline:
         negative_prompt: str | None = None,
         cache: Path | None = None,
         test: bool = True,
+        sparing: bool = False,
     ) -> None:
         self.pipe = pipe
         for part in pipe.components.values():
@@ -71,12 +74,15 @@ class Pipeline:
         _check_labels(pipe, self.classes, self.null_label)
         argument = {"none": None, "label": "class_labels", "prompt": "prompt"}[self.kind]
         asking = Asking(argument, _EXAMPLES[self.kind], self.size, negative_prompt, self.null_label)
-        self.shape = tuple(opening(pipe, asking.call(asking.examples), rows=2).sample.shape[1:])
-        small = Asking(argument, asking.examples, {**self.size, **_small(pipe, self.shape)})
-        probed = probe(pipe, small.call(asking.examples[:1]), small.call(asking.examples), test=test)
-        self.reading, self.form = probed.reading, probed.form
+        self._sleepers = sleeping_autoencoder(pipe) if sparing else None
+        with awake(self._sleepers):
+            self.shape = tuple(opening(pipe, asking.call(asking.examples), rows=2).sample.shape[1:])
+            small = Asking(argument, asking.examples, {**self.size, **_small(pipe, self.shape)})
+            probed = probe(pipe, small.call(asking.examples[:1]), small.call(asking.examples), test=test)
+            self.reading, self.form = probed.reading, probed.form
+            folder = cache if self.kind == "prompt" else None
+            self.encoder = Encoder(pipe, self.form, asking, folder=folder, beside=self._sleepers)
         self._asking = asking
-        self.encoder = Encoder(pipe, self.form, asking, folder=cache if self.kind == "prompt" else None)
 
     @classmethod
     def load(
@@ -90,7 +96,8 @@ class Pipeline:
     def codec(self) -> Codec:
         """Between images and samples; looked for when it is first needed."""
         with self.encoder.awake():
-            return codec_of(self.pipe, self._asking.call(self._asking.examples[:1]))
+            codec = codec_of(self.pipe, self._asking.call(self._asking.examples[:1]))
+        return codec if self._sleepers is None else SleepingCodec(codec, self._sleepers)
 
     @property
     def example(self) -> dict[str, list[Any]]:

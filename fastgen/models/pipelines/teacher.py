@@ -3,6 +3,7 @@
 import torch
 
 from ...errors import UserError
+from ..offload import swap_blocks
 from ..quantised import Quantised, quantise
 from .components import denoisers_of
 from .fuse import fuse, lora_file
@@ -18,12 +19,15 @@ def load_teacher(
     device: str | torch.device,
     auto: torch.dtype = torch.float32,
     quantised: Quantised | None = None,
+    sparing: bool = False,
 ) -> StockPipeline:
     """The pipeline of a source, read straight into its dtype; its LoRAs are fused and its networks plain.
 
     Args:
         auto: what `dtype: auto` stands for.
         quantised: what the layers of its denoisers are in when these reach the device; None leaves them as they are.
+        sparing: blocks of its denoisers stay in main memory between calls, see `swap_blocks`, and so do its other
+            parts, until somebody moves these.
 
     Raises:
         UserError: as `load`, or a single file or a LoRA cannot be used.
@@ -31,7 +35,7 @@ def load_teacher(
     dtype = DTYPES.get(source.dtype, auto)
     loras = [(lora_file(lora), lora.weight) for lora in source.loras]
     base = locate(source.path, variant=source.variant, revision=source.revision)
-    first = "cpu" if quantised else device
+    first = "cpu" if quantised or sparing else device
     if base.is_file():
         pipe = moved(load_single_file(base, config=source.config, dtype=dtype), base, first)
     else:
@@ -42,8 +46,9 @@ def load_teacher(
             "to: add the LoRAs to its weights, save it, and give that folder as teacher.path"
         )
     fuse(pipe, loras)
-    if quantised is None:
-        return pipe
     for network in denoisers_of(pipe).values():
-        quantise(network, quantised, device)
-    return moved(pipe, base, device)
+        if quantised is not None:
+            quantise(network, quantised, device, home="cpu" if sparing else device)
+        if sparing:
+            swap_blocks(network, torch.device(device))
+    return pipe if sparing else moved(pipe, base, device)
