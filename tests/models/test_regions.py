@@ -2,7 +2,7 @@
 
 import copy
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,8 @@ import pytest
 import small_run
 import torch
 from accelerate import Accelerator
+from compiling import Compiler, compiling
 from torch import Tensor, nn
-from torch._dynamo.backends.debugging import aot_eager
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.checkpoint import CheckpointError
 
@@ -43,24 +43,10 @@ SMALL = Size(
 TRIO = Setting(rank=2, batch=2, gan=True, checkpointing=True, compile=True, precision="fp32", fake_turns=2)
 
 
-class Compiler:
-    """A backend that leaves the arithmetic as it was written, and counts what it is given."""
-
-    def __init__(self) -> None:
-        self.count = 0
-
-    def __call__(self, graph: Any, inputs: Sequence[Any]) -> Any:
-        self.count += 1
-        return aot_eager(graph, inputs)
-
-
 @pytest.fixture
 def compiler() -> Iterator[Compiler]:
-    torch.compiler.reset()
-    found = Compiler()
-    with torch.compiler.set_stance("default", force_backend=found):
+    with compiling() as found:
         yield found
-    torch.compiler.reset()
 
 
 def network() -> nn.Module:
@@ -247,3 +233,21 @@ def test_a_role_that_is_left_before_its_blocks_are_computed_again_is_noticed(
 def test_inductor_trains_alike():
     expected = trained(replace(TRIO, compile=False), 2)
     assert furthest(trained(TRIO, 2), expected) < 1e-4
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("sharing", ["lora", "full"])
+def test_compiled_blocks_train_alike_on_a_card_under_graphs(sharing: Any, checkpointing: bool):
+    """The kernels of a card round otherwise than written ones: sums in float32, which TF32 must not shorten."""
+    setting = replace(TRIO, sharing=sharing, checkpointing=checkpointing, graphs=True)
+    written = small_run.recorded(
+        stage_on(SMALL, replace(setting, compile=False, graphs=False), Stage, Accelerator()), 4
+    )
+    stage = stage_on(SMALL, setting, Stage, Accelerator())
+    recompilations, found = Recompilations(watched=True), small_run.recorded(stage, 0)
+    for _ in range(4):
+        with recompilations.cycle() as reasons:
+            stage.cycle()
+        assert not reasons
+    assert furthest(found, written) < 1e-3
