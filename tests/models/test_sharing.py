@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from compiling import compiling
 from rounding import assert_alike, gap
 from sharing import FAMILIES, ROWS, TRAINED, Family, apart, conditioning, noise, shared
 from torch import Tensor, nn
@@ -14,6 +15,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fastgen.models.calls import through
 from fastgen.models.owned import owned
+from fastgen.models.regions import compile_regions
 from fastgen.models.roles import Roles
 from fastgen.models.targets import find_targets
 from fastgen.objectives import DMD, DMD2, Batch, Pair
@@ -102,6 +104,25 @@ def test_gradients_are_those_of_three_networks(name, checkpointing):
             assert found.keys() == expected.keys()
             wrong = [key for key in expected if gap(found[key], expected[key], floor) > 1e-4]
             assert not wrong, f"{what}, {role} acting at backward: {wrong}"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_through_compiled_blocks_are_those_of_three_networks(name):
+    family, case = FAMILIES[name], CASES["gan, fake score"]
+    base = family.network()
+    together, network = shared(family, base, checkpointing=True)
+    expected = gradients(apart(family, base, together, False), case, family, nullcontext)
+    floor = 1e-2 * max(float(gradient.abs().max()) for gradient in expected.values())
+    compile_regions(network.net, together.discriminator.layers)
+    torch._dynamo.utils.counters.clear()
+    with compiling() as compiler:
+        for role in (None, *TRAINED):
+            found = gradients(together, case, family, lambda role=role: network.acting(role))
+            wrong = [key for key in expected if gap(found[key], expected[key], floor) > 1e-4]
+            assert not wrong, f"{role} acting at backward: {wrong}"
+    assert compiler.count > 0
+    assert not torch._dynamo.utils.counters["graph_break"]
 
 
 def derivatives(roles: Roles, family: Family) -> dict[str, Tensor]:
