@@ -54,7 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         forecast = forecast_of(measured["size"], Setting(**measured["setting"]))
         predicted = {
             "peak_gib": card.needs(forecast) / GIB,
-            "cycle_seconds": card.cycle(forecast, gpus=1),
+            "cycle_seconds": card.cycle(forecast),
             "tflop": forecast.work.flops / 1e12,
             "launches": forecast.work.launches,
         }

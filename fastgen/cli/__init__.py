@@ -21,6 +21,7 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "train": Command("fastgen.cli.train", "distil a teacher pipeline into a student of a few steps"),
+    "plan": Command("fastgen.cli.plan", "what a run costs: memory by part, seconds, and what would make it fit"),
     "sample": Command("fastgen.cli.sample", "draw images from a student or any other stock pipeline"),
     "eval": Command("eval.cli", "measure a student beside its teacher"),
     "verify": Command("fastgen.cli.verify", "check that an export samples as it was trained"),

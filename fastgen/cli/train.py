@@ -11,9 +11,14 @@ The student is left in OUT/student, a folder for plain DiffusionPipeline.from_pr
 """
 
 from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..config.schema import Config
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -45,6 +50,7 @@ def run(args: Namespace) -> int:
         check_stages(config)
         print(dump(config))
         print(plan(config, recipes=args.config.parent))
+        _print_costs(config, args)
         if found := list(refusals(config, recipes=args.config.parent, resume=args.resume)):
             raise UserError("\n  ".join(["the run would be refused here:", *found]))
         return 0
@@ -52,3 +58,19 @@ def run(args: Namespace) -> int:
 
     distil(config, recipes=args.config.parent, resume=args.resume)
     return 0
+
+
+def _print_costs(config: "Config", args: Namespace) -> None:
+    """As `fastgen plan` has them; where they cannot be counted, why, which is nothing that hinders the run."""
+    from ..config.yaml_file import load
+    from ..distillation.costs import costs
+    from ..planning.cards import H100
+
+    def changed(more: Sequence[str]) -> "Config":
+        return load(args.config, [*args.overrides, *more])
+
+    try:
+        for line in costs(config, changed, card=H100, gpus=1, recipes=args.config.parent):
+            print(line)
+    except UserError as error:
+        print(f"costs are not counted: {error}")

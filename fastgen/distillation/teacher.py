@@ -42,8 +42,11 @@ def load_pipeline(config: Config, device: torch.device) -> StockPipeline:
     return pipe
 
 
-def probed(config: Config, pipe: StockPipeline) -> Pipeline:
+def probed(config: Config, pipe: StockPipeline, *, test: bool = True) -> Pipeline:
     """The teacher as a config asks for its samples.
+
+    Args:
+        test: see `Pipeline`; one that is not tested keeps no conditioning on disk.
 
     Raises:
         UserError: the probe's self-test fails.
@@ -58,6 +61,7 @@ def probed(config: Config, pipe: StockPipeline) -> Pipeline:
         null_label=null_label,
         size=size_arguments(pipe, height=wanted.height, width=wanted.width, frames=wanted.frames),
         negative_prompt=spec.negative_prompt,
-        cache=config.cache,
+        cache=config.cache if test else None,
+        test=test,
         sparing=config.memory == "low",
     )

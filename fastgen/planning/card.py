@@ -36,7 +36,7 @@ class OnCard(TorchFunctionMode):
             args, told = _cast((args, told), self.autocast)
         elif self.autocast is not None and func in _EXACT:
             args, told = _cast((args, told), torch.float32)
-        if func is functional.scaled_dot_product_attention:
+        if func is functional.scaled_dot_product_attention and torch.backends.cuda.flash_sdp_enabled():
             return _attention(*args, **told)
         if func in _SEEN_AS and args[0].is_meta:
             return _SEEN_AS[func]
@@ -128,8 +128,8 @@ def _attention(
     return masked
 
 
-_SEEN_AS: dict[Any, Any] = {torch.equal: False, Tensor.equal: False, Tensor.__bool__: False}
-"""What is asked of tensors without values: two are never the same, and a condition does not hold."""
+_SEEN_AS: dict[Any, Any] = {torch.equal: False, Tensor.equal: False, Tensor.__bool__: False, Tensor.__float__: 0.0}
+"""What is asked of tensors without values: two are never the same, a condition does not hold, a number is zero."""
 
 _ROUNDED = {
     *(getattr(functional, name) for name in ("linear", "conv1d", "conv2d", "conv3d", "scaled_dot_product_attention")),

@@ -37,16 +37,21 @@ class Card:
     workspace: float = 0.1 * GIB
     link: float = 300e9
 
-    def seconds(self, work: Tally) -> float:
-        """Of a turn: host and device work side by side, and the slower of them counts."""
-        host = self.launch * (work.launches - work.again) + self.again * work.again
+    def seconds(self, work: Tally, *, recorded: bool = False) -> float:
+        """Of a turn: host and device work side by side, and the slower of them counts.
+
+        Args:
+            recorded: whether calls of networks are CUDA graphs, whose launches cost the host next to nothing.
+        """
+        host = 0.0 if recorded else self.launch * (work.launches - work.again) + self.again * work.again
         device = work.half_flops / self.half + work.full_flops / self.full + work.moved / self.bandwidth
         return max(host, device)
 
-    def cycle(self, forecast: Forecast, *, gpus: int) -> float:
+    def cycle(self, forecast: Forecast, *, gpus: int = 1) -> float:
         """Seconds of a cycle, gradients of several cards averaged after each backward pass."""
         share = 2 * (gpus - 1) / gpus / self.link
-        return sum(self.seconds(turn.work) + share * turn.gradients for turn in forecast.turns)
+        turns = (self.seconds(turn.work, recorded=forecast.recorded) for turn in forecast.turns)
+        return sum(turns) + share * sum(turn.gradients for turn in forecast.turns)
 
     def needs(self, forecast: Forecast) -> float:
         """Bytes allocated at most, with what libraries keep."""

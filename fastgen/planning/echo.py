@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C._functorch import peek_interpreter_stack
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import saved_tensors_hooks
 from torch.utils._pytree import tree_flatten, tree_unflatten
@@ -73,7 +74,7 @@ class Echoes:
     def within(self, networks: Sequence[nn.Module]) -> Iterator[None]:
         """Within, the blocks of these networks are echoed: members of lists of modules that have parts themselves."""
         lists = [part for net in networks for part in net.modules() if isinstance(part, nn.ModuleList)]
-        blocks = {id(block): block for part in lists for block in part if any(block.children())}
+        blocks = {id(block): block for part in lists for block in part if block is not None and any(block.children())}
         for block in blocks.values():
             vars(block)["forward"] = self._echoing(block)
         try:
@@ -86,7 +87,8 @@ class Echoes:
         forward = block.forward
 
         def echo(*args: Any, **kwargs: Any) -> Any:
-            if any(part._forward_hooks or part._forward_pre_hooks for part in block.modules()):
+            hooked = any(part._forward_hooks or part._forward_pre_hooks for part in block.modules())
+            if hooked or peek_interpreter_stack() is not None:  # forward-mode derivatives know no echoes
                 return forward(*args, **kwargs)
             leaves, form = tree_flatten((args, kwargs))
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -25,6 +25,8 @@ from .card import NOWHERE, Numbers, OnCard, bytes_of, on_card, weights_of
 from .echo import Echoes
 from .meter import Meter, Tally
 
+SMALL = 2**20
+"""Bytes that are no line of their own."""
 QUANTISED = {"int8": 0.5, "nf4": 0.25}
 """Share of a network's bytes in bf16."""
 
@@ -62,11 +64,15 @@ class Forecast:
         parts: what lies in its memory all the time.
         turns: of a cycle, in order.
         cycles: of the whole stage.
+        rows: samples of a forward pass.
+        recorded: whether calls of networks are CUDA graphs.
     """
 
     parts: tuple[Part, ...]
     turns: tuple[TurnCost, ...]
     cycles: int
+    rows: int
+    recorded: bool
 
     @property
     def highest(self) -> TurnCost:
@@ -91,7 +97,7 @@ class Scene:
         config: settings of the run, of which the roles' are read.
         stage: settings of the stage.
         pipeline: the teacher without weights, what it is asked in training encoded.
-        echoed: whether blocks that are alike are measured once; objectives that differentiate forward or twice cannot.
+        echoed: whether blocks that are alike are measured once; objectives that differentiate twice cannot.
 
     Raises:
         UserError: as `build_roles`.
@@ -99,7 +105,8 @@ class Scene:
 
     def __init__(self, config: Config, stage: StageConfig, pipeline: Pipeline, *, echoed: bool = True) -> None:
         self.config, self.pipeline, self.echoed = config, pipeline, echoed
-        train = stage.train.model_copy(update={"compile": False})
+        self.recorded = stage.train.cuda_graphs
+        train = stage.train.model_copy(update={"compile": False, "cuda_graphs": False})
         self.stage = stage.model_copy(update={"train": train})
         self.meter = Meter()
         self._optimizers: dict[str, RoleOptimizer] = {}
@@ -118,9 +125,10 @@ class Scene:
                 for turn in cycle:
                     if turn not in known or train.reuse:
                         batch = batch if train.reuse else self._batch(rows)
+                        self._taken(turn, replace(batch), parts)  # what a first call alone does is no part of a cycle
                         known[turn] = self._taken(turn, batch, parts)
                     costs.append(known[turn])
-        return Forecast(lying, tuple(costs), cycles)
+        return Forecast(lying, tuple(costs), cycles, rows, self.recorded)
 
     @cached_property
     def roles(self) -> Roles:
@@ -156,7 +164,8 @@ class Scene:
         yield from [Part("codec", weights_of(codec))] if isinstance(codec, nn.Module) else []
         for name, size in own.items():
             yield from [Part(f"{name}: weights", size)] if size else []
-        yield from [Part("copies that layers compute with", rest)] if (rest := meter.level - sum(own.values())) else []
+        copies = meter.level - sum(own.values())
+        yield from [Part("copies that layers compute with", copies)] if copies > SMALL else []
         for name in trained:
             if self.roles.parameters(name):
                 before = meter.level

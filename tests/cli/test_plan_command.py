@@ -1,0 +1,76 @@
+"""`fastgen plan`: what a run costs is said before it is one, and what would make it fit."""
+
+import re
+from pathlib import Path
+
+import pytest
+import tiny
+from encoded import save
+
+from fastgen.cli import main
+from fastgen.distillation import costs
+
+RUN = """
+out: {here}/out
+device: cpu
+cache: null
+teacher: {{path: {here}/teacher, num_classes: 10, null_label: 10}}
+student: {{steps: [1]}}
+data: {{source: digits}}
+sharing: full
+objective: {{name: dmd2, gan: 0, ratio: 2, guidance: 2}}
+train: {{images: 64, batch: 8, precision: bf16, cuda_graphs: false}}
+log: {{trackers: []}}
+"""
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    """A config, and its teacher's folder without a weight in it."""
+    tiny.class_conditional().save_pretrained(tmp_path / "teacher")
+    (tmp_path / "teacher" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
+    save(tmp_path / "run.yaml", RUN.format(here=tmp_path))
+    return tmp_path / "run.yaml"
+
+
+def sizes(text: str) -> dict[str, float]:
+    """The lines of memory by name, in GiB."""
+    return {name.strip(): float(size) for name, size in re.findall(r"^  ([a-z_: ']+?) +([\d.]+) GiB", text, re.M)}
+
+
+def test_the_parts_of_memory_come_to_the_peak_and_seconds_to_the_stage(run, capsys):
+    assert main(["plan", str(run), "train.batch=512", "--gpus", "3"]) == 0
+    text = capsys.readouterr().out
+    found = sizes(text)
+    assert found["peak"] == pytest.approx(sum(size for name, size in found.items() if name != "peak"), abs=0.06)
+    assert found["activations"] > found["gradients"]
+    launches, seconds = re.search(r"a cycle: ([\d,]+) launches, .* TFLOP, ([\d.]+) s", text).groups()
+    assert float(seconds) == pytest.approx(39e-6 * int(launches.replace(",", "")), rel=0.01), "bound by its host"
+    assert "the stage: 1 cycles" in text
+    assert re.search(r"  2 cards: +[\d.]+ GiB each", text)
+    assert "  3 cards: cannot share batches of 512" in text
+    assert not (run.parent / "out").exists()
+
+
+@pytest.mark.slow
+def test_what_would_make_a_run_fit_is_tried_and_what_is_not_needed_left_out(run, capsys, monkeypatch):
+    changes = (("train.ema=null",), ("train.no_such=1",), ("train.micro_batch=4",))
+    monkeypatch.setattr(costs, "CHANGES", changes)
+    monkeypatch.setattr(costs, "WORTH", 1e-4)
+    assert main(["plan", str(run), "train.batch=512", "--memory", "0.15"]) == 0
+    text = capsys.readouterr().out
+    assert "does not fit" in text
+    assert "it would fit with\n    train.micro_batch=4" in text
+    assert "ema" not in text
+
+
+@pytest.mark.parametrize(
+    ("override", "complaint"),
+    [
+        ("teacher.path=owner/nowhere", "'owner/nowhere' is neither a folder here nor in the hub's cache"),
+        ("teacher.path=nowhere", "there is no pipeline folder 'nowhere'"),
+    ],
+)
+def test_a_teacher_that_is_not_here_is_said(run, capsys, override, complaint):
+    assert main(["plan", str(run), override]) == 2
+    assert complaint in capsys.readouterr().err
