@@ -47,7 +47,7 @@ class Blocks:
         self.values = self._parts(self._values)
         """In float32, one tensor each; what is written to them is kept by `keep`."""
 
-    def keep(self, rng: torch.Generator, *, blocked: Tensor | None = None) -> None:
+    def keep(self, rng: torch.Generator | None, *, blocked: Tensor | None = None) -> None:
         """Rounds the values back to codes; where `blocked` is 1, what was there stays."""
         scales = self._values.abs().amax(dim=1)
         codes = self._rounded(self._values / scales.clamp_min(torch.finfo().tiny)[:, None], rng)
@@ -62,7 +62,7 @@ class Blocks:
         values = torch.index_select(self._levels, 0, codes.flatten().int()).view(codes.shape)
         return values.mul_(torch.cat(self._scales)[:, None])
 
-    def _rounded(self, shares: Tensor, rng: torch.Generator) -> Tensor:
+    def _rounded(self, shares: Tensor, rng: torch.Generator | None) -> Tensor:
         below = torch.bucketize(shares, self._levels, out_int32=True, right=True).sub_(1).clamp_(0, 254)
         low, high = (self._levels.index_select(0, (below + i).flatten()).view(shares.shape) for i in (0, 1))
         chance = torch.rand(shares.shape, generator=rng, device=shares.device)

@@ -54,7 +54,7 @@ class Update:
     units: Sequence[Unit]
     settings: Mapping[str, Any]
     blocked: Tensor | None
-    rng: Callable[[], torch.Generator]
+    rng: Callable[[], torch.Generator | None]
 
     def state(self, name: str) -> list[Tensor]:
         """The units' parts of a state."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
@@ -55,7 +55,7 @@ class Stepper(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every tensor that has a gradient."""
-        rng = cache(lambda: stream(self._tensors[0].device, *self.position))
+        rng = cache(partial(_stream, self._tensors[0].device, self.position))
         for bucket in self._buckets:
             units = [unit for unit in bucket.units if self._tensors[unit.tensor].grad is not None]
             if units:
@@ -72,7 +72,7 @@ class Stepper(torch.optim.Optimizer):
             for name in state.keys() - self._names[index]:
                 del state[name]
 
-    def _step(self, bucket: Bucket, units: Sequence[Unit], rng: Callable[[], torch.Generator]) -> None:
+    def _step(self, bucket: Bucket, units: Sequence[Unit], rng: Callable[[], torch.Generator | None]) -> None:
         tensors = {unit.tensor: self._tensors[unit.tensor] for unit in units}
         owners = [*tensors.values()]
         names = {*bucket.rule.names}
@@ -108,6 +108,11 @@ class Stepper(torch.optim.Optimizer):
         if self.factor is not None:
             flat.mul_(self.factor)
         return parts
+
+
+def _stream(device: torch.device, position: tuple[int | str, ...]) -> torch.Generator | None:
+    """None where there are no values that could be drawn."""
+    return None if device.type == "meta" else stream(device, *position)
 
 
 def _in_buckets(rule: Rule, units: Sequence[Unit], tensors: Sequence[Tensor]) -> Iterator[Bucket]:
