@@ -11,10 +11,11 @@ import diffusers
 import torch
 from torch import nn
 
-from ..config.schema import Config, LoRAConfig, StageConfig
+from ..config.schema import Config, LoRAConfig, StageConfig, TrainConfig
 from ..config.yaml_file import load
 from ..data import SOURCE_KINDS
 from ..engine.dtypes import base_of, teacher_dtype
+from ..engine.eight_bits import BLOCK
 from ..engine.roles import SHARED
 from ..errors import UserError
 from ..models.experts import Experts
@@ -23,7 +24,6 @@ from ..models.pipelines.create import create
 from ..models.targets import find_targets
 from ..objectives import OBJECTIVE_KINDS, denoisers_of, roles_of
 
-TRAINED_BYTES = 4 + 4 + 8  # fp32 weight, gradient, two Adam moments
 BASE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "nf4": 0.5}
 COPIED_BYTES = {
     "fp32": 0,
@@ -130,17 +130,32 @@ def _memory(stage: StageConfig, config: Config, net: nn.Module) -> list[MemoryLi
         parts.append(MemoryLine("network of shared roles", size, int(size * BASE_BYTES[base_of(config)])))
     adapter = _adapter(net, config.lora) if shared else 0
     for role in denoisers_of(stage.objective):
-        if role not in shared:
-            frozen = 4 if role == "target" else 2 if stage.train.precision == "bf16" else loaded
-            kind, bytes_each = ("trained", TRAINED_BYTES) if role in trained else ("frozen", frozen)
-            parts.append(MemoryLine(f"{role} ({kind})", size, size * bytes_each))
+        train = (
+            stage.train.model_copy(update={"masters": "fp32", "gradients": "fp32"}) if role in shared else stage.train
+        )
+        bytes_each = _trained_bytes(train, role) if role in trained else 4
+        if role in shared:
+            if role in trained or role == "target":
+                held = adapter * (COPIED_BYTES[base_of(config)] + bytes_each)
+                parts.append(MemoryLine(f"{role} (adapter)", adapter, int(held)))
         elif role in trained or role == "target":
-            bytes_each = COPIED_BYTES[base_of(config)] + (TRAINED_BYTES if role in trained else 4)
-            parts.append(MemoryLine(f"{role} (adapter)", adapter, adapter * bytes_each))
-    if stage.train.ema is not None:
+            parts.append(
+                MemoryLine(f"{role} ({'trained' if role in trained else 'frozen'})", size, int(size * bytes_each))
+            )
+        elif (frozen := 2 if train.precision == "bf16" else loaded) != loaded or role in stage.carry:
+            parts.append(MemoryLine(f"{role} (frozen)", size, size * frozen))
+    if stage.train.ema is not None and stage.train.ema_device == "auto":
         averaged = adapter if "generator" in shared else size
         parts.append(MemoryLine("generator average", averaged, 4 * averaged))
     return parts
+
+
+def _trained_bytes(train: TrainConfig, role: str) -> float:
+    """Of one of a role's parameters: weight, gradient and moments, of which AdamW keeps no first one at beta1 = 0."""
+    optim = train.optim_of(role)
+    moments = 1 if optim.name == "muon" or not optim.betas[0] else 2
+    moment = 1 + 4 / BLOCK if optim.name == "adamw8bit" else 4
+    return (2 if train.masters == "bf16" else 4) + (2 if train.gradients == "bf16" else 4) + moments * moment
 
 
 def _adapter(net: nn.Module, lora: LoRAConfig) -> int:

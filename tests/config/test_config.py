@@ -255,19 +255,23 @@ def test_the_plan_counts_what_the_networks_hold(read, tmp_path, build):
     )
     assert f"denoiser {size / 1e6:.2f} M parameters" in text
     mib = {line.split("  ")[1]: float(line.split()[-2]) for line in text.splitlines() if line.endswith("MiB")}
-    expected = {  # fp32 weight, gradient and two moments; frozen weight; average
+    expected = {  # fp32 weight, gradient and two moments; average; the real score is the teacher itself
         "teacher's pipeline": 4 * size,
         "generator (trained)": 16 * size,
         "fake_score (trained)": 16 * size,
-        "real_score (frozen)": 4 * size,
         "generator average": 4 * size,
-        "sum, without activations": 44 * size,
+        "sum, without activations": 40 * size,
     }
     assert mib == {name: pytest.approx(count / 2**20, abs=0.051) for name, count in expected.items()}
     assert "updates: generator 10, fake_score 50" in text
     half = plan(read(PLAIN, f"teacher.path={tmp_path / 'teacher'}", "train.precision=bf16"), recipes=tmp_path)
     frozen = next(line for line in half.splitlines() if "real_score" in line)
     assert float(frozen.split()[-2]) == pytest.approx(2 * size / 2**20, abs=0.051)
+    told = ["train.precision=bf16", "train.masters=bf16", "train.gradients=bf16", "train.ema_device=cpu"]
+    told += ["train.optim.name=adamw8bit", "train.optim.betas=[0.0,0.9]", "teacher.dtype=bf16"]
+    lean = plan(read(PLAIN, f"teacher.path={tmp_path / 'teacher'}", *told), recipes=tmp_path)
+    total = next(line for line in lean.splitlines() if "sum, without" in line)
+    assert float(total.split()[-2]) == pytest.approx((2 + 2 * (2 + 2 + 1 + 4 / 256)) * size / 2**20, abs=0.2)
 
 
 def test_the_plan_names_the_recipe_that_comes_first(monkeypatch, tmp_path):
