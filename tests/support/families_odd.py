@@ -42,6 +42,7 @@ from diffusers import (
 )
 from diffusers import FlowMatchEulerDiscreteScheduler as FlowMatch
 from families import LARGE, SQUARE, UNBINNED, Family
+from families_video import like_wan
 from transformers import SmolLM3Config, SmolLM3ForCausalLM
 
 
@@ -153,34 +154,14 @@ def allegro() -> AllegroPipeline:
 def anyflow() -> AnyFlowPipeline:
     """A time for each frame, and a second one."""
     t5 = tiny.t5_tokenizer()
-    transformer = AnyFlowTransformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=4,
-        out_channels=4,
-        text_dim=tiny.TEXT_WIDTH,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
-    )
+    transformer = like_wan(AnyFlowTransformer3DModel)
     return AnyFlowPipeline(t5, text.umt5(t5), transformer, vaes.wan(), FlowMapEulerDiscreteScheduler())
 
 
 def sky_reels() -> SkyReelsV2Pipeline:
     """Cleans prompts by a package that it does not look for."""
     t5 = tiny.t5_tokenizer()
-    transformer = SkyReelsV2Transformer3DModel(
-        num_attention_heads=2,
-        attention_head_dim=12,
-        in_channels=4,
-        out_channels=4,
-        text_dim=tiny.TEXT_WIDTH,
-        freq_dim=16,
-        ffn_dim=32,
-        num_layers=2,
-        rope_max_seq_len=32,
-    )
+    transformer = like_wan(SkyReelsV2Transformer3DModel)
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=8.0)
     return SkyReelsV2Pipeline(t5, text.umt5(t5), transformer, vaes.wan(), scheduler)
 

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from typing import TypeVar
 
 import families_text as text
 import families_vae as vaes
@@ -23,6 +24,8 @@ from diffusers import (
 )
 from diffusers import FlowMatchEulerDiscreteScheduler as FlowMatch
 
+Network = TypeVar("Network")
+
 
 def ltx() -> LTXPipeline:
     t5 = tiny.t5_tokenizer()
@@ -41,17 +44,18 @@ def ltx() -> LTXPipeline:
 def wan() -> WanPipeline:
     t5 = tiny.t5_tokenizer()
     scheduler = UniPCMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
-    return WanPipeline(t5, text.umt5(t5), vaes.wan(), scheduler, _wan_network())
+    return WanPipeline(t5, text.umt5(t5), vaes.wan(), scheduler, like_wan(WanTransformer3DModel))
 
 
 def wan_of_two() -> WanPipeline:
     """Wan 2.2; of four steps two lie on each side of the boundary."""
     one = wan()
-    return WanPipeline(**one.components | {"transformer_2": _wan_network()}, boundary_ratio=0.875)
+    return WanPipeline(**one.components | {"transformer_2": like_wan(WanTransformer3DModel)}, boundary_ratio=0.875)
 
 
-def _wan_network() -> WanTransformer3DModel:
-    return WanTransformer3DModel(
+def like_wan(kind: type[Network]) -> Network:
+    """A network of Wan's or of one that has its settings."""
+    return kind(
         num_attention_heads=2,
         attention_head_dim=12,
         in_channels=4,
