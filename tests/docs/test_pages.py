@@ -1,11 +1,12 @@
 """The pages of the docs say what there is: generated ones are up to date, and what others name exists."""
 
-import importlib.util
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
+import class_tables
+import generate
 import pytest
 from pydantic import BaseModel, Field
 
@@ -14,10 +15,6 @@ from fastgen.config.yaml_file import load
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"])
-
-_spec = importlib.util.spec_from_file_location("generate", ROOT / "docs/generate.py")
-generate = importlib.util.module_from_spec(_spec)
-_spec.loader.exec_module(generate)
 
 
 def name_of(page: Path) -> str:
@@ -31,7 +28,7 @@ def test_generated_pages_are_what_the_code_says():
 
 @pytest.mark.parametrize("kind", generate.documented(), ids=lambda kind: kind.__name__)
 def test_every_setting_has_a_meaning(kind: type):
-    assert not [setting.name for setting in generate.settings_of(kind) if not setting.meaning]
+    assert not [setting.name for setting in class_tables.settings_of(kind) if not setting.meaning]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -85,7 +82,7 @@ class Outer(BaseModel):
 
 
 def test_a_table_says_type_default_and_meaning_of_every_field():
-    assert generate.model_page(Outer).splitlines() == [
+    assert class_tables.model_page(Outer).splitlines() == [
         "## Outer",
         "",
         "The whole | of it.",
