@@ -23,8 +23,7 @@ from ..export.rebuild import calls_for, conditions_for
 from ..export.scheduler_export import SchedulerExport
 from ..export.unguided import unguided
 from ..export.verify import Export, Ours, verify
-from ..models.casting import cast
-from ..models.denoiser import dtype_of
+from ..models.casting import cast, dtype_of
 from ..models.merging import lora_layers, low_rank_updates
 from ..models.pipelines.arguments import call_arguments
 from ..models.pipelines.components import denoisers_of, parts_of

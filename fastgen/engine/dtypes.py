@@ -21,8 +21,7 @@ from torch import nn
 
 from ..config.schema import Base, Config, Precision, Sharing, StageConfig
 from ..errors import UserError
-from ..models.casting import HALF
-from ..models.denoiser import dtype_of
+from ..models.casting import HALF, dtype_of
 from ..models.pipelines.source import DTYPES
 from ..models.quantised import Quantised
 

@@ -11,9 +11,9 @@ from ..config.schema import Base, DiscriminatorConfig, LoRAConfig, Sharing, Stag
 from ..errors import UserError, did_you_mean
 from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias
 from ..models.baking import check_bakeable
-from ..models.casting import cast
+from ..models.casting import cast, dtype_of
 from ..models.contract import Denoiser
-from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser, dtype_of
+from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser
 from ..models.discriminator import Discriminator, default_layers
 from ..models.graphs import Graphs
 from ..models.masters import halve

@@ -24,6 +24,21 @@ def cast(net: nn.Module, dtype: torch.dtype) -> nn.Module:
     return net
 
 
+def dtype_of(net: Any) -> torch.dtype:
+    """What a network is in, as Diffusers' `net.dtype` has it: the dtype of its first weights.
+
+    Parts that Diffusers keeps in float32, such as norms, do not count. `net.dtype` first looks at every module for a
+    layerwise cast, which takes longer than a small layer; here that is asked of a network stored in 8 bits alone.
+    """
+    kept = getattr(net, "_keep_in_fp32_modules", None) or ()
+    for name, weight in net.named_parameters():
+        if weight.is_floating_point() and not any(part in name for part in kept):
+            found: torch.dtype = weight.dtype if weight.dtype.itemsize > 1 else net.dtype
+            return found
+    rest: torch.dtype = net.dtype
+    return rest
+
+
 def fitting(told: Any, dtype: torch.dtype) -> Any:
     """What a network is told, with all that is in half precision in `dtype`.
 

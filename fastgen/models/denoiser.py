@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from ..process import Latent, Prediction, Process, Reading, Time, pad_like
-from .casting import fitting
+from .casting import dtype_of, fitting
 from .conditioning import Conditioning
 from .contract import BELIEF, RoleNetwork
 from .graphs import Graphs
@@ -263,21 +263,6 @@ class RetargetedDenoiser(nn.Module):
         seen = self.process.retarget(self.inner.process, t)
         outputs = self.inner.tap((x_t * pad_like(seen.scale, x_t)).to(x_t.dtype), seen.t, cond, layers)
         return [replace(said, process=self.process, t=t) if isinstance(said, Prediction) else said for said in outputs]
-
-
-def dtype_of(net: Any) -> torch.dtype:
-    """What a network is in, as Diffusers' `net.dtype` has it: the dtype of its first weights.
-
-    Parts that Diffusers keeps in float32, such as norms, do not count. `net.dtype` first looks at every module for a
-    layerwise cast, which takes longer than a small layer; here that is asked of a network stored in 8 bits alone.
-    """
-    kept = getattr(net, "_keep_in_fp32_modules", None) or ()
-    for name, weight in net.named_parameters():
-        if weight.is_floating_point() and not any(part in name for part in kept):
-            found: torch.dtype = weight.dtype if weight.dtype.itemsize > 1 else net.dtype
-            return found
-    rest: torch.dtype = net.dtype
-    return rest
 
 
 def output_of(raw: Any) -> Any:

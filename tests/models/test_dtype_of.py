@@ -5,8 +5,7 @@ import tiny
 import torch
 from torch import nn
 
-from fastgen.models.casting import cast
-from fastgen.models.denoiser import dtype_of
+from fastgen.models.casting import cast, dtype_of
 from fastgen.models.experts import Experts
 
 

@@ -6,8 +6,9 @@ import torch
 from torch import Tensor, nn
 
 from ...process import Time
+from ..casting import dtype_of
 from ..conditioning import Conditioning
-from ..denoiser import NetworkDenoiser, dtype_of
+from ..denoiser import NetworkDenoiser
 from ..layout import differing
 from .refusal import PLAIN_LOOP, failure
 from .watch import Step, first_value
