@@ -140,7 +140,8 @@ def _check_readable(student: Student, schedule: SchedulerExport, place: Path) ->
             f"a student of {type(student.pipeline.pipe).__name__} could not be loaded by others: Diffusers has no "
             f"{' and no '.join(foreign)}. {_STOCK}"
         )
-    scheduler, n = type(schedule.scheduler).from_pretrained(place / "scheduler"), schedule.steps[0]
+    kind: Any = type(schedule.scheduler)
+    scheduler, n = kind.from_pretrained(place / "scheduler"), schedule.steps[0]
     stops = [stop.timestep for stop in student.stops[n]]
     found = student.pipeline.emitted(scheduler, n)
     if len(found) != n or max(abs(a - b) for a, b in zip(found, stops, strict=True)) > TOLERANCE:

@@ -18,7 +18,7 @@ from ..errors import UserError
 from ..files import atomic_folder
 from ..models.pipelines.loading import HUB_FAILURES, line
 from ..models.pipelines.notes import Notes
-from ..models.pipelines.stock_pipeline import StockPipeline
+from ..models.pipelines.stock_pipeline import StockPipeline, StockScheduler
 from .card import card, top_card
 from .frozen import Frozen
 from .scheduler_export import SchedulerExport
@@ -60,7 +60,7 @@ def export(
     return folder
 
 
-def with_scheduler(pipe: StockPipeline, scheduler: Any) -> StockPipeline:
+def with_scheduler(pipe: StockPipeline, scheduler: StockScheduler) -> StockPipeline:
     """The same parts under another scheduler."""
     served = copy.copy(pipe)
     served.register_modules(scheduler=scheduler)

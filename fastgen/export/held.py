@@ -8,10 +8,11 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import product
-from typing import Any
 
 import torch
 from torch import Tensor
+
+from ..models.pipelines.stock_pipeline import StockScheduler
 
 REACH = 0.03
 """Largest distance of a stop from where it is wanted."""
@@ -32,9 +33,9 @@ class NetworkTimes:
 
     slope: float
     offset: float
-    at_stops: Callable[[Any, int], Tensor]
+    at_stops: Callable[[StockScheduler, int], Tensor]
 
-    def lost(self, scheduler: Any, n: int) -> float:
+    def lost(self, scheduler: StockScheduler, n: int) -> float:
         """How far from the truth bf16 gets at the stops, over the largest value told; 0 where it holds them."""
         exact, halved = self.at_stops(scheduler, n)
         lost = float((exact - halved).abs().max() / exact.abs().max())

@@ -14,7 +14,7 @@ from ..models.pipelines.loading import load
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.opening import below, put_on
 from ..models.pipelines.pipeline import Pipeline
-from ..models.pipelines.stock_pipeline import StockPipeline
+from ..models.pipelines.stock_pipeline import StockPipeline, StockScheduler
 from .scheduler_export import SchedulerExport
 from .stops import difference, stops_of
 from .verify import SEEDS, Agreement, Export, Ours, verify
@@ -93,7 +93,9 @@ def conditions_for(pipeline: Pipeline) -> Conditioning:
     return pipeline.condition(len(SEEDS), labels=torch.tensor(_LABELS), prompts=_PROMPTS)
 
 
-def _verified(export: Export, pipe: StockPipeline, notes: Notes, scheduler: Any, device: str) -> list[Agreement]:
+def _verified(
+    export: Export, pipe: StockPipeline, notes: Notes, scheduler: StockScheduler, device: str
+) -> list[Agreement]:
     assert notes.sampler is not None
     size = {name: value for name, value in notes.arguments.items() if name in SIZES}
     pipeline = Pipeline(pipe, num_classes=notes.num_classes, null_label=notes.null_label, size=size)

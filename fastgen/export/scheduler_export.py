@@ -10,11 +10,11 @@ import numpy as np
 
 from ..errors import UserError, warn
 from ..models.pipelines.refusal import cause
+from ..models.pipelines.stock_pipeline import StockScheduler
 from ..models.walk import Sampler
 from .held import NetworkTimes
-from .stock_schedulers import Family, family_of
+from .stock_schedulers import Emitted, Family, family_of
 
-Emitted = Callable[[Any, int], list[float]]
 TOLERANCE = 1e-3  # of a scheduler timestep
 _USUAL = (1, 2, 3, 4, 8)
 _TRIED = 12  # of the stops nearby
@@ -31,12 +31,12 @@ class SchedulerExport:
     """
 
     steps: tuple[int, ...]
-    scheduler: Any
+    scheduler: StockScheduler
     folder: str = ""
 
 
 def scheduler_exports(
-    stock: Any,
+    stock: StockScheduler,
     steps: Sequence[int],
     *,
     sampler: Sampler,
@@ -111,7 +111,7 @@ def _alone(family: Family, fault: Callable[[Any, int], str | None], n: int) -> A
     return why
 
 
-def _fault(family: Family, emitted: Emitted, scheduler: Any, n: int) -> str | None:
+def _fault(family: Family, emitted: Emitted, scheduler: StockScheduler, n: int) -> str | None:
     """Why that scheduler does not serve n steps; None if it does."""
     refusal = family.refuses(n)
     if refusal is not None:
@@ -152,7 +152,7 @@ def _served(family: Family, emitted: Emitted) -> list[int]:
     return [n for n in _USUAL if not isinstance(_alone(family, partial(_fault, family, emitted), n), str)]
 
 
-def _refusal(stock: Any, sampler: Sampler, refused: dict[int, str], remedy: str) -> str:
+def _refusal(stock: StockScheduler, sampler: Sampler, refused: dict[int, str], remedy: str) -> str:
     reasons = "; ".join(f"{n} ({why})" for n, why in refused.items())
     return (
         f"no stock scheduler can serve these step counts of a {type(stock).__name__} pipeline with sampler "

@@ -25,12 +25,17 @@ from torch import Tensor
 from ..errors import UserError
 from ..models.pipelines.canonical import static_shift
 from ..models.pipelines.refusal import checking
+from ..models.pipelines.stock_pipeline import StockScheduler
 from ..models.walk import Sampler
 from ..process import EDM, Flow, Process, Trig, even_grid, from_scheduler
 from .held import bend_of, held_times
 
 _BETAS = ("beta_schedule", "beta_start", "beta_end", "trained_betas", "num_train_timesteps", "rescale_betas_zero_snr")
 _SCM_TIMES = (1.57080, 1.3)  # the defaults of SanaSprint's call
+
+
+Emitted = Callable[[StockScheduler, int], list[float]]
+"""(scheduler, n) -> scheduler timesteps at which a pipeline's call of n steps stops under it."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +56,9 @@ class Family:
     nearby: "Callable[[int, float, float], Iterable[Family]]" = lambda n, slope, offset: ()
 
 
-def family_of(stock: Any, sampler: Sampler, emitted: Any, *, shift: float | None, teacher_steps: int) -> Family:
+def family_of(
+    stock: StockScheduler, sampler: Sampler, emitted: Emitted, *, shift: float | None, teacher_steps: int
+) -> Family:
     """The family of a teacher's scheduler; arguments as in `scheduler_exports`.
 
     Raises:
@@ -72,14 +79,14 @@ def family_of(stock: Any, sampler: Sampler, emitted: Any, *, shift: float | None
     return _discrete(stock, sampler)
 
 
-def _process_of(stock: Any) -> Process:
+def _process_of(stock: StockScheduler) -> Process:
     try:
         return from_scheduler(stock).process
     except ValueError as error:
         raise UserError(f"students of {type(stock).__name__} pipelines cannot be exported: {error}") from error
 
 
-def noise_factors(scheduler: Any, timesteps: list[float]) -> list[float]:
+def noise_factors(scheduler: StockScheduler, timesteps: list[float]) -> list[float]:
     """The standard deviation of the noise that a stock scheduler brings to each stop, over the process's own there.
 
     All ones, but an EDM scheduler starts from sqrt(sigma^2 + 1), and a consistency scheduler takes x0 to be noisy
@@ -211,12 +218,12 @@ class FlowTimes:
         )
 
 
-def _own_shift(stock: Any, emitted: Any, steps: int) -> float:
+def _own_shift(stock: Any, emitted: Emitted, steps: int) -> float:
     """The static shift of a teacher, or the one that its pipeline asks for at the present resolution."""
     config = stock.config
     if not config.get("use_dynamic_shifting", False):
         return static_shift(stock)
-    plain = FlowMatchEulerDiscreteScheduler(num_train_timesteps=config.num_train_timesteps)
+    plain: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=config.num_train_timesteps)
     open_ended = type(stock).from_config(config, shift_terminal=None)
     with checking(type(stock).__name__, f"its pipeline's call of {steps} steps shows the shift of its times"):
         u, t = (emitted(scheduler, steps)[1] / config.num_train_timesteps for scheduler in (plain, open_ended))
@@ -226,7 +233,7 @@ def _own_shift(stock: Any, emitted: Any, steps: int) -> float:
 # Variance exploding and TrigFlow
 
 
-def _edm(stock: Any, sampler: Sampler) -> Family:
+def _edm(stock: StockScheduler, sampler: Sampler) -> Family:
     config = stock.config
     kept = {key: config[key] for key in ("sigma_max", "sigma_data", "prediction_type", "rho")}
 
@@ -257,7 +264,7 @@ def _consistency(stock: Any, sampler: Sampler) -> Family:
     )
 
 
-def _trig(stock: Any, sampler: Sampler) -> Family:
+def _trig(stock: StockScheduler, sampler: Sampler) -> Family:
     def refuses(n: int) -> str | None:
         if n != len(_SCM_TIMES):
             return "SANA-Sprint's plain call makes 2 steps; any other count must be told intermediate_timesteps=None"

@@ -26,7 +26,7 @@ from .loading import load
 from .notes import Arguments, Notes
 from .probe import emitted, opening, probe
 from .refusal import checking
-from .stock_pipeline import StockPipeline
+from .stock_pipeline import StockPipeline, StockScheduler
 from .waking import SleepingCodec, awake, sleeping_autoencoder
 
 PROBE_PIXELS, PROBE_FRAMES = 256, 9
@@ -148,13 +148,13 @@ class Pipeline:
         net.requires_grad_(False)
         return NetworkDenoiser(net, self.reading, self.form, autocast=autocast, scalars=scalars)
 
-    def emitted(self, scheduler: Any, steps: int) -> list[float]:
+    def emitted(self, scheduler: StockScheduler, steps: int) -> list[float]:
         """The scheduler timesteps that the pipeline's own call of so many steps stops at under that scheduler."""
         pipe = _built(self.pipe, scheduler=scheduler)
         with self.encoder.awake():
             return emitted(pipe, self._asking.call(self._asking.examples), steps=steps)
 
-    def told_in_bf16(self, scheduler: Any, steps: int) -> Tensor:
+    def told_in_bf16(self, scheduler: StockScheduler, steps: int) -> Tensor:
         """What the network is told at each stop of such a call, and what it is told in bf16, [2, n] in float64."""
         pipe = _built(self.pipe, scheduler=scheduler)
         with self.encoder.awake():
@@ -171,7 +171,7 @@ class Pipeline:
         """Where deterministic samplers of the teacher stop: evenly from the noisiest level, with a flow's shift."""
         return even_grid(steps, shift=self._shift())
 
-    def student(self, network: torch.nn.Module, scheduler: Any) -> StockPipeline:
+    def student(self, network: torch.nn.Module, scheduler: StockScheduler) -> StockPipeline:
         """A pipeline with another network and scheduler; all other parts are shared with this one."""
         pipe = copy.copy(self.pipe)
         pipe.register_modules(**parts_of(pipe, network), scheduler=scheduler)
