@@ -25,6 +25,7 @@ from .card import NOWHERE, Numbers, OnCard, bytes_of, on_card, weights_of
 from .echo import Echoes
 from .meter import Meter, Tally
 
+CODEC = "codec"
 SMALL = 2**20
 """Bytes that are no line of their own."""
 QUANTISED = {"int8": 0.5, "nf4": 0.25}
@@ -84,6 +85,13 @@ class Forecast:
         """At its peak, without what libraries keep for themselves."""
         return sum(part.bytes for part in self.parts) + self.highest.peak
 
+    def sliced(self, gpus: int) -> "Forecast":
+        """With weights, gradients, moments and average in slices over so many cards; activations are whole."""
+        parts = tuple(replace(part, bytes=part.bytes // gpus) if part.name != CODEC else part for part in self.parts)
+        saved = 1 - 1 / gpus
+        turns = (replace(t, peak=t.peak - int(saved * t.gradients), gradients=t.gradients // gpus) for t in self.turns)
+        return replace(self, parts=parts, turns=tuple(turns))
+
     @property
     def work(self) -> Tally:
         """Of one cycle."""
@@ -105,7 +113,7 @@ class Scene:
 
     def __init__(self, config: Config, stage: StageConfig, pipeline: Pipeline, *, echoed: bool = True) -> None:
         self.config, self.pipeline, self.echoed = config, pipeline, echoed
-        self.recorded = stage.train.cuda_graphs
+        self.recorded = stage.train.graphed
         train = stage.train.model_copy(update={"compile": False, "cuda_graphs": False})
         self.stage = stage.model_copy(update={"train": train})
         self.meter = Meter()
@@ -128,7 +136,8 @@ class Scene:
                         self._taken(turn, replace(batch), parts)  # what a first call alone does is no part of a cycle
                         known[turn] = self._taken(turn, batch, parts)
                     costs.append(known[turn])
-        return Forecast(lying, tuple(costs), cycles, rows, self.recorded)
+        found = Forecast(lying, tuple(costs), cycles, rows, self.recorded)
+        return found if train.sharding == "none" else found.sliced(gpus)
 
     @cached_property
     def roles(self) -> Roles:
@@ -161,7 +170,7 @@ class Scene:
         share = QUANTISED.get(base_of(self.config), 1) if self.config.sharing == "lora" else 1
         yield Part("teacher's network", int(weights_of(self.pipeline.network) * share))
         codec = autoencoder_of(self.pipeline.pipe) if self.pipeline.pipe is not None else None
-        yield from [Part("codec", weights_of(codec))] if isinstance(codec, nn.Module) else []
+        yield from [Part(CODEC, weights_of(codec))] if isinstance(codec, nn.Module) else []
         for name, size in own.items():
             yield from [Part(f"{name}: weights", size)] if size else []
         copies = meter.level - sum(own.values())

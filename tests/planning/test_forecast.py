@@ -1,5 +1,7 @@
 """What a run costs, counted without weights: against bytes and operations known by hand, and against measured runs."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import nn
@@ -11,6 +13,7 @@ from fastgen.models.adapters import Adaptation, SharedNetwork
 from fastgen.planning.card import NOWHERE, on_card
 from fastgen.planning.cards import GIB, H100
 from fastgen.planning.echo import Echoes
+from fastgen.planning.forecast import Forecast, Part, TurnCost
 from fastgen.planning.meter import Meter, Tally
 
 MIB = 2**20
@@ -95,6 +98,17 @@ def test_less_memory_is_needed_where_blocks_are_computed_again_and_where_less_is
         "discriminator: weights",
         "discriminator: moments",
     }
+
+
+def test_slices_share_what_lies_there_and_graphs_what_the_host_does():
+    turn = TurnCost(("generator",), Tally(launches=1000, half_flops=32 * 10**11), peak=30, gradients=20)
+    whole = Forecast(
+        (Part("generator: weights", 100), Part("codec", 8)), (turn, turn), cycles=1, rows=4, recorded=False
+    )
+    assert (whole.bytes, whole.sliced(4).bytes) == (138, 25 + 8 + 10 + 5)
+    assert H100.cycle(whole) == pytest.approx(2 * 1000 * 39e-6)
+    assert H100.cycle(replace(whole, recorded=True)) == pytest.approx(2 * 0.01)
+    assert H100.cycle(whole, gpus=2) - H100.cycle(whole) == pytest.approx(2 * 20 / 300e9)
 
 
 MEASURED = [  # one H100, torch 2.11, commit 805ad94 (docs/performance.md); CIFAR at commit 1909e78
