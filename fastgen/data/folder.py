@@ -1,7 +1,7 @@
 """A folder of image files: class folders, captions in text files beside the images, or images alone."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import ClassVar, Literal
@@ -30,12 +30,14 @@ class ImageFolder:
         size: side in pixels; images are centre-cropped to a square and resized.
         channels: 3 for RGB, 1 for grey.
         cache_gib: decoded images stay in memory while the whole set is no larger, in GiB of uint8 pixels.
+        unreadable: images that may be skipped because they cannot be read, each said by its name.
     """
 
     path: Path
     size: int
     channels: Literal[1, 3] = 3
     cache_gib: float = 2.0
+    unreadable: int = 100
 
     has_images: ClassVar[bool] = True
 
@@ -69,15 +71,19 @@ class ImageFolder:
         return tuple(" ".join(read_lines(caption)) for caption in captions)
 
     def check(self) -> None:
-        check_settings(self.size, self.channels, self.cache_gib)
+        check_settings(self.size, self.channels, self.cache_gib, self.unreadable)
         _ = self.files, self.prompts
 
     def __len__(self) -> int:
         return len(self.files)
 
     def items(self, indices: Sequence[int]) -> Items:
+        images, found = self._pixels.images(indices)
+        return replace(self.without_images(found), images=images)
+
+    def without_images(self, indices: Sequence[int]) -> Items:
+        """Labels and prompts alone."""
         return Items(
-            images=self._pixels.images(indices),
             labels=self._labels[torch.as_tensor(indices)] if self._classes else None,
             prompts=None if self.prompts is None else tuple(self.prompts[index] for index in indices),
         )
@@ -111,7 +117,7 @@ class ImageFolder:
     @cached_property
     def _pixels(self) -> PixelCache:
         shape = (len(self), self.channels, self.size, self.size)
-        return PixelCache(self._decode, shape, limit_gib=self.cache_gib)
+        return PixelCache(self._decode, shape, limit_gib=self.cache_gib, unreadable=self.unreadable)
 
     def _decode(self, index: int) -> Pixels:
         file = self.files[index]

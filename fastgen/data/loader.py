@@ -1,8 +1,11 @@
 """The endless shuffled stream of a source's items, addressed by position."""
 
+from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import pairwise
 
 import numpy as np
 import torch
@@ -12,6 +15,7 @@ from ..seeds import hash_of
 from .source import Items, Source
 
 Permutation = NDArray[np.intp]
+REMEMBERED = 40  # ranges, among which a pattern of jumps is looked for
 
 
 class Loader:
@@ -19,24 +23,29 @@ class Loader:
 
     Which item stands at a position, and whether it is mirrored, follows from the seed and the position alone.
     So a resumed run continues with the position it stopped at, and N processes split the stream by taking
-    every N-th range. Images of the range that is expected next are decoded by a thread in the meantime.
+    every N-th range. The range that is expected next is read by a thread in the meantime: the one that lies as far
+    ahead as it did when the ranges before lay as they do now.
 
     Args:
         source: data source that gives the items; only one thread at a time asks it.
         seed: seed of the order and of the mirroring.
         flip: mirror each image left to right with probability one half.
         shuffle: False keeps the order of the source.
+        images: False leaves images out, which are then not even decoded.
     """
 
-    def __init__(self, source: Source, *, seed: int, flip: bool = False, shuffle: bool = True) -> None:
+    def __init__(
+        self, source: Source, *, seed: int, flip: bool = False, shuffle: bool = True, images: bool = True
+    ) -> None:
         self._source = source
         self._seed = seed
         self._flip = flip
+        self._images = images
         self._order = lru_cache(maxsize=2)(self._shuffled if shuffle else self._unshuffled)
         # A second thread with its own OpenMP team would halve the speed of the first one's on a CPU.
         self._thread = ThreadPoolExecutor(1, "fastgen-data", initializer=torch.set_num_threads, initargs=(1,))
         self._ahead: _Ahead | None = None
-        self._previous: int | None = None
+        self._starts: deque[int] = deque(maxlen=REMEMBERED)
 
     def take(self, position: int, count: int) -> Items:
         """The items at position .. position + count - 1 of the stream.
@@ -70,14 +79,20 @@ class Loader:
         return self._thread.submit(self._load, wanted)
 
     def _look_ahead(self, taken: range) -> None:
-        stride = len(taken) if self._previous is None else taken.start - self._previous
-        self._previous = taken.start
+        self._starts.append(taken.start)
+        stride = _following([after - before for before, after in pairwise(self._starts)], otherwise=len(taken))
+        if taken.start + stride < 0:
+            return
         following = range(taken.start + stride, taken.stop + stride)
         self._ahead = _Ahead(following, self._thread.submit(self._load, following))
 
     def _load(self, positions: range) -> Items:
         length = len(self._source)
-        items = self._source.items([int(self._order(p // length)[p % length]) for p in positions])
+        numbers = [int(self._order(p // length)[p % length]) for p in positions]
+        if not self._images:
+            told = getattr(self._source, "without_images", self._source.items)
+            return replace(told(numbers), images=None)
+        items = self._source.items(numbers)
         return self._mirrored(items, positions) if self._flip else items
 
     def _mirrored(self, items: Items, positions: range) -> Items:
@@ -102,3 +117,15 @@ class _Ahead:
 
     positions: range
     items: "Future[Items]"
+
+
+def _following(jumps: Sequence[int], *, otherwise: int) -> int:
+    """What followed the last time that the jumps before were these; of several such times, where most of them were."""
+    best, longest = jumps[-1] if jumps else otherwise, 0
+    for place in range(len(jumps) - 1, 0, -1):
+        alike = 0
+        while alike < place and jumps[place - 1 - alike] == jumps[-1 - alike]:
+            alike += 1
+        if alike > longest:
+            best, longest = jumps[place], alike
+    return best

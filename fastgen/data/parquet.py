@@ -1,7 +1,7 @@
 """Parquet files with encoded images, as the Hugging Face Hub stores image data sets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
@@ -14,6 +14,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from .decode import Pixels, decode
+from .mapped import mapped_column
 from .pixels import PixelCache, check_settings
 from .source import Items
 from .table import Table
@@ -26,7 +27,7 @@ CAPTION_NAMES = ("caption", "text", "prompt")
 class ParquetImages:
     """Rows of a parquet file, or of all *.parquet files of a folder in the order of their names.
 
-    Encoded images are held in memory, so a set larger than that belongs into an image folder.
+    Encoded images are read by memory map; those of a large set are unpacked into a file for that, once on each machine.
 
     Args:
         path: the file or folder.
@@ -36,6 +37,7 @@ class ParquetImages:
         caption: column of strings; None takes one named caption, text or prompt, if there is one.
         channels: 3 for RGB, 1 for grey.
         cache_gib: decoded images stay in memory while the whole set is no larger, in GiB of uint8 pixels.
+        unreadable: images that may be skipped because they cannot be read, each said by its name.
     """
 
     path: Path
@@ -45,6 +47,7 @@ class ParquetImages:
     caption: str | None = None
     channels: Literal[1, 3] = 3
     cache_gib: float = 2.0
+    unreadable: int = 100
 
     has_images: ClassVar[bool] = True
 
@@ -62,7 +65,7 @@ class ParquetImages:
         return None if name is None else tuple(self._table.full_column(name).to_pylist())
 
     def check(self) -> None:
-        check_settings(self.size, self.channels, self.cache_gib)
+        check_settings(self.size, self.channels, self.cache_gib, self.unreadable)
         self._table.chosen(self.image, _is_encoded)
         _ = self._labels, self.prompts
 
@@ -70,8 +73,12 @@ class ParquetImages:
         return len(self._table)
 
     def items(self, indices: Sequence[int]) -> Items:
+        images, found = self._pixels.images(indices)
+        return replace(self.without_images(found), images=images)
+
+    def without_images(self, indices: Sequence[int]) -> Items:
+        """Labels and prompts alone."""
         return Items(
-            images=self._pixels.images(indices),
             labels=None if self._labels is None else self._labels[torch.as_tensor(indices)],
             prompts=None if self.prompts is None else tuple(self.prompts[index] for index in indices),
         )
@@ -98,12 +105,12 @@ class ParquetImages:
 
     @cached_property
     def _encoded(self) -> pa.ChunkedArray:
-        return self._table.column(self._table.chosen(self.image, _is_encoded))
+        return mapped_column(self._table, self._table.chosen(self.image, _is_encoded))
 
     @cached_property
     def _pixels(self) -> PixelCache:
         shape = (len(self), self.channels, self.size, self.size)
-        return PixelCache(self._decode, shape, limit_gib=self.cache_gib)
+        return PixelCache(self._decode, shape, limit_gib=self.cache_gib, unreadable=self.unreadable)
 
     def _decode(self, row: int) -> Pixels:
         where = self._table.where(row)

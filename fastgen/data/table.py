@@ -11,6 +11,8 @@ import pyarrow.dataset as arrow
 
 from ..errors import UserError
 
+BATCH = 64  # rows that are unpacked at once
+
 
 class Table:
     """The rows of a parquet file, or of all *.parquet files of a folder in the order of their names.
@@ -55,6 +57,17 @@ class Table:
             "`bytes`, labels integers and captions strings. Name one of its columns: "
             f"{', '.join(f'{column} ({kind})' for column, kind in types.items())}."
         )
+
+    @property
+    def files(self) -> list[Path]:
+        """The files, in the order of their rows."""
+        return [Path(file) for file in self._rows.files]
+
+    def batches(self, name: str) -> Iterator[pa.RecordBatch]:
+        """The values of a column a few at a time, in order; empty cells are allowed."""
+        with self._readable():
+            few = {"batch_size": BATCH, "batch_readahead": 1, "fragment_readahead": 1}
+            yield from self._rows.scanner(columns=[name], **few).to_batches()
 
     def column(self, name: str) -> pa.ChunkedArray:
         """The values of a column in memory; empty cells are allowed."""

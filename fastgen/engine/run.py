@@ -159,13 +159,14 @@ class Run:
 
     def feed(self, config: StageConfig) -> Feed:
         """The batches of a stage; teacher samples are made first where its objective needs them."""
-        loader = Loader(self.config.data, seed=seed_of(self.config.seed, "data"), flip=self.config.flip)
-        needs = config.objective.needs
+        needs, flip = config.objective.needs, self.config.flip
+        loader = Loader(self.config.data, seed=seed_of(self.config.seed, "data"), flip=flip, images=needs.images)
         pairs = self._pairs(config) if needs.pairs else None
         return Feed(self.pipeline, loader, self.accelerator.device, needs, pairs)
 
     def _pairs(self, config: StageConfig) -> PairSet:
-        loader = Loader(self.config.data, seed=seed_of(self.config.seed, "pairs"))
+        images = config.objective.needs.images
+        loader = Loader(self.config.data, seed=seed_of(self.config.seed, "pairs"), images=images)
         settings = fingerprint(self.config)
         key = digest([settings[name] for name in ("pairs", "seed", "teacher", "data")] + [config.train.precision])
         network = self.pipeline.network

@@ -1,7 +1,9 @@
 """Sources on disk: image folders and parquet files."""
 
+import os
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +13,7 @@ import torch
 from encoded import bytes_of, encoded, noise_image, pixels_of, save
 from PIL import Image
 
-from fastgen.data import ImageFolder, ParquetImages, PromptFile
+from fastgen.data import ImageFolder, ParquetImages, PromptFile, mapped
 from fastgen.data.decode import decode
 from fastgen.errors import UserError
 
@@ -197,7 +199,7 @@ def test_parquet_without_labels_and_captions(tmp_path):
 def test_a_folder_of_parquet_files_is_one_source(tmp_path):
     write_parquet(tmp_path / "b.parquet", image=[b"straw", PNGS[3], b"straw"], label=[3, 4, 5])
     write_parquet(tmp_path / "a.parquet", image=PNGS[:3], label=[0, 1, 2])
-    source = ParquetImages(tmp_path, 8)
+    source = ParquetImages(tmp_path, 8, unreadable=0)
     items = source.items([4, 2])
     assert len(source) == 6
     assert items.labels.tolist() == [4, 2]
@@ -254,7 +256,7 @@ def test_a_damaged_parquet_file_is_refused(tmp_path):
 
 @pytest.mark.parametrize("cell", [{"bytes": None, "path": "../../a.png"}, None])
 def test_a_row_without_bytes_is_refused(cell, tmp_path):
-    source = ParquetImages(write_parquet(tmp_path / "a.parquet", image=[*STRUCTS, cell]), 8)
+    source = ParquetImages(write_parquet(tmp_path / "a.parquet", image=[*STRUCTS, cell]), 8, unreadable=0)
     source.check()
     with pytest.raises(UserError, match=r"row 4 of .*a\.parquet has no bytes"):
         source.items([4])
@@ -279,3 +281,60 @@ def test_emoji_reads_from_the_hub_layout(assets):
     assert items.prompts == (source.prompts[0], source.prompts[7919])
     assert items.images.shape == (2, 3, 64, 64)
     assert all(", " in prompt for prompt in items.prompts)
+
+
+@pytest.mark.parametrize("rows", [7, 64])
+def test_a_large_image_column_is_mapped_and_not_held(rows, tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped, "HELD", 0)
+    monkeypatch.setattr(mapped.tempfile, "gettempdir", lambda: str(tmp_path))
+    names = ("a.parquet", "b.parquet")
+    for part, name in enumerate(names):
+        cells = [STRUCTS[(part + row) % 4] for row in range(rows)]
+        write_parquet(tmp_path / "set" / name, image=cells, label=[part] * rows)
+    before = pa.total_allocated_bytes()
+    source, again = (ParquetImages(tmp_path / "set", 8) for _ in range(2))
+    items = source.items([rows, 1, 2 * rows - 1])
+    numbers = (1 % 4, 1 % 4, rows % 4)
+    assert torch.equal(bytes_of(items.images), torch.stack([pixels_of(noise_image(n)) for n in numbers]))
+    assert items.labels.tolist() == [1, 0, 1]
+    assert pa.total_allocated_bytes() - before < 4096
+    (file,) = (tmp_path / f"fastgen-{os.getuid()}").iterdir()
+    made = file.stat().st_mtime_ns
+    assert torch.equal(again.items([1]).images, items.images[1:2])
+    assert file.stat().st_mtime_ns == made
+    write_parquet(tmp_path / "set" / "b.parquet", image=STRUCTS[:1], label=[4])
+    assert ParquetImages(tmp_path / "set", 8).items([rows]).labels.tolist() == [4]
+
+
+def test_images_that_need_more_room_than_there_is_are_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(mapped, "HELD", 0)
+    monkeypatch.setattr(mapped.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
+    source = ParquetImages(write_parquet(tmp_path / "a.parquet", image=STRUCTS), 8)
+    with pytest.raises(UserError, match=r"unpacked into .*, where 10 bytes are free.*TMPDIR"):
+        source.items([0])
+
+
+@pytest.mark.parametrize("cache_gib", [0, 1])
+def test_unreadable_images_give_way_with_their_labels_and_captions(cache_gib, tmp_path, caplog):
+    cells = [b"straw", *PNGS[1:3], b"", b"hay"]
+    words, labels = list("abcde"), [0, 1, 2, 3, 4]
+    file = write_parquet(tmp_path / "a.parquet", image=cells, label=labels, caption=words)
+    source = ParquetImages(file, 8, cache_gib=cache_gib)
+    for _ in range(2):
+        items = source.items([0, 2, 3, 4, 0])
+        assert items.labels.tolist() == [1, 2, 1, 1, 1]
+        assert items.prompts == ("b", "c", "b", "b", "b")
+        chosen = [pixels_of(noise_image(n)) for n in (1, 2, 1, 1, 1)]
+        assert torch.equal(bytes_of(items.images), torch.stack(chosen))
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == 3
+    assert {row for row in (0, 3, 4) if any(f"row {row} of" in one for one in said)} == {0, 3, 4}
+    strict = ParquetImages(file, 8, cache_gib=cache_gib, unreadable=2)
+    with pytest.raises(UserError, match=r"cannot be read.*; 2 were skipped, as many as `unreadable` allows"):
+        strict.items([0, 1, 3, 4])
+
+
+def test_a_set_without_any_readable_image_is_refused(tmp_path):
+    source = ParquetImages(write_parquet(tmp_path / "a.parquet", image=[b"straw"] * 3), 8)
+    with pytest.raises(UserError, match="cannot be read"):
+        source.items([1])

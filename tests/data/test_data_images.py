@@ -96,7 +96,7 @@ BAD_IMAGES = {
 def test_what_is_no_usable_image_is_refused_by_name(kind, tmp_path):
     save(tmp_path / "good.png", encoded(noise_image(0)))
     bad = save(tmp_path / "straw.png", BAD_IMAGES[kind])
-    folder = ImageFolder(tmp_path, 8)
+    folder = ImageFolder(tmp_path, 8, unreadable=0)
     folder.check()
     with pytest.raises(UserError) as refusal:
         folder.items([0, 1])

@@ -175,3 +175,43 @@ def test_nothing_stands_at_a_negative_position():
     for position, count in [(-1, 2), (0, 0)]:
         with pytest.raises(ValueError, match="cannot take"):
             loader.take(position, count)
+
+
+def cycles(count: int, *, rank: int, ranks: int, parts: int, skipped: int = 0) -> list[int]:
+    """Starts of the ranges of 2 that a rank takes: `parts` in a row of each batch, but for every `skipped`-th batch."""
+    size = 2 * parts
+    batches = [number for number in range(count) if not skipped or number % skipped]
+    return [size * (ranks * number + rank) + 2 * part for number in batches for part in range(parts)]
+
+
+@pytest.mark.parametrize(
+    ("ranks", "rank", "parts", "skipped"), [(1, 0, 1, 3), (2, 1, 2, 0), (4, 2, 3, 0), (2, 0, 2, 3)]
+)
+def test_accumulation_on_several_processes_is_read_ahead(ranks, rank, parts, skipped):
+    source = Numbers(10_000)
+    loader = Loader(source, seed=0, shuffle=False)
+    starts = cycles(16, rank=rank, ranks=ranks, parts=parts, skipped=skipped)
+    for start in starts:
+        assert loader.take(start, 2).labels.tolist() == [start, start + 1]
+        loader._thread.submit(int).result()  # what is read ahead has been read
+    wrong = len(source.calls) - len(starts) - 1  # guesses that nobody took
+    assert wrong <= 2 * parts + skipped
+
+
+def test_images_that_nobody_reads_are_not_decoded(tmp_path):
+    class Told(Numbers):
+        def without_images(self, indices):
+            return Items(labels=torch.tensor(indices))
+
+    source = Told(10)
+    items = Loader(source, seed=0, shuffle=False, flip=True, images=False).take(3, 4)
+    assert items.labels.tolist() == [3, 4, 5, 6]
+    assert items.images is None
+    assert source.calls == []
+    assert Loader(Numbers(10), seed=0, images=False).take(0, 2).images is None
+
+
+def test_what_is_drawn_is_what_stands_at_the_positions():
+    loader = Loader(Numbers(10), seed=4)
+    for count in (1, 7, 10, 23):
+        assert loader.drawn(count).nonzero()[0].tolist() == sorted(set(loader.take(0, count).labels.tolist()))
