@@ -10,7 +10,8 @@ from ..config.schema import Config
 from ..engine.distributed import alone, leave
 from ..engine.dtypes import AUTOCAST
 from ..engine.run import Run, Trained
-from ..errors import UserError, say, warn
+from ..engine.splitting import micro_batches
+from ..errors import UserError, VerificationError, say, warn
 from ..models.calls import LARGE
 from ..models.pipelines.attention import avoid_cudnn, check_attention
 from .checks import check_grids, check_needs, check_stages
@@ -45,6 +46,8 @@ def distil(config: Config, *, recipes: Path, resume: bool = False) -> Path:
 def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
     check_stages(config)
     accelerator = accelerator_of(config)
+    for stage in config.stages:
+        micro_batches(stage.train, accelerator.num_processes)  # refuses what they cannot share
     alone(lambda: check_output(config, resume=resume))
     config.data.check()
     computed = {AUTOCAST[stage.train.precision] or torch.float32 for stage in config.stages}
@@ -79,9 +82,15 @@ def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
 
 
 def _finish(student: Student, trained: Trained, monitor: "Monitor | None") -> None:
-    release(student, trained)
+    failure: VerificationError | None = None
+    try:
+        release(student, trained)
+    except VerificationError as error:  # of what is written: the report is due all the same
+        failure = error
     if monitor is not None:
         monitor.report(trained)
+    if failure is not None:
+        raise failure
 
 
 def _monitor(student: Student, *, here: bool) -> "Monitor | None":

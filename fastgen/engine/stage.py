@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor, nn
 
 from ..config.schema import StageConfig
-from ..errors import NonFiniteError, UserError
+from ..errors import NonFiniteError
 from ..models.owned import owned
 from ..models.precision import allowing_tf32
 from ..models.roles import Roles
@@ -32,6 +32,7 @@ from .restore import (
     put_together,
     restore_optimizer,
 )
+from .splitting import micro_batches
 
 MOST_SKIPS = 20
 
@@ -105,8 +106,7 @@ class Stage:
         settings, cycle = config.train, config.objective.cycle
         generator_turns = sum("generator" in turn for turn in cycle)
         self.cycles = math.ceil(settings.images / (settings.batch * generator_turns))
-        self._micro = settings.micro_batch or max(1, settings.batch // accelerator.num_processes)
-        self._parts = _parts(settings.batch, self._micro, accelerator.num_processes)
+        self._micro, self._parts = micro_batches(settings, accelerator.num_processes)
         self._first: int = accelerator.process_index * self._parts
         self.optimizers = {
             role: RoleOptimizer(
@@ -315,12 +315,3 @@ class Stage:
 def _whole(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
     """Those that are not sharded, whose gradients nobody else averages."""
     return [p for p in parameters if not isinstance(p, Slice)]
-
-
-def _parts(batch: int, micro: int, processes: int) -> int:
-    if batch % (micro * processes):
-        raise UserError(
-            f"train.batch is {batch}, which {processes} processes with micro-batches of {micro} cannot share evenly: "
-            f"make it a multiple of {micro * processes}"
-        )
-    return batch // (micro * processes)

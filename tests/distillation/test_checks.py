@@ -2,6 +2,7 @@
 
 import re
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -11,6 +12,7 @@ from torch import Tensor
 
 from fastgen.config.yaml_file import load
 from fastgen.distillation.checks import check_needs, check_stages
+from fastgen.distillation.distil import distil
 from fastgen.errors import UserError
 from fastgen.models.calls import through
 from fastgen.models.conditioning import Conditioning
@@ -155,3 +157,15 @@ def test_the_gradient_penalty_differentiates_attention_twice():
     with roles.training(("discriminator",)):
         discriminator_losses(GAN(r1=1.0), roles, batch, landing)["r1"].backward()
     assert judge.project.weight.grad.abs().sum() > 0
+
+
+def test_a_batch_that_the_processes_cannot_share_is_refused_before_anything_is_loaded(tmp_path, monkeypatch):
+    (tmp_path / "run.yaml").write_text(RUN)
+    config = load(tmp_path / "run.yaml", ["train.micro_batch=2", "data={source: noise}", "stages.1.objective.gan=0"])
+    three = SimpleNamespace(num_processes=3, is_main_process=True, device=torch.device("cpu"))
+    monkeypatch.setattr("fastgen.distillation.distil.accelerator_of", lambda _: three)
+    with pytest.raises(UserError, match=r"train\.batch is 4, which 3 processes .* make it a multiple of 6"):
+        distil(config, recipes=tmp_path)
+    three.num_processes = 2
+    with pytest.raises(UserError, match="no pipeline folder"):
+        distil(config, recipes=tmp_path)
