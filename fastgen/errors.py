@@ -28,6 +28,27 @@ class CheckpointError(UserError):
     exit_code = 3
 
 
+class VerificationError(UserError):
+    """Training is over and its exports are written, but one of them does not sample as it was trained."""
+
+    exit_code = 5
+
+
+class NoRoomError(UserError):
+    """A verification needs more memory than there is.
+
+    Args:
+        reason: what the device or the system said.
+    """
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+        super().__init__(
+            f"an export cannot be verified here, which needs more memory than there is ({reason}): free some, or run "
+            "`fastgen verify` on it on a larger machine"
+        )
+
+
 def did_you_mean(name: str, known: Iterable[str], *, otherwise: str = "", most: int = 1) -> str:
     """The end of a sentence about a name that is not known.
 

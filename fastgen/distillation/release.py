@@ -1,7 +1,8 @@
 """A trained generator for everyone: a whole pipeline, a LoRA where it is one, and the proof that both sample."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from ..config.schema import Config
 from ..engine.dtypes import teacher_dtype
 from ..engine.run import Trained
-from ..errors import say
+from ..errors import NoRoomError, VerificationError, say, warn
 from ..export.adapter import Adapter
 from ..export.card import licence_of
 from ..export.export import export
@@ -21,8 +22,9 @@ from ..export.kohya import check_kohya
 from ..export.lora import export_lora, has_loader, known_keys
 from ..export.rebuild import calls_for, conditions_for
 from ..export.scheduler_export import SchedulerExport
+from ..export.stops import difference, stops_of
 from ..export.unguided import unguided
-from ..export.verify import Export, Ours, verify
+from ..export.verify import Agreement, Export, Ours, verify
 from ..models.casting import cast, dtype_of
 from ..models.merging import lora_layers, low_rank_updates
 from ..models.pipelines.arguments import call_arguments
@@ -36,15 +38,15 @@ from ..models.pipelines.teacher import load_teacher
 from ..models.targets import find_targets
 from .student import Student
 
-COPIES = 3  # of the pipeline in fp32 while an export is verified: ours, the isolated process's, the network
+ROOM = 1.2  # of the pipeline in fp32, which the isolated process has alone on the device that it samples on
 
 
 def release(student: Student, trained: Trained) -> None:
     """Exports the last stage's generator and verifies everything that was written.
 
     Raises:
-        UserError: weights are not finite or became zero, and nothing was written; or an export does not sample
-            as the student was trained, and stays on disk for inspection.
+        UserError: weights are not finite or became zero, and nothing was written.
+        VerificationError: all is written, but an export does not sample as the student was trained.
     """
     config, pipeline = student.config, student.pipeline
     weights = trained.weights[config.stages[-1].name]
@@ -57,13 +59,19 @@ def release(student: Student, trained: Trained) -> None:
     silent = unguided(pipe)
     notes = notes_for(student, guidance=1.0 if silent is pipe else None)
     export(silent, notes, config.exported, student.schedules, frozen=_frozen(student))
-    judge = Judge(student, _roomy(student))
+    del pipe, silent
+    judge = Judge(student, _roomy(student), [])
     rounded = None if saved.exact else cast(saved.network, torch.float32)
     for schedule in student.schedules:
         place = config.exported / schedule.folder
-        judge(Export(str(place)), schedule, load(place, device=judge.device), network, notes, rounded=rounded)
+        judge(Export(str(place)), schedule, partial(load, place, device=judge.device), network, notes, rounded=rounded)
     if makes_lora(config, pipeline):
         _release_lora(student, weights, network, judge)
+    if judge.failures:
+        raise VerificationError(
+            "training is over and everything was written, but not all of it is as it was trained: "
+            + "; ".join(judge.failures)
+        )
 
 
 def makes_lora(config: Config, pipeline: Pipeline) -> bool:
@@ -80,40 +88,98 @@ def check_release(config: Config, pipeline: Pipeline) -> None:
 
 @dataclass(frozen=True)
 class Judge:
-    """Holds what was written against the student as it was trained."""
+    """Holds what was written against the student as it was trained, and says what it finds.
+
+    Args:
+        device: where the isolated process and then our sampler draw.
+        failures: what does not sample as it was trained, in words; added to.
+    """
 
     student: Student
     device: str
+    failures: list[str]
 
     def __call__(
         self,
         written: Export,
         schedule: SchedulerExport,
-        pipe: StockPipeline,
+        pipe: Callable[..., StockPipeline],
         network: nn.Module,
         notes: Notes,
         *,
         rounded: nn.Module | None = None,
     ) -> None:
-        """Verifies one export and says so.
+        """Verifies one export; at a smaller size where the student's own needs more memory than there is.
 
         Args:
-            pipe: pipeline as others load it, for what it tells its denoiser.
+            pipe: pipeline as others load it, for what it tells its denoiser, given the parts that are not read.
             network: the trained one, float32.
             rounded: the same as its file holds it, where that is not exactly so.
         """
-        teacher, saved = self.student.pipeline, (rounded or network).to(self.device)
-        pipe.register_modules(**parts_of(pipe, saved))
-        asked = Pipeline(pipe, num_classes=notes.num_classes, null_label=teacher.null_label, size=teacher.size)
-        calls = calls_for(asked, call_arguments(pipe, notes))
-        cond = conditions_for(asked).to(self.device)
-        ours = Ours(teacher.speaking(saved), cond, calls, self.student.config.student.sampler, self.student.stops)
+        what, reason = written.loras[-1].folder if written.loras else written.pipeline, ""
+        for smaller in (False, True):
+            try:
+                asked = self._asked(pipe, rounded or network, smaller=smaller)
+                if smaller and not self._fits(asked, schedule):
+                    continue
+                size = f" at {told_size(asked.size)}, since its own size has no room here ({reason})" if smaller else ""
+                for agreement in self._verified(written, schedule, asked, network, notes, rounded):
+                    say(f"verified {what} at {agreement.steps} steps{size}: {_told(agreement)}")
+                return
+            except NoRoomError as error:
+                reason = reason or error.reason
+            except torch.OutOfMemoryError as error:
+                reason = reason or str(error).splitlines()[0]
+            except VerificationError as error:
+                warn(str(error))
+                self.failures.append(str(error))
+                return
+        warn(
+            f"{what} is written, but it was not verified, which needs more memory than there is here ({reason}): run "
+            "`fastgen verify` on it where there is more"
+        )
+
+    def _asked(self, pipe: Callable[..., StockPipeline], network: nn.Module, *, smaller: bool) -> Pipeline:
+        """What others' pipeline tells its denoiser; a network that is there already stands in for that."""
+        teacher = self.student.pipeline
+        here = next(teacher.network.parameters()).device.type == torch.device(self.device).type
+        stand_in = parts_of(teacher.pipe, teacher.network if here else network)
+        return teacher.told_by(pipe(parts=stand_in), smaller=smaller)
+
+    def _fits(self, asked: Pipeline, schedule: SchedulerExport) -> bool:
+        """Whether there is a smaller size, and the scheduler stops there as at the student's own."""
+        if asked.size == self.student.pipeline.size:
+            return False
+        there = {n: stops_of(asked.reading, asked.emitted(schedule.scheduler, n)) for n in schedule.steps}
+        ours = self.student.stops
+        return all(len(there[n]) == len(ours[n]) and not difference(ours[n], there[n]) for n in schedule.steps)
+
+    def _verified(
+        self,
+        written: Export,
+        schedule: SchedulerExport,
+        asked: Pipeline,
+        network: nn.Module,
+        notes: Notes,
+        rounded: nn.Module | None,
+    ) -> list[Agreement]:
+        arguments = {**call_arguments(asked.pipe, notes), **asked.size}
+        calls, cond = calls_for(asked, arguments), conditions_for(asked).to(self.device)
+        speaking, config = self.student.pipeline.speaking, self.student.config
+        ours = Ours(speaking(rounded or network), cond, calls, config.student.sampler, self.student.stops)
         if rounded is not None:
-            ours = replace(ours, trained=teacher.speaking(network.to(self.device)))
-        for agreement in verify(written, schedule, ours, device=self.device):
-            what = written.loras[-1].folder if written.loras else written.pipeline
-            far = "" if agreement.rounding is None else f", {agreement.rounding:.1e} from the weights before rounding"
-            say(f"verified {what} at {agreement.steps} steps: difference {agreement.difference:.1e}{far}")
+            ours = replace(ours, trained=speaking(network))
+        return verify(written, schedule, ours, device=self.device)
+
+
+def told_size(size: Mapping[str, Any]) -> str:
+    """A size in words."""
+    return " ".join(f"{name} {value}" for name, value in size.items() if not isinstance(value, bool))
+
+
+def _told(agreement: Agreement) -> str:
+    far = "" if agreement.rounding is None else f", {agreement.rounding:.1e} from the weights before rounding"
+    return f"difference {agreement.difference:.1e}{far}"
 
 
 def _release_lora(student: Student, weights: Mapping[str, Tensor], network: nn.Module, judge: Judge) -> None:
@@ -132,7 +198,8 @@ def _release_lora(student: Student, weights: Mapping[str, Tensor], network: nn.M
         loras = (*stacked, *written(pipe, str(folder), keys[0]))
         scheduler = str(folder / schedule.folder / "scheduler")
         exported = Export(str(base), loras, scheduler, variant_of(base, source.variant))
-        judge(exported, schedule, load_teacher(replace(source, dtype="fp32"), device=judge.device), network, notes)
+        loaded = partial(load_teacher, replace(source, dtype="fp32"), device=judge.device)
+        judge(exported, schedule, loaded, network, notes)
 
 
 def _updates(student: Student, weights: Mapping[str, Tensor], network: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -196,8 +263,10 @@ def _origin(config: Config) -> dict[str, Any]:
 
 
 def _roomy(student: Student) -> str:
-    """Where exports are verified: the device of training if a few fp32 copies of the pipeline fit, else the CPU."""
+    """Where exports are verified: the device of training if the pipeline in fp32 fits, else the CPU."""
+    if student.device.type != "cuda":
+        return "cpu"
+    torch.cuda.empty_cache()
     parts = [part for part in student.pipeline.pipe.components.values() if isinstance(part, nn.Module)]
-    needed = COPIES * 4 * sum(p.numel() for part in parts for p in part.parameters())
-    fits = student.device.type == "cuda" and torch.cuda.mem_get_info(student.device)[0] > needed
-    return str(student.device) if fits else "cpu"
+    needed = ROOM * 4 * sum(p.numel() for part in parts for p in part.parameters())
+    return str(student.device) if torch.cuda.mem_get_info(student.device)[0] > needed else "cpu"

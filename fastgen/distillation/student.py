@@ -14,6 +14,7 @@ from ..engine.stage import Stage
 from ..export.held import NetworkTimes
 from ..export.scheduler_export import SchedulerExport, scheduler_exports
 from ..export.stops import stops_of
+from ..models.adapters import alias
 from ..models.casting import cast
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
@@ -21,7 +22,7 @@ from ..models.denoiser import NetworkDenoiser
 from ..models.merging import merge
 from ..models.pipelines.arguments import in_turn
 from ..models.pipelines.canonical import reading_of
-from ..models.pipelines.components import network_of
+from ..models.pipelines.components import denoisers_of, network_of
 from ..models.pipelines.notes import Stop
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.teacher import load_teacher
@@ -69,19 +70,21 @@ class Student:
 
     def network(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """A stock network in float32 with the weights that a stage left; on the CPU if it had to be read from files."""
-        net = self._teachers()
         if self.config.sharing == "lora":
-            return merge(net, weights, alpha=self.config.lora.alpha)
-        net.load_state_dict(weights)
-        return net
+            return merge(self._teachers(), weights, alpha=self.config.lora.alpha)
+        net = alias(self.pipeline.network)
+        net.load_state_dict(weights, assign=True)
+        return cast(net, torch.float32)
 
     def _teachers(self) -> nn.Module:
         """The teacher's network in float32, from its files where the run has lost some of what is there."""
         config, network = self.config, self.pipeline.network
         as_loaded = teacher_dtype(config) == torch.float32 and (config.sharing != "lora" or base_of(config) == "fp32")
-        if config.sharing != "lora" or as_loaded or config.teacher.path is None:
+        if as_loaded or config.teacher.path is None:
             return cast(copy.deepcopy(network), torch.float32)
-        whole: nn.Module = network_of(load_teacher(replace(config.teacher.source, dtype="fp32"), device="cpu"))
+        pipe, source = self.pipeline.pipe, replace(config.teacher.source, dtype="fp32")
+        others = {name: part for name, part in pipe.components.items() if name not in denoisers_of(pipe)}
+        whole: nn.Module = network_of(load_teacher(source, device="cpu", parts=others))
         return whole
 
     def preview(self, stage: Stage, name: str) -> None:

@@ -4,7 +4,6 @@ A merge in half precision rounds W + U. Where U is small beside W, most of it is
 the format nothing stays. What is lost is measured as |saved - trained| / |U| over all that was trained.
 """
 
-import copy
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError, warn
-from ..models.casting import HALF, cast
+from ..models.adapters import alias
+from ..models.casting import HALF, dtype_at, saved
 from ..models.pipelines.source import DTYPES, Dtype
 
 LOST = 0.01  # of the update; beyond it the trained weights are saved in float32
@@ -49,7 +49,7 @@ class Saved:
 
 
 def saved_as(network: nn.Module, updates: Mapping[str, float], *, half: torch.dtype, choice: Dtype) -> Saved:
-    """A trained network in the dtypes that it is saved in; a copy, unless that is float32 throughout.
+    """A trained network in the dtypes that it is saved in; tensors that stay as they are belong to both.
 
     Args:
         network: network as it was trained, float32.
@@ -61,22 +61,40 @@ def saved_as(network: nn.Module, updates: Mapping[str, float], *, half: torch.dt
     dtype = DTYPES.get(choice, half)
     if dtype == torch.float32:
         return Saved(network, 0.0, 0.0, exact=True)
-    saved = cast(copy.deepcopy(network), dtype)
-    pairs = {
-        name: (p, trained) for (name, p), trained in zip(saved.named_parameters(), network.parameters(), strict=True)
-    }
-    lost = [_distance(*pair) for name, pair in pairs.items() if name in updates]
-    share = math.hypot(*lost) / math.hypot(*updates.values()) if updates else 0.0
-    for name, (parameter, trained) in pairs.items():
+    dtypes = {path: dtype_at(network, path, dtype) for path, tensor in saved(network) if tensor.is_floating_point()}
+    gaps = {name: _rounding(p, dtypes[_path(name)]) for name, p in network.named_parameters()}
+    share = math.hypot(*(gaps[name] for name in updates)) / math.hypot(*updates.values()) if updates else 0.0
+    for name, parameter in network.named_parameters():
         rounds = choice != "auto" or (name in updates and share <= LOST)
-        if not rounds and _distance(parameter, trained):
-            parameter.data = trained.to(_exact(trained))
-    exact = not any(_distance(*pair) for pair in pairs.values())
-    return Saved(saved, 0.0 if exact else share, share, exact)
+        if gaps[name] and not rounds:
+            dtypes[_path(name)], gaps[name] = _exact(parameter), 0.0
+    exact = not any(gaps.values())
+    return Saved(_recast(alias(network), dtypes), 0.0 if exact else share, share, exact)
 
 
-def _distance(saved: Tensor, trained: Tensor) -> float:
-    return float((saved.detach().float() - trained.detach()).norm())
+def _rounding(trained: Tensor, dtype: torch.dtype) -> float:
+    """The norm of what a dtype takes from a parameter."""
+    return float((trained.detach().to(dtype).float() - trained.detach()).norm())
+
+
+def _path(name: str) -> str:
+    """A parameter's name as `saved` gives it."""
+    module, _, slot = name.rpartition(".")
+    return f"{module}.{slot}"
+
+
+def _recast(net: nn.Module, dtypes: Mapping[str, torch.dtype]) -> nn.Module:
+    """The network with new tensors where they are not in these dtypes yet."""
+    made: dict[int, nn.Parameter] = {}
+    for path, module in net.named_modules():
+        for slot, parameter in module._parameters.items():
+            if parameter is not None and parameter.dtype != dtypes.get(f"{path}.{slot}", parameter.dtype):
+                fresh = nn.Parameter(parameter.detach().to(dtypes[f"{path}.{slot}"]), requires_grad=False)
+                module._parameters[slot] = made.setdefault(id(parameter), fresh)
+        for slot, buffer in module._buffers.items():
+            if buffer is not None and f"{path}.{slot}" in dtypes:
+                module._buffers[slot] = buffer.to(dtypes[f"{path}.{slot}"])
+    return net
 
 
 def _exact(weight: Tensor) -> torch.dtype:

@@ -106,7 +106,7 @@ def _verified(
             raise UserError(f"{export.scheduler or export.pipeline} was changed since it was trained: {fault}")
     calls = calls_for(pipeline, call_arguments(pipe, notes))
     cond = conditions_for(pipeline).to(device)
-    ours = Ours(pipeline.denoiser(), cond, calls, notes.sampler, notes.stops)
+    ours = Ours(pipeline.speaking(pipeline.network), cond, calls, notes.sampler, notes.stops)
     return verify(export, SchedulerExport(notes.steps, scheduler), ours, device=device)
 
 

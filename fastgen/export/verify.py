@@ -1,9 +1,11 @@
 """Proof that an isolated process samples an export as it was trained."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -13,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import NoRoomError, VerificationError
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
 from ..models.pipelines.canonical import unit
@@ -92,13 +94,42 @@ def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, device: str
     Args:
         device: device that the isolated process samples on.
 
+    The isolated process has the device to itself, and the models here wait in main memory.
+
     Raises:
-        UserError: it stops elsewhere, starts from other noise, or ends more than 1e-5 of the largest value away (and
-            what float32 rounds: where an EDM scheduler subtracts noise of sigma 80, and between the kernels of one
-            sample, as the isolated process calls, and of several, as ours does, which a GPU chooses anew).
+        NoRoomError: the isolated process or the models here need more memory than there is.
+        VerificationError: it stops elsewhere, starts from other noise, or ends more than 1e-5 of the largest value
+            away (and what float32 rounds: where an EDM scheduler subtracts noise of sigma 80, and between the kernels
+            of one sample, as the isolated process calls, and of several, as ours does, which a GPU chooses anew).
     """
-    seen = _ask_isolated(export, schedule, ours, device)
-    agreements = []
+    with _waiting(ours, device):
+        seen = _ask_isolated(export, schedule, ours, device)
+    try:
+        return list(_agreements(export, schedule, ours, seen))
+    except torch.OutOfMemoryError as error:
+        raise NoRoomError(str(error).splitlines()[0]) from error
+
+
+@contextmanager
+def _waiting(ours: Ours, device: str) -> Iterator[None]:
+    """Within, the models are in main memory; afterwards on the device."""
+    models: list[Any] = [model for model in (ours.model, ours.trained) if isinstance(model, torch.nn.Module)]
+    for model in models:
+        model.to("cpu")
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+    yield
+    try:
+        for model in models:
+            model.to(device)
+    except torch.OutOfMemoryError as error:
+        raise NoRoomError(str(error).splitlines()[0]) from error
+
+
+def _agreements(
+    export: Export, schedule: SchedulerExport, ours: Ours, seen: Mapping[str, Tensor]
+) -> Iterator[Agreement]:
+    """Of each step count, from what the isolated process saw."""
     for n in schedule.steps:
         rows = [{key: seen[f"{n}/{i}/{key}"] for key in stock_process.KEYS} for i in range(len(ours.seeds))]
         fault = _wrong_stops(rows[0]["timesteps"].tolist(), ours.stops[n]) or _wrong_noise(rows, schedule, ours, n)
@@ -116,8 +147,7 @@ def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, device: str
             fault = f"the stock pipeline differs from the sampler of training by {difference:.2g} of the largest value"
             raise _failure(export, f"at {n} steps {fault}, allowed {allowed:.2g}")
         rounding = None if exact is None else float((theirs - exact).abs().max() / exact.abs().max())
-        agreements.append(Agreement(n, difference, rounding))
-    return agreements
+        yield Agreement(n, difference, rounding)
 
 
 def _rounding(last: Stop) -> float:
@@ -152,6 +182,8 @@ def _ask_isolated(export: Export, schedule: SchedulerExport, ours: Ours, device:
         run = subprocess.run(command, capture_output=True, text=True, check=False)
         if run.returncode:
             last = run.stderr.strip().splitlines()[-1:]
+            if run.returncode == -signal.SIGKILL or "OutOfMemoryError" in run.stderr or "MemoryError" in "".join(last):
+                raise NoRoomError("".join(last) or "the isolated process was killed")
             raise _failure(export, f"a process that knows only Diffusers cannot sample it: {''.join(last)}")
         return load_file(answer)
 
@@ -211,8 +243,8 @@ def _factors(schedule: SchedulerExport, ours: Ours, n: int) -> list[float]:
     return noise_factors(schedule.scheduler, [stop.timestep for stop in ours.stops[n]])
 
 
-def _failure(export: Export, fault: str) -> UserError:
-    return UserError(
+def _failure(export: Export, fault: str) -> VerificationError:
+    return VerificationError(
         f"{export.loras[-1].folder if export.loras else export.pipeline} does not sample as it was trained: {fault}. "
         "Do not publish it; report this with the config"
     )

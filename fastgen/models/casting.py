@@ -17,10 +17,9 @@ def cast(net: nn.Module, dtype: torch.dtype) -> nn.Module:
     saved, such as tables of positions, stay as the network computed them, and integers, such as quantised weights,
     as they are.
     """
-    kept = set(getattr(net, "_keep_in_fp32_modules", None) or ())
     for path, tensor in saved(net):
         if tensor.is_floating_point():
-            tensor.data = tensor.data.to(dtype if kept.isdisjoint(path.split(".")) else torch.float32)
+            tensor.data = tensor.data.to(dtype_at(net, path, dtype))
     return net
 
 
@@ -37,6 +36,12 @@ def dtype_of(net: Any) -> torch.dtype:
             return found
     rest: torch.dtype = net.dtype
     return rest
+
+
+def dtype_at(net: nn.Module, path: str, dtype: torch.dtype) -> torch.dtype:
+    """What `cast` to a dtype leaves a tensor in."""
+    kept = set(getattr(net, "_keep_in_fp32_modules", None) or ())
+    return dtype if kept.isdisjoint(path.split(".")) else torch.float32
 
 
 def fitting(told: Any, dtype: torch.dtype) -> Any:

@@ -15,7 +15,7 @@ from exporting import Student, family_student, student_of
 from families import FAMILIES
 
 from fastgen.cli import main
-from fastgen.errors import UserError
+from fastgen.errors import UserError, VerificationError
 from fastgen.export.export import export
 from fastgen.export.rebuild import verify_folder
 from fastgen.export.seeding import hands_generator_on
@@ -228,7 +228,7 @@ def test_the_command_verifies_and_pushes(tmp_path, capsys, monkeypatch):
     assert "student at 2 steps: difference" in capsys.readouterr().out
     assert pushed == [(folder, "me/mine")]
     monkeypatch.setattr("fastgen.export.verify.TOLERANCE", -1.0)
-    assert main(["verify", str(folder), "--push", "me/mine"]) == 2
+    assert main(["verify", str(folder), "--push", "me/mine"]) == VerificationError.exit_code
     assert len(pushed) == 1
     assert main(["verify", str(tmp_path)]) == 2
     assert "is no export" in capsys.readouterr().err

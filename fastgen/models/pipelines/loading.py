@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Collection, Mapping
 from contextlib import suppress
 from pathlib import Path
 from textwrap import shorten
@@ -66,6 +67,7 @@ def load(
     dtype: torch.dtype = torch.float32,
     variant: str | None = None,
     revision: str | None = None,
+    parts: Mapping[str, Any] | None = None,
 ) -> StockPipeline:
     """`DiffusionPipeline.from_pretrained` on a folder or hub id: safetensors only, no code from the folder.
 
@@ -73,6 +75,7 @@ def load(
         dtype: dtype of the weights of all parts, whatever they are saved in.
         variant: variant of the weight files; None takes the plain ones, or the only ones there are.
         revision: branch, tag or commit on the hub.
+        parts: parts by name that are not read; they stay where and what they are.
 
     Raises:
         UserError: no folder, not a pipeline, a damaged weight file (named), no such device.
@@ -90,6 +93,7 @@ def load(
             use_safetensors=True,
             **({"variant": variant} if variant else {}),
             **straight_to(device),
+            **(parts or {}),
         )
     except Exception as error:  # whatever a foreign folder can raise, the remedy is in the folder
         raise UserError(
@@ -98,7 +102,7 @@ def load(
             "lists, and no custom code."
         ) from error
     check_complete(pipe, folder)
-    return moved(pipe, folder, device)
+    return moved(pipe, folder, device, but=parts or ())
 
 
 def straight_to(device: str | torch.device) -> dict[str, Any]:
@@ -106,10 +110,15 @@ def straight_to(device: str | torch.device) -> dict[str, Any]:
     return {"device_map": "cuda"} if torch.device(device).type == "cuda" and torch.cuda.is_available() else {}
 
 
-def moved(pipe: StockPipeline, origin: Path, device: str | torch.device) -> StockPipeline:
-    """The pipeline on a device, or a UserError that says why it cannot be there."""
+def moved(pipe: StockPipeline, origin: Path, device: str | torch.device, *, but: Collection[str] = ()) -> StockPipeline:
+    """The pipeline, without the parts that are named, on a device, or a UserError that says why it cannot be there."""
     try:
-        return pipe.to(device)
+        if not but:
+            return pipe.to(device)
+        for name, part in pipe.components.items():
+            if isinstance(part, nn.Module) and name not in but:
+                part.to(device)
+        return pipe
     except (RuntimeError, AssertionError) as error:
         raise UserError(
             f"{type(pipe).__name__} from {origin} cannot be moved to {device} ({line(error)}). "

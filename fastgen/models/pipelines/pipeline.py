@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 from inspect import signature
 from pathlib import Path
@@ -176,6 +177,20 @@ class Pipeline:
         pipe = copy.copy(self.pipe)
         pipe.register_modules(**parts_of(pipe, network), scheduler=scheduler)
         return pipe
+
+    def told_by(self, pipe: StockPipeline, *, smaller: bool = False) -> "Pipeline":
+        """The same reading of another pipeline of its kind, for what that one tells its denoiser, which is not run.
+
+        Args:
+            smaller: at the size of the probe, where samples are larger.
+        """
+        other = copy.copy(self)
+        for name in ("codec", "told_in"):
+            vars(other).pop(name, None)
+        other.pipe, other.size = pipe, {**self.size, **(_small(pipe, self.shape) if smaller else {})}
+        other._asking = replace(self._asking, size=other.size)
+        other.encoder = Encoder(pipe, self.form, other._asking, folder=None)
+        return other
 
     def encode(self, prompts: Sequence[str], *, share: tuple[int, int] = (0, 1), progress: bool = True) -> None:
         """Encodes prompts ahead of training, if the pipeline takes any; those in the cache already cost nothing.

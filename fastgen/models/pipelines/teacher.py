@@ -1,5 +1,8 @@
 """The pipeline that a user wants to distil: a folder, a hub id or a single file, with LoRAs of their own."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 
 from ...errors import UserError
@@ -20,11 +23,13 @@ def load_teacher(
     auto: torch.dtype = torch.float32,
     quantised: Quantised | None = None,
     sparing: bool = False,
+    parts: Mapping[str, Any] | None = None,
 ) -> StockPipeline:
     """The pipeline of a source, read straight into its dtype; its LoRAs are fused and its networks plain.
 
     Args:
         auto: what `dtype: auto` stands for.
+        parts: parts by name that need not be read, where nothing is fused into them.
         quantised: what the layers of its denoisers are in when these reach the device; None leaves them as they are.
         sparing: blocks of its denoisers stay in main memory between calls, see `swap_blocks`, and so do its other
             parts, until somebody moves these.
@@ -39,7 +44,7 @@ def load_teacher(
     if base.is_file():
         pipe = moved(load_single_file(base, config=source.config, dtype=dtype), base, first)
     else:
-        pipe = load(base, device=first, dtype=dtype, variant=source.variant)
+        pipe = load(base, device=first, dtype=dtype, variant=source.variant, parts=None if loras else parts)
     if loras and len(denoisers_of(pipe)) > 1:
         raise UserError(
             f"the {type(pipe).__name__} has two denoisers, and teacher.loras does not say which of them a LoRA belongs "
@@ -51,4 +56,4 @@ def load_teacher(
             quantise(network, quantised, device, home="cpu" if sparing else device)
         if sparing:
             swap_blocks(network, torch.device(device))
-    return pipe if sparing else moved(pipe, base, device)
+    return pipe if sparing else moved(pipe, base, device, but=() if loras else parts or ())

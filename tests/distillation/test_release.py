@@ -1,0 +1,134 @@
+"""A release: nothing twice in memory, a smaller size where there is no room, and a failure that is none of the run."""
+
+import logging
+from pathlib import Path
+
+import pytest
+import torch
+from families import FAMILIES
+from peaks import peak_bytes
+from torch import nn
+
+from fastgen.config.yaml_file import load
+from fastgen.distillation import release as module
+from fastgen.distillation.distil import distil
+from fastgen.distillation.release import release
+from fastgen.distillation.student import Student
+from fastgen.distillation.teacher import teacher_of
+from fastgen.engine.run import Trained
+from fastgen.errors import NoRoomError, VerificationError
+from fastgen.export.fidelity import saved_as
+from fastgen.export.verify import verify
+from fastgen.models.pipelines.source import TeacherSource
+from fastgen.models.pipelines.teacher import load_teacher
+
+pytestmark = pytest.mark.usefixtures("verified_here")
+
+
+@pytest.fixture(scope="module")
+def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("stock") / "teacher"
+    FAMILIES["stable_diffusion"].build().save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def student(teacher: Path, tmp_path: Path) -> Student:
+    (tmp_path / "prompts.txt").write_text("a red fox\n")
+    config = load(
+        {
+            "out": str(tmp_path / "run"),
+            "device": "cpu",
+            "cache": None,
+            "teacher": {"path": str(teacher)},
+            "student": {"steps": [2], "height": 16, "width": 16},
+            "data": {"source": "prompts", "path": str(tmp_path / "prompts.txt")},
+            "objective": {"name": "dmd2", "gan": 0, "ratio": 1, "guidance": 2.0},
+            "train": {"images": 4, "batch": 2},
+            "log": {"trackers": [], "previews": 0},
+        }
+    )
+    return Student(config, teacher_of(config, torch.device("cpu")))
+
+
+def trained(student: Student) -> Trained:
+    """The teacher's weights, moved a little."""
+    weights = {name: value + 1e-3 * torch.randn_like(value) for name, value in weights_of(student).items()}
+    return Trained({"dmd2": weights})
+
+
+def weights_of(student: Student) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in student.pipeline.network.state_dict().items()}
+
+
+def test_a_network_to_be_saved_is_held_once():
+    net = nn.Sequential(*(nn.Linear(256, 256, bias=False) for _ in range(8)))
+    one = 4 * 256**2
+    kept = {f"{i}.weight": 1e-3 for i in range(6)}  # an update far below what bf16 holds
+    assert peak_bytes(lambda: saved_as(net, kept, half=torch.bfloat16, choice="auto")) <= 4 * one
+    saved = saved_as(net, kept, half=torch.bfloat16, choice="bf16").network
+    assert {p.dtype for p in net.parameters()} == {torch.float32}
+    assert {p.dtype for p in saved.parameters()} == {torch.bfloat16}
+
+
+def test_weights_of_a_whole_network_are_not_copied(student):
+    weights = weights_of(student)
+    held = sum(value.nbytes for value in weights.values())
+    assert peak_bytes(lambda: student.network(weights)) < held / 10
+    made = dict(student.network(weights).named_parameters())
+    assert all(made[name].data_ptr() == value.data_ptr() for name, value in weights.items() if name in made)
+    assert not any(made[name] is p for name, p in student.pipeline.network.named_parameters())
+
+
+def test_parts_that_are_there_are_not_read_again(teacher):
+    whole = load_teacher(TeacherSource(path=str(teacher)), device="cpu")
+    parts = {"text_encoder": whole.text_encoder, "vae": whole.vae}
+    again = load_teacher(TeacherSource(path=str(teacher)), device="cpu", parts=parts)
+    assert again.text_encoder is whole.text_encoder
+    assert again.unet is not whole.unet
+
+
+def test_without_room_a_smaller_size_is_verified(student, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "fastgen")
+    monkeypatch.setattr("fastgen.models.pipelines.pipeline.PROBE_PIXELS", 8)
+    sizes: list[int] = []
+
+    def cramped(*args, **told):
+        sizes.append(args[2].calls[0]["height"])
+        if sizes[-1] > 8:
+            raise NoRoomError("out of memory")
+        return verify(*args, **told)
+
+    monkeypatch.setattr(module, "verify", cramped)
+    release(student, trained(student))
+    assert sizes == [16, 8]
+    assert "at 2 steps at height 8 width 8, since its own size has no room here (out of memory)" in caplog.text
+
+
+def test_where_nothing_fits_the_student_is_there_unverified(student, monkeypatch, caplog):
+    def full(*_, **__):
+        raise NoRoomError("out of memory")
+
+    monkeypatch.setattr(module, "verify", full)
+    release(student, trained(student))
+    assert "is written, but it was not verified, which needs more memory" in caplog.text
+    assert (student.config.exported / "model_index.json").is_file()
+
+
+def test_an_export_that_differs_is_said_after_all_is_written(student, monkeypatch):
+    monkeypatch.setattr("fastgen.export.verify.TOLERANCE", -1.0)
+    with pytest.raises(VerificationError, match=r"training is over and everything was written, but.*sample as it was"):
+        release(student, trained(student))
+    assert (student.config.exported / "model_index.json").is_file()
+    assert VerificationError.exit_code not in (0, 1, 2, 3, 4)
+
+
+@pytest.mark.slow
+def test_a_run_reports_although_its_export_differs(student, monkeypatch):
+    reported: list[object] = []
+    monkeypatch.setattr("fastgen.export.verify.TOLERANCE", -1.0)
+    watcher = type("Watcher", (), {"yardstick": None, "report": lambda _, trained: reported.append(trained)})()
+    monkeypatch.setattr("fastgen.distillation.distil._monitor", lambda *_, **__: watcher)
+    with pytest.raises(VerificationError):
+        distil(student.config, recipes=Path())
+    assert len(reported) == 1
