@@ -1,18 +1,18 @@
 """A column of a parquet file in a file of its own that is mapped into memory: any row at hand, none of them held.
 
 Parquet packs hundreds of rows together, so that a row in random order would cost all of them. The file lies in the
-folder of temporary files, under a name that says what it was made of, and the processes of a machine share it.
+folder of what is kept between runs, named after what it was made of, and the processes of a machine share it.
 """
 
 import hashlib
 import os
 import shutil
-import tempfile
 from pathlib import Path
 
 import pyarrow as pa
 
 from ..errors import UserError
+from ..files import cache_folder
 from .table import Table
 
 HELD = 2**26  # bytes of encoded images that are simply read
@@ -33,7 +33,7 @@ def mapped_column(table: Table, name: str) -> pa.ChunkedArray:
         if free < 2 * size:
             raise UserError(
                 f"the images of {table.path} are unpacked into {file.parent}, where {free:,} bytes are free and about "
-                f"{size:,} are needed: free some, or name a folder on a larger disk with the environment's TMPDIR"
+                f"{size:,} are needed: free some, or name a folder on a larger disk with $FASTGEN_CACHE"
             )
         _unpack(table, name, file)
     with pa.memory_map(str(file)) as source:
@@ -44,8 +44,8 @@ def _place(table: Table, name: str) -> Path:
     """Of the unpacked column, by the files that it is made of as they are now."""
     made_of = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in table.files]
     digest = hashlib.sha256(repr((name, made_of)).encode()).hexdigest()[:32]
-    folder = Path(tempfile.gettempdir()) / f"fastgen-{os.getuid()}"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    folder = cache_folder() / "columns"
+    folder.mkdir(parents=True, exist_ok=True)
     return folder / f"{digest}.arrow"
 
 

@@ -18,7 +18,7 @@ from ..seeds import seed_of
 from .distributed import alone, spread
 from .feed import PairSet
 
-BATCH = 256
+MOST, VALUES = 256, 2**20  # samples that are drawn at once, and values of them: 16 of SDXL at 1024 px
 
 
 def teacher_pairs(
@@ -59,9 +59,10 @@ def _sampled(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     times = pipeline.teacher_grid(spec.steps).tolist()
     noises, samples = [], []
-    starts = range(0, spec.count, BATCH)
+    most = max(1, min(MOST, VALUES // torch.Size(pipeline.shape).numel()))
+    starts = range(0, spec.count, most)
     for start in tqdm(starts, desc="teacher pairs", unit="batch", leave=False):
-        count = min(BATCH, spec.count - start)
+        count = min(most, spec.count - start)
         items = loader.take(start, count)
         cond = pipeline.condition(count, labels=items.labels, prompts=items.prompts).to(device)
         noise = seeded_noise([seed_of("pair", start + i) for i in range(count)], pipeline.shape, device)()

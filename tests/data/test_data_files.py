@@ -1,6 +1,5 @@
 """Sources on disk: image folders and parquet files."""
 
-import os
 from collections import Counter
 from pathlib import Path
 from types import SimpleNamespace
@@ -286,7 +285,7 @@ def test_emoji_reads_from_the_hub_layout(assets):
 @pytest.mark.parametrize("rows", [7, 64])
 def test_a_large_image_column_is_mapped_and_not_held(rows, tmp_path, monkeypatch):
     monkeypatch.setattr(mapped, "HELD", 0)
-    monkeypatch.setattr(mapped.tempfile, "gettempdir", lambda: str(tmp_path))
+    monkeypatch.setenv("FASTGEN_CACHE", str(tmp_path / "cache"))
     names = ("a.parquet", "b.parquet")
     for part, name in enumerate(names):
         cells = [STRUCTS[(part + row) % 4] for row in range(rows)]
@@ -298,7 +297,7 @@ def test_a_large_image_column_is_mapped_and_not_held(rows, tmp_path, monkeypatch
     assert torch.equal(bytes_of(items.images), torch.stack([pixels_of(noise_image(n)) for n in numbers]))
     assert items.labels.tolist() == [1, 0, 1]
     assert pa.total_allocated_bytes() - before < 4096
-    (file,) = (tmp_path / f"fastgen-{os.getuid()}").iterdir()
+    (file,) = (tmp_path / "cache/columns").iterdir()
     made = file.stat().st_mtime_ns
     assert torch.equal(again.items([1]).images, items.images[1:2])
     assert file.stat().st_mtime_ns == made
@@ -308,9 +307,10 @@ def test_a_large_image_column_is_mapped_and_not_held(rows, tmp_path, monkeypatch
 
 def test_images_that_need_more_room_than_there_is_are_refused(tmp_path, monkeypatch):
     monkeypatch.setattr(mapped, "HELD", 0)
+    monkeypatch.setenv("FASTGEN_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(mapped.shutil, "disk_usage", lambda _: SimpleNamespace(free=10))
     source = ParquetImages(write_parquet(tmp_path / "a.parquet", image=STRUCTS), 8)
-    with pytest.raises(UserError, match=r"unpacked into .*, where 10 bytes are free.*TMPDIR"):
+    with pytest.raises(UserError, match=r"unpacked into .*, where 10 bytes are free.*FASTGEN_CACHE"):
         source.items([0])
 
 

@@ -209,7 +209,7 @@ def test_label_dropout_and_images_reach_a_pretrained_teacher(pipeline):
 def test_pairs_are_made_once_kept_and_match_their_conditioning(pipeline, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(pairs, "ode", lambda *args, **kwargs: made.append(1) or ode(*args, **kwargs))
-    monkeypatch.setattr(pairs, "BATCH", 4)
+    monkeypatch.setattr(pairs, "MOST", 4)
     first, again = (small_run.teacher_pairs(pipeline, tmp_path, key="a") for _ in range(2))
     assert len(made) == 2  # batches of 4 and 2
     assert torch.equal(first.x0, again.x0)

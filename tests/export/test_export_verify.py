@@ -6,6 +6,7 @@ import sys
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -15,7 +16,8 @@ from exporting import Student, family_student, student_of
 from families import FAMILIES
 
 from fastgen.cli import main
-from fastgen.errors import UserError, VerificationError
+from fastgen.errors import NoRoomError, UserError, VerificationError
+from fastgen.export import verify as verification
 from fastgen.export.export import export
 from fastgen.export.rebuild import verify_folder
 from fastgen.export.seeding import hands_generator_on
@@ -247,3 +249,25 @@ def test_a_push_without_a_login_is_refused_before_any_work(tmp_path, capsys, mon
     monkeypatch.setattr("fastgen.export.rebuild.verify_folder", lambda *_, **__: pytest.fail("it was verified"))
     assert main(["verify", str(tmp_path), "--push", "me/mine"]) == 2
     assert "hf auth login" in capsys.readouterr().err
+
+
+@pytest.mark.usefixtures("verified_here")
+def test_the_isolated_process_has_the_device_to_itself(tmp_path, monkeypatch):
+    student = family_student("ddpm", (1,), "ode")
+    folder, model, seen = exported(student, tmp_path / "student"), student.ours.model, []
+    ask = verification._ask_isolated
+    monkeypatch.setattr(model, "to", lambda place: seen.append(f"to {place}"))
+    monkeypatch.setattr(verification, "_ask_isolated", lambda *told: seen.append("asked") or ask(*told))
+    model.register_forward_pre_hook(lambda *_: seen.append("samples"))
+    verify(Export(str(folder)), student.schedules[0], student.ours, device="cpu:0")
+    assert seen[:4] == ["to cpu", "asked", "to cpu:0", "samples"]
+
+
+@pytest.mark.parametrize(("code", "said"), [(1, "torch.OutOfMemoryError: CUDA out of memory"), (-9, "")])
+def test_an_isolated_process_without_room_is_no_failure_of_the_export(tmp_path, monkeypatch, code, said):
+    student = family_student("ddpm", (1,), "ode")
+    folder = exported(student, tmp_path / "student")
+    died = SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=code, stderr=said))
+    monkeypatch.setattr(verification, "subprocess", died)
+    with pytest.raises(NoRoomError, match="more memory than there is"):
+        verify(Export(str(folder)), student.schedules[0], student.ours)
