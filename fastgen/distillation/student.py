@@ -1,6 +1,5 @@
 """The student while it is made: the schedulers it will be sampled with, its grids and its samples."""
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
@@ -15,7 +14,7 @@ from ..export.held import NetworkTimes
 from ..export.scheduler_export import SchedulerExport, scheduler_exports
 from ..export.stops import stops_of
 from ..models.adapters import alias
-from ..models.casting import cast
+from ..models.casting import cast, renewed
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
 from ..models.denoiser import NetworkDenoiser
@@ -25,7 +24,7 @@ from ..models.pipelines.canonical import reading_of
 from ..models.pipelines.components import denoisers_of, network_of
 from ..models.pipelines.notes import Stop
 from ..models.pipelines.pipeline import Pipeline
-from ..models.pipelines.teacher import load_teacher
+from ..models.pipelines.teacher import held_exactly, load_teacher
 from ..models.walk import Plan, sample
 from ..process import Flow, from_scheduler
 from ..sampling.pictures import grid
@@ -69,7 +68,7 @@ class Student:
         return self.pipeline.speaking(self.network(weights).to(self.device))
 
     def network(self, weights: Mapping[str, Tensor]) -> nn.Module:
-        """A stock network in float32 with the weights that a stage left; on the CPU if it had to be read from files."""
+        """A stock network in float32 with the weights that a stage left, which may be its own; in main memory."""
         if self.config.sharing == "lora":
             return merge(self._teachers(), weights, alpha=self.config.lora.alpha)
         net = alias(self.pipeline.network)
@@ -80,9 +79,10 @@ class Student:
         """The teacher's network in float32, from its files where the run has lost some of what is there."""
         config, network = self.config, self.pipeline.network
         as_loaded = teacher_dtype(config) == torch.float32 and (config.sharing != "lora" or base_of(config) == "fp32")
-        if as_loaded or config.teacher.path is None:
-            return cast(copy.deepcopy(network), torch.float32)
-        pipe, source = self.pipeline.pipe, replace(config.teacher.source, dtype="fp32")
+        pipe = self.pipeline.pipe
+        if as_loaded or config.teacher.path is None or held_exactly(config.teacher.source, pipe, teacher_dtype(config)):
+            return renewed(alias(network), lambda _, tensor: _in_float32(tensor))
+        source = replace(config.teacher.source, dtype="fp32")
         others = {name: part for name, part in pipe.components.items() if name not in denoisers_of(pipe)}
         whole: nn.Module = network_of(load_teacher(source, device="cpu", parts=others))
         return whole
@@ -134,6 +134,11 @@ class Student:
 
     def _stops(self, schedule: SchedulerExport, steps: int) -> tuple[Stop, ...]:
         return stops_of(reading_of(schedule.scheduler), self.pipeline.emitted(schedule.scheduler, steps))
+
+
+def _in_float32(tensor: Tensor) -> Tensor:
+    """A copy in main memory; of whole numbers, in their own dtype."""
+    return tensor.to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
 def _network_times(pipeline: Pipeline) -> NetworkTimes | None:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from ..errors import UserError, warn
 from ..models.adapters import alias
-from ..models.casting import HALF, dtype_at, saved
+from ..models.casting import HALF, dtype_at, renewed, saved
 from ..models.pipelines.source import DTYPES, Dtype
 
 LOST = 0.01  # of the update; beyond it the trained weights are saved in float32
@@ -69,7 +69,8 @@ def saved_as(network: nn.Module, updates: Mapping[str, float], *, half: torch.dt
         if gaps[name] and not rounds:
             dtypes[_path(name)], gaps[name] = _exact(parameter), 0.0
     exact = not any(gaps.values())
-    return Saved(_recast(alias(network), dtypes), 0.0 if exact else share, share, exact)
+    held = renewed(alias(network), lambda path, tensor: tensor.to(dtypes.get(path, tensor.dtype)))
+    return Saved(held, 0.0 if exact else share, share, exact)
 
 
 def _rounding(trained: Tensor, dtype: torch.dtype) -> float:
@@ -81,20 +82,6 @@ def _path(name: str) -> str:
     """A parameter's name as `saved` gives it."""
     module, _, slot = name.rpartition(".")
     return f"{module}.{slot}"
-
-
-def _recast(net: nn.Module, dtypes: Mapping[str, torch.dtype]) -> nn.Module:
-    """The network with new tensors where they are not in these dtypes yet."""
-    made: dict[int, nn.Parameter] = {}
-    for path, module in net.named_modules():
-        for slot, parameter in module._parameters.items():
-            if parameter is not None and parameter.dtype != dtypes.get(f"{path}.{slot}", parameter.dtype):
-                fresh = nn.Parameter(parameter.detach().to(dtypes[f"{path}.{slot}"]), requires_grad=False)
-                module._parameters[slot] = made.setdefault(id(parameter), fresh)
-        for slot, buffer in module._buffers.items():
-            if buffer is not None and f"{path}.{slot}" in dtypes:
-                module._buffers[slot] = buffer.to(dtypes[f"{path}.{slot}"])
-    return net
 
 
 def _exact(weight: Tensor) -> torch.dtype:

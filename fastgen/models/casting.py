@@ -1,6 +1,6 @@
 """What tensors are in: casts of networks and of what they are told, as stock pipelines have both."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -42,6 +42,26 @@ def dtype_at(net: nn.Module, path: str, dtype: torch.dtype) -> torch.dtype:
     """What `cast` to a dtype leaves a tensor in."""
     kept = set(getattr(net, "_keep_in_fp32_modules", None) or ())
     return dtype if kept.isdisjoint(path.split(".")) else torch.float32
+
+
+def renewed(net: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn.Module:
+    """The network with other tensors, in place: what `change` makes of each of `saved`, by its path.
+
+    Tensors are not written to, so that those of an `alias` stay what they are elsewhere; one that is in two places
+    stays one.
+    """
+    made: dict[int, nn.Parameter] = {}
+    for path, module in net.named_modules():
+        for slot, parameter in module._parameters.items():
+            if parameter is not None and id(parameter) not in made:
+                value = change(f"{path}.{slot}", parameter.detach())
+                same = value is parameter or value.data_ptr() == parameter.data_ptr()
+                made[id(parameter)] = parameter if same else nn.Parameter(value, requires_grad=False)
+            module._parameters[slot] = None if parameter is None else made[id(parameter)]
+        for slot, buffer in module._buffers.items():
+            if buffer is not None and slot not in module._non_persistent_buffers_set:
+                module._buffers[slot] = change(f"{path}.{slot}", buffer)
+    return net
 
 
 def fitting(told: Any, dtype: torch.dtype) -> Any:

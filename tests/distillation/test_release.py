@@ -19,8 +19,10 @@ from fastgen.engine.run import Trained
 from fastgen.errors import NoRoomError, VerificationError
 from fastgen.export.fidelity import saved_as
 from fastgen.export.verify import verify
-from fastgen.models.pipelines.source import TeacherSource
-from fastgen.models.pipelines.teacher import load_teacher
+from fastgen.models.adapters import alias
+from fastgen.models.casting import cast, renewed
+from fastgen.models.pipelines.source import DTYPES, TeacherSource
+from fastgen.models.pipelines.teacher import held_exactly, load_teacher
 
 pytestmark = pytest.mark.usefixtures("verified_here")
 
@@ -132,3 +134,31 @@ def test_a_run_reports_although_its_export_differs(student, monkeypatch):
     with pytest.raises(VerificationError):
         distil(student.config, recipes=Path())
     assert len(reported) == 1
+
+
+@pytest.mark.parametrize(("saved", "dtype", "exact"), [("bf16", "bf16", True), ("fp16", "bf16", False)])
+def test_a_network_that_holds_what_its_files_do_is_not_read_again(saved, dtype, exact, tmp_path):
+    pipe = FAMILIES["stable_diffusion"].build().to(DTYPES[saved])
+    pipe.save_pretrained(tmp_path / "teacher")
+    source = TeacherSource(path=str(tmp_path / "teacher"), dtype=dtype)
+    loaded = load_teacher(source, device="cpu")
+    assert held_exactly(source, loaded, DTYPES[dtype]) is exact
+    if exact:
+        cast(loaded.unet, torch.float32)
+        assert held_exactly(source, loaded, DTYPES[dtype])
+        cast(loaded.unet, torch.float16)
+        assert not held_exactly(source, loaded, DTYPES[dtype])
+
+
+def test_a_network_of_its_own_in_float32_is_no_part_of_the_teachers():
+    net = FAMILIES["stable_diffusion"].build().unet.to(torch.bfloat16)
+    size = 4 * sum(p.numel() for p in net.parameters())
+    made: list[nn.Module] = []
+    assert (
+        peak_bytes(lambda: made.append(renewed(alias(net), lambda _, x: x.to(torch.float32, copy=True)))) < 1.1 * size
+    )
+    before = {name: p.clone() for name, p in net.named_parameters()}
+    for name, p in made[0].named_parameters():
+        assert torch.equal(p, before[name].float())
+        p.data.add_(1)
+    assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())

@@ -21,6 +21,7 @@ from .stock_pipeline import StockPipeline
 
 HUB_FAILURES = (HTTPError, OSError, ValueError)  # no network, no login, no such thing there
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[\w-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
 
 
@@ -85,7 +86,7 @@ def load(
     wanted, variant = variant, variant_of(folder, variant)
     if variant != wanted:
         warn(f"{folder} has only {variant} weights for some parts: loading these")
-    check_weights(*_loaded(folder, variant))
+    check_weights(*(file for files in weight_files(folder, variant).values() for file in files))
     try:
         pipe = DiffusionPipeline.from_pretrained(
             folder,
@@ -141,9 +142,18 @@ def check_is_pipeline(folder: Path) -> None:
         )
 
 
-def _loaded(folder: Path, variant: str | None) -> list[Path]:
-    """The weight files that Diffusers would read: of each part the variant's, or the plain ones where it has none."""
-    return [file for files in _weights(folder).values() for file in files.get(variant, files.get(None, []))]
+def weight_files(folder: Path, variant: str | None) -> dict[str, list[Path]]:
+    """The files that Diffusers would read of each part: the variant's, or the plain ones where it has none."""
+    return {part: files.get(variant, files.get(None, [])) for part, files in _weights(folder).items()}
+
+
+def dtypes_in(*files: Path) -> set[torch.dtype | None]:
+    """The dtypes of the fractions in safetensors files, by their headers; None is one that no pipeline is loaded in."""
+    found: set[str] = set()
+    for file in files:
+        with safe_open(file, framework="pt") as content:
+            found |= {content.get_slice(name).get_dtype() for name in content.keys()}  # noqa: SIM118
+    return {_FLOATS.get(kind) for kind in found if kind[0] in "FB" and kind != "BOOL"}
 
 
 def _weights(folder: Path) -> dict[str, dict[str | None, list[Path]]]:

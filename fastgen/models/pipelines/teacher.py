@@ -10,7 +10,7 @@ from ..offload import swap_blocks
 from ..quantised import Quantised, quantise
 from .components import denoisers_of
 from .fuse import fuse, lora_file
-from .loading import load, locate, moved
+from .loading import dtypes_in, load, locate, moved, variant_of, weight_files
 from .single_file import load_single_file
 from .source import DTYPES, TeacherSource
 from .stock_pipeline import StockPipeline
@@ -57,3 +57,19 @@ def load_teacher(
         if sparing:
             swap_blocks(network, torch.device(device))
     return pipe if sparing else moved(pipe, base, device, but=() if loras else parts or ())
+
+
+def held_exactly(source: TeacherSource, pipe: StockPipeline, dtype: torch.dtype) -> bool:
+    """Whether the denoisers still hold what their files do, which were loaded in a dtype.
+
+    They do where all of their files are in that dtype, nothing was fused, and nothing is in a narrower one now.
+    """
+    folder = locate(source.path, variant=source.variant, revision=source.revision)
+    if source.loras or folder.is_file():
+        return False
+    files = weight_files(folder, variant_of(folder, source.variant))
+    for name, network in denoisers_of(pipe).items():
+        now = {parameter.dtype for parameter in network.parameters()}
+        if not now <= {dtype, torch.float32} or dtypes_in(*files.get(name, ())) != {dtype}:
+            return False
+    return True
