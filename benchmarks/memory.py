@@ -1,6 +1,7 @@
 """Seconds and peaks of memory of a stage of work, on the host and on the device, those of child processes with them."""
 
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -59,7 +60,9 @@ class Meter:
             seconds = time.perf_counter() - start
         most = looking.most
         card = most["card"] if self.device.type == "cuda" else None
-        self.spent[name] = Spent(seconds, before, most["own"], most["files"], most["beside"], peak(self.device), card)
+        spent = Spent(seconds, before, most["own"], most["files"], most["beside"], peak(self.device), card)
+        self.spent[name] = spent
+        print(f"{name}: {seconds:.1f} s, {spent.host_gib:.2f} GiB of main memory", file=sys.stderr, flush=True)
 
 
 class _Looking:

@@ -50,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             _build(model, config, meter)
             found["saved_gib"] = _size(Path(config.teacher.path or "")) / GIB
             _carry_out(config, meter, cycles=told.cycles)
-        except (UserError, torch.OutOfMemoryError) as error:
-            found["failed"] = f"{type(error).__name__}: {str(error).splitlines()[0]}"
+        except (UserError, torch.OutOfMemoryError, KeyboardInterrupt) as error:
+            found["failed"] = f"{type(error).__name__}: {''.join(str(error).splitlines()[:1])}"
         found["exported_gib"] = {place.name: _size(place) / GIB for place in (config.exported, config.exported_lora)}
         found["stages"] = {name: asdict(spent) for name, spent in meter.spent.items()}
     text = json.dumps(found, indent=2)
