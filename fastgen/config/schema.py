@@ -247,8 +247,9 @@ class Config(Strict):
     student: what is exported: step counts, sampler, size.
     process: that the roles speak in training; flow and trig retarget networks of another process.
     attention: kernel of the denoisers; auto and native leave the choice to PyTorch.
-    memory: low keeps in main memory what is not computed with: the text encoders, the autoencoder, the blocks of a
-        network that all roles share, each copied while the one before it computes. For small GPUs; slower.
+    memory: low keeps in main memory what is not computed with: text encoders and autoencoder, moments of roles that a
+        turn does not train, and the blocks of a network that all roles share, each copied while the one before it
+        computes. For small GPUs; slower.
     sharing: full gives every role a network of its own; lora puts all of them on the teacher's, see `lora`; scores
         puts the real and the fake score there, beside a generator of its own (SwiftBrush).
     lora: adapters of shared roles.

@@ -1,4 +1,4 @@
-"""What `memory: low` does with the network that roles share, and what it cannot be combined with."""
+"""What `memory: low` moves to main memory, and what it cannot be combined with."""
 
 from ..config.schema import Config
 from ..engine.dtypes import BY_BITSANDBYTES, base_of
@@ -11,11 +11,19 @@ def swaps(config: Config) -> bool:
 
 
 def check_memory(config: Config) -> None:
-    """Refuses, before anything is loaded, a swap of blocks that could not work or would save nothing.
+    """Refuses, before anything is loaded, what cannot leave the device, or would save nothing.
 
     Raises:
         UserError: naming the settings, the rule and the remedy.
     """
+    if config.memory != "low":
+        return
+    for stage in config.stages:
+        if stage.train.sharding != "none":
+            raise UserError(
+                f"memory=low moves whole tensors of one process, and stage {stage.name!r} has train.sharding="
+                f"{stage.train.sharding}: set train.sharding=none, or memory=ample"
+            )
     if not swaps(config):
         return
     base = base_of(config)
@@ -34,9 +42,4 @@ def check_memory(config: Config) -> None:
             raise UserError(
                 f"memory=low changes the blocks of the shared network at each call, and stage {stage.name!r} has "
                 "train.compile, whose code holds them: set train.compile=false, or memory=ample"
-            )
-        if stage.train.sharding != "none":
-            raise UserError(
-                f"memory=low moves whole blocks of the shared network, and stage {stage.name!r} has train.sharding="
-                f"{stage.train.sharding}: set train.sharding=none, or memory=ample"
             )

@@ -136,7 +136,8 @@ class Run:
         roles, feed = self.roles(config, weights), self.feed(config)
         if shard_roles(roles, config.train.sharding, self.accelerator.device):
             self.pipeline.network.to("cpu")  # whole, it would stand beside the slices
-        stage = Stage(config, roles, feed, self.accelerator, index=index, seed=self.config.seed)
+        sparing = self.config.memory == "low"
+        stage = Stage(config, roles, feed, self.accelerator, index=index, seed=self.config.seed, sparing=sparing)
         found = settle_recompute(stage)
         if found is not None:
             self.log.say(found)

@@ -2,8 +2,6 @@
 
 import math
 import time
-from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import torch
@@ -23,7 +21,9 @@ from .checkpoint import Snapshot
 from .distributed import average, average_of
 from .ema import EMA
 from .feed import Feed
+from .moments import Moments
 from .optim import RoleOptimizer
+from .progress import Position, Turned
 from .restore import (
     OptimizerSnapshot,
     in_pieces,
@@ -35,48 +35,6 @@ from .restore import (
 from .splitting import micro_batches
 
 MOST_SKIPS = 20
-
-
-@dataclass
-class Position:
-    """Where a stage stands.
-
-    Args:
-        cycle: cycles done.
-        images: samples of generator turns that ended in an update, over all processes.
-        drawn: samples taken from the data stream.
-        seconds: spent in cycles, the mean over all processes.
-    """
-
-    cycle: int = 0
-    images: int = 0
-    drawn: int = 0
-    seconds: float = 0.0
-
-
-@dataclass(frozen=True)
-class Turned:
-    """A turn that was taken.
-
-    Args:
-        turn: a turn of the cycle.
-        names: names of its figures.
-        values: their values, on the device; reading them waits for it.
-        rates: learning rates of its updates by name.
-        images, updates: counts at which the stage and each role's optimizer stood before.
-    """
-
-    turn: Turn
-    names: list[str]
-    values: Tensor
-    rates: dict[str, float]
-    images: int
-    updates: dict[str, int]
-
-    @cached_property
-    def figures(self) -> dict[str, float]:
-        """Losses, gradient norms and learning rates, in one transfer from the device."""
-        return {**dict(zip(self.names, self.values.tolist(), strict=True)), **self.rates}
 
 
 class Stage:
@@ -92,13 +50,22 @@ class Stage:
         feed: batches of the stage by position.
         index: place of the stage in the run.
         seed: seed of the run.
+        sparing: moments of the roles that a turn does not train are in main memory.
 
     Raises:
         UserError: the batch cannot be split over the processes.
     """
 
     def __init__(
-        self, config: StageConfig, roles: Roles, feed: Feed, accelerator: Accelerator, *, index: int = 0, seed: int = 0
+        self,
+        config: StageConfig,
+        roles: Roles,
+        feed: Feed,
+        accelerator: Accelerator,
+        *,
+        index: int = 0,
+        seed: int = 0,
+        sparing: bool = False,
     ) -> None:
         self.config, self.roles, self.feed, self.accelerator = config, roles, feed, accelerator
         self.index, self.seed = index, seed
@@ -128,6 +95,8 @@ class Stage:
         self._skips = dict.fromkeys(self._scalers, 0)
         self._waits = half or not all(optimizer.fused for optimizer in self.optimizers.values())
         self._broken = torch.zeros((), device=accelerator.device)
+        steppers = {role: optimizer.optimizer for role, optimizer in self.optimizers.items()}
+        self._moments = Moments(steppers if sparing else {}, accelerator.device)
 
     @property
     def sharded(self) -> bool:
@@ -175,6 +144,7 @@ class Stage:
         acting = [role for role in turn if role in self.optimizers]
         optimizers = [self.optimizers[role] for role in acting]
         averager, parts = self._averagers[turn], len(batches)
+        self._moments.attend(acting)
         with self.roles.training(turn):
             terms = [self._backward(turn, batch, parts=parts) for batch in batches[:-1]]
             with averager.listening():
@@ -187,6 +157,7 @@ class Stage:
             blocked = None if self._waits else self._blocked(taken)
             if self.ema is not None and "generator" in turn:
                 self.ema.settle()
+            self._moments.wait()
             for optimizer in optimizers:
                 optimizer.step(blocked=blocked)
             self.position.images += self.config.train.batch * ("generator" in turn)
@@ -271,6 +242,7 @@ class Stage:
 
         What is sharded is sharded in it too: `checkpoint.written_together` makes whole tensors of it.
         """
+        self._moments.settle()
         tensors = {role: dict(self.roles[role].state_dict()) for role in self.roles.own}
         groups = {}
         for role, optimizer in self.optimizers.items():

@@ -6,6 +6,7 @@ put in its slot for the call; autograd keeps it for as long as the block's gradi
 """
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, Self
 from weakref import WeakKeyDictionary
@@ -15,7 +16,43 @@ from torch import Tensor, nn
 
 MOSTLY = 0.85
 """Share of a block's weights in lists of blocks from which on these are the blocks."""
-CHUNK = 2**28  # bytes; page-locked memory is given out in powers of two
+CHUNK, ALIGNED = 2**28, 512  # bytes; page-locked memory is given out in powers of two
+
+
+class Lane:
+    """Copies that a device makes beside what it computes; on the CPU they are made at once.
+
+    Args:
+        device: device whose memory is copied to and from.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+
+    @contextmanager
+    def copying(self) -> Iterator[None]:
+        """Within, copies go this way, once what was computed so far is there."""
+        if self._stream is None:
+            yield
+            return
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            yield
+
+    def mark(self) -> torch.cuda.Event | None:
+        """The end of the copies so far."""
+        return None if self._stream is None else self._stream.record_event()
+
+    def wait(self, mark: torch.cuda.Event | None) -> None:
+        """What is computed from here on finds the copies before a mark done."""
+        if mark is not None:
+            torch.cuda.current_stream(self._device).wait_event(mark)
+
+    def settle(self) -> None:
+        """Waits, on the host, until all copies are done."""
+        if self._stream is not None:
+            self._stream.synchronize()
 
 
 class Slot(NamedTuple):
@@ -27,7 +64,7 @@ class Slot(NamedTuple):
 
 
 class Fetched(NamedTuple):
-    """Weights on the device, and what to wait for before they are read; None where nothing is to be waited for."""
+    """Weights on the device by those in main memory, and the mark of their copies."""
 
     weights: dict[int, nn.Parameter]
     ready: torch.cuda.Event | None
@@ -46,7 +83,7 @@ class BlockSwap:
         self.device = device
         self.hosts: dict[str, list[nn.Parameter]] = {}
         """Block -> its weights in main memory."""
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._lane = Lane(device)
         self._slots: WeakKeyDictionary[nn.Module, list[Slot]] = WeakKeyDictionary()
         self._next: dict[str, str] = {}
         self._previous: dict[str, str] = {}
@@ -60,7 +97,9 @@ class BlockSwap:
                 block.register_forward_pre_hook(partial(self._arrive, name))
                 block.register_forward_hook(self._leave, always_call=True)
         held = {id(p) for weights in self.hosts.values() for p in weights}
-        _lock([p for weights in self.hosts.values() for p in weights], device)
+        hosts = [p for weights in self.hosts.values() for p in weights]
+        for host, place in zip(hosts, locked_like(hosts, device), strict=True):
+            host.data = place.copy_(host.data)
         _move(net, device, but=held)
         net.register_forward_pre_hook(self._begin)
 
@@ -95,8 +134,7 @@ class BlockSwap:
         """A block's weights on the device; what had been fetched for another one is dropped."""
         found = self._coming.pop(name, None) or self._fetch(name)
         for fetched in (found, *self._coming.values()):  # memory is given back in the order of the main stream
-            if fetched.ready is not None:
-                torch.cuda.current_stream(self.device).wait_event(fetched.ready)
+            self._lane.wait(fetched.ready)
         self._coming.clear()
         return found.weights
 
@@ -113,16 +151,11 @@ class BlockSwap:
         """Begins to copy a block's weights, which the main stream allocates: it also gives them back."""
         hosts = self.hosts[name]
         copies = [torch.empty_like(host, device=self.device) for host in hosts]
-        ready = None
-        if self._stream is None:
-            _copy(hosts, copies)
-        else:
-            self._stream.wait_stream(torch.cuda.current_stream(self.device))
-            with torch.cuda.stream(self._stream):
-                _copy(hosts, copies)
-                ready = self._stream.record_event()
+        with self._lane.copying(), torch.no_grad():
+            for host, copy in zip(hosts, copies, strict=True):
+                copy.copy_(host, non_blocking=True)
         parameters = [nn.Parameter(copy, requires_grad=False) for copy in copies]
-        return Fetched({id(host): p for host, p in zip(hosts, parameters, strict=True)}, ready)
+        return Fetched({id(host): p for host, p in zip(hosts, parameters, strict=True)}, self._lane.mark())
 
     def _slots_of(self, name: str, block: nn.Module) -> list[Slot]:
         if block not in self._slots:
@@ -166,23 +199,14 @@ def _count(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters())
 
 
-@torch.no_grad()
-def _copy(hosts: Sequence[Tensor], copies: Sequence[Tensor]) -> None:
-    for host, copy in zip(hosts, copies, strict=True):
-        copy.copy_(host, non_blocking=True)
-
-
-@torch.no_grad()
-def _lock(parameters: Sequence[nn.Parameter], device: torch.device) -> None:
-    """Puts parameters one by one into memory that the device can read by itself."""
+def locked_like(tensors: Sequence[Tensor], device: torch.device) -> Iterator[Tensor]:
+    """Tensors like these, one by one, in main memory that the device can read and write by itself."""
     left = torch.empty(0, dtype=torch.uint8)
-    for parameter in parameters:
-        size = parameter.numel() * parameter.element_size()
-        if left.numel() < size:
-            left = torch.empty(max(CHUNK, size), dtype=torch.uint8, pin_memory=device.type == "cuda")
-        place, left = left[:size], left[-(-size // 512) * 512 :]
-        held = place.view(parameter.dtype).view(parameter.shape)
-        parameter.data = held.copy_(parameter.data)
+    for tensor in tensors:
+        if left.numel() < tensor.nbytes:
+            left = torch.empty(max(CHUNK, tensor.nbytes), dtype=torch.uint8, pin_memory=device.type == "cuda")
+        place, left = left[: tensor.nbytes], left[-(-tensor.nbytes // ALIGNED) * ALIGNED :]
+        yield place.view(tensor.dtype).view(tensor.shape)
 
 
 @torch.no_grad()

@@ -1,0 +1,50 @@
+"""Where a stage stands, and what it took to get there."""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from torch import Tensor
+
+from ..objectives import Turn
+
+
+@dataclass
+class Position:
+    """Where a stage stands.
+
+    Args:
+        cycle: cycles done.
+        images: samples of generator turns that ended in an update, over all processes.
+        drawn: samples taken from the data stream.
+        seconds: spent in cycles, the mean over all processes.
+    """
+
+    cycle: int = 0
+    images: int = 0
+    drawn: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Turned:
+    """A turn that was taken.
+
+    Args:
+        turn: a turn of the cycle.
+        names: names of its figures.
+        values: their values, on the device; reading them waits for it.
+        rates: learning rates of its updates by name.
+        images, updates: counts at which the stage and each role's optimizer stood before.
+    """
+
+    turn: Turn
+    names: list[str]
+    values: Tensor
+    rates: dict[str, float]
+    images: int
+    updates: dict[str, int]
+
+    @cached_property
+    def figures(self) -> dict[str, float]:
+        """Losses, gradient norms and learning rates, in one transfer from the device."""
+        return {**dict(zip(self.names, self.values.tolist(), strict=True)), **self.rates}
