@@ -190,6 +190,16 @@ def test_eight_bits_are_right_on_average(name: str):
     assert not kept_for(torch.zeros(1, 300), name, 3, move=0.1).any()
 
 
+def test_a_flag_keeps_eight_bits_as_they_were():
+    values = torch.rand(4, 256)
+    state = eight_bits.start("exp_avg_sq", values)
+    for flag in (0.0, 1.0):
+        blocks, before = Blocks("exp_avg_sq", [state]), {name: value.clone() for name, value in state.items()}
+        blocks.values[0].copy_(values * (1 + flag))
+        blocks.keep(torch.Generator().manual_seed(0), blocked=torch.tensor(flag))
+        assert [torch.equal(before[name], state[name]) for name in state] == 2 * [flag == 1.0]
+
+
 def test_eight_bits_rounded_to_the_nearest_would_stand_still(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(torch, "rand", lambda shape, **_: torch.full(shape, 0.5))
     values = torch.full((1, 256), 0.3)
