@@ -4,6 +4,7 @@ import copy
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -198,15 +199,17 @@ def furthest(found: small_run.Record, expected: small_run.Record) -> float:
     )
 
 
-@pytest.mark.parametrize(
-    ("sharing", "checkpointing"),
-    [
-        ("lora", True),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("lora", False), ("full", True), ("full", False))),
-    ],
-)
-def test_compiled_roles_train_in_turn_as_written_ones(sharing: Any, checkpointing: bool, compiler: Compiler):
-    setting = replace(TRIO, sharing=sharing, checkpointing=checkpointing)
+def ways() -> Iterator[Any]:
+    """All with a discriminator but the quickest, which alone is not slow."""
+    for sharing, checkpointing, gan in product(("lora", "full"), (True, False), (True, False)):
+        quick = (sharing, checkpointing, gan) == ("lora", True, False)
+        if gan or quick:
+            yield pytest.param(sharing, checkpointing, gan, marks=[pytest.mark.slow] * (not quick))
+
+
+@pytest.mark.parametrize(("sharing", "checkpointing", "gan"), ways())
+def test_compiled_roles_train_in_turn_as_written_ones(sharing: Any, checkpointing: bool, gan: bool, compiler: Compiler):
+    setting = replace(TRIO, sharing=sharing, checkpointing=checkpointing, gan=gan)
     expected = trained(replace(setting, compile=False), 3)
     torch.manual_seed(0)
     stage = stage_on(SMALL, setting, Stage, Accelerator(cpu=True))
