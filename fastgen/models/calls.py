@@ -1,6 +1,7 @@
 """The two verbs by which a network is asked what it believes, and classifier-free guidance over either."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -45,4 +46,5 @@ def guided(
     both = Conditioning.cat([cond, cond.unconditional])
     twice = {name: torch.cat([value, value]) for name, value in scalars.items()}
     halves = call(model, torch.cat([x_t, x_t]), joined([t, t]), both, twice).split(len(t))
-    return model.guide(halves[0], halves[1], w)
+    conditional, null = (replace(half, t=t) for half in halves)  # of which more is known than of a part of `joined`
+    return model.guide(conditional, null, w)

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from .known import once
 from .types import Latent, Levels, Time
 
 
@@ -85,9 +86,25 @@ class Process(ABC):
         x0 and eps are the same on both sides, so `x_u = scale * x_t`. A level beyond the other's noisiest is
         mapped to its t = 1, the usual approximation at the start of sampling.
         """
-        u = other.time_of(self.logsnr(t))
-        norm = torch.hypot(self.alpha(t), self.sigma(t))
-        return Retargeted(u, torch.hypot(other.alpha(u), other.sigma(u)) / norm)
+        seen = _Seen(self, other)
+        return Retargeted(seen.time(t), seen.scale(t))
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """How `other` sees the noise levels of a process."""
+
+    process: Process
+    other: Process
+
+    @once
+    def time(self, t: Levels) -> Levels:
+        return self.other.time_of(self.process.logsnr(t))
+
+    @once
+    def scale(self, t: Levels) -> Levels:
+        u, norm = self.time(t), torch.hypot(self.process.alpha(t), self.process.sigma(t))
+        return torch.hypot(self.other.alpha(u), self.other.sigma(u)) / norm
 
 
 @dataclass(frozen=True)

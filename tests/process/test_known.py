@@ -8,13 +8,15 @@ import torch
 from closed_forms import PLANE
 from torch import Tensor
 
+from fastgen.models.calls import guided, look
+from fastgen.models.denoiser import RetargetedDenoiser
 from fastgen.objectives import DMD2
 from fastgen.objectives.parts.gan import GAN, NO_GAN
 from fastgen.objectives.parts.guidance_laws import Fixed
 from fastgen.process import EDM, Discrete, Flow, Prediction, Process, Trig, even_grid, joined
 from fastgen.process.known import once
 from fastgen.process.prediction import ROWS, Coefficients
-from fastgen.proofs.toy import toy_batch, toy_roles
+from fastgen.proofs.toy import toy_batch, toy_denoiser, toy_roles
 
 STEPS = torch.linspace(0.9991, 0.0047, 1000, dtype=torch.float64)
 PROCESSES = {"vp": Discrete(STEPS), "flow": Flow(), "edm": EDM(), "trig": Trig()}
@@ -104,6 +106,22 @@ def test_a_turn_computes_a_level_once_for_each_of_its_times(gan: GAN, monkeypatc
         computed.clear()
         getattr(objective, turn)(roles, toy_batch(PLANE, 4, *streams))
         assert len(computed) == distinct, turn
+
+
+@pytest.mark.parametrize("w", [1.0, 3.0])
+def test_a_time_in_another_processs_terms_is_found_once(w: float, monkeypatch: pytest.MonkeyPatch):
+    """However often a network that was retold is asked there, guided or not; it takes twenty steps of Newton's."""
+    model = RetargetedDenoiser(toy_denoiser(PROCESSES["vp"], PLANE), Flow())
+    found: list[Tensor] = []
+    clock_of = Discrete._clock_of
+    monkeypatch.setattr(Discrete, "_clock_of", lambda self, wanted: found.append(wanted) or clock_of(self, wanted))
+    t, x_t, cond = times(), torch.randn(5, 2), PLANE.cond(torch.arange(5) % PLANE.num_classes)
+    first, again = (guided(look, model, x_t, t, cond, w=w) for _ in range(2))
+    assert len(found) == 1
+    assert torch.equal(first.x0, again.x0)
+    fresh = guided(look, model, x_t, t.clone(), cond, w=w)
+    assert torch.equal(first.x0, fresh.x0)
+    assert torch.equal(first.eps, fresh.eps)
 
 
 @processes
