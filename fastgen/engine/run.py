@@ -1,5 +1,6 @@
 """A run from its config: stages one after the other, with checkpoints, previews and a log."""
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -98,8 +99,14 @@ class Run:
             finished[stage_config.name] = plain(stage.roles, latest, stage.feed)
             self._finish(stage, quality, finished[stage_config.name])
             del stage  # its networks and moments must not stand beside the next stage's
-            self.pipeline.network.to(self.accelerator.device)
+            self._bring_back(stage_config)
         return Trained(finished)
+
+    def _bring_back(self, config: StageConfig) -> None:
+        """The teacher's whole network, in whose place there were slices."""
+        if config.train.sharding != "none":
+            gc.collect()  # slices and their parameters hold each other
+            self.pipeline.network.to(self.accelerator.device)
 
     def _finished_before(self, start: int) -> dict[str, dict[str, Tensor]]:
         """What the stages before `start` left on the first process's disk, which alone reports of them."""

@@ -2,6 +2,7 @@
 
 import torch
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from ..models.adapters import AdaptedDenoiser
 from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser
@@ -22,6 +23,16 @@ def shard_roles(roles: Roles, sharding: Sharding, device: torch.device) -> bool:
     for net, swapped in _networks(roles).items():
         shard(net, mesh, but=swapped)
     return True
+
+
+def forget_calls(roles: Roles) -> None:
+    """Between turns: of the calls that no backward pass followed, nothing is kept.
+
+    PyTorch notes their order for good otherwise, and before version 2.14 cannot be told to leave that.
+    """
+    for net in _networks(roles):
+        if isinstance(net, FSDPModule) and hasattr(net, "reset_iter_state"):
+            net.reset_iter_state()
 
 
 def _networks(roles: Roles) -> dict[nn.Module, list[nn.Parameter]]:

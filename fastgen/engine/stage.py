@@ -32,6 +32,7 @@ from .restore import (
     put_together,
     restore_optimizer,
 )
+from .sharding import forget_calls
 from .splitting import micro_batches
 
 MOST_SKIPS = 20
@@ -132,6 +133,8 @@ class Stage:
         if not self.done:
             self.feed.prepare(self.position.drawn + self._first * self._micro, self._micro)
         figures |= self._settled(taken)
+        if self.config.train.sharding != "none":
+            forget_calls(self.roles)
         self.position.cycle += 1
         self.position.seconds += average_of(time.perf_counter() - start, self.accelerator.device)
         return figures

@@ -100,13 +100,13 @@ def collect(parameters: Sequence[nn.Parameter]) -> None:
 def gradient_norm(parameters: Sequence[nn.Parameter]) -> Tensor:
     """The Euclidean norm of all gradients together, those on other processes too."""
     slices = [p for p in parameters if isinstance(p, Slice)]
-    norm = get_total_norm([p.grad for p in parameters if p.grad is not None and not isinstance(p, Slice)])
+    found = [p.grad for p in parameters if p.grad is not None and not isinstance(p, Slice)]
     if not slices:
-        return norm
-    mesh = slices[0].of.device_mesh
-    squares = get_total_norm([p.grad for p in slices if p.grad is not None]).to(slices[0].device).square()
+        return get_total_norm(found)
+    mesh, own = slices[0].of.device_mesh, [p.grad for p in slices if p.grad is not None]
+    squares = get_total_norm(own).square() if own else torch.zeros((), device=slices[0].device)
     dist.all_reduce(squares, group=mesh.get_group(mesh.ndim - 1))
-    return (squares + norm.to(squares.device).square()).sqrt()
+    return (squares + get_total_norm(found).square() if found else squares).sqrt()
 
 
 @contextmanager

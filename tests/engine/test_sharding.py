@@ -107,6 +107,19 @@ def test_a_checkpoint_of_one_process_is_resumed_in_slices_bit_for_bit(ones, fold
 
 
 @pytest.mark.slow
+def test_hosts_that_hold_the_same_slices_average_their_gradients(teacher, ones, tmp_path):
+    for name in ranks.SLICED:
+        (tmp_path / f"{name} of one").symlink_to(ones[1] / f"{name} of one")
+    assert small_run.in_processes(2, ranks.train_in_slices, teacher, tmp_path, "host") == [0, 0]
+    for name in ranks.SLICED:
+        for rank in range(2):
+            found = torch.load(tmp_path / f"{name} {rank}.pt", weights_only=False)
+            for role, gradients in ones[0][name]["gradients"].items():
+                torch.testing.assert_close(found["gradients"][role], gradients, atol=1e-6, rtol=1e-5)
+            assert found["again"] == pytest.approx(ones[0][name]["again"], abs=1e-6, rel=1e-4)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("sharing", ["full", "lora"])
 def test_a_run_in_slices_exports_what_one_process_exports(tmp_path, sharing):
     tiny.class_conditional(size=16, channels=1).save_pretrained(tmp_path / "teacher")

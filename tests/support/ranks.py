@@ -143,13 +143,14 @@ def _noted_step(optimizer: Any, step: Callable[..., None], found: list[torch.Ten
     step(**settings)
 
 
-def train_in_slices(teacher: Path, folder: Path) -> None:
-    """In one of two processes: training in slices, and from one process's checkpoint on."""
+def train_in_slices(teacher: Path, folder: Path, slicing: str = "full") -> None:
+    """In one of two processes, on a host each: training in slices, and from one process's checkpoint on."""
+    os.environ["LOCAL_WORLD_SIZE"] = "1"
     Accelerator(cpu=True)
     sharding.BLOCK = 2**10
     rank = int(os.environ["RANK"])
     for name in SLICED:
-        trained = sliced(teacher, name, sharding="full")
+        trained = sliced(teacher, name, sharding=slicing)
         told: dict[str, Any] = {"gradients": gradients_of(trained), "figures": trained.cycle()}
         saved(trained, folder / name)
         told["left"] = left_by(trained)
@@ -157,7 +158,7 @@ def train_in_slices(teacher: Path, folder: Path) -> None:
         with shown(trained):
             told["shown"] = alone(partial(_drawn, trained))
         told["again"] = trained.cycle()
-        other = sliced(teacher, name, sharding="full")
+        other = sliced(teacher, name, sharding=slicing)
         found = checkpoint.newest_of_the_first(folder / f"{name} of one", warn=print)
         assert found is not None
         other.restore(found.snapshot)
