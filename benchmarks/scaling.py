@@ -91,13 +91,13 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Measures, prints and, where asked to, writes the figures; of one run alone where torchrun started it."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     told = _parser().parse_args(arguments)
-    if told.run is not None:
+    if told.into is not None:
         run = measured(told)
         if run.pop("first"):
-            told.run.write_text(json.dumps(run), encoding="utf-8")
+            told.into.write_text(json.dumps(run), encoding="utf-8")
         return run
     runs = [_started(count, arguments) for count in told.cards]
-    setting = {name: value for name, value in vars(told).items() if name not in ("cards", "out", "run")}
+    setting = {name: value for name, value in vars(told).items() if name not in ("cards", "out", "into")}
     found = {"setting": setting, "runs": runs, "against the fewest cards": efficiencies(runs)}
     text = json.dumps(found, indent=2)
     print(text)
@@ -111,7 +111,7 @@ def _started(cards: int, arguments: Sequence[str]) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "run.json"
         launcher = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", str(cards)]
-        command = [sys.executable, *launcher, "-m", "benchmarks.scaling", *arguments, "--run", str(file)]
+        command = [sys.executable, *launcher, "-m", "benchmarks.scaling", *arguments, "--into", str(file)]
         subprocess.run(command, check=True)
         run: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     return run
@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--warmup", type=int, default=2, help="cycles before them")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
     parser.add_argument("--out", type=Path, help="JSON file for the figures")
-    parser.add_argument("--run", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--into", type=Path, help=argparse.SUPPRESS)
     return parser
 
 
