@@ -61,7 +61,7 @@ class LoRAConfig(Strict):
     keys: of the exported LoRA's files: diffusers, kohya (kohya-ss, ComfyUI; for Stable Diffusion, SDXL and Flux); all
         that are known for the network where not given.
     base: dtype of the frozen network; auto is bf16 where all stages have precision bf16, and fp32 otherwise. fp8 halves
-        its memory and multiplies faster on GPUs with float8 units; int8 and nf4 need bitsandbytes and only save memory.
+        its memory and needs no other package; int8 and nf4 need bitsandbytes. All three are slower than bf16.
     """
 
     rank: PositiveInt = 64
