@@ -14,6 +14,7 @@ from fastgen.models.casting import cast
 from fastgen.models.denoiser import NetworkDenoiser
 from fastgen.models.float8 import COARSE, Float8Linear, in_float8, rounded_rows
 from fastgen.models.low_rank import make_adaptable
+from fastgen.models.pipelines.attention import avoid_cudnn
 from fastgen.models.quantised import quantise
 from fastgen.models.targets import find_targets
 
@@ -200,6 +201,7 @@ def adapter_gradient(net: nn.Module) -> Tensor:
     with torch.no_grad():
         for p in shared.adapters["generator"].parameters():
             p += 0.02 * torch.randn(p.shape).to(p)
+    avoid_cudnn()  # as runs do
     told = {
         "hidden_states": drawn(2, 256, 16, seed=1),
         "encoder_hidden_states": drawn(2, 8, 64, seed=2),

@@ -19,6 +19,7 @@ from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import NetworkDenoiser
 from fastgen.models.offload import BlockSwap, blocks_of, is_swapped, swap_blocks
 from fastgen.models.owned import owned
+from fastgen.models.pipelines.attention import avoid_cudnn
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.quantised import quantise
 
@@ -241,6 +242,7 @@ def step_gradients(net: nn.Module) -> list[Tensor]:
     with torch.no_grad():
         for p in shared.adapters["generator"].parameters():
             p += 0.02 * torch.randn(p.shape).to(p)
+    avoid_cudnn()  # as runs do
     told = {
         "encoder_hidden_states": torch.randn(1, 8, 64),
         "pooled_projections": torch.randn(1, 64),
