@@ -100,7 +100,8 @@ def teacher_without_weights(config: Config, recipes: Path) -> Pipeline:
     with answering(pipe):
         try:
             pipeline = probed(config, pipe, test=False)
-            pipeline.condition(2, labels=_labels(pipeline), prompts=["a", "a longer one"])
+            for label in {pipeline.classes.start, *range(2)} & {pipeline.classes.start, *pipeline.classes}:
+                pipeline.condition(2, labels=torch.tensor([label] * 2), prompts=["a", "a longer one"])
             _ = pipeline.told_in, pipeline.codec
         except (RuntimeError, NotImplementedError) as error:
             raise UserError(
@@ -125,10 +126,6 @@ def _stock(config: Config, recipes: Path) -> StockPipeline:
     for network in networks_of(pipe).values():
         cast(network.to(NOWHERE), dtype)
     return pipe
-
-
-def _labels(pipeline: Pipeline) -> torch.Tensor:
-    return torch.tensor([pipeline.classes.start] * 2)
 
 
 def _with(stage: StageConfig, **changed: object) -> StageConfig:

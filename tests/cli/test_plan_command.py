@@ -18,7 +18,7 @@ teacher: {{path: {here}/teacher, num_classes: 10, null_label: 10}}
 student: {{steps: [1]}}
 data: {{source: digits}}
 sharing: full
-objective: {{name: dmd2, gan: 0, ratio: 2, guidance: 2}}
+objective: {{name: dmd2, ratio: 2, guidance: 2}}
 train: {{images: 64, batch: 8, precision: bf16, cuda_graphs: false}}
 log: {{trackers: []}}
 """
@@ -27,7 +27,7 @@ log: {{trackers: []}}
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A config, and its teacher's folder without a weight in it."""
-    tiny.class_conditional().save_pretrained(tmp_path / "teacher")
+    tiny.class_conditional(size=16, channels=1).save_pretrained(tmp_path / "teacher")
     (tmp_path / "teacher" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     save(tmp_path / "run.yaml", RUN.format(here=tmp_path))
     return tmp_path / "run.yaml"
@@ -44,6 +44,7 @@ def test_the_parts_of_memory_come_to_the_peak_and_seconds_to_the_stage(run, caps
     found = sizes(text)
     assert found["peak"] == pytest.approx(sum(size for name, size in found.items() if name != "peak"), abs=0.06)
     assert found["activations"] > found["gradients"]
+    assert "discriminator: weights" in text
     launches, seconds = re.search(r"a cycle: ([\d,]+) launches, .* TFLOP, ([\d.]+) s", text).groups()
     assert float(seconds) == pytest.approx(39e-6 * int(launches.replace(",", "")), rel=0.01), "bound by its host"
     assert "the stage: 1 cycles" in text
@@ -57,7 +58,7 @@ def test_what_would_make_a_run_fit_is_tried_and_what_is_not_needed_left_out(run,
     changes = (("train.ema=null",), ("train.no_such=1",), ("train.micro_batch=4",))
     monkeypatch.setattr(costs, "CHANGES", changes)
     monkeypatch.setattr(costs, "WORTH", 1e-4)
-    assert main(["plan", str(run), "train.batch=512", "--memory", "0.15"]) == 0
+    assert main(["plan", str(run), "train.batch=512", "objective.gan=0", "--memory", "0.3"]) == 0
     text = capsys.readouterr().out
     assert "does not fit" in text
     assert "it would fit with\n    train.micro_batch=4" in text
