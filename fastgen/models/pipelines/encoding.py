@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,7 +104,8 @@ class Encoder:
         """
         missing = self._store.missing(values)
         place, of = share
-        fresh = missing[len(missing) * place // of : len(missing) * (place + 1) // of]
+        first, last = (len(values) * part // of for part in (place, place + 1))
+        fresh = missing[(missing >= first) & (missing < last)]  # whatever the others have written by now
         if len(fresh):
             with self.awake(), tqdm(total=len(fresh), desc="encoding", disable=None if progress else True) as bar:
                 self._store.keep(self._encoded([int(number) for number in fresh], values, len(missing), bar))
@@ -164,17 +165,28 @@ def identity(pipe: StockPipeline, form: CallForm, asking: Asking) -> str:
         sorted(asking.size.items()),
         asking.argument,
         form,
-        dict(network_of(pipe).config),
+        {name: value for name, value in network_of(pipe).config.items() if not name.startswith("_")},
     ]
-    digest.update(repr(told).encode())
+    digest.update(repr(_ordered(told)).encode())
     for name, part in sorted(pipe.components.items()):
         if isinstance(part, PreTrainedTokenizerBase):
-            digest.update(repr((name, _spelt_out(part))).encode())
+            digest.update(repr((name, _ordered(_spelt_out(part)))).encode())
     for module in encoders_of(pipe):
         for name, tensor in module.state_dict().items():
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def _ordered(value: Any) -> Any:
+    """The same in an order that no process chooses anew, as it does of sets."""
+    if is_dataclass(value) and not isinstance(value, type):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, Mapping):
+        return sorted((str(name), _ordered(entry)) for name, entry in value.items())
+    if isinstance(value, set | frozenset):
+        return sorted(map(repr, value))
+    return [_ordered(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _spelt_out(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:

@@ -1,5 +1,6 @@
 """The conditioning of prompts: encoded once, kept on disk under what it depends on, mended when damaged."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,7 +20,7 @@ from fastgen.errors import UserError
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.layout import flat
 from fastgen.models.layout import same as alike
-from fastgen.models.pipelines import store
+from fastgen.models.pipelines import encoding, store
 from fastgen.models.pipelines.components import autoencoder_of, encoders_of
 from fastgen.models.pipelines.pipeline import Pipeline
 
@@ -191,3 +192,20 @@ def test_hashes_whose_first_halves_coincide_are_told_apart(tmp_path, monkeypatch
     assert kept.missing([5, 3, 5, 1, 0, 7]).tolist() == [0, 5]
     for i in (0, 1, 2, 3, 4):
         same(kept.row(i), rows[i])
+
+
+def test_every_process_finds_what_another_one_encoded(tmp_path):
+    """Diffusers notes its defaults in the order of a set, which each process chooses anew."""
+    first, _ = seen("sdxl", tmp_path)
+    first.encode(PROMPTS, progress=False)
+    family = FAMILIES["sdxl"]
+    pipe = family.build()
+    names = list(pipe.unet.config["_use_default_values"])
+    pipe.unet.register_to_config(_use_default_values=names[::-1])
+    assert list(pipe.unet.config["_use_default_values"]) != names
+    again = Pipeline(pipe, size=family.size, cache=tmp_path)
+    assert len(again.encoder._store.missing(PROMPTS)) == 0
+    several = [
+        replace(first.form, layout=replace(first.form.layout, several=frozenset(order))) for order in ("ab", "ba")
+    ]
+    assert len({encoding.identity(pipe, form, first._asking) for form in several}) == 1
