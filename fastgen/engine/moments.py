@@ -31,9 +31,9 @@ class Moments:
     def attend(self, acting: Collection[str]) -> None:
         """Begins to move: of these roles to the device, of all others away."""
         with self._lane.copying():
-            for role in self._optimizers.keys() - self._away - {*acting}:
+            for role in [role for role in self._optimizers if role not in self._away and role not in acting]:
                 self._leave(role)
-            for role in self._away & {*acting}:
+            for role in [role for role in self._optimizers if role in self._away and role in acting]:
                 self._arrive(role)
 
     def wait(self) -> None:

@@ -65,7 +65,7 @@ def test_moments_are_there_for_their_step_and_lend_their_place_to_the_next_role(
     first, second = seen[: len(seen) // 2], seen[len(seen) // 2 :]
     assert [(role, away) for role, away in first if role == "generator"] == [("generator", set())]
     assert all(away == ({"generator"} if role in fake else fake) for role, away in [*first[1:], *second])
-    assert places["generator"][1] <= places["generator"][0] | places["fake_score"][0]
+    assert places["generator"][1] <= places["generator"][0].union(*(places[role][0] for role in fake))
     homes = {home.data_ptr() for home in stage._moments._homes["fake_score"]}
     assert not homes & set().union(*places["fake_score"])
 

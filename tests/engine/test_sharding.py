@@ -38,8 +38,9 @@ def folder(teacher, ones):
     return ones[1]
 
 
-@pytest.fixture(params=ranks.SLICED)
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) for name in ranks.SLICED])
 def name(request):
+    """Two processes take a minute or two for these, so that they are among the slow tests."""
     return request.param
 
 

@@ -126,7 +126,9 @@ def test_layers_are_quantised_before_the_network_goes_to_the_device(tmp_path, mo
     monkeypatch.setattr(
         teacher, "load", lambda *args, device, **kw: loaded_on.append(device) or load_here(*args, device="cpu", **kw)
     )
-    monkeypatch.setattr(teacher, "moved", lambda pipe, *place: seen.append(kinds(pipe.unet)) or moved(pipe, *place))
+    monkeypatch.setattr(
+        teacher, "moved", lambda pipe, *place, **kw: seen.append(kinds(pipe.unet)) or moved(pipe, *place, **kw)
+    )
     source = TeacherSource(path=str(tmp_path / "teacher"))
     pipe = load_teacher(source, device=torch.device("cpu"), auto=torch.bfloat16, quantised="int8")
     assert loaded_on == ["cpu"]

@@ -146,7 +146,7 @@ def check_floor(floor: float) -> None:
 def check_one_pass(settings: Matching, needs: Needs) -> None:
     """Raises ValueError where one call cannot both teach the fake score and be judged."""
     learned, told = settings.guidance.drawn(torch.Generator()).learned, needs.scalars_of("fake_score")
-    if settings.gan.one_pass and (learned != 1 or settings.guidance.dropout or told):
+    if learned != 1 or settings.guidance.dropout or told:
         raise ValueError(
             "gan.one_pass reads the call that teaches the fake score, which has to be plain, and here is guided, drops "
             f"conditions or is told more than its time (learned scale {learned:g}, dropout "
