@@ -50,7 +50,9 @@ class Graphs:
         slot = self._slot() if asked.differentiated else None
         kind = (asked.kind, None if slot is None else self._slots.index(slot))
         if kind not in self._recorded:
-            if kind not in self._once or len(self._recorded) == MOST:
+            if len(self._recorded) == MOST:
+                return actor.function(told)
+            if kind not in self._once:
                 self._once.add(kind)
                 return actor.function(told)
             self._recorded[kind] = self._record(asked, slot)
@@ -58,16 +60,16 @@ class Graphs:
         if recorded is None:
             return actor.function(told)
         if recorded.places != asked.places:
-            self._moved(kind)
+            self._moved(kind, actor)
             return actor.function(told)
         return recorded(asked)
 
-    def _moved(self, kind: Hashable) -> None:
+    def _moved(self, kind: Hashable, actor: Actor) -> None:
         """The graph reads where weights are no more; those that move again and again have none."""
         self._recorded.pop(kind)
         self._moves[kind] += 1
         if self._moves[kind] == MOVES:
-            LOG.warning("weights of %s move, so that its calls are launched kernel by kernel", kind)
+            LOG.warning("weights of %s move, so that its calls are launched kernel by kernel", type(actor.net).__name__)
             self._recorded[kind] = None
 
     def _slot(self) -> Slot:
@@ -82,7 +84,7 @@ class Graphs:
         return self._pools.setdefault(name, torch.cuda.graph_pool_handle())
 
     def _sums_of(self, weights: Sequence[nn.Parameter]) -> Sums:
-        alike = tuple((weight.shape, weight.dtype) for weight in weights)
+        alike = tuple((weight.shape, weight.dtype, weight.grad_dtype) for weight in weights)
         if alike not in self._sums:
             self._sums[alike] = Sums(weights)
         return self._sums[alike]
@@ -94,5 +96,6 @@ class Graphs:
             return Differentiated.of(asked, slot, self._sums_of(asked.trained), self._pool("backward"))
         except RuntimeError as error:  # of a call that waits for the device, or for memory
             torch.cuda.synchronize()
-            LOG.warning("calls of %s are launched kernel by kernel: %s", asked.actor.name, str(error).splitlines()[0])
+            name = type(asked.actor.net).__name__
+            LOG.warning("calls of %s are launched kernel by kernel: %s", name, str(error).splitlines()[0])
             return None

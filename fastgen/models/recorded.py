@@ -75,7 +75,7 @@ class Asked:
     def kind(self) -> Hashable:
         """What calls of the same graph have in common."""
         seen = [_kind(leaf) for leaf in self.leaves]
-        return self.actor.name, self.form, *seen, len(self.trained), self.differentiated
+        return self.actor.name, self.form, *seen, tuple(map(id, self.trained)), self.differentiated
 
     @cached_property
     def places(self) -> tuple[int, ...]:

@@ -6,9 +6,8 @@ from torch import nn
 
 from fastgen.models.graphs import Graphs
 from fastgen.models.masters import halve
-from fastgen.models.recorded import Actor, Differentiated
+from fastgen.models.recorded import Actor, Asked, Differentiated
 
-pytestmark = pytest.mark.gpu
 CUDA = "cuda"
 
 
@@ -53,7 +52,18 @@ def test_nothing_is_recorded_on_other_devices():
     assert not graphs._recorded
 
 
+def test_other_trained_weights_are_another_kind_of_call():
+    net = Net()
+    kinds = []
+    for frozen in (net.a, net.b):
+        net.requires_grad_(True)
+        frozen.requires_grad_(False)
+        kinds.append(Asked.of(Actor("net", net, tuple(net.parameters()), (), net), {"x": torch.ones(2, 8)}).kind)
+    assert len(set(kinds)) == 2
+
+
 @torch.no_grad()
+@pytest.mark.gpu
 def test_a_replay_is_the_call():
     net = Net().to(CUDA)
     graphs, call = caller(net)
@@ -65,6 +75,7 @@ def test_a_replay_is_the_call():
 
 
 @torch.no_grad()
+@pytest.mark.gpu
 def test_results_outlive_the_next_replay():
     net = Net().to(CUDA)
     _, call = caller(net)
@@ -74,6 +85,7 @@ def test_results_outlive_the_next_replay():
 
 
 @torch.no_grad()
+@pytest.mark.gpu
 def test_weights_that_moved_are_recorded_anew():
     net = Net().to(CUDA)
     _, call = caller(net)
@@ -84,6 +96,7 @@ def test_weights_that_moved_are_recorded_anew():
 
 
 @torch.no_grad()
+@pytest.mark.gpu
 def test_weights_that_keep_moving_are_read_by_the_call_itself(caplog):
     net = Net().to(CUDA)
     graphs = Graphs()
@@ -96,6 +109,7 @@ def test_weights_that_keep_moving_are_read_by_the_call_itself(caplog):
 
 
 @pytest.mark.parametrize("grad", [False, True])
+@pytest.mark.gpu
 def test_gradients_are_those_of_the_call(grad):
     net = Net().to(CUDA)
     graphs, call = caller(net)
@@ -110,6 +124,7 @@ def test_gradients_are_those_of_the_call(grad):
     assert any(isinstance(one, Differentiated) for one in recorded(graphs))
 
 
+@pytest.mark.gpu
 def test_gradients_add_up_over_calls():
     net = Net().to(CUDA)
     _, call = caller(net)
@@ -123,6 +138,7 @@ def test_gradients_add_up_over_calls():
         assert all(torch.allclose(a, b, rtol=1e-6) for a, b in zip(*found, strict=True))
 
 
+@pytest.mark.gpu
 def test_calls_that_wait_for_one_backward_pass_do_not_share_memory():
     net = Net().to(CUDA)
     graphs, call = caller(net)
@@ -139,6 +155,7 @@ def test_calls_that_wait_for_one_backward_pass_do_not_share_memory():
     assert len(graphs._slots) == 3
 
 
+@pytest.mark.gpu
 def test_a_forgotten_call_frees_its_memory():
     net = Net().to(CUDA)
     graphs, call = caller(net)
@@ -147,6 +164,7 @@ def test_a_forgotten_call_frees_its_memory():
     assert len(graphs._slots) == 1
 
 
+@pytest.mark.gpu
 def test_frozen_weights_have_no_gradient():
     net = Net().to(CUDA)
     net.b.requires_grad_(False)
@@ -158,14 +176,16 @@ def test_frozen_weights_have_no_gradient():
         assert net.b.weight.grad is None
 
 
+@pytest.mark.gpu
 def test_a_call_that_waits_for_the_device_stays_as_it_is(caplog):
     net = Waiter().to(CUDA)
     _, call = caller(net, "waiter")
     for seed in range(4):
         assert torch.equal(call(*drawn(seed)), net(*drawn(seed)))
-    assert "waiter" in caplog.text
+    assert "Waiter" in caplog.text
 
 
+@pytest.mark.gpu
 def test_a_derivative_pushed_forward_goes_through_the_call_itself():
     net = Net().to(CUDA)
     _, call = caller(net)
@@ -177,6 +197,7 @@ def test_a_derivative_pushed_forward_goes_through_the_call_itself():
         assert torch.equal(found, wanted)
 
 
+@pytest.mark.gpu
 def test_shapes_have_graphs_of_their_own():
     net = Net().to(CUDA)
     graphs, call = caller(net)
@@ -187,6 +208,7 @@ def test_shapes_have_graphs_of_their_own():
     assert len(recorded(graphs)) == 2
 
 
+@pytest.mark.gpu
 def test_a_second_backward_pass_is_refused():
     net = Net().to(CUDA)
     _, call = caller(net)
@@ -199,6 +221,7 @@ def test_a_second_backward_pass_is_refused():
 
 
 @pytest.mark.parametrize("before", [False, True])
+@pytest.mark.gpu
 def test_a_gradient_of_the_input_alone_leaves_the_weights_alone(before):
     net = Net().to(CUDA)
     _, call = caller(net)
@@ -215,6 +238,7 @@ def test_a_gradient_of_the_input_alone_leaves_the_weights_alone(before):
             assert p.grad is gradient is None or torch.equal(p.grad, gradient)
 
 
+@pytest.mark.gpu
 def test_roles_with_gradients_at_once_keep_them_apart():
     nets = [Net().to(CUDA), Net().to(CUDA)]
     graphs = Graphs()
@@ -236,6 +260,7 @@ def test_roles_with_gradients_at_once_keep_them_apart():
     assert len(graphs._sums) == 1
 
 
+@pytest.mark.gpu
 def test_weights_that_no_result_depends_on_have_no_gradient():
     net = Net().to(CUDA)
     graphs = Graphs()
@@ -247,6 +272,7 @@ def test_weights_that_no_result_depends_on_have_no_gradient():
         assert net.b.weight.grad is None
 
 
+@pytest.mark.gpu
 def test_gradients_of_weights_in_bf16_add_up_in_their_own_dtype():
     net = halve(Net().to(CUDA), "split", torch.float32)
     _, call = caller(net)
