@@ -118,8 +118,8 @@ class TrainConfig(Strict):
     ema: decay per generator update; the average, in fp32, is what is exported.
     ema_device: auto keeps the average beside the weights, cpu in main memory, where it follows while training goes on.
     reuse: the turns of a cycle share one batch and its rollout.
-    gradient_checkpointing: blocks are computed again in the backward pass, which saves their memory; with auto, where a
-        turn would not fit the device otherwise.
+    gradient_checkpointing: blocks are computed again in the backward pass, which saves their memory: all of them, every
+        so-many-th with a number, and with auto as few as the device has room for.
     compile: the blocks that networks are stacked from are compiled by PyTorch.
     cuda_graphs: a network's call is one launch on CUDA devices, recorded when it comes again; for some more memory.
     sharding: none gives every process whole networks; full a slice of each, with its gradients, moments and average;
@@ -139,7 +139,7 @@ class TrainConfig(Strict):
     ema: Fraction | None = 0.99
     ema_device: Literal["auto", "cpu"] = "auto"
     reuse: bool = False
-    gradient_checkpointing: bool | Literal["auto"] = False
+    gradient_checkpointing: bool | PositiveInt | Literal["auto"] = False
     compile: bool = False
     cuda_graphs: bool = True
     sharding: Sharding = "none"
@@ -150,6 +150,11 @@ class TrainConfig(Strict):
     def graphed(self) -> bool:
         """Whether calls may be recorded as graphs, which those of sharded networks cannot."""
         return self.cuda_graphs and self.sharding == "none"
+
+    @property
+    def recomputed(self) -> int:
+        """Every so-many-th block is computed again in the backward pass; 0 where none is, or none yet."""
+        return 0 if self.gradient_checkpointing == "auto" else int(self.gradient_checkpointing)
 
     def optim_of(self, role: str) -> OptimConfig:
         """The optimizer settings of a role."""

@@ -210,7 +210,7 @@ def _check_scalars(stage: StageConfig, config: Config) -> None:
 def _check_settings(stage: StageConfig, config: Config) -> None:
     """Refuses settings of a stage that would break off its training, or leave a role without any."""
     needs, trained, train = stage.objective.needs, roles_of(stage.objective), stage.train
-    if needs.second_derivative and train.gradient_checkpointing is True:
+    if needs.second_derivative and train.recomputed:
         raise UserError(
             f"stage {stage.name!r} has gan.r1, a second derivative, and train.gradient_checkpointing, which cannot "
             "compute one: use gan.approximate_r1, or switch the checkpointing off"

@@ -8,6 +8,7 @@ import torch
 
 from ..config.schema import Config, StageConfig
 from ..engine.dtypes import teacher_dtype
+from ..engine.memory import SHARES
 from ..errors import UserError
 from ..models.casting import cast
 from ..models.pipelines.create import create
@@ -66,13 +67,15 @@ def costs(config: Config, reload: Reload, *, card: Card, gpus: int, recipes: Pat
 
 
 def forecast_of(config: Config, index: int, *, card: Card, recipes: Path, gpus: int = 1) -> Forecast:
-    """What a stage costs on each of so many cards; blocks are computed again where `auto` would have to."""
+    """What a stage costs on each of so many cards; as many blocks are computed again as `auto` would have to."""
     stage = config.stages[index]
     if stage.train.gradient_checkpointing != "auto":
         return _counted(config, stage, recipes, gpus)
-    stored, again = (_with(stage, gradient_checkpointing=value) for value in (False, True))
-    found = _counted(config, stored, recipes, gpus)
-    return found if card.holds(found) else _counted(config, again, recipes, gpus)
+    for share in (False, *SHARES):
+        found = _counted(config, _with(stage, gradient_checkpointing=share), recipes, gpus)
+        if card.holds(found):
+            break
+    return found
 
 
 def _counted(config: Config, stage: StageConfig, recipes: Path, gpus: int) -> Forecast:

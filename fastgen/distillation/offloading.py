@@ -33,7 +33,7 @@ def check_memory(config: Config) -> None:
             "leave the GPU: set lora.base=fp8, or memory=ample"
         )
     for stage in config.stages:
-        if stage.train.gradient_checkpointing is not True:
+        if stage.train.recomputed != 1:
             raise UserError(
                 f"memory=low takes blocks of the shared network off the GPU after each call, but stage {stage.name!r} "
                 "keeps them for the backward pass: set train.gradient_checkpointing=true, or memory=ample"

@@ -1,4 +1,4 @@
-"""Whether a stage's turns fit their device as they are, or with blocks that are computed again in `backward`."""
+"""Whether a stage's turns fit their device as they are, or how many blocks are computed again in `backward`."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,20 +17,21 @@ from .distributed import shared
 from .stage import Stage
 
 ROOM = 0.8
-"""Share of the free memory that is given away; the rest is for what single layers compute with, and for gaps."""
-STATE = 4 * 4
-"""Bytes of a trained number beside its weight: gradient, two moments and an average in fp32."""
+"""Share of the free memory that is given away; the rest is for what single calls and updates compute with, for the
+pools of graphs, and for gaps."""
+SHARES = (4, 3, 2, 1)
+"""Of so many blocks one is computed again: what is tried, one after the other."""
 GIB = 2**30
 
 
 @dataclass(frozen=True)
 class Room:
-    """Bytes on a device before a stage begins.
+    """Bytes on a device before a stage begins, of the turn that needs most.
 
     Args:
-        kept: by the turn that keeps most for its backward pass, with no block computed again.
-        state: still to come for what is trained.
-        free: left by what is there.
+        kept: for its backward pass.
+        state: its gradients, and the moments still to come.
+        free: left by what is there, which is all else: weights, what stands beside them, and the average.
     """
 
     kept: int
@@ -57,17 +58,30 @@ def settle_recompute(stage: Stage) -> str | None:
     room = room_for(stage)
     if shared(room.enough) or stage.config.objective.needs.second_derivative:
         return f"{room}: no block is computed again"
-    for role in denoisers_of(stage.config.objective):
-        if role in (*roles_of(stage.config.objective), "target"):
-            stage.roles.network(role).checkpoint_blocks()
-    return f"{room}: blocks are computed again"
+    for share in SHARES:
+        _compute_again(stage, share)
+        if share == 1 or shared(room_for(stage).enough):
+            break
+    return f"{room}: {'blocks are' if share == 1 else f'one block in {share} is'} computed again"
 
 
 def room_for(stage: Stage) -> Room:
     """What the turns of a stage need, measured by one of each, without updates; nothing of the stage changes."""
-    trained = [p for role in stage.optimizers for p in stage.roles.parameters(role)]
-    kept = [_kept(stage, turn) for turn in dict.fromkeys(stage.config.objective.cycle)]
-    return Room(max(kept), STATE * sum(p.numel() for p in trained), free_bytes(stage.accelerator.device))
+    needs = [(_kept(stage, turn), _state(stage, turn)) for turn in dict.fromkeys(stage.config.objective.cycle)]
+    return Room(*max(needs, key=sum), free_bytes(stage.accelerator.device))
+
+
+def _compute_again(stage: Stage, share: int) -> None:
+    for role in denoisers_of(stage.config.objective):
+        if role in (*roles_of(stage.config.objective), "target"):
+            stage.roles.network(role).checkpoint_blocks(share)
+
+
+def _state(stage: Stage, turn: Turn) -> int:
+    """Bytes that a turn adds to what is there: its gradients and moments, and where they stay, those of idle roles."""
+    acting = [role for role in turn if role in stage.optimizers]
+    moments = (stage.optimizers[role].optimizer.to_come() for role in (acting if stage.sparing else stage.optimizers))
+    return sum(stage.optimizers[role].gradients for role in acting) + sum(moments)
 
 
 def _kept(stage: Stage, turn: Turn) -> int:

@@ -43,6 +43,11 @@ class RoleOptimizer:
         remaining = {"constant": 1.0, "linear": 1 - past, "cosine": 0.5 * (1 + math.cos(math.pi * past))}
         return settings.lr * remaining[settings.schedule]
 
+    @property
+    def gradients(self) -> int:
+        """Bytes of the gradients of all parameters."""
+        return sum(p.numel() * (p.grad_dtype or p.dtype).itemsize for p in self.parameters)
+
     def clip(self) -> Tensor:
         """The norm of the gradient before it is clipped; a tensor, so that nothing waits for the device yet.
 

@@ -147,8 +147,8 @@ def _alone(
         net = cast(copy.deepcopy(pipeline.network), torch.float32 if kind in ("trained", "target") else dtype)
     denoiser = pipeline.speaking(net, autocast=autocast_of(net, settings.precision, pipeline.told_in), scalars=scalars)
     denoiser.graphs = graphs
-    if settings.gradient_checkpointing is True and kind in ("trained", "target"):
-        denoiser.checkpoint_blocks()
+    if settings.recomputed and kind in ("trained", "target"):
+        denoiser.checkpoint_blocks(settings.recomputed)
     return denoiser
 
 
@@ -168,8 +168,8 @@ def _shared(
     shared = SharedNetwork(net, own, adaptation, compute=autocast)
     denoiser = pipeline.speaking(shared.net, autocast=autocast)
     denoiser.graphs, denoiser.acting = graphs, lambda: shared.trainable
-    if settings.gradient_checkpointing is True:
-        shared.checkpoint_blocks()
+    if settings.recomputed:
+        shared.checkpoint_blocks(settings.recomputed)
     return {name: AdaptedDenoiser(denoiser, shared, name, scalars=told) for name, told in scalars.items()}
 
 

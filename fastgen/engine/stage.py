@@ -69,7 +69,7 @@ class Stage:
         sparing: bool = False,
     ) -> None:
         self.config, self.roles, self.feed, self.accelerator = config, roles, feed, accelerator
-        self.index, self.seed = index, seed
+        self.index, self.seed, self.sparing = index, seed, sparing
         self.position = Position()
         settings, cycle = config.train, config.objective.cycle
         generator_turns = sum("generator" in turn for turn in cycle)

@@ -47,10 +47,10 @@ class Stepper(torch.optim.Optimizer):
         self._tensors = list(parts.tensors)
         rules = rules_of(rule, settings["betas"], parts)
         self._buckets = [bucket for found in rules for bucket in _in_buckets(*found, self._tensors)]
-        self._names: list[set[str]] = [set() for _ in self._tensors]
+        self._rules: list[dict[Rule, None]] = [{} for _ in self._tensors]
         for one, units in rules:
             for unit in units:
-                self._names[unit.tensor].update(one.names)
+                self._rules[unit.tensor][one] = None
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
@@ -61,6 +61,16 @@ class Stepper(torch.optim.Optimizer):
             if units:
                 self._step(bucket, units, rng)
 
+    def to_come(self) -> int:
+        """Bytes that the states will have on the device once every tensor was stepped, and have not yet."""
+        fused, missing = self.defaults["fused"], 0
+        for index, tensor in enumerate(self._tensors):
+            like = torch.empty_like(tensor, device="meta")
+            states = {name: x for rule in self._rules[index] for name, x in rule.start(like, fused=fused).items()}
+            held = self.state.get(tensor, {})
+            missing += sum(value.nbytes for name, value in states.items() if value.is_meta and name not in held)
+        return missing
+
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """What another version kept besides is not taken over."""
         super().load_state_dict(state_dict)
@@ -69,7 +79,7 @@ class Stepper(torch.optim.Optimizer):
                 del group[name]
         for index, tensor in enumerate(self._tensors):
             state = self.state.get(tensor, {})
-            for name in state.keys() - self._names[index]:
+            for name in state.keys() - {name for rule in self._rules[index] for name in rule.names}:
                 del state[name]
 
     def _step(self, bucket: Bucket, units: Sequence[Unit], rng: Callable[[], torch.Generator | None]) -> None:

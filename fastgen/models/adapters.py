@@ -100,8 +100,11 @@ class SharedNetwork:
         """Parameters of the base that roles put their own in the place of."""
         return [base for switch in self._switches if (base := switch.choices[None]) is not None]
 
-    def checkpoint_blocks(self) -> None:
+    def checkpoint_blocks(self, every: int = 1) -> None:
         """Blocks are computed again in `backward`, under the role that they were called under.
+
+        Args:
+            every: see `enable_checkpointing`.
 
         Raises:
             UserError: the network does not support it.
@@ -116,7 +119,7 @@ class SharedNetwork:
 
             return computed_again(under_role, *args)
 
-        enable_checkpointing(self.net, checkpointed)
+        enable_checkpointing(self.net, checkpointed, every=every)
 
     @contextmanager
     def _switched(self, role: str | None, switches: Sequence[Switch]) -> Iterator[None]:
@@ -197,9 +200,9 @@ class AdaptedDenoiser(nn.Module):
         if self.role is not None:
             self._shared[1].banks[self.role].collect()
 
-    def checkpoint_blocks(self) -> None:
+    def checkpoint_blocks(self, every: int = 1) -> None:
         """See `SharedNetwork.checkpoint_blocks`."""
-        self._shared[1].checkpoint_blocks()
+        self._shared[1].checkpoint_blocks(every)
 
     @property
     def process(self) -> Process:

@@ -75,8 +75,8 @@ class RoleNetwork(Denoiser, Protocol):
         """Whether what it has of its own and its embeddings require gradients."""
         ...
 
-    def checkpoint_blocks(self) -> None:
-        """Blocks of the network are computed again in `backward`.
+    def checkpoint_blocks(self, every: int = 1) -> None:
+        """Blocks of the network are computed again in `backward`, every so-many-th of them.
 
         Raises:
             UserError: the network does not support it.

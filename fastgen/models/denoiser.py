@@ -109,9 +109,9 @@ class NetworkDenoiser(nn.Module):
     def _weights(self) -> tuple[nn.Parameter, ...]:
         return tuple(self.net.parameters())
 
-    def checkpoint_blocks(self) -> None:
+    def checkpoint_blocks(self, every: int = 1) -> None:
         """See `enable_checkpointing`."""
-        enable_checkpointing(self.net)
+        enable_checkpointing(self.net, every=every)
 
     @property
     def process(self) -> Process:
@@ -237,9 +237,9 @@ class RetargetedDenoiser(nn.Module):
         self.inner.requires_grad_(requires_grad)
         return self
 
-    def checkpoint_blocks(self) -> None:
+    def checkpoint_blocks(self, every: int = 1) -> None:
         """See `enable_checkpointing`."""
-        self.inner.checkpoint_blocks()
+        self.inner.checkpoint_blocks(every)
 
     def collect_gradients(self) -> None:
         """See `owned.collect_gradients`."""

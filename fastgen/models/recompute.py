@@ -21,14 +21,24 @@ def computed_again(block: Callable[..., Any], *args: Any) -> Any:
     return checkpoint(block, *args, use_reentrant=False, preserve_rng_state=False)
 
 
-def enable_checkpointing(net: nn.Module, checkpointed: Callable[..., Any] = computed_again) -> None:
-    """Switches gradient checkpointing on; `checkpointed` calls a block with its inputs.
+def enable_checkpointing(net: nn.Module, checkpointed: Callable[..., Any] = computed_again, *, every: int = 1) -> None:
+    """Switches gradient checkpointing on.
+
+    Args:
+        checkpointed: calls a block with its inputs, so that it is computed again.
+        every: of the blocks, in the order of their first calls, every so-many-th is; the others keep what they make.
 
     Raises:
         UserError: the network does not support it.
     """
+    numbers: dict[int, int] = {}
+
+    def called(block: Callable[..., Any], *args: Any) -> Any:
+        number = numbers.setdefault(id(block), len(numbers)) if isinstance(block, nn.Module) else 0
+        return block(*args) if number % every else checkpointed(block, *args)
+
     try:
-        net.enable_gradient_checkpointing(gradient_checkpointing_func=checkpointed)  # type: ignore[operator]
+        net.enable_gradient_checkpointing(gradient_checkpointing_func=called)  # type: ignore[operator]
     except (AttributeError, ValueError) as error:
         raise UserError(
             f"train.gradient_checkpointing is on, and {type(net).__name__} does not support it: switch it off"
@@ -38,7 +48,8 @@ def enable_checkpointing(net: nn.Module, checkpointed: Callable[..., Any] = comp
 def kept_bytes(call: Callable[[], Any], there: Iterable[Tensor] = ()) -> int:
     """Bytes that the graph of a call keeps for its backward pass; the call itself keeps none of them.
 
-    Tensors on one memory count once. Blocks that are computed again count nothing of what is within them.
+    Tensors on one memory count once. Blocks that are computed again count nothing of what is within them, and
+    parameters nothing, even those that slices were brought together to for the call.
 
     Args:
         call: what is called; its result has no backward pass.
@@ -47,6 +58,8 @@ def kept_bytes(call: Callable[[], Any], there: Iterable[Tensor] = ()) -> int:
     known, sizes = {StorageWeakRef(x.untyped_storage()) for x in there}, list[int]()
 
     def dropped(value: Tensor) -> None:
+        if isinstance(value if value._base is None else value._base, nn.Parameter):
+            return
         storage = value.untyped_storage()
         place = StorageWeakRef(storage)  # it is nobody else's while it is referred to, even when freed
         if place not in known:

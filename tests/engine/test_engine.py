@@ -1,6 +1,7 @@
 """The training loop on tiny networks: who moves, by how much, and what happens when a number is not finite."""
 
 import math
+from itertools import product
 from types import SimpleNamespace
 
 import pytest
@@ -181,8 +182,8 @@ def test_figures_are_read_when_the_cycle_is_over(pipeline, monkeypatch, precisio
 
 
 def test_gradient_checkpointing_changes_no_gradient(pipeline):
-    plain, checkpointed = (run(pipeline, ONE_FAKE_TURN, 1, gradient_checkpointing=on) for on in (False, True))
-    for role in plain.gradients:
+    plain, *others = (run(pipeline, ONE_FAKE_TURN, 1, gradient_checkpointing=on) for on in (False, True, 2))
+    for role, checkpointed in product(plain.gradients, others):
         torch.testing.assert_close(plain.gradients[role], checkpointed.gradients[role], atol=1e-7, rtol=1e-5)
 
 

@@ -1,5 +1,8 @@
 """Blocks are computed again where a turn would not fit: what is measured, and what is decided by it."""
 
+import math
+from typing import Any
+
 import pytest
 import small_run
 import tiny
@@ -64,10 +67,73 @@ def test_measuring_leaves_the_stage_as_it_was(pipeline: Pipeline):
     assert first.figures == second.figures
 
 
-def test_state_still_to_come_is_that_of_what_is_trained(pipeline: Pipeline):
-    trained = stage(pipeline)
-    count = sum(p.numel() for role in ("generator", "fake_score") for p in trained.roles.parameters(role))
-    assert room_for(trained).state == 16 * count
+def watched(stage: Stage) -> dict[str, int]:
+    """Bytes of each role's gradients when they are applied, filled in by a cycle."""
+    seen: dict[str, int] = {}
+    for role, optimizer in stage.optimizers.items():
+
+        def step(role: str = role, optimizer: Any = optimizer, before: Any = optimizer.step, **told: Any) -> None:
+            seen[role] = sum(p.grad.nbytes for p in optimizer.parameters if p.grad is not None)
+            before(**told)
+
+        optimizer.step = step  # type: ignore[method-assign]
+    return seen
+
+
+def moments(stage: Stage, role: str) -> int:
+    return sum(value.nbytes for state in stage.optimizers[role].optimizer.state.values() for value in state.values())
+
+
+FULL = [
+    {"precision": "bf16", "masters": masters, "gradients": gradients, "optim": {"name": name, "betas": (beta, 0.9)}}
+    for name, beta, masters, gradients in (
+        ("adamw", 0.0, "fp32", "fp32"),
+        ("adamw", 0.9, "split", "bf16"),
+        ("adamw", 0.0, "bf16", "fp32"),
+        ("adamw8bit", 0.9, "fp32", "fp32"),
+        ("adamw8bit", 0.0, "bf16", "bf16"),
+        ("muon", 0.0, "split", "bf16"),
+    )
+]
+
+
+@pytest.mark.parametrize("settings", FULL, ids=lambda s: "-".join([*map(str, s["optim"].values()), s["masters"]]))
+def test_state_to_come_is_what_a_cycle_allocates(pipeline: Pipeline, settings: dict[str, Any]):
+    trained = small_run.stage(pipeline, WITHOUT_GAN, ema=0.9, **settings)
+    said = {turn: memory._state(trained, turn) for turn in trained.config.objective.cycle}
+    gradients = watched(trained)
+    trained.cycle()
+    held = sum(moments(trained, role) for role in trained.optimizers)
+    assert said == {turn: held + gradients[turn[0]] for turn in said}
+    assert held > 0
+    assert {turn: memory._state(trained, turn) for turn in said} == {turn: gradients[turn[0]] for turn in said}
+
+
+def test_an_adapter_s_state_is_that_of_its_masters_and_idle_moments_are_elsewhere(pipeline: Pipeline):
+    trained = stage(pipeline, optim={"betas": (0.0, 0.9)})
+    count = {role: sum(p.numel() for p in trained.roles.parameters(role)) for role in trained.optimizers}
+    assert memory._state(trained, ("generator",)) == 8 * count["generator"] + 4 * count["fake_score"] + 2 * 4
+    trained.sparing = True
+    assert memory._state(trained, ("generator",)) == 8 * count["generator"] + 4
+
+
+def test_as_few_blocks_are_computed_again_as_there_is_room_for(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch):
+    measured, needs = stage(pipeline), {}
+    for share in (0, *memory.SHARES):
+        if share:
+            memory._compute_again(measured, share)
+        room = room_for(measured)
+        needs[share] = room.kept + room.state
+    assert list(needs.values()) == sorted(set(needs.values()), reverse=True), "each share keeps less"
+    for share in (3, 1):
+        monkeypatch.setattr(memory, "free_bytes", lambda device, share=share: math.ceil(needs[share] / memory.ROOM))
+        auto = stage(pipeline)
+        note = settle_recompute(auto)
+        assert note is not None
+        assert note.endswith(
+            ": blocks are computed again" if share == 1 else f": one block in {share} is computed again"
+        )
+        assert room_for(auto).kept + room_for(auto).state == needs[share]
 
 
 @pytest.mark.parametrize(("free", "again"), [(2**40, False), (2**10, True)])

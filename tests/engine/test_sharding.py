@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 
 from fastgen.distillation.checks import check_stages
 from fastgen.engine import checkpoint
+from fastgen.engine.memory import room_for
 from fastgen.engine.quality import left_by
 from fastgen.errors import UserError
 
@@ -77,6 +78,11 @@ def test_every_process_holds_a_half(teacher, two, name):
         assert all(rank["held"][role] < 0.6 * count for rank in two)
     heads = sum(p.numel() for p in roles.parameters("discriminator"))
     assert sum(rank["held"]["discriminator"] for rank in two) == heads
+
+
+def test_a_process_needs_room_for_the_state_of_its_slices(teacher, two, name):
+    whole = room_for(ranks.sliced(teacher, name)).state
+    assert all(rank["room"].state < (0.6 if name == "full" else 1) * whole for rank in two)
 
 
 def test_one_process_may_draw_alone(two):

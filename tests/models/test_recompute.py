@@ -1,10 +1,12 @@
 """What a graph keeps for its backward pass, counted by hand for networks of few layers."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
-from fastgen.models.recompute import computed_again, free_bytes, kept_bytes
+from fastgen.models.recompute import computed_again, enable_checkpointing, free_bytes, kept_bytes
 
 ROWS, WIDTH, FLOAT = 3, 5, 4
 
@@ -32,6 +34,42 @@ def test_frozen_layers_keep_nothing_before_the_first_that_is_trained():
     assert kept(net, torch.randn(ROWS, WIDTH)) == 0
     net[2].requires_grad_(True)
     assert kept(net, torch.randn(ROWS, WIDTH)) == 2 * ROWS * WIDTH * FLOAT
+
+
+def test_parameters_are_no_memory_of_the_graph_s_own():
+    net, x = layers(), torch.randn(ROWS, WIDTH, requires_grad=True)
+    assert kept_bytes(lambda: net(x), there=[x]) == kept(net, x)
+
+
+class Blocks(nn.Module):
+    """A stack of blocks that supports gradient checkpointing as Diffusers' networks do."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList([layers() for _ in range(count)])
+        self.call: Any = lambda block, *args: block(*args)
+
+    def enable_gradient_checkpointing(self, gradient_checkpointing_func: Any) -> None:
+        self.call = gradient_checkpointing_func
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = self.call(block, x)
+        return x
+
+
+@pytest.mark.parametrize(("every", "again"), [(1, [0, 1, 2, 3, 4, 5]), (2, [0, 2, 4]), (4, [0, 4])])
+def test_every_so_many_th_block_is_computed_again_and_gradients_are_the_same(every: int, again: list[int]):
+    torch.manual_seed(0)
+    net, x = Blocks(6).double(), torch.randn(ROWS, WIDTH, dtype=torch.double, requires_grad=True)
+    expected = torch.autograd.grad(net(net(x)).square().sum(), [x, *net.parameters()])
+    calls = [0] * 6
+    for i, block in enumerate(net.blocks):
+        block.register_forward_pre_hook(lambda *_, i=i: calls.__setitem__(i, calls[i] + 1))
+    enable_checkpointing(net, every=every)
+    found = torch.autograd.grad(net(net(x)).square().sum(), [x, *net.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
+    assert calls == [4 if i in again else 2 for i in range(6)]
 
 
 def test_blocks_that_are_computed_again_keep_nothing_within():

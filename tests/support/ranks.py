@@ -24,6 +24,7 @@ from fastgen.engine import averaging, checkpoint
 from fastgen.engine import stage as loop
 from fastgen.engine.averaging import Averager
 from fastgen.engine.distributed import alone, average, meet, shared
+from fastgen.engine.memory import room_for
 from fastgen.engine.quality import left_by, shown
 from fastgen.errors import UserError
 from fastgen.models import sharding
@@ -159,6 +160,7 @@ def train_in_slices(teacher: Path, folder: Path, slicing: str = "full") -> None:
             told["shown"] = alone(partial(_drawn, trained))
         told["again"] = trained.cycle()
         other = sliced(teacher, name, sharding=slicing)
+        told["room"] = room_for(other)
         found = checkpoint.newest_of_the_first(folder / f"{name} of one", warn=print)
         assert found is not None
         other.restore(found.snapshot)
