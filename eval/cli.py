@@ -225,9 +225,10 @@ def _listed(counts: tuple[int, ...]) -> str:
 def step_counts(text: str) -> tuple[int, ...]:
     """Step counts from a list such as "1,4"."""
     parts = [part.strip() for part in text.split(",")]
-    if not all(part.isdecimal() and int(part) > 0 for part in parts):
-        raise ArgumentTypeError(f"{text!r} is not a list of step counts such as 1,4")
-    return tuple(dict.fromkeys(map(int, parts)))
+    try:
+        return tuple(dict.fromkeys(map(positive, parts)))
+    except ArgumentTypeError as error:
+        raise ArgumentTypeError(f"{text!r:.80} is not a list of step counts such as 1,4") from error
 
 
 def names(text: str) -> tuple[str, ...]:

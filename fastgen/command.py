@@ -9,12 +9,14 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from .errors import LOG, UserError
+from .limits import plain
 
 INTERRUPTED = 130
 """The shell's exit code for Ctrl-C."""
 CLOSED = 141
 """The shell's exit code for a closed pipe."""
 DTYPES = ("float32", "bfloat16", "float16")
+MOST_LABELS = 10_000_000
 NUM = ("--num-images", "--num")  # torchrun takes --num for one of its own options
 
 
@@ -94,24 +96,37 @@ def stacked_file(text: str) -> tuple[Path, float | None]:
 
 def add_call(group: _ArgumentGroup) -> None:
     """Declare what a pipeline's call is told beside steps and guidance."""
-    group.add_argument("--negative-prompt", metavar="TEXT", help="what guidance leads away from")
+    group.add_argument("--negative-prompt", type=prompt, metavar="TEXT", help="what guidance leads away from")
     group.add_argument("--height", type=positive, metavar="PX", help="of the pictures (default: the student's own)")
     group.add_argument("--width", type=positive, metavar="PX", help="likewise")
     group.add_argument("--frames", type=positive, metavar="N", help="of a video (default: the student's own)")
 
 
+def prompt(text: str) -> str:
+    """Text without control characters."""
+    try:
+        return plain(text, "it")
+    except UserError as error:
+        raise ArgumentTypeError(str(error)) from error
+
+
 def natural(text: str) -> int:
     """A seed that every torch generator accepts: 0 .. 2^62."""
-    if not text.isdecimal() or int(text) > 2**62:
-        raise ArgumentTypeError(f"{text!r} is not a whole number from 0 to 2^62")
+    if _whole(text) is None:
+        raise ArgumentTypeError(f"{text!r:.80} is not a whole number from 0 to 2^62")
     return int(text)
 
 
 def positive(text: str) -> int:
     """A whole number of at least 1."""
-    if not text.isdecimal() or int(text) < 1:
-        raise ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    if not _whole(text):
+        raise ArgumentTypeError(f"{text!r:.80} is not a whole number of at least 1")
     return int(text)
+
+
+def _whole(text: str) -> int | None:
+    """The number from 0 to 2^62 that a text of digits is."""
+    return number if text.isdecimal() and len(text) < 20 and (number := int(text)) <= 2**62 else None
 
 
 def label_list(text: str) -> tuple[int, ...]:
@@ -119,7 +134,10 @@ def label_list(text: str) -> tuple[int, ...]:
     labels: list[int] = []
     for part in text.split(","):
         first, dash, last = part.strip().partition("-")
-        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
-            raise ArgumentTypeError(f"{part!r} in {text!r} is neither a label nor a range such as 0-9")
-        labels += range(int(first), int(last if dash else first) + 1)
+        low, high = _whole(first), _whole(last if dash else first)
+        if low is None or high is None or not low <= high < MOST_LABELS:
+            raise ArgumentTypeError(
+                f"{part!r:.80} in {text!r:.80} is neither a label nor a range such as 0-9, all below {MOST_LABELS:,}"
+            )
+        labels += range(low, high + 1)
     return tuple(labels)

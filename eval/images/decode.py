@@ -16,11 +16,12 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from fastgen.data.decode import FORMATS, MAX_PIXELS
+from fastgen.data.decode import FORMATS, eight_bit, refuse_unusable
 from fastgen.errors import UserError
+from fastgen.limits import Cap
 
 from ..rows import Skipped
-from .sets import EncodedImage, ImageSet
+from .encoded import EncodedImage, ImageSet
 
 CHUNK = 16
 """Images that a worker decodes at a time."""
@@ -127,7 +128,7 @@ def decode(image: EncodedImage) -> Tensor:
     the middle frame counts, as of a pipeline's video.
 
     Raises:
-        UserError: empty, damaged, not an image, or more than `MAX_PIXELS` pixels (a decompression bomb).
+        UserError: empty, damaged, not an image, or a bomb (see `fastgen.limits`).
     """
     return _tensor(_pixels(image))
 
@@ -136,10 +137,12 @@ def _pixels(image: EncodedImage) -> Pixels:
     """[H, W, 3]; see `decode`."""
     try:
         with Image.open(BytesIO(image.content), formats=tuple(FORMATS)) as opened:
-            if opened.width * opened.height > MAX_PIXELS:
-                raise ValueError(f"{opened.width} x {opened.height} is more than {MAX_PIXELS:,} pixels")
-            opened.seek(getattr(opened, "n_frames", 1) // 2)
-            return np.array(_rgb(ImageOps.exif_transpose(opened)))
+            refuse_unusable(opened, len(image.content))
+            middle = getattr(opened, "n_frames", 1) // 2
+            Cap.FRAMES.check(middle * opened.width * opened.height, "it")
+            opened.seek(middle)
+            ImageOps.exif_transpose(opened, in_place=True)
+            return np.array(eight_bit(opened, "RGB"))
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error ... on bad bytes
         raise UserError(
             f"image {image.name} cannot be read ({len(image.content)} bytes: {' '.join(str(error).split())}); it must "
@@ -217,17 +220,6 @@ def _second_size(name: str, shape: torch.Size, first: torch.Size) -> UserError:
         f"image {name} has {shape[2]} x {shape[1]} pixels, those before it {first[2]} x {first[1]}; all images must "
         "have one size here. Crop or resize them alike first, or leave such images out with --skip-bad."
     )
-
-
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode in ("I", "F"):
-        raise ValueError("32-bit pixels have no known range, 8 or 16 bits are needed")
-    if image.mode.startswith("I;16"):
-        return Image.fromarray((np.asarray(image) >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image.convert("RGB")
 
 
 def _batch(decoded: Sequence[_Decoded]) -> ImageBatch:

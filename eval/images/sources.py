@@ -72,6 +72,8 @@ class Request:
         )
 
 
+MOST_DIGITS = 9  # of a class
+
 View = Callable[[Tensor], Tensor]
 """Pictures [B, 1 or 3, H, W] in [0, 1] -> the images that a protocol looks at."""
 
@@ -123,7 +125,7 @@ def _asked(batch: ImageBatch, prompts: tuple[str, ...]) -> ImageBatch:
 
 def _numbers(file: Path) -> tuple[int, ...]:
     lines = tuple(read_lines(file))
-    wrong = next((line for line in lines if not line.strip().isdecimal()), None)
+    wrong = next((line for line in lines if not line.isdecimal() or len(line) > MOST_DIGITS), None)
     if wrong is not None or not lines:
-        raise UserError(f"label file {file} needs one class number per line, but holds {wrong or 'nothing'!r}")
+        raise UserError(f"label file {file} needs one class number per line, but holds {wrong or 'nothing'!r:.80}")
     return tuple(map(int, lines))

@@ -1,8 +1,8 @@
 """Feature statistics as .npz files, readable by the FID tools that use the keys `mu` and `sigma`. No pickle."""
 
+import math
 import os
 import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +10,11 @@ import numpy as np
 import torch
 
 from fastgen.errors import UserError
+from fastgen.limits import Cap, plain
 
 from .frechet import Statistics
+
+KEYS = ("mu", "sigma", "count", "extractor")
 
 
 def save_statistics(path: Path, statistics: Statistics) -> None:
@@ -43,13 +46,30 @@ def load_statistics(path: Path) -> Statistics:
     if not path.is_file():
         raise UserError(f"the statistics file {path} does not exist; give an .npz file or a set of images")
     try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return _validated(path, {name: arrays[name] for name in arrays.files})
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile, zlib.error) as error:
+        with zipfile.ZipFile(path) as archive:
+            names = [name for name in (f"{key}.npy" for key in KEYS) if name in archive.namelist()]
+            arrays = {name.removesuffix(".npy"): _array(archive, name) for name in names}
+        return _validated(path, arrays)
+    except UserError:
+        raise
+    except Exception as error:  # OSError, BadZipFile, ValueError, zlib.error ... of damaged bytes
         raise UserError(
             f"the statistics file {path} cannot be read ({error}); it must be an .npz of plain arrays. Recompute "
             "it from the images with --save-stats."
         ) from error
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """A member, after its header has told how much memory it takes."""
+    member = archive.getinfo(name)
+    Cap.ARRAY.check(member.file_size, name)
+    with archive.open(member) as file:
+        first = np.lib.format.read_magic(file) == (1, 0)
+        read = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
+        shape, _, dtype = read(file)
+        Cap.ARRAY.check(math.prod(shape) * dtype.itemsize, name)
+    with archive.open(member) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
 
 
 def _validated(path: Path, arrays: dict[str, np.ndarray]) -> Statistics:
@@ -58,8 +78,11 @@ def _validated(path: Path, arrays: dict[str, np.ndarray]) -> Statistics:
             f"the statistics file {path} holds {sorted(arrays)}, but `mu` and `sigma` are needed. Recompute it "
             "from the images with --save-stats."
         )
+    if any(arrays[name].dtype.kind == "c" for name in ("mu", "sigma")):
+        raise TypeError("complex numbers")
     mean, cov = (arrays[name].astype(np.float64) for name in ("mu", "sigma"))
-    if mean.ndim != 1 or cov.shape != (mean.size, mean.size) or not np.isfinite([mean.sum(), cov.sum()]).all():
+    fits = mean.ndim == 1 and mean.size and cov.shape == (mean.size, mean.size)
+    if not fits or not np.isfinite([mean.sum(), cov.sum()]).all():
         raise UserError(
             f"the statistics file {path} holds mu {mean.shape} and sigma {cov.shape}; finite arrays [d] and [d, d] "
             "are needed. Recompute it from the images with --save-stats."
@@ -68,5 +91,5 @@ def _validated(path: Path, arrays: dict[str, np.ndarray]) -> Statistics:
         mean=torch.from_numpy(mean),
         cov=torch.from_numpy(cov),
         count=int(arrays["count"]) if "count" in arrays else None,
-        extractor=str(arrays["extractor"]) if "extractor" in arrays else None,
+        extractor=plain(str(arrays["extractor"]), "its extractor's name") if "extractor" in arrays else None,
     )

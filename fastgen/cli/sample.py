@@ -17,7 +17,7 @@ seed, label or prompt of each image, and the flags of a safety checker, which bl
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ..command import DTYPES, NUM, add_call, add_stack, label_list, natural, positive
+from ..command import DTYPES, NUM, add_call, add_stack, label_list, natural, positive, prompt
 from ..errors import UserError, warn
 
 CALL = ("steps", "guidance", "negative_prompt", "height", "width", "frames")
@@ -45,7 +45,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         metavar="LIST",
         help="classes such as 0,1,2 or 0-9 (default: every real class in turn)",
     )
-    source.add_argument("--prompt", action="append", metavar="TEXT", help="may be repeated")
+    source.add_argument("--prompt", action="append", type=prompt, metavar="TEXT", help="may be repeated")
     source.add_argument(
         "--prompts", type=Path, metavar="FILE", help="text file: line i is prompt i, an empty line the empty prompt"
     )

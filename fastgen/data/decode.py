@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
 from ..errors import UserError
+from ..limits import Cap, check_ratio
 
 Pixels = NDArray[np.uint8]
 
@@ -21,7 +22,6 @@ FORMATS = {  # PIL would run Ghostscript on an EPS file, whatever its suffix; he
     "WEBP": (".webp",),
 }
 SUFFIXES = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
-MAX_PIXELS = 80_000_000
 
 
 def decode(encoded: Path | BytesIO, name: str, *, size: int, channels: int) -> Pixels:
@@ -38,13 +38,13 @@ def decode(encoded: Path | BytesIO, name: str, *, size: int, channels: int) -> P
         channels: 3 for RGB, 1 for grey.
 
     Raises:
-        UserError: not an image, truncated, more than `MAX_PIXELS` pixels, or 32-bit pixels.
+        UserError: not an image, truncated, a bomb (see `limits`), or 32-bit pixels.
     """
     try:
         with Image.open(encoded, formats=tuple(FORMATS)) as image:
-            _refuse_unusable(image)
-            upright = ImageOps.exif_transpose(image)
-            square = _centre_square(_eight_bit(upright, "L" if channels == 1 else "RGB"))
+            refuse_unusable(image, encoded.stat().st_size if isinstance(encoded, Path) else encoded.getbuffer().nbytes)
+            ImageOps.exif_transpose(image, in_place=True)
+            square = eight_bit(_centre_square(image), "L" if channels == 1 else "RGB")
             pixels = np.asarray(square.resize((size, size), Image.Resampling.LANCZOS))
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error ... on bad bytes
         raise UserError(
@@ -54,14 +54,17 @@ def decode(encoded: Path | BytesIO, name: str, *, size: int, channels: int) -> P
     return np.ascontiguousarray(pixels.reshape(size, size, channels).transpose(2, 0, 1))
 
 
-def _refuse_unusable(image: Image.Image) -> None:
-    if image.width * image.height > MAX_PIXELS:
-        raise ValueError(f"{image.width} x {image.height} is more than {MAX_PIXELS:,} pixels")
+def refuse_unusable(image: Image.Image, packed: int) -> None:
+    """Raises UserError or ValueError for an opened image of `packed` bytes that is not to be decoded."""
+    size = f"{image.width} x {image.height}"
+    Cap.PIXELS.check(image.width * image.height, size)
+    check_ratio(image.width * image.height * len(image.getbands()), packed, size)
     if image.mode in ("I", "F"):
         raise ValueError("32-bit pixels have no known range, 8 or 16 bits are needed")
 
 
-def _eight_bit(image: Image.Image, mode: str) -> Image.Image:
+def eight_bit(image: Image.Image, mode: str) -> Image.Image:
+    """The image as L or RGB: transparency over white, of 16-bit greys the upper 8 bits."""
     if image.mode.startswith("I;16"):
         image = Image.fromarray((np.asarray(image) >> 8).astype(np.uint8))
     if image.has_transparency_data:

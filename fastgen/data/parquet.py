@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..limits import NO_TEXT, plain
 from .decode import Pixels, decode
 from .mapped import mapped_column
 from .pixels import PixelCache, check_settings
@@ -62,7 +63,12 @@ class ParquetImages:
             name = self._table.usual(CAPTION_NAMES, _is_text)
         else:
             name = self._table.chosen(self.caption, _is_text)
-        return None if name is None else tuple(self._table.full_column(name).to_pylist())
+        if name is None:
+            return None
+        texts = tuple(self._table.full_column(name).to_pylist())
+        if (row := next((row for row, text in enumerate(texts) if NO_TEXT.search(text)), None)) is not None:
+            plain(texts[row], f"the {name} in {self._table.where(row)}")
+        return texts
 
     def check(self) -> None:
         check_settings(self.size, self.channels, self.cache_gib, self.unreadable)

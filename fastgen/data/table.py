@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.dataset as arrow
+import pyarrow.parquet as parquet
 
 from ..errors import UserError
+from ..limits import Cap, check_ratio
 
-BATCH = 64  # rows that are unpacked at once
+BATCH = 16  # rows that are unpacked at once
 
 
 class Table:
@@ -66,13 +68,21 @@ class Table:
     def batches(self, name: str) -> Iterator[pa.RecordBatch]:
         """The values of a column a few at a time, in order; empty cells are allowed."""
         with self._readable():
+            for file in self.files:
+                check_packing(file, parquet.read_metadata(file))
             few = {"batch_size": BATCH, "batch_readahead": 1, "fragment_readahead": 1}
             yield from self._rows.scanner(columns=[name], **few).to_batches()
 
     def column(self, name: str) -> pa.ChunkedArray:
         """The values of a column in memory; empty cells are allowed."""
+        batches: list[pa.RecordBatch] = []
+        size = 0
+        for batch in self.batches(name):
+            size += batch.nbytes
+            Cap.COLUMN.check(size, f"column {name!r} of {self.path}")
+            batches.append(batch)
         with self._readable():
-            values = self._rows.to_table(columns=[name])[name]
+            values = pa.Table.from_batches(batches, self._rows.schema.empty_table().select([name]).schema)[name]
             values.validate(full=True)
         return values
 
@@ -96,3 +106,9 @@ class Table:
                 f"parquet data at {self.path} cannot be read ({str(error).splitlines()[0]}); the file is "
                 "damaged, incomplete or not parquet: write or download it again"
             ) from error
+
+
+def check_packing(file: Path, about: parquet.FileMetaData) -> None:
+    """Raises UserError for a file that would become very many bytes; of pictures, which hardly pack, none does."""
+    groups = (about.row_group(number) for number in range(about.num_row_groups))  # columns of a damaged one abort
+    check_ratio(sum(group.total_byte_size for group in groups), file.stat().st_size, str(file))

@@ -75,9 +75,9 @@ def test_numbered_prompts_keep_empty_lines_except_at_the_end(tmp_path):
         (b"", "has no prompts"),
         (b"\xef\xbb\xbf \r\n\n", "has no prompts"),
         (b"fine\n\ncaf\xe9\n", "line 3: byte 0xe9 is not valid UTF-8"),
-        (b"fine\na\0b\n", "line 2: the line contains a NUL"),
+        (b"fine\na\0b\n", "line 2 holds a control character, U\\+0000, at place 2"),
         ("fox".encode("utf-16"), "line 1: byte 0xff is not valid UTF-8"),
-        ("fox".encode("utf-16-le"), "line 1: the line contains a NUL.*UTF-16"),
+        ("fox".encode("utf-16-le"), "line 1 holds a control character.*UTF-16"),
     ],
 )
 def test_a_prompt_file_that_is_not_text_is_refused(content, message, tmp_path):
