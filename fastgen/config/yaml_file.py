@@ -23,7 +23,8 @@ from .schema import Config
 MAX_BYTES = 200_000
 MAX_LISTED = 20
 _KINDS: tuple[tuple[Kinds[Any], str], ...] = ((OBJECTIVE_KINDS, "name"), (SOURCE_KINDS, "source"))
-_VOLATILE = ("out", "export", "device", "cache", "attention", "log", "checkpoints", "evaluate")
+VOLATILE = ("out", "export", "device", "cache", "attention", "log", "checkpoints", "evaluate")
+"""Settings that may change between a checkpoint and its resumption."""
 _TAGS = ("str", "int", "float", "bool", "null", "seq", "map")
 _PLAINER = {  # types of pydantic's errors in the words of a YAML file
     "extra_forbidden": "no such setting",
@@ -123,7 +124,7 @@ def save(config: Config, folder: Path) -> None:
 def fingerprint(config: Config) -> dict[str, Any]:
     """What must not change between a checkpoint and its resumption, the content of the user's files included."""
     settings = _plain(config, attrgetter("identity"))
-    return {key: value for key, value in settings.items() if key not in _VOLATILE}
+    return {key: value for key, value in settings.items() if key not in VOLATILE}
 
 
 def digest(value: Any) -> str:

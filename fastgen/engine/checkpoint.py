@@ -30,7 +30,7 @@ from ..models.sharding import whole
 from .distributed import alone, helped, is_first, shared, spread
 from .manifest import MissingFileError, verify_manifest, verify_sizes, write_manifest
 
-_STATE = "state.json"
+STATE = "state.json"
 _TENSORS = ".safetensors"
 
 
@@ -46,6 +46,19 @@ class Snapshot:
 
     tensors: Mapping[str, Mapping[str, Tensor]]
     state: dict[str, Any]
+
+    def group(self, name: str) -> Mapping[str, Tensor]:
+        """The tensors of a group that it must have.
+
+        Raises:
+            CheckpointError: it has no such group.
+        """
+        if name not in self.tensors:
+            raise CheckpointError(
+                f"the checkpoint has no {name}{_TENSORS} (it has {', '.join(sorted(self.tensors))}): another run wrote "
+                "it, or it was edited; use another checkpoint, or start in another output folder (out=...)"
+            )
+        return self.tensors[name]
 
 
 @dataclass(frozen=True)
@@ -99,7 +112,7 @@ def save(root: Path, step: int, snapshot: Snapshot, *, keep: int) -> Path:
             _require_space(folder, needed)
             for group, tensors in snapshot.tensors.items():
                 save_file(_unshared(tensors), folder / f"{group}{_TENSORS}")
-            (folder / _STATE).write_text(state, encoding="utf-8")
+            (folder / STATE).write_text(state, encoding="utf-8")
             write_manifest(folder)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
@@ -138,13 +151,13 @@ def load(path: Path) -> Snapshot:
         raise CheckpointError(f"there is no checkpoint {path}; give the folder of one step")
     try:
         names = verify_manifest(path)
-        if _STATE not in names:
-            raise MissingFileError(f"{path} holds no {_STATE}, so it is not a training checkpoint; give another")
+        if STATE not in names:
+            raise MissingFileError(f"{path} holds no {STATE}, so it is not a training checkpoint; give another")
         groups = [name.removesuffix(_TENSORS) for name in names if name.endswith(_TENSORS)]
         for group in groups:
             with safe_open(path / f"{group}{_TENSORS}", framework="pt"):
                 pass
-        state = json.loads((path / _STATE).read_text(encoding="utf-8"))
+        state = json.loads((path / STATE).read_text(encoding="utf-8"))
     except (OSError, SafetensorError, json.JSONDecodeError) as error:
         raise _unreadable(path, error) from error
     return Snapshot(_Groups(groups, partial(_read, path)), state)

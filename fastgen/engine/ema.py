@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from ..models.masters import assign, gathered, in_buckets, values_of
 from ..models.owned import owned
+from .fitting import check_tensors
 
 
 class EMA:
@@ -74,7 +75,14 @@ class EMA:
         return self._owned.sharded(self.averages)
 
     def load(self, averages: Mapping[str, Tensor], *, updates: int) -> None:
-        """Puts back what a checkpoint holds."""
+        """Puts back what a checkpoint holds.
+
+        Raises:
+            CheckpointError: it is the average of another network.
+        """
+        places = self._owned.places.items()
+        wanted = {name: torch.empty(place.whole, dtype=torch.float32, device="meta") for name, place in places}
+        check_tensors(wanted, averages, what="average of the generator (ema)")
         for name, average in self.averages.items():
             average.copy_(self._owned.places[name].cut(averages[name]))
         self.updates = updates

@@ -1,17 +1,24 @@
 """What checkpoints of earlier versions call otherwise, under its name of today."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import MISSING, fields
+from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel
+from pydantic_core import to_jsonable_python
 from torch import Tensor
 
-from ..config.schema import OptimConfig, TrainConfig
+from ..config.schema import Config, StageConfig, TrainConfig
+from ..config.teacher import TeacherConfig
+from ..config.yaml_file import VOLATILE
+from ..data import SOURCES
 from ..objectives import OBJECTIVES
-from .checkpoint import Snapshot
+from .checkpoint import STATE, Snapshot
+from .saved import FORMAT, check_state
 
 ROLES = {"weight": "log_variance"}
-"""Roles by the name that version 0.1 had for them."""
+"""Roles by the name that format 1 had for them."""
 SETTINGS = {"guidance": "teacher_guidance"}
 """Settings of objectives likewise, where the objective has the new one."""
 
@@ -32,11 +39,28 @@ class _Renamed(Mapping[str, Mapping[str, Tensor]]):
         return len(self._stored)
 
 
-def migrated(snapshot: Snapshot) -> Snapshot:
-    """The snapshot as this version would have written it; one of its own is what it was."""
+def migrated(snapshot: Snapshot, folder: Path) -> Snapshot:
+    """The snapshot as this version would have written it; one of its own is what it was.
+
+    Args:
+        folder: the checkpoint, for errors to name.
+
+    Raises:
+        CheckpointError: it is of a later version, or its state is not that of a run.
+    """
+    found = check_state(snapshot.state, folder / STATE)
+    if found == 1:
+        snapshot = _of_format_1(snapshot)
+    fingerprint = _completed(snapshot.state["fingerprint"])
+    return Snapshot(snapshot.tensors, {**snapshot.state, "format": FORMAT, "fingerprint": fingerprint})
+
+
+def _of_format_1(snapshot: Snapshot) -> Snapshot:
+    """Whose role of a log-variance, and whose teacher's guidance, had other names."""
     state = dict(snapshot.state)
     state["optimizers"] = {ROLES.get(role, role): value for role, value in state["optimizers"].items()}
-    state["fingerprint"] = _settings(state["fingerprint"])
+    stages = [_renamed_in(stage) for stage in state["fingerprint"]["stages"]]
+    state["fingerprint"] = {**state["fingerprint"], "stages": stages}
     return Snapshot(_Renamed(snapshot.tensors), state)
 
 
@@ -46,25 +70,46 @@ def _group(name: str) -> str:
     return ".".join([*kind, ROLES.get(role, role)])
 
 
-def _settings(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """The config of the run, whose stages name roles and an objective."""
-    return {**fingerprint, "stages": [_stage(stage) for stage in fingerprint["stages"]]}
-
-
-def _stage(stage: dict[str, Any]) -> dict[str, Any]:
-    roles = {ROLES.get(role, role): settings for role, settings in stage["train"]["roles"].items()}
-    return {**stage, "objective": _objective(stage["objective"]), "train": _train({**stage["train"], "roles": roles})}
-
-
-def _train(settings: dict[str, Any]) -> dict[str, Any]:
-    """With those that the version did not have yet at their defaults, at which they change nothing."""
-    added = {name: value for name, value in TrainConfig(images=1).model_dump(mode="json").items() if name != "images"}
-    optim = {**OptimConfig().model_dump(mode="json"), **settings.get("optim", {})}
-    return {**added, **settings, "optim": optim}
-
-
-def _objective(settings: dict[str, Any]) -> dict[str, Any]:
+def _renamed_in(stage: dict[str, Any]) -> dict[str, Any]:
+    settings = stage["objective"]
     kind = OBJECTIVES.get(settings["name"])
     known = {field.name for field in fields(kind)} if kind is not None else set()  # type: ignore[arg-type]
     renamed = {old: new for old, new in SETTINGS.items() if new in known}
-    return {renamed.get(name, name): value for name, value in settings.items()}
+    objective = {renamed.get(name, name): value for name, value in settings.items()}
+    roles = {ROLES.get(role, role): value for role, value in stage["train"]["roles"].items()}
+    return {**stage, "objective": objective, "train": {**stage["train"], "roles": roles}}
+
+
+def _completed(fingerprint: dict[str, Any]) -> dict[str, Any]:
+    """With the settings that its version did not have yet at their defaults, at which they change nothing."""
+    known = {name: value for name, value in _defaults(Config).items() if name not in VOLATILE}
+    data, stages = fingerprint["data"], fingerprint["stages"]
+    told = {
+        "teacher": _over(_defaults(TeacherConfig), fingerprint["teacher"]),
+        "data": _over(_defaults(SOURCES.get(data["source"])), data),
+        "stages": [_completed_stage(stage) for stage in stages],
+    }
+    return dict(_over(known, {**fingerprint, **told}))
+
+
+def _completed_stage(stage: dict[str, Any]) -> dict[str, Any]:
+    objective = _over(_defaults(OBJECTIVES.get(stage["objective"]["name"])), stage["objective"])
+    train = _over(_defaults(TrainConfig), stage["train"])
+    return {**_over(_defaults(StageConfig), stage), "objective": objective, "train": train}
+
+
+def _defaults(kind: Any) -> dict[str, Any]:
+    """Settings that need not be given, of a model or of a dataclass; none of a class that is not ours."""
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        optional = {name: field for name, field in kind.model_fields.items() if not field.is_required()}
+        found = {name: field.get_default(call_default_factory=True) for name, field in optional.items()}
+    else:
+        found = {field.name: field.default for field in fields(kind) if field.default is not MISSING} if kind else {}
+    return dict(to_jsonable_python(found))
+
+
+def _over(defaults: Any, saved: Any) -> Any:
+    """What was saved, and where it says nothing at any depth, the default."""
+    if not (isinstance(defaults, dict) and isinstance(saved, dict)):
+        return saved
+    return {**defaults, **{name: _over(defaults.get(name), value) for name, value in saved.items()}}

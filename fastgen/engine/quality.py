@@ -24,6 +24,7 @@ from ..models.roles import EMBEDDED, Roles, put, taken
 from ..models.sharding import brought_together
 from .distributed import alone, shared
 from .feed import Feed
+from .fitting import check_tensors
 from .stage import Stage
 
 _FILE = "generator.safetensors"
@@ -115,10 +116,16 @@ class Quality:
         """What a checkpoint holds beside the weights, as JSON."""
         return {"of": self._identity, "best": asdict(self.best) if self.best else None, "since": self.since}
 
-    def restore(self, state: Mapping[str, Any] | None, weights: Mapping[str, Tensor]) -> bool:
-        """Puts back what a checkpoint holds; False where it was measured otherwise and is forgotten."""
+    def restore(self, state: Mapping[str, Any] | None, weights: Mapping[str, Tensor], stage: Stage) -> bool:
+        """Puts back what a checkpoint holds; False where it was measured otherwise and is forgotten.
+
+        Raises:
+            CheckpointError: the best weights are of another network, or missing.
+        """
         if state is None or state["of"] != self._identity:
             return state is None or state["best"] is None
+        if state["best"] and self._settings.keep_best:
+            check_tensors(copied(stage), weights, what="best weights (best)")
         self.best = Best(**state["best"]) if state["best"] else None
         self.since, self.weights = state["since"], dict(weights)
         return True

@@ -1,20 +1,18 @@
-"""Putting saved tensors back: strict state dicts of modules, bit-exact states of optimizers."""
+"""States of optimizers: taken apart for a checkpoint, and put back bit for bit."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
 from ..models.owned import Owned, Place
-from ..models.sharding import Slice, load
-from .eight_bits import BLOCK, SCALES, blocks_of
-
-_SHOWN = 10  # differences an error spells out
+from ..models.sharding import Slice
+from .eight_bits import BLOCK, CODES, SCALES, blocks_of
+from .fitting import UnfitError, listed
 
 
 @dataclass(frozen=True)
@@ -29,6 +27,10 @@ class OptimizerSnapshot:
 
     tensors: dict[str, Tensor]
     groups: list[dict[str, Any]]
+
+
+NO_OPTIMIZER: dict[str, Any] = {"groups": [], "updates": 0}
+"""What a checkpoint says of a role that it has no optimizer of."""
 
 
 def optimizer_snapshot(optimizer: torch.optim.Optimizer) -> OptimizerSnapshot:
@@ -65,7 +67,7 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, snapshot: OptimizerSnaps
     """Put a snapshot back, bit for bit; its settings (lr ...) win over the optimizer's.
 
     Raises:
-        CheckpointError: another number of parameters, or other shapes; the optimizer is unchanged.
+        UnfitError: another number of parameters, or other shapes; the optimizer is unchanged.
     """
     _check_fits([[list(p.shape) for p in group["params"]] for group in optimizer.param_groups], snapshot)
     packed = optimizer.state_dict()
@@ -81,41 +83,6 @@ def restore_optimizer(optimizer: torch.optim.Optimizer, snapshot: OptimizerSnaps
     ]
     optimizer.load_state_dict({"state": state, "param_groups": groups})
     _undo_casts(optimizer, state)
-
-
-def load_module(module: nn.Module, tensors: Mapping[str, Tensor], *, what: str) -> None:
-    """Load a state dict strictly: the same keys and shapes, and no dtype that would round.
-
-    Args:
-        module: receives the values in its own dtypes and devices; a wider dtype than the saved one is fine.
-        tensors: key -> tensor, as in `module.state_dict()`.
-        what: how an error calls the module, such as "generator".
-
-    Raises:
-        CheckpointError: naming missing, unexpected and unfitting keys; the module is unchanged.
-    """
-    wanted = module.state_dict()
-    faults = {
-        "missing": [key for key in wanted if key not in tensors],
-        "unexpected": [key for key in tensors if key not in wanted],
-        "wrong shape": [
-            f"{key} (checkpoint {list(tensors[key].shape)}, module {list(value.shape)})"
-            for key, value in wanted.items()
-            if key in tensors and tensors[key].shape != value.shape
-        ],
-        "wrong dtype": [
-            f"{key} (checkpoint {tensors[key].dtype}, module {value.dtype})"
-            for key, value in wanted.items()
-            if key in tensors and _rounds(tensors[key].dtype, value.dtype)
-        ],
-    }
-    if any(faults.values()):
-        found = "; ".join(f"{fault}: {_listed(keys)}" for fault, keys in faults.items() if keys)
-        raise CheckpointError(
-            f"the checkpoint does not fit the {what}: {found}. Resume with the config that wrote it (same "
-            f"architecture, rank and dtype), or start in another output folder"
-        )
-    load(module, tensors)
 
 
 def in_pieces(snapshot: OptimizerSnapshot, parts: Owned) -> OptimizerSnapshot:
@@ -135,9 +102,10 @@ def put_together(snapshot: OptimizerSnapshot, parts: Owned) -> OptimizerSnapshot
     """The inverse; where the parameters of one tensor were stepped differently often, the most counts.
 
     Raises:
-        CheckpointError: another number of parameters, or other shapes.
+        UnfitError: another number of parameters, or other shapes.
     """
     _check_fits([[list(place.whole) for place in parts.places.values()]], snapshot)
+    _check_states([place.whole for place in parts.places.values()], snapshot.tensors)
     (group,), states = snapshot.groups, _by_parameter(snapshot.tensors)
     tensors: dict[str, Tensor] = {}
     records: dict[int, dict[str, Any]] = {}
@@ -148,7 +116,10 @@ def put_together(snapshot: OptimizerSnapshot, parts: Owned) -> OptimizerSnapshot
             key = f"{place.tensor}.{name}"
             if name.endswith(SCALES):
                 scales = tensors.setdefault(key, value.new_zeros(blocks_of(whole.numel())))
-                place.blocks(scales, BLOCK).copy_(value)
+                blocks = place.blocks(scales, BLOCK)
+                if blocks.shape != value.shape:
+                    raise UnfitError("optimizer", f"{number}.{name} is {list(value.shape)}, not {list(blocks.shape)}")
+                blocks.copy_(value)
             elif value.shape == place.whole:
                 place.part(tensors.setdefault(key, value.new_zeros(whole.shape))).copy_(place.cut(value))
             else:
@@ -183,10 +154,22 @@ def _by_parameter(tensors: Mapping[str, Tensor]) -> dict[int, dict[str, Tensor]]
 def _check_fits(live: list[list[list[int]]], snapshot: OptimizerSnapshot) -> None:
     differences = _differences(live, [[record["shape"] for record in group["parameters"]] for group in snapshot.groups])
     if differences:
-        raise CheckpointError(
-            f"the optimizer state in the checkpoint is for other parameters: {_listed(differences)}. Resume "
-            f"with the config that wrote it, or start in another output folder"
-        )
+        raise UnfitError("optimizer", f"its state is for other parameters: {listed(differences)}")
+
+
+def _check_states(shapes: Sequence[torch.Size], tensors: Mapping[str, Tensor]) -> None:
+    """Each state is of a parameter that there is: as large as it, one number for a block of it, or a single one."""
+    faults = []
+    for key, value in tensors.items():
+        index, _, name = key.partition(".")
+        if not (index.isdecimal() and int(index) < len(shapes) and name):
+            faults.append(f"{key} belongs to none of {len(shapes)} parameters")
+        elif value.ndim and value.shape != shapes[int(index)] and not name.endswith(SCALES):
+            faults.append(f"{key} is {list(value.shape)}, its parameter {list(shapes[int(index)])}")
+        elif not value.is_floating_point() and not name.endswith(CODES):
+            faults.append(f"{key} is of {value.dtype}")
+    if faults:
+        raise UnfitError("optimizer", listed(faults))
 
 
 def _differences(live: list[list[list[int]]], saved: list[list[list[int]]]) -> list[str]:
@@ -212,7 +195,10 @@ def _flat(groups: Iterable[list[list[int]]]) -> list[list[int]]:
 
 
 def _restored_settings(live: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
-    typed = {name: _typed_like(live[name], value) if name in live else value for name, value in saved.items()}
+    try:
+        typed = {name: _typed_like(live[name], value) if name in live else value for name, value in saved.items()}
+    except (TypeError, ValueError) as error:
+        raise UnfitError("optimizer", f"its settings are of other types ({error})") from error
     return {**live, **typed}
 
 
@@ -247,19 +233,6 @@ def _typed_like(live: Any, saved: Any) -> Any:
         return torch.as_tensor(saved, dtype=live.dtype, device=live.device)
     if isinstance(live, tuple):
         return tuple(_typed_like(one, other) for one, other in zip(live, saved, strict=True))
+    if isinstance(live, int | float) and not isinstance(saved, int | float):
+        raise TypeError(f"{saved!r} in place of {live!r}")
     return saved
-
-
-def _rounds(saved: torch.dtype, live: torch.dtype) -> bool:
-    """Whether values of dtype `saved` cannot all be held exactly by `live`."""
-    if saved == live:
-        return False
-    if not (saved.is_floating_point and live.is_floating_point):
-        return True
-    theirs, ours = torch.finfo(saved), torch.finfo(live)
-    return ours.eps > theirs.eps or ours.max < theirs.max
-
-
-def _listed(items: list[str]) -> str:
-    rest = len(items) - _SHOWN
-    return ", ".join(items[:_SHOWN]) + (f" and {rest} more ({len(items)} in all)" if rest > 0 else "")

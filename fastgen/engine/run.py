@@ -28,6 +28,7 @@ from .migration import migrated
 from .pairs import teacher_pairs
 from .quality import Quality, Yardstick, left_by, passed, plain, read_weights, shown, write_weights
 from .roles import Weights, build_roles
+from .saved import FORMAT
 from .sharding import shard_roles
 from .stage import Stage
 
@@ -92,7 +93,7 @@ class Run:
             quality = Quality(self.yardstick, self.config.evaluate, self.config.out / "best")
             if resumed is not None:
                 stage.restore(resumed)
-                self._restore(quality, resumed)
+                self._restore(quality, resumed, stage)
             self._run(stage, quality)
             weights = _left_by(stage, quality)
             latest = weights.get("ema", weights["generator"])
@@ -118,8 +119,8 @@ class Run:
                 self.log.say(f"the report will lack stage {stage.name!r}: {error}")
         return finished
 
-    def _restore(self, quality: Quality, snapshot: checkpoint.Snapshot) -> None:
-        if not quality.restore(snapshot.state.get("quality"), snapshot.tensors.get("best", {})):
+    def _restore(self, quality: Quality, snapshot: checkpoint.Snapshot, stage: Stage) -> None:
+        if not quality.restore(snapshot.state.get("quality"), snapshot.tensors.get("best", {}), stage):
             self.log.say("what is measured has changed (evaluate): the best weights so far are forgotten")
 
     def _finish(self, stage: Stage, quality: Quality, weights: dict[str, Tensor]) -> None:
@@ -238,7 +239,7 @@ class Run:
 
         held = stage.snapshot() if is_first() or stage.sharded else checkpoint.Snapshot({}, {})
         best = {"best": quality.weights} if quality.weights else {}
-        about = {"fingerprint": fingerprint(self.config), "quality": quality.state()}
+        about = {"format": FORMAT, "fingerprint": fingerprint(self.config), "quality": quality.state()}
         checkpoint.written_together(checkpoint.Snapshot({**held.tensors, **best}, {**held.state, **about}), write)
 
     def _resumed(self) -> checkpoint.Snapshot | None:
@@ -246,7 +247,7 @@ class Run:
         if loaded is None:
             self.log.say(f"nothing to resume in {self.config.out}: starting from the beginning")
             return None
-        snapshot = migrated(loaded.snapshot)
+        snapshot = migrated(loaded.snapshot, loaded.path)
         state = snapshot.state
         changed = _differences(state["fingerprint"], fingerprint(self.config))
         if changed:

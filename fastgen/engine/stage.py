@@ -21,13 +21,14 @@ from .checkpoint import Snapshot
 from .distributed import average, average_of
 from .ema import EMA
 from .feed import Feed
+from .fitting import load_module, restore_scaler
 from .moments import Moments
 from .optim import RoleOptimizer
 from .progress import Position, Turned
 from .restore import (
+    NO_OPTIMIZER,
     OptimizerSnapshot,
     in_pieces,
-    load_module,
     optimizer_snapshot,
     put_together,
     restore_optimizer,
@@ -270,20 +271,19 @@ class Stage:
             CheckpointError: it does not fit the networks.
         """
         for role in self.roles.own:
-            load_module(self.roles[role], snapshot.tensors.get(role, {}), what=role)
+            load_module(self.roles[role], snapshot.group(role), what=role)
         for role in self.optimizers:
             self._restore_optimizer(role, snapshot)
         for name, scaler in self._scalers.items():
-            scaler.load_state_dict(snapshot.state["scalers"][name])
+            restore_scaler(scaler, snapshot.state["scalers"].get(name, {}), what=name)
         if self.ema is not None:
-            self.ema.load(snapshot.tensors["ema"], updates=snapshot.state["ema_updates"])
+            self.ema.load(snapshot.group("ema"), updates=snapshot.state["ema_updates"] or 0)
         self.position = Position(**snapshot.state["position"])
 
     def _restore_optimizer(self, role: str, snapshot: Snapshot) -> None:
-        optimizer, saved = self.optimizers[role], snapshot.state["optimizers"][role]
-        tensors = dict(snapshot.tensors[f"optimizer.{role}"])
-        whole = put_together(OptimizerSnapshot(tensors, saved["groups"]), owned(self.roles[role]))
-        restore_optimizer(optimizer.optimizer, whole)
+        optimizer, saved = self.optimizers[role], snapshot.state["optimizers"].get(role, NO_OPTIMIZER)
+        packed = OptimizerSnapshot(dict(snapshot.group(f"optimizer.{role}")), saved["groups"])
+        restore_optimizer(optimizer.optimizer, put_together(packed, owned(self.roles[role])))
         optimizer.updates = saved["updates"]
 
 

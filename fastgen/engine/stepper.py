@@ -1,6 +1,6 @@
 """An optimizer over tensors in any dtype: rules step float32 numbers, which halved weights are made from and to."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
 
+from ..errors import CheckpointError
 from ..models.casting import HALF
 from ..models.masters import assign, gathered, in_buckets, is_halved, low_of, values_of
 from ..models.owned import Owned
@@ -72,7 +73,12 @@ class Stepper(torch.optim.Optimizer):
         return missing
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What another version kept besides is not taken over."""
+        """What another version kept besides is not taken over.
+
+        Raises:
+            CheckpointError: what a rule keeps of a tensor is there in part; nothing has changed.
+        """
+        self._check_whole(state_dict["state"])
         super().load_state_dict(state_dict)
         for group in self.param_groups:
             for name in group.keys() - {*self.defaults, "params"}:
@@ -81,6 +87,20 @@ class Stepper(torch.optim.Optimizer):
             state = self.state.get(tensor, {})
             for name in state.keys() - {name for rule in self._rules[index] for name in rule.names}:
                 del state[name]
+
+    def _check_whole(self, states: Mapping[int, Mapping[str, Any]]) -> None:
+        """A tensor that was stepped has all that its rule keeps of it; under two rules, of one of them."""
+        for index, state in states.items():
+            kept = [set(one.names) for one in self._rules[index]]
+            whole = [names for names in kept if names <= state.keys()]
+            partly = set().union(*kept) & state.keys() - {"step"} - set().union(*whole)
+            if state and (partly or not whole):
+                lacking = sorted(set().union(*kept) - state.keys())
+                raise CheckpointError(
+                    f"the optimizer state in the checkpoint lacks {', '.join(lacking)} of tensor {index} (it has "
+                    f"{', '.join(sorted(state))}): another version wrote it, or it was edited; use another checkpoint, "
+                    "or start in another output folder"
+                )
 
     def _step(self, bucket: Bucket, units: Sequence[Unit], rng: Callable[[], torch.Generator | None]) -> None:
         tensors = {unit.tensor: self._tensors[unit.tensor] for unit in units}

@@ -9,7 +9,8 @@ from rounding import gap
 from torch import nn
 
 from fastgen.engine.checkpoint import Snapshot, load, save
-from fastgen.engine.restore import OptimizerSnapshot, load_module, optimizer_snapshot, restore_optimizer
+from fastgen.engine.fitting import load_module
+from fastgen.engine.restore import OptimizerSnapshot, optimizer_snapshot, restore_optimizer
 from fastgen.errors import CheckpointError
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
