@@ -19,7 +19,7 @@ def about(device: torch.device, *, seed: int = 0) -> dict[str, Any]:
     return {
         "device": card or platform.processor() or platform.machine(),
         "card": card,
-        "commit": _commit(),
+        "commit": commit_here(),
         "python": platform.python_version(),
         "torch": torch.__version__,
         "diffusers": diffusers.__version__,
@@ -42,7 +42,7 @@ def written(found: dict[str, Any], out: Path | None) -> dict[str, Any]:
     return found
 
 
-def _commit() -> str | None:
+def commit_here() -> str | None:
     """None where the tree is no checkout."""
     asked = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     return asked.stdout.strip() or None

@@ -125,7 +125,7 @@ class Run:
 
     def _finish(self, stage: Stage, quality: Quality, weights: dict[str, Tensor]) -> None:
         name, position = stage.config.name, stage.position
-        about = {"stage": name, "images": position.images}
+        about = {"stage": name, "images": position.images, "seconds": round(position.seconds, 3)}
         alone(lambda: write_weights(self.config.out / "stages" / name, weights, about))
         best = quality.best
         if quality.weights and best is not None and best.images < position.images:

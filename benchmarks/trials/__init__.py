@@ -1,0 +1,1 @@
+"""Tables of training runs at one budget: each trained, measured by `python -m eval`, and left as a small JSON file."""
