@@ -116,7 +116,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--masters", choices=("fp32", "split", "bf16"), default="fp32")
     parser.add_argument("--gradients", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--ema-device", choices=("auto", "cpu"), default="auto")
-    for name, default in (("gan", False), ("checkpointing", True), ("compile", False), ("graphs", False)):
+    switches = {"gan": False, "one-pass": False, "checkpointing": True, "compile": False, "graphs": False}
+    for name, default in switches.items():
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=default)
     parser.add_argument("--cycles", type=int, default=3, help="that the medians are of")
     parser.add_argument("--warmup", type=int, default=2, help="cycles before them")

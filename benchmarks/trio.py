@@ -38,6 +38,7 @@ class Setting:
 
     Args:
         sharing: full gives every role a network, lora an adapter of `rank` on the teacher's.
+        one_pass: generated samples are judged in the call that teaches the fake score.
         base: dtype of the network that roles share; auto is that of the precision.
         memory: low leaves the blocks of that network in main memory between their calls.
         fake_turns: of a cycle, after one turn of the generator.
@@ -50,6 +51,7 @@ class Setting:
     rank: int = 64
     batch: int = 4
     gan: bool = False
+    one_pass: bool = False
     checkpointing: bool | Literal["auto"] = True
     compile: bool = False
     graphs: bool = False
@@ -132,7 +134,7 @@ def config_of(setting: Setting) -> StageConfig:
     """The stage that is trained."""
     objective = DMD2(
         guidance=Fixed(setting.guidance),
-        gan=GAN() if setting.gan else GAN(0.0),
+        gan=GAN(joint=setting.one_pass, one_pass=setting.one_pass) if setting.gan else GAN(0.0),
         ratio=setting.fake_turns,
         rollout="one_step",
     )
