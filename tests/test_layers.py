@@ -36,6 +36,7 @@ LATE = {  # (who, what it imports when a function runs) -> why not at its top
     ("eval.cli", "eval.evaluate"): "it brings torch, which --help does without",
     ("fastgen.distillation.distil", "fastgen.distillation.monitor"): "all of eval, for a run that is measured alone",
     ("fastgen.data.digits", "sklearn"): "slow to load, and most runs read other data",
+    ("fastgen.engine.stepper", "fastgen.engine.kernels"): "of Triton, which not every PyTorch brings",
     ("fastgen.models.quantised", "bitsandbytes"): "an optional package",
     ("fastgen.models.pipelines.perceptual", "torchmetrics"): "an optional package",
     ("fastgen.export.export", "transformers.conversion_mapping"): "its first versions have no such module",

@@ -42,7 +42,7 @@ class Blocks:
     def __init__(self, name: str, states: Sequence[dict[str, Tensor]]) -> None:
         self._codes = [state[name + CODES] for state in states]
         self._scales = [state[name + SCALES] for state in states]
-        self._levels = _levels(name, self._codes[0].device)
+        self._levels = levels_on(name, self._codes[0].device)
         self._values = self._read()
         self.values = self._parts(self._values)
         """In float32, one tensor each; what is written to them is kept by `keep`."""
@@ -60,6 +60,8 @@ class Blocks:
     def _read(self) -> Tensor:
         codes = self._flat(self._codes)
         values = torch.index_select(self._levels, 0, codes.flatten().int()).view(codes.shape)
+        for run, of in zip(self._runs(values), self._codes, strict=True):
+            run.view(-1)[of.numel() :].zero_()  # its code is a level as well
         return values.mul_(torch.cat(self._scales)[:, None])
 
     def _rounded(self, shares: Tensor, rng: torch.Generator | None) -> Tensor:
@@ -69,15 +71,18 @@ class Blocks:
         return (below + (chance < (shares - low) / (high - low))).to(torch.uint8)
 
     def _flat(self, tensors: Sequence[Tensor]) -> Tensor:
-        """[blocks, 256], each tensor from the beginning of a block on; what is left of its last one is zero."""
+        """[blocks, 256], each tensor from the beginning of a block on."""
         flat = tensors[0].new_zeros(sum(map(len, self._scales)), BLOCK)
         torch._foreach_copy_(self._parts(flat), [*tensors])
         return flat
 
     def _parts(self, flat: Tensor) -> list[Tensor]:
-        runs = torch.split(flat, [len(scale) for scale in self._scales])
-        pairs = zip(runs, self._codes, strict=True)
+        pairs = zip(self._runs(flat), self._codes, strict=True)
         return [run.view(-1)[: codes.numel()].view(codes.shape) for run, codes in pairs]
+
+    def _runs(self, flat: Tensor) -> list[Tensor]:
+        """The blocks of each tensor."""
+        return [*torch.split(flat, [len(scale) for scale in self._scales])]
 
 
 def start(name: str, tensor: Tensor) -> dict[str, Tensor]:
@@ -88,6 +93,6 @@ def start(name: str, tensor: Tensor) -> dict[str, Tensor]:
 
 
 @cache
-def _levels(name: str, device: torch.device) -> Tensor:
-    """On a device, to which they are sent once: a copy from main memory would be waited for."""
+def levels_on(name: str, device: torch.device) -> Tensor:
+    """The levels of a moment on a device, to which they are sent once: a copy from main memory would be waited for."""
     return LEVELS[name].to(device)

@@ -13,8 +13,8 @@ from ..errors import CheckpointError
 from ..models.casting import HALF
 from ..models.masters import assign, gathered, in_buckets, is_halved, low_of, values_of
 from ..models.owned import Owned
-from ..seeds import stream
-from .rules import Rule, RuleName, Unit, Update, rules_of
+from ..seeds import seed_of, stream
+from .rules import AdamW, Rule, RuleName, Unit, Update, rules_of
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,30 @@ class Stepper(torch.optim.Optimizer):
             state = self.state[tensor]
             if not state.keys() >= names:
                 state.update(bucket.rule.start(tensor, fused=self.defaults["fused"]))
+        rule, kernels = bucket.rule, _kernels(owners[0].device)
+        if kernels is not None and isinstance(rule, AdamW) and rule.eight_bits:
+            update = kernels.Pass(
+                rule.moments,
+                self.param_groups[0],
+                seeds=[seed_of(*self.position, index) for index in tensors],
+                factor=self.factor,
+                blocked=self.found_inf,
+            )
+            kernels.step(owners, [self.state[tensor] for tensor in owners], update)
+        else:
+            self._in_passes(bucket, units, tensors, rng)
+        for tensor in owners:
+            increment_version(tensor)  # kernels write past PyTorch's count of writes, which copies go by
+
+    def _in_passes(
+        self,
+        bucket: Bucket,
+        units: Sequence[Unit],
+        tensors: Mapping[int, Tensor],
+        rng: Callable[[], torch.Generator | None],
+    ) -> None:
+        """The update as operations of PyTorch on float32 numbers, which halved weights are made from."""
+        owners = [*tensors.values()]
         weights = dict(zip(tensors, values_of(owners), strict=True))
         gradients = dict(zip(tensors, self._gradients(owners), strict=True))
         bucket.rule.step(
@@ -126,8 +150,6 @@ class Stepper(torch.optim.Optimizer):
         if bucket.halved:
             chance = None if all(low_of(tensor) is not None for tensor in owners) else rng()
             assign(owners, [*weights.values()], rng=chance)
-        for tensor in owners:
-            increment_version(tensor)  # fused kernels write past PyTorch's count of writes, which copies go by
 
     def _gradients(self, tensors: Sequence[Tensor]) -> list[Tensor]:
         """In float32; what is in half precision is clipped here, so that it is not rounded once more."""
@@ -138,6 +160,17 @@ class Stepper(torch.optim.Optimizer):
         if self.factor is not None:
             flat.mul_(self.factor)
         return parts
+
+
+def _kernels(device: torch.device) -> Any:
+    """Kernels of our own; None where there is no GPU, or none of Triton, which they are written in."""
+    if device.type != "cuda":
+        return None
+    try:
+        from . import kernels
+    except ImportError:
+        return None
+    return kernels
 
 
 def _stream(device: torch.device, position: tuple[int | str, ...]) -> torch.Generator | None:
