@@ -1,6 +1,6 @@
 """Exponential moving average of the generator, kept in fp32."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 
@@ -22,11 +22,15 @@ class EMA:
         decay: share of the average that stays.
         aside: the average is in main memory, and follows in a thread of its own: an update returns at once, and the
             parameters must not change before `settle`.
+
+    Attributes:
+        aside: whether it is.
     """
 
     def __init__(self, module: nn.Module, *, decay: float, aside: bool = False) -> None:
         self.decay = decay
-        self.updates = 0
+        self.aside = aside
+        self._updates = 0
         self._owned = owned(module)
         self._buckets = [*in_buckets([*range(len(self._owned.tensors))], self._owned.tensors.__getitem__)]
         self._means = [torch.empty(0)] * len(self._owned.tensors)
@@ -34,7 +38,7 @@ class EMA:
             for index, value in zip(bucket, self._values(bucket), strict=True):
                 self._means[index] = value.detach().to("cpu" if aside else value.device, torch.float32, copy=True)
         self._averages = self._owned.named(self._means)
-        self._aside = _Aside(self._owned.tensors[0].device) if aside else None
+        self._thread = _Thread(self._owned.tensors[0].device) if aside else None
 
     @property
     def averages(self) -> dict[str, Tensor]:
@@ -42,20 +46,30 @@ class EMA:
         self.settle()
         return self._averages
 
-    def update(self) -> None:
-        """Lets the average follow the parameters as they are now."""
+    @property
+    def updates(self) -> int:
+        """How many updates the average has followed."""
         self.settle()
-        self.updates += 1
-        weight = 1 - min(self.decay, (1 + self.updates) / (10 + self.updates))
-        if self._aside is None:
-            self._follow(weight)
+        return self._updates
+
+    def update(self, *, blocked: Tensor | None = None) -> None:
+        """Lets the average follow the parameters as they are now.
+
+        Args:
+            blocked: on the device; where it is 1, neither the average nor the count of updates changes. Who follows
+                it waits for it: a thread of its own, or where the average is not aside, the host.
+        """
+        count = self.updates + 1
+        weight = 1 - min(self.decay, (1 + count) / (10 + count))
+        if self._thread is None:
+            self._updates += self._follow(weight, blocked)
         else:
-            self._aside.begin(lambda: self._follow(weight))
+            self._thread.begin(lambda: self._follow(weight, blocked))
 
     def settle(self) -> None:
         """Waits for an update that is under way."""
-        if self._aside is not None:
-            self._aside.settle()
+        if self._thread is not None:
+            self._updates += self._thread.settle()
 
     @contextmanager
     def applied(self) -> Iterator[None]:
@@ -85,15 +99,19 @@ class EMA:
         check_tensors(wanted, averages, what="average of the generator (ema)")
         for name, average in self.averages.items():
             average.copy_(self._owned.places[name].cut(averages[name]))
-        self.updates = updates
+        self._updates = updates
 
     @torch.no_grad()
-    def _follow(self, weight: float) -> None:
-        for bucket in self._buckets:
-            values = [value.float() for value in self._values(bucket)]
-            if self._aside is not None:
-                values = self._aside.brought(values)
-            torch._foreach_lerp_([self._means[index] for index in bucket], values, weight)
+    def _follow(self, weight: float, blocked: Tensor | None) -> bool:
+        """Whether it did."""
+        if blocked is not None and blocked.item():
+            return False
+        values: Iterable[list[Tensor]] = ([value.float() for value in self._values(one)] for one in self._buckets)
+        if self._thread is not None:
+            values = self._thread.brought(values)
+        for bucket, now in zip(self._buckets, values, strict=True):
+            torch._foreach_lerp_([self._means[index] for index in bucket], now, weight)
+        return True
 
     def _values(self, bucket: Sequence[int]) -> list[Tensor]:
         return values_of([self._owned.tensors[index] for index in bucket])
@@ -104,42 +122,54 @@ class EMA:
             assign([self._owned.tensors[index] for index in bucket], values)
 
 
-class _Aside:
+class _Thread:
     """Work on a device's tensors that goes on while the device does other work, one piece at a time."""
 
     def __init__(self, device: torch.device) -> None:
         self._pool = ThreadPoolExecutor(1)
-        self._work: Future[None] | None = None
+        self._work: Future[bool] | None = None
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._pinned = torch.empty(0)
+        self._pinned = [torch.empty(0), torch.empty(0)]
 
-    def begin(self, work: Callable[[], None]) -> None:
+    def begin(self, work: Callable[[], bool]) -> None:
         """Starts some, after what the device has been told so far."""
         told = None if self._stream is None else torch.cuda.current_stream(self._stream.device).record_event()
 
-        def after() -> None:
+        def after() -> bool:
             if self._stream is None or told is None:
                 return work()
             with torch.cuda.stream(self._stream):
                 self._stream.wait_event(told)
-                work()
+                return work()
 
         self._work = self._pool.submit(after)
 
-    def settle(self) -> None:
-        """Waits until it is done."""
+    def settle(self) -> bool:
+        """Waits until it is done; what it returned, or False where there was none."""
         work, self._work = self._work, None
-        if work is not None:
-            work.result()
+        return work is not None and work.result()
 
-    def brought(self, values: Sequence[Tensor]) -> list[Tensor]:
-        """Float32 values in main memory, until the next are brought."""
+    def brought(self, told: Iterable[list[Tensor]]) -> Iterator[list[Tensor]]:
+        """Float32 values in main memory, each until the next are asked for, which are on their way meanwhile."""
         if self._stream is None:
-            return [*values]
+            yield from told
+            return
+        coming: tuple[list[Tensor], torch.cuda.Event] | None = None
+        for number, values in enumerate(told):
+            following = self._sent(values, number % 2), self._stream.record_event()
+            if coming is not None:
+                coming[1].synchronize()
+                yield coming[0]
+            coming = following
+        if coming is not None:
+            coming[1].synchronize()
+            yield coming[0]
+
+    def _sent(self, values: Sequence[Tensor], place: int) -> list[Tensor]:
+        """Where values will be once the stream's copies so far are done."""
         flat, _ = gathered(values, torch.float32)
-        if len(self._pinned) < len(flat):
-            self._pinned = torch.empty(len(flat), pin_memory=True)
-        self._pinned[: len(flat)].copy_(flat, non_blocking=True)
-        self._stream.synchronize()
-        parts = torch.split(self._pinned[: len(flat)], [value.numel() for value in values])
+        if len(self._pinned[place]) < len(flat):
+            self._pinned[place] = torch.empty(len(flat), pin_memory=True)
+        pinned = self._pinned[place][: len(flat)].copy_(flat, non_blocking=True)
+        parts = torch.split(pinned, [value.numel() for value in values])
         return [part.view(value.shape) for part, value in zip(parts, values, strict=True)]

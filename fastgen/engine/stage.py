@@ -45,7 +45,8 @@ class Stage:
     Nothing waits for the device before a cycle is over: whether a turn is sound decides there over its updates and
     those of the turns after it, and is read with the cycle's figures, for which the host waits when it has read what
     comes next. Under fp16, whose loss scaler skips turns and goes on, and where an optimizer is not fused, every turn
-    is waited for.
+    is waited for. The average follows the generator's update at once where that is known to be sound, or where a thread
+    of its own finds it out; otherwise when the cycle is over.
 
     Args:
         config: name, objective and settings of the stage.
@@ -96,6 +97,7 @@ class Stage:
         self._scalers = {turn[0]: torch.amp.GradScaler(device, enabled=half) for turn in cycle}
         self._skips = dict.fromkeys(self._scalers, 0)
         self._waits = half or not all(optimizer.fused for optimizer in self.optimizers.values())
+        self._at_once = aside or self._waits
         self._broken = torch.zeros((), device=accelerator.device)
         steppers = {role: optimizer.optimizer for role, optimizer in self.optimizers.items()}
         self._moments = Moments(steppers if sparing else {}, accelerator.device)
@@ -128,7 +130,7 @@ class Stage:
         for number, turn in enumerate(self.config.objective.cycle):
             if not batches or not self.config.train.reuse:
                 batches = self._batches(number)
-            if "generator" in turn:  # whose average follows every update
+            if "generator" in turn and not self._at_once:  # the average follows every update
                 figures |= self._settled(taken)
             taken.append(self._turn(turn, batches))
         if not self.done:
@@ -165,17 +167,19 @@ class Stage:
             for optimizer in optimizers:
                 optimizer.step(blocked=blocked)
             self.position.images += self.config.train.batch * ("generator" in turn)
+            if self.ema is not None and self._at_once and "generator" in turn:
+                self.ema.update(blocked=blocked)
         self._scalers[turn[0]].update()
         for optimizer in optimizers:
             optimizer.zero_grad()
         return taken
 
     def _settled(self, taken: list[Turned]) -> dict[str, float]:
-        """The figures of turns, which are over with that: a sound one of the generator moves its average."""
+        """The figures of turns, which are over with that: what moves an average only then follows a sound one."""
         figures: dict[str, float] = {}
         for one in taken:
-            moved = self._waits or self._sound(one)
-            if moved and self.ema is not None and self.position.images > one.images and "generator" in one.turn:
+            sound = self._waits or self._sound(one)
+            if sound and self.ema is not None and not self._at_once and "generator" in one.turn:
                 self.ema.update()
             figures |= one.figures
         taken.clear()

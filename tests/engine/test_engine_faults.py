@@ -48,8 +48,9 @@ class BrokenGenerator(DMD2):
         return {name: factor * value for name, value in super().generator(roles, batch).items()}
 
 
-def test_the_turns_after_one_that_broke_update_nothing(pipeline):
-    stage = small_run.stage(pipeline, BrokenGenerator(ratio=2, guidance=Fixed(1.5)))
+@pytest.mark.parametrize("ema_device", ["auto", "cpu"])
+def test_the_turns_after_one_that_broke_update_nothing(pipeline, ema_device):
+    stage = small_run.stage(pipeline, BrokenGenerator(ratio=2, guidance=Fixed(1.5)), ema_device=ema_device)
     stage.cycle()
     before = everything(stage)
     with pytest.raises(NonFiniteError, match=r"generator/dm is nan, .*in cycle 1 .*generator's turn"):

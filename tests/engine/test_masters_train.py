@@ -1,6 +1,7 @@
 """Networks trained in bf16: what they hold, that they resume bit for bit, and what follows them."""
 
 import re
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -99,22 +100,77 @@ def test_the_average_is_that_of_the_masters_in_fp32(masters: Any, aside: bool, d
 def test_no_update_overtakes_an_average_in_main_memory(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, waits: bool
 ):
-    begin = ema._Aside.begin
+    begin = ema._Thread.begin
 
     def late(self: Any, work: Any) -> None:
         begin(self, lambda: time.sleep(0.3) or work())
 
     beside = small_run.stage(pipeline, small_run.KD, ema=0.5)
     aside = small_run.stage(pipeline, small_run.KD, ema=0.5, ema_device="cpu")
-    monkeypatch.setattr(ema._Aside, "begin", late)
+    monkeypatch.setattr(ema._Thread, "begin", late)
     if not waits:
         monkeypatch.setattr(EMA, "settle", lambda self: None)
     for stage in (beside, aside):
         for _ in range(2):
             stage.cycle()
-    aside.ema._aside.settle()
+    aside.ema._thread.settle()
     pairs = zip(beside.ema.averages.values(), aside.ema.averages.values(), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs) == waits
+
+
+def test_an_average_in_main_memory_is_made_while_the_other_turns_go_on(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+):
+    fake_turn, met = threading.Event(), list[bool]()
+    begin, turn = ema._Thread.begin, Stage._turn
+
+    def late(self: Any, work: Any) -> None:
+        fake_turn.clear()
+        begin(self, lambda: (met.append(fake_turn.wait(20)), work())[-1])
+
+    def told(self: Stage, one: Any, batches: Any) -> Any:
+        taken = turn(self, one, batches)
+        if one[0] == "fake_score":
+            fake_turn.set()
+        return taken
+
+    two_fake_turns, settings = DMD2(ratio=2, guidance=Fixed(1.5)), {"precision": "bf16", "masters": "split", "ema": 0.5}
+    beside, aside = (
+        small_run.stage(pipeline, two_fake_turns, ema_device=device, **settings) for device in ("auto", "cpu")
+    )
+    monkeypatch.setattr(ema._Thread, "begin", late)
+    monkeypatch.setattr(Stage, "_turn", told)
+    for stage in (aside, beside):
+        for _ in range(2):
+            stage.cycle()
+    one, other = everything(beside), everything(aside)
+    assert met == [True, True], "a fake turn ended meanwhile, and the snapshot waited"
+    assert one.keys() == other.keys()
+    assert all(torch.equal(one[name], other[name]) for name in one)
+
+
+@pytest.mark.gpu
+@CUDA
+def test_a_large_average_is_made_in_main_memory_while_the_device_works():
+    net = nn.Linear(16_384, 8_192, device="cuda")
+    average, expected = EMA(net, decay=0.5, aside=True), EMA(net, decay=0.5)
+    for one in (average, expected):
+        one.update()  # page-locked memory is made once
+        one.settle()
+    with torch.no_grad():
+        net.weight.normal_()
+    average.update(blocked=torch.zeros((), device="cuda"))
+    torch.cuda._sleep(20_000_000_000)  # ten seconds of a device that turns elsewhere
+    end = torch.cuda.Event()
+    end.record()
+    average.settle()
+    assert not end.query(), "the copies and the average wait for nothing that was launched after them"
+    expected.update()
+    assert all(
+        torch.equal(a, b.cpu()) for a, b in zip(average.averages.values(), expected.averages.values(), strict=True)
+    )
+    average.update(blocked=torch.ones((), device="cuda"))
+    assert average.updates == 2
 
 
 def test_a_target_follows_the_masters_and_not_what_they_are_rounded_to(pipeline: Pipeline):
