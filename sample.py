@@ -3,6 +3,7 @@
 import sys
 
 from fastgen.cli import main
+from fastgen.command import leave
 
 if __name__ == "__main__":
-    sys.exit(main(["sample", *sys.argv[1:]]))
+    leave(main(["sample", *sys.argv[1:]]))

@@ -3,6 +3,7 @@
 import sys
 
 from fastgen.cli import main
+from fastgen.command import leave
 
 if __name__ == "__main__":
-    sys.exit(main(["train", *sys.argv[1:]]))
+    leave(main(["train", *sys.argv[1:]]))

@@ -1,9 +1,7 @@
 """`python -m eval`: the same as `fastgen eval`."""
 
-import sys
-
-from fastgen.command import guarded
+from fastgen.command import guarded, leave
 
 from .cli import build_parser, run
 
-sys.exit(guarded(run, build_parser().parse_args()))
+leave(guarded(run, build_parser().parse_args(), goes_on="--overwrite"))

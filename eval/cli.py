@@ -12,10 +12,9 @@ from pathlib import Path
 from typing import Any, get_args
 
 from fastgen.command import NUM, add_call, add_stack, natural, positive
+from fastgen.errors import ExitCode
 
 from .options import PROTOCOL_NAMES, Kernel, Options, Precision
-
-FAILED_ASSERTION = 1
 
 _EXAMPLES = """\
 examples:
@@ -69,7 +68,7 @@ def run(args: Namespace) -> int:
 
     report = evaluate(to_options(args))
     failed = report is not None and not all(verdict.holds for verdict in report.assertions)
-    return FAILED_ASSERTION if failed else 0
+    return ExitCode.FAULT if failed else ExitCode.DONE
 
 
 def to_options(args: Namespace) -> Options:

@@ -2,45 +2,93 @@
 
 import logging
 import os
+import shlex
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from threading import Thread
+from time import sleep
+from typing import NoReturn
 
-from .errors import LOG, UserError
+import psutil
+
+from .errors import AFTER_SIGNAL, LOG, ExitCode, UserError
 from .limits import plain
+from .stopping import Stopped, asked, listening
 
-INTERRUPTED = 130
-"""The shell's exit code for Ctrl-C."""
-CLOSED = 141
-"""The shell's exit code for a closed pipe."""
+LAST_S = 5.0  # in which the threads of a command that failed may end
 DTYPES = ("float32", "bfloat16", "float16")
 MOST_LABELS = 10_000_000
 NUM = ("--num-images", "--num")  # torchrun takes --num for one of its own options
 
 
-def guarded(run: Callable[[Namespace], int | None], options: Namespace) -> int:
-    """Run a command; a user's mistake becomes one paragraph on stderr, a stack trace only with --debug."""
+def guarded(run: Callable[[Namespace], int | None], options: Namespace, *, goes_on: str | None = None) -> int:
+    """Run a command; a user's mistake becomes one paragraph on stderr, a stack trace only with --debug.
+
+    Args:
+        goes_on: flag with which the command goes on where a signal stopped it; None for the same command again.
+    """
+    hint = f"go on with\n  {again(goes_on)}\n"
+    with listening(hint):
+        return _guarded(run, options, hint)
+
+
+def _guarded(run: Callable[[Namespace], int | None], options: Namespace, hint: str) -> int:
     try:
         with shown():
             code = run(options) or 0
         sys.stdout.flush()
         return code
-    except KeyboardInterrupt:
-        print("fastgen: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as error:
+        stop = error if isinstance(error, Stopped) else Stopped(ExitCode.SIGINT - AFTER_SIGNAL)
+        return _stopped(stop, hint)
     except UserError as error:
         if options.debug:
             raise
         return failed(error)
     except BrokenPipeError:  # whoever read the output, as `head` does, has enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CLOSED
+        return ExitCode.CLOSED_PIPE
     except OSError as error:  # a full disk, a folder without permission
         if options.debug:
             raise
         return failed(UserError(f"{error}. Use --debug to see where."))
+    except Exception as error:
+        number = asked()
+        if options.debug or number is None:
+            raise
+        return _stopped(Stopped(number, f"in the middle of something ({type(error).__name__}: {error})"), hint)
+
+
+def _stopped(stop: Stopped, hint: str) -> int:
+    """Says, in the first of several processes, that a signal was heard and how to go on; the exit code of it."""
+    if os.environ.get("RANK", "0") == "0":
+        print(f"fastgen: {stop}; {hint}", end="", file=sys.stderr)
+    return stop.exit_code
+
+
+def again(flag: str | None) -> str:
+    """The command line that this process, or the launcher of it and others, was started by, with a flag more."""
+    words = ["fastgen", *sys.argv[1:]] if Path(sys.argv[0]).name == "fastgen" else sys.orig_argv
+    if "RANK" in os.environ:
+        launcher = psutil.Process().parent()
+        line = [] if launcher is None else launcher.cmdline()
+        words = line if line[-len(sys.argv[1:]) :] == sys.argv[1:] else words
+    return shlex.join([*words, flag] if flag and flag not in words else words)
+
+
+def leave(code: int) -> NoReturn:
+    """Ends the process of a command, also where a thread of it waits for what will never come."""
+    if code:
+        Thread(target=_leave_later, args=(code,), daemon=True).start()
+    sys.exit(code)
+
+
+def _leave_later(code: int) -> None:
+    sleep(LAST_S)
+    os._exit(code)
 
 
 @contextmanager

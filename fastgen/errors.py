@@ -6,32 +6,66 @@ Everything else goes to the logger `fastgen`: commands show it, a program that i
 import logging
 from collections.abc import Iterable
 from difflib import get_close_matches
+from enum import IntEnum
 
 LOG = logging.getLogger("fastgen")
+
+AFTER_SIGNAL = 128
+"""What shells add to the number of the signal that ended a process."""
+
+
+class ExitCode(IntEnum):
+    """How a command ends; `docs/reliability.md` says what each one means."""
+
+    DONE = 0
+    FAULT = 1
+    MISTAKE = 2
+    CHECKPOINT = 3
+    NOT_FINITE = 4
+    UNVERIFIED = 5
+    SILENT = 6
+    SIGINT = 130
+    SIGUSR1 = 138
+    CLOSED_PIPE = 141
+    SIGTERM = 143
 
 
 class UserError(Exception):
     """Something outside the code is wrong (a config, a file, an input). Shown without a stack trace."""
 
-    exit_code = 2
+    exit_code: int = ExitCode.MISTAKE
 
 
 class NonFiniteError(UserError):
     """A loss or a gradient is not finite; raised before any optimizer step."""
 
-    exit_code = 4
+    exit_code = ExitCode.NOT_FINITE
 
 
 class CheckpointError(UserError):
     """A checkpoint is damaged, incomplete or belongs to another run."""
 
-    exit_code = 3
+    exit_code = ExitCode.CHECKPOINT
 
 
 class VerificationError(UserError):
     """Training is over and its exports are written, but one of them does not sample as it was trained."""
 
-    exit_code = 5
+    exit_code = ExitCode.UNVERIFIED
+
+
+class SilentError(UserError):
+    """Something that was waited for does not answer: a data source, a decoder, another process."""
+
+    exit_code = ExitCode.SILENT
+
+
+class PeerError(UserError):
+    """Another process of this run stopped, by this exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class NoRoomError(UserError):

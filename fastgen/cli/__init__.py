@@ -6,24 +6,26 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module, metadata
 from types import ModuleType
+from typing import NoReturn
 
-from ..command import failed, guarded
+from ..command import failed, guarded, leave
 from ..errors import UserError, did_you_mean
 
 
 @dataclass(frozen=True)
 class Command:
-    """Where a command lives, and what it is for."""
+    """Where a command lives, what it is for, and the flag with which it goes on after a signal."""
 
     module: str
     summary: str
+    goes_on: str | None = None
 
 
 COMMANDS: dict[str, Command] = {
-    "train": Command("fastgen.cli.train", "distil a teacher pipeline into a student of a few steps"),
+    "train": Command("fastgen.cli.train", "distil a teacher pipeline into a student of a few steps", "--resume"),
     "plan": Command("fastgen.cli.plan", "what a run costs: memory by part, seconds, and what would make it fit"),
-    "sample": Command("fastgen.cli.sample", "draw images from a student or any other stock pipeline"),
-    "eval": Command("eval.cli", "measure a student beside its teacher"),
+    "sample": Command("fastgen.cli.sample", "draw images from a student or any other stock pipeline", "--overwrite"),
+    "eval": Command("eval.cli", "measure a student beside its teacher", "--overwrite"),
     "verify": Command("fastgen.cli.verify", "check that an export samples as it was trained"),
     "prove": Command("fastgen.cli.prove", "check an objective, a file of your own included"),
     "list": Command("fastgen.cli.listing", "objectives, sources of data and shipped configs"),
@@ -32,7 +34,7 @@ COMMANDS: dict[str, Command] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit code: 0, 130 when interrupted, else that of the UserError."""
+    """Run one command and return its exit code, one of `ExitCode`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
@@ -45,7 +47,12 @@ def main(argv: Sequence[str] | None = None) -> int:
         return failed(_unknown(name))
     module = import_module(COMMANDS[name].module)
     options = _parser(name, module).parse_args(arguments[1:])
-    return guarded(module.run, options)
+    return guarded(module.run, options, goes_on=COMMANDS[name].goes_on)
+
+
+def entry() -> NoReturn:
+    """`main` as the whole of a process."""
+    leave(main())
 
 
 def _parser(name: str, module: ModuleType) -> ArgumentParser:

@@ -13,7 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from ..errors import UserError
+from ..peers import Ending
+from ..stopping import Stopped
 
 PATIENCE = timedelta(days=30)  # for one process that encodes, exports or measures; a dead one is noticed at once
 
@@ -39,9 +40,23 @@ def average(values: Tensor) -> Tensor:
     return values
 
 
-def average_of(value: float, device: torch.device) -> float:
-    """The mean over all processes of a number; one process alone need not ask its device."""
-    return average(torch.tensor(value, device=device)).item() if parallel() else value
+def agreed(seconds: float, wish: bool, device: torch.device) -> tuple[float, bool]:
+    """The mean of a number over all processes, and whether any of them has a wish: both in one exchange.
+
+    One process alone need not ask its device.
+    """
+    if not parallel():
+        return seconds, wish
+    mean, share = average(torch.tensor([seconds, float(wish)], device=device)).tolist()
+    return mean, share > 0
+
+
+def signal_of_any(number: int | None) -> int:
+    """The same signal on every process, of those that some of them have heard."""
+    heard = torch.tensor(number or 0)
+    if parallel():
+        dist.all_reduce(heard, dist.ReduceOp.MAX, group=_beside(dist.group.WORLD))
+    return int(heard)
 
 
 def meet() -> None:
@@ -64,19 +79,20 @@ def alone(work: Callable[[], Value]) -> Value | None:
 
     Raises:
         UserError: it failed; the first process raises its own error, the others one that names it.
+        Stopped: a signal to the first process stopped the work, on every process.
     """
     if not parallel():
         return work()
     first, done, failure = dist.get_rank() == 0, None, None
     try:
         done = work() if first else None
-    except Exception as error:
+    except (Exception, Stopped) as error:
         failure = error
-    reason = shared(None if failure is None else f"{type(failure).__name__}: {failure}")
+    told = shared(None if failure is None else Ending.of(failure))
     if failure is not None:
         raise failure
-    if reason is not None:
-        raise UserError(f"the first process stopped: {reason}")
+    if told is not None:
+        raise told.error("the first process")
     return done
 
 

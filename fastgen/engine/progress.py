@@ -1,7 +1,9 @@
 """Where a stage stands, and what it took to get there."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
@@ -23,6 +25,30 @@ class Position:
     images: int = 0
     drawn: int = 0
     seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Boundary:
+    """A cycle that is over, before what is due after it: a measurement, a log line, a picture, a checkpoint.
+
+    Args:
+        before: images of the generator's turns before that cycle.
+        figures: figures of the cycle.
+    """
+
+    before: int
+    figures: dict[str, float]
+
+    def state(self) -> dict[str, Any]:
+        """As JSON, which knows no infinity."""
+        return {"before": self.before, "figures": {name: repr(value) for name, value in self.figures.items()}}
+
+    @classmethod
+    def of(cls, state: Mapping[str, Any] | None) -> "Boundary | None":
+        """What `state` made; None of a checkpoint that left nothing due."""
+        if state is None:
+            return None
+        return cls(state["before"], {name: float(value) for name, value in state["figures"].items()})
 
 
 @dataclass(frozen=True)

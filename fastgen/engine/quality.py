@@ -22,6 +22,7 @@ from ..files import atomic_folder, atomic_json
 from ..models.baking import baked
 from ..models.roles import EMBEDDED, Roles, put, taken
 from ..models.sharding import brought_together
+from ..stopping import interruptible
 from .distributed import alone, shared
 from .feed import Feed
 from .fitting import check_tensors
@@ -95,11 +96,12 @@ class Quality:
 
         Raises:
             CheckpointError: the best weights cannot be written.
+            Stopped: a signal was heard while it measured, and nothing is changed.
         """
         assert self._yardstick is not None
         measured = self._yardstick.figures
         with shown(stage):
-            figures = shared(alone(lambda: dict(measured(stage)))) or {}
+            figures = shared(alone(interruptible(lambda: dict(measured(stage))))) or {}
             value = figures[self.metric]
             self.since += 1
             if self._better(value):
@@ -111,6 +113,17 @@ class Quality:
         best = "none" if self.best is None else f"{self.best.value:.4g}"
         self._shown = {self.metric: f"{value:.4g} (best {best})"}
         return {f"quality/{name}": figure for name, figure in figures.items()}
+
+    def verdict(self, stage: Stage) -> str | None:
+        """Why a stage ends before its budget, if it does."""
+        if stage.done or not self.exhausted:
+            return None
+        found = "no value was finite" if self.best is None else f"{self.best.value:.4g} stands"
+        since = "" if self.best is None else f" since {self.best.images:,} images"
+        return (
+            f"stage {stage.config.name!r} stops at {stage.position.images:,} of {stage.config.train.images:,} images: "
+            f"{self.metric} did not improve in {self.since} measurements ({found}{since})"
+        )
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint holds beside the weights, as JSON."""

@@ -2,11 +2,14 @@
 
 import gc
 from collections.abc import Callable
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor
+from tqdm import tqdm
 
 from ..config.schema import Config, StageConfig
 from ..config.yaml_file import digest, fingerprint, save
@@ -18,14 +21,16 @@ from ..models.regions import Recompilations
 from ..models.roles import Roles
 from ..models.walk import Plan
 from ..seeds import seed_of
+from ..stopping import Stopped, asked, at_once, deferred, interruptible
 from . import checkpoint
-from .distributed import alone, is_first
+from .distributed import alone, is_first, signal_of_any
 from .dtypes import autocast_of, base_of
 from .feed import Feed, PairSet
 from .log import RunLog
 from .memory import settle_recompute
 from .migration import migrated
 from .pairs import teacher_pairs
+from .progress import Boundary
 from .quality import Quality, Yardstick, left_by, passed, plain, read_weights, shown, write_weights
 from .roles import Weights, build_roles
 from .saved import FORMAT
@@ -79,6 +84,7 @@ class Run:
         Raises:
             CheckpointError: the newest checkpoints are damaged, or of a run with other settings.
             NonFiniteError: training broke down; the last checkpoint is intact.
+            Stopped: a signal was heard, and everything up to the last cycle is in a checkpoint.
         """
         snapshot = self._resumed() if resume else None
         start = snapshot.state["stage"] if snapshot else 0
@@ -94,7 +100,7 @@ class Run:
             if resumed is not None:
                 stage.restore(resumed)
                 self._restore(quality, resumed, stage)
-            self._run(stage, quality)
+            self._run(stage, quality, Boundary.of(resumed.state.get("boundary")) if resumed else None)
             weights = _left_by(stage, quality)
             latest = weights.get("ema", weights["generator"])
             finished[stage_config.name] = plain(stage.roles, latest, stage.feed)
@@ -186,32 +192,60 @@ class Run:
             folder, self.pipeline, teacher, self.config.pairs, loader=loader, key=key, accelerator=self.accelerator
         )
 
-    def _run(self, stage: Stage, quality: Quality) -> None:
-        settings, position, log = stage.config.train, stage.position, self.config.log
-        recompilations = Recompilations(settings.compile)
-        with self.log.bar(stage.config.name, total=settings.images, done=position.images) as bar:
+    def _run(self, stage: Stage, quality: Quality, boundary: Boundary | None) -> None:
+        """Cycles, and what is due at the boundaries between them, first at `boundary`, where the run before stopped.
+
+        A signal is answered at a boundary, once the work so far is saved; before there is any, at once.
+
+        Raises:
+            Stopped: there was one.
+        """
+        position, recompilations = stage.position, Recompilations(stage.config.train.compile)
+        with self.log.bar(stage.config.name, total=stage.config.train.images, done=position.images) as bar, deferred():
             if position.cycle == 0 and self.yardstick is not None:
                 self._report(stage, quality.measure(stage))
-            while not (stage.done or quality.exhausted):
-                before = position.images
-                with recompilations.cycle() as reasons:
-                    figures = stage.cycle()
-                if reasons:
-                    self.log.say(
-                        f"cycle {position.cycle} waited for {len(reasons)} blocks to be compiled: {reasons[0]}"
-                    )
-                bar.update(position.images - bar.n)
-                measured = quality.measure(stage) if quality.due(before, stage) else {}
-                ends = stage.done or quality.exhausted
-                reached = partial(passed, before, position.images, total=settings.images)
-                if position.cycle % log.every == 0 or ends or measured:
-                    self._report(stage, figures | measured, note=_stopped(stage, quality))
-                    losses = {name.split("/")[1]: f"{v:.3g}" for name, v in figures.items() if "lr" not in name}
-                    bar.set_postfix(quality.shown | losses)
-                if self.preview is not None and log.previews and (ends or reached(every=None, marks=log.previews)):
-                    self._preview(stage, self.preview)
-                if ends or reached(every=self.config.checkpoints.every):
-                    self._save(stage, quality)
+            work = boundary is not None
+            while boundary is not None or not (stage.done or quality.exhausted):
+                if boundary is None:
+                    with nullcontext() if work else at_once():
+                        boundary, work = self._cycle(stage, recompilations), True
+                try:
+                    self._attend(stage, quality, boundary, bar)
+                except Stopped as stop:
+                    self._save(stage, quality, boundary)
+                    kept = f"saved at {position.images:,} images of stage {stage.config.name!r}"
+                    raise Stopped(stop.number, kept) from None
+                boundary = None
+
+    def _cycle(self, stage: Stage, recompilations: Recompilations) -> Boundary:
+        before = stage.position.images
+        with recompilations.cycle() as reasons:
+            figures = stage.cycle()
+        if reasons:
+            self.log.say(f"cycle {stage.position.cycle} waited for {len(reasons)} blocks to be compiled: {reasons[0]}")
+        return Boundary(before, figures)
+
+    def _attend(self, stage: Stage, quality: Quality, boundary: Boundary, bar: "tqdm[Any]") -> None:
+        """Does what is due at a boundary.
+
+        Raises:
+            Stopped: a signal was heard, and nothing of it is done yet.
+        """
+        position, log, figures = stage.position, self.config.log, boundary.figures
+        bar.update(position.images - bar.n)
+        if stage.asked_to_stop:
+            raise Stopped(signal_of_any(asked()))
+        measured = quality.measure(stage) if quality.due(boundary.before, stage) else {}
+        ends = stage.done or quality.exhausted
+        reached = partial(passed, boundary.before, position.images, total=stage.config.train.images)
+        if position.cycle % log.every == 0 or ends or measured:
+            self._report(stage, figures | measured, note=quality.verdict(stage))
+            losses = {name.split("/")[1]: f"{v:.3g}" for name, v in figures.items() if "lr" not in name}
+            bar.set_postfix(quality.shown | losses)
+        if self.preview is not None and log.previews and (ends or reached(every=None, marks=log.previews)):
+            self._preview(stage, self.preview)
+        if ends or reached(every=self.config.checkpoints.every):
+            self._save(stage, quality)
 
     def _report(self, stage: Stage, figures: dict[str, float], *, note: str | None = None) -> None:
         values = {"images": stage.position.images, **figures}
@@ -220,8 +254,8 @@ class Run:
 
     def _preview(self, stage: Stage, preview: Preview) -> None:
         name = f"{stage.index}-{stage.config.name}-{stage.position.images:09d}"
-        with shown(stage):
-            alone(lambda: self._draw(partial(preview, stage, name)))
+        with shown(stage), suppress(Stopped):  # which is heard again at the next boundary
+            alone(interruptible(lambda: self._draw(partial(preview, stage, name))))
 
     def _draw(self, preview: Callable[[], None]) -> None:
         """A picture, where one can be made; what hinders it is said once, and training goes on."""
@@ -232,7 +266,9 @@ class Run:
                 self.log.say(f"no preview could be made ({cause(error)}); training goes on, without more such warnings")
             self._hindrance = error
 
-    def _save(self, stage: Stage, quality: Quality) -> None:
+    def _save(self, stage: Stage, quality: Quality, boundary: Boundary | None = None) -> None:
+        """A checkpoint; with what is due at a boundary for the run that goes on from it."""
+
         def write(snapshot: checkpoint.Snapshot) -> None:
             step = sum(s.train.images for s in self.config.stages[: stage.index]) + stage.position.images
             checkpoint.save(self.config.out / "checkpoints", step, snapshot, keep=self.config.checkpoints.keep)
@@ -240,6 +276,7 @@ class Run:
         held = stage.snapshot() if is_first() or stage.sharded else checkpoint.Snapshot({}, {})
         best = {"best": quality.weights} if quality.weights else {}
         about = {"format": FORMAT, "fingerprint": fingerprint(self.config), "quality": quality.state()}
+        about |= {} if boundary is None else {"boundary": boundary.state()}
         checkpoint.written_together(checkpoint.Snapshot({**held.tensors, **best}, {**held.state, **about}), write)
 
     def _resumed(self) -> checkpoint.Snapshot | None:
@@ -255,21 +292,10 @@ class Run:
                 f"the checkpoint {loaded.path} was written with other settings ({'; '.join(changed[:10])}): resume "
                 f"with the config saved in {self.config.out / 'config.yaml'}, or start in another folder (out=...)"
             )
-        self.log.rewind(state["stage"], state["position"]["cycle"])
+        due = "boundary" in state  # and so is the log line of that cycle
+        self.log.rewind(state["stage"], state["position"]["cycle"] - due)
         self.log.say(f"resuming from {loaded.path}")
         return snapshot
-
-
-def _stopped(stage: Stage, quality: Quality) -> str | None:
-    """Why a stage ends before its budget, if it does."""
-    if stage.done or not quality.exhausted:
-        return None
-    found = "no value was finite" if quality.best is None else f"{quality.best.value:.4g} stands"
-    since = "" if quality.best is None else f" since {quality.best.images:,} images"
-    return (
-        f"stage {stage.config.name!r} stops at {stage.position.images:,} of {stage.config.train.images:,} images: "
-        f"{quality.metric} did not improve in {quality.since} measurements ({found}{since})"
-    )
 
 
 def _left_by(stage: Stage, quality: Quality) -> dict[str, dict[str, Tensor]]:

@@ -16,9 +16,10 @@ from ..models.roles import Roles
 from ..models.sharding import Slice, collect
 from ..objectives import Batch, Terms, Turn, roles_of
 from ..seeds import stream
+from ..stopping import asked
 from .averaging import Averager
 from .checkpoint import Snapshot
-from .distributed import average, average_of
+from .distributed import agreed, average
 from .ema import EMA
 from .feed import Feed
 from .fitting import load_module, restore_scaler
@@ -73,6 +74,7 @@ class Stage:
         self.config, self.roles, self.feed, self.accelerator = config, roles, feed, accelerator
         self.index, self.seed, self.sparing = index, seed, sparing
         self.position = Position()
+        self.asked_to_stop = False  # of all processes, by a signal to any of them, as of the last cycle
         settings, cycle = config.train, config.objective.cycle
         generator_turns = sum("generator" in turn for turn in cycle)
         self.cycles = math.ceil(settings.images / (settings.batch * generator_turns))
@@ -139,7 +141,9 @@ class Stage:
         if self.config.train.sharding != "none":
             forget_calls(self.roles)
         self.position.cycle += 1
-        self.position.seconds += average_of(time.perf_counter() - start, self.accelerator.device)
+        took = time.perf_counter() - start
+        seconds, self.asked_to_stop = agreed(took, asked() is not None, self.accelerator.device)
+        self.position.seconds += seconds
         return figures
 
     def _trained_in(self, turn: Turn) -> list[nn.Parameter]:
