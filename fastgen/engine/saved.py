@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
 
 from ..errors import CheckpointError
 
@@ -69,6 +69,15 @@ class _Quality(_Saved):
     since: NonNegativeInt
 
 
+class _Boundary(BaseModel):
+    """Figures as texts, which may say that they are not finite."""
+
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    before: NonNegativeInt
+    figures: dict[str, Annotated[str, AfterValidator(float)]]
+
+
 class _Objective(_Saved):
     name: str
 
@@ -100,6 +109,7 @@ class _State(_Saved):
     ema_updates: NonNegativeInt | None
     fingerprint: _Fingerprint
     quality: _Quality | None = None
+    boundary: _Boundary | None = None
 
 
 def check_state(state: object, file: Path) -> int:
