@@ -13,7 +13,9 @@ import torch
 from safetensors.torch import save_file
 
 from fastgen import files
-from fastgen.engine.manifest import (
+from fastgen.errors import CheckpointError, UserError
+from fastgen.files import atomic_folder, atomic_json, atomic_text, remove_folder, tidy
+from fastgen.manifest import (
     MANIFEST,
     ManifestError,
     MissingFileError,
@@ -23,8 +25,6 @@ from fastgen.engine.manifest import (
     verify_sizes,
     write_manifest,
 )
-from fastgen.errors import CheckpointError, UserError
-from fastgen.files import atomic_folder, atomic_json, atomic_text, remove_folder, tidy
 
 
 def tree(folder):

@@ -13,7 +13,19 @@ ROOT = Path(__file__).parent.parent
 MODULES = sorted([*(ROOT / "fastgen").rglob("*.py"), *(ROOT / "eval").rglob("*.py")])
 MOST_LINES = 320
 
-GROUND = {"command", "errors", "files", "limits", "peers", "plugins", "seeds", "stopping", "user_file"}
+GROUND = {
+    "command",
+    "contents",
+    "errors",
+    "files",
+    "limits",
+    "peers",
+    "manifest",
+    "plugins",
+    "seeds",
+    "stopping",
+    "user_file",
+}
 MAY_IMPORT = {  # room -> what it may import of ours, besides itself
     "process": set(),
     "data": GROUND,

@@ -26,6 +26,13 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--config", type=Path, required=True, help="YAML file of the run, see configs/")
     parser.add_argument("--resume", action="store_true", help="go on from the newest valid checkpoint in OUT")
     parser.add_argument(
+        "--allow-changed",
+        action="append",
+        choices=("teacher", "data", "pairs"),
+        default=[],
+        help="resume although this has other contents than when the checkpoint was written; may be repeated",
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="print the resolved config and the plan, say what would be refused here, write nothing",
@@ -56,7 +63,7 @@ def run(args: Namespace) -> int:
         return 0
     from ..distillation.distil import distil
 
-    distil(config, recipes=args.config.parent, resume=args.resume)
+    distil(config, recipes=args.config.parent, resume=args.resume, allow_changed=args.allow_changed)
     return 0
 
 

@@ -70,6 +70,12 @@ class ImageFolder:
             )
         return tuple(" ".join(read_lines(caption)) for caption in captions)
 
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        """The files of all items: images, and their captions where they have some."""
+        captions = [file.with_suffix(".txt") for file in self.files] if self.prompts is not None else []
+        return (*self.files, *captions)
+
     def check(self) -> None:
         check_settings(self.size, self.channels, self.cache_gib, self.unreadable)
         _ = self.files, self.prompts

@@ -70,6 +70,11 @@ class ParquetImages:
             plain(texts[row], f"the {name} in {self._table.where(row)}")
         return texts
 
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        """The files of all rows."""
+        return tuple(self._table.files)
+
     def check(self) -> None:
         check_settings(self.size, self.channels, self.cache_gib, self.unreadable)
         self._table.chosen(self.image, _is_encoded)

@@ -43,6 +43,11 @@ class PromptFile:
     def prompts(self) -> tuple[str, ...]:
         return _some(self.path, read_lines(self.path))
 
+    @property
+    def reads(self) -> tuple[Path, ...]:
+        """The text file."""
+        return (self.path,)
+
     def check(self) -> None:
         _ = self.prompts
 

@@ -1,5 +1,6 @@
 """From a config to a verified student: teacher, training, export, report."""
 
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,7 @@ from accelerate import Accelerator
 from ..config.schema import Config
 from ..engine.distributed import alone, leave
 from ..engine.dtypes import AUTOCAST
+from ..engine.materials import Material
 from ..engine.run import Run, Trained
 from ..engine.splitting import micro_batches
 from ..errors import UserError, VerificationError, say, warn
@@ -27,23 +29,24 @@ if TYPE_CHECKING:
     from .monitor import Monitor
 
 
-def distil(config: Config, *, recipes: Path, resume: bool = False) -> Path:
+def distil(config: Config, *, recipes: Path, resume: bool = False, allow_changed: Collection[Material] = ()) -> Path:
     """Carries a run out and returns the student's folder.
 
     Args:
         config: settings of the run.
         recipes: folder that `teacher.recipe` is relative to.
         resume: go on from the newest checkpoint.
+        allow_changed: what may have other contents than when it was written.
 
     Raises:
         UserError: the config, the teacher, the data or the output folder cannot work; nothing on disk is lost.
     """
-    folder = _distilled(config, recipes=recipes, resume=resume)
+    folder = _distilled(config, recipes=recipes, resume=resume, allow_changed=allow_changed)
     leave()
     return folder
 
 
-def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
+def _distilled(config: Config, *, recipes: Path, resume: bool, allow_changed: Collection[Material] = ()) -> Path:
     check_stages(config)
     accelerator = accelerator_of(config)
     for stage in config.stages:
@@ -74,7 +77,7 @@ def _distilled(config: Config, *, recipes: Path, resume: bool) -> Path:
         preview=student.preview if shown else None,
         yardstick=monitor.yardstick if monitor else None,
     )
-    trained = run.train(resume=resume)
+    trained = run.train(resume=resume, allow_changed=allow_changed)
     for tracker in accelerator.trackers:
         tracker.finish()
     alone(lambda: _finish(student, trained, monitor))

@@ -1,6 +1,6 @@
 """The steps of a distillation, for programs that take them one by one: what `fastgen.NAME` shows of this room."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -9,6 +9,7 @@ import torch
 
 from ..config.schema import Config
 from ..config.yaml_file import load
+from ..engine.materials import Material
 from ..engine.quality import left_by, plain
 from ..engine.run import Run, Trained
 from ..engine.stage import Stage
@@ -29,13 +30,20 @@ ConfigLike = Config | str | Path | Mapping[str, Any]
 """A config, or what one is read from: a YAML file, or a mapping of the same form."""
 
 
-def distil(config: ConfigLike, overrides: Sequence[str] = (), *, resume: bool = False) -> Path:
+def distil(
+    config: ConfigLike,
+    overrides: Sequence[str] = (),
+    *,
+    resume: bool = False,
+    allow_changed: Collection[Material] = (),
+) -> Path:
     """A whole run: teacher, training, export, verification, report.
 
     Args:
         config: settings of the run; a teacher's recipe lies beside its file.
         overrides: settings to change, such as "train.batch=64".
         resume: go on from the newest checkpoint.
+        allow_changed: what may have other contents than when it was written: teacher, data or pairs.
 
     Returns:
         The student's folder.
@@ -44,7 +52,7 @@ def distil(config: ConfigLike, overrides: Sequence[str] = (), *, resume: bool = 
         UserError: the config, the teacher, the data or the output folder cannot work; nothing on disk is lost.
     """
     recipes = Path(config).parent if isinstance(config, str | Path) else Path()
-    return carry_out(_read(config, overrides), recipes=recipes, resume=resume)
+    return carry_out(_read(config, overrides), recipes=recipes, resume=resume, allow_changed=allow_changed)
 
 
 def load_teacher(teacher: ConfigLike, *, device: str | torch.device = "auto") -> Pipeline:

@@ -26,9 +26,9 @@ from torch import Tensor
 
 from ..errors import CheckpointError, warn
 from ..files import atomic_folder, remove_folder, tidy
+from ..manifest import MissingFileError, verify_manifest, verify_sizes, write_manifest
 from ..models.sharding import whole
 from .distributed import alone, helped, is_first, shared, spread
-from .manifest import MissingFileError, verify_manifest, verify_sizes, write_manifest
 
 STATE = "state.json"
 _TENSORS = ".safetensors"

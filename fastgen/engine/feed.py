@@ -17,11 +17,16 @@ from ..objectives import Batch, Needs, Pair
 
 @dataclass(frozen=True)
 class PairSet:
-    """Teacher samples: row i was made from noise eps[i] under the conditioning of the loader's position i."""
+    """Teacher samples: row i was made from noise eps[i] under the conditioning of the loader's position i.
+
+    Args:
+        sha256: of the file that they are kept in.
+    """
 
     eps: Tensor
     x0: Tensor
     loader: Loader
+    sha256: str = ""
 
     def items(self, rows: Tensor) -> Items:
         """What the rows were conditioned on, with the images that stand there in the data."""

@@ -11,11 +11,12 @@ from tqdm import tqdm
 from ..config.schema import PairsConfig
 from ..data import Loader
 from ..files import atomic_folder
+from ..manifest import MANIFEST, verify_manifest, write_manifest
 from ..models.contract import Denoiser
 from ..models.pipelines.pipeline import Pipeline
 from ..sampling.sampler import ode, seeded_noise
 from ..seeds import seed_of
-from .distributed import alone, spread
+from .distributed import alone, shared, spread
 from .feed import PairSet
 
 MOST, VALUES = 256, 2**20  # samples that are drawn at once, and values of them: 16 of SDXL at 1024 px
@@ -31,27 +32,39 @@ def teacher_pairs(
     key: str,
     accelerator: Accelerator,
 ) -> PairSet:
-    """The pairs of a run, from `folder` if it holds those of the same `key`, otherwise sampled and put there."""
+    """The pairs of a run, from `folder` if it holds those of the same `key`, otherwise sampled and put there.
+
+    Raises:
+        CheckpointError: those that it holds are not what was written.
+    """
     file = folder / "pairs.safetensors"
 
-    def make() -> None:
+    def make() -> str:
         eps, x0 = _sampled(pipeline, teacher, spec, loader, accelerator.device)
         with atomic_folder(folder, replace=True) as temporary:
             save_file({"eps": eps, "x0": x0}, temporary / file.name, metadata={"key": key})
+            write_manifest(temporary)
+        return _held(file)
 
-    alone(lambda: None if _has(file, key) else make())
+    held = shared(alone(lambda: _held(file) if _has(file, key) else make()))
     pairs = spread(lambda: load_file(file))
-    return PairSet(pairs["eps"], pairs["x0"], loader)
+    return PairSet(pairs["eps"], pairs["x0"], loader, str(held))
 
 
 def _has(file: Path, key: str) -> bool:
-    if not file.exists():
+    if not (file.exists() and (file.parent / MANIFEST).exists()):
         return False
     try:
         with safe_open(file, framework="pt") as tensors:
             return (tensors.metadata() or {}).get("key") == key
     except SafetensorError:  # damaged, and quickly made again
         return False
+
+
+def _held(file: Path) -> str:
+    """The hash of the pairs, once they are known to be what was written."""
+    remedy = f"delete {file.parent}, and they are made again"
+    return verify_manifest(file.parent, remedy=remedy)[file.name].sha256
 
 
 def _sampled(

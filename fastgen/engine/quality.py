@@ -19,6 +19,7 @@ from ..config.evaluate import EvaluateConfig
 from ..config.yaml_file import digest
 from ..errors import CheckpointError
 from ..files import atomic_folder, atomic_json
+from ..manifest import MANIFEST, verify_manifest, write_manifest
 from ..models.baking import baked
 from ..models.roles import EMBEDDED, Roles, put, taken
 from ..models.sharding import brought_together
@@ -213,6 +214,7 @@ def write_weights(folder: Path, weights: Mapping[str, Tensor], about: Mapping[st
         with atomic_folder(folder, replace=True) as new:
             save_file(dict(weights), new / _FILE)
             atomic_json(new / "about.json", finite)
+            write_manifest(new)
     except (OSError, SafetensorError) as error:
         raise CheckpointError(
             f"the weights {folder} could not be written: {error}. The checkpoints are untouched: free some space and "
@@ -226,6 +228,8 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     Raises:
         CheckpointError: there are none, or they are damaged.
     """
+    if (folder / MANIFEST).exists():  # which version 0.1 did not write
+        verify_manifest(folder, remedy="they are not used")
     try:
         return load_file(folder / _FILE)
     except (OSError, SafetensorError) as error:

@@ -1,7 +1,7 @@
 """A run from its config: stages one after the other, with checkpoints, previews and a log."""
 
 import gc
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import partial
@@ -23,15 +23,16 @@ from ..models.walk import Plan
 from ..seeds import seed_of
 from ..stopping import Stopped, asked, at_once, deferred, interruptible
 from . import checkpoint
-from .distributed import alone, is_first, signal_of_any
+from .distributed import alone, is_first, shared, signal_of_any
 from .dtypes import autocast_of, base_of
 from .feed import Feed, PairSet
 from .log import RunLog
+from .materials import Material, Materials, check_materials, materials
 from .memory import settle_recompute
-from .migration import migrated
 from .pairs import teacher_pairs
 from .progress import Boundary
 from .quality import Quality, Yardstick, left_by, passed, plain, read_weights, shown, write_weights
+from .resume import last_cycle, resumed
 from .roles import Weights, build_roles
 from .saved import FORMAT
 from .sharding import shard_roles
@@ -76,31 +77,37 @@ class Run:
         self.config, self.pipeline, self.student = config, pipeline, student
         self.accelerator, self.preview, self.yardstick = accelerator, preview, yardstick
         self.log = RunLog(accelerator, config.out)
+        self._made_of: dict[Material, Mapping[str, str]] = {}
         self._hindrance: Exception | None = None
 
-    def train(self, *, resume: bool) -> Trained:
+    def train(self, *, resume: bool, allow_changed: Collection[Material] = ()) -> Trained:
         """All stages; with `resume`, from the newest valid checkpoint on if there is one.
 
+        Args:
+            allow_changed: what may have other contents than it had when the checkpoint was written.
+
         Raises:
-            CheckpointError: the newest checkpoints are damaged, or of a run with other settings.
+            CheckpointError: the newest checkpoints are damaged, or of a run with other settings or contents.
             NonFiniteError: training broke down; the last checkpoint is intact.
             Stopped: a signal was heard, and everything up to the last cycle is in a checkpoint.
         """
-        snapshot = self._resumed() if resume else None
+        self._made_of = shared(alone(lambda: materials(self.config)) or {})
+        snapshot = resumed(self.config, self._made_of, allowed=allow_changed, say=self.log.say) if resume else None
         start = snapshot.state["stage"] if snapshot else 0
-        if snapshot is None:
-            self.log.rewind(0, -1)
+        self.log.rewind(start, -1 if snapshot is None else last_cycle(snapshot))
         alone(lambda: save(self.config, self.config.out))
         finished = self._finished_before(start)
         weights: dict[str, dict[str, Tensor]] = {}
         for index, stage_config in enumerate(self.config.stages[start:], start):
-            resumed = snapshot if index == start else None
-            stage = self.stage(index, weights if resumed is None else None)
+            begun = snapshot if index == start else None
+            stage = self.stage(index, weights if begun is None else None)
+            if begun is not None:
+                self._check_pairs(begun, stage, allow_changed)
             quality = Quality(self.yardstick, self.config.evaluate, self.config.out / "best")
-            if resumed is not None:
-                stage.restore(resumed)
-                self._restore(quality, resumed, stage)
-            self._run(stage, quality, Boundary.of(resumed.state.get("boundary")) if resumed else None)
+            if begun is not None:
+                stage.restore(begun)
+                self._restore(quality, begun, stage)
+            self._run(stage, quality, Boundary.of(begun.state.get("boundary")) if begun else None)
             weights = _left_by(stage, quality)
             latest = weights.get("ema", weights["generator"])
             finished[stage_config.name] = plain(stage.roles, latest, stage.feed)
@@ -124,6 +131,13 @@ class Run:
             except CheckpointError as error:
                 self.log.say(f"the report will lack stage {stage.name!r}: {error}")
         return finished
+
+    def _check_pairs(self, snapshot: checkpoint.Snapshot, stage: Stage, allowed: Collection[Material]) -> None:
+        """Pairs follow the teacher and the data, and are others only where these were allowed to be."""
+        saved: Materials = snapshot.state.get("made_of", {})
+        if stage.feed.pairs is not None and not allowed:
+            held: Materials = {"pairs": {"sha256": stage.feed.pairs.sha256}}
+            check_materials(saved, held, self.config.out / "checkpoints")
 
     def _restore(self, quality: Quality, snapshot: checkpoint.Snapshot, stage: Stage) -> None:
         if not quality.restore(snapshot.state.get("quality"), snapshot.tensors.get("best", {}), stage):
@@ -183,7 +197,8 @@ class Run:
         images = config.objective.needs.images
         loader = Loader(self.config.data, seed=seed_of(self.config.seed, "pairs"), images=images)
         settings = fingerprint(self.config)
-        key = digest([settings[name] for name in ("pairs", "seed", "teacher", "data")] + [config.train.precision])
+        told = [settings[name] for name in ("pairs", "seed", "teacher", "data")]
+        key = digest([*told, config.train.precision, self._made_of.get("teacher"), self._made_of.get("data")])
         network = self.pipeline.network
         autocast = autocast_of(network, config.train.precision, self.pipeline.told_in)
         teacher = self.pipeline.speaking(network, autocast=autocast)
@@ -275,27 +290,15 @@ class Run:
 
         held = stage.snapshot() if is_first() or stage.sharded else checkpoint.Snapshot({}, {})
         best = {"best": quality.weights} if quality.weights else {}
-        about = {"format": FORMAT, "fingerprint": fingerprint(self.config), "quality": quality.state()}
+        pairs: Materials = {"pairs": {"sha256": stage.feed.pairs.sha256}} if stage.feed.pairs else {}
+        about = {
+            "format": FORMAT,
+            "fingerprint": fingerprint(self.config),
+            "quality": quality.state(),
+            "made_of": {**self._made_of, **pairs},
+        }
         about |= {} if boundary is None else {"boundary": boundary.state()}
         checkpoint.written_together(checkpoint.Snapshot({**held.tensors, **best}, {**held.state, **about}), write)
-
-    def _resumed(self) -> checkpoint.Snapshot | None:
-        loaded = checkpoint.newest_of_the_first(self.config.out / "checkpoints", warn=self.log.say)
-        if loaded is None:
-            self.log.say(f"nothing to resume in {self.config.out}: starting from the beginning")
-            return None
-        snapshot = migrated(loaded.snapshot, loaded.path)
-        state = snapshot.state
-        changed = _differences(state["fingerprint"], fingerprint(self.config))
-        if changed:
-            raise CheckpointError(
-                f"the checkpoint {loaded.path} was written with other settings ({'; '.join(changed[:10])}): resume "
-                f"with the config saved in {self.config.out / 'config.yaml'}, or start in another folder (out=...)"
-            )
-        due = "boundary" in state  # and so is the log line of that cycle
-        self.log.rewind(state["stage"], state["position"]["cycle"] - due)
-        self.log.say(f"resuming from {loaded.path}")
-        return snapshot
 
 
 def _left_by(stage: Stage, quality: Quality) -> dict[str, dict[str, Tensor]]:
@@ -303,12 +306,3 @@ def _left_by(stage: Stage, quality: Quality) -> dict[str, dict[str, Tensor]]:
     if quality.weights:
         weights["generator" if stage.ema is None else "ema"] = quality.weights
     return weights
-
-
-def _differences(old: object, new: object, path: str = "") -> list[str]:
-    if isinstance(old, dict) and isinstance(new, dict):
-        keys = sorted({*old, *new})
-        return [d for key in keys for d in _differences(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))]
-    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        return [d for i, pair in enumerate(zip(old, new, strict=True)) for d in _differences(*pair, f"{path}.{i}")]
-    return [] if old == new else [f"{path} was {old}, is {new}"]

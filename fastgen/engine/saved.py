@@ -110,6 +110,7 @@ class _State(_Saved):
     fingerprint: _Fingerprint
     quality: _Quality | None = None
     boundary: _Boundary | None = None
+    made_of: dict[str, dict[str, str]] = {}
 
 
 def check_state(state: object, file: Path) -> int:

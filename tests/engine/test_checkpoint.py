@@ -9,7 +9,8 @@ from safetensors.torch import load_file, save_file
 
 from fastgen.engine import checkpoint
 from fastgen.engine.checkpoint import Snapshot, load, load_newest, newest, save
-from fastgen.engine.manifest import (
+from fastgen.errors import CheckpointError
+from fastgen.manifest import (
     MANIFEST,
     ManifestError,
     MissingFileError,
@@ -17,7 +18,6 @@ from fastgen.engine.manifest import (
     WrongSizeError,
     write_manifest,
 )
-from fastgen.errors import CheckpointError
 
 
 def snapshot(value=1.0, size=64):

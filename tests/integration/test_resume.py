@@ -2,8 +2,10 @@
 
 import gc
 import json
+import os
 import shutil
 import weakref
+from contextlib import contextmanager
 
 import pytest
 import small_run
@@ -16,6 +18,7 @@ from fastgen.distillation.distil import distil
 from fastgen.engine import checkpoint
 from fastgen.engine import stage as loop
 from fastgen.errors import CheckpointError, NonFiniteError, UserError
+from fastgen.manifest import write_manifest
 
 WEIGHTS = "student/unet/diffusion_pytorch_model.safetensors"
 KILLS = [(0, 5), (1, 0), (1, 7)]  # (stage, cycle): within kd, at the boundary, within dmd2
@@ -117,6 +120,46 @@ def test_changed_settings_are_refused_by_name(folder, finished):
     with pytest.raises(CheckpointError, match=r"seed was 0, is 7"):
         distil(short(folder, finished, seed=7), recipes=folder, resume=True)
     assert files(finished) == before
+
+
+@contextmanager
+def flipped(file, place=-1):
+    """Within, a bit of the file is another."""
+    content, times = file.read_bytes(), file.stat()
+    spoilt = bytearray(content)
+    spoilt[place] ^= 1
+    file.write_bytes(spoilt)
+    os.utime(file, ns=(times.st_atime_ns, times.st_mtime_ns))
+    yield
+    file.write_bytes(content)
+
+
+def test_other_weights_of_the_teacher_are_refused_by_name_unless_allowed(folder, finished):
+    before, weights = files(finished), folder / "teacher/unet/diffusion_pytorch_model.safetensors"
+    with flipped(weights):
+        with pytest.raises(CheckpointError, match=r"contents of the teacher: unet/diffusion.*--allow-changed teacher"):
+            distil(short(folder, finished), recipes=folder, resume=True)
+        assert files(finished) == before
+        shutil.rmtree(finished / "checkpoints" / "00000008")
+        distil(short(folder, finished), recipes=folder, resume=True, allow_changed=["teacher"])
+        assert cycles(finished)[-1] == (0, 4)
+    with pytest.raises(CheckpointError, match="contents of the teacher"):
+        distil(short(folder, finished), recipes=folder, resume=True)
+
+
+def test_pairs_that_are_damaged_or_others_are_refused_by_name(folder, finished):
+    pairs = finished / "pairs" / "pairs.safetensors"
+    with (
+        flipped(pairs),
+        pytest.raises(
+            CheckpointError, match=r"pairs\.safetensors has its .* sha256.*delete .*pairs, and they are made"
+        ),
+    ):
+        distil(short(folder, finished), recipes=folder, resume=True)
+    with flipped(pairs):
+        write_manifest(pairs.parent)
+        with pytest.raises(CheckpointError, match=r"contents of the pairs: sha256 is .*--allow-changed pairs"):
+            distil(short(folder, finished), recipes=folder, resume=True)
 
 
 def test_settings_that_change_no_number_may_change(folder, finished):

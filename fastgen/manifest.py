@@ -7,12 +7,12 @@ from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
 
-from ..errors import CheckpointError
-from ..files import atomic_json, sha256_file
+from .errors import CheckpointError
+from .files import atomic_json, sha256_file
 
 MANIFEST = "manifest.json"
 
-_REMEDY = "use an older checkpoint of the same run, or copy this one again from where it was made"
+REMEDY = "use an older checkpoint of the same run, or copy this one again from where it was made"
 
 
 class ManifestError(CheckpointError):
@@ -49,8 +49,8 @@ def write_manifest(folder: Path) -> None:
     atomic_json(folder / MANIFEST, records)
 
 
-def verify_sizes(folder: Path) -> dict[str, FileRecord]:
-    """Check that every file of the manifest is there with its size, without reading it.
+def verify_sizes(folder: Path, *, remedy: str = REMEDY) -> dict[str, FileRecord]:
+    """Check that every file of the manifest is there with its size, without reading it; `remedy` ends each error.
 
     Returns:
         The manifest: file name, relative to `folder`, to its record. Files it does not list are ignored.
@@ -60,22 +60,22 @@ def verify_sizes(folder: Path) -> dict[str, FileRecord]:
         MissingFileError: a file is not there.
         WrongSizeError: a file has another size.
     """
-    records = _read_manifest(folder)
+    records = _read_manifest(folder, remedy)
     for name, record in records.items():
         path = folder / name
         if not path.is_file():
-            raise MissingFileError(f"{path} is missing, but {MANIFEST} lists it; {_REMEDY}")
+            raise MissingFileError(f"{path} is missing, but {MANIFEST} lists it; {remedy}")
         actual = path.stat().st_size
         if actual != record.bytes:
             raise WrongSizeError(
                 f"{path} has {actual} bytes, but {record.bytes} bytes (sha256 {record.sha256}) were "
-                f"written: it was probably cut off; {_REMEDY}"
+                f"written: it was probably cut off; {remedy}"
             )
     return records
 
 
-def verify_manifest(folder: Path) -> dict[str, FileRecord]:
-    """Check presence, size and SHA-256 of every file of the manifest; returns the manifest.
+def verify_manifest(folder: Path, *, remedy: str = REMEDY) -> dict[str, FileRecord]:
+    """Check presence, size and SHA-256 of every file of the manifest, which it returns; `remedy` ends each error.
 
     Raises:
         ManifestError: there is no manifest that can be read.
@@ -83,26 +83,26 @@ def verify_manifest(folder: Path) -> dict[str, FileRecord]:
         WrongSizeError: a file has another size.
         WrongHashError: a file has other content.
     """
-    records = verify_sizes(folder)
+    records = verify_sizes(folder, remedy=remedy)
     for name, record in records.items():
         actual = sha256_file(folder / name)
         if actual != record.sha256:
             raise WrongHashError(
                 f"{folder / name} has its {record.bytes} bytes, but sha256 {actual} instead of "
-                f"{record.sha256}: its content changed after it was written; {_REMEDY}"
+                f"{record.sha256}: its content changed after it was written; {remedy}"
             )
     return records
 
 
-def _read_manifest(folder: Path) -> dict[str, FileRecord]:
+def _read_manifest(folder: Path, remedy: str) -> dict[str, FileRecord]:
     path = folder / MANIFEST
     if not path.is_file():
-        raise ManifestError(f"{folder} has no {MANIFEST}, so it cannot be told whether it is whole; {_REMEDY}")
+        raise ManifestError(f"{folder} has no {MANIFEST}, so it cannot be told whether it is whole; {remedy}")
     try:
         records = TypeAdapter(dict[str, FileRecord]).validate_json(path.read_bytes())
     except ValidationError as error:
-        raise ManifestError(f"{path} is not a manifest ({error.errors()[0]['msg']}); {_REMEDY}") from None
+        raise ManifestError(f"{path} is not a manifest ({error.errors()[0]['msg']}); {remedy}") from None
     for name in map(Path, records):
         if name.is_absolute() or ".." in name.parts:
-            raise ManifestError(f"{path} lists {str(name)!r}, which lies outside its folder; {_REMEDY}")
+            raise ManifestError(f"{path} lists {str(name)!r}, which lies outside its folder; {remedy}")
     return records

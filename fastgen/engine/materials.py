@@ -1,0 +1,85 @@
+"""What a run is made of beside its settings: the contents of the teacher's files and of the data's, by their hashes."""
+
+from collections.abc import Collection, Mapping
+from itertools import chain
+from pathlib import Path
+from typing import Literal
+
+from ..config.schema import Config
+from ..config.teacher import TeacherConfig
+from ..contents import contents_of, hashes_of
+from ..data import Source
+from ..errors import CheckpointError
+from ..models.pipelines.fuse import lora_file
+from ..models.pipelines.loading import locate, variant_of, weight_files
+
+Material = Literal["teacher", "data", "pairs"]
+Materials = Mapping[Material, Mapping[str, str]]
+"""Of each material what tells it from others, by name: hashes by file, or numbers of them all."""
+
+_SHOWN = 5
+_SPELT_OUT = ("*.json", "*.txt", "*.model")  # configs and vocabularies beside the weights
+
+
+def materials(config: Config) -> dict[Material, Mapping[str, str]]:
+    """What the teacher and the data of a run hold now.
+
+    Raises:
+        UserError: files of the teacher are not there.
+    """
+    return {"teacher": _teacher(config.teacher), "data": _data(config.data)}
+
+
+def check_materials(saved: Materials, now: Materials, checkpoint: Path, *, allowed: Collection[Material] = ()) -> None:
+    """Compare what a checkpoint was made of with what there is; of an older version's, which says nothing, all fits.
+
+    Args:
+        allowed: materials that may be others.
+
+    Raises:
+        CheckpointError: one is another, and not allowed to be.
+    """
+    for name, held in now.items():
+        changes = _changes(saved.get(name, held), held)
+        if changes and name not in allowed:
+            more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
+            raise CheckpointError(
+                f"the checkpoint {checkpoint} was made with other contents of the {name}: {'; '.join(changes[:_SHOWN])}"
+                f"{more}. Put them back, go on with the new ones by --allow-changed {name}, or start in another folder "
+                "(out=...)"
+            )
+
+
+def _changes(saved: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    return [
+        f"{key} is {'new' if key not in saved else 'gone' if key not in now else _other(saved[key], now[key])}"
+        for key in sorted({*saved, *now})
+        if saved.get(key) != now.get(key)
+    ]
+
+
+def _other(saved: str, now: str) -> str:
+    return f"{now[:12]}, was {saved[:12]}"
+
+
+def _teacher(teacher: TeacherConfig) -> dict[str, str]:
+    """Hashes of all that is read of a pipeline, by file; of a network that is yet to be trained nothing."""
+    if teacher.path is None:
+        return {}
+    source = teacher.source
+    base = locate(source.path, variant=source.variant, revision=source.revision)
+    files = {base.name: base}
+    if base.is_dir():
+        read = chain(*weight_files(base, variant_of(base, source.variant)).values())
+        told = (file for end in _SPELT_OUT for file in base.glob(f"*/{end}"))
+        files = {file.relative_to(base).as_posix(): file for file in (base / "model_index.json", *read, *told)}
+    for number, lora in enumerate(source.loras):
+        file = lora_file(lora)
+        files[f"loras.{number} {file.name}"] = file
+    return dict(zip(files, hashes_of(files.values()), strict=True))
+
+
+def _data(source: Source) -> dict[str, str]:
+    """What the files of a source hold together; nothing of one that reads none, or does not say which."""
+    files = tuple(getattr(source, "reads", ()))
+    return contents_of(files, Path(source.path)) if files else {}  # type: ignore[attr-defined]
