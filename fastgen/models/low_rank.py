@@ -29,8 +29,11 @@ class LowRankLinear(nn.Linear):
         if self.lora_A is None or self.lora_B is None:
             return super().forward(x)
         rows = x.flatten(0, -2).to(self.lora_A.dtype)
-        y, low, up = super().forward(rows), rows @ self.lora_A.t(), self.lora_B.t()
-        y = y.addmm_(low, up) if self.fresh else torch.addmm(y, low, up)
+        if self.fresh and torch.compiler.is_compiling():
+            y: Tensor = _Updated.apply(rows, self.weight, self.bias, self.lora_A, self.lora_B)
+        else:
+            y, low, up = super().forward(rows), rows @ self.lora_A.t(), self.lora_B.t()
+            y = y.addmm_(low, up) if self.fresh else torch.addmm(y, low, up)
         return y.view(*x.shape[:-1], y.shape[-1])
 
 
@@ -49,6 +52,30 @@ class LowRankConv(nn.modules.conv._ConvNd):
         y, low = own(x), self._conv_forward(x, self.lora_A, None)
         pointwise = nn.functional.conv2d if low.ndim == 4 else nn.functional.conv3d
         return y.add_(pointwise(low, self.lora_B))
+
+
+@torch.library.custom_op("fastgen::add_product", mutates_args=("y",))
+def add_product(y: Tensor, a: Tensor, b: Tensor) -> None:
+    """y + a b in the memory of y, also in compiled code, which would copy y for `addmm_`."""
+    y.addmm_(a, b)
+
+
+class _Updated(torch.autograd.Function):
+    """A linear layer of frozen weights with its update, for compiled code."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, down: Tensor, up: Tensor) -> Tensor:
+        y, low = nn.functional.linear(x, weight, bias), x @ down.t()
+        add_product(y, low, up.t())
+        ctx.save_for_backward(x, low, weight, down, up)
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, low, weight, down, up = ctx.saved_tensors
+        dx, dlow = dy @ weight, dy @ up
+        add_product(dx, dlow, down)
+        return dx, None, None, dlow.t() @ x, dy.t() @ low
 
 
 def make_adaptable(layer: nn.Module) -> None:

@@ -50,7 +50,7 @@ def find_regions(net: nn.Module, ends: Sequence[str] = ()) -> dict[str, nn.Modul
 def compile_regions(net: nn.Module, ends: Sequence[str] = ()) -> None:
     """Compiles the regions of a network, in place; regions of one structure share their code, in copies as well.
 
-    Where most convolutions are compiled, the network's images are channels-last, which such convolutions compute in.
+    Where most convolutions are compiled, images on a GPU are channels-last, which convolutions compute in there.
     A compiled region is a subclass of its class, so that a copy computes with its own weights. What is compiled is
     kept for the next run, in the folder that PyTorch is told or in ours.
 
@@ -135,10 +135,10 @@ def _hold_convolutions(net: nn.Module, regions: Iterable[nn.Module]) -> bool:
 
 
 def _channels_last(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """What a network is told, images in the memory format that convolutions compute in."""
+    """What a network is told, images on a GPU in the memory format that its convolutions compute in."""
 
     def turned(value: Any) -> Any:
-        image = isinstance(value, Tensor) and value.ndim == 4
+        image = isinstance(value, Tensor) and value.ndim == 4 and value.is_cuda
         return value.contiguous(memory_format=torch.channels_last) if image else value
 
     return tuple(map(turned, args)), {name: turned(value) for name, value in kwargs.items()}

@@ -6,7 +6,8 @@ from collections.abc import Callable
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
+from torch._dynamo.backends.common import aot_autograd
 
 from fastgen.models.low_rank import DOWN, UP, factor_shapes, make_adaptable
 
@@ -52,8 +53,25 @@ def theirs(peft: nn.Module) -> list[nn.Parameter]:
 @pytest.mark.parametrize("name", LAYERS)
 def test_outputs_and_gradients_are_pefts(name):
     layer, peft, x = pair(name)
+    agree(layer, layer, peft, x)
+
+
+@pytest.mark.parametrize("name", ["linear", "tokens"])
+def test_compiled_code_adds_the_update_in_place(name: str):
+    layer, peft, x = pair(name)
+    graphs: list[str] = []
+
+    def seen(graph: fx.GraphModule, _: object) -> fx.GraphModule:
+        graphs.append(graph.code)
+        return graph
+
+    agree(torch.compile(layer, backend=aot_autograd(fw_compiler=seen), fullgraph=True), layer, peft, x)
+    assert [code.count("add_product") for code in graphs] == [1, 1], "forward and backward"
+
+
+def agree(call: Callable[[Tensor], Tensor], layer: nn.Module, peft: nn.Module, x: Tensor) -> None:
     x.requires_grad_()
-    ours, wanted = layer(x), peft(x)
+    ours, wanted = call(x), peft(x)
     torch.testing.assert_close(ours, wanted, rtol=1e-12, atol=1e-12)
     weight = drawn(*ours.shape, seed=11)
     found = torch.autograd.grad((ours * weight).sum(), [x, *factors(layer)])
