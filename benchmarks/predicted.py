@@ -34,15 +34,22 @@ class NoImages:
 
 def forecast_of(size: str, setting: Setting) -> Forecast:
     """The costs of a setting of the step benchmark; nothing of it is run."""
+    return scene_of(size, setting).forecast()
+
+
+def scene_of(size: str, setting: Setting) -> Scene:
+    """Its stage, without weights."""
     config: Any = SimpleNamespace(
         seed=0,
         student=SimpleNamespace(steps=(1,), sampler="renoise", guidance=None),
         process="native",
         sharing=setting.sharing,
+        memory=setting.memory,
+        swaps=setting.memory == "low" and setting.sharing == "lora",
         lora=lora_of(setting),
         data=NoImages(),
     )
-    return Scene(config, config_of(setting), teacher_on(SIZES[size], setting, torch.device("meta"))).forecast()
+    return Scene(config, config_of(setting), teacher_on(SIZES[size], setting, torch.device("meta")))
 
 
 def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:

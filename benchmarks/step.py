@@ -82,6 +82,7 @@ def _trio(told: argparse.Namespace, setting: Setting, accelerator: Accelerator) 
         "images_per_second": setting.batch * (1 + setting.fake_turns) / seconds["cycle"],
         "built_gib": built,
         "peak_gib": most,
+        "reserved_gib": torch.cuda.memory_reserved(device) / GIB if device.type == "cuda" else None,
         "flops": None if setting.compile or setting.graphs else flops(stage.cycle),  # counts eager kernels
     }
     if told.profile:

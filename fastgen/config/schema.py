@@ -296,6 +296,11 @@ class Config(Strict):
         return self
 
     @property
+    def swaps(self) -> bool:
+        """Whether blocks of the network that all roles share stay in main memory between their calls."""
+        return self.memory == "low" and self.sharing == "lora" and self.teacher.path is not None
+
+    @property
     def exported(self) -> Path:
         """Where the exported pipeline goes."""
         return self.export.path or self.out / "student"

@@ -5,11 +5,6 @@ from ..engine.dtypes import BY_BITSANDBYTES, base_of
 from ..errors import UserError
 
 
-def swaps(config: Config) -> bool:
-    """Whether blocks of the network that all roles share stay in main memory between their calls."""
-    return config.memory == "low" and config.sharing == "lora" and config.teacher.path is not None
-
-
 def check_memory(config: Config) -> None:
     """Refuses, before anything is loaded, what cannot leave the device, or would save nothing.
 
@@ -24,7 +19,7 @@ def check_memory(config: Config) -> None:
                 f"memory=low moves whole tensors of one process, and stage {stage.name!r} has train.sharding="
                 f"{stage.train.sharding}: set train.sharding=none, or memory=ample"
             )
-    if not swaps(config):
+    if not config.swaps:
         return
     base = base_of(config)
     if base in BY_BITSANDBYTES:

@@ -11,7 +11,6 @@ from ..models.pipelines.create import create
 from ..models.pipelines.pipeline import Pipeline, noted_classes
 from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.teacher import load_teacher
-from .offloading import swaps
 
 
 def teacher_of(config: Config, device: torch.device) -> Pipeline:
@@ -36,7 +35,7 @@ def load_pipeline(config: Config, device: torch.device) -> StockPipeline:
         base = base_of(config) if config.sharing == "lora" else None
         quantised = next((kind for kind in QUANTISED if kind == base), None)
         auto = teacher_dtype(config)
-        pipe = load_teacher(spec.source, device=device, auto=auto, quantised=quantised, sparing=swaps(config))
+        pipe = load_teacher(spec.source, device=device, auto=auto, quantised=quantised, sparing=config.swaps)
     for network in denoisers_of(pipe).values():
         set_attention(network, config.attention)
     return pipe

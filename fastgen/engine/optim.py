@@ -11,7 +11,7 @@ from ..models.owned import Owned
 from ..models.sharding import gradient_norm
 from .stepper import Stepper
 
-FUSED = ("cuda", "cpu")
+FUSED = ("cuda", "cpu", "meta")
 
 
 class RoleOptimizer:

@@ -1,7 +1,7 @@
 """The roles of a stage: who exists, and whose weights each starts from."""
 
 import copy
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Literal
 
 import torch
@@ -56,6 +56,7 @@ def build_roles(
     sharing: Sharing = "full",
     lora: LoRAConfig | None = None,
     base: Base = "fp32",
+    recorder: Callable[[], Graphs] = Graphs,
 ) -> Roles:
     """Every denoiser that the objective names: a copy of the teacher's network, or where it shares, an adapter on it.
 
@@ -67,6 +68,8 @@ def build_roles(
     Shared roles act on the tensors of `pipeline.network`, which is cast in place to `base` where all roles share it;
     beside a generator of its own they get a copy if they need another dtype.
 
+    What records calls of the networks is made by `recorder`, where they are recorded.
+
     Raises:
         UserError: `carry` names a stage before that does not exist, or the network cannot be shared as asked.
     """
@@ -75,7 +78,7 @@ def build_roles(
     origins = {name: _origin(name, stage, weights) for name in names}
     scalars = {name: needs.scalars_of(name) for name in names}
     recorded = stage.train.graphed and not (needs.second_derivative or is_swapped(pipeline.network))
-    graphs = Graphs() if recorded else None
+    graphs = recorder() if recorded else None
     kinds = {name: _kind(name, origin, trained) for name, origin in origins.items()}
     torch.manual_seed(seed_of(seed, stage.name, "embeddings"))
     denoisers: dict[str, Speaker] = {

@@ -20,7 +20,7 @@ def shard_roles(roles: Roles, sharding: Sharding, device: torch.device) -> bool:
     if sharding == "none" or not parallel():
         return False
     mesh = mesh_of(device, sharding)
-    for net, swapped in _networks(roles).items():
+    for net, swapped in networks_of(roles).items():
         shard(net, mesh, but=swapped)
     return True
 
@@ -30,12 +30,12 @@ def forget_calls(roles: Roles) -> None:
 
     PyTorch notes their order for good otherwise, and before version 2.14 cannot be told to leave that.
     """
-    for net in _networks(roles):
+    for net in networks_of(roles):
         if isinstance(net, FSDPModule) and hasattr(net, "reset_iter_state"):
             net.reset_iter_state()
 
 
-def _networks(roles: Roles) -> dict[nn.Module, list[nn.Parameter]]:
+def networks_of(roles: Roles) -> dict[nn.Module, list[nn.Parameter]]:
     """The networks, each once, and what of each stays whole."""
     found: dict[nn.Module, list[nn.Parameter]] = {}
     for member in roles.members.values():

@@ -89,13 +89,10 @@ class BlockSwap:
         self._previous: dict[str, str] = {}
         self._last: str | None = None
         self._coming: dict[str, Fetched] = {}
-        first = next(net.parameters())  # by which others tell where the network is
-        for name, block in blocks_of(net):
-            weights = [p for p in block.parameters() if p.ndim > 1]
-            if weights and all(p is not first for p in block.parameters()):
-                self.hosts[name] = weights
-                block.register_forward_pre_hook(partial(self._arrive, name))
-                block.register_forward_hook(self._leave, always_call=True)
+        for name, block, weights in moved_of(net):
+            self.hosts[name] = weights
+            block.register_forward_pre_hook(partial(self._arrive, name))
+            block.register_forward_hook(self._leave, always_call=True)
         held = {id(p) for weights in self.hosts.values() for p in weights}
         hosts = [p for weights in self.hosts.values() for p in weights]
         for host, place in zip(hosts, locked_like(hosts, device), strict=True):
@@ -180,6 +177,21 @@ def is_swapped(net: nn.Module) -> bool:
     """Whether blocks of a network are in main memory between their calls."""
     swap = getattr(net, "swap", None)
     return isinstance(swap, BlockSwap) and swap.serves(net)
+
+
+def moved_of(net: nn.Module) -> Iterator[tuple[str, nn.Module, list[nn.Parameter]]]:
+    """(name, block, weights): what of a network is moved."""
+    first = next(net.parameters())  # by which others tell where the network is
+    for name, block in blocks_of(net):
+        weights = [p for p in block.parameters() if p.ndim > 1]
+        if weights and all(p is not first for p in block.parameters()):
+            yield name, block, weights
+
+
+def bytes_with_swap(net: nn.Module) -> int:
+    """Bytes of a network's weights on the device while it is called: two blocks, and all that is not moved."""
+    blocks = [sum(p.nbytes for p in weights) for _, _, weights in moved_of(net)]
+    return sum(p.nbytes for p in net.parameters()) - sum(blocks) + sum(sorted(blocks)[-2:])
 
 
 def blocks_of(module: nn.Module, path: str = "") -> Iterator[tuple[str, nn.Module]]:

@@ -61,10 +61,14 @@ class Asked:
 
     @property
     def recordable(self) -> bool:
-        """Whether the device has graphs, no derivative is pushed forward, and nobody asks what is kept for backward."""
+        """Whether the device has graphs, and the call is `plain`."""
+        return bool(self.tensors) and all(x.is_cuda for x in self.tensors) and self.plain
+
+    @property
+    def plain(self) -> bool:
+        """Whether no derivative is pushed forward, and nobody asks what is kept for backward."""
         pushed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-        asked = torch._C._autograd._top_saved_tensors_default_hooks(False) is not None
-        return bool(self.tensors) and all(x.is_cuda for x in self.tensors) and not pushed and not asked
+        return not pushed and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
 
     @property
     def differentiated(self) -> bool:

@@ -68,6 +68,17 @@ def shard(net: nn.Module, mesh: DeviceMesh, *, but: Collection[nn.Parameter] = (
             parameter.slice = Slice.held(parameter)  # type: ignore[attr-defined]
 
 
+def bytes_together(net: nn.Module) -> int:
+    """Bytes of a network's parameters that are whole at once: what is in no block, and two blocks."""
+    known: set[int] = set()
+    sizes = []
+    for module in [*_blocks(net), net]:
+        own = [p for p in module.parameters() if id(p) not in known]
+        known.update(map(id, own))
+        sizes.append(sum(p.nbytes for p in own))
+    return sizes[-1] + sum(sorted(sizes[:-1])[-2:])
+
+
 def stepped(parameter: nn.Parameter) -> nn.Parameter:
     """What an optimizer steps of a parameter: this process's slice where it is sharded."""
     held: nn.Parameter = getattr(parameter, "slice", parameter)

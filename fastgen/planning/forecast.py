@@ -6,38 +6,22 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from ..config.schema import Config, StageConfig
 from ..engine.dtypes import base_of
-from ..engine.ema import EMA
-from ..engine.optim import RoleOptimizer
 from ..engine.roles import build_roles
 from ..errors import UserError
-from ..models.owned import owned
-from ..models.pipelines.components import autoencoder_of
 from ..models.pipelines.pipeline import Pipeline
 from ..models.roles import Roles
 from ..models.walk import Plan
-from ..objectives import Batch, Pair, Turn, roles_of
+from ..objectives import Batch, Pair, Turn
 from ..process import even_grid
-from .card import NOWHERE, Numbers, OnCard, bytes_of, on_card, weights_of
+from .card import NOWHERE, Numbers, OnCard, on_card
 from .echo import Echoes
+from .held import QUANTISED, Held, Part
 from .meter import Meter, Tally
-
-CODEC = "codec"
-SMALL = 2**20
-"""Bytes that are no line of their own."""
-QUANTISED = {"int8": 0.5, "nf4": 0.25}
-"""Share of a network's bytes in bf16."""
-
-
-@dataclass(frozen=True)
-class Part:
-    """Something that lies in a card's memory for the whole stage, in bytes."""
-
-    name: str
-    bytes: int
+from .pools import Pools
 
 
 @dataclass(frozen=True)
@@ -49,12 +33,14 @@ class TurnCost:
         work: its work, of all micro-batches.
         peak: bytes that it allocates at most beside the stage's parts.
         gradients: bytes of these that are the gradients of its roles.
+        shared: bytes of the gradients that processes share where networks lie in slices.
     """
 
     turn: Turn
     work: Tally
     peak: int
     gradients: int
+    shared: int = 0
 
 
 @dataclass(frozen=True)
@@ -86,11 +72,10 @@ class Forecast:
         return sum(part.bytes for part in self.parts) + self.highest.peak
 
     def sliced(self, gpus: int) -> "Forecast":
-        """With weights, gradients, moments and average in slices over so many cards; activations are whole."""
-        parts = tuple(replace(part, bytes=part.bytes // gpus) if part.name != CODEC else part for part in self.parts)
-        saved = 1 - 1 / gpus
-        turns = (replace(t, peak=t.peak - int(saved * t.gradients), gradients=t.gradients // gpus) for t in self.turns)
-        return replace(self, parts=parts, turns=tuple(turns))
+        """With networks, their gradients, moments and average in slices over so many cards; activations are whole."""
+        saved = {turn: turn.shared - turn.shared // gpus for turn in self.turns}
+        turns = (replace(t, peak=t.peak - saved[t], gradients=t.gradients - saved[t]) for t in self.turns)
+        return replace(self, parts=tuple(part.on(gpus) for part in self.parts), turns=tuple(turns))
 
     @property
     def work(self) -> Tally:
@@ -113,19 +98,21 @@ class Scene:
 
     def __init__(self, config: Config, stage: StageConfig, pipeline: Pipeline, *, echoed: bool = True) -> None:
         self.config, self.pipeline, self.echoed = config, pipeline, echoed
-        self.recorded = stage.train.graphed
-        train = stage.train.model_copy(update={"compile": False, "cuda_graphs": False})
+        train = stage.train.model_copy(
+            update={"compile": False, "cuda_graphs": stage.train.graphed and not config.swaps}
+        )
         self.stage = stage.model_copy(update={"train": train})
         self.meter = Meter()
-        self._optimizers: dict[str, RoleOptimizer] = {}
+        self._pools: Pools | None = None
 
     def forecast(self, *, gpus: int = 1) -> Forecast:
         """On one of so many cards that share every batch."""
         train, cycle = self.stage.train, self.stage.objective.cycle
         rows = train.micro_batch or max(1, train.batch // gpus)
-        parts, cycles = -(-train.batch // (gpus * rows)), self._cycles()
+        passes, cycles = -(-train.batch // (gpus * rows)), self._cycles()
         with on_card(self.meter) as card:
-            lying = tuple(self._lying())
+            self._held = Held(self.config, self.stage, self.pipeline, self.roles, self.meter)
+            parts = self._held.parts()
             known: dict[Turn, TurnCost] = {}
             costs = []
             with self._echoing(card):
@@ -133,10 +120,12 @@ class Scene:
                 for turn in cycle:
                     if turn not in known or train.reuse:
                         batch = batch if train.reuse else self._batch(rows)
-                        self._taken(turn, replace(batch), parts)  # what a first call alone does is no part of a cycle
-                        known[turn] = self._taken(turn, batch, parts)
+                        self._taken(turn, replace(batch), passes)  # what a first call alone does is no part of a cycle
+                        known[turn] = self._taken(turn, batch, passes)
                     costs.append(known[turn])
-        found = Forecast(lying, tuple(costs), cycles, rows, self.recorded)
+        if self._pools is not None:
+            parts.append(Part("what graphs keep", self._pools.bytes))
+        found = Forecast(tuple(parts), tuple(costs), cycles, rows, self._pools is not None)
         return found if train.sharding == "none" else found.sliced(gpus)
 
     @cached_property
@@ -154,47 +143,17 @@ class Scene:
             sharing=config.sharing,
             lora=config.lora,
             base="bf16" if base in QUANTISED else base,
+            recorder=self._recorder,
         )
+
+    def _recorder(self) -> Pools:
+        self._pools = Pools(self.meter)
+        return self._pools
 
     def _cycles(self) -> int:
         train = self.stage.train
         turns = sum("generator" in turn for turn in self.stage.objective.cycle)
         return -(-train.images // (train.batch * turns))
-
-    def _lying(self) -> Iterator[Part]:
-        """All that is there between two turns."""
-        meter = self.meter
-        trained, members = roles_of(self.stage.objective), self.roles.members
-        lent = set(map(id, self.pipeline.network.parameters()))
-        own = {name: bytes_of([p for p in self.roles.parameters(name) if id(p) not in lent]) for name in members}
-        share = QUANTISED.get(base_of(self.config), 1) if self.config.sharing == "lora" else 1
-        yield Part("teacher's network", int(weights_of(self.pipeline.network) * share))
-        codec = autoencoder_of(self.pipeline.pipe) if self.pipeline.pipe is not None else None
-        yield from [Part(CODEC, weights_of(codec))] if isinstance(codec, nn.Module) else []
-        for name, size in own.items():
-            yield from [Part(f"{name}: weights", size)] if size else []
-        copies = meter.level - sum(own.values())
-        yield from [Part("copies that layers compute with", copies)] if copies > SMALL else []
-        for name in trained:
-            if self.roles.parameters(name):
-                before = meter.level
-                self._moments(name)
-                yield Part(f"{name}: moments", meter.level - before)
-        if self.stage.train.ema is not None and self.stage.train.ema_device == "auto":
-            before = meter.level
-            self._average = EMA(self.roles["generator"], decay=self.stage.train.ema)
-            yield Part("generator: average", meter.level - before)
-
-    def _moments(self, role: str) -> None:
-        """An optimizer's state, which its first step makes; its temporaries are those of a loop over tensors."""
-        optimizer = RoleOptimizer(owned(self.roles[role]), self.stage.train.optim_of(role), total=1)
-        self._optimizers[role] = optimizer
-        for parameter in optimizer.parameters:
-            parameter.grad = torch.zeros_like(parameter, dtype=parameter.grad_dtype)
-        peak = self.meter.peak
-        optimizer.step()
-        optimizer.zero_grad()
-        self.meter.peak = peak
 
     @contextmanager
     def _echoing(self, card: OnCard) -> Iterator[None]:
@@ -205,21 +164,32 @@ class Scene:
         with Echoes(self.meter, card).within(list(networks.values())):
             yield
 
-    def _taken(self, turn: Turn, batch: Batch, parts: int) -> TurnCost:
-        acting = [role for role in turn if role in self._optimizers]
-        with self.roles.training(turn), self.meter.measured() as seen:
+    def _taken(self, turn: Turn, batch: Batch, passes: int) -> TurnCost:
+        held, meter, pools, start = self._held, self.meter, self._pools, self.meter.level
+        acting = [role for role in turn if role in held.optimizers]
+        if pools is not None:
+            pools.begin()
+        with self.roles.training(turn), meter.measured() as seen:
             terms = getattr(self.stage.objective, turn[0])(self.roles, batch)
             loss = torch.stack(list(terms.values())).sum()
             del terms
-            loss.backward()
-            del loss
-            self.roles.collect_gradients(turn)
-            clipped = [self._optimizers[role].clip() for role in acting]
+            kept = meter.level - start
+            with meter.measured() as back:
+                loss.backward()
+                del loss
+            summed = meter.level - start
+            with meter.measured() as gathered:
+                self.roles.collect_gradients(turn)
+                clipped = [held.optimizers[role].clip() for role in acting]
         del clipped
-        gradients = seen.left
+        gradients, update = seen.left, max((held.updates[role] for role in acting), default=0)
+        peak = seen.peak
+        if pools is not None:  # a graph's memory is there for good, gradients of weights too
+            pools.backward(max(0, back.peak - summed))
+            peak = summed + max(kept - pools.left, gathered.peak)
         for role in acting:
-            self._optimizers[role].zero_grad()
-        return TurnCost(turn, seen.work * parts, seen.peak, gradients)
+            held.optimizers[role].zero_grad()
+        return TurnCost(turn, seen.work * passes, max(peak, gradients + update), gradients, held.shared_by(turn))
 
     def _batch(self, rows: int) -> Batch:
         pipeline, needs = self.pipeline, self.stage.objective.needs

@@ -1,6 +1,7 @@
 """What a run costs, counted without weights: against bytes and operations known by hand, and against measured runs."""
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,7 +14,8 @@ from fastgen.models.adapters import Adaptation, SharedNetwork
 from fastgen.planning.card import NOWHERE, on_card
 from fastgen.planning.cards import GIB, H100
 from fastgen.planning.echo import Echoes
-from fastgen.planning.forecast import Forecast, Part, TurnCost
+from fastgen.planning.forecast import Forecast, TurnCost
+from fastgen.planning.held import Part
 from fastgen.planning.meter import Meter, Tally
 
 MIB = 2**20
@@ -101,26 +103,41 @@ def test_less_memory_is_needed_where_blocks_are_computed_again_and_where_less_is
 
 
 def test_slices_share_what_lies_there_and_graphs_what_the_host_does():
-    turn = TurnCost(("generator",), Tally(launches=1000, half_flops=32 * 10**11), peak=30, gradients=20)
-    whole = Forecast(
-        (Part("generator: weights", 100), Part("codec", 8)), (turn, turn), cycles=1, rows=4, recorded=False
-    )
+    turn = TurnCost(("generator",), Tally(launches=1000, half_flops=32 * 10**11), peak=30, gradients=24, shared=20)
+    parts = (Part("generator: weights", 100, sliced=True), Part("codec", 8))
+    whole = Forecast(parts, (turn, turn), cycles=1, rows=4, recorded=False)
     assert (whole.bytes, whole.sliced(4).bytes) == (138, 25 + 8 + 10 + 5)
+    assert whole.sliced(4).highest.gradients == 4 + 5
     assert H100.cycle(whole) == pytest.approx(2 * 1000 * 39e-6)
     assert H100.cycle(replace(whole, recorded=True)) == pytest.approx(2 * 0.01)
-    assert H100.cycle(whole, gpus=2) - H100.cycle(whole) == pytest.approx(2 * 20 / 300e9)
+    assert H100.cycle(whole, gpus=2) - H100.cycle(whole) == pytest.approx(2 * 24 / 300e9)
 
 
-MEASURED = [  # one H100, torch 2.11, commit 805ad94 (docs/performance.md); CIFAR at commit 1909e78
+LEAN: dict[str, Any] = {
+    "sharing": "full",
+    "gan": True,
+    "masters": "bf16",
+    "gradients": "bf16",
+    "optimizer": "adamw8bit",
+}
+MEASURED = [  # one H100, torch 2.11 (docs/performance.md): 805ad94 and 1909e78, with graphs b0f0ce6, lean 1bbd72b
     ("sdxl", Setting(), 12.3),
     ("sdxl", Setting(gan=True), 14.9),
     ("sdxl", Setting(checkpointing=False), 35.7),
     ("sdxl", Setting(batch=1), 11.2),
     ("cifar", Setting(sharing="full", gan=True, batch=256, guidance=1.5, checkpointing=False), 34.7),
+    ("cifar", Setting(sharing="full", gan=True, batch=256, guidance=1.5, checkpointing=False, graphs=True), 34.3),
+    ("sdxl", Setting(checkpointing=False, graphs=True), 35.7),
+    ("sdxl", Setting(**LEAN), 36.6),
+    ("sdxl", Setting(**LEAN, ema_device="cpu"), 27.0),
 ]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("size", "setting", "gib"), MEASURED, ids=["lora", "gan", "stored", "one", "cifar"])
+@pytest.mark.parametrize(
+    ("size", "setting", "gib"),
+    MEASURED,
+    ids=["lora", "gan", "stored", "one", "cifar", "cifar-graphs", "graphs", "lean", "lean-cpu"],
+)
 def test_peaks_are_those_that_were_measured(size, setting, gib):
     assert H100.needs(forecast_of(size, setting)) / GIB == pytest.approx(gib, rel=0.15)

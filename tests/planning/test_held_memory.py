@@ -1,0 +1,140 @@
+"""What lies in a card's memory all the time: the plan's bytes are those that the same stage allocates on the CPU."""
+
+from typing import Any
+
+import pytest
+import torch
+from accelerate import Accelerator
+from torch import Tensor, nn
+
+from benchmarks.networks import SIZES
+from benchmarks.predicted import scene_of
+from benchmarks.trio import Setting, stage_on
+from fastgen.engine.stage import Stage
+from fastgen.models.masters import low_of
+from fastgen.models.offload import bytes_with_swap
+from fastgen.models.recorded import Actor
+from fastgen.models.sharding import bytes_together
+from fastgen.planning import meter as meters
+from fastgen.planning.card import NOWHERE, on_card, weights_of
+from fastgen.planning.held import Held, Part
+from fastgen.planning.meter import Meter
+from fastgen.planning.pools import Pools
+
+LINEAR = 4 * (16 * 16 + 16)  # bytes of a layer
+
+
+@pytest.fixture(autouse=True)
+def exact(monkeypatch: pytest.MonkeyPatch):
+    """Bytes are not rounded up."""
+    monkeypatch.setattr(meters, "BLOCK", 1)
+
+
+def held(**settings: Any) -> Held:
+    scene = scene_of("tiny", Setting(rank=2, batch=2, fake_turns=1, guidance=1.0, **settings))
+    with on_card(scene.meter):
+        return Held(scene.config, scene.stage, scene.pipeline, scene.roles, scene.meter)
+
+
+def parts(found: Held) -> dict[str, Part]:
+    with on_card(found.meter):
+        return {part.name: part for part in found.parts()}
+
+
+def size(tensors: list[Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors)
+
+
+def allocated(**settings: Any) -> dict[str, int]:
+    """The same, of a stage that has trained for a cycle."""
+    setting = Setting(rank=2, batch=2, fake_turns=1, guidance=1.0, **settings)
+    stage = stage_on(SIZES["tiny"], setting, Stage, Accelerator(cpu=True))
+    stage.cycle()
+    found = {"teacher's network": weights_of(stage.feed.pipeline.network)}
+    for role, optimizer in stage.optimizers.items():
+        lows = [low for p in optimizer.parameters if (low := low_of(p)) is not None]
+        found[f"{role}: weights"] = size([*optimizer.parameters, *lows])
+        states = optimizer.optimizer.state.values()
+        found[f"{role}: moments"] = size([value for state in states for value in state.values()])
+    if setting.ema_device == "auto":
+        found["generator: average"] = size(list(stage.ema.averages.values()))
+    return found
+
+
+FULL = {"sharing": "full", "checkpointing": False}
+SETTINGS: list[dict[str, Any]] = [
+    {**FULL, "masters": "split", "ema_device": "cpu"},
+    {**FULL, "optimizer": "adamw8bit", "masters": "bf16", "gradients": "bf16", "gan": True},
+    {"optimizer": "adamw8bit"},
+]
+
+
+@pytest.mark.parametrize("settings", SETTINGS, ids=lambda s: "-".join(map(str, s.values())))
+def test_the_plan_s_bytes_are_those_that_a_stage_allocates(settings: dict[str, Any]):
+    found, expected = parts(held(**settings)), allocated(**settings)
+    assert {name: found[name].bytes for name in expected} == expected
+    assert found.keys() - expected.keys() <= {"copies that layers compute with"}
+
+
+def test_little_memory_holds_two_blocks_and_the_moments_of_the_roles_that_act():
+    ample, low = (parts(held(memory=memory, gan=True, optimizer="adamw")) for memory in ("ample", "low"))
+    acting = "fake_score+discriminator: moments"
+    assert ample.keys() - low.keys() == {f"{role}: moments" for role in ("generator", "fake_score", "discriminator")}
+    assert low[acting].bytes == ample["fake_score: moments"].bytes + ample["discriminator: moments"].bytes
+    assert low["teacher's network"].bytes < 0.7 * ample["teacher's network"].bytes
+
+
+def test_blocks_are_counted_where_they_are_swapped_and_where_they_lie_in_slices():
+    blocks = nn.ModuleList([nn.Linear(16, 16) for _ in range(5)])
+    net = nn.ModuleDict({"first": nn.Linear(16, 16), "blocks": blocks})
+    assert bytes_with_swap(net) == LINEAR + 2 * LINEAR + 3 * 4 * 16, "biases stay"
+    assert bytes_together(net) == LINEAR + 2 * LINEAR
+
+
+def test_adapters_stay_whole_where_networks_lie_in_slices():
+    lora = held(gan=True)
+    lora.stage = lora.stage.model_copy(update={"train": lora.stage.train.model_copy(update={"sharding": "full"})})
+    found = parts(lora)
+    sliced = {name for name, part in found.items() if part.sliced}
+    assert sliced == {"teacher's network", "discriminator: weights", "discriminator: moments"}
+    assert found["blocks brought together"].bytes > 0
+    assert lora.shared_by(("fake_score", "discriminator")) == lora.optimizers["discriminator"].gradients
+    full = held(sharing="full")
+    assert all(part.sliced for part in parts(full).values())
+
+
+@pytest.mark.parametrize(("optimizer", "least", "most"), [("adamw", 0, 0.1), ("adamw8bit", 5, 20)])
+def test_what_an_update_computes_with_is_counted(optimizer: str, least: float, most: float):
+    found = held(optimizer=optimizer)
+    parts(found)
+    flat = sum(p.numel() for p in found.optimizers["generator"].parameters)
+    assert least * 4 * flat <= found.updates["generator"] <= most * 4 * flat, "an adapter is one tensor"
+
+
+def test_graphs_keep_pools_and_places():
+    layer = nn.Linear(16, 16, device=NOWHERE)
+    weights = tuple(layer.parameters())
+    rows = 64 * 16 * 4  # bytes of a sample
+
+    def twice(told: Any) -> Tensor:
+        return layer(layer(told["x"]).sigmoid())  # three times its rows, of which the first go before the last come
+
+    with Meter() as meter:
+        pools = Pools(meter)
+        actor = Actor("layer", layer, weights, weights, twice)
+        x = torch.empty(64, 16, device=NOWHERE)
+        for _ in range(3):  # of one kind
+            pools.begin()
+            with torch.no_grad():
+                pools.call(actor, {"x": x})
+        assert pools.bytes == 2 * rows + 2 * rows, "a pool, and what goes in and out"
+        for _ in range(2):
+            pools.begin()
+            held = [pools.call(actor, {"x": x}) for _ in range(2)]
+            assert all(output.requires_grad for output in held)
+        assert pools.left == 2 * 2 * rows, "of each call the activation and what it returns"
+        pools_and_places = 4 * rows + 2 * 2 * rows + 2 * 2 * 2 * rows
+        assert pools.bytes == pools_and_places, "of two that wait, the gradients of what goes in and out too"
+        pools.backward(5)
+        pools.backward(3)
+        assert pools.bytes == pools_and_places + 5
