@@ -53,6 +53,22 @@ def test_the_parts_of_memory_come_to_the_peak_and_seconds_to_the_stage(run, caps
     assert not (run.parent / "out").exists()
 
 
+def test_only_what_cannot_be_counted_is_said_to_be_so(run, monkeypatch, capsys):
+    raised: list[Exception] = []
+
+    def scene(*_: object, **__: object) -> None:
+        raise raised[-1]
+
+    monkeypatch.setattr(costs, "teacher_without_weights", lambda *_: None)
+    monkeypatch.setattr(costs, "Scene", scene)
+    raised.append(NotImplementedError("no kernel for tensors without values"))
+    assert main(["plan", str(run)]) == 2
+    assert "cannot be counted without weights (no kernel for tensors without values)" in capsys.readouterr().err
+    raised.append(TypeError("forecast() got an unexpected keyword argument"))  # a fault of ours
+    with pytest.raises(TypeError):
+        main(["plan", str(run)])
+
+
 @pytest.mark.slow
 def test_what_would_make_a_run_fit_is_tried_and_what_is_not_needed_left_out(run, capsys, monkeypatch):
     changes = (("train.ema=null",), ("train.no_such=1",), ("train.micro_batch=4",))
