@@ -118,19 +118,23 @@ class Model:
         return AutoencoderKL(**{**_VAE, **self.vae, **settings}).eval()
 
     def _clip_config(self, tokenizer: CLIPTokenizer, width: int) -> CLIPTextConfig:
-        """Two layers: SDXL reads the last but one."""
-        return CLIPTextConfig(
-            vocab_size=len(tokenizer),
-            hidden_size=width,
-            intermediate_size=width,
-            projection_dim=self.pooled,
-            num_hidden_layers=2,
-            num_attention_heads=2,
-            max_position_embeddings=tokenizer.model_max_length,
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=tokenizer.pad_token_id,
-        )
+        return clip_config(tokenizer, width=width, projection=self.pooled)
+
+
+def clip_config(tokenizer: CLIPTokenizer, *, width: int, projection: int) -> CLIPTextConfig:
+    """Two thin layers: SDXL reads the last but one."""
+    return CLIPTextConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=width,
+        intermediate_size=width,
+        projection_dim=projection,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        max_position_embeddings=tokenizer.model_max_length,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
 
 
 def _clip_tokenizer(length: int) -> CLIPTokenizer:

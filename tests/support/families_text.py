@@ -34,6 +34,8 @@ from transformers import (
     UMT5EncoderModel,
 )
 
+from benchmarks.pipelines import clip_config
+
 WIDTH = 16
 CHARACTERS = [*string.ascii_letters, *string.digits, *string.punctuation, "\n", "\u2581"]
 USER_ONLY = (
@@ -60,18 +62,7 @@ def clip_without_projection(length: int = 16) -> tuple[CLIPTokenizer, CLIPTextMo
 
 
 def _clip_config(tokenizer: CLIPTokenizer) -> CLIPTextConfig:
-    return CLIPTextConfig(
-        vocab_size=len(tokenizer),
-        hidden_size=WIDTH,
-        intermediate_size=WIDTH,
-        projection_dim=WIDTH,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
-    )
+    return clip_config(tokenizer, width=WIDTH, projection=WIDTH)
 
 
 def umt5(tokenizer: Any) -> UMT5EncoderModel:
