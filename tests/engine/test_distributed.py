@@ -11,6 +11,8 @@ from safetensors.torch import load_file
 
 from fastgen.engine.averaging import Averager
 from fastgen.engine.distributed import average
+from fastgen.models.pipelines.loading import load
+from fastgen.models.pipelines.pipeline import Pipeline
 
 
 @pytest.fixture(scope="module")
@@ -21,8 +23,13 @@ def teacher(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def one(teacher):
-    return small_run.train_several_steps(teacher, micro_batch=2)
+def pipeline(teacher):
+    return Pipeline(load(teacher, device="cpu"))
+
+
+@pytest.fixture(scope="module")
+def one(pipeline):
+    return small_run.train_several_steps(pipeline, micro_batch=2)
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +59,8 @@ def test_two_processes_apply_the_gradients_of_one(one, two):
 
 
 @pytest.mark.parametrize("name", ranks.SEVERAL)
-def test_two_processes_apply_the_gradients_of_one_to_rivals(teacher, folder, name):
-    one = small_run.train_several_steps(teacher, ranks.rivals(), cycles=2, **ranks.SEVERAL[name][0])
+def test_two_processes_apply_the_gradients_of_one_to_rivals(pipeline, folder, name):
+    one = small_run.train_several_steps(pipeline, ranks.rivals(), cycles=2, **ranks.SEVERAL[name][0])
     assert set(one.gradients) == {"generator", "fake_score", "discriminator"}
     for rank in range(2):
         found = torch.load(folder / f"{name} {rank}.pt", weights_only=False)

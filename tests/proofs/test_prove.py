@@ -74,6 +74,7 @@ def test_one_of_several_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert capsys.readouterr().out.startswith("Other(")
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_a_right_objective_passes(verified):
     code, report = verified(OWN)
     assert code == 0, report
@@ -132,6 +133,7 @@ def test_a_gan_that_starts_late_is_proved_from_the_start():
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("unchecked")
 def test_a_flipped_sign_does_not_converge(verified):
     code, report = verified(OWN.replace("scores.fake.x0 - scores.real.x0", "scores.real.x0 - scores.fake.x0"))
     assert code == 1

@@ -1,15 +1,29 @@
 """Digits as a row of a report sees them."""
 
+from contextlib import AbstractContextManager
+from unittest import mock
+
 import torch
 from torch import Tensor
 
 from eval.collect import Collector, Eyes, Seen
 from eval.comparison import Comparison
+from eval.digits import images as digits_images
 from eval.digits.figures import METRICS
-from eval.digits.images import DigitPixels, RealDigits
+from eval.digits.images import DigitPixels, LabelledDigits, RealDigits, real_digits
 from eval.images.decode import ImageBatch
 from eval.measure import figures_of
 from eval.measures.frechet import Target
+
+FEW = 200
+
+
+def few_real_digits() -> AbstractContextManager[object]:
+    """Within, the first `FEW` real digits are all there are, and reports draw as many of every row."""
+    real = real_digits()
+    few = LabelledDigits(real.images[:FEW], real.labels[:FEW])
+    return mock.patch.object(digits_images, "real_digits", return_value=few)
+
 
 PIXELS = DigitPixels(torch.device("cpu"))
 

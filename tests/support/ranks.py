@@ -40,9 +40,9 @@ def train_a_rank(teacher: Path, folder: Path) -> None:
     """In one of two processes: training, and averages of what the processes have."""
     accelerator = Accelerator(cpu=True)
     assert accelerator.num_processes == 2
-    rank = accelerator.process_index
+    rank, pipeline = accelerator.process_index, Pipeline(load(teacher, device="cpu"))
     with HostTensors() as host:
-        record = train_several_steps(teacher, accelerator=accelerator)
+        record = train_several_steps(pipeline, accelerator=accelerator)
     record.host_made = host.averaged
     record.patience = patience(rank)
     shapes = {"both": torch.ones(2), "second only": torch.ones(1), "half": torch.ones(1, dtype=torch.bfloat16)}
@@ -55,11 +55,11 @@ def train_a_rank(teacher: Path, folder: Path) -> None:
     values = average(torch.full((1,), rank + 1.0))
     record.averaged = {**{name: p.grad for name, p in members.items() if p.grad is not None}, "values": values}
     record.travelled = travelled()
-    record.resumed = resumed_apart(Pipeline(load(teacher, device="cpu")), folder / f"disk of {rank}", rank)
+    record.resumed = resumed_apart(pipeline, folder / f"disk of {rank}", rank)
     torch.save(record, folder / f"{rank}.pt")
     averaging.BUCKET = 2**9  # many buckets, some of a single parameter
     for name, (_, several) in SEVERAL.items():
-        record = train_several_steps(teacher, rivals(), cycles=2, accelerator=accelerator, **several)
+        record = train_several_steps(pipeline, rivals(), cycles=2, accelerator=accelerator, **several)
         torch.save(record, folder / f"{name} {rank}.pt")
 
 

@@ -22,7 +22,6 @@ from fastgen.engine import stage as loop
 from fastgen.engine.feed import Feed, PairSet
 from fastgen.engine.roles import build_roles
 from fastgen.engine.sharding import shard_roles
-from fastgen.models.pipelines.loading import load
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.walk import Plan
 from fastgen.objectives import DMD2, KnowledgeDistillation
@@ -144,10 +143,11 @@ class Watched(DMD2):
         return terms
 
 
-def train_several_steps(teacher: Path, objective: Watched | None = None, *, cycles: int = 3, **settings: Any) -> Record:
-    """Some cycles of DMD2 to four steps, from a saved pipeline."""
+def train_several_steps(
+    pipeline: Pipeline, objective: Watched | None = None, *, cycles: int = 3, **settings: Any
+) -> Record:
+    """Some cycles of DMD2 to four steps."""
     objective = objective or Watched(ratio=2, guidance=Fixed(1.5))
-    pipeline = Pipeline(load(teacher, device="cpu"))
     record = recorded(stage(pipeline, objective, steps=4, **settings), cycles)
     record.depths, record.noises = objective.depths, objective.noises
     return record
