@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from class_tables import classes_in, model_page, section
+from results_pages import results
 
 from eval.metrics_json import Report
 from fastgen.config.schema import Config
@@ -98,6 +99,7 @@ def pages() -> dict[Path, str]:
         NOTEBOOK: own_objective(*(path.read_text(encoding="utf-8") for path in (NOTEBOOK, CONTRIBUTING))),
         DOCS / "metrics.md": f"{ABOUT_REPORTS}\n{model_page(Report)}\n",
         DOCS / "metrics_schema.json": json.dumps(Report.model_json_schema(), indent=1) + "\n",
+        **results(),
     }
 
 

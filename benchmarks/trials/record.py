@@ -47,7 +47,7 @@ class Record(BaseModel):
     minutes: budget of training.
     seconds: that training took from its command to its export, and those in its cycles alone.
     at_once: runs that shared the card.
-    updates: of the generator, by stage.
+    updates, images: of the generator, by stage.
     failed: how the run ended if it left no student.
     """
 
@@ -67,6 +67,7 @@ class Record(BaseModel):
     seconds: Decimal | None = None
     cycles_seconds: Decimal | None = None
     updates: dict[str, int] = Field(default_factory=dict)
+    images: dict[str, int] = Field(default_factory=dict)
     rows: tuple[Row, ...] = ()
     curve: tuple[Point, ...] = ()
     failed: str | None = None
@@ -111,14 +112,14 @@ def course_of(run: Path, config: Config) -> dict[str, Any]:
     The seconds of a measurement are its stage's in proportion to the images seen by then.
     """
     lines = [json.loads(line) for line in (run / "log.jsonl").read_text(encoding="utf-8").splitlines()]
-    updates, curve, seconds, images = {}, [], 0.0, 0
+    updates, curve, seconds, images = {}, [], 0.0, {}
     for index, stage in enumerate(config.stages):
         mine = [line for line in lines if line["stage"] == index]
         about = json.loads((run / "stages" / stage.name / "about.json").read_text(encoding="utf-8"))
         updates[stage.name] = max((line["cycle"] for line in mine), default=0)
-        curve += list(_points(mine, about["seconds"] / max(about["images"], 1), seconds, images))
-        seconds, images = seconds + about["seconds"], images + about["images"]
-    return {"updates": updates, "cycles_seconds": rounded(seconds), "curve": tuple(curve)}
+        curve += list(_points(mine, about["seconds"] / max(about["images"], 1), seconds, sum(images.values())))
+        seconds, images[stage.name] = seconds + about["seconds"], about["images"]
+    return {"updates": updates, "images": images, "cycles_seconds": rounded(seconds), "curve": tuple(curve)}
 
 
 def _points(lines: list[dict[str, Any]], pace: float, seconds: float, images: int) -> Iterator[Point]:
