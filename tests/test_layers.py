@@ -19,6 +19,7 @@ GROUND = {
     "errors",
     "files",
     "limits",
+    "lock",
     "peers",
     "manifest",
     "plugins",

@@ -33,6 +33,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         help="resume although this has other contents than when the checkpoint was written; may be repeated",
     )
     parser.add_argument(
+        "--take-over", action="store_true", help="the run on another host that left OUT locked is known to be over"
+    )
+    parser.add_argument(
         "--dry-run",
         action="store_true",
         help="print the resolved config and the plan, say what would be refused here, write nothing",
@@ -63,7 +66,13 @@ def run(args: Namespace) -> int:
         return 0
     from ..distillation.distil import distil
 
-    distil(config, recipes=args.config.parent, resume=args.resume, allow_changed=args.allow_changed)
+    distil(
+        config,
+        recipes=args.config.parent,
+        resume=args.resume,
+        allow_changed=args.allow_changed,
+        take_over=args.take_over,
+    )
     return 0
 
 

@@ -1,6 +1,7 @@
 """From a config to a verified student: teacher, training, export, report."""
 
 from collections.abc import Collection
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ from ..engine.dtypes import AUTOCAST
 from ..engine.materials import Material
 from ..engine.run import Run, Trained
 from ..engine.splitting import micro_batches
-from ..errors import UserError, VerificationError, say, warn
+from ..errors import VerificationError, say, warn
+from ..lock import held
 from ..models.calls import LARGE
 from ..models.pipelines.attention import avoid_cudnn, check_attention
 from .checks import check_grids, check_needs, check_stages
@@ -29,7 +31,14 @@ if TYPE_CHECKING:
     from .monitor import Monitor
 
 
-def distil(config: Config, *, recipes: Path, resume: bool = False, allow_changed: Collection[Material] = ()) -> Path:
+def distil(
+    config: Config,
+    *,
+    recipes: Path,
+    resume: bool = False,
+    allow_changed: Collection[Material] = (),
+    take_over: bool = False,
+) -> Path:
     """Carries a run out and returns the student's folder.
 
     Args:
@@ -37,33 +46,51 @@ def distil(config: Config, *, recipes: Path, resume: bool = False, allow_changed
         recipes: folder that `teacher.recipe` is relative to.
         resume: go on from the newest checkpoint.
         allow_changed: what may have other contents than when it was written.
+        take_over: a run on another host that left the folder locked is known to be over.
 
     Raises:
-        UserError: the config, the teacher, the data or the output folder cannot work; nothing on disk is lost.
+        UserError: the config, the teacher, the data or the output folder cannot work, or another run writes there;
+            nothing on disk is lost.
     """
-    folder = _distilled(config, recipes=recipes, resume=resume, allow_changed=allow_changed)
+    folder = _distilled(config, recipes=recipes, resume=resume, allow_changed=allow_changed, take_over=take_over)
     leave()
     return folder
 
 
-def _distilled(config: Config, *, recipes: Path, resume: bool, allow_changed: Collection[Material] = ()) -> Path:
+def _distilled(
+    config: Config, *, recipes: Path, resume: bool, take_over: bool, allow_changed: Collection[Material] = ()
+) -> Path:
     check_stages(config)
     accelerator = accelerator_of(config)
     for stage in config.stages:
         micro_batches(stage.train, accelerator.num_processes)  # refuses what they cannot share
-    alone(lambda: check_output(config, resume=resume))
-    config.data.check()
-    computed = {AUTOCAST[stage.train.precision] or torch.float32 for stage in config.stages}
-    for dtype in computed:
-        check_attention(config.attention, device=accelerator.device, dtype=dtype)
-    _ensure_teacher(config, recipes, accelerator)
+    with ExitStack() as stack:
+        alone(lambda: stack.enter_context(held(_written(config), take_over=take_over)))
+        alone(lambda: check_output(config, resume=resume))
+        config.data.check()
+        for stage in config.stages:
+            dtype = AUTOCAST[stage.train.precision] or torch.float32
+            check_attention(config.attention, device=accelerator.device, dtype=dtype)
+        _ensure_teacher(config, recipes, accelerator, take_over=take_over)
+        return _carried_out(config, accelerator, resume=resume, allow_changed=allow_changed)
+
+
+def _written(config: Config) -> dict[Path, Path]:
+    """The folders that a run alone may write, and where each is locked: what is exported is replaced as a whole."""
+    out, exported = config.out.resolve(), config.exported.resolve()
+    beside = {} if exported.is_relative_to(out) else {exported: exported.with_name(f".{exported.name}.lock")}
+    return {out: out / ".lock", **beside}
+
+
+def _carried_out(
+    config: Config, accelerator: Accelerator, *, resume: bool, allow_changed: Collection[Material]
+) -> Path:
     pipeline = teacher_of(config, accelerator.device)
     torch.backends.cudnn.benchmark = torch.Size(pipeline.shape).numel() < LARGE  # trials of large maps cost much memory
     check_needs(config, pipeline)
     check_release(config, pipeline)
     student = Student(config, pipeline, accelerator.device)
     check_grids(config, student.plan)
-    _make(config.out)
     encode(config, pipeline, accelerator)
     alone(lambda: rehearse_export(student))
     shown = rehearse_pictures(student, warn=warn if accelerator.is_main_process else _unsaid)
@@ -121,14 +148,7 @@ def _unsaid(message: str) -> None:
     """What another process says already."""
 
 
-def _make(out: Path) -> None:
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"cannot write in {out}: {error.strerror}; give a writable folder with out=...") from error
-
-
-def _ensure_teacher(config: Config, recipes: Path, accelerator: Accelerator) -> None:
+def _ensure_teacher(config: Config, recipes: Path, accelerator: Accelerator, *, take_over: bool) -> None:
     """Trains the teacher by its recipe if its folder does not exist yet; every process takes part."""
     recipe = recipe_of(config, recipes)
     if recipe is None:
@@ -136,4 +156,4 @@ def _ensure_teacher(config: Config, recipes: Path, accelerator: Accelerator) -> 
     if accelerator.is_main_process:
         say(f"no teacher in {config.teacher.path} yet: training it by {recipe.file}")
     resume = (recipe.config.out / "checkpoints").is_dir()
-    _distilled(recipe.config, recipes=recipe.file.parent, resume=resume)
+    _distilled(recipe.config, recipes=recipe.file.parent, resume=resume, take_over=take_over)

@@ -36,6 +36,7 @@ def distil(
     *,
     resume: bool = False,
     allow_changed: Collection[Material] = (),
+    take_over: bool = False,
 ) -> Path:
     """A whole run: teacher, training, export, verification, report.
 
@@ -44,6 +45,7 @@ def distil(
         overrides: settings to change, such as "train.batch=64".
         resume: go on from the newest checkpoint.
         allow_changed: what may have other contents than when it was written: teacher, data or pairs.
+        take_over: a run on another host that left the folder locked is known to be over.
 
     Returns:
         The student's folder.
@@ -52,7 +54,8 @@ def distil(
         UserError: the config, the teacher, the data or the output folder cannot work; nothing on disk is lost.
     """
     recipes = Path(config).parent if isinstance(config, str | Path) else Path()
-    return carry_out(_read(config, overrides), recipes=recipes, resume=resume, allow_changed=allow_changed)
+    known = _read(config, overrides)
+    return carry_out(known, recipes=recipes, resume=resume, allow_changed=allow_changed, take_over=take_over)
 
 
 def load_teacher(teacher: ConfigLike, *, device: str | torch.device = "auto") -> Pipeline:

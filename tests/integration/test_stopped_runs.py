@@ -12,10 +12,13 @@ import tiny
 from isolated import HERE
 
 from fastgen.command import guarded
+from fastgen.config.export import ExportConfig
 from fastgen.distillation.distil import distil
 from fastgen.engine import stage as loop
 from fastgen.engine.quality import Yardstick
 from fastgen.engine.run import Run
+from fastgen.errors import UserError
+from fastgen.lock import held
 
 pytestmark = pytest.mark.usefixtures("verified_here")
 
@@ -150,3 +153,14 @@ def test_what_cannot_be_saved_after_a_signal_is_said(folder, monkeypatch, capsys
     monkeypatch.setattr("fastgen.engine.checkpoint._require_space", full)
     assert carried_out(config(folder, "full"), resume=False) == 3
     assert "could not be written: [Errno 28] No space left on device" in capsys.readouterr().err
+
+
+def test_a_second_run_in_the_same_folder_or_export_is_refused_before_its_teacher_is_loaded(folder, monkeypatch):
+    run = config(folder, "locked")
+    monkeypatch.setattr("fastgen.distillation.distil.teacher_of", lambda *_: pytest.fail("it was loaded"))
+    exported = folder / "elsewhere" / "student"
+    with held({run.out: run.out / ".lock", exported: exported.with_name(".student.lock")}):
+        (run.out / "checkpoints").mkdir()
+        for other in (run, config(folder, "another").model_copy(update={"export": ExportConfig(path=exported)})):
+            with pytest.raises(UserError, match=f"is being written by another run .process {os.getpid()} on"):
+                distil(other, recipes=folder)
