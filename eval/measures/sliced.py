@@ -85,7 +85,7 @@ def _descriptors(rows: Tensor) -> Tensor:
 
 
 def _places(seed: int, image: int, depth: int, count: int) -> Tensor:
-    rng = torch.Generator().manual_seed((seed * 1_000_003 + image) * 16 + depth)
+    rng = torch.Generator().manual_seed(((seed * 1_000_003 + image) * 16 + depth) % 2**63)
     return torch.randint(count, (PATCHES,), generator=rng)
 
 

@@ -11,6 +11,7 @@ from ..models.masters import Masters
 from ..models.sharding import Sharding
 from ..models.walk import Sampler
 from ..objectives import OBJECTIVE_KINDS, roles_of
+from ..plugins import Kinds
 from ..process.retold import ProcessName
 from ..user_file import short
 from .evaluate import EvaluateConfig
@@ -23,6 +24,8 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["fp32", "bf16", "fp16"]
 Base = Literal["fp32", "bf16", "fp8", "int8", "nf4"]
 Sharing = Literal["full", "lora", "scores"]
+NAMED: tuple[tuple[Kinds[Any], str], ...] = ((OBJECTIVE_KINDS, "name"), (SOURCE_KINDS, "source"))
+"""What a mapping names the class of, and under which key."""
 
 
 class StudentConfig(Strict):

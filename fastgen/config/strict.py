@@ -5,15 +5,51 @@ from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationInfo, create_model
+from pydantic_core import PydanticKnownError, SchemaValidator
+from pydantic_core.core_schema import no_info_before_validator_function
 
 from ..errors import UserError
 from ..plugins import Kinds
 
+_VALUES = ("default", "metadata", "config", "cls")  # parts of a schema that are none
+
 
 class Strict(BaseModel):
-    """Settings that refuse unknown names and numbers that are not finite, and never change."""
+    """Settings that refuse unknown names and numbers that are not finite, and never change.
+
+    Neither text nor true is a number, and no number is true: what YAML reads as text was not written as a number.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, arbitrary_types_allowed=True)
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **kwargs: Any) -> None:
+        super().__pydantic_init_subclass__(**kwargs)
+        cls.__pydantic_validator__ = SchemaValidator(_strictly(cls.__pydantic_core_schema__), _use_prebuilt=False)
+
+
+def _strictly(schema: Any) -> Any:
+    """The schema with numbers and booleans, at any depth, that only numbers and booleans are taken for."""
+    if isinstance(schema, (list, tuple)):
+        return type(schema)(map(_strictly, schema))
+    if not isinstance(schema, dict):
+        return schema
+    inner = {key: value if key in _VALUES else _strictly(value) for key, value in schema.items()}
+    if inner.get("type") in ("int", "float"):
+        return no_info_before_validator_function(_Number(f"{inner['type']}_type"), inner)
+    return {**inner, "strict": True} if inner.get("type") == "bool" else inner
+
+
+class _Number:
+    """Passes what is neither text nor a boolean, 1e5 for an integer included; the error is pydantic's own."""
+
+    def __init__(self, error: str) -> None:
+        self._error: Any = error
+
+    def __call__(self, value: Any) -> Any:
+        if isinstance(value, (str, bool)):
+            raise PydanticKnownError(self._error)
+        return value
 
 
 def named(kinds: Kinds[Any], key: str) -> PlainValidator:
@@ -45,5 +81,5 @@ def named(kinds: Kinds[Any], key: str) -> PlainValidator:
 
 
 def _validated(kind: type, settings: Mapping[str, Any]) -> Any:
-    model = create_model("Settings", __config__=Strict.model_config, settings=(kind, ...))
+    model = create_model("Settings", __base__=Strict, settings=(kind, ...))
     return model.model_validate({"settings": settings}).settings  # type: ignore[attr-defined]

@@ -5,7 +5,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, is_dataclass
 from operator import attrgetter
 from pathlib import Path
 from typing import Any
@@ -13,29 +13,16 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from ..data import SOURCE_KINDS
 from ..errors import UserError, did_you_mean
 from ..files import atomic_folder, atomic_text
-from ..objectives import OBJECTIVE_KINDS
-from ..plugins import Kinds, Origin
-from .schema import Config
+from ..limits import Cap, plain, read_bytes
+from ..plugins import Origin
+from .mistakes import listed
+from .schema import NAMED, Config
 
-MAX_BYTES = 200_000
-MAX_LISTED = 20
-_KINDS: tuple[tuple[Kinds[Any], str], ...] = ((OBJECTIVE_KINDS, "name"), (SOURCE_KINDS, "source"))
 VOLATILE = ("out", "export", "device", "cache", "attention", "log", "checkpoints", "evaluate")
 """Settings that may change between a checkpoint and its resumption."""
 _TAGS = ("str", "int", "float", "bool", "null", "seq", "map")
-_PLAINER = {  # types of pydantic's errors in the words of a YAML file
-    "extra_forbidden": "no such setting",
-    "unexpected_keyword_argument": "no such setting",
-    "missing": "this setting is required",
-    "union_tag_not_found": "this needs a `law`, e.g. {law: uniform} of times, {law: shared} of guidance",
-    "tuple_type": "this must be a list",
-    "dict_type": "this must be a mapping",
-    "model_type": "this must be a mapping",
-    "model_attributes_type": "this must be a mapping",
-}
 
 
 class _Loader(yaml.SafeLoader):
@@ -93,11 +80,12 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     raw = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else _read(Path(source))
     for override in overrides:
         _override(raw, override)
+    _check_texts(raw, "this mapping" if folder is None else str(source))
     raw = _with_stages(_with_source(raw))
     try:
         return Config.model_validate(raw, context={"folder": folder})
     except ValidationError as error:
-        lines = "\n".join(f"  {line}" for line in _listed(error, raw))
+        lines = "\n".join(f"  {line}" for line in listed(error, raw))
         raise UserError(f"{'this mapping' if folder is None else source} is not a valid config:\n{lines}") from error
 
 
@@ -137,12 +125,8 @@ def _read(path: Path) -> dict[str, Any]:
         beside = [file.name for file in path.parent.glob("*.y*ml")]
         hint = did_you_mean(path.name, beside, otherwise="give the path of a YAML file, see configs/")
         raise UserError(f"there is no config {path}; {hint}")
-    if path.stat().st_size > MAX_BYTES:
-        raise UserError(
-            f"{path} has {path.stat().st_size:,} bytes, a config at most {MAX_BYTES:,}: is it another file?"
-        )
     try:
-        raw = yaml.load(path.read_text(encoding="utf-8-sig"), Loader=_Loader)
+        raw = yaml.load(read_bytes(path, Cap.CONFIG).decode("utf-8-sig"), Loader=_Loader)
     except UnicodeDecodeError as error:
         line = error.object[: error.start].count(b"\n") + 1
         raise UserError(f"{path} is not text in UTF-8 ({error.reason} in line {line}): is it a config?") from error
@@ -153,6 +137,19 @@ def _read(path: Path) -> dict[str, Any]:
     if not isinstance(raw, dict):
         raise UserError(f"{path} holds {'nothing' if raw is None else type(raw).__name__}, not a mapping of settings")
     return raw
+
+
+def _check_texts(value: Any, source: str, path: tuple[str, ...] = ()) -> None:
+    """Raises UserError for a text at any depth, or a setting's name, that is none."""
+    if isinstance(value, str):
+        plain(value, f"{'.'.join(path)} of {source}")
+    elif isinstance(value, Mapping):
+        for key, inner in value.items():
+            plain(str(key), f"a setting's name in {'.'.join(path) or 'the top'} of {source}")
+            _check_texts(inner, source, (*path, str(key)))
+    elif isinstance(value, (list, tuple)):
+        for number, inner in enumerate(value):
+            _check_texts(inner, source, (*path, str(number)))
 
 
 def _one_line(error: Exception) -> str:
@@ -229,68 +226,9 @@ def _merged(base: Any, change: Any) -> Any:
     return change
 
 
-def _listed(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
-    """A line for each wrong setting; what is wrong within a setting says more than that the setting is."""
-    items = error.errors(include_url=False)
-    outer = {item["loc"][:depth] for item in items for depth in range(len(item["loc"]))}
-    inner = [item for item in items if item["loc"] not in outer]
-    more = [f"and {len(inner) - MAX_LISTED:,} more"] if len(inner) > MAX_LISTED else []
-    return [_explained(item, raw) for item in inner[:MAX_LISTED]] + more
-
-
-def _explained(item: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
-    where = ".".join(str(part) for part in item["loc"] if part != "settings") or "the file"
-    message = _PLAINER.get(item["type"], str(item["msg"]).removeprefix("Value error, "))
-    if item["type"] == "union_tag_invalid":
-        message = f"there is no law {item['ctx']['tag']!r}; known: {item['ctx']['expected_tags']}"
-    if item["type"] == "missing":
-        return f"{where}: {message}"
-    if message == "no such setting":
-        return f"{where}: {message}{_suggestion(str(item['loc'][-1]), _beside(item['loc'], raw))}"
-    return message if where == "the file" else f"{where}: {message} (got {item['input']!r:.80})"
-
-
-def _suggestion(name: str, beside: Sequence[str]) -> str:
-    """What was meant: first of the settings that may stand there, then of all."""
-    hint = did_you_mean(name, beside)
-    if hint:
-        return f"; {hint}"
-    known = _known_names(Config)
-    if name in known:
-        return " here; it belongs elsewhere"
-    hint = did_you_mean(name, sorted(known))
-    return f"; {hint}" if hint else ""
-
-
-def _beside(loc: Sequence[Any], raw: Any) -> list[str]:
-    """The settings of the objective or source that a wrong one was given to; none elsewhere."""
-    if list(loc[-2:-1]) != ["settings"]:
-        return []
-    for part in loc[:-2]:
-        raw = raw[part]
-    named = [kinds.own[raw[key]] for kinds, key in _KINDS if raw.get(key) in kinds.own]
-    return [field.name for kind in named for field in fields(kind)]
-
-
-def _known_names(model: type[BaseModel]) -> set[str]:
-    """Every setting's name at any depth, those of sources and objectives included."""
-    names = {"train", "objective", "name", "source"}
-    for field, info in model.model_fields.items():
-        names |= {field, *(name for inner in _models_in(info.annotation) for name in _known_names(inner))}
-    for kind in [kind for kinds, _ in _KINDS for kind in kinds.known]:
-        names |= {field.name for field in fields(kind)}
-    return names
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    return [model for part in getattr(annotation, "__args__", ()) for model in _models_in(part)]
-
-
 def _plain(value: Any, named: Callable[[Origin], str]) -> Any:
     """Models, dataclasses and paths as what YAML and JSON hold; `named` says how a class is called."""
-    for kinds, key in _KINDS:
+    for kinds, key in NAMED:
         if kinds.fits(type(value)):
             return {key: named(kinds.origin(type(value))), **_plain(asdict(value), named)}
     if isinstance(value, BaseModel):

@@ -1,7 +1,7 @@
 """One or several parquet files as one table, with errors that name the file, the column and the row."""
 
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from itertools import accumulate
 from pathlib import Path
@@ -30,6 +30,7 @@ class Table:
             raise UserError(f"there is no parquet file at {path}; give the path of one, or of their folder")
         with self._readable():
             self._rows = arrow.dataset([str(file) for file in files], format="parquet")
+            _check_names(self._rows.schema)
             self._ends: list[int] = list(accumulate(part.count_rows() for part in self._rows.get_fragments()))
         if not self._ends[-1]:
             raise UserError(f"parquet data at {path} has no rows; give a file with at least one image")
@@ -84,6 +85,11 @@ class Table:
         with self._readable():
             values = pa.Table.from_batches(batches, self._rows.schema.empty_table().select([name]).schema)[name]
             values.validate(full=True)
+        if len(values) != len(self):
+            raise UserError(
+                f"column {name!r} of {self.path} has {len(values):,} values for {len(self):,} rows; the file is "
+                "damaged: write or download it again"
+            )
         return values
 
     def full_column(self, name: str) -> pa.ChunkedArray:
@@ -101,11 +107,19 @@ class Table:
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the latter of a column's name
             raise UserError(
                 f"parquet data at {self.path} cannot be read ({str(error).splitlines()[0]}); the file is "
                 "damaged, incomplete or not parquet: write or download it again"
             ) from error
+
+
+def _check_names(columns: Iterable[pa.Field]) -> None:
+    """Raises UnicodeDecodeError for columns, or fields of theirs, whose names are no text."""
+    for column in columns:
+        _ = column.name
+        if pa.types.is_struct(column.type):
+            _check_names(column.type)
 
 
 def check_packing(file: Path, about: parquet.FileMetaData) -> None:

@@ -162,11 +162,11 @@ def test_all_mistakes_are_told_at_once_with_their_paths(refusal):
         ("train={minutes: 1, images: 9, roles: {generator: {schedule: linear}}}", "use schedule constant"),
         ("device=gpu", "device: Input should be 'auto', 'cpu' or 'cuda'"),
         ("seed=99999999999999999999", "seed: Input should be less than"),
-        ("train.optim.lr=nan", "stages.0.train.optim.lr: Input should be a finite number"),
+        ("train.optim.lr=nan", "stages.0.train.optim.lr: Input should be a valid number (got 'nan')"),
         ("train.optim.lr=1e999", "stages.0.train.optim.lr: Input should be a finite number"),
         ("objective.gan=nan", "stages.0.objective.gan: Input should be a finite number"),
         ("objective.guidance=-1e999", "stages.0.objective.guidance: Input should be a finite number"),
-        ("pairs.guidance=nan", "pairs.guidance: Input should be a finite number"),
+        ("pairs.guidance=nan", "pairs.guidance: Input should be a valid number (got 'nan')"),
     ],
 )
 def test_a_wrong_setting_is_told_with_its_rule(refusal, override, words):
@@ -281,3 +281,51 @@ def test_the_plan_names_the_recipe_that_comes_first(monkeypatch, tmp_path):
     assert text.startswith("first, because runs/digits/teacher/pipeline does not exist yet")
     assert "  stage 0, pretrain: 32,000 images" in text
     assert "stage 1, dmd2: 3,200 images in batches of 32, fp32, reads images" in text
+
+
+@pytest.mark.parametrize("text", ["010", "1_000", "0x10", "true", '"10"', "12:30", "off", "1e999"])
+def test_text_and_booleans_are_no_numbers(refusal, text):
+    for setting, where in {
+        "train.images": "stages.0.train.images",
+        "train.optim.lr": "stages.0.train.optim.lr",
+        "objective.guidance.scale": "stages.0.objective.guidance.fixed.scale",
+        "data.num_classes": "data.num_classes",
+        "student.steps": "student.steps.0",
+        "train.roles.generator.lr": "stages.0.train.roles.generator.lr",
+    }.items():
+        law = ["objective.guidance={law: fixed}"] if "guidance" in setting else []
+        value = f"[{text}]" if setting == "student.steps" else text
+        assert f"\n  {where}: Input should be a" in refusal(PLAIN, *law, f"{setting}={value}")
+
+
+@pytest.mark.parametrize("text", ["1", "0", "no", "on", '"true"'])
+def test_numbers_and_other_words_are_not_true(refusal, text):
+    assert "\n  flip: Input should be a valid boolean" in refusal(PLAIN, f"flip={text}")
+
+
+NESTED = {
+    "guidance.sclae": ("{law: fixed}", "scale"),
+    "guidance.drpout": ("{law: anti}", "dropout"),
+    "times.hihg": ("{law: uniform}", "high"),
+    "times.lowest": ("{law: uniform}", "low"),
+    "gan.wieght": ("{}", "weight"),
+    "gan.strat": ("{}", "start"),
+}
+
+
+@pytest.mark.parametrize("setting", NESTED)
+def test_a_misspelt_setting_of_a_law_is_told_the_one_that_may_stand_there(refusal, setting):
+    value, meant = NESTED[setting]
+    name = setting.partition(".")[0]
+    assert f"no such setting; did you mean {meant}?" in refusal(
+        PLAIN, f"objective.{name}={value}", f"objective.{setting}=1"
+    )
+
+
+@pytest.mark.parametrize("text", [r'"a\0b"', r'"\ud83d"', r'"a\x1b[2J"'])
+def test_what_is_no_text_is_refused_wherever_it_stands(refusal, text):
+    for setting in ("out", "teacher.path", "data.path", "stages.0.name", "export.path"):
+        assert "which is no text" in refusal(STAGED, f"{setting}={text}")
+    assert "a setting's name" in refusal(PLAIN + f"{text}: 3\n")
+    with pytest.raises(UserError, match="out of this mapping holds"):
+        load({"out": "a\0", "teacher": {"path": "a"}})

@@ -8,6 +8,7 @@ import diffusers
 import torch
 
 from ...errors import UserError, did_you_mean
+from .loading import line
 from .stock_pipeline import StockPipeline
 
 
@@ -21,8 +22,8 @@ def create(pipeline: str, parts: Mapping[str, Mapping[str, Any]], *, seed: int) 
     built = {name: _part(name, dict(config)) for name, config in parts.items()}
     try:
         made: StockPipeline = _diffusers_class(pipeline)(**built)
-    except TypeError as error:
-        raise UserError(f"{pipeline} cannot be built from the parts {', '.join(parts)}: {error}") from error
+    except Exception as error:  # whatever a constructor makes of parts that are not its own
+        raise UserError(f"{pipeline} cannot be built from the parts {', '.join(parts)} ({line(error)})") from error
     return made
 
 
@@ -35,8 +36,10 @@ def _part(name: str, config: dict[str, Any]) -> Any:
             raise UserError(f"teacher.new.parts.{name}: {kind.__name__} has no setting {key!r}; {hint}")
     try:
         return kind.from_config(config)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"teacher.new.parts.{name}: {kind.__name__} does not take this config: {error}") from error
+    except Exception as error:  # or of numbers that no network has
+        raise UserError(
+            f"teacher.new.parts.{name}: {kind.__name__} does not take this config ({line(error)})"
+        ) from error
 
 
 def _diffusers_class(name: str) -> Any:

@@ -3,7 +3,6 @@
 LoRA (2106.09685): dW = alpha / r * B A.  DoRA (2402.09353): W + dW gets rows of given norms.
 """
 
-import json
 import math
 import re
 from collections.abc import Mapping
@@ -16,10 +15,14 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
+from ...errors import UserError
+from ...limits import parsed
+
 METADATA = "lora_adapter_metadata"
 _DOWN = re.compile(r"[._]?(?:lora_A(?:\.\w+)?|lora_down|lora\w*\.down)\.weight$")
 _UP = (("lora_A", "lora_B"), ("lora_down", "lora_up"), (".down.", ".up."))
 _MAGNITUDES = ("dora_scale", "lora_magnitude_vector", "lora_magnitude_vector.weight")
+_MEASURELESS = re.compile(r"\)[*+{]|(?:[*+{].*){4}")  # of a pattern: what may take for ever
 _PARTS = ("unet", "transformer", "transformer_2", "text_encoder", "text_encoder_2", "text_encoder_3")
 
 
@@ -72,12 +75,43 @@ def sketch(up: Tensor, down: Tensor, scale: float) -> Tensor:
 
 
 def read_updates(file: Path) -> tuple[list[Update], set[str]]:
-    """All the updates in a LoRA file, and the keys that are no part of one."""
+    """All the updates in a LoRA file, and the keys that are no part of one.
+
+    Raises:
+        UserError: what the file says of itself is not what peft says.
+    """
     with safe_open(file, framework="pt") as opened:
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
-        settings = json.loads((opened.metadata() or {}).get(METADATA, "{}"))
+        settings = parsed((opened.metadata() or {}).get(METADATA, "{}").encode(), f"{METADATA} of {file}")
+    _check_settings(settings, file)
     updates = [update for key in tensors if (update := _update(key, tensors, settings)) is not None]
     return updates, tensors.keys() - {key for update in updates for key in update.keys}
+
+
+def _check_settings(settings: Any, file: Path) -> None:
+    """Raises UserError for settings that give no scale."""
+    told = settings if isinstance(settings, dict) else {"lora_alpha": settings}
+    for name, value in told.items():
+        kind = name.rpartition(".")[2]
+        patterns = value or {} if kind == "alpha_pattern" else {}
+        alphas = [value] if kind == "lora_alpha" else patterns.values() if isinstance(patterns, dict) else [patterns]
+        if not all(map(_is_alpha, alphas)) or not all(map(_is_pattern, patterns)):
+            raise UserError(
+                f"{METADATA} of {file} says {name} = {value!r:.80}, from which no scale follows: take the LoRA as its "
+                "author published it, or save it again with peft"
+            )
+
+
+def _is_alpha(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_pattern(text: str) -> bool:
+    try:
+        re.compile(text)
+    except (re.error, RecursionError, OverflowError):
+        return False
+    return len(text) < 1000 and not _MEASURELESS.search(text)
 
 
 def normal_form(updates: list[Update]) -> dict[str, Tensor]:
@@ -110,15 +144,24 @@ def _update(key: str, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
     other = layer + next(match[0].replace(a, b) for a, b in _UP if a in match[0])
     if other not in tensors:
         return None
+    down, up = tensors[key], tensors[other]
+    if min(down.ndim, up.ndim) < 2 or len(down) != up.shape[1] or not len(down) or not _are_fractions(down, up):
+        return None
     norms = next((f"{layer}.{name}" for name in _MAGNITUDES if f"{layer}.{name}" in tensors), None)
     magnitude = tensors[norms] if norms else None
-    if magnitude is not None and magnitude.shape[0] != len(tensors[other]):
+    if magnitude is not None and (magnitude.numel() != len(up) or not _are_fractions(magnitude)):
         return None
     stated = [f"{layer}.alpha"] if f"{layer}.alpha" in tensors else []
-    rank = len(tensors[key])
-    scale = float(tensors[stated[0]]) / rank if stated else _scale(layer, settings, rank)
+    if stated and tensors[stated[0]].numel() != 1:
+        return None
+    rank = len(down)
+    scale = float(tensors[stated[0]].real) / rank if stated else _scale(layer, settings, rank)
     used = (key, other, *stated, *([norms] if norms else []))
-    return Update(tensors[key], tensors[other], scale, None if magnitude is None else magnitude.flatten(), used)
+    return Update(down, up, scale, None if magnitude is None else magnitude.flatten(), used)
+
+
+def _are_fractions(*tensors: Tensor) -> bool:
+    return all(tensor.is_floating_point() for tensor in tensors)
 
 
 def _scale(layer: str, settings: Mapping[str, Any], rank: int) -> float:

@@ -20,6 +20,8 @@ from .ops import RowName, surrogate
 from .rollout import Rollout, RolloutName, land, landed
 from .weights import WeightName
 
+MOST_UPDATES = 1000
+
 
 @dataclass(frozen=True)
 class ScoreMatching(ABC):
@@ -75,10 +77,10 @@ class ScoreMatching(ABC):
 
     @final
     def __post_init__(self) -> None:
-        if self.ratio < 1:
+        if not 1 <= self.ratio <= MOST_UPDATES:
             raise ValueError(
                 f"ratio is {self.ratio}: the fake score needs at least one update per generator update, or the "
-                "generator chases a score that never learns of it"
+                f"generator chases a score that never learns of it, and at most {MOST_UPDATES}"
             )
         self.check()
         if self.gan.one_pass:
