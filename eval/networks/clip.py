@@ -10,11 +10,12 @@ import transformers
 from torch import Tensor
 
 from fastgen.errors import UserError
+from fastgen.models.pipelines.foreign import check_part
 
 from .extractors import Sight
 from .precision import Precision, computing
 from .preprocessing import preprocess_for
-from .weights import fingerprint
+from .weights import ALONE, fingerprint
 
 Reward = Callable[[Tensor, Sequence[str]], Tensor]
 """uint8 images [B, 3, H, W] and their prompts -> scores [B], higher is better."""
@@ -69,11 +70,12 @@ class Clip:
 
 
 def _load(folder: Path) -> tuple[Any, Any]:
+    check_part(folder)
     try:
         loaded: Any = transformers.CLIPModel.from_pretrained(
-            folder, dtype=torch.float32, use_safetensors=True, local_files_only=True, output_loading_info=True
+            folder, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **ALONE
         )
-        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **ALONE)
     except Exception as error:  # whatever a foreign folder can raise, the remedy is in the folder
         raise UserError(
             f"{folder} cannot be loaded as a CLIP model ({' '.join(str(error).split())[:300]}); it needs the config, "

@@ -10,10 +10,11 @@ import transformers
 from torch import Tensor
 
 from fastgen.errors import UserError
+from fastgen.models.pipelines.foreign import check_part
 
 from .precision import Precision, computing
 from .preprocessing import Preprocess
-from .weights import fingerprint
+from .weights import ALONE, fingerprint
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,16 +141,17 @@ def _load(folder: Path) -> _Loaded:
             f"extractor {folder} has no config.json; give the folder of a transformers image model as "
             "save_pretrained writes it (config.json, model.safetensors)"
         )
+    check_part(folder)
     try:
-        config = transformers.AutoConfig.from_pretrained(folder, local_files_only=True)
+        config = transformers.AutoConfig.from_pretrained(folder, **ALONE)
         classifies = any(name.endswith("ForImageClassification") for name in config.architectures or ())
         kind: Any = transformers.AutoModelForImageClassification if classifies else transformers.AutoModel
         model, report = kind.from_pretrained(
             folder,
             dtype=torch.float32,
             use_safetensors=True,
-            local_files_only=True,
             output_loading_info=True,
+            **ALONE,
         )
     except Exception as error:  # whatever a foreign folder can raise, the remedy is in the folder
         raise UserError(

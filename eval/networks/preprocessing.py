@@ -13,6 +13,7 @@ from fastgen.errors import UserError
 from fastgen.files import sha256_file
 
 from ..options import Colour, Kernel, Options
+from .weights import ALONE
 
 FILES = ("preprocessor_config.json", "processor_config.json")
 
@@ -120,7 +121,7 @@ def preprocess_for(folder: Path, resize: Resize | None) -> Preprocess:
 def _declared(file: Path) -> Preprocess:
     build: Callable[..., Any] = transformers.AutoImageProcessor.from_pretrained
     try:
-        processor = build(file.parent, backend="torchvision", local_files_only=True)
+        processor = build(file.parent, backend="torchvision", **ALONE)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{file} does not describe an image processor that transformers can build ({error}); copy it "

@@ -2,12 +2,16 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
 from fastgen.errors import UserError
 from fastgen.files import cache_folder, sha256_file
+
+ALONE: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+"""How Transformers opens a folder: nothing beside it, and no code in it."""
 
 INCEPTION = "inception-2015-12-05.pt"
 INCEPTION_ADDRESS = "https://nvlabs-fi-cdn.nvidia.com/stylegan2-ada-pytorch/pretrained/metrics/" + INCEPTION

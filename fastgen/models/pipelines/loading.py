@@ -1,6 +1,5 @@
 """Load a stock Diffusers pipeline: safetensors only, no code from the folder, clear words when it cannot be."""
 
-import json
 import re
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -16,6 +15,8 @@ from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from ...errors import UserError, warn
+from ...limits import read_json
+from .foreign import check_pipeline, unasked
 from .notes import Notes
 from .stock_pipeline import StockPipeline
 
@@ -47,7 +48,11 @@ def locate(path: str | Path, *, variant: str | None = None, revision: str | None
     try:
         folder = Path(
             DiffusionPipeline.download(
-                str(path), use_safetensors=True, **wanted, **({"variant": variant} if variant else {})
+                str(path),
+                use_safetensors=True,
+                trust_remote_code=False,
+                **wanted,
+                **({"variant": variant} if variant else {}),
             )
         )
         with suppress(EntryNotFoundError):
@@ -87,15 +92,18 @@ def load(
     if variant != wanted:
         warn(f"{folder} has only {variant} weights for some parts: loading these")
     check_weights(*(file for files in weight_files(folder, variant).values() for file in files))
+    check_pipeline(folder)
     try:
-        pipe = DiffusionPipeline.from_pretrained(
-            folder,
-            dtype=dtype,
-            use_safetensors=True,
-            **({"variant": variant} if variant else {}),
-            **straight_to(device),
-            **(parts or {}),
-        )
+        with unasked():
+            pipe = DiffusionPipeline.from_pretrained(
+                folder,
+                dtype=dtype,
+                use_safetensors=True,
+                trust_remote_code=False,
+                **({"variant": variant} if variant else {}),
+                **straight_to(device),
+                **(parts or {}),
+            )
     except Exception as error:  # whatever a foreign folder can raise, the remedy is in the folder
         raise UserError(
             f"{folder} cannot be loaded as a Diffusers pipeline ({line(error)}). "
@@ -158,12 +166,9 @@ def dtypes_in(*files: Path) -> set[torch.dtype | None]:
 
 def _weights(folder: Path) -> dict[str, dict[str | None, list[Path]]]:
     """The weight files of the parts that model_index.json lists, by part and variant; None is the plain one."""
-    try:
-        listed = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{folder / 'model_index.json'} is damaged ({line(error)}): copy or download it again"
-        ) from error
+    listed = read_json(folder / "model_index.json")
+    if not isinstance(listed, dict):
+        raise UserError(f"{folder / 'model_index.json'} holds no mapping: copy or download it again")
     parts: dict[str, dict[str | None, list[Path]]] = {}
     for file in sorted(folder.glob("*/*.safetensors")):
         match = _WEIGHTS.fullmatch(file.name)

@@ -9,6 +9,7 @@ from diffusers.loaders.single_file_utils import fetch_diffusers_config
 from safetensors import safe_open
 
 from ...errors import UserError
+from .foreign import unasked
 from .loading import check_complete, check_weights, line
 from .stock_pipeline import SingleFilePipeline, StockPipeline
 
@@ -32,7 +33,8 @@ def load_single_file(file: Path, *, config: str | None, dtype: torch.dtype) -> S
     config = config or _recognised(file)
     kind = _pipeline_class(file, config)
     try:
-        pipe = kind.from_single_file(str(file), config=config, dtype=dtype)
+        with unasked():
+            pipe = kind.from_single_file(str(file), config=config, dtype=dtype)
     except Exception as error:  # whatever a foreign file can raise, the remedy is in the file or its config
         raise UserError(
             f"{file} cannot be loaded as a {kind.__name__} ({line(error)}). It must hold the whole pipeline, text "

@@ -4,7 +4,6 @@ Within `answering`, the pipeline's own call runs on the CPU as always, and each 
 shapes, dtypes and structure that it would answer with, so that a probe sees what is told to whom.
 """
 
-import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import wraps
@@ -21,7 +20,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
 from ...errors import UserError
+from ...limits import read_json
 from ..casting import cast
+from .foreign import check_pipeline, unasked
 from .loading import HUB_FAILURES, HUB_ID, check_is_pipeline, line
 from .stock_pipeline import StockPipeline
 
@@ -41,13 +42,16 @@ def weightless(path: str, *, dtype: torch.dtype, revision: str | None = None) ->
     """
     folder = configs_of(path, revision=revision)
     check_is_pipeline(folder)
+    check_pipeline(folder)
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = read_json(folder / "model_index.json")
         entries = {name: entry for name, entry in index.items() if isinstance(entry, list)}
         networks = {name: network for name, entry in entries.items() if (network := _network(folder, name, *entry))}
-        pipe: StockPipeline = DiffusionPipeline.from_pretrained(
-            folder, **{name: cast(network, dtype).eval() for name, network in networks.items()}
-        )
+        made = {name: cast(network, dtype).eval() for name, network in networks.items()}
+        with unasked():
+            pipe: StockPipeline = DiffusionPipeline.from_pretrained(
+                folder, use_safetensors=True, trust_remote_code=False, **made
+            )
     except Exception as error:  # whatever a foreign folder can raise, the remedy is in the folder
         raise UserError(
             f"{folder} is not a pipeline whose configs could be read ({type(error).__name__}: {line(error)}): give the "
