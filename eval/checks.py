@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from fastgen.disk import check_writable
 from fastgen.errors import UserError, did_you_mean, warn
 
 from .images.sets import open_images
@@ -115,5 +116,6 @@ def _warn_of_files(options: Options) -> None:
 
 
 def _refuse_overwriting(file: Path, options: Options, *, remedy: str) -> None:
+    check_writable(file, "--save-stats" if file == options.save_stats else "--out")
     if file.exists() and not options.overwrite:
         raise UserError(f"{file} is already there; {remedy}, or replace it with --overwrite")

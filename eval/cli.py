@@ -11,7 +11,7 @@ from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, Raw
 from pathlib import Path
 from typing import Any, get_args
 
-from fastgen.command import NUM, add_call, add_stack, natural, positive
+from fastgen.command import NUM, add_call, add_stack, device, natural, positive
 from fastgen.errors import ExitCode
 
 from .options import PROTOCOL_NAMES, Kernel, Options, Precision
@@ -194,7 +194,9 @@ def _add_sampling(parser: ArgumentParser) -> None:
     )
     group.add_argument("--batch-size", type=positive, metavar="B", help=f"default: {Options.batch_size}")
     group.add_argument("--workers", type=positive, metavar="N", help=f"decoding processes (default: {Options.workers})")
-    group.add_argument("--device", metavar="NAME", help=f"auto, cpu, cuda, cuda:1 (default: {Options.device})")
+    group.add_argument(
+        "--device", type=device, metavar="NAME", help=f"auto, cpu, cuda, cuda:1 (default: {Options.device})"
+    )
     group.add_argument(
         "--dtype",
         choices=get_args(Precision),

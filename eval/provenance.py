@@ -13,6 +13,7 @@ from typing import Any, TypedDict
 import torch
 
 from fastgen.files import sha256_file
+from fastgen.redaction import redacted, within
 
 from .measure import Reference
 from .metrics_json import LineFile, Provenance, RealImages
@@ -48,7 +49,7 @@ def provenance(session: Session, real: Reference, rows: Sequence[Row], started: 
         prompts=_file(options.prompts, session.request.prompts),
         labels=_file(options.labels, session.request.labels),
         processes=session.processes.count,
-        settings={name: _plain(value) for name, value in asdict(options).items()},
+        settings=within({name: _plain(value) for name, value in asdict(options).items()}),
         **circumstances(device, started),
     )
 
@@ -58,7 +59,7 @@ def circumstances(device: torch.device, started: datetime) -> Circumstances:
     return {
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu, {platform.machine()}",
         "versions": {name: _version(name) for name in _VERSIONED},
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": redacted(shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "started": started.isoformat(timespec="seconds"),
         "seconds": round((datetime.now(UTC) - started).total_seconds(), 1),
     }

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import re
 import shlex
 import sys
 from argparse import ArgumentParser, ArgumentTypeError, Namespace, _ArgumentGroup
@@ -14,6 +15,7 @@ from typing import NoReturn
 
 import psutil
 
+from .disk import told
 from .errors import AFTER_SIGNAL, LOG, ExitCode, UserError
 from .limits import plain
 from .stopping import Stopped, asked, listening
@@ -21,6 +23,7 @@ from .stopping import Stopped, asked, listening
 LAST_S = 5.0  # in which the threads of a command that failed may end
 DTYPES = ("float32", "bfloat16", "float16")
 MOST_LABELS = 10_000_000
+_DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,3})?", re.ASCII)
 NUM = ("--num-images", "--num")  # torchrun takes --num for one of its own options
 
 
@@ -54,7 +57,7 @@ def _guarded(run: Callable[[Namespace], int | None], options: Namespace, hint: s
     except OSError as error:  # a full disk, a folder without permission
         if options.debug:
             raise
-        return failed(UserError(f"{error}. Use --debug to see where."))
+        return failed(UserError(told(error)))
     except Exception as error:
         number = asked()
         if options.debug or number is None:
@@ -156,6 +159,13 @@ def prompt(text: str) -> str:
         return plain(text, "it")
     except UserError as error:
         raise ArgumentTypeError(str(error)) from error
+
+
+def device(text: str) -> str:
+    """A device that computes, by PyTorch's name for it, or auto."""
+    if not _DEVICE.fullmatch(text):
+        raise ArgumentTypeError(f"{text!r:.80} is not auto, cpu, cuda, cuda:1, mps or xpu")
+    return text
 
 
 def natural(text: str) -> int:

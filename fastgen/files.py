@@ -22,6 +22,7 @@ from typing import Any, Self
 
 import psutil
 
+from .disk import FULL, named
 from .errors import UserError
 
 _SIBLING = re.compile(r"\.(?P<target>.+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.(?P<born_ns>\d+)\.(?P<kind>tmp|old)")
@@ -83,11 +84,12 @@ def atomic_text(path: Path, text: str) -> None:
         raise UserError(f"{path} is a folder, but a file is to be written there; give another path or move it")
     temporary = _Sibling.of(path, "tmp").path
     try:
-        with temporary.open("x", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-        _sync(temporary)
-        os.replace(temporary, path)
-        _sync(path.parent)
+        with named(path):
+            with temporary.open("x", encoding="utf-8", newline="\n") as file:
+                file.write(text)
+            _sync(temporary)
+            os.replace(temporary, path)
+            _sync(path.parent)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
@@ -120,15 +122,19 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     temporary = _Sibling.of(path, "tmp").path
     temporary.mkdir()
     try:
-        yield temporary
-        mode = temporary.stat().st_mode & 0o666  # of a new file under this process's umask
-        for file in temporary.rglob("*"):
-            if file.is_file():
-                file.chmod(mode)  # safetensors are written for their owner alone
-            _sync(file)
-        _sync(temporary)
-        _install(temporary, path)
-    except BaseException:
+        with named(path):
+            yield temporary
+            mode = temporary.stat().st_mode & 0o666  # of a new file under this process's umask
+            for file in temporary.rglob("*"):
+                if file.is_file():
+                    file.chmod(mode)  # safetensors are written for their owner alone
+                _sync(file)
+            _sync(temporary)
+            _install(temporary, path)
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno in FULL:
+            written = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file())
+            error.strerror = f"{error.strerror} after {written:,} bytes"
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 

@@ -40,7 +40,7 @@ class Cap(Enum):
         """Raises UserError where `where` has more than this."""
         if size > self.most:
             _, unit, what, remedy = self.value
-            raise UserError(f"{where} has {size:,} {unit}, and {what} at most {self.most:,}: {remedy}")
+            raise UserError(f"{where} has {size:,} {unit}, {what} at most {self.most:,}: {remedy}")
 
 
 def check_ratio(size: int, packed: int, where: str) -> None:

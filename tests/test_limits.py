@@ -63,7 +63,7 @@ def test_a_column_that_packs_as_no_pictures_do_is_refused(tmp_path: Path) -> Non
 def test_a_column_is_held_only_as_far_as_its_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = packed(tmp_path / "a.parquet", [PICTURE] * 500)
     monkeypatch.setattr(Cap.COLUMN, "_value_", (100_000, "bytes", "a column", "split the file"))
-    with pytest.raises(UserError, match=r"column 'image' of .* bytes, and a column at most 100,000"):
+    with pytest.raises(UserError, match=r"column 'image' of .* bytes, a column at most 100,000"):
         ParquetImages(file, 8).items([1])
 
 
@@ -88,7 +88,7 @@ def test_a_zips_texts_are_unpacked_only_within_their_cap(tmp_path: Path) -> None
     entry = content.rindex(b"PK\1\2")
     content[entry + 24 : entry + 28] = struct.pack("<I", 2**28 + 1)
     (tmp_path / "a.zip").write_bytes(content)
-    with pytest.raises(UserError, match=r"dataset.json of .* has 268,435,457 bytes, and a JSON file at most"):
+    with pytest.raises(UserError, match=r"dataset.json of .* has 268,435,457 bytes, a JSON file at most"):
         list(open_images(tmp_path / "a.zip"))
 
 
@@ -98,13 +98,13 @@ def test_an_array_is_made_only_if_it_fits_its_cap(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.npz", "w") as archive:
         archive.writestr("mu.npy", header.getvalue())
         archive.writestr("sigma.npy", header.getvalue())
-    with pytest.raises(UserError, match=r"mu.npy has 8,000,000,000,000 bytes, and an array of statistics at most"):
+    with pytest.raises(UserError, match=r"mu.npy has 8,000,000,000,000 bytes, an array of statistics at most"):
         load_statistics(tmp_path / "a.npz")
 
 
 def test_an_endless_file_is_read_to_the_cap_and_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Cap.TEXT, "_value_", (1000, "bytes", "a text file", "is it another file?"))
-    with pytest.raises(UserError, match="/dev/zero has 1,001 bytes, and a text file at most 1,000"):
+    with pytest.raises(UserError, match="/dev/zero has 1,001 bytes, a text file at most 1,000"):
         PromptFile(Path("/dev/zero")).check()
 
 

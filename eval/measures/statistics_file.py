@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from fastgen.disk import named
 from fastgen.errors import UserError
 from fastgen.limits import Cap, plain
 
@@ -27,11 +28,12 @@ def save_statistics(path: Path, statistics: Statistics) -> None:
         arrays["extractor"] = np.asarray(statistics.extractor)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with temporary.open("wb") as file:
-            np.savez(file, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
+        with named(path):
+            with temporary.open("wb") as file:
+                np.savez(file, **arrays)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise

@@ -11,6 +11,7 @@ from torch import Tensor
 from torchvision.transforms.functional import to_pil_image, to_tensor
 
 from fastgen.data.pixels import to_uint8
+from fastgen.disk import named
 from fastgen.sampling.pictures import labelled_rows
 
 from ..collect import Seen
@@ -104,7 +105,8 @@ class Showcase:
     def _write(self, path: str, picture: Tensor) -> None:
         file = self._folder / path
         file.parent.mkdir(parents=True, exist_ok=True)
-        to_pil_image(to_uint8(picture) if picture.is_floating_point() else picture).save(file)
+        with named(file):
+            to_pil_image(to_uint8(picture) if picture.is_floating_point() else picture).save(file)
 
 
 def _near(features: Tensor, real: Tensor) -> Iterator[tuple[Near, ...]]:

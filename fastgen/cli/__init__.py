@@ -10,6 +10,7 @@ from typing import NoReturn
 
 from ..command import failed, guarded, leave
 from ..errors import UserError, did_you_mean
+from ..redaction import private
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,11 @@ COMMANDS: dict[str, Command] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code, one of `ExitCode`."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
+    with private():
+        return _main(list(sys.argv[1:] if argv is None else argv))
+
+
+def _main(arguments: list[str]) -> int:
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help"):
         print(_overview())

@@ -17,7 +17,7 @@ seed, label or prompt of each image, and the flags of a safety checker, which bl
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ..command import DTYPES, NUM, add_call, add_stack, label_list, natural, positive, prompt
+from ..command import DTYPES, NUM, add_call, add_stack, device, label_list, natural, positive, prompt
 from ..errors import UserError, warn
 
 CALL = ("steps", "guidance", "negative_prompt", "height", "width", "frames")
@@ -54,7 +54,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     how.add_argument("--guidance", type=float, metavar="W", help="uncond + W (cond - uncond); 1 is none")
     add_call(how)
     how.add_argument("--batch-size", type=positive, default=16, metavar="B", help="images at once (default 16)")
-    how.add_argument("--device", default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default auto)")
+    how.add_argument(
+        "--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default auto)"
+    )
     how.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default float32)")
     output = parser.add_argument_group("where to")
     output.add_argument("--out", type=Path, default=Path("samples"), metavar="DIR", help="default: samples")

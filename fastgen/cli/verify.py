@@ -10,7 +10,7 @@ Each step count that the export declares must agree to 1e-5 of the largest value
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from pathlib import Path
 
-from ..command import add_stack
+from ..command import add_stack, device
 from ..errors import UserError
 
 
@@ -19,7 +19,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("folder", type=Path, help="an export: a pipeline folder, or a LoRA folder with --lora")
     parser.add_argument("--lora", action="store_true", help="the folder holds a LoRA")
     add_stack(parser)
-    parser.add_argument("--device", default="cpu", metavar="NAME", help="cpu or cuda (default cpu)")
+    parser.add_argument("--device", type=device, default="cpu", metavar="NAME", help="cpu or cuda (default cpu)")
     parser.add_argument("--push", type=hub_id, metavar="OWNER/NAME", help="upload it to the hub once it is verified")
 
 

@@ -158,7 +158,7 @@ def load(path: Path) -> Snapshot:
             with safe_open(path / f"{group}{_TENSORS}", framework="pt"):
                 pass
         state = json.loads((path / STATE).read_text(encoding="utf-8"))
-    except (OSError, SafetensorError, json.JSONDecodeError) as error:
+    except (OSError, SafetensorError, ValueError, RecursionError) as error:
         raise _unreadable(path, error) from error
     return Snapshot(_Groups(groups, partial(_read, path)), state)
 

@@ -10,6 +10,7 @@ from typing import Any
 from accelerate import Accelerator
 from tqdm import tqdm
 
+from ..disk import named
 from ..files import atomic_text
 
 FILE = "log.jsonl"
@@ -40,7 +41,7 @@ class RunLog:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         noted = {"note": note} if note else {}
-        with self._path.open("a", encoding="utf-8") as file:
+        with named(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": stage, "cycle": cycle, **finite, **noted}, allow_nan=False) + "\n")
         self._accelerator.log(dict(values), step=step)
         if note:

@@ -10,6 +10,7 @@ from tqdm import tqdm
 
 from ..config.schema import PairsConfig
 from ..data import Loader
+from ..disk import require_space
 from ..files import atomic_folder
 from ..manifest import MANIFEST, verify_manifest, write_manifest
 from ..models.contract import Denoiser
@@ -42,6 +43,7 @@ def teacher_pairs(
     def make() -> str:
         eps, x0 = _sampled(pipeline, teacher, spec, loader, accelerator.device)
         with atomic_folder(folder, replace=True) as temporary:
+            require_space(file, eps.nbytes + x0.nbytes)
             save_file({"eps": eps, "x0": x0}, temporary / file.name, metadata={"key": key})
             write_manifest(temporary)
         return _held(file)

@@ -10,10 +10,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import HfApi
 from tokenizers.models import BPE
 from transformers import PreTrainedModel
 
+from ..disk import require_space
 from ..errors import UserError
 from ..files import atomic_folder
 from ..models.pipelines.loading import HUB_FAILURES, line
@@ -41,6 +43,7 @@ def export(
     """
     schedules = schedules or [SchedulerExport(notes.steps, pipe.scheduler)]
     with atomic_folder(folder, replace=True) as temporary:
+        require_space(folder, 0 if frozen else _bytes_of(pipe))
         saved: list[Path] = []
         for schedule in schedules:
             served = with_scheduler(pipe, schedule.scheduler)
@@ -118,6 +121,12 @@ def _without_origin(config: dict[str, Any]) -> bool:
     found = config.pop("_name_or_path", None) is not None
     nested = [_without_origin(value) for value in config.values() if isinstance(value, dict)]
     return found or any(nested)
+
+
+def _bytes_of(pipe: StockPipeline) -> int:
+    """Of the weights of all parts."""
+    networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
+    return sum(parameter.nbytes for network in networks for parameter in network.parameters())
 
 
 def _save(pipe: StockPipeline, place: Path, frozen: Frozen | None) -> None:

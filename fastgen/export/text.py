@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..models.pipelines.notes import Notes, TeacherLoRA
+from ..redaction import redacted
 
 _UNSAFE = '"\\`'  # ends a literal, begins an escape, ends a code block
 _MARKDOWN = re.compile(r"([\\`*\[\]<>|&~$#])")
@@ -26,7 +27,7 @@ def _escaped(c: str) -> str:
 
 def shown(text: str) -> str:
     """The text in a line of Markdown, without any meaning there."""
-    return _MARKDOWN.sub(r"\\\1", "".join(c if c.isprintable() else " " for c in text))
+    return _MARKDOWN.sub(r"\\\1", "".join(c if c.isprintable() else " " for c in redacted(text)))
 
 
 def place_of_teacher(notes: Notes) -> str:
@@ -43,7 +44,8 @@ def on_hub(notes: Notes) -> bool:
 
 
 def public(place: str, *, hub: bool) -> str:
-    """A hub id as it is, a path by its last name alone."""
+    """A hub id as it is, a path by its last name alone; no secrets."""
+    place = redacted(place)
     return place if hub else "/".join(["path/to", *filter(None, [Path(place).name])])
 
 

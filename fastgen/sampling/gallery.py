@@ -9,6 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from ..disk import check_writable, named
 from ..errors import UserError, warn
 from ..files import atomic_json
 from ..models.pipelines import arguments
@@ -117,9 +118,11 @@ def fill(order: Order, warn: Callable[[str], None]) -> Record:
     Raises:
         UserError: files in the way, no such pipeline, or an order that the pipeline cannot take.
     """
+    check_writable(order.out, "--out")
     _refuse_overwriting(order)
     pipe, request, call = _settled(order, warn)
-    written = _write(_drawn(pipe, request, call, order), order.out)
+    with named(order.out):
+        written = _write(_drawn(pipe, request, call, order), order.out)
     record = _record(order, request, call, pipe, written)
     for name, size in (("height", record.height), ("width", record.width)):
         if getattr(order.asked, name) not in (None, size):

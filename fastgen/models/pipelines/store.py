@@ -27,6 +27,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from ...disk import named
 from ...errors import UserError
 from ..conditioning import Conditioning
 from ..layout import flat, tree
@@ -104,8 +105,12 @@ class Store:
         file = self._folder / f"{hashlib.sha256(hashes.tobytes()).hexdigest()[:32]}.safetensors"
         self._folder.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}")
-        save_file(tensors, temporary, metadata={_NOTES: json.dumps(notes)})
-        os.replace(temporary, file)
+        try:
+            with named(file):
+                save_file(tensors, temporary, metadata={_NOTES: json.dumps(notes)})
+                os.replace(temporary, file)
+        finally:
+            temporary.unlink(missing_ok=True)
         self._enter({file: hashes})
 
     def _enter(self, files: Mapping[Path, Hashes]) -> None:
