@@ -8,6 +8,7 @@ from ..config.schema import Config, StageConfig, StudentConfig
 from ..engine.dtypes import QUANTISED, autocast_of, base_of, check_dtypes
 from ..errors import UserError
 from ..models.baking import TWO_TOLD
+from ..models.head_bank import Intervals, ends_with_heads
 from ..models.pipelines.halved import tells_apart
 from ..models.pipelines.pipeline import Pipeline
 from ..models.scalars import find_time_embedding
@@ -17,7 +18,7 @@ from ..process import Flow
 from ..process.retold import retold
 from .offloading import check_memory
 
-SCALARS = {"s": "where its steps lead", "w": "its guidance"}
+SCALARS = {"s": "where its steps lead", "w": "its guidance", "heads": "an interval of time"}
 """What a generator may be told beside its time, in words."""
 STEPS = {"ode": "deterministic", "renoise": "renoised"}
 """How a student steps by its samplers, in words."""
@@ -69,6 +70,8 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
             _check_fine_times(stage, pipeline)
         if needs.scalars:
             _check_embeds_time(stage, pipeline)
+        if needs.heads:
+            _check_heads(stage, pipeline)
         if needs.pairs and config.pairs.guidance != 1 and not pipeline.has_null:
             raise UserError(
                 f"stage {stage.name!r} reads pairs under guidance {config.pairs.guidance:g}, but the teacher has no "
@@ -124,7 +127,7 @@ def _check_experts(stage: StageConfig, pipeline: Pipeline) -> None:
             f"stage {stage.name!r} has a discriminator, which reads the features of one network, but the {name} has "
             "two denoisers: set objective.gan=0 where the objective allows it, or choose one without discriminator"
         )
-    if needs.scalars_of("generator"):
+    if needs.scalars_of("generator") or needs.heads:
         raise UserError(f"stage {stage.name!r} does not fit the {name}: {TWO_TOLD}")
 
 
@@ -137,6 +140,20 @@ def _check_embeds_time(stage: StageConfig, pipeline: Pipeline) -> None:
             f"stage {stage.name!r} tells its networks more than the time, but {error}: choose an objective that does "
             "not, such as dmd2 with step_aware=false"
         ) from error
+
+
+def _check_heads(stage: StageConfig, pipeline: Pipeline) -> None:
+    """Refuses heads of a network whose last linear layer is not the last thing that it does to each sample."""
+    network = pipeline.network
+    halves = Intervals.of(pipeline.reading.process, torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
+    autocast = autocast_of(network, stage.train.precision, pipeline.told_in)
+    model = pipeline.speaking(network, autocast=autocast, heads=halves)
+    cond = pipeline.condition(1, labels=torch.tensor([0]), prompts=["a"]).index(torch.tensor([0, 0]))
+    if not ends_with_heads(model, pipeline.shape, cond.to(next(network.parameters()).device)):
+        raise UserError(
+            f"stage {stage.name!r} has many heads in the place of {model.embeddings.layers[0]}, but in "
+            f"{type(network).__name__} that is not the last thing done to each sample: choose another objective"
+        )
 
 
 def _check_fine_times(stage: StageConfig, pipeline: Pipeline) -> None:
@@ -284,10 +301,10 @@ def _check_sharding(stage: StageConfig, config: Config) -> None:
 
 def _check_goes_on(before: StageConfig, stage: StageConfig) -> None:
     """Refuses a role that goes on from a generator that was told what this role is not."""
-    known = before.objective.needs.scalars_of("generator")
+    known = _told(before, "generator")
     for role in denoisers_of(stage.objective):
         origin = stage.carry.get(role, "generator" if role == "generator" else "teacher")
-        lost = [name for name in known if name not in stage.objective.needs.scalars_of(role)]
+        lost = [name for name in known if name not in _told(stage, role)]
         if origin != "teacher" and lost:
             what = " and ".join(SCALARS.get(name, name) for name in lost)
             raise UserError(
@@ -295,3 +312,9 @@ def _check_goes_on(before: StageConfig, stage: StageConfig) -> None:
                 f"told {what}, and is not told it itself: start it from the teacher (carry: {{{role}: teacher}}), or "
                 "choose objectives that are told the same"
             )
+
+
+def _told(stage: StageConfig, role: str) -> tuple[str, ...]:
+    """What a role is told beside the time."""
+    needs = stage.objective.needs
+    return (*needs.scalars_of(role), *["heads"] * (role == "generator" and needs.heads > 0))

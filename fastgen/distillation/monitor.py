@@ -36,6 +36,7 @@ from ..engine.run import Trained
 from ..engine.stage import Stage
 from ..errors import UserError, say
 from ..models.denoiser import NetworkDenoiser
+from ..models.head_bank import Headed
 from ..models.pipelines.arguments import in_turn
 from ..sampling.sampler import SAMPLES_AT_ONCE
 from .student import Student
@@ -243,7 +244,12 @@ def _sides(student: Student, trained: Trained) -> Iterator[Side]:
 
 
 def _side(
-    student: Student, role: Role, title: str, model: NetworkDenoiser, steps: int, sampled: Callable[..., Tensor]
+    student: Student,
+    role: Role,
+    title: str,
+    model: NetworkDenoiser | Headed,
+    steps: int,
+    sampled: Callable[..., Tensor],
 ) -> Side:
     """A row of what is drawn by (conditioning, seeds) -> samples."""
 

@@ -29,6 +29,7 @@ from ..models.casting import cast, dtype_of
 from ..models.merging import lora_layers, low_rank_updates
 from ..models.pipelines.arguments import call_arguments
 from ..models.pipelines.components import denoisers_of, parts_of
+from ..models.pipelines.heads import check_callback
 from ..models.pipelines.loading import load, locate, variant_of
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.pipeline import Pipeline
@@ -51,6 +52,7 @@ def release(student: Student, trained: Trained) -> None:
     config, pipeline = student.config, student.pipeline
     weights = trained.weights[config.stages[-1].name]
     network = student.network(weights).to("cpu")
+    heads = student.heads(weights, network)
     updates = check_sound(network, _updates(student, weights, network))
     saved = saved_as(network, updates, half=teacher_dtype(config), choice=config.export.dtype)
     if notice := saved.notice():
@@ -58,13 +60,15 @@ def release(student: Student, trained: Trained) -> None:
     pipe = pipeline.student(saved.network, student.schedules[0].scheduler)
     silent = unguided(pipe)
     notes = notes_for(student, guidance=1.0 if silent is pipe else None)
-    export(silent, notes, config.exported, student.schedules, frozen=_frozen(student))
+    export(silent, notes, config.exported, student.schedules, frozen=_frozen(student), heads=heads)
     del pipe, silent
-    judge = Judge(student, _roomy(student), [])
+    judge = Judge(student, _roomy(student), [], heads.weights if heads else {})
     rounded = None if saved.exact else cast(saved.network, torch.float32)
     for schedule in student.schedules:
         place = config.exported / schedule.folder
-        judge(Export(str(place)), schedule, partial(load, place, device=judge.device), network, notes, rounded=rounded)
+        turns = heads and heads.of(schedule.steps)
+        exported = Export(str(place), heads=str(place / turns.FILE) if turns else None)
+        judge(exported, schedule, partial(load, place, device=judge.device), network, notes, rounded=rounded)
     if makes_lora(config, pipeline):
         _release_lora(student, weights, network, judge)
     if judge.failures:
@@ -75,13 +79,20 @@ def release(student: Student, trained: Trained) -> None:
 
 
 def makes_lora(config: Config, pipeline: Pipeline) -> bool:
-    """Whether the student is also exported as a LoRA: plain Diffusers can load it, and onto something."""
-    trained = config.sharing == "lora" and not config.lora.norms
+    """Whether the student is also exported as a LoRA: plain Diffusers can load it, onto something, for all steps."""
+    trained = config.sharing == "lora" and not config.lora.norms and not has_heads(config)
     return trained and config.teacher.path is not None and has_loader(pipeline.pipe)
 
 
+def has_heads(config: Config) -> bool:
+    """Whether the student has another last layer at each step, for which no one weight stands."""
+    return config.stages[-1].objective.needs.heads > 0 and config.student.steps != (1,)
+
+
 def check_release(config: Config, pipeline: Pipeline) -> None:
-    """Raises UserError before anything is trained where the LoRA could not be written as the config asks."""
+    """Raises UserError before anything is trained where the student could not be written as the config asks."""
+    if has_heads(config):
+        check_callback(pipeline.pipe)
     if "kohya" in (config.lora.keys or ()) and makes_lora(config, pipeline):
         check_kohya(pipeline.network, find_targets(pipeline.network, config.lora.targets))
 
@@ -93,11 +104,13 @@ class Judge:
     Args:
         device: where the isolated process and then our sampler draw.
         failures: what does not sample as it was trained, in words; added to.
+        heads: step count -> weights of the last layer at its steps, where each has its own.
     """
 
     student: Student
     device: str
     failures: list[str]
+    heads: Mapping[int, Tensor]
 
     def __call__(
         self,
@@ -166,7 +179,8 @@ class Judge:
         arguments = {**call_arguments(asked.pipe, notes), **asked.size}
         calls, cond = calls_for(asked, arguments), conditions_for(asked).to(self.device)
         speaking, config = self.student.pipeline.speaking, self.student.config
-        ours = Ours(speaking(rounded or network), cond, calls, config.student.sampler, self.student.stops)
+        model, sampler = speaking(rounded or network), config.student.sampler
+        ours = Ours(model, cond, calls, sampler, self.student.stops, heads=self.heads)
         if rounded is not None:
             ours = replace(ours, trained=speaking(network))
         return verify(written, schedule, ours, device=self.device)

@@ -18,14 +18,16 @@ from ..models.casting import cast, renewed
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
 from ..models.denoiser import NetworkDenoiser
+from ..models.head_bank import HEADS, Headed, last_linear
 from ..models.merging import merge
 from ..models.pipelines.arguments import in_turn
 from ..models.pipelines.canonical import reading_of
-from ..models.pipelines.components import denoisers_of, network_of
+from ..models.pipelines.components import denoiser_name, denoisers_of, network_of
+from ..models.pipelines.heads import StepHeads
 from ..models.pipelines.notes import Stop
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.teacher import held_exactly, load_teacher
-from ..models.walk import Plan, sample
+from ..models.walk import Plan, sample, scalars_at
 from ..process import Flow, from_scheduler
 from ..sampling.pictures import grid
 from ..sampling.sampler import SAMPLES_AT_ONCE, ode, seeded_noise
@@ -63,12 +65,28 @@ class Student:
         grids = [torch.tensor([s.time for s in stops], dtype=torch.float64) for stops in self.stops.values()]
         self.plan = Plan(grids, config.student.sampler, boundary=pipeline.boundary)
 
-    def generator(self, weights: Mapping[str, Tensor]) -> NetworkDenoiser:
-        """The generator with the weights that a stage left, in a network of its own."""
-        return self.pipeline.speaking(self.network(weights).to(self.device))
+    def generator(self, weights: Mapping[str, Tensor]) -> NetworkDenoiser | Headed:
+        """The generator with the weights that a stage left, in a network of its own; it takes the first step count."""
+        network, grid = self.network(weights), self.plan.grids[0]
+        heads = self.heads(weights, network)
+        model = self.pipeline.speaking(network.to(self.device))
+        if heads is None or len(grid) == 1:
+            return model
+        return Headed(model, dict(zip(grid.tolist(), heads.weights[len(grid)], strict=True)))
+
+    def heads(self, weights: Mapping[str, Tensor], network: nn.Module) -> StepHeads | None:
+        """The last layers of the steps, where a stage left one for each: of its `network`."""
+        others = {int(name.removeprefix(HEADS)): value for name, value in weights.items() if name.startswith(HEADS)}
+        if not others:
+            return None
+        name = last_linear(network)
+        own = network.get_parameter(f"{name}.weight").detach().cpu()
+        layer = f"{denoiser_name(self.pipeline.pipe)}.{name}"
+        return StepHeads(layer, {n: own + value for n, value in others.items()})
 
     def network(self, weights: Mapping[str, Tensor]) -> nn.Module:
         """A stock network in float32 with the weights that a stage left, which may be its own; in main memory."""
+        weights = {name: value for name, value in weights.items() if not name.startswith(HEADS)}
         if self.config.sharing == "lora":
             return merge(self._teachers(), weights, alpha=self.config.lora.alpha)
         net = alias(self.pipeline.network)
@@ -121,9 +139,10 @@ class Student:
 
     def sample(self, model: Denoiser, cond: Conditioning, *, seeds: Sequence[int]) -> Tensor:
         """Samples at the first declared step count, as the exported pipeline draws them."""
-        plan = self.plan.on(model.process).telling(model.scalars, guidance=self.config.student.guidance)
+        plan = self.plan.on(model.process)
         noise, times = seeded_noise(seeds, self.pipeline.shape, self.device), plan.grids[0].tolist()
-        return sample(model, noise, cond.to(self.device), times, sampler=plan.sampler, scalars=plan.scalars)
+        told = scalars_at(times, model.scalars, sampler=plan.sampler, guidance=self.config.student.guidance)
+        return sample(model, noise, cond.to(self.device), times, sampler=plan.sampler, scalars=told)
 
     def sample_teacher(
         self, model: Denoiser, cond: Conditioning, *, seeds: Sequence[int], steps: int, guidance: float

@@ -20,7 +20,8 @@ from ..config.yaml_file import digest
 from ..errors import CheckpointError
 from ..files import atomic_folder, atomic_json
 from ..manifest import MANIFEST, verify_manifest, write_manifest
-from ..models.baking import baked
+from ..models.baking import baked, fused
+from ..models.head_bank import HeadBank
 from ..models.roles import EMBEDDED, Roles, put, taken
 from ..models.sharding import brought_together
 from ..stopping import interruptible
@@ -193,11 +194,13 @@ def plain(roles: Roles, weights: Mapping[str, Tensor], feed: Feed) -> dict[str, 
 
     See `fastgen.models.baking`. The generator of the roles, whose training is over, gets these weights.
     """
-    if not roles.student.scalars:
-        return dict(weights)
     generator = roles.network("generator")
+    if not generator.scalars:
+        return dict(weights)
     put(generator, weights)
     own = {name: value for name, value in weights.items() if not name.startswith(EMBEDDED)}
+    if isinstance(generator.embeddings, HeadBank):
+        return fused(generator, own, roles.student.grids)
     return baked(generator, own, roles.student.scalars, feed.example())
 
 

@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -10,12 +11,13 @@ from torch import Tensor, nn
 from ..config.schema import Base, DiscriminatorConfig, LoRAConfig, Sharing, StageConfig, TrainConfig
 from ..errors import UserError, did_you_mean
 from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias
-from ..models.baking import check_bakeable
+from ..models.baking import check_bakeable, check_fusible
 from ..models.casting import cast, dtype_of
 from ..models.contract import Denoiser
 from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser
 from ..models.discriminator import Discriminator, default_layers
 from ..models.graphs import Graphs
+from ..models.head_bank import Intervals
 from ..models.masters import halve
 from ..models.offload import is_swapped
 from ..models.pipelines.perceptual import Perceptual, lpips_network
@@ -27,6 +29,7 @@ from ..models.roles import DENOISERS, Roles, put
 from ..models.state import STATES
 from ..models.walk import Plan
 from ..objectives import denoisers_of, roles_of
+from ..objectives.parts.flow_map import intervals_of
 from ..process.retold import ProcessName, retold
 from ..seeds import seed_of
 from .dtypes import QUANTISED, autocast_of
@@ -39,6 +42,15 @@ Kind = Literal["trained", "target", "lent", "kept"]
 
 Weights = Mapping[str, Mapping[str, Tensor]]
 """Origin ("generator", "ema") -> state dict of the stage before."""
+
+
+@dataclass(frozen=True)
+class Told:
+    """What a role can be told beside the time: scalars by embeddings, or intervals by heads."""
+
+    scalars: Sequence[str]
+    heads: Intervals | None
+
 
 SHARED: dict[Sharing, tuple[str, ...]] = {"full": (), "scores": ("real_score", "fake_score"), "lora": DENOISERS}
 """The roles on the teacher's own network."""
@@ -76,28 +88,30 @@ def build_roles(
     trained = roles_of(stage.objective)
     needs, names = stage.objective.needs, denoisers_of(stage.objective)
     origins = {name: _origin(name, stage, weights) for name in names}
-    scalars = {name: needs.scalars_of(name) for name in names}
+    spoken = retold(process, pipeline.reading.process)
+    student = student.on(spoken)
+    heads = intervals_of(student.grids, spoken, needs.heads) if needs.heads else None
+    told = {name: Told(needs.scalars_of(name), heads if name == "generator" else None) for name in names}
     recorded = stage.train.graphed and not (needs.second_derivative or is_swapped(pipeline.network))
     graphs = recorder() if recorded else None
     kinds = {name: _kind(name, origin, trained) for name, origin in origins.items()}
     torch.manual_seed(seed_of(seed, stage.name, "embeddings"))
     denoisers: dict[str, Speaker] = {
-        name: _alone(pipeline, stage.train, kinds[name], scalars[name], graphs)
+        name: _alone(pipeline, stage.train, kinds[name], told[name], graphs)
         for name in names
         if name not in SHARED[sharing]
     }
     if sharing != "full":
         torch.manual_seed(seed_of(seed, stage.name, "adapters"))
-        shared = {name: told for name, told in scalars.items() if name in SHARED[sharing]}
+        shared = {name: told[name] for name in names if name in SHARED[sharing]}
         own = [name for name in shared if kinds[name] != "lent"]
         net = _base(pipeline.network, base, alone=sharing == "lora")
-        denoisers |= _shared(pipeline, net, stage.train, lora or LoRAConfig(), scalars=shared, own=own, graphs=graphs)
+        denoisers |= _shared(pipeline, net, stage.train, lora or LoRAConfig(), told=shared, own=own, graphs=graphs)
     for name, origin in origins.items():
         if weights is not None and origin in weights:
             put(denoisers[name], weights[origin])
     if "target" in denoisers:
         denoisers["target"].load_state_dict(denoisers["generator"].state_dict())
-    spoken = retold(process, pipeline.reading.process)
     if spoken is not pipeline.reading.process:
         denoisers = {name: RetargetedDenoiser(model, spoken) for name, model in denoisers.items()}
     members: dict[str, nn.Module] = dict(denoisers)
@@ -110,7 +124,9 @@ def build_roles(
     members |= {name: STATES[name]().to(device) for name in needs.states}
     if needs.lpips:
         members["lpips"] = Perceptual(pipeline.codec, lpips_network().to(device))
-    student = student.on(spoken).telling(scalars["generator"], guidance=guidance)
+    student = student.telling(needs.scalars_of("generator"), guidance=guidance)
+    if heads is not None:
+        check_fusible(denoisers["generator"])
     if student.scalars:
         check_bakeable(denoisers["generator"], stops=len(student.scalars))
     return Roles(members, student, borrowed=[name for name, kind in kinds.items() if kind == "lent"])
@@ -137,9 +153,7 @@ def _kind(name: str, origin: str, trained: Sequence[str]) -> Kind:
     return "lent" if origin == "teacher" else "kept"
 
 
-def _alone(
-    pipeline: Pipeline, settings: TrainConfig, kind: Kind, scalars: Sequence[str], graphs: Graphs | None
-) -> NetworkDenoiser:
+def _alone(pipeline: Pipeline, settings: TrainConfig, kind: Kind, told: Told, graphs: Graphs | None) -> NetworkDenoiser:
     """A role with a network of its own; one that is lent is the teacher's unless it computes in another dtype."""
     dtype = dtype_of(pipeline.network) if settings.precision != "bf16" else torch.bfloat16
     if kind == "lent" and dtype == dtype_of(pipeline.network):
@@ -148,7 +162,8 @@ def _alone(
         net = halve(copy.deepcopy(pipeline.network), settings.masters, DTYPES[settings.gradients])
     else:
         net = cast(copy.deepcopy(pipeline.network), torch.float32 if kind in ("trained", "target") else dtype)
-    denoiser = pipeline.speaking(net, autocast=autocast_of(net, settings.precision, pipeline.told_in), scalars=scalars)
+    autocast = autocast_of(net, settings.precision, pipeline.told_in)
+    denoiser = pipeline.speaking(net, autocast=autocast, scalars=told.scalars, heads=told.heads)
     denoiser.graphs = graphs
     if settings.recomputed and kind in ("trained", "target"):
         denoiser.checkpoint_blocks(settings.recomputed)
@@ -161,11 +176,11 @@ def _shared(
     settings: TrainConfig,
     lora: LoRAConfig,
     *,
-    scalars: Mapping[str, Sequence[str]],
+    told: Mapping[str, Told],
     own: Sequence[str],
     graphs: Graphs | None,
 ) -> dict[str, AdaptedDenoiser]:
-    """Roles with their scalars on one network, those of `own` with an adapter."""
+    """Roles with what they are told on one network, those of `own` with an adapter."""
     autocast = autocast_of(net, settings.precision, pipeline.told_in)
     adaptation = Adaptation(lora.rank, lora.alpha, lora.targets, lora.norms)
     shared = SharedNetwork(net, own, adaptation, compute=autocast)
@@ -173,7 +188,10 @@ def _shared(
     denoiser.graphs, denoiser.acting = graphs, lambda: shared.trainable
     if settings.recomputed:
         shared.checkpoint_blocks(settings.recomputed)
-    return {name: AdaptedDenoiser(denoiser, shared, name, scalars=told) for name, told in scalars.items()}
+    return {
+        name: AdaptedDenoiser(denoiser, shared, name, scalars=one.scalars, heads=one.heads)
+        for name, one in told.items()
+    }
 
 
 def _base(network: nn.Module, base: Base, *, alone: bool) -> nn.Module:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ..models.pipelines.arguments import call_arguments, conditioning_kind, frames_argument
+from ..models.pipelines.heads import CALLBACK, StepHeads
 from ..models.pipelines.loading import HUB_FAILURES
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.stacked import StackedLoRA
@@ -21,20 +23,28 @@ HERE = "path/to/this/folder"
 _LICENCE = ("license", "license_name", "license_link")
 
 
-def card(pipe: StockPipeline, notes: Notes, *, subfolder: str = "") -> str:
+def card(pipe: StockPipeline, notes: Notes, *, subfolder: str = "", heads: StepHeads | None = None) -> str:
     """Markdown of a whole pipeline's folder: the call for every declared step count and where it stops.
 
     Args:
         subfolder: folder within the export, where each step count has its own.
+        heads: last layers of the steps, where each has its own.
     """
     here = f"{HERE}/{subfolder}" if subfolder else HERE
     lines = [
         "from diffusers import DiffusionPipeline",
+        *([] if heads is None else ["from safetensors.torch import load_file"]),
         "",
         f'pipe = DiffusionPipeline.from_pretrained("{here}")',
-        _call(pipe, notes),
     ]
-    return _document(pipe, notes, lines)
+    if heads is None:
+        return _document(pipe, notes, [*lines, _call(pipe, notes)])
+    text = _document(pipe, notes, [*lines, *_taking_turns(pipe, notes, heads, here)])
+    return (
+        f"{text}\nOf several steps each has another weight of `{heads.layer}`, from `{heads.FILE}`, where they lie by "
+        f"the number of steps. The pipeline itself has that of the first of {min(notes.steps)}; one step needs no "
+        "other.\n"
+    )
 
 
 def lora_card(
@@ -133,6 +143,22 @@ def _title(notes: Notes) -> str:
     below = "".join(f" + {shown(lora.file)} x {lora.weight:g}" for lora in notes.loras)
     details = [f"{name} {shown(value)}" for name in ("variant", "revision") if (value := getattr(notes, name))]
     return shown(plain) + (f" ({', '.join(details)})" if details else "") + below
+
+
+def _taking_turns(pipe: StockPipeline, notes: Notes, heads: StepHeads, here: str) -> list[str]:
+    """The lines that change the last layer between the steps of a call."""
+    several = next(n for n in notes.steps if n > 1)
+    call = _call(pipe, replace(notes, steps=(several,)))
+    return [
+        f'heads, layer = load_file("{here}/{heads.FILE}")["{several}"], pipe.{heads.layer}',
+        "",
+        "def change(pipe, step, timestep, kwargs):",
+        f"    layer.weight.data.copy_(heads[(step + 1) % {several}])",
+        "    return kwargs",
+        "",
+        "layer.weight.data.copy_(heads[0])",
+        call.replace(f"num_inference_steps={several}", f"num_inference_steps={several}, {CALLBACK}=change"),
+    ]
 
 
 def _call(pipe: StockPipeline, notes: Notes) -> str:

@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from ..disk import require_space
 from ..errors import UserError
 from ..files import atomic_folder
+from ..models.pipelines.heads import StepHeads
 from ..models.pipelines.loading import HUB_FAILURES, line
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.stock_pipeline import StockPipeline, StockScheduler
@@ -33,6 +34,7 @@ def export(
     schedules: Sequence[SchedulerExport] = (),
     *,
     frozen: Frozen | None = None,
+    heads: StepHeads | None = None,
 ) -> Path:
     """Saves a pipeline with its notes and model card; what was in `folder` is replaced once the new one is whole.
 
@@ -40,6 +42,7 @@ def export(
         schedules: one folder for each, below `folder` where they say so, with weights in common as hard links; none
             leaves the pipeline's own scheduler for all steps of the notes.
         frozen: parts to be copied from the teacher's folder; all others are saved.
+        heads: last layers of the steps, where each has its own.
     """
     schedules = schedules or [SchedulerExport(notes.steps, pipe.scheduler)]
     with atomic_folder(folder, replace=True) as temporary:
@@ -56,8 +59,12 @@ def export(
                 forget_origin(place)
                 load_alike(place)
             saved.append(place)
+            turns = heads and heads.of(schedule.steps)
+            if turns:
+                turns.write(place)
             part.write(place)
-            (place / "README.md").write_text(card(served, part, subfolder=schedule.folder), encoding="utf-8")
+            text = card(served, part, subfolder=schedule.folder, heads=turns)
+            (place / "README.md").write_text(text, encoding="utf-8")
         if schedules[0].folder:
             (temporary / "README.md").write_text(top_card(pipe, notes, schedules), encoding="utf-8")
     return folder

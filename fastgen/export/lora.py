@@ -1,12 +1,13 @@
 """A trained adapter as a LoRA folder that `load_lora_weights` reads, in Diffusers or Kohya keys."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TypeGuard
 
 from diffusers.utils import convert_state_dict_to_diffusers
 from safetensors.torch import save_file
+from torch import Tensor
 
 from ..errors import UserError
 from ..files import atomic_folder
@@ -66,10 +67,19 @@ def _save_diffusers(pipe: LoRAPipeline, adapter: Adapter, folder: Path) -> None:
         part = adapter.within(start).plain()
         config = part.config
         settings = {name: getattr(config, name) for name in _SETTINGS} | {"target_modules": sorted(part.layers)}
-        layers = convert_state_dict_to_diffusers(dict(part.weights)) if name == "unet" else dict(part.weights)
+        layers = _as_diffusers(part.weights) if name == "unet" else dict(part.weights)
         type(pipe).save_lora_weights(
             folder, weight_name=lora.file, **{f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": settings}
         )
+
+
+def _as_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """A UNet's keys in Diffusers' older form, where that has one for each layer.
+
+    It has none for conv_in and conv_out, and Diffusers reads all keys of a file as it reads the first.
+    """
+    older: dict[str, Tensor] = convert_state_dict_to_diffusers(dict(weights))
+    return dict(weights) if any(key.endswith(DOWN) for key in older) else older
 
 
 def _save_kohya(pipe: StockPipeline, adapter: Adapter, folder: Path) -> None:

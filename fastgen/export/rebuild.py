@@ -1,15 +1,18 @@
 """An export verified by itself: the student rebuilt from the folder, its notes saying what was trained."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..errors import UserError
 from ..models.conditioning import Conditioning
 from ..models.pipelines.arguments import SIZES, call_arguments, parameters
+from ..models.pipelines.heads import StepHeads
 from ..models.pipelines.loading import load
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.opening import below, put_on
@@ -32,7 +35,9 @@ def verify_folder(folder: Path, *, device: str = "cpu") -> list[Agreement]:
     for place in places(folder):
         notes = _notes(place)
         pipe = load(place, device=device)
-        agreements += _verified(Export(str(place)), pipe, notes, pipe.scheduler, device)
+        heads = StepHeads.read(place)
+        export = Export(str(place), heads=str(place / StepHeads.FILE) if heads else None)
+        agreements += _verified(export, pipe, notes, pipe.scheduler, device, heads=heads.weights if heads else {})
     return agreements
 
 
@@ -94,7 +99,13 @@ def conditions_for(pipeline: Pipeline) -> Conditioning:
 
 
 def _verified(
-    export: Export, pipe: StockPipeline, notes: Notes, scheduler: StockScheduler, device: str
+    export: Export,
+    pipe: StockPipeline,
+    notes: Notes,
+    scheduler: StockScheduler,
+    device: str,
+    *,
+    heads: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> list[Agreement]:
     assert notes.sampler is not None
     size = {name: value for name, value in notes.arguments.items() if name in SIZES}
@@ -106,7 +117,7 @@ def _verified(
             raise UserError(f"{export.scheduler or export.pipeline} was changed since it was trained: {fault}")
     calls = calls_for(pipeline, call_arguments(pipe, notes))
     cond = conditions_for(pipeline).to(device)
-    ours = Ours(pipeline.speaking(pipeline.network), cond, calls, notes.sampler, notes.stops)
+    ours = Ours(pipeline.speaking(pipeline.network), cond, calls, notes.sampler, notes.stops, heads=heads)
     return verify(export, SchedulerExport(notes.steps, scheduler), ours, device=device)
 
 

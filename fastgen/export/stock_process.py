@@ -7,11 +7,14 @@ whether the pipeline hands its generator to the scheduler.
 
 import json
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import Any
 
 import diffusers
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 
 KEYS = ("start", "end", "timesteps", "handed")
@@ -38,8 +41,8 @@ def loaded(job: dict[str, Any]) -> Any:
     return pipe.to(job["device"])
 
 
-def watched(pipe: Any, seed: int, arguments: dict[str, Any]) -> dict[str, torch.Tensor]:
-    """One call from one seed, which also seeds the global generators."""
+def watched(pipe: Any, seed: int, arguments: dict[str, Any], heads: str | None) -> dict[str, torch.Tensor]:
+    """One call from one seed, which also seeds the global generators; `heads` is a file of last layers of steps."""
     step, samples, timesteps, handed = pipe.scheduler.step, [], [], []
 
     @wraps(step)  # pipelines look into its signature
@@ -54,10 +57,31 @@ def watched(pipe: Any, seed: int, arguments: dict[str, Any]) -> dict[str, torch.
     pipe.scheduler.step = watching
     torch.manual_seed(seed)
     output_type = "latent" if "vae" in pipe.components else "pt"
-    pipe(**arguments, generator=torch.Generator().manual_seed(seed), output_type=output_type)
+    with changing(pipe, heads, arguments["num_inference_steps"]) as change:
+        pipe(**arguments, **change, generator=torch.Generator().manual_seed(seed), output_type=output_type)
     del pipe.scheduler.step
     kept = {"start": samples[0].float().cpu().contiguous(), "end": samples[-1].float().cpu().contiguous()}
     return {**kept, "timesteps": torch.tensor(timesteps, dtype=torch.float64), "handed": torch.tensor(all(handed))}
+
+
+@contextmanager
+def changing(pipe: Any, file: str | None, steps: int) -> Iterator[dict[str, Any]]:
+    """Within, the first step of a call has its own last layer, and with these arguments so have the others."""
+    if file is None or steps == 1:
+        yield {}
+        return
+    with safe_open(file, framework="pt") as opened:
+        heads, (component, _, name) = opened.get_tensor(str(steps)), opened.metadata()["layer"].partition(".")
+    layer = pipe.components[component].get_submodule(name)
+
+    def change(pipe: Any, step: int, timestep: Any, kwargs: Any) -> Any:
+        layer.weight.data.copy_(heads[(step + 1) % steps])
+        return kwargs
+
+    own = layer.weight.detach().clone()
+    layer.weight.data.copy_(heads[0])
+    yield {"callback_on_step_end": change}
+    layer.weight.data.copy_(own)
 
 
 def main(job: dict[str, Any]) -> None:
@@ -66,7 +90,7 @@ def main(job: dict[str, Any]) -> None:
     pipe = loaded(job)
     answer: dict[str, torch.Tensor] = {}
     for call in job["calls"]:
-        seen = watched(pipe, call["seed"], call["arguments"])
+        seen = watched(pipe, call["seed"], call["arguments"], job["heads"])
         answer |= {f"{call['name']}/{key}": value for key, value in seen.items()}
     save_file(answer, job["answer"])
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -18,6 +18,7 @@ from torch import Tensor
 from ..errors import NoRoomError, VerificationError
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
+from ..models.head_bank import Headed
 from ..models.pipelines.canonical import unit
 from ..models.pipelines.notes import Stop
 from ..models.pipelines.stacked import StackedLoRA
@@ -57,12 +58,14 @@ class Export:
         variant: variant of its weight files; None for the plain ones.
         loras: stacked on it, in this order.
         scheduler: folder of the scheduler that replaces the pipeline's own; None where it is exported with it.
+        heads: file of last layers that the steps have, see `StepHeads`; None where all have the pipeline's own.
     """
 
     pipeline: str
     loras: tuple[StackedLoRA, ...] = ()
     scheduler: str | None = None
     variant: str | None = None
+    heads: str | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class Ours:
         stops: step count -> where it was trained to stop.
         seeds: one for each row.
         trained: the generator before its weights were rounded for the file; None where `model` is not rounded.
+        heads: step count -> weights of the last layer at its stops, where each has its own.
     """
 
     model: Denoiser
@@ -86,6 +90,14 @@ class Ours:
     stops: Mapping[int, Sequence[Stop]]
     seeds: Sequence[int] = SEEDS
     trained: Denoiser | None = None
+    heads: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def at(self, n: int) -> Denoiser:
+        """The generator that takes n steps."""
+        if n not in self.heads:
+            return self.model
+        times = [stop.time for stop in self.stops[n]]
+        return Headed(self.model, dict(zip(times, self.heads[n], strict=True)))
 
 
 def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, device: str = "cpu") -> list[Agreement]:
@@ -218,7 +230,7 @@ def _samples(rows: Sequence[Mapping[str, Tensor]], schedule: SchedulerExport, ou
     times = [stop.time for stop in ours.stops[n]]
     noises = _noises(rows, schedule, ours, n)
     with full_precision():
-        return sample(ours.model, lambda: next(noises), ours.cond, times, sampler=ours.sampler).float().cpu()
+        return sample(ours.at(n), lambda: next(noises), ours.cond, times, sampler=ours.sampler).float().cpu()
 
 
 def _noises(rows: Sequence[Mapping[str, Tensor]], schedule: SchedulerExport, ours: Ours, n: int) -> Iterator[Tensor]:

@@ -21,6 +21,7 @@ from .bank import Bank, Seat
 from .conditioning import Conditioning
 from .denoiser import NetworkDenoiser
 from .experts import networks_in
+from .head_bank import HeadBank, Intervals
 from .low_rank import DOWN, UP, factor_shapes, make_adaptable
 from .quantised import beside_weights
 from .recompute import computed_again, enable_checkpointing
@@ -157,13 +158,21 @@ class AdaptedDenoiser(nn.Module):
         network: the switch.
         role: who acts; a role without an adapter is the base itself.
         scalars: names of further values that this role can be told, see `ScalarEmbeddings`.
+        heads: what heads of this role in the place of the last linear layer speak of; in the place of scalars.
     """
 
     def __init__(
-        self, denoiser: NetworkDenoiser, network: SharedNetwork, role: str, *, scalars: Sequence[str] = ()
+        self,
+        denoiser: NetworkDenoiser,
+        network: SharedNetwork,
+        role: str,
+        *,
+        scalars: Sequence[str] = (),
+        heads: Intervals | None = None,
     ) -> None:
         super().__init__()
-        self.embeddings = ScalarEmbeddings(network.net, scalars)
+        own = network.net
+        self.embeddings = ScalarEmbeddings(own, scalars) if heads is None else HeadBank(own, heads)
         self._shared = (denoiser, network)  # a tuple, so that the network is not registered as a submodule
         self.role = role if role in network.adapters else None
         self.adapter = network.adapters.get(role, nn.Module())

@@ -1,14 +1,16 @@
-r"""Scalars of a student baked into its time embedding, since a stock pipeline tells a network nothing but its time.
+r"""What a student is told made part of its weights, since a stock pipeline tells a network nothing but its time.
 
 At the stops t_i of one step count every scalar is a function of the time, so that what its embeddings add there, e_i,
 can come from the last layer of the time embedding. With h_i the input of that layer at t_i, the smallest update is
 
     dW = E H^+,    (W + dW) h_i = W h_i + e_i,    rank at most the number of stops,
 
-exact at the stops, and small enough for a LoRA.
+exact at the stops, and small enough for a LoRA. Heads in the place of the last layer are fused for one step; what those
+of others add to that weight is kept beside.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +20,9 @@ from .adapters import AdaptedDenoiser
 from .conditioning import Conditioning
 from .contract import RoleNetwork
 from .denoiser import RetargetedDenoiser
+from .head_bank import HEADS, HeadBank, steps_of, weight_shape
 from .roles import weights_of
+from .scalars import ScalarEmbeddings
 
 Scalars = Mapping[str, float]
 TWO_TOLD = (
@@ -44,15 +48,53 @@ def baked(
         UserError: see `check_bakeable`.
     """
     check_bakeable(model, stops=len(stops))
+    assert isinstance(model.embeddings, ScalarEmbeddings)
     name, last = _last_layer(model.net, model.embeddings.layers[0])
     hidden = torch.stack([_input_of(last, model, t, example) for t in stops]).double()
     told = torch.stack([_added(model, values) for values in stops.values()]).double()
     update = (torch.linalg.pinv(hidden) @ told).T.cpu()
-    inner = model.inner if isinstance(model, RetargetedDenoiser) else model
-    if isinstance(inner, AdaptedDenoiser):
-        return {**state, **_low_rank(update / inner.scale, _rank(state), name, stops=len(stops))}
-    key = f"{name}.weight"
-    return {**state, key: (state[key].double() + update).to(state[key].dtype)}
+    return _updated(model, state, name, update)
+
+
+@torch.no_grad()
+def fused(model: RoleNetwork, state: Mapping[str, Tensor], grids: Sequence[Tensor]) -> dict[str, Tensor]:
+    """A role's own weights with the fused head of the first of fewest steps, and what all others add to that.
+
+    Args:
+        state: state dict of `weights_of(model)`, on the CPU; not changed.
+        grids: where the student of each step count stops.
+
+    Returns:
+        The weights, and for each count n of several steps under `HEADS` + n the offsets [n, out, in, ...] of its heads
+        from the one in the weights.
+
+    Raises:
+        UserError: see `check_fusible`.
+    """
+    check_fusible(model)
+    bank = model.embeddings
+    assert isinstance(bank, HeadBank)
+    heads = {len(grid): bank(steps_of(grid.to(bank.offsets.device))).cpu() for grid in grids}
+    first = heads[min(heads)][0]
+    others = {f"{HEADS}{n}": (head - first).float() for n, head in heads.items() if n > 1}
+    return {**_updated(model, state, bank.layers[0], first), **others}
+
+
+def check_fusible(model: RoleNetwork) -> None:
+    """Refuses a role whose fused heads its adapter could not hold.
+
+    Raises:
+        UserError: its rank is below that of a head, or it adapts that layer already.
+    """
+    (name,), state = model.embeddings.layers, weights_of(model).state_dict()
+    if not isinstance(_inner(model), AdaptedDenoiser):
+        return
+    needed = min(weight_shape(model.net.get_submodule(name))[:2])
+    if _rank(state) < needed or f"{name}.lora_A.weight" in state:
+        raise UserError(
+            f"the student's heads become an update of {name}, of rank {needed}: lora.rank must be at least {needed} "
+            f"(it is {_rank(state)}), and lora.targets must leave that layer out"
+        )
 
 
 def check_bakeable(model: RoleNetwork, *, stops: int) -> None:
@@ -67,12 +109,25 @@ def check_bakeable(model: RoleNetwork, *, stops: int) -> None:
         raise UserError(TWO_TOLD)
     name, _ = _last_layer(model.net, layer)
     state = weights_of(model).state_dict()
-    inner = model.inner if isinstance(model, RetargetedDenoiser) else model
-    if isinstance(inner, AdaptedDenoiser) and (_rank(state) < stops or f"{name}.lora_A.weight" in state):
+    if isinstance(_inner(model), AdaptedDenoiser) and (_rank(state) < stops or f"{name}.lora_A.weight" in state):
         raise UserError(
             f"what the student is told at its {stops} stops is baked into an update of {name}: lora.rank must be at "
             f"least {stops} (it is {_rank(state)}), and lora.targets must leave that layer out"
         )
+
+
+def _inner(model: RoleNetwork) -> Any:
+    """The denoiser in its own process."""
+    return model.inner if isinstance(model, RetargetedDenoiser) else model
+
+
+def _updated(model: RoleNetwork, state: Mapping[str, Tensor], name: str, update: Tensor) -> dict[str, Tensor]:
+    """The state with an update [out, in, ...] of a layer's weight."""
+    inner = _inner(model)
+    if isinstance(inner, AdaptedDenoiser):
+        return {**state, **_low_rank(update / inner.scale, _rank(state), name)}
+    key = f"{name}.weight"
+    return {**state, key: (state[key].double() + update).to(state[key].dtype)}
 
 
 def _rank(state: Mapping[str, Tensor]) -> int:
@@ -116,10 +171,13 @@ def _added(model: RoleNetwork, values: Scalars) -> Tensor:
     return added
 
 
-def _low_rank(update: Tensor, rank: int, name: str, *, stops: int) -> dict[str, Tensor]:
-    """The update as two factors of the adapter's rank."""
-    u, s, v = torch.linalg.svd(update, full_matrices=False)
-    down, up = torch.zeros(rank, update.shape[1]), torch.zeros(update.shape[0], rank)
-    down[:stops] = (s[:stops, None].sqrt() * v[:stops]).float()
-    up[:, :stops] = (u[:, :stops] * s[:stops].sqrt()).float()
+def _low_rank(update: Tensor, rank: int, name: str) -> dict[str, Tensor]:
+    """The update as two factors of the adapter's rank, which is at least its own."""
+    u, s, v = torch.linalg.svd(update.flatten(1), full_matrices=False)
+    kept = min(rank, len(s))
+    down, up = torch.zeros(rank, v.shape[1]), torch.zeros(len(u), rank)
+    down[:kept] = (s[:kept, None].sqrt() * v[:kept]).float()
+    up[:, :kept] = (u[:, :kept] * s[:kept].sqrt()).float()
+    window = update.shape[2:]
+    down, up = down.unflatten(1, update.shape[1:]), up.reshape(len(u), rank, *[1] * len(window))
     return {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from ..process import Latent, Prediction, Process, Time
 from .conditioning import Conditioning
+from .head_bank import HeadBank
 from .scalars import ScalarEmbeddings
 
 BELIEF = ""
@@ -67,8 +68,8 @@ class RoleNetwork(Denoiser, Protocol):
         ...
 
     @property
-    def embeddings(self) -> ScalarEmbeddings:
-        """The embeddings of the scalars that it can be told."""
+    def embeddings(self) -> ScalarEmbeddings | HeadBank:
+        """What makes something of the scalars that it can be told."""
         ...
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:

@@ -13,6 +13,7 @@ from .casting import dtype_of, fitting
 from .conditioning import Conditioning
 from .contract import BELIEF, RoleNetwork
 from .graphs import Graphs
+from .head_bank import HeadBank, Intervals
 from .layout import Layout
 from .owned import collect_gradients
 from .recompute import enable_checkpointing
@@ -82,6 +83,7 @@ class NetworkDenoiser(nn.Module):
         form: names, sign and channels of the call.
         autocast: dtype of the forward pass, None for the parameters' own.
         scalars: names of further values that it can be told, see `ScalarEmbeddings`.
+        heads: what heads in the place of the last linear layer speak of, see `HeadBank`; in the place of scalars.
     """
 
     net: nn.Module
@@ -94,10 +96,11 @@ class NetworkDenoiser(nn.Module):
         *,
         autocast: torch.dtype | None = None,
         scalars: Sequence[str] = (),
+        heads: Intervals | None = None,
     ) -> None:
         super().__init__()
         self.net = net.eval()
-        self.embeddings = ScalarEmbeddings(net, scalars)
+        self.embeddings = ScalarEmbeddings(net, scalars) if heads is None else HeadBank(net, heads)
         self.reading = reading
         self.form = form
         self.autocast = autocast
@@ -220,7 +223,7 @@ class RetargetedDenoiser(nn.Module):
         return self.inner.scalars
 
     @property
-    def embeddings(self) -> ScalarEmbeddings:
+    def embeddings(self) -> ScalarEmbeddings | HeadBank:
         return self.inner.embeddings
 
     @property

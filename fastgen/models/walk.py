@@ -57,7 +57,7 @@ class Plan:
 
 
 def scalars_at(grid: Sequence[float], names: Sequence[str], *, sampler: Sampler, guidance: float | None) -> StopScalars:
-    """What a student's embeddings are told at its stops: "s", where a step leads, and "w", its guidance.
+    """What a student is told at its stops: "r" and "s", where a step begins and leads, and "w", its guidance.
 
     Args:
         grid: descending process times.
@@ -65,7 +65,7 @@ def scalars_at(grid: Sequence[float], names: Sequence[str], *, sampler: Sampler,
         guidance: w.
     """
     ends = [*grid[1:], 0.0] if sampler == "ode" else [0.0] * len(grid)
-    values = [{"s": s, "w": (guidance or 0.0) / LARGEST_GUIDANCE} for s in ends]
+    values = [{"r": t, "s": s, "w": (guidance or 0.0) / LARGEST_GUIDANCE} for t, s in zip(grid, ends, strict=True)]
     return {t: {name: value[name] for name in names} for t, value in zip(grid, values, strict=True)}
 
 

@@ -30,6 +30,7 @@ from .trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
 from .trajectory.lcm import LatentConsistency
 from .trajectory.meanflow import MeanFlow
 from .trajectory.pcm import PhasedConsistency
+from .trajectory.pdd import ParallelDecoding
 from .trajectory.progressive import Progressive
 from .trajectory.sana_sprint import SanaSprint
 from .trajectory.scm import SimplifiedConsistency
@@ -73,6 +74,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "shortcut": Shortcut,
     "self_shortcut": SelfShortcut,
     "progressive": Progressive,
+    # many steps of the teacher in one call
+    "pdd": ParallelDecoding,
     # regression
     "kd": KnowledgeDistillation,
     "guidance_distillation": GuidanceDistillation,

@@ -134,7 +134,7 @@ def batch_for(
 def generated(generator: Denoiser, bed: Bed, grid: Tensor, sampler: Sampler) -> list[Tensor]:
     """The clean samples that each step of the student's sampler predicts; the last are what it returns."""
     times, seeds = grid.tolist(), chain([2], count(4))
-    scalars = scalars_at(times, ("s",) if "s" in generator.scalars else (), sampler=sampler, guidance=None)
+    scalars = scalars_at(times, generator.scalars, sampler=sampler, guidance=None)
     cond = bed.cond(bed.labels(SAMPLES, seeded(0)))
     stops = walk(generator, lambda: noise(next(seeds), SAMPLES), cond, times, sampler=sampler, scalars=scalars)
     return [stop.belief.x0 for stop in stops if stop.belief is not None]

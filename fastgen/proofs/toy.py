@@ -13,6 +13,7 @@ from ..models.roles import Roles
 from ..models.state import STATES
 from ..models.walk import Plan, Sampler
 from ..objectives import Batch, Needs, Objective
+from ..objectives.parts.flow_map import intervals_of
 from ..process import Process, Reading, Uniform
 from ..process.prediction import edm_row
 from .analytic import ExactDenoiser, Mixture
@@ -106,12 +107,14 @@ def toy_roles_of(
 ) -> Roles:
     """`toy_roles` from an imitation that is there already; it is copied."""
     needs = objective.needs if objective is not None else Needs()
+    heads = intervals_of(grids, learned.process, needs.heads) if needs.heads else None
     denoisers = {
         role: NetworkDenoiser(
             copy.deepcopy(learned.net),
             learned.reading,
             learned.form,
             scalars=needs.scalars_of(role),
+            heads=heads if role == "generator" else None,
         )
         for role in ("generator", "fake_score", "target")
     }

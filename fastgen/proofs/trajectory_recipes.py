@@ -9,6 +9,7 @@ from ..objectives.trajectory.consistency import ConsistencyDistillation, Consist
 from ..objectives.trajectory.lcm import LatentConsistency
 from ..objectives.trajectory.meanflow import MeanFlow
 from ..objectives.trajectory.pcm import PhasedConsistency
+from ..objectives.trajectory.pdd import ParallelDecoding
 from ..objectives.trajectory.progressive import Progressive
 from ..objectives.trajectory.sana_sprint import SanaSprint
 from ..objectives.trajectory.scm import SimplifiedConsistency
@@ -54,5 +55,6 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "scfm_4step": Recipe(SelfShortcut(substeps=8, ema=0.95), **FOUR),
     "progressive": Recipe(Progressive(substeps=32), **ONE),
     "progressive_4step": Recipe(Progressive(substeps=8), **FOUR),
+    "pdd": Recipe(ParallelDecoding(heads=32), **ONE),
 }
 """The mean velocity has no recipe but on the flow process, which alone it holds on (process="flow" in its needs)."""

@@ -22,6 +22,7 @@ from fastgen.objectives.trajectory.consistency import ConsistencyDistillation
 from fastgen.objectives.trajectory.lcm import LatentConsistency
 from fastgen.objectives.trajectory.meanflow import MeanFlow
 from fastgen.objectives.trajectory.pcm import PhasedConsistency
+from fastgen.objectives.trajectory.pdd import ParallelDecoding
 from fastgen.objectives.trajectory.progressive import Progressive
 from fastgen.objectives.trajectory.scm import SimplifiedConsistency
 from fastgen.objectives.trajectory.self_shortcut import SelfShortcut
@@ -75,6 +76,7 @@ LEARNERS: dict[str, Objective] = {
     "self_shortcut": SelfShortcut(ema=0.0),
     "scm": SimplifiedConsistency(times=Uniform(0.2, 0.8)),
     "meanflow": MeanFlow(),
+    "pdd": ParallelDecoding(heads=4),
 }
 
 

@@ -17,6 +17,7 @@ from fastgen.objectives.parts.solvers import SOLVERS, Guidance
 from fastgen.objectives.trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
 from fastgen.objectives.trajectory.lcm import LatentConsistency
 from fastgen.objectives.trajectory.pcm import PhasedConsistency
+from fastgen.objectives.trajectory.pdd import ParallelDecoding
 from fastgen.objectives.trajectory.progressive import Progressive
 from fastgen.objectives.trajectory.self_shortcut import SelfShortcut
 from fastgen.objectives.trajectory.shortcut import Shortcut
@@ -122,6 +123,7 @@ TRAINED: dict[str, Objective] = {
     "shortcut": Shortcut(ema=0.0),
     "self_shortcut": SelfShortcut(ema=0.0),
     "progressive": Progressive(),
+    "pdd": ParallelDecoding(heads=4),
 }
 
 

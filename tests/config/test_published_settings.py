@@ -110,6 +110,13 @@ PUBLISHED: dict[str, dict[str, Any]] = {
         "batch": 8,
         "ema": None,
     },
+    # NVIDIA/Model-Optimizer examples/diffusers/fastgen/pdd/configs/qwen_image.yaml
+    "sdxl/pdd_4step_lora": {
+        "objective.heads": 128,
+        "objective.target": "euler",
+        "optim": {"lr": 10 * 2e-5, "betas": [0.9, 0.999], "weight_decay": 0.01, "clip": 1.0},
+        "batch": 256,
+    },
     # google-research diffusion_distillation config/cifar_distill.py
     "cifar10/progressive_4step": {
         "optim.lr": 5e-5,

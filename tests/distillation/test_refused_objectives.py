@@ -59,7 +59,7 @@ TRAJECTORY = [
     (["objective={name: meanflow}", ODE2], "told where a step leads, .* declares 2, 4: declare one"),
     *(
         ([f"objective={{name: {name}}}"], f"'{name}' trains deterministic steps, .* set student.sampler=ode")
-        for name in ("pcm", "tscd", "tdd", "meanflow", "shortcut", "self_shortcut", "progressive")
+        for name in ("pcm", "tscd", "tdd", "meanflow", "shortcut", "self_shortcut", "progressive", "pdd")
     ),
     (["objective={name: pcm, gan: {kind: relativistic}}"], "has hinge or logistic losses without r1"),
     (["objective={name: tscd, segments: 0}"], "segments is 0: need at least one"),
@@ -71,6 +71,15 @@ TRAJECTORY = [
     (
         ["objective={name: guidance_distillation, teacher_guidance: {low: 1, high: 5}}"],
         "the student is not told: set teacher_guidance.told=true",
+    ),
+    (["objective={name: pdd, heads: 0}"], "heads is 0: need at least one"),
+    (
+        ["objective={name: pdd, teacher_guidance: {low: 2, high: 5, told: true}}"],
+        "teacher_guidance.told is true, .* set it to false",
+    ),
+    (
+        ["stages=[{objective: {name: pdd}}, {objective: {name: progressive}}]", "student.sampler=ode"],
+        "told an interval of time, and is not told it itself",
     ),
     (["objective={name: kd}", "student.steps=[4]"], "'kd' trains one step only, .* declares 4"),
     (

@@ -57,6 +57,16 @@ def test_loaded_and_fused_it_is_the_trained_generator(tmp_path, name):
     assert close(trained, outputs(pipe, family.size)) <= 1e-4
 
 
+@pytest.mark.parametrize("name", ["stable_diffusion", "sdxl"])
+def test_layers_without_a_key_of_the_older_form_load_beside_others(tmp_path, name):
+    """Diffusers reads all keys of a file as it reads the first, which here is conv_in's."""
+    family = FAMILIES[name]
+    pipe, net, _, _, folder = exported(tmp_path, family, target_modules=["conv_in", "conv_out", "to_k"])
+    trained = outputs(pipe, family.size, net)
+    pipe.load_lora_weights(folder, weight_name=FILES["diffusers"])
+    assert close(trained, outputs(pipe, family.size)) <= 1e-4
+
+
 PATTERNS = {"rank_pattern": {"to_k": 2}, "alpha_pattern": {"to_v": 3}}
 
 

@@ -63,6 +63,7 @@ TRAJECTORY = {
     "shortcut": "cifar10/shortcut_4step",
     "self_shortcut": "flux/self_shortcut_4step_lora",
     "progressive": "cifar10/progressive_4step",
+    "pdd": "sdxl/pdd_4step_lora",
     "kd": "cifar10/kd_1step",
     "guidance_distillation": "sd15/guidance_distillation_20step",
 }

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("verified_here")
 USUAL = {  # the pipeline that each is tried on when there is no time for all
     "classes": ("cd", "ct", "guidance_distillation", "lcm", "kd", "meanflow", "progressive", "scm", "shortcut"),
     "sdxl": ("pcm",),
-    "sd3": ("sana_sprint", "self_shortcut", "tdd", "tscd"),
+    "sd3": ("pdd", "sana_sprint", "self_shortcut", "tdd", "tscd"),
 }
 
 

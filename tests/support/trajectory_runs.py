@@ -24,6 +24,7 @@ class Case:
     process: str = "native"
     state: tuple[str, ...] = ()
     ema: float = 0.0
+    lora: str = "{rank: 2, alpha: 3}"
 
 
 ODE = "{steps: [2], sampler: ode}"
@@ -46,6 +47,7 @@ CASES = {
     "shortcut": Case(SHORTCUT, ODE, "bootstrapped: 0.5, levels: 2", process="flow", ema=0.999),
     "self_shortcut": Case(SHORTCUT, "{steps: [1, 2], sampler: ode}", ema=0.999),
     "progressive": Case({"generator/progressive"}, ODE),
+    "pdd": Case({"generator/velocity"}, "{steps: [1], sampler: ode}", "heads: 8", lora="{rank: 16, alpha: 24}"),
     "guidance_distillation": Case({"generator/guided"}, "{steps: [2], sampler: ode, guidance: 3}"),
     "kd": Case({"generator/regression"}, "{steps: [1]}"),
 }
@@ -70,7 +72,7 @@ teacher: {{path: {folder}/teacher{", num_classes: 10, null_label: 10" if kind ==
 student: {case.student[:-1]}{size}}}
 process: {case.process}
 sharing: {sharing}
-lora: {{rank: 2, alpha: 3}}
+lora: {case.lora}
 data: {data}
 pairs: {{count: 4, steps: 2}}
 {stages or objective}

@@ -12,6 +12,7 @@ import torch
 
 from ...errors import UserError
 from .fuse import fuse
+from .heads import StepHeads
 from .loading import load, locate, variant_of
 from .notes import Notes
 from .stacked import StackedLoRA, found, written
@@ -67,7 +68,11 @@ class Opened:
     def load(self, steps: int | None, *, device: str | torch.device, dtype: torch.dtype) -> StockPipeline:
         """The pipeline that serves a step count."""
         if not is_lora(self.folder):
-            return load(self.place(steps), device=device, dtype=dtype)
+            place = self.place(steps)
+            pipe, heads = load(place, device=device, dtype=dtype), StepHeads.read(place)
+            if heads is not None:
+                heads.put_on(pipe)
+            return pipe
         pipe = self.below.load(device)
         put_on(pipe, self.folder, self.below.loras, scheduler=self.place(steps) / "scheduler")
         return pipe.to(dtype)

@@ -17,6 +17,7 @@ from ...process import Flow, even_grid
 from ..conditioning import Conditioning
 from ..denoiser import NetworkDenoiser
 from ..experts import Experts
+from ..head_bank import Intervals
 from .arguments import FRAMES, classifier_free, conditioning_kind, null_label_above, parameters, real_classes
 from .canonical import static_shift
 from .codec import Codec, codec_of
@@ -143,11 +144,16 @@ class Pipeline:
         return self.speaking(copy.deepcopy(self.network), autocast=autocast, scalars=scalars)
 
     def speaking(
-        self, net: torch.nn.Module, *, autocast: torch.dtype | None = None, scalars: Sequence[str] = ()
+        self,
+        net: torch.nn.Module,
+        *,
+        autocast: torch.dtype | None = None,
+        scalars: Sequence[str] = (),
+        heads: Intervals | None = None,
     ) -> NetworkDenoiser:
         """A network of the same kind as a Denoiser; its parameters are frozen."""
         net.requires_grad_(False)
-        return NetworkDenoiser(net, self.reading, self.form, autocast=autocast, scalars=scalars)
+        return NetworkDenoiser(net, self.reading, self.form, autocast=autocast, scalars=scalars, heads=heads)
 
     def emitted(self, scheduler: StockScheduler, steps: int) -> list[float]:
         """The scheduler timesteps that the pipeline's own call of so many steps stops at under that scheduler."""

@@ -1,7 +1,7 @@
 """Verbs of the consistency family: times, the target network, and the two jumps that have to agree."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -11,6 +11,7 @@ from torch import Tensor
 from ...models.calls import NONE, Scalars, look, through
 from ...models.conditioning import sent
 from ...models.contract import Denoiser
+from ...models.head_bank import Intervals
 from ...models.masters import values_of
 from ...models.roles import Roles
 from ...process import Latent, Process, Time, pad_like
@@ -87,6 +88,12 @@ def cells(edges: Tensor, count: int) -> Tensor:
     """The edges with at least `count` cells between them, a whole number in each: [cells + 1] descending times."""
     steps = len(edges) - 1
     return divided(edges, steps * math.ceil(count / steps))
+
+
+def intervals_of(grids: Sequence[Tensor], process: Process, count: int) -> Intervals:
+    """At least `count` intervals of time, a whole number in each between neighbouring stops of a student's grids."""
+    stops = merged(torch.cat([torch.zeros(1), *grids]).double())
+    return Intervals.of(process, cells(stops.flip(0), count))
 
 
 def drawn_step(grid: Tensor, batch: Batch) -> tuple[Time, Time]:

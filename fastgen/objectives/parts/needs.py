@@ -26,6 +26,8 @@ class Needs:
         lpips: the perceptual distance of decoded samples.
         ratio_means, log_variance: states, see `fastgen.models.state`.
         scalars: role -> scalars that it is told and so has embeddings of, see `fastgen.models.scalars`.
+        heads: fewest intervals that the generator has heads for in the place of its last linear layer, see
+            `fastgen.models.head_bank`; 0 for the plain layer.
         sampler: the only one that a student of it can have.
         process: the only one that it holds on; others are retold.
         steps: fewest of a student that it can train.
@@ -49,6 +51,7 @@ class Needs:
     ratio_means: bool = False
     log_variance: bool = False
     scalars: Mapping[str, Set[str]] = field(default_factory=dict, hash=False)
+    heads: int = 0
     sampler: Sampler | None = None
     process: ProcessNeed | None = None
     steps: int = 1
@@ -64,8 +67,9 @@ class Needs:
         _check_known("scalars of the generator", self.scalars.get("generator", ()), BAKED)
         _check_known("sampler", [self.sampler] if self.sampler else [], get_args(Sampler))
         _check_known("process", [self.process] if self.process else [], get_args(ProcessNeed))
-        if self.steps < 1 or self.judged_from < 0:
-            raise ValueError(f"needs steps={self.steps}, judged_from={self.judged_from}: at least 1 and 0")
+        if self.steps < 1 or self.judged_from < 0 or self.heads < 0:
+            found = f"steps={self.steps}, judged_from={self.judged_from}, heads={self.heads}"
+            raise ValueError(f"needs {found}: at least 1, 0 and 0")
 
     def __or__(self, other: "Needs") -> "Needs":
         """Both together.
