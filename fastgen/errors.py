@@ -36,10 +36,18 @@ class UserError(Exception):
     exit_code: int = ExitCode.MISTAKE
 
 
-class NonFiniteError(UserError):
-    """A loss or a gradient is not finite; raised before any optimizer step."""
+class TrainingError(UserError):
+    """A training broke down; the last checkpoint is intact."""
 
     exit_code = ExitCode.NOT_FINITE
+
+
+class NonFiniteError(TrainingError):
+    """A loss or a gradient is not finite; raised before any optimizer step."""
+
+
+class SpikeError(TrainingError):
+    """A loss or a gradient lies far above those before, and the run is to stop there; raised before any step."""
 
 
 class CheckpointError(UserError):
@@ -81,6 +89,21 @@ class NoRoomError(UserError):
             f"an export cannot be verified here, which needs more memory than there is ({reason}): free some, or run "
             "`fastgen verify` on it on a larger machine"
         )
+
+
+class NoMemoryError(UserError):
+    """A run needs more memory than there is.
+
+    Args:
+        doing: what it was doing, as in "training cycle 3 of stage 'dmd2'".
+        reason: what the device or the system said.
+        stage: index of the stage that it is in.
+        remedy: what would help.
+    """
+
+    def __init__(self, doing: str, reason: str, stage: int, remedy: str) -> None:
+        self.doing, self.reason, self.stage = doing, reason, stage
+        super().__init__(f"memory ran out in {doing} ({reason}). Nothing on disk is lost. {remedy}")
 
 
 def did_you_mean(name: str, known: Iterable[str], *, otherwise: str = "", most: int = 1) -> str:

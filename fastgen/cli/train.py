@@ -6,6 +6,7 @@ A run is one YAML file; any of its settings can be changed behind it:
     fastgen train --config configs/digits/dmd2_1step.yaml out=runs/mine stages.1.objective.guidance=1.5
     fastgen train --config configs/digits/dmd2_1step.yaml --dry-run     what would be done, nothing is written
     fastgen train --config configs/digits/dmd2_1step.yaml --resume      go on after an interruption
+    fastgen train --config configs/digits/dmd2_1step.yaml --find-batch  the largest micro batch that fits this device
 
 The student is left in OUT/student, a folder for plain DiffusionPipeline.from_pretrained.
 """
@@ -40,6 +41,11 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="print the resolved config and the plan, say what would be refused here, write nothing",
     )
+    parser.add_argument(
+        "--find-batch",
+        action="store_true",
+        help="try out which train.micro_batch fits this device, say it, and train nothing",
+    )
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings to change, by dotted path")
 
 
@@ -63,6 +69,12 @@ def run(args: Namespace) -> int:
         _print_costs(config, args)
         if found := list(refusals(config, recipes=args.config.parent, resume=args.resume)):
             raise UserError("\n  ".join(["the run would be refused here:", *found]))
+        return 0
+    if args.find_batch:
+        from ..distillation.trials import find_batches
+
+        for line in find_batches(config, recipes=args.config.parent):
+            print(line, flush=True)
         return 0
     from ..distillation.distil import distil
 

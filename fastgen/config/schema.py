@@ -16,6 +16,7 @@ from ..process.retold import ProcessName
 from ..user_file import short
 from .evaluate import EvaluateConfig
 from .export import ExportConfig, ExportSetting
+from .guards import GuardsConfig
 from .record import CheckpointsConfig, LogConfig
 from .strict import Strict, named
 from .teacher import TeacherConfig
@@ -268,6 +269,7 @@ class Config(Strict):
     log: what is said while it trains.
     checkpoints: when the run can be resumed from.
     evaluate: quality while it trains.
+    guards: what is done where training goes wrong without breaking.
     """
 
     out: Path
@@ -289,6 +291,7 @@ class Config(Strict):
     log: LogConfig = LogConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
+    guards: GuardsConfig = GuardsConfig()
 
     @model_validator(mode="after")
     def _stages_have_their_own_names(self) -> Self:

@@ -87,6 +87,10 @@ class ImageFolder:
         images, found = self._pixels.images(indices)
         return replace(self.without_images(found), images=images)
 
+    def named(self, index: int) -> str:
+        """The file of an item."""
+        return str(self.files[index])
+
     def without_images(self, indices: Sequence[int]) -> Items:
         """Labels and prompts alone."""
         return Items(

@@ -1,7 +1,7 @@
 """The endless shuffled stream of a source's items, addressed by position."""
 
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -70,6 +70,20 @@ class Loader:
             seen[self._order(epoch)[: count - epoch * len(seen)]] = True
         return seen
 
+    def numbers(self, positions: Sequence[int]) -> list[int]:
+        """The numbers in the source of what stands at these positions."""
+        length = len(self._source)
+        return [int(self._order(position // length)[position % length]) for position in positions]
+
+    def names(self, numbers: Sequence[int]) -> list[str]:
+        """The files or rows of these items, of a source that has any."""
+        named: Callable[[int], str] | None = getattr(self._source, "named", None)
+        return [] if named is None else [named(number) for number in numbers]
+
+    def again(self, positions: Sequence[int]) -> Items:
+        """The items at these positions, once more; what is expected next stays what it was."""
+        return self._thread.submit(self._load, positions).result()
+
     def _claim(self, wanted: range) -> "Future[Items]":
         ahead, self._ahead = self._ahead, None
         if ahead is not None and ahead.positions == wanted:
@@ -86,16 +100,15 @@ class Loader:
         following = range(taken.start + stride, taken.stop + stride)
         self._ahead = _Ahead(following, self._thread.submit(self._load, following))
 
-    def _load(self, positions: range) -> Items:
-        length = len(self._source)
-        numbers = [int(self._order(p // length)[p % length]) for p in positions]
+    def _load(self, positions: Sequence[int]) -> Items:
+        numbers = self.numbers(positions)
         if not self._images:
             told = getattr(self._source, "without_images", self._source.items)
             return replace(told(numbers), images=None)
         items = self._source.items(numbers)
         return self._mirrored(items, positions) if self._flip else items
 
-    def _mirrored(self, items: Items, positions: range) -> Items:
+    def _mirrored(self, items: Items, positions: Sequence[int]) -> Items:
         if items.images is None:
             return items
         chosen = torch.tensor([hash_of("flip", self._seed, position) % 2 == 1 for position in positions])

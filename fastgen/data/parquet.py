@@ -87,6 +87,10 @@ class ParquetImages:
         images, found = self._pixels.images(indices)
         return replace(self.without_images(found), images=images)
 
+    def named(self, index: int) -> str:
+        """The row of an item, and its file."""
+        return self._table.where(index)
+
     def without_images(self, indices: Sequence[int]) -> Items:
         """Labels and prompts alone."""
         return Items(

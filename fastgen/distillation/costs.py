@@ -47,6 +47,14 @@ class Change:
     saves: float
 
 
+@dataclass(frozen=True)
+class Remedies:
+    """Changes, and what a stage costs with all of them."""
+
+    changes: list[Change]
+    forecast: Forecast
+
+
 def costs(config: Config, reload: Reload, *, card: Card, gpus: int, recipes: Path) -> Iterator[str]:
     """Lines of text for every stage.
 
@@ -63,7 +71,7 @@ def costs(config: Config, reload: Reload, *, card: Card, gpus: int, recipes: Pat
         for count in range(2, gpus + 1):
             yield _several(config, index, count, card=card, recipes=recipes)
         if not card.holds(forecast):
-            yield from _remedies(reload, index, forecast, card=card, recipes=recipes)
+            yield from _remedy_lines(remedies(reload, index, forecast, card=card, recipes=recipes), card)
 
 
 def forecast_of(config: Config, index: int, *, card: Card, recipes: Path, gpus: int = 1) -> Forecast:
@@ -163,8 +171,8 @@ def _several(config: Config, index: int, gpus: int, *, card: Card, recipes: Path
     )
 
 
-def _remedies(reload: Reload, index: int, forecast: Forecast, *, card: Card, recipes: Path) -> Iterator[str]:
-    """The changes that make a stage fit, or all that help."""
+def remedies(reload: Reload, index: int, forecast: Forecast, *, card: Card, recipes: Path) -> Remedies:
+    """The changes that make a stage fit a card, or all that help."""
     taken: list[Change] = []
 
     def planned(overrides: Sequence[str]) -> Forecast | None:
@@ -182,12 +190,15 @@ def _remedies(reload: Reload, index: int, forecast: Forecast, *, card: Card, rec
         forecast = found
         if card.holds(forecast):
             break
-    taken, forecast = _without_needless(taken, forecast, planned, card)
-    verdict = "it would fit with" if card.holds(forecast) else "it would not fit even with"
-    yield f"  {verdict}{'' if taken else ' any setting known here'}"
-    for one in taken:
+    return Remedies(*_without_needless(taken, forecast, planned, card))
+
+
+def _remedy_lines(found: Remedies, card: Card) -> Iterator[str]:
+    verdict = "it would fit with" if card.holds(found.forecast) else "it would not fit even with"
+    yield f"  {verdict}{'' if found.changes else ' any setting known here'}"
+    for one in found.changes:
         yield f"    {' '.join(one.overrides):<52} saves{_gib(one.saves)}"
-    yield f"    peak then {_gib(card.needs(forecast)).strip()}, a cycle {_time(card.cycle(forecast))}"
+    yield f"    peak then {_gib(card.needs(found.forecast)).strip()}, a cycle {_time(card.cycle(found.forecast))}"
 
 
 def _without_needless(

@@ -1,7 +1,8 @@
 """From a config to a verified student: teacher, training, export, report."""
 
-from collections.abc import Collection
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +20,7 @@ from ..lock import held
 from ..models.calls import LARGE
 from ..models.pipelines.attention import avoid_cudnn, check_attention
 from .checks import check_grids, check_needs, check_stages
+from .exhausted import counted
 from .plan import recipe_of
 from .preflight import check_device, check_output
 from .prompts import encode
@@ -57,9 +59,38 @@ def distil(
     return folder
 
 
+@dataclass(frozen=True)
+class Ready:
+    """A run that may train."""
+
+    student: Student
+    run: Run
+    monitor: "Monitor | None"
+
+
 def _distilled(
     config: Config, *, recipes: Path, resume: bool, take_over: bool, allow_changed: Collection[Material] = ()
 ) -> Path:
+    with ready(config, recipes=recipes, resume=resume, take_over=take_over) as made:
+        accelerator = made.run.accelerator
+        with counted(config, accelerator.device, recipes=recipes):
+            trained = made.run.train(resume=resume, allow_changed=allow_changed)
+        for tracker in accelerator.trackers:
+            tracker.finish()
+        alone(lambda: _finish(made.student, trained, made.monitor))
+    return config.exported
+
+
+@contextmanager
+def ready(config: Config, *, recipes: Path, resume: bool = False, take_over: bool = False) -> Iterator[Ready]:
+    """Within, the folders of a run are its own, and all is done and checked that comes before training.
+
+    Args:
+        config, recipes, resume, take_over: as of `distil`.
+
+    Raises:
+        UserError: as by `distil`.
+    """
     check_stages(config)
     accelerator = accelerator_of(config)
     for stage in config.stages:
@@ -72,7 +103,7 @@ def _distilled(
             dtype = AUTOCAST[stage.train.precision] or torch.float32
             check_attention(config.attention, device=accelerator.device, dtype=dtype)
         _ensure_teacher(config, recipes, accelerator, take_over=take_over)
-        return _carried_out(config, accelerator, resume=resume, allow_changed=allow_changed)
+        yield _made(config, accelerator)
 
 
 def _written(config: Config) -> dict[Path, Path]:
@@ -82,9 +113,8 @@ def _written(config: Config) -> dict[Path, Path]:
     return {out: out / ".lock", **beside}
 
 
-def _carried_out(
-    config: Config, accelerator: Accelerator, *, resume: bool, allow_changed: Collection[Material]
-) -> Path:
+def _made(config: Config, accelerator: Accelerator) -> Ready:
+    """The run with its teacher, once what could fail only at its end was rehearsed."""
     pipeline = teacher_of(config, accelerator.device)
     torch.backends.cudnn.benchmark = torch.Size(pipeline.shape).numel() < LARGE  # trials of large maps cost much memory
     check_needs(config, pipeline)
@@ -94,7 +124,6 @@ def _carried_out(
     encode(config, pipeline, accelerator)
     alone(lambda: rehearse_export(student))
     shown = rehearse_pictures(student, warn=warn if accelerator.is_main_process else _unsaid)
-    accelerator.init_trackers("fastgen")
     monitor = _monitor(student, here=accelerator.is_main_process)
     run = Run(
         config,
@@ -104,11 +133,7 @@ def _carried_out(
         preview=student.preview if shown else None,
         yardstick=monitor.yardstick if monitor else None,
     )
-    trained = run.train(resume=resume, allow_changed=allow_changed)
-    for tracker in accelerator.trackers:
-        tracker.finish()
-    alone(lambda: _finish(student, trained, monitor))
-    return config.exported
+    return Ready(student, run, monitor)
 
 
 def _finish(student: Student, trained: Trained, monitor: "Monitor | None") -> None:

@@ -3,7 +3,7 @@
 import json
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,11 +28,19 @@ class RunLog:
         self._accelerator = accelerator
         self._path = folder / FILE
 
-    def rewind(self, stage: int, cycle: int) -> None:
-        """Drops lines that a resumed run will write again: those after `cycle` of `stage`."""
+    def begin(self, step: int) -> None:
+        """Starts the trackers; TensorBoard hides what a run that was broken off wrote from this step on."""
+        self._accelerator.init_trackers("fastgen", init_kwargs={"tensorboard": {"purge_step": step}})
+
+    def rewind(self, stage: int, cycle: int, *, due: bool = False) -> None:
+        """Drops lines that a resumed run will write again: those after `cycle` of `stage`.
+
+        Args:
+            due: of that cycle itself what it was is known, and its figures are still to be logged.
+        """
         if self._accelerator.is_main_process and self._path.exists():
             lines = self._path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _position(line) <= (stage, cycle)]
+            kept = [line for line in lines if _position(line, due=due) <= (stage, cycle)]
             atomic_text(self._path, "".join(f"{line}\n" for line in kept))
 
     def write(self, *, stage: int, cycle: int, step: int, values: Mapping[str, float], note: str | None = None) -> None:
@@ -40,12 +48,19 @@ class RunLog:
         if not self._accelerator.is_main_process:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
-        noted = {"note": note} if note else {}
-        with named(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": stage, "cycle": cycle, **finite, **noted}, allow_nan=False) + "\n")
+        self._line(stage, cycle, {**finite, **({"note": note} if note else {})})
         self._accelerator.log(dict(values), step=step)
         if note:
             self.say(note)
+
+    def incident(self, *, stage: int, cycle: int, what: str, samples: Sequence[int]) -> None:
+        """A line of a turn that was out of line, with the numbers in the data of what it read."""
+        if self._accelerator.is_main_process:
+            self._line(stage, cycle, {"incident": what, "samples": list(samples)})
+
+    def _line(self, stage: int, cycle: int, told: Mapping[str, Any]) -> None:
+        with named(self._path), self._path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"stage": stage, "cycle": cycle, **told}, allow_nan=False) + "\n")
 
     def say(self, text: str) -> None:
         """A sentence for the person who watches."""
@@ -60,10 +75,10 @@ class RunLog:
         )
 
 
-def _position(line: str) -> tuple[int, int]:
-    """Where a line stands; a torn last line stands nowhere."""
+def _position(line: str, *, due: bool) -> tuple[int, int]:
+    """The cycle that a run has to resume behind in order not to write a line again; for a torn last line none."""
     try:
         record = json.loads(line)
-        return record["stage"], record["cycle"]
+        return record["stage"], record["cycle"] + (due and "incident" not in record)
     except (json.JSONDecodeError, KeyError, TypeError):
         return sys.maxsize, sys.maxsize

@@ -52,25 +52,50 @@ class Boundary:
 
 
 @dataclass(frozen=True)
+class Drawn:
+    """A whole batch.
+
+    Args:
+        number: of the first turn in its cycle that it is for; the noise follows from it.
+        positions: of the batch in the data stream, over all processes.
+    """
+
+    number: int
+    positions: range
+
+
+@dataclass
 class Turned:
     """A turn that was taken.
 
     Args:
         turn: a turn of the cycle.
+        drawn: what it read.
         names: names of its figures.
-        values: their values, on the device; reading them waits for it.
+        values: their values and what the guard found of each, [2, n] on the device; reading them waits for it.
         rates: learning rates of its updates by name.
-        images, updates: counts at which the stage and each role's optimizer stood before.
+        stepped: whether its roles were stepped.
     """
 
     turn: Turn
+    drawn: Drawn
     names: list[str]
     values: Tensor
     rates: dict[str, float]
-    images: int
-    updates: dict[str, int]
+    stepped: bool = False
 
     @cached_property
     def figures(self) -> dict[str, float]:
-        """Losses, gradient norms and learning rates, in one transfer from the device."""
-        return {**dict(zip(self.names, self.values.tolist(), strict=True)), **self.rates}
+        """Losses, gradient norms and learning rates."""
+        return {**dict(zip(self.names, self._read[0], strict=True)), **self.rates}
+
+    @property
+    def spikes(self) -> dict[str, float]:
+        """By how many deviations figures exceed the median, where that is too far."""
+        return {name: far for name, far in zip(self.names, self._read[1], strict=True) if far > 0}
+
+    @cached_property
+    def _read(self) -> list[list[float]]:
+        """All of it, in one transfer from the device."""
+        found: list[list[float]] = self.values.tolist()
+        return found

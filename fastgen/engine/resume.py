@@ -39,10 +39,9 @@ def resumed(
     return snapshot
 
 
-def last_cycle(snapshot: Snapshot) -> int:
-    """The last cycle of its stage of which all is done that was due after it, its line in the log too."""
-    cycle: int = snapshot.state["position"]["cycle"]
-    return cycle - ("boundary" in snapshot.state)
+def due_again(snapshot: Snapshot) -> bool:
+    """Whether what was due after the last cycle is still to be done, its line in the log too."""
+    return "boundary" in snapshot.state
 
 
 def _differences(old: object, new: object, path: str = "") -> list[str]:

@@ -1,8 +1,8 @@
 """A run from its config: stages one after the other, with checkpoints, previews and a log."""
 
 import gc
-from collections.abc import Callable, Collection, Mapping
-from contextlib import nullcontext, suppress
+from collections.abc import Collection, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -16,30 +16,29 @@ from ..config.yaml_file import digest, fingerprint, save
 from ..data import Loader
 from ..errors import CheckpointError
 from ..models.pipelines.pipeline import Pipeline
-from ..models.pipelines.refusal import cause
 from ..models.regions import Recompilations
 from ..models.roles import Roles
 from ..models.walk import Plan
 from ..seeds import seed_of
-from ..stopping import Stopped, asked, at_once, deferred, interruptible
+from ..stopping import Stopped, asked, at_once, deferred
 from . import checkpoint
 from .distributed import alone, is_first, shared, signal_of_any
 from .dtypes import autocast_of, base_of
+from .exhaustion import memory_told
 from .feed import Feed, PairSet
+from .incidents import Incidents
 from .log import RunLog
 from .materials import Material, Materials, check_materials, materials
 from .memory import settle_recompute
 from .pairs import teacher_pairs
+from .previews import Preview, Previews
 from .progress import Boundary
-from .quality import Quality, Yardstick, left_by, passed, plain, read_weights, shown, write_weights
-from .resume import last_cycle, resumed
+from .quality import Quality, Yardstick, left_by, passed, plain, read_weights, write_weights
+from .resume import due_again, resumed
 from .roles import Weights, build_roles
 from .saved import FORMAT
 from .sharding import shard_roles
 from .stage import Stage
-
-Preview = Callable[[Stage, str], None]
-"""Called with the stage and a name when a picture is due; the generator has its averaged weights."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +74,11 @@ class Run:
         yardstick: Yardstick | None = None,
     ) -> None:
         self.config, self.pipeline, self.student = config, pipeline, student
-        self.accelerator, self.preview, self.yardstick = accelerator, preview, yardstick
+        self.accelerator, self.yardstick = accelerator, yardstick
         self.log = RunLog(accelerator, config.out)
         self._made_of: dict[Material, Mapping[str, str]] = {}
-        self._hindrance: Exception | None = None
+        self.incidents = Incidents(self.log, config.out / "incidents")
+        self.previews = Previews(preview, self.log)
 
     def train(self, *, resume: bool, allow_changed: Collection[Material] = ()) -> Trained:
         """All stages; with `resume`, from the newest valid checkpoint on if there is one.
@@ -88,19 +88,24 @@ class Run:
 
         Raises:
             CheckpointError: the newest checkpoints are damaged, or of a run with other settings or contents.
-            NonFiniteError: training broke down; the last checkpoint is intact.
+            TrainingError: training broke down; the last checkpoint is intact.
+            NoMemoryError: a stage needs more memory than there is.
             Stopped: a signal was heard, and everything up to the last cycle is in a checkpoint.
         """
         self._made_of = shared(alone(lambda: materials(self.config)) or {})
         snapshot = resumed(self.config, self._made_of, allowed=allow_changed, say=self.log.say) if resume else None
         start = snapshot.state["stage"] if snapshot else 0
-        self.log.rewind(start, -1 if snapshot is None else last_cycle(snapshot))
+        at = snapshot.state["position"] if snapshot else {"cycle": -1, "images": -1}
+        due = snapshot is not None and due_again(snapshot)
+        self.log.rewind(start, at["cycle"], due=due)
+        self.log.begin(self._step(start, at["images"] + (not due)))
         alone(lambda: save(self.config, self.config.out))
         finished = self._finished_before(start)
         weights: dict[str, dict[str, Tensor]] = {}
         for index, stage_config in enumerate(self.config.stages[start:], start):
             begun = snapshot if index == start else None
-            stage = self.stage(index, weights if begun is None else None)
+            with memory_told(f"building stage {stage_config.name!r}", stage=index):
+                stage = self.stage(index, weights if begun is None else None)
             if begun is not None:
                 self._check_pairs(begun, stage, allow_changed)
             quality = Quality(self.yardstick, self.config.evaluate, self.config.out / "best")
@@ -164,8 +169,16 @@ class Run:
         roles, feed = self.roles(config, weights), self.feed(config)
         if shard_roles(roles, config.train.sharding, self.accelerator.device):
             self.pipeline.network.to("cpu")  # whole, it would stand beside the slices
-        sparing = self.config.memory == "low"
-        stage = Stage(config, roles, feed, self.accelerator, index=index, seed=self.config.seed, sparing=sparing)
+        stage = Stage(
+            config,
+            roles,
+            feed,
+            self.accelerator,
+            index=index,
+            seed=self.config.seed,
+            sparing=self.config.memory == "low",
+            guards=self.config.guards,
+        )
         found = settle_recompute(stage)
         if found is not None:
             self.log.say(found)
@@ -218,7 +231,7 @@ class Run:
         position, recompilations = stage.position, Recompilations(stage.config.train.compile)
         with self.log.bar(stage.config.name, total=stage.config.train.images, done=position.images) as bar, deferred():
             if position.cycle == 0 and self.yardstick is not None:
-                self._report(stage, quality.measure(stage))
+                self._report(stage, self._measured(stage, quality))
             work = boundary is not None
             while boundary is not None or not (stage.done or quality.exhausted):
                 if boundary is None:
@@ -233,8 +246,8 @@ class Run:
                 boundary = None
 
     def _cycle(self, stage: Stage, recompilations: Recompilations) -> Boundary:
-        before = stage.position.images
-        with recompilations.cycle() as reasons:
+        before, training = stage.position.images, f"cycle {stage.position.cycle} of stage {stage.config.name!r}"
+        with memory_told(training, stage=stage.index), recompilations.cycle() as reasons, self.incidents.noted(stage):
             figures = stage.cycle()
         if reasons:
             self.log.say(f"cycle {stage.position.cycle} waited for {len(reasons)} blocks to be compiled: {reasons[0]}")
@@ -250,42 +263,36 @@ class Run:
         bar.update(position.images - bar.n)
         if stage.asked_to_stop:
             raise Stopped(signal_of_any(asked()))
-        measured = quality.measure(stage) if quality.due(boundary.before, stage) else {}
+        measured = self._measured(stage, quality) if quality.due(boundary.before, stage) else {}
         ends = stage.done or quality.exhausted
         reached = partial(passed, boundary.before, position.images, total=stage.config.train.images)
         if position.cycle % log.every == 0 or ends or measured:
             self._report(stage, figures | measured, note=quality.verdict(stage))
             losses = {name.split("/")[1]: f"{v:.3g}" for name, v in figures.items() if "lr" not in name}
             bar.set_postfix(quality.shown | losses)
-        if self.preview is not None and log.previews and (ends or reached(every=None, marks=log.previews)):
-            self._preview(stage, self.preview)
+        if log.previews and (ends or reached(every=None, marks=log.previews)):
+            self.previews.draw(stage)
         if ends or reached(every=self.config.checkpoints.every):
             self._save(stage, quality)
 
+    def _measured(self, stage: Stage, quality: Quality) -> dict[str, float]:
+        with memory_told(f"a measurement in stage {stage.config.name!r}", stage=stage.index):
+            return quality.measure(stage)
+
+    def _step(self, stage: int, images: int) -> int:
+        """Where the run stands at so many images of a stage."""
+        return images + sum(s.train.images for s in self.config.stages[:stage])
+
     def _report(self, stage: Stage, figures: dict[str, float], *, note: str | None = None) -> None:
         values = {"images": stage.position.images, **figures}
-        step = stage.position.images + sum(s.train.images for s in self.config.stages[: stage.index])
+        step = self._step(stage.index, stage.position.images)
         self.log.write(stage=stage.index, cycle=stage.position.cycle, step=step, values=values, note=note)
-
-    def _preview(self, stage: Stage, preview: Preview) -> None:
-        name = f"{stage.index}-{stage.config.name}-{stage.position.images:09d}"
-        with shown(stage), suppress(Stopped):  # which is heard again at the next boundary
-            alone(interruptible(lambda: self._draw(partial(preview, stage, name))))
-
-    def _draw(self, preview: Callable[[], None]) -> None:
-        """A picture, where one can be made; what hinders it is said once, and training goes on."""
-        try:
-            preview()
-        except Exception as error:
-            if self._hindrance is None:
-                self.log.say(f"no preview could be made ({cause(error)}); training goes on, without more such warnings")
-            self._hindrance = error
 
     def _save(self, stage: Stage, quality: Quality, boundary: Boundary | None = None) -> None:
         """A checkpoint; with what is due at a boundary for the run that goes on from it."""
 
         def write(snapshot: checkpoint.Snapshot) -> None:
-            step = sum(s.train.images for s in self.config.stages[: stage.index]) + stage.position.images
+            step = self._step(stage.index, stage.position.images)
             checkpoint.save(self.config.out / "checkpoints", step, snapshot, keep=self.config.checkpoints.keep)
 
         held = stage.snapshot() if is_first() or stage.sharded else checkpoint.Snapshot({}, {})

@@ -2,14 +2,16 @@
 
 import math
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import Tensor, nn
 
+from ..config.guards import USUAL, GuardsConfig
 from ..config.schema import StageConfig
-from ..errors import NonFiniteError
+from ..errors import TrainingError
 from ..models.owned import owned
 from ..models.precision import allowing_tf32
 from ..models.roles import Roles
@@ -23,9 +25,10 @@ from .distributed import agreed, average
 from .ema import EMA
 from .feed import Feed
 from .fitting import load_module, restore_scaler
+from .guard import Guard
 from .moments import Moments
 from .optim import RoleOptimizer
-from .progress import Position, Turned
+from .progress import Drawn, Position, Turned
 from .restore import (
     NO_OPTIMIZER,
     OptimizerSnapshot,
@@ -36,8 +39,6 @@ from .restore import (
 )
 from .sharding import forget_calls
 from .splitting import micro_batches
-
-MOST_SKIPS = 20
 
 
 class Stage:
@@ -55,6 +56,7 @@ class Stage:
         index: place of the stage in the run.
         seed: seed of the run.
         sparing: moments of the roles that a turn does not train are in main memory.
+        guards: what is done where a turn is out of line.
 
     Raises:
         UserError: the batch cannot be split over the processes.
@@ -70,6 +72,7 @@ class Stage:
         index: int = 0,
         seed: int = 0,
         sparing: bool = False,
+        guards: GuardsConfig = USUAL,
     ) -> None:
         self.config, self.roles, self.feed, self.accelerator = config, roles, feed, accelerator
         self.index, self.seed, self.sparing = index, seed, sparing
@@ -78,7 +81,7 @@ class Stage:
         settings, cycle = config.train, config.objective.cycle
         generator_turns = sum("generator" in turn for turn in cycle)
         self.cycles = math.ceil(settings.images / (settings.batch * generator_turns))
-        self._micro, self._parts = micro_batches(settings, accelerator.num_processes)
+        self.micro, self._parts = micro_batches(settings, accelerator.num_processes)
         self._first: int = accelerator.process_index * self._parts
         self.optimizers = {
             role: RoleOptimizer(
@@ -97,10 +100,10 @@ class Stage:
         self.ema = None if settings.ema is None else EMA(roles["generator"], decay=settings.ema, aside=aside)
         half, device = settings.precision == "fp16", accelerator.device.type
         self._scalers = {turn[0]: torch.amp.GradScaler(device, enabled=half) for turn in cycle}
-        self._skips = dict.fromkeys(self._scalers, 0)
         self._waits = half or not all(optimizer.fused for optimizer in self.optimizers.values())
         self._at_once = aside or self._waits
-        self._broken = torch.zeros((), device=accelerator.device)
+        self.guard = Guard(guards, config.name, half=half, device=accelerator.device)
+        self._drawn = Drawn(0, range(0))
         steppers = {role: optimizer.optimizer for role, optimizer in self.optimizers.items()}
         self._moments = Moments(steppers if sparing else {}, accelerator.device)
 
@@ -119,7 +122,8 @@ class Stage:
         """One pass over the objective's turns; returns their losses, gradient norms and learning rates.
 
         Raises:
-            NonFiniteError: a loss or gradient is not finite; no optimizer has stepped in that turn, or after it.
+            TrainingError: a loss or gradient is not finite, or spiked where that stops a run; no optimizer has stepped
+                in that turn, or after it.
         """
         with allowing_tf32(self.config.train.tf32):
             return self._cycle()
@@ -136,7 +140,7 @@ class Stage:
                 figures |= self._settled(taken)
             taken.append(self._turn(turn, batches))
         if not self.done:
-            self.feed.prepare(self.position.drawn + self._first * self._micro, self._micro)
+            self.feed.prepare(self.position.drawn + self._first * self.micro, self.micro)
         figures |= self._settled(taken)
         if self.config.train.sharding != "none":
             forget_calls(self.roles)
@@ -163,8 +167,9 @@ class Stage:
         for optimizer in optimizers:
             self._scalers[turn[0]].unscale_(optimizer.optimizer)
         taken = self._turned(turn, terms, {role: self.optimizers[role].clip() for role in acting})
-        if not self._waits or self._sound(taken):
-            blocked = None if self._waits else self._blocked(taken)
+        taken.stepped = not self._waits or self.guard.passes(taken, self.position.cycle)
+        if taken.stepped:
+            blocked = None if self._waits else self.guard.blocked(taken)
             if self.ema is not None and "generator" in turn:
                 self.ema.settle()
             self._moments.wait()
@@ -179,20 +184,33 @@ class Stage:
         return taken
 
     def _settled(self, taken: list[Turned]) -> dict[str, float]:
-        """The figures of turns, which are over with that: what moves an average only then follows a sound one."""
+        """The figures of turns, which are over with that: what moves an average only then follows one that stepped."""
         figures: dict[str, float] = {}
-        for one in taken:
-            sound = self._waits or self._sound(one)
-            if sound and self.ema is not None and not self._at_once and "generator" in one.turn:
+        for place, one in enumerate(taken):
+            if not self._waits:
+                self._confirm(taken[place:])
+            if one.stepped and self.ema is not None and not self._at_once and "generator" in one.turn:
                 self.ema.update()
             figures |= one.figures
         taken.clear()
         return figures
 
-    def _blocked(self, taken: Turned) -> Tensor:
-        """1 where this turn or one before it in the cycle is not sound, otherwise 0; on the device."""
-        self._broken = torch.maximum(self._broken, 1 - taken.values.isfinite().all().float())
-        return self._broken
+    def _confirm(self, turns: Sequence[Turned]) -> None:
+        """Reads whether the device stepped the first of some turns; of those that it did not, nothing counts."""
+        first = turns[0]
+        try:
+            first.stepped = self.guard.passes(first, self.position.cycle)
+        except TrainingError:
+            self._take_back(turns)
+            raise
+        if not first.stepped:
+            self._take_back(turns[:1])
+
+    def _take_back(self, turns: Sequence[Turned]) -> None:
+        for one in turns:
+            self.position.images -= self.config.train.batch * ("generator" in one.turn)
+            for role in self.optimizers.keys() & set(one.turn):
+                self.optimizers[role].updates -= 1
 
     def _backward(self, turn: Turn, batch: Batch, *, parts: int) -> Terms:
         terms: Terms = getattr(self.config.objective, turn[0])(self.roles, batch)
@@ -209,14 +227,15 @@ class Stage:
         for part in range(self._parts):
             i = self._first + part
             batch = self.feed.batch(
-                self.position.drawn + i * self._micro,
-                self._micro,
+                self.position.drawn + i * self.micro,
+                self.micro,
                 rng=stream(device, *place, i),
                 shared_rng=stream(torch.device("cpu"), *place, "shared"),
             )
             batch.images, batch.part = self.position.images, part
             batches.append(batch)
-        self.position.drawn += self.config.train.batch
+        start, self.position.drawn = self.position.drawn, self.position.drawn + self.config.train.batch
+        self._drawn = Drawn(number, range(start, self.position.drawn))
         return batches
 
     def _turned(self, turn: Turn, terms: list[Terms], norms: dict[str, Tensor]) -> Turned:
@@ -224,30 +243,9 @@ class Stage:
         names = [f"{turn[0]}/{term}" for term in terms[0]] + [f"{role}/grad" for role in norms]
         losses = [torch.stack([part[term] for part in terms]).sum() for term in terms[0]]
         values = average(torch.stack([value.float() for value in [*losses, *norms.values()]]))
+        judged = self.guard.judged(turn, values)
         rates = {f"{role}/lr": self.optimizers[role].lr for role in norms}
-        updates = {role: optimizer.updates for role, optimizer in self.optimizers.items()}
-        return Turned(turn, names, values, rates, self.position.images, updates)
-
-    def _sound(self, taken: Turned) -> bool:
-        """Whether a turn may step. Under fp16 a turn that overflowed is skipped, but not for ever."""
-        turn, figures = taken.turn, taken.figures
-        bad = [name for name, value in figures.items() if not math.isfinite(value)]
-        self._skips[turn[0]] = self._skips[turn[0]] + 1 if bad else 0
-        if bad and (self.config.train.precision != "fp16" or self._skips[turn[0]] > MOST_SKIPS):
-            self._go_back(taken)
-            raise NonFiniteError(
-                f"{', '.join(f'{name} is {figures[name]}' for name in bad)} in cycle {self.position.cycle} of stage "
-                f"{self.config.name!r}, {turn[0]}'s turn. Nothing was updated and the last checkpoint is intact: lower "
-                f"that role's learning rate, use bf16 instead of fp16, or look for a bad sample in the data"
-            )
-        return not bad
-
-    def _go_back(self, taken: Turned) -> None:
-        """Counts no update of a turn that was not sound, nor of those after it, as the device made none."""
-        self.position.images = taken.images
-        for role, updates in taken.updates.items():
-            self.optimizers[role].updates = updates
-        self._broken = torch.zeros_like(self._broken)
+        return Turned(turn, self._drawn, names, judged, rates)
 
     def snapshot(self) -> Snapshot:
         """All that resuming this stage needs; the networks that are plainly the teacher's are left out.
@@ -256,6 +254,7 @@ class Stage:
         """
         self._moments.settle()
         tensors = {role: dict(self.roles[role].state_dict()) for role in self.roles.own}
+        tensors |= {"guard": past} if (past := self.guard.state()) else {}
         groups = {}
         for role, optimizer in self.optimizers.items():
             packed = in_pieces(optimizer_snapshot(optimizer.optimizer), owned(self.roles[role]))
@@ -286,6 +285,7 @@ class Stage:
             restore_scaler(scaler, snapshot.state["scalers"].get(name, {}), what=name)
         if self.ema is not None:
             self.ema.load(snapshot.group("ema"), updates=snapshot.state["ema_updates"] or 0)
+        self.guard.restore(snapshot.tensors.get("guard", {}))
         self.position = Position(**snapshot.state["position"])
 
     def _restore_optimizer(self, role: str, snapshot: Snapshot) -> None:

@@ -58,6 +58,17 @@ def test_two_processes_apply_the_gradients_of_one(one, two):
             torch.testing.assert_close(rank.parameters[role], one.parameters[role], atol=1e-6, rtol=1e-6)
 
 
+def test_a_spike_of_one_process_is_skipped_by_both(two):
+    for rank in two:
+        _, before, skipped, after = rank.skipped["held"]
+        assert torch.equal(before, skipped)
+        assert not torch.equal(skipped, after)
+        assert rank.skipped["updates"] == 3
+        assert len(rank.skipped["told"]) == 1
+    assert two[0].skipped["told"] == two[1].skipped["told"]
+    assert torch.equal(two[0].skipped["held"][-1], two[1].skipped["held"][-1])
+
+
 @pytest.mark.parametrize("name", ranks.SEVERAL)
 def test_two_processes_apply_the_gradients_of_one_to_rivals(pipeline, folder, name):
     one = small_run.train_several_steps(pipeline, ranks.rivals(), cycles=2, **ranks.SEVERAL[name][0])

@@ -7,7 +7,7 @@ import small_run
 import tiny
 from snapshots import everything, same
 
-from fastgen.engine.stage import MOST_SKIPS
+from fastgen.engine.guard import MOST_SKIPS
 from fastgen.errors import NonFiniteError
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.objectives import DMD2

@@ -11,16 +11,17 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator, PartialState
-from small_run import Watched, parameters, run_config, stage, train_several_steps
+from small_run import Spiking, Watched, parameters, run_config, stage, train_several_steps
 from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 import fastgen.distillation.distil as distillation
 from benchmarks.scaling import timed_stage
 from benchmarks.trio import Setting
+from fastgen.config.guards import GuardsConfig
 from fastgen.config.schema import Config, LoRAConfig
 from fastgen.distillation.distil import distil
-from fastgen.engine import averaging, checkpoint
+from fastgen.engine import averaging, checkpoint, guard
 from fastgen.engine import stage as loop
 from fastgen.engine.averaging import Averager
 from fastgen.engine.distributed import alone, average, meet, shared
@@ -56,11 +57,24 @@ def train_a_rank(teacher: Path, folder: Path) -> None:
     record.averaged = {**{name: p.grad for name, p in members.items() if p.grad is not None}, "values": values}
     record.travelled = travelled()
     record.resumed = resumed_apart(pipeline, folder / f"disk of {rank}", rank)
+    record.skipped = skipped(pipeline)
     torch.save(record, folder / f"{rank}.pt")
     averaging.BUCKET = 2**9  # many buckets, some of a single parameter
     for name, (_, several) in SEVERAL.items():
         record = train_several_steps(pipeline, rivals(), cycles=2, accelerator=accelerator, **several)
         torch.save(record, folder / f"{name} {rank}.pt")
+
+
+def skipped(pipeline: Pipeline) -> dict[str, Any]:
+    """What each of two processes does where the second one's loss alone spikes in the third of four cycles."""
+    guard.LEAST = 2
+    trained = stage(pipeline, Spiking(at=(2,), rank="1"), guards=GuardsConfig(spikes="skip"))
+    held = []
+    for _ in range(4):
+        trained.cycle()
+        held.append(parameters(trained, "generator"))
+    told = [incident.said for incident in trained.guard.taken()]
+    return {"held": held, "told": told, "updates": trained.optimizers["generator"].updates}
 
 
 SEVERAL: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {

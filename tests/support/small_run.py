@@ -13,6 +13,7 @@ import torch
 from accelerate import Accelerator
 from isolated import verify_here
 
+from fastgen.config.guards import USUAL, GuardsConfig
 from fastgen.config.schema import Config, LoRAConfig, PairsConfig, StageConfig, TrainConfig
 from fastgen.config.yaml_file import dump
 from fastgen.data import Items, Loader
@@ -70,6 +71,7 @@ def stage(
     steps: int = 1,
     accelerator: Accelerator | None = None,
     lora: LoRAConfig | None = None,
+    guards: GuardsConfig = USUAL,
     **train: Any,
 ) -> loop.Stage:
     """A stage on the CPU, with `lora` on one network; `train` changes its settings (4 images, a smooth optimizer)."""
@@ -84,7 +86,7 @@ def stage(
     noise = torch.randn((2, 16, *pipeline.shape), generator=torch.Generator().manual_seed(1))
     pairs = PairSet(noise[0], noise[1].clamp(-1, 1), loader) if objective.needs.pairs else None
     feed = Feed(pipeline, loader, CPU, objective.needs, pairs)
-    return loop.Stage(config, roles, feed, accelerator or Accelerator(cpu=True))
+    return loop.Stage(config, roles, feed, accelerator or Accelerator(cpu=True), guards=guards)
 
 
 def parameters(stage: loop.Stage, role: str) -> torch.Tensor:
@@ -106,6 +108,7 @@ class Record:
     travelled: list[str] = field(default_factory=list)
     patience: dict[str, Any] = field(default_factory=dict)
     resumed: dict[str, Any] = field(default_factory=dict)
+    skipped: dict[str, Any] = field(default_factory=dict)
 
 
 def recorded(stage: loop.Stage, cycles: int) -> Record:
@@ -264,6 +267,20 @@ class Spoilt(KnowledgeDistillation):
         loss = terms["regression"]
         steep = loss + (loss - loss.detach()).sqrt()
         return {"regression": steep if self.gradient_only else loss * torch.nan}
+
+
+@dataclass(frozen=True)
+class Spiking(KnowledgeDistillation):
+    """kd whose loss is a hundred times as large in some calls, on one of several ranks."""
+
+    at: tuple[int, ...] = ()
+    rank: str = "0"
+    calls: list[int] = field(default_factory=list)
+
+    def generator(self, roles: Any, batch: Any) -> dict[str, torch.Tensor]:
+        self.calls.append(len(self.calls))
+        here = self.calls[-1] in self.at and os.environ.get("RANK", "0") == self.rank
+        return {name: value * (100.0 if here else 1.0) for name, value in super().generator(roles, batch).items()}
 
 
 @dataclass(frozen=True)
