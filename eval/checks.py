@@ -116,6 +116,6 @@ def _warn_of_files(options: Options) -> None:
 
 
 def _refuse_overwriting(file: Path, options: Options, *, remedy: str) -> None:
-    check_writable(file, "--save-stats" if file == options.save_stats else "--out")
+    check_writable(file.parent, "--out" if file.name == FILE else "the folder of --save-stats")
     if file.exists() and not options.overwrite:
         raise UserError(f"{file} is already there; {remedy}, or replace it with --overwrite")

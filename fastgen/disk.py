@@ -21,14 +21,13 @@ def standing(path: Path) -> Path:
     return next(place for place in (path.absolute(), *path.absolute().parents) if place.exists())
 
 
-def check_writable(path: Path, setting: str) -> None:
-    """Raises UserError where nothing can be written to a file or folder of this path; `setting` is how it was given."""
-    place = standing(path)
-    if place.is_dir() or place == path.absolute():
-        if os.access(place, os.W_OK | (os.X_OK if place.is_dir() else 0)):
-            return
-        raise UserError(f"{setting} is {path}, but nothing can be written in {place}: give another place")
-    raise UserError(f"{setting} is {path}, but {place} is a file: give another place")
+def check_writable(folder: Path, setting: str) -> None:
+    """Raises UserError where a folder cannot be made or written in; `setting` is how it was given."""
+    place = standing(folder)
+    if not place.is_dir():
+        raise UserError(f"{setting} is {folder}, but {place} is a file: give another folder")
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise UserError(f"{setting} is {folder}, but nothing can be written in {place}: give another folder")
 
 
 def require_space(path: Path, needed: int) -> None:

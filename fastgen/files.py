@@ -134,7 +134,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
     except BaseException as error:
         if isinstance(error, OSError) and error.errno in FULL:
             written = sum(file.stat().st_size for file in temporary.rglob("*") if file.is_file())
-            error.strerror = f"{error.strerror} after {written:,} bytes"
+            error.strerror = f"{error.strerror} after {written:,} bytes" if written else error.strerror
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 

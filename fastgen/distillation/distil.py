@@ -10,6 +10,7 @@ import torch
 from accelerate import Accelerator
 
 from ..config.schema import Config
+from ..disk import check_writable
 from ..engine.distributed import alone, leave
 from ..engine.dtypes import AUTOCAST
 from ..engine.materials import Material
@@ -22,7 +23,7 @@ from ..models.pipelines.attention import avoid_cudnn, check_attention
 from .checks import check_grids, check_needs, check_stages
 from .exhausted import counted
 from .plan import recipe_of
-from .preflight import check_device, check_output
+from .preflight import check_device, check_start
 from .prompts import encode
 from .rehearsal import rehearse_export, rehearse_pictures
 from .release import check_release, release
@@ -96,8 +97,9 @@ def ready(config: Config, *, recipes: Path, resume: bool = False, take_over: boo
     for stage in config.stages:
         micro_batches(stage.train, accelerator.num_processes)  # refuses what they cannot share
     with ExitStack() as stack:
+        alone(lambda: check_writable(config.out, "out"))
         alone(lambda: stack.enter_context(held(_written(config), take_over=take_over)))
-        alone(lambda: check_output(config, resume=resume))
+        alone(lambda: check_start(config, recipes=recipes, resume=resume))
         config.data.check()
         for stage in config.stages:
             dtype = AUTOCAST[stage.train.precision] or torch.float32

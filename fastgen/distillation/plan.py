@@ -81,8 +81,8 @@ def plan(config: Config, *, recipes: Path) -> str:
     if recipe is not None:
         lines += [f"first, because {teacher.path} does not exist yet, {recipe.file}:"]
         lines += [f"  {line}" for line in plan(recipe.config, recipes=recipe.file.parent).splitlines()]
-    net = _denoiser(config, recipes)
-    counted = f"{_count(net) / 1e6:.2f} M parameters" if net is not None else "not here, it would be downloaded"
+    net = denoiser(config, recipes)
+    counted = f"{parameters(net) / 1e6:.2f} M parameters" if net is not None else "not here, it would be downloaded"
     loras = "".join(f" + {lora.path} x {lora.weight:g}" for lora in teacher.loras)
     lines += [f"teacher: {teacher.path or 'random weights'}{loras}, denoiser {counted}"]
     student = config.student
@@ -123,7 +123,7 @@ def _stage_lines(index: int, stage: StageConfig, config: Config, net: nn.Module 
 
 def _memory(stage: StageConfig, config: Config, net: nn.Module) -> list[MemoryLine]:
     """The teacher's network, the copies and the adapters of it, and the generator's average."""
-    trained, shared, size = roles_of(stage.objective), SHARED[config.sharing], _count(net)
+    trained, shared, size = roles_of(stage.objective), SHARED[config.sharing], parameters(net)
     loaded = teacher_dtype(config).itemsize
     parts = [] if config.sharing == "lora" else [MemoryLine("teacher's pipeline", size, size * loaded)]
     if shared:
@@ -158,6 +158,20 @@ def _trained_bytes(train: TrainConfig, role: str) -> float:
     return (2 if train.masters == "bf16" else 4) + (2 if train.gradients == "bf16" else 4) + moments * moment
 
 
+def checkpoint_bytes(stage: StageConfig, config: Config, net: nn.Module) -> int:
+    """Of a checkpoint at the least: weights and moments of the networks that are trained."""
+    trained, shared = roles_of(stage.objective), SHARED[config.sharing]
+    adapter = _adapter(net, config.lora) if shared else 0
+    gradient = 2 if stage.train.gradients == "bf16" else 4
+    return int(
+        sum(
+            (adapter if role in shared else parameters(net)) * (_trained_bytes(stage.train, role) - gradient)
+            for role in denoisers_of(stage.objective)
+            if role in trained
+        )
+    )
+
+
 def _adapter(net: nn.Module, lora: LoRAConfig) -> int:
     """Parameters of a low-rank adapter."""
     return sum(lora.rank * _ends(net.get_submodule(name)) for name in find_targets(net, lora.targets))
@@ -169,11 +183,12 @@ def _ends(layer: nn.Module) -> int:
     return int(weight.shape[0] + weight[0].numel())
 
 
-def _count(net: nn.Module) -> int:
+def parameters(net: nn.Module) -> int:
+    """How many numbers a network has."""
     return sum(p.numel() for p in net.parameters())
 
 
-def _denoiser(config: Config, recipes: Path) -> nn.Module | None:
+def denoiser(config: Config, recipes: Path) -> nn.Module | None:
     """The denoiser on torch's meta device; None if its config is not on this machine."""
     teacher = config.teacher
     with torch.device("meta"):
@@ -183,7 +198,7 @@ def _denoiser(config: Config, recipes: Path) -> nn.Module | None:
         assert teacher.path is not None
         recipe = recipe_of(config, recipes)
         if recipe is not None:
-            return _denoiser(recipe.config, recipe.file.parent)
+            return denoiser(recipe.config, recipe.file.parent)
         folder = Path(teacher.path)
         return _network_in(folder) if folder.is_dir() else None
 

@@ -4,15 +4,18 @@ import inspect
 import json
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import torch
-from huggingface_hub import HfApi, try_to_load_from_cache
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from ..config.schema import Config
+from ..disk import check_writable
 from ..engine.dtypes import AUTOCAST
 from ..errors import UserError
 from ..models.pipelines.attention import check_attention
@@ -20,8 +23,10 @@ from ..models.pipelines.fuse import lora_file
 from ..models.pipelines.loading import HUB_FAILURES, HUB_ID, check_is_pipeline, line, locate
 from ..models.pipelines.notes import Notes
 from .plan import recipe_of
+from .room import check_room
 
 INDEX = "model_index.json"
+HUB_S = 10.0  # in which the hub answers, or is asked once more
 
 
 def refusals(config: Config, *, recipes: Path, resume: bool = False) -> Iterator[str]:
@@ -32,12 +37,13 @@ def refusals(config: Config, *, recipes: Path, resume: bool = False) -> Iterator
     checks: tuple[Callable[[Config], None], ...] = (
         check_device,
         lambda config: check_output(config, resume=resume),
-        lambda config: config.data.check(),
+        _check_data,
         _check_kernels,
         _check_evaluation,
     )
     recipe = recipe_of(config, recipes)
-    checks += () if recipe else (_check_teacher, _check_loras, _check_size)
+    room = partial(check_room, recipes=recipes, resume=resume)
+    checks += () if recipe else (_check_teacher, _check_loras, _check_size, room)
     for check in checks:
         try:
             check(config)
@@ -45,6 +51,12 @@ def refusals(config: Config, *, recipes: Path, resume: bool = False) -> Iterator
             yield str(error)
     if recipe:
         yield from refusals(recipe.config, recipes=recipe.file.parent, resume=True)
+
+
+def check_start(config: Config, *, recipes: Path, resume: bool) -> None:
+    """Raises UserError with every reason why the run could not start here."""
+    if found := list(refusals(config, recipes=recipes, resume=resume)):
+        raise UserError("\n  ".join(["the run cannot start here:", *found]) if len(found) > 1 else found[0])
 
 
 def check_device(config: Config) -> None:
@@ -65,8 +77,10 @@ def check_output(config: Config, *, resume: bool) -> None:
             f"{out} already holds a run: go on with it by --resume, or give another folder with out=...; nothing there "
             "was touched"
         )
+    check_writable(out, "out")
     for folder in [config.exported, config.exported_lora] if config.sharing == "lora" else [config.exported]:
         _check_export(config, folder, resume=resume)
+        check_writable(folder.parent, "the folder of the export")
 
 
 def _check_export(config: Config, exported: Path, *, resume: bool) -> None:
@@ -83,6 +97,12 @@ def _check_export(config: Config, exported: Path, *, resume: bool) -> None:
             f"the export goes to {exported}, which already holds files: give another folder with export=..., or move "
             "them; nothing there was touched"
         )
+
+
+def _check_data(config: Config) -> None:
+    config.data.check()
+    if config.cache is not None and config.data.prompts is not None:
+        check_writable(config.cache, "cache")
 
 
 def _check_kernels(config: Config) -> None:
@@ -121,14 +141,16 @@ def _check_hub(setting: str, name: str, file: str, revision: str | None) -> None
     if isinstance(try_to_load_from_cache(name, file, revision=revision), str):
         return
     try:
-        there = HfApi().file_exists(name, file, revision=revision)
+        get_hf_file_metadata(hf_hub_url(name, file, revision=revision), timeout=HUB_S)
+    except (EntryNotFoundError, RepositoryNotFoundError) as error:
+        raise UserError(
+            f"{setting} is {name}, which is not here, and the hub has no such {file}: correct it"
+        ) from error
     except HUB_FAILURES as error:
         raise UserError(
             f"{setting} is {name}, which is neither here nor in the hub's cache, and the hub could not be asked "
             f"({line(error)}): give a folder, or go online"
         ) from error
-    if not there:
-        raise UserError(f"{setting} is {name}, which is not here, and the hub has no such {file}: correct it")
 
 
 def _check_size(config: Config) -> None:

@@ -1,5 +1,10 @@
 """What a dry run says of this machine: everything that a run would be refused for, and nothing more."""
 
+import os
+import re
+from pathlib import Path
+from types import SimpleNamespace
+
 import pytest
 import tiny
 from encoded import save
@@ -69,16 +74,58 @@ def test_a_run_that_could_start_has_no_complaint(dry):
         ("teacher.path=owner/name", "teacher.path is owner/name, which is neither here nor in the hub's cache"),
         ("evaluate={protocol: domain, extractor: x, reference: nowhere}", "evaluate.reference is nowhere"),
         ("out=run.yaml", "which is a file"),
+        ("out=run.yaml/deeper", "out is run.yaml/deeper, but "),
+        ("cache=run.yaml", "cache is run.yaml, but "),
     ],
 )
 def test_what_is_missing_is_a_complaint(dry, tmp_path, monkeypatch, override, complaint):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("fastgen.distillation.preflight.HfApi.file_exists", unreachable)
+    monkeypatch.setattr("fastgen.distillation.preflight.get_hf_file_metadata", unreachable)
     code, told = dry(override)
     assert code == 2
     assert complaint in told
     assert len(told.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("setting", ["out", "export", "cache"])
+def test_a_folder_that_cannot_be_written_in_is_a_complaint(dry, tmp_path, monkeypatch, setting):
+    closed = tmp_path / "closed"
+    access = os.access
+    monkeypatch.setattr(os, "access", lambda place, mode: place != closed and access(place, mode))
+    monkeypatch.setattr("fastgen.disk.standing", lambda path: closed if "closed" in path.parts else tmp_path)
+    monkeypatch.setattr(Path, "is_dir", lambda path, really=Path.is_dir: path == closed or really(path))
+    code, told = dry(f"{setting}={closed / 'deeper/x'}")
+    assert code == 2
+    assert f"nothing can be written in {closed}" in told
+
+
+def test_a_run_that_does_not_fit_on_its_disk_is_a_complaint(dry, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=100_000))
+    code, told = dry()
+    assert code == 2
+    assert re.search(
+        r"the run writes at least [\d,]{7,} bytes to .*/out and .*/out/student, where 100,000 are free", told
+    )
+
+
+def test_a_hub_that_does_not_answer_is_given_up(dry, monkeypatch):
+    def silent(url, *, timeout):
+        assert timeout <= 10
+        raise OSError("timed out")
+
+    monkeypatch.setattr("fastgen.distillation.preflight.get_hf_file_metadata", silent)
+    code, told = dry("teacher.path=owner/name")
+    assert (code, "could not be asked (timed out)" in told) == (2, True)
+
+
+def test_a_start_looks_at_what_a_dry_run_looks_at(dry, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("fastgen.distillation.distil.teacher_of", lambda *_: pytest.fail("loaded"))
+    asked = ["data.path=nowhere.txt", "student.height=33", "teacher.loras=[{path: nowhere.safetensors}]"]
+    assert main(["train", "--config", str(tmp_path / "run.yaml"), *asked]) == 2
+    told = capsys.readouterr().err
+    assert "the run cannot start here:" in told
+    assert len(told.strip().splitlines()) == 4
 
 
 def test_all_complaints_come_at_once(dry, monkeypatch):

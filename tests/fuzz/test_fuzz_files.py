@@ -6,13 +6,13 @@ from typing import Any
 
 import pytest
 import torch
-from fastgen.engine.manifest import MANIFEST, write_manifest
 from fuzzing import fuzz, json_texts, mutated
 from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 
 from fastgen.engine.checkpoint import Snapshot, load
 from fastgen.engine.checkpoint import save as save_checkpoint
+from fastgen.manifest import MANIFEST, write_manifest
 from fastgen.models.pipelines.fuse import lora_file
 from fastgen.models.pipelines.lora_file import METADATA, normal_form, read_updates
 from fastgen.models.pipelines.notes import Notes
