@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from threading import Thread, current_thread, main_thread
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from .errors import AFTER_SIGNAL
 
@@ -83,17 +83,11 @@ class _Ears:
                 if first is None:
                     first, self.number = time.monotonic(), number
                 elif time.monotonic() - first > ECHO_S:
-                    self.leave(number, "told twice to stop")
+                    leave("told twice to stop", AFTER_SIGNAL + number)
             if first is not None and not heard:
                 patience = self.grace_s if self.deferring else patience - (time.monotonic() - before)
-            if patience <= 0:
-                self.leave(self.number or signal.SIGTERM, f"not over {self.grace_s:.0f} s after it was told to stop")
-
-    def leave(self, number: int, why: str) -> None:
-        """Ends the process, in whatever call its main thread stands."""
-        with suppress(OSError):
-            os.write(2, f"fastgen: {why}: left at once\n{self.last_words}".encode())
-        os._exit(AFTER_SIGNAL + number)
+            if patience <= 0 and self.number is not None:
+                leave(f"not over {self.grace_s:.0f} s after it was told to stop", AFTER_SIGNAL + self.number)
 
 
 _ears: _Ears | None = None
@@ -133,6 +127,19 @@ def listening(last_words: str = "", *, grace_s: float = GRACE_S) -> Iterator[Non
 def asked() -> int | None:
     """The signal that this process was told to stop by, if any."""
     return None if _ears is None else _ears.number
+
+
+def unanswered() -> bool:
+    """Whether a signal was heard that is not deferred: the main thread has yet to end, if it can."""
+    return _ears is not None and _ears.number is not None and not _ears.deferring
+
+
+def leave(why: str, code: int) -> NoReturn:
+    """Ends the process, in whatever call its main thread stands."""
+    hint = _ears.last_words if _ears is not None and os.environ.get("RANK", "0") == "0" else ""
+    with suppress(OSError):
+        os.write(2, f"fastgen: {why}: left at once\n{hint}".encode())
+    os._exit(code)
 
 
 @contextmanager

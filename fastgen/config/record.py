@@ -20,6 +20,19 @@ class LogConfig(Strict):
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
 
 
+class TimeoutsConfig(Strict):
+    """How long a run waits for what does not answer, in seconds, before it ends with a message.
+
+    data: for a batch of the data source.
+    process: for a sign of life of another process; one that works alone gives them, however long it works.
+    hub: for an answer of the Hugging Face hub, and for every next part of a file from there.
+    """
+
+    data: Annotated[float, Field(gt=0)] = 300.0
+    process: Annotated[float, Field(ge=2)] = 300.0
+    hub: Annotated[float, Field(gt=0)] = 30.0
+
+
 class CheckpointsConfig(Strict):
     """When a run can be resumed from.
 

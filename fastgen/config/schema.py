@@ -17,7 +17,7 @@ from ..user_file import short
 from .evaluate import EvaluateConfig
 from .export import ExportConfig, ExportSetting
 from .guards import GuardsConfig
-from .record import CheckpointsConfig, LogConfig
+from .record import CheckpointsConfig, LogConfig, TimeoutsConfig
 from .strict import Strict, named
 from .teacher import TeacherConfig
 
@@ -268,6 +268,7 @@ class Config(Strict):
     stages: one after the other; the generator goes on from the one before.
     log: what is said while it trains.
     checkpoints: when the run can be resumed from.
+    timeouts: how long what does not answer is waited for.
     evaluate: quality while it trains.
     guards: what is done where training goes wrong without breaking.
     """
@@ -290,6 +291,7 @@ class Config(Strict):
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
     log: LogConfig = LogConfig()
     checkpoints: CheckpointsConfig = CheckpointsConfig()
+    timeouts: TimeoutsConfig = TimeoutsConfig()
     evaluate: EvaluateConfig = EvaluateConfig()
     guards: GuardsConfig = GuardsConfig()
 

@@ -20,6 +20,7 @@ from ..errors import VerificationError, say, warn
 from ..lock import held
 from ..models.calls import LARGE
 from ..models.pipelines.attention import avoid_cudnn, check_attention
+from ..peers import together
 from .checks import check_grids, check_needs, check_stages
 from .exhausted import counted
 from .plan import recipe_of
@@ -55,8 +56,12 @@ def distil(
         UserError: the config, the teacher, the data or the output folder cannot work, or another run writes there;
             nothing on disk is lost.
     """
-    folder = _distilled(config, recipes=recipes, resume=resume, allow_changed=allow_changed, take_over=take_over)
-    leave()
+    accelerator = accelerator_of(config)
+    with together(config.timeouts.process):
+        folder = _distilled(
+            config, accelerator, recipes=recipes, resume=resume, allow_changed=allow_changed, take_over=take_over
+        )
+        leave()
     return folder
 
 
@@ -70,7 +75,13 @@ class Ready:
 
 
 def _distilled(
-    config: Config, *, recipes: Path, resume: bool, take_over: bool, allow_changed: Collection[Material] = ()
+    config: Config,
+    accelerator: Accelerator,
+    *,
+    recipes: Path,
+    resume: bool,
+    take_over: bool,
+    allow_changed: Collection[Material] = (),
 ) -> Path:
     with ready(config, recipes=recipes, resume=resume, take_over=take_over) as made:
         accelerator = made.run.accelerator
@@ -93,7 +104,6 @@ def ready(config: Config, *, recipes: Path, resume: bool = False, take_over: boo
         UserError: as by `distil`.
     """
     check_stages(config)
-    accelerator = accelerator_of(config)
     for stage in config.stages:
         micro_batches(stage.train, accelerator.num_processes)  # refuses what they cannot share
     with ExitStack() as stack:
@@ -183,4 +193,5 @@ def _ensure_teacher(config: Config, recipes: Path, accelerator: Accelerator, *, 
     if accelerator.is_main_process:
         say(f"no teacher in {config.teacher.path} yet: training it by {recipe.file}")
     resume = (recipe.config.out / "checkpoints").is_dir()
-    _distilled(recipe.config, recipes=recipe.file.parent, resume=resume, take_over=take_over)
+    again = accelerator_of(recipe.config)
+    _distilled(recipe.config, again, recipes=recipe.file.parent, resume=resume, take_over=take_over)

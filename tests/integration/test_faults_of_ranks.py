@@ -1,0 +1,54 @@
+"""Something happens to one of two processes: both end soon, by the same words; nothing is lost, and it goes on."""
+
+import time
+
+import faults
+import pytest
+import small_run
+import tiny
+
+WEIGHTS = "student/unet/diffusion_pytorch_model.safetensors"
+KILLED = -9
+ENDS = {  # fault -> exit codes, what the first process says, the cycle of the newest checkpoint
+    "told": ((143, 143), "stopped by SIGTERM: saved at 6 images of stage 'kd'; go on with", 3),
+    "killed": ((6, KILLED), "process 1 (pid ", 2),
+    "the first killed": ((KILLED, 6), "", 2),
+    "stopped": ((6, KILLED), "has not answered for 3 s", 2),
+    "the first stopped": ((KILLED, 6), "", 2),
+    "told while loading": ((143, 143), "SIGTERM", 0),
+    "bad image": ((2, 2), "stopped: UserError: image 7.png cannot be read", 2),
+    "bug": ((1, 1), "stopped: ZeroDivisionError: a bug", 2),
+    "not a number": ((4, 4), "generator/grad is nan", 2),
+    "full disk": ((3, 3), "No space left on device", 2),
+}
+QUICK = ("told",)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A folder with a teacher and `whole`, a run of two processes to which nothing happened."""
+    folder = tmp_path_factory.mktemp("faults")
+    tiny.class_conditional(size=16, channels=1).save_pretrained(folder / "teacher")
+    assert small_run.in_processes(2, faults.carried_out, faults.short(folder, "whole"), False, None) == [0, 0]
+    return folder
+
+
+@pytest.mark.parametrize(
+    "fault", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ENDS]
+)
+def test_what_happens_to_one_process_ends_both_and_loses_nothing(folder, fault):
+    codes, words, cycle = ENDS[fault]
+    config = faults.short(folder, fault.replace(" ", "-"))
+    start = time.monotonic()
+    assert small_run.in_processes(2, faults.carried_out, config, False, fault) == list(codes)
+    print(f"{fault}: {codes} after {time.monotonic() - start:.1f} s")
+    said = [config.out.with_suffix(f".{rank}").read_text() for rank in (0, 1)]
+    assert words in said[0]
+    for one in said:
+        assert "Traceback" not in one or fault == "bug"
+        assert "gloo" not in one
+    steps = [int(path.name) for path in (config.out / "checkpoints").glob("*")]
+    assert max(steps, default=0) == 2 * cycle
+    assert small_run.in_processes(2, faults.carried_out, config, True, None) == [0, 0]
+    assert (config.out / WEIGHTS).read_bytes() == (folder / "whole" / WEIGHTS).read_bytes()
+    assert (config.out / "log.jsonl").read_bytes() == (folder / "whole" / "log.jsonl").read_bytes()
