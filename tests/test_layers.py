@@ -26,6 +26,7 @@ GROUND = {
     "plugins",
     "redaction",
     "seeds",
+    "standing",
     "stopping",
     "user_file",
 }

@@ -3,12 +3,13 @@
 import sys
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor
+from concurrent.futures import BrokenExecutor, Executor, Future, ProcessPoolExecutor, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from io import BytesIO
 from itertools import islice
 from multiprocessing import get_context
+from multiprocessing.context import BaseContext
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from fastgen.data.decode import FORMATS, eight_bit, refuse_unusable
-from fastgen.errors import UserError
+from fastgen.errors import SilentError, UserError
 from fastgen.limits import Cap
 
 from ..rows import Skipped
@@ -76,12 +77,14 @@ class Reading:
         mixed_sizes: a batch ends where the size changes; otherwise a second size is refused.
         skip_bad: leave out images that cannot be read or have another size, and note them in `skipped`.
         workers: decoding threads, of many images decoding processes.
+        patience_s: seconds that they are waited for.
     """
 
     batch_size: int = 64
     mixed_sizes: bool = False
     skip_bad: bool = False
     workers: int = 4
+    patience_s: float = 300.0
     skipped: list[Skipped] = field(default_factory=list, compare=False)
 
 
@@ -160,27 +163,55 @@ class _Decoded:
     pixels: Tensor
 
 
+_Chunk = tuple[list[tuple[int, EncodedImage]], "Future[list[Pixels | UserError]]"]
+
+
 def _decoded(images: ImageSet, reading: Reading, share: range) -> Iterator[_Decoded]:
     """Images with their pixels in order, decoded in chunks by workers that stay two batches ahead."""
     numbered = zip(share, islice(images, share.start, share.stop), strict=False)
-    ahead: deque[tuple[list[tuple[int, EncodedImage]], Future[list[Pixels | UserError]]]] = deque()
-    with _workers(reading, len(share)) as pool:
-        try:
-            while chunk := list(islice(numbered, CHUNK)):
-                ahead.append((chunk, pool.submit(_decode_all, [image for _, image in chunk])))
-                if len(ahead) * CHUNK > 2 * reading.batch_size + CHUNK * reading.workers:
-                    yield from _results(*ahead.popleft(), reading)
-            while ahead:
-                yield from _results(*ahead.popleft(), reading)
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
+    ahead: deque[_Chunk] = deque()
+    pool = _workers(reading, len(share))
+    try:
+        while chunk := list(islice(numbered, CHUNK)):
+            ahead.append((chunk, pool.submit(_decode_all, [image for _, image in chunk])))
+            if len(ahead) * CHUNK > 2 * reading.batch_size + CHUNK * reading.workers:
+                yield from _results(*ahead[0], reading)
+                ahead.popleft()
+        while ahead:
+            yield from _results(*ahead[0], reading)
+            ahead.popleft()
+    except BrokenExecutor as error:
+        suspects = [image for pending, _ in ahead for _, image in pending]
+        raise UserError(_killer(suspects)) from error
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _killer(suspects: list[EncodedImage]) -> str:
+    """What is known of the image whose decoding process was killed: they are decoded once more, one after the other."""
+    with ProcessPoolExecutor(1, mp_context=_context()) as pool:
+        for image in suspects:
+            try:
+                pool.submit(_decode_one, image).result()
+            except BrokenExecutor:
+                return (
+                    f"image {image.name} ({len(image.content):,} bytes) ends the process that decodes it, perhaps for "
+                    "lack of memory: take it out, or save it anew"
+                )
+    return (
+        f"a decoding process was killed while images {suspects[0].name} to {suspects[-1].name} were decoded, which can "
+        "be decoded one by one: perhaps for lack of memory; use fewer --workers"
+    )
 
 
 def _workers(reading: Reading, count: int) -> Executor:
     if count < MANY or reading.workers == 1:
         return ThreadPoolExecutor(reading.workers)
-    context = get_context("fork" if sys.platform == "linux" else "spawn")  # a fork imports nothing again
-    return ProcessPoolExecutor(min(reading.workers, count // CHUNK), mp_context=context)
+    return ProcessPoolExecutor(min(reading.workers, count // CHUNK), mp_context=_context())
+
+
+def _context() -> BaseContext:
+    return get_context("fork" if sys.platform == "linux" else "spawn")  # a fork imports nothing again
 
 
 def _decode_all(chunk: list[EncodedImage]) -> list[Pixels | UserError]:
@@ -198,6 +229,12 @@ def _decode_one(image: EncodedImage) -> Pixels | UserError:
 def _results(
     chunk: list[tuple[int, EncodedImage]], pixels: Future[list[Pixels | UserError]], reading: Reading
 ) -> Iterator[_Decoded]:
+    done, _ = wait([pixels], timeout=reading.patience_s)
+    if not done:
+        raise SilentError(
+            f"decoding the images {chunk[0][1].name} to {chunk[-1][1].name} has not come to an end in "
+            f"{reading.patience_s:g} s: look after them, or take them out"
+        )
     for (number, image), found in zip(chunk, pixels.result(), strict=True):
         if isinstance(found, UserError):
             _refuse(reading, image.name, found)

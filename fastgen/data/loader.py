@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import pairwise
@@ -11,7 +11,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from ..errors import SilentError
 from ..seeds import hash_of
+from ..standing import standing
 from .source import Items, Source
 
 Permutation = NDArray[np.intp]
@@ -32,15 +34,24 @@ class Loader:
         flip: mirror each image left to right with probability one half.
         shuffle: False keeps the order of the source.
         images: False leaves images out, which are then not even decoded.
+        patience_s: seconds that a range is waited for.
     """
 
     def __init__(
-        self, source: Source, *, seed: int, flip: bool = False, shuffle: bool = True, images: bool = True
+        self,
+        source: Source,
+        *,
+        seed: int,
+        flip: bool = False,
+        shuffle: bool = True,
+        images: bool = True,
+        patience_s: float = 300.0,
     ) -> None:
         self._source = source
         self._seed = seed
         self._flip = flip
         self._images = images
+        self._patience_s = patience_s
         self._order = lru_cache(maxsize=2)(self._shuffled if shuffle else self._unshuffled)
         # A second thread with its own OpenMP team would halve the speed of the first one's on a CPU.
         self._thread = ThreadPoolExecutor(1, "fastgen-data", initializer=torch.set_num_threads, initargs=(1,))
@@ -52,14 +63,26 @@ class Loader:
 
         Raises:
             UserError: one of these items cannot be read.
+            SilentError: the source does not answer.
             ValueError: a position below 0, or no items.
         """
         if position < 0 or count < 1:
             raise ValueError(f"cannot take {count} items at position {position}")
         wanted = range(position, position + count)
-        items = self._claim(wanted).result()
+        items = self._answer(self._claim(wanted), wanted)
         self._look_ahead(wanted)
         return items
+
+    def _answer(self, items: "Future[Items]", wanted: range) -> Items:
+        """The items of a range, once they are there."""
+        done, _ = wait([items], timeout=self._patience_s)
+        if not done:
+            raise SilentError(
+                f"the data source {type(self._source).__name__} has given nothing for {self._patience_s:g} s, asked "
+                f"for the positions {wanted.start} to {wanted.stop - 1} of its stream ({standing('fastgen-d')}): look "
+                "after it and the disk or network that it reads, or let it take longer with timeouts.data"
+            )
+        return items.result()
 
     def drawn(self, count: int) -> NDArray[np.bool_]:
         """Which items of the source stand at the first `count` positions, [len(source)]."""

@@ -56,11 +56,9 @@ def distil(
         UserError: the config, the teacher, the data or the output folder cannot work, or another run writes there;
             nothing on disk is lost.
     """
-    accelerator = accelerator_of(config)
+    accelerator_of(config)  # by which processes meet
     with together(config.timeouts.process):
-        folder = _distilled(
-            config, accelerator, recipes=recipes, resume=resume, allow_changed=allow_changed, take_over=take_over
-        )
+        folder = _distilled(config, recipes=recipes, resume=resume, allow_changed=allow_changed, take_over=take_over)
         leave()
     return folder
 
@@ -75,13 +73,7 @@ class Ready:
 
 
 def _distilled(
-    config: Config,
-    accelerator: Accelerator,
-    *,
-    recipes: Path,
-    resume: bool,
-    take_over: bool,
-    allow_changed: Collection[Material] = (),
+    config: Config, *, recipes: Path, resume: bool, take_over: bool, allow_changed: Collection[Material] = ()
 ) -> Path:
     with ready(config, recipes=recipes, resume=resume, take_over=take_over) as made:
         accelerator = made.run.accelerator
@@ -104,6 +96,7 @@ def ready(config: Config, *, recipes: Path, resume: bool = False, take_over: boo
         UserError: as by `distil`.
     """
     check_stages(config)
+    accelerator = accelerator_of(config)
     for stage in config.stages:
         micro_batches(stage.train, accelerator.num_processes)  # refuses what they cannot share
     with ExitStack() as stack:
@@ -193,5 +186,4 @@ def _ensure_teacher(config: Config, recipes: Path, accelerator: Accelerator, *, 
     if accelerator.is_main_process:
         say(f"no teacher in {config.teacher.path} yet: training it by {recipe.file}")
     resume = (recipe.config.out / "checkpoints").is_dir()
-    again = accelerator_of(recipe.config)
-    _distilled(recipe.config, again, recipes=recipe.file.parent, resume=resume, take_over=take_over)
+    _distilled(recipe.config, recipes=recipe.file.parent, resume=resume, take_over=take_over)

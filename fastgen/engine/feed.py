@@ -1,7 +1,6 @@
 """Positions of the data stream into batches on the device."""
 
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -9,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import Items, Loader
-from ..errors import UserError
+from ..errors import SilentError, UserError
 from ..models.conditioning import Conditioning, sent
 from ..models.pipelines.pipeline import Pipeline
 from ..objectives import Batch, Needs, Pair
@@ -71,9 +70,17 @@ class Feed:
     _ahead: _Read | None = field(default=None, init=False, repr=False)
 
     def prepare(self, position: int, size: int) -> None:
-        """Reads a batch ahead, while the device works; what hinders that is said when the batch is asked for."""
-        with suppress(UserError):
+        """Reads a batch ahead, while the device works; what hinders that is said when the batch is asked for.
+
+        Raises:
+            SilentError: the data source does not answer.
+        """
+        try:
             self._ahead = self._read(range(position, position + size))
+        except SilentError:
+            raise
+        except UserError:
+            self._ahead = None
 
     def batch(self, position: int, size: int, *, rng: torch.Generator, shared_rng: torch.Generator) -> Batch:
         """The `size` samples from `position` of the stream on."""

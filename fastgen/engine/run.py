@@ -202,13 +202,17 @@ class Run:
     def feed(self, config: StageConfig) -> Feed:
         """The batches of a stage; teacher samples are made first where its objective needs them."""
         needs, flip = config.objective.needs, self.config.flip
-        loader = Loader(self.config.data, seed=seed_of(self.config.seed, "data"), flip=flip, images=needs.images)
+        loader = self._loader("data", flip=flip, images=needs.images)
         pairs = self._pairs(config) if needs.pairs else None
         return Feed(self.pipeline, loader, self.accelerator.device, needs, pairs)
 
+    def _loader(self, stream: str, *, flip: bool, images: bool) -> Loader:
+        patience_s, seed = self.config.timeouts.data, seed_of(self.config.seed, stream)
+        return Loader(self.config.data, seed=seed, flip=flip, images=images, patience_s=patience_s)
+
     def _pairs(self, config: StageConfig) -> PairSet:
         images = config.objective.needs.images
-        loader = Loader(self.config.data, seed=seed_of(self.config.seed, "pairs"), images=images)
+        loader = self._loader("pairs", flip=False, images=images)
         settings = fingerprint(self.config)
         told = [settings[name] for name in ("pairs", "seed", "teacher", "data")]
         key = digest([*told, config.train.precision, self._made_of.get("teacher"), self._made_of.get("data")])

@@ -15,6 +15,7 @@ from fastgen.command import guarded
 from fastgen.config.export import ExportConfig
 from fastgen.distillation.distil import distil
 from fastgen.engine import stage as loop
+from fastgen.engine.previews import Previews
 from fastgen.engine.quality import Yardstick
 from fastgen.engine.run import Run
 from fastgen.errors import UserError
@@ -72,7 +73,8 @@ def tell():
 def during(name, at):
     """A patch by which a method of a stage or a run is told to stop when it begins, at a cycle."""
 
-    def patched(patch, kind=loop.Stage if name == "cycle" else Run):
+    def patched(patch):
+        kind = next(kind for kind in (loop.Stage, Previews, Run) if hasattr(kind, name))
         original = getattr(kind, name)
 
         def told(self, *arguments, **named):
@@ -94,7 +96,7 @@ PHASES = {  # where a run is told to stop, each going on from the one before -> 
     "before any work": (during("cycle", 0), 0, 0),
     "step": (during("cycle", 1), 2, 1),
     "measurement": (in_measuring, 2, 1),
-    "preview": (during("_preview", 2), 3, 2),
+    "preview": (during("draw", 2), 3, 2),
     "log": (during("_report", 3), 4, 3),
 }
 
