@@ -1,5 +1,7 @@
 """The components of a stock pipeline by what they are for: those that denoise, and the autoencoder."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from torch import nn
@@ -65,6 +67,18 @@ def rest(pipe: StockPipeline) -> None:
     """Puts the text encoders into main memory, so that they lie on no device beside a denoiser that runs."""
     for encoder in encoders_of(pipe):
         encoder.to("cpu")
+
+
+@contextmanager
+def woken(pipe: StockPipeline) -> Iterator[None]:
+    """Within, the text encoders are on the denoiser's device, or rest while it runs; afterwards where they were."""
+    homes = [(encoder, next(encoder.parameters()).device) for encoder in encoders_of(pipe)]
+    wake(pipe)
+    try:
+        yield
+    finally:
+        for encoder, home in homes:
+            encoder.to(home)
 
 
 def autoencoder_of(pipe: StockPipeline) -> Any:

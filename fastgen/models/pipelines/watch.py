@@ -16,7 +16,7 @@ from torch import Tensor
 
 from ..denoiser import output_of
 from .arguments import parameters
-from .components import denoisers_of, network_of, rest, wake
+from .components import denoisers_of, network_of, rest, woken
 from .stock_pipeline import StockPipeline
 
 PLUMBING = ("return_dict",)
@@ -90,7 +90,7 @@ def record(
 ) -> list[Step]:
     """What happens in a stock call; the global random streams are left as they were.
 
-    The text encoders leave the device when the denoiser is first run, and are back there for the next such call.
+    The text encoders leave the device when the denoiser is first run, and are afterwards where they were before.
 
     Args:
         pipe, call, steps, rows: the call of so many steps for so many samples.
@@ -120,8 +120,8 @@ def record(
             within.enter_context(replaced(net, "forward", _listening(net.forward, calls, ours)))
         within.enter_context(replaced(scheduler, "step", watched_step))
         within.enter_context(undisturbed(pipe))
+        within.enter_context(woken(pipe))
         torch.manual_seed(0x5EED)
-        wake(pipe)
         pipe(**_short(pipe, call, steps=steps, rows=rows))
     return seen
 

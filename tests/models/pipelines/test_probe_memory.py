@@ -7,6 +7,7 @@ from peaks import peak_bytes
 
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.pipelines.probe import STEPS
+from fastgen.models.pipelines.watch import record
 
 
 def test_the_measure_sees_what_lives_at_once():
@@ -57,3 +58,16 @@ def test_text_encoders_are_off_the_device_whenever_the_denoiser_runs(monkeypatch
             before[event].append(set(placed[-len(encoders) :]))
     assert before["denoises"].count({"off"}) == len(before["denoises"]) > STEPS
     assert before["encodes"].count({"on"}) == len(before["encodes"]) > STEPS
+
+
+def test_a_recorded_call_leaves_text_encoders_where_they_were(monkeypatch):
+    pipe, placed = FAMILIES["sdxl"].build(), {"text_encoder": [], "text_encoder_2": []}
+    for name, places in placed.items():
+        to = getattr(pipe, name).to
+        monkeypatch.setattr(
+            getattr(pipe, name), "to", lambda place, to=to, places=places: places.append(place) or to("cpu")
+        )
+    record(pipe, {"prompt": ["a", "b"], "height": 8, "width": 8}, steps=2, rows=2)
+    for places in placed.values():
+        assert places[0] == places[-1] == torch.device("cpu"), "woken, and taken home"
+        assert set(places[1:-1]) == {"cpu"}, "at rest while the denoiser runs"
