@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterator
 from dataclasses import MISSING, fields
 from typing import Any
 
-from ..config.shipped import shipped
 from ..data import SOURCE_KINDS
 from ..errors import UserError
 from ..objectives import OBJECTIVE_KINDS
@@ -23,12 +22,6 @@ def objectives() -> Iterator[Row]:
 def sources() -> Iterator[Row]:
     """Name, the settings that have to be given, and what it is."""
     return _rows(SOURCE_KINDS, lambda kind: (_required(kind), _first_line(kind)))
-
-
-def configs() -> Iterator[Row]:
-    """Name and what it does."""
-    for config in shipped().values():
-        yield config.name, config.summary
 
 
 def paper(kind: type) -> str:

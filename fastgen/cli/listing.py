@@ -8,7 +8,9 @@ Objectives and sources of installed packages are listed with the package that th
 """
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+
+from ..config.shipped import shipped
 
 LISTED = ("objectives", "sources", "configs")
 
@@ -20,10 +22,15 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def run(args: Namespace) -> None:
     """Print the lines, names in one column."""
-    from .listed import configs, objectives, sources  # slow to import, and --help needs none of it
+    print("\n".join(_aligned(list(_rows(args.what)))))
 
-    rows = list({"objectives": objectives, "sources": sources, "configs": configs}[args.what]())
-    print("\n".join(_aligned(rows)))
+
+def _rows(what: str) -> Iterable[tuple[str, ...]]:
+    if what == "configs":
+        return [(config.name, config.summary) for config in shipped().values()]
+    from .listed import objectives, sources  # slow to import, and configs need none of it
+
+    return objectives() if what == "objectives" else sources()
 
 
 def _aligned(rows: list[tuple[str, ...]]) -> Iterator[str]:

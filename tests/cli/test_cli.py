@@ -15,7 +15,7 @@ from fastgen.errors import LOG, UserError, say, warn
 ROOT = Path(__file__).parents[2]
 
 
-def test_help_needs_no_torch_and_half_a_second():
+def test_help_and_the_list_of_configs_need_no_torch_and_half_a_second():
     code = (
         "import sys, time; start = time.process_time(); from fastgen.cli import main\n"
         "try: main(sys.argv[1:])\n"
@@ -23,18 +23,22 @@ def test_help_needs_no_torch_and_half_a_second():
         "assert 'torch' not in sys.modules\n"
         "print(time.process_time() - start)"
     )
-    for arguments in (["--help"], *([name, "--help"] for name in ("sample", "prove", "list", "init"))):
+    help_of = ([name, "--help"] for name in ("sample", "prove", "list", "init"))
+    for arguments in (["--help"], *help_of, ["list", "configs"]):
         command = [sys.executable, "-c", code, *arguments]
         runs = [subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT) for _ in range(3)]
         assert min(float(run.stdout.split()[-1]) for run in runs) < 0.5
-        assert "usage: fastgen" in runs[0].stdout
+        assert ("digits/dmd2_1step" if "configs" in arguments else "usage: fastgen") in runs[0].stdout
 
 
-def test_the_scripts_are_the_commands():
-    command = [sys.executable, "sample.py", "nowhere/at/all"]
-    failed = subprocess.run([*command, "--num", "0"], capture_output=True, text=True, cwd=ROOT)
+@pytest.mark.parametrize(
+    ("name", "arguments"), [("sample", ["nowhere/at/all", "--num", "0"]), ("train", ["--num", "0"])]
+)
+def test_the_scripts_are_the_commands(name, arguments):
+    failed = subprocess.run([sys.executable, f"{name}.py", *arguments], capture_output=True, text=True, cwd=ROOT)
     assert failed.returncode == 2
-    assert "fastgen sample: error: argument --num" in failed.stderr
+    assert f"fastgen {name}: error: " in failed.stderr
+    assert "Traceback" not in failed.stderr
 
 
 def test_commands(monkeypatch, capsys):
