@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import tiny
+from diffusers import ConsistencyModelPipeline, UNet2DModel
 from encoded import save
 
 from fastgen.cli import main
@@ -27,7 +28,10 @@ log: {{trackers: []}}
 @pytest.fixture
 def run(tmp_path: Path) -> Path:
     """A config, and its teacher's folder without a weight in it."""
-    tiny.class_conditional(size=16, channels=1).save_pretrained(tmp_path / "teacher")
+    teacher = tiny.class_conditional(size=16, channels=1)
+    blocks = {"block_out_channels": (8,), "down_block_types": ("DownBlock2D",), "up_block_types": ("UpBlock2D",)}
+    small = UNet2DModel.from_config({**teacher.unet.config, **blocks})
+    ConsistencyModelPipeline(small, teacher.scheduler).save_pretrained(tmp_path / "teacher")
     (tmp_path / "teacher" / "unet" / "diffusion_pytorch_model.safetensors").unlink()
     save(tmp_path / "run.yaml", RUN.format(here=tmp_path))
     return tmp_path / "run.yaml"
