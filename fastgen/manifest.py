@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from fnmatch import fnmatch
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -39,13 +40,21 @@ class FileRecord:
     sha256: str
 
 
-def write_manifest(folder: Path) -> None:
-    """Record size and SHA-256 of every file below `folder` in its manifest.json."""
+def write_manifest(folder: Path, *, but: str = MANIFEST) -> None:
+    """Record size and SHA-256 of every file below `folder` in its manifest.json.
+
+    Args:
+        but: pattern of names that are left out.
+    """
     files = sorted(path for path in folder.rglob("*") if path.is_file() and path != folder / MANIFEST)
-    records = {
-        path.relative_to(folder).as_posix(): asdict(FileRecord(path.stat().st_size, sha256_file(path)))
-        for path in files
-    }
+    known: dict[int, str] = {}  # of files that are one on the disk
+    records = {}
+    for path in files:
+        if not fnmatch(path.name, but):
+            state = path.stat()
+            if state.st_ino not in known:
+                known[state.st_ino] = sha256_file(path)
+            records[path.relative_to(folder).as_posix()] = asdict(FileRecord(state.st_size, known[state.st_ino]))
     atomic_json(folder / MANIFEST, records)
 
 

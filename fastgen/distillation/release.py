@@ -59,7 +59,7 @@ def release(student: Student, trained: Trained) -> None:
         say(notice)
     pipe = pipeline.student(saved.network, student.schedules[0].scheduler)
     silent = unguided(pipe)
-    notes = notes_for(student, guidance=1.0 if silent is pipe else None)
+    notes = replace(notes_for(student, guidance=1.0 if silent is pipe else None), unchanged=not updates)
     export(silent, notes, config.exported, student.schedules, frozen=_frozen(student), heads=heads)
     del pipe, silent
     judge = Judge(student, _roomy(student), [], heads.weights if heads else {})

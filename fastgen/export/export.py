@@ -18,6 +18,7 @@ from transformers import PreTrainedModel
 from ..disk import require_space
 from ..errors import UserError
 from ..files import atomic_folder
+from ..manifest import write_manifest
 from ..models.pipelines.heads import StepHeads
 from ..models.pipelines.loading import HUB_FAILURES, line
 from ..models.pipelines.notes import Notes
@@ -25,6 +26,9 @@ from ..models.pipelines.stock_pipeline import StockPipeline, StockScheduler
 from .card import card, top_card
 from .frozen import Frozen
 from .scheduler_export import SchedulerExport
+
+CARDS = "*.md"
+"""Files of an export that whoever publishes it may write anew."""
 
 
 def export(
@@ -67,6 +71,7 @@ def export(
             (place / "README.md").write_text(text, encoding="utf-8")
         if schedules[0].folder:
             (temporary / "README.md").write_text(top_card(pipe, notes, schedules), encoding="utf-8")
+        write_manifest(temporary, but=CARDS)
     return folder
 
 

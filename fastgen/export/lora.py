@@ -11,6 +11,7 @@ from torch import Tensor
 
 from ..errors import UserError
 from ..files import atomic_folder
+from ..manifest import write_manifest
 from ..models.experts import networks_in
 from ..models.pipelines.components import denoiser_name, network_of
 from ..models.pipelines.notes import Notes
@@ -18,7 +19,7 @@ from ..models.pipelines.stacked import FILES, Keys, written
 from ..models.pipelines.stock_pipeline import LoRAPipeline, StockPipeline
 from .adapter import DOWN, UP, Adapter
 from .card import HERE, lora_card
-from .export import forget_origin, notes_of, with_scheduler
+from .export import CARDS, forget_origin, notes_of, with_scheduler
 from .fidelity import check_adapter
 from .kohya import check_kohya, kohya_state
 from .scheduler_export import SchedulerExport
@@ -58,6 +59,7 @@ def export_lora(
         forget_origin(temporary)
         notes.write(temporary)
         (temporary / "README.md").write_text(_cards(pipe, notes, schedules, keys), encoding="utf-8")
+        write_manifest(temporary, but=CARDS)
     return folder
 
 

@@ -18,6 +18,7 @@ from ..models.pipelines.notes import Notes
 from ..models.pipelines.opening import below, put_on
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.stock_pipeline import StockPipeline, StockScheduler
+from .contents import check_files
 from .scheduler_export import SchedulerExport
 from .stops import difference, stops_of
 from .verify import SEEDS, Agreement, Export, Ours, verify
@@ -29,11 +30,13 @@ def verify_folder(folder: Path, *, device: str = "cpu") -> list[Agreement]:
     """Verifies an exported pipeline, or each of those below it, against what its notes say was trained.
 
     Raises:
-        UserError: no export, or one that does not sample as it was trained.
+        CheckpointError: a file is not what was written.
+        UserError: no export, one whose weights are not finite or the teacher's, or that samples otherwise than trained.
     """
     agreements = []
-    for place in places(folder):
-        notes = _notes(place)
+    told = {place: _notes(place) for place in places(folder)}
+    check_files(folder, [*told.values()])
+    for place, notes in told.items():
         pipe = load(place, device=device)
         heads = StepHeads.read(place)
         export = Export(str(place), heads=str(place / StepHeads.FILE) if heads else None)
@@ -55,9 +58,11 @@ def verify_lora(
         stacked: files of LoRAs below it and their weights, where the notes cannot say where they lie on this machine.
 
     Raises:
+        CheckpointError: a file is not what was written.
         UserError: no export, a base or LoRA that is not found, or one that does not sample as it was trained.
     """
     agreements, notes = [], _notes(folder)
+    check_files(folder, [notes])
     under = below(folder, notes, base, stacked)
     for place in sorted({file.parent for file in folder.rglob("scheduler_config.json")}):
         pipe = under.load(device)

@@ -18,11 +18,12 @@ from families import FAMILIES
 from fastgen.cli import main
 from fastgen.errors import NoRoomError, UserError, VerificationError
 from fastgen.export import verify as verification
-from fastgen.export.export import export
+from fastgen.export.export import CARDS, export
 from fastgen.export.rebuild import verify_folder
 from fastgen.export.seeding import hands_generator_on
 from fastgen.export.unguided import unguided
 from fastgen.export.verify import Export, verify
+from fastgen.manifest import write_manifest
 
 # One count or two for each family, with one of the two samplers.
 CASES = {
@@ -83,7 +84,7 @@ def test_a_fresh_process_does_not_know_us_and_agrees(tmp_path):
 def test_step_counts_with_schedulers_of_their_own_share_their_weights(tmp_path):
     student = family_student("aura_flow", (1, 2), "renoise")
     folder = exported(student, tmp_path / "student")
-    assert sorted(path.name for path in folder.iterdir()) == ["1step", "2step", "README.md"]
+    assert sorted(path.name for path in folder.iterdir()) == ["1step", "2step", "README.md", "manifest.json"]
     weights = [next((folder / f"{n}step" / "transformer").glob("*.safetensors")) for n in (1, 2)]
     assert weights[0].samefile(weights[1])
     assert [agreement.steps for agreement in verify_folder(folder)] == [1, 2]
@@ -136,6 +137,7 @@ def test_an_edited_scheduler_fails_against_the_notes_alone(tmp_path, name):
     folder = exported(student, tmp_path / "student")
     assert len(verify_folder(folder)) == 1
     edit(folder, "scheduler/scheduler_config.json", **EDITS[name])
+    write_manifest(folder, but=CARDS)  # as who edits it knowingly
     with pytest.raises(UserError, match=r"was changed since it was trained: (alpha|sigma|p|q) is"):
         verify_folder(folder)
 

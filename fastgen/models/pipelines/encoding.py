@@ -13,6 +13,7 @@ import torch
 from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
+from ...errors import UserError, warn
 from ..conditioning import Conditioning
 from ..denoiser import CallForm
 from ..layout import same
@@ -83,9 +84,23 @@ class Encoder:
     def rows(self, values: Sequence[Any]) -> Conditioning:
         """The conditioning of these values, with its null twin; on the CPU."""
         self.fill(values)
-        told = [self._store.row(value) for value in values]
+        told = [self._row(value) for value in values]
         null = self._null.index(torch.zeros(len(values), dtype=torch.long)) if self._null is not None else None
         return replace(Conditioning.cat(told), shared=self.shared, null=null)
+
+    def _row(self, value: Any) -> Conditioning:
+        """What is kept of a value; encoded again where that is damaged."""
+        found = self._store.row(value)
+        if found is None:
+            warn(f"what {value!r:.60} was encoded to is damaged in the cache: it is encoded again")
+            self.fill([value])
+            found = self._store.row(value)
+        if found is None:
+            raise UserError(
+                f"what {value!r:.60} is encoded to cannot be kept in the cache, which reads otherwise than it was "
+                "written: give a folder on another disk with cache=..., or cache=null to keep it in memory"
+            )
+        return found
 
     @property
     def has_null(self) -> bool:

@@ -79,6 +79,7 @@ class Notes:
         loras: LoRAs that the teacher was made with, the lowest first.
         licence: front matter `license...` of the teacher's model card.
         metrics: what was measured of the student, name -> value.
+        unchanged: whether no weight differs from the teacher's.
         sampler: sampler that was trained for: renoise or ode.
         stops: step count -> where its sampler stops and what x_t and the network mean there.
     """
@@ -99,6 +100,7 @@ class Notes:
     loras: tuple[TeacherLoRA, ...] = ()
     licence: dict[str, str] = Field(default_factory=dict)
     metrics: dict[str, FiniteFloat] = Field(default_factory=dict)
+    unchanged: bool = False
     sampler: Sampler | None = None
     stops: dict[PositiveInt, tuple[Stop, ...]] = Field(default_factory=dict)
 

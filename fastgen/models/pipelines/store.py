@@ -3,6 +3,7 @@
 A file is named after the hashes of its rows, so that what two processes write twice they write alike, and holds
 
     hashes          [n, 2] int64, of each row's prompt
+    sha256          [n, 32] uint8, of all that the row holds
     shape/PATH      [n, d] int64, of each row of an argument
     row/PATH        the rows of an argument one after the other, flattened
 
@@ -15,6 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, cast
@@ -34,8 +36,10 @@ from ..layout import flat, tree
 
 SHARD_BYTES, SHARD_ROWS = 2**28, 4096  # of a file at most; what is not in one yet is lost with a run that dies
 OPEN = 64  # files that are kept open
-_HASHES, _SHAPE, _ROW = "hashes", "shape/", "row/"
+_HASHES, _SUMS, _SHAPE, _ROW = "hashes", "sha256", "shape/", "row/"
 _NOTES = "notes"
+
+_DAMAGE = (SafetensorError, OSError, ValueError, RuntimeError, LookupError, SyntaxError, TypeError)  # of a spoilt file
 
 Hashes = NDArray[np.int64]
 
@@ -53,6 +57,7 @@ class Store:
         self._hashes: Hashes = np.empty((0, 2), np.int64)
         self._places: NDArray[np.int32] = np.empty((0, 2), np.int32)
         self._shard = lru_cache(maxsize=OPEN)(_Shard)
+        self._sound: set[tuple[int, int]] = set()
         self.refresh()
 
     def refresh(self) -> None:
@@ -68,11 +73,22 @@ class Store:
         found = self._find(hashes[first])
         return np.sort(first[found < 0])
 
-    def row(self, value: Any) -> Conditioning:
-        """The row of a value that has one."""
-        place = int(self._find(hashes_of([value]))[0])
-        number, row = (int(one) for one in self._places[place])
-        return self._shard(self._files[number]).row(row)
+    def row(self, value: Any) -> Conditioning | None:
+        """The row of a value that has one; None where it is not what was written, and is forgotten.
+
+        That is looked for when a row is read first.
+        """
+        while (place := int(self._find(hashes_of([value]))[0])) >= 0:
+            number, row = (int(one) for one in self._places[place])
+            with suppress(*_DAMAGE):
+                shard = self._shard(self._files[number])
+                found = shard.row(row)
+                if (number, row) in self._sound or shard.is_sound(row, found):
+                    self._sound.add((number, row))
+                    return found
+            self._hashes = np.delete(self._hashes, place, axis=0)
+            self._places = np.delete(self._places, place, axis=0)
+        return None
 
     def keep(self, rows: Iterable[tuple[Any, Conditioning]]) -> None:
         """Writes rows with what they belong to, a file as often as one is full."""
@@ -102,6 +118,8 @@ class Store:
         hashes = hashes_of([value for value, _ in held])
         tensors, notes = _packed([leaves for _, leaves in held])
         tensors[_HASHES] = torch.from_numpy(hashes)
+        sums = bytearray().join(_sum_of(leaves) for _, leaves in held)
+        tensors[_SUMS] = torch.frombuffer(sums, dtype=torch.uint8).view(len(held), -1)
         file = self._folder / f"{hashlib.sha256(hashes.tobytes()).hexdigest()[:32]}.safetensors"
         self._folder.mkdir(parents=True, exist_ok=True)
         temporary = file.with_suffix(f".{os.getpid()}")
@@ -111,6 +129,7 @@ class Store:
                 os.replace(temporary, file)
         finally:
             temporary.unlink(missing_ok=True)
+        self._shard.cache_clear()  # which may have had this one open, before it was written again
         self._enter({file: hashes})
 
     def _enter(self, files: Mapping[Path, Hashes]) -> None:
@@ -151,9 +170,9 @@ class Memory:
         first = {value: number for number, value in reversed(list(enumerate(values)))}
         return np.array(sorted(n for value, n in first.items() if value not in self._rows), np.int64)
 
-    def row(self, value: Any) -> Conditioning:
+    def row(self, value: Any) -> Conditioning | None:
         """See `Store.row`."""
-        return self._rows[value]
+        return self._rows.get(value)
 
     def keep(self, rows: Iterable[tuple[Any, Conditioning]]) -> None:
         """See `Store.keep`."""
@@ -179,8 +198,14 @@ class _Shard:
         self._shapes = {name: self._content.get_tensor(_SHAPE + name) for name in names}
         self._ends = {name: shapes.prod(dim=1).cumsum(0) for name, shapes in self._shapes.items()}
 
+    def is_sound(self, number: int, row: Conditioning) -> bool:
+        """Whether a row is what was written; of files that do not say it is."""
+        if _SUMS not in self._content.keys():  # noqa: SIM118
+            return True
+        return bytes(self._content.get_slice(_SUMS)[number].tolist()) == _sum_of(flat(row.batched))
+
     def row(self, number: int) -> Conditioning:
-        """A row as it was written."""
+        """A row as it stands there."""
         leaves: dict[str, Any] = {path: self._tensor(path, number) for path in self._shapes}
         for path, values in self._notes.items():
             leaves[path] = [leaves[path] if values is None else ast.literal_eval(values[number])]
@@ -203,6 +228,18 @@ def bytes_of(row: Conditioning) -> int:
     """What the tensors of a row take."""
     leaves = [leaf[0] if isinstance(leaf, list) else leaf for leaf in flat(row.batched).values()]
     return sum(leaf.nbytes for leaf in leaves if isinstance(leaf, Tensor))
+
+
+def _sum_of(leaves: Mapping[str, Any]) -> bytes:
+    """SHA-256 of a row: names, kinds, shapes and values of all that it holds."""
+    digest = hashlib.sha256()
+    for path, held in sorted(leaves.items()):
+        leaf = held[0] if isinstance(held, list) else held
+        told = (path, isinstance(held, list), *((leaf.dtype, leaf.shape) if isinstance(leaf, Tensor) else (leaf,)))
+        digest.update(repr(told).encode())
+        if isinstance(leaf, Tensor):
+            digest.update(leaf.contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.digest()
 
 
 def _packed(rows: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Tensor], dict[str, Any]]:

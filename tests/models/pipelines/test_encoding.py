@@ -1,5 +1,6 @@
 """The conditioning of prompts: encoded once, kept on disk under what it depends on, mended when damaged."""
 
+import random
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -24,6 +25,7 @@ from fastgen.models.pipelines import encoding, store
 from fastgen.models.pipelines.components import autoencoder_of, encoders_of
 from fastgen.models.pipelines.pipeline import Pipeline
 
+FLIPS = 60
 PROMPTS = ["fox", "a red bird in the snow", "fox"]
 KINDS = ["stable_diffusion", "sdxl", "qwen_image", "z_image", "hidream"]  # tensors, nested, tuples, lists, another axis
 
@@ -193,6 +195,49 @@ def test_hashes_whose_first_halves_coincide_are_told_apart(tmp_path, monkeypatch
     assert kept.missing([5, 3, 5, 1, 0, 7]).tolist() == [0, 5]
     for i in (0, 1, 2, 3, 4):
         same(kept.row(i), rows[i])
+
+
+def test_every_row_of_a_flipped_file_is_as_written_or_forgotten(tmp_path):
+    chance, rows = random.Random(0), {}
+    for i in range(4):
+        batched = {"x": torch.randn(1, 2 + i, 3), "y": [torch.randn(2, 2, dtype=torch.bfloat16)], "n": [i]}
+        rows[i] = Conditioning(1, batched)
+    store.Store(tmp_path).keep(rows.items())
+    (file,) = tmp_path.iterdir()
+    content, forgotten = file.read_bytes(), 0
+    for _ in range(FLIPS):
+        spoilt = bytearray(content)
+        spoilt[chance.randrange(len(spoilt))] ^= 1 << chance.randrange(8)
+        file.write_bytes(spoilt)
+        kept = store.Store(tmp_path)
+        missing = set(kept.missing(list(rows)).tolist())
+        for i in rows.keys() - missing:
+            found = kept.row(i)
+            if found is None:
+                forgotten += 1
+                assert i in kept.missing(list(rows)).tolist()
+            else:
+                same(found, rows[i])
+    assert forgotten > FLIPS / 2
+
+
+def test_a_damaged_row_is_encoded_again_and_found_by_the_next_run(tmp_path, caplog):
+    first, _ = seen("stable_diffusion", tmp_path)
+    first.encode(PROMPTS, progress=False)
+    true = first.condition(len(PROMPTS), prompts=PROMPTS)
+    (file,) = tmp_path.rglob("*.safetensors")
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.write_bytes(content)
+    second, asked = seen("stable_diffusion", tmp_path)
+    before = len(asked)
+    same(second.condition(len(PROMPTS), prompts=PROMPTS), true)
+    assert len(asked) == before + 1
+    assert "is damaged in the cache: it is encoded again" in caplog.text
+    third, asked = seen("stable_diffusion", tmp_path)
+    before = len(asked)
+    same(third.condition(len(PROMPTS), prompts=PROMPTS), true)
+    assert len(asked) == before
 
 
 def test_every_process_finds_what_another_one_encoded(tmp_path):
