@@ -31,7 +31,7 @@ GROUND = {
     "user_file",
 }
 MAY_IMPORT = {  # room -> what it may import of ours, besides itself
-    "process": set(),
+    "process": {"seeds"},
     "data": GROUND,
     "models": {"process", *GROUND},
     "objectives": {"models", "process", *GROUND},

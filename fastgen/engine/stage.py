@@ -17,7 +17,7 @@ from ..models.precision import allowing_tf32
 from ..models.roles import Roles
 from ..models.sharding import Slice, collect
 from ..objectives import Batch, Terms, Turn, roles_of
-from ..seeds import stream
+from ..seeds import Rows, stream
 from ..stopping import asked
 from .averaging import Averager
 from .checkpoint import Snapshot
@@ -221,7 +221,7 @@ class Stage:
         return {term: value.detach() / parts for term, value in terms.items()}
 
     def _batches(self, number: int) -> list[Batch]:
-        """This process's micro-batches for a turn, each with the random stream of its place in the whole batch."""
+        """This process's micro-batches for a turn, each with the random stream of its rows of the whole batch."""
         device, place = self.accelerator.device, (self.seed, self.index, self.position.cycle, number)
         batches = []
         for part in range(self._parts):
@@ -229,7 +229,7 @@ class Stage:
             batch = self.feed.batch(
                 self.position.drawn + i * self.micro,
                 self.micro,
-                rng=stream(device, *place, i),
+                rng=Rows(device, *place, first=i * self.micro, count=self.micro),
                 shared_rng=stream(torch.device("cpu"), *place, "shared"),
             )
             batch.images, batch.part = self.position.images, part

@@ -7,6 +7,7 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
+from ..seeds import normal, uniform
 from .process import Process
 
 
@@ -20,7 +21,7 @@ class TimeLaw(Protocol):
 
 
 def _uniform(count: int, rng: torch.Generator) -> Tensor:
-    return torch.rand(count, generator=rng, device=rng.device, dtype=torch.float64)
+    return uniform(rng, count, dtype=torch.float64)
 
 
 def _span(low: float, high: float, count: int, rng: torch.Generator) -> Tensor:
@@ -29,7 +30,7 @@ def _span(low: float, high: float, count: int, rng: torch.Generator) -> Tensor:
 
 
 def _normal(count: int, rng: torch.Generator) -> Tensor:
-    return torch.randn(count, generator=rng, device=rng.device, dtype=torch.float64)
+    return normal(rng, count, dtype=torch.float64)
 
 
 @dataclass(frozen=True)

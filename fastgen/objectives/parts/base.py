@@ -11,6 +11,7 @@ from torch import Tensor
 from ...models.conditioning import Conditioning
 from ...models.roles import DENOISERS
 from ...process import Latent, Time
+from ...seeds import normal
 from .needs import Needs
 
 Turn = tuple[str, ...]
@@ -60,7 +61,7 @@ class Batch:
     Args:
         cond: conditioning of its B rows.
         shape: of one sample, without the batch axis.
-        rng: this rank's random stream, on the device of the networks.
+        rng: the random stream of its rows, on the device of the networks; `fastgen.seeds` draws from it.
         shared_rng: a stream with the same draws on every rank.
         real: real samples [B, *shape], or what makes them when a turn first asks for them; None in data-free training.
         pairs: ends of teacher trajectories, None where there are none.
@@ -101,7 +102,7 @@ class Batch:
 
     def noise(self) -> Tensor:
         """Fresh unit noise [B, *shape] in fp32."""
-        return torch.randn((self.size, *self.shape), generator=self.rng, device=self.rng.device)
+        return normal(self.rng, self.size, *self.shape)
 
     def full(self, t: float | Tensor) -> Tensor:
         """One time for the whole batch, [B] in float64."""

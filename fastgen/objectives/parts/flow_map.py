@@ -15,6 +15,7 @@ from ...models.head_bank import Intervals
 from ...models.masters import values_of
 from ...models.roles import Roles
 from ...process import Latent, Process, Time, pad_like
+from ...seeds import integers
 from .base import Batch
 from .ops import Noised
 
@@ -98,7 +99,7 @@ def intervals_of(grids: Sequence[Tensor], process: Process, count: int) -> Inter
 
 def drawn_step(grid: Tensor, batch: Batch) -> tuple[Time, Time]:
     """Both ends t > s [B] of evenly drawn cells of a descending grid."""
-    i = torch.randint(len(grid) - 1, (batch.size,), generator=batch.rng, device=batch.rng.device)
+    i = integers(batch.rng, len(grid) - 1, batch.size)
     grid = sent(grid, batch.rng.device)
     return grid[i], grid[i + 1]
 

@@ -10,6 +10,7 @@ from ...errors import UserError
 from ...models.calls import Scalars, Verb, guided, through
 from ...models.roles import Roles
 from ...process import Latent, Prediction, Time, TimeLaw
+from ...seeds import uniform
 from .base import Batch, Cycle, Landing, Terms
 from .gan import GAN, discriminator_losses, starts
 from .guidance_laws import GuidanceLaw
@@ -119,7 +120,7 @@ def fake_denoising(settings: Matching, roles: Roles, batch: Batch, landing: Land
     dropout = settings.guidance.dropout if settings.guidance.null else 0.0
     cond = batch.cond
     if dropout:
-        cond = cond.dropped(torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < dropout)
+        cond = cond.dropped(uniform(batch.rng, batch.size) < dropout)
     scalars = scalars_of(roles, landing)
     belief = guided(through, roles.fake_score, noised.x_t, noised.t, cond, scalars, w=scales.learned)
     return taught(settings, belief, noised)

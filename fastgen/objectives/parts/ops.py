@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ...models.roles import Roles
 from ...process import ROWS, Latent, Prediction, Process, Time, TimeLaw, laid, pad_like
+from ...seeds import exponential
 from .base import Batch
 
 RowName = Literal["x0", "eps", "v", "flow", "difference", "edm"]
@@ -66,7 +67,7 @@ def picked(weights: Tensor, rng: torch.Generator) -> Tensor:
     That one first waits for the device to tell whether the weights are sound.
     """
     weights = weights.double()
-    return (weights / torch.empty_like(weights).exponential_(generator=rng)).argmax(dim=1)
+    return (weights / exponential(rng, *weights.shape, dtype=weights.dtype)).argmax(dim=1)
 
 
 def surrogate(x: Latent, grad: Latent) -> Tensor:

@@ -15,6 +15,7 @@ from ...models.contract import Denoiser
 from ...models.roles import Roles
 from ...models.walk import LARGEST_GUIDANCE
 from ...process import Latent, Prediction, Process, Time, pad_like
+from ...seeds import normal, uniform
 from .base import Batch, shorthand
 from .needs import Needs
 
@@ -74,7 +75,7 @@ class Guidance:
         """The real score under scales drawn for this batch."""
         if self.low == self.high:
             return Field(roles.real_score, batch.cond, self.low)
-        u = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device, dtype=torch.float64)
+        u = uniform(batch.rng, batch.size, dtype=torch.float64)
         return Field(roles.real_score, batch.cond, self.low + (self.high - self.low) * u)
 
     def scalars(self, batch: Batch, field: Field) -> Scalars:
@@ -139,7 +140,7 @@ def stochastic(
         here = field(x, a)
         fresh = eta * _posterior(here.process, b, a)
         kept = (here.process.sigma(b) ** 2 - fresh**2).clamp(min=0).sqrt()
-        noise = torch.randn(x.shape, generator=rng, device=x.device, dtype=x.dtype)
+        noise = normal(rng, *x.shape, dtype=x.dtype)
         mean = pad_like(here.process.alpha(b), x) * here.x0 + pad_like(kept, x) * here.eps
         x = (mean + pad_like(fresh, x) * noise).to(x.dtype)
     return x

@@ -7,10 +7,9 @@ that the same network also knows the unconditional score (Ho & Salimans 2022, ar
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Uniform
+from ...seeds import uniform
 from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.needs import Needs
 from ..parts.ops import RowName, denoising_loss, renoised
@@ -39,7 +38,7 @@ class Pretrain:
         noised = renoised(roles, batch, batch.x0, law=self.times)
         cond = batch.cond
         if self.label_dropout:
-            drawn = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device)
+            drawn = uniform(batch.rng, batch.size)
             cond = cond.dropped(drawn < self.label_dropout)
         prediction = roles.generator(noised.x_t, noised.t, cond)
         return {"denoise": denoising_loss(prediction, noised, space=self.space)}

@@ -12,6 +12,7 @@ import torch
 from ...models.calls import Scalars, through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, LogitNormal, Time, pad_like
+from ...seeds import uniform
 from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.derivative import along, check_step, needs_fine_times
 from ..parts.distances import adaptive
@@ -67,7 +68,7 @@ class MeanFlow:
     def _times(self, roles: Roles, batch: Batch) -> tuple[Time, Time]:
         a, b = (self.times.sample(roles.process, batch.size, batch.rng) for _ in range(2))
         t, s = torch.maximum(a, b), torch.minimum(a, b)
-        same = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < self.diagonal
+        same = uniform(batch.rng, batch.size) < self.diagonal
         return t, torch.where(same, t, s)
 
 

@@ -12,6 +12,7 @@ import torch
 from ...models.calls import through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, LogNormal
+from ...seeds import uniform
 from ..parts.base import Batch, Cycle, Landing, Terms
 from ..parts.derivative import check_step, needs_fine_times
 from ..parts.gan import GAN, AnyGAN, check_apart, discriminator_losses, generator_terms, starts
@@ -76,7 +77,7 @@ class SanaSprint:
     def _called(self, roles: Roles, batch: Batch) -> Landing:
         """The student's clean samples of noised data."""
         t = self.called.sample(roles.process, batch.size, batch.rng)
-        top = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < self.first
+        top = uniform(batch.rng, batch.size) < self.first
         t = torch.where(top, batch.full(roles.student.grids[0][0]), t)
         guidance = self.teacher_guidance
         scalars = guidance.scalars(batch, guidance.field(roles, batch)) if guidance.told else {}

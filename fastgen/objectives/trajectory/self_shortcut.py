@@ -20,6 +20,7 @@ from ...models.calls import look, through
 from ...models.conditioning import sent
 from ...models.roles import Roles
 from ...process import ROWS, Time, pad_like
+from ...seeds import integers, uniform
 from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.flow_map import Interval, check_decay, divided, follow, noised, stops_of, target_of
 from ..parts.needs import Needs
@@ -94,7 +95,7 @@ def halved_step(grid: Tensor, batch: Batch) -> Interval:
     """One as long as a step of the grid, from one of its stops or middles; the last middle's ends half way."""
     count, device = 2 * len(grid), batch.rng.device
     halves = sent(divided(torch.cat([grid.double(), torch.zeros(1)]), count), device)
-    i = torch.randint(count, (batch.size,), generator=batch.rng, device=device)
+    i = integers(batch.rng, count, batch.size)
     return Interval(halves[i], halves[i + 1], halves[(i + 2).clamp(max=count)])
 
 
@@ -103,9 +104,9 @@ def drawn_jump(grids: Sequence[Tensor], batch: Batch) -> tuple[Time, Time]:
     device = batch.rng.device
     edges = pad_sequence([grid.double() for grid in grids], batch_first=True)
     edges = sent(torch.cat([edges, edges.new_zeros(len(grids), 1)], dim=1), device)
-    which = torch.randint(len(grids), (batch.size,), generator=batch.rng, device=device)
+    which = integers(batch.rng, len(grids), batch.size)
     steps = sent(torch.tensor([len(grid) for grid in grids]), device)[which]
-    u = torch.rand(batch.size, generator=batch.rng, device=device, dtype=torch.float64)
+    u = uniform(batch.rng, batch.size, dtype=torch.float64)
     i = (u * steps).long()
     return edges[which, i], edges[which, i + 1]
 

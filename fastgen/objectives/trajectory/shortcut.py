@@ -15,6 +15,7 @@ from ...models.conditioning import Conditioning, sent
 from ...models.contract import Denoiser
 from ...models.roles import Roles
 from ...process import ROWS, Latent
+from ...seeds import integers, uniform
 from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.flow_map import Interval, check_decay, divided, edges_of, follow, noised, target_of
 from ..parts.needs import Needs
@@ -80,9 +81,9 @@ class Shortcut:
         """Beginning, middle and end of each row's jump: of a drawn level for the first `count`, else of the last."""
         steps, device = len(edges) - 1, batch.rng.device
         grid = sent(divided(edges, steps * 2**self.levels), device)
-        level = torch.randint(self.levels, (batch.size,), generator=batch.rng, device=device)
+        level = integers(batch.rng, self.levels, batch.size)
         level = torch.where(torch.arange(batch.size, device=device) < count, level, self.levels)
-        u = torch.rand(batch.size, generator=batch.rng, device=device, dtype=torch.float64)
+        u = uniform(batch.rng, batch.size, dtype=torch.float64)
         width = 2 ** (self.levels - level)
         first = (u * steps * 2**level).long() * width
         return Interval(grid[first], grid[first + width // 2], grid[first + width])

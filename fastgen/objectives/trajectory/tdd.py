@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ...models.roles import Roles
 from ...process import Time
+from ...seeds import uniform
 from ..parts.adversarial import AdversarialConsistency, Judged, above
 from ..parts.base import Batch
 from ..parts.flow_map import Interval, cells, drawn_cell, edges_of, jumps, noised, origin, stops_of
@@ -51,7 +52,7 @@ class TargetDriven(AdversarialConsistency):
 
     def judged(self, roles: Roles, batch: Batch) -> Judged:
         if self.dropout:
-            rows = torch.rand(batch.size, generator=batch.rng, device=batch.rng.device) < self.dropout
+            rows = uniform(batch.rng, batch.size) < self.dropout
             batch = replace(batch, cond=batch.cond.dropped(rows))
         t, r = drawn_cell(cells(edges_of(roles, batch), self.grid), batch, roles.process)
         x_t, field = noised(roles, batch, t).x_t, self.teacher_guidance.field(roles, batch)
@@ -65,7 +66,7 @@ class TargetDriven(AdversarialConsistency):
         stops = stops_of(roles, batch)
         allowed = in_window(stops, r, self.window)
         drawn = picked(allowed, batch.rng)
-        u = torch.rand(len(r), generator=batch.rng, device=r.device, dtype=torch.float64)
+        u = uniform(batch.rng, len(r), dtype=torch.float64)
         s: Tensor = stops[drawn] * (1 - self.jitter * u)
         return s.clamp(min=origin(roles.process, r.device))
 
