@@ -20,6 +20,7 @@ from ..errors import VerificationError, say, warn
 from ..lock import held
 from ..models.calls import LARGE
 from ..models.pipelines.attention import avoid_cudnn, check_attention
+from ..models.pipelines.loading import answer_within
 from ..peers import together
 from .checks import check_grids, check_needs, check_stages
 from .exhausted import counted
@@ -56,6 +57,7 @@ def distil(
         UserError: the config, the teacher, the data or the output folder cannot work, or another run writes there;
             nothing on disk is lost.
     """
+    answer_within(config.timeouts.hub)
     accelerator_of(config)  # by which processes meet
     with together(config.timeouts.process):
         folder = _distilled(config, recipes=recipes, resume=resume, allow_changed=allow_changed, take_over=take_over)

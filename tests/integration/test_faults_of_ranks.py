@@ -6,6 +6,7 @@ import faults
 import pytest
 import small_run
 import tiny
+import torch
 
 WEIGHTS = "student/unet/diffusion_pytorch_model.safetensors"
 KILLED = -9
@@ -52,3 +53,19 @@ def test_what_happens_to_one_process_ends_both_and_loses_nothing(folder, fault):
     assert small_run.in_processes(2, faults.carried_out, config, True, None) == [0, 0]
     assert (config.out / WEIGHTS).read_bytes() == (folder / "whole" / WEIGHTS).read_bytes()
     assert (config.out / "log.jsonl").read_bytes() == (folder / "whole" / "log.jsonl").read_bytes()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs")
+@pytest.mark.parametrize("fault", ["told", "killed", "stopped", "bad image", "not a number", "full disk"])
+def test_two_gpus_end_by_the_same_words_and_go_on(folder, fault):
+    """Through NCCL: about twenty seconds a fault."""
+    codes, words, cycle = ENDS[fault]
+    config = faults.short(folder, f"gpu-{fault.replace(' ', '-')}", device="cuda")
+    assert small_run.in_processes(2, faults.carried_out, config, False, fault) == list(codes)
+    said = [config.out.with_suffix(f".{rank}").read_text() for rank in (0, 1)]
+    assert words in said[0]
+    assert not any("NCCL" in one or "Traceback" in one for one in said)
+    assert max(int(path.name) for path in (config.out / "checkpoints").glob("*")) == 2 * cycle
+    assert small_run.in_processes(2, faults.carried_out, config, True, None) == [0, 0]
+    assert len((config.out / "log.jsonl").read_text().splitlines()) == 4

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
-from huggingface_hub import hf_hub_download
+from huggingface_hub import get_session, hf_hub_download
 from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from safetensors import SafetensorError, safe_open
 from torch import nn
@@ -21,9 +21,15 @@ from .notes import Notes
 from .stock_pipeline import StockPipeline
 
 HUB_FAILURES = (HTTPError, OSError, ValueError)  # no network, no login, no such thing there
+HUB_S = 30.0
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[\w-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
+
+
+def answer_within(seconds: float) -> None:
+    """Lets the hub's client, which waits for ever otherwise, wait so long for an answer and for each part of one."""
+    get_session().timeout = seconds
 
 
 def locate(path: str | Path, *, variant: str | None = None, revision: str | None = None) -> Path:
@@ -45,6 +51,8 @@ def locate(path: str | Path, *, variant: str | None = None, revision: str | None
             "or a hub id such as owner/name."
         )
     wanted: dict[str, Any] = {"revision": revision} if revision else {}
+    if get_session().timeout.read is None:
+        answer_within(HUB_S)
     try:
         folder = Path(
             DiffusionPipeline.download(
