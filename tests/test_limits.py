@@ -129,3 +129,8 @@ def test_a_manifest_names_files_beside_it_alone(tmp_path: Path, file: object) ->
     save(tmp_path / "samples.json", json.dumps({"images": [{"file": file}]}))
     with pytest.raises(UserError, match=r"samples\.json cannot be read"):
         open_images(tmp_path)
+
+
+def test_the_page_of_reliability_has_every_cap() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "reliability.md").read_text(encoding="utf-8")
+    assert [cap.name for cap in Cap if f"{cap.most:,} {cap.value[1].split()[0]}" not in page] == []

@@ -61,13 +61,13 @@ def taken(config: Any) -> None:
     dump(config)
 
 
-@fuzz(changed(*CONFIGS))
+@fuzz(changed(*CONFIGS), few=8)
 def test_configs(case: Any) -> None:
     if isinstance(case, dict):
         taken(load(case))
 
 
-@fuzz(json_texts(*CONFIGS) | mutated(*(json.dumps(config, indent=1).encode() for config in CONFIGS)))
+@fuzz(json_texts(*CONFIGS) | mutated(*(json.dumps(config, indent=1).encode() for config in CONFIGS)), few=8)
 def test_config_files(case: bytes, tmp_path: Path) -> None:
     (tmp_path / "run.yaml").write_bytes(case)
     taken(load(tmp_path / "run.yaml"))
@@ -155,7 +155,7 @@ def nothing_is_done(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         monkeypatch.setattr(place, stop)
 
 
-@fuzz(ARGUMENTS)
+@fuzz(ARGUMENTS, few=15)
 def test_command_lines(case: tuple[str, list[str]], nothing_is_done: None, capsys: pytest.CaptureFixture) -> None:
     name, words = case
     try:
