@@ -179,11 +179,9 @@ def _override(raw: dict[str, Any], override: str) -> None:
 
 
 def _entered(node: Any, key: str, override: str) -> Any:
-    if isinstance(node, list):
-        return node[_position(node, key, override)]
-    if node.get(key) is None:
+    if isinstance(node, dict) and node.get(key) is None:
         node[key] = {}
-    child = node[key]
+    child = node[_position(node, key, override)] if isinstance(node, list) else node[key]
     if not isinstance(child, (dict, list)):
         raise UserError(f"the override {override!r} looks into {key!r}, which is the value {child!r}")
     return child

@@ -194,6 +194,7 @@ def test_overrides_reach_settings_lists_and_sections_that_are_not_there(read):
         ("stages.-1.name=a", "needs a number below 2 in place of '-1'"),
         ("stages.\u00b2=a", "needs a number below 2"),
         ("out.deeper=1", "looks into 'out', which is the value 'runs/x'"),
+        ("train.optim.betas.0.x=1", "looks into '0', which is the value 0.0"),
         ("stages.1.name=../x", "stages.1.name: String should match pattern"),
     ],
 )
