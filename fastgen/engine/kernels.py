@@ -83,6 +83,7 @@ def _step(weight: Tensor, state: dict[str, Tensor], update: Pass, seed: int) -> 
         by_chance=low is None and is_halved(weight),
         rows=ROWS,
         block=BLOCK,
+        enable_fp_fusion=False,  # weights in two halves are rounded as whole ones are
     )
 
 

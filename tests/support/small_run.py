@@ -31,8 +31,8 @@ from fastgen.process import even_grid
 
 CPU = torch.device("cpu")
 
-# Processes fork from a server that has imported what takes seconds, once for all tests.
-PROCESSES = multiprocessing.get_context("forkserver")
+# Processes fork from a server that has imported what takes seconds, once for all tests; a GPU knows no forks.
+PROCESSES = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
 PROCESSES.set_forkserver_preload(
     [
         "fastgen.distillation.distil",
