@@ -18,7 +18,7 @@ from torch import Tensor
 
 from ..models.casting import HALF
 from ..models.masters import is_halved, low_of
-from .eight_bits import BLOCK, CODES, SCALES, levels_on
+from .eight_bits import BLOCK, CODES, SCALES
 
 ROWS = 8
 """Blocks of 256 values that one program steps."""
@@ -52,20 +52,23 @@ def step(weights: Sequence[Tensor], states: Sequence[dict[str, Tensor]], update:
     """
     for weight, state, seed in zip(weights, states, update.seeds, strict=True):
         _step(weight, state, update, seed)
-    taken = 1.0 if update.blocked is None else 1 - update.blocked
-    torch._foreach_add_([state["step"] for state in states], taken)
+    steps = [state["step"] for state in states]
+    if update.blocked is None:
+        torch._foreach_add_(steps, 1.0)
+    else:
+        torch._foreach_add_(steps, [1 - update.blocked] * len(steps))  # a single tensor would be read by the host
 
 
 def _step(weight: Tensor, state: dict[str, Tensor], update: Pass, seed: int) -> None:
     assert weight.grad is not None, "only tensors with a gradient are stepped"
-    device, low = weight.device, low_of(weight)
-    *first, second = ((state[name + CODES], state[name + SCALES], levels_on(name, device)) for name in update.moments)
+    low = low_of(weight)
+    *first, second = ((state[name + CODES], state[name + SCALES]) for name in update.moments)
     beta1, beta2 = update.settings["betas"]
     _adamw[(triton.cdiv(weight.numel(), ROWS * BLOCK),)](
         weight.detach(),
         low,
         weight.grad.contiguous(),
-        *(first[0] if first else (None, None, None)),
+        *(first[0] if first else (None, None)),
         *second,
         state["step"],
         update.factor if weight.grad.dtype in HALF else None,
@@ -94,10 +97,8 @@ def _adamw(
     gradients,
     firsts,
     first_scales,
-    first_levels,
     seconds,
     second_scales,
-    second_levels,
     steps,
     factor,
     blocked,
@@ -120,7 +121,7 @@ def _adamw(
     if blocked is not None:
         count *= (tl.load(blocked) == 0).to(tl.int32)
     inside, known = at < count, row * block < count
-    random, others, _, _ = tl.randint4x(seed, at)
+    random, others, _, _ = tl.randint4x(seed, at, 7)  # rounds
 
     weight = tl.load(weights + at, mask=inside, other=0.0)
     if split:
@@ -134,17 +135,17 @@ def _adamw(
 
     step = (tl.load(steps) + 1).to(tl.float64)
     bias = (1 - tl.exp2(step * log_beta2)).to(tl.float32)
-    second = _moment(seconds, second_scales, second_levels, at, row, inside, known)
+    second = _moment(seconds, second_scales, at, row, inside, known, False)
     second += new2 * (gradient * gradient - second)
     size, first = lr, gradient
     if firsts is not None:
-        first = _moment(firsts, first_scales, first_levels, at, row, inside, known)
+        first = _moment(firsts, first_scales, at, row, inside, known, True)
         first += new1 * (gradient - first)
         size = lr / (1 - tl.exp2(step * log_beta1)).to(tl.float32)
-        _keep(firsts, first_scales, first_levels, first, others & 0xFFFF, at, row, inside, known, True)
+        _keep(firsts, first_scales, first, others & 0xFFFF, at, row, inside, known, True)
     weight -= lr * decay * weight
     weight -= size * first / (tl.sqrt(second) / tl.sqrt(bias) + eps)
-    _keep(seconds, second_scales, second_levels, second, others >> 16, at, row, inside, known, False)
+    _keep(seconds, second_scales, second, others >> 16, at, row, inside, known, False)
 
     if split or by_chance:
         bits = weight.to(tl.int32, bitcast=True)
@@ -157,44 +158,44 @@ def _adamw(
 
 
 @triton.jit
-def _moment(codes, scales, levels, at, row, inside, known):
+def _moment(codes, scales, at, row, inside, known, signed: tl.constexpr):
     """A moment in float32."""
-    level = tl.load(levels + tl.load(codes + at, mask=inside, other=0).to(tl.int32))
+    level = _level(tl.load(codes + at, mask=inside, other=0).to(tl.int32), signed)
     return tl.where(inside, level * tl.load(scales + row, mask=known, other=0.0)[:, None], 0.0)
 
 
 @triton.jit
-def _keep(
-    codes,
-    scales,
-    levels,
-    value,
-    random,
-    at,
-    row,
-    inside,
-    known,
-    signed: tl.constexpr,
-):
+def _keep(codes, scales, value, random, at, row, inside, known, signed: tl.constexpr):
     """Writes a moment as the level below or above, the nearer the likelier; `random` is sixteen bits of it."""
     scale = tl.max(tl.abs(tl.where(inside, value, 0.0)), axis=1)
     share = value / tl.maximum(scale, 1.17549435e-38)[:, None]
-    below = _level_below(share, levels, signed)
-    low, high = tl.load(levels + below), tl.load(levels + below + 1)
+    below = _below(share, signed)
+    low, high = _level(below, signed), _level(below + 1, signed)
     up = (random.to(tl.float32) + 0.5) / 65536 < (share - low) / (high - low)
     tl.store(codes + at, (below + up.to(tl.int32)).to(tl.uint8), mask=inside)
     tl.store(scales + row, scale, mask=known)
 
 
 @triton.jit
-def _level_below(share, levels, signed: tl.constexpr):
-    """Which level is the last one that is not above a share, but for the last of all: by formula, then by the table."""
+def _level(code, signed: tl.constexpr):
+    """What a code stands for, see `eight_bits.LEVELS`, computed: from memory it would take longer."""
+    if signed:
+        height = tl.where(code > 127, code - 128, 127 - code)
+        size = tl.exp2(16 * (height.to(tl.float32) / 127 - 1))
+        level = tl.where(code == 127, 0.0, tl.where(code > 127, size, -size))
+    else:
+        level = tl.exp2(24 * (code.to(tl.float32) / 255 - 1))
+    return level
+
+
+@triton.jit
+def _below(share, signed: tl.constexpr):
+    """The last level that is not above a share, but for the last of all; or its neighbour where both are as near."""
     octaves = tl.log2(tl.maximum(tl.abs(share), 1e-30))
     if signed:
-        height = tl.floor(tl.maximum((octaves / 16 + 1) * 127, -1.0)).to(tl.int32)
-        guess = tl.where(share > 0, 128 + height, 126 - height)
+        height = tl.floor((octaves / 16 + 1) * 127).to(tl.int32)
+        code = tl.where(share > 0, 128 + tl.maximum(height, -1), 126 - tl.maximum(height, 0))
+        code = tl.where(share == 0, 127, code)
     else:
-        guess = tl.floor((octaves / 24 + 1) * 255).to(tl.int32)
-    guess = tl.minimum(tl.maximum(guess, 0), 254)
-    guess -= ((share < tl.load(levels + guess)) & (guess > 0)).to(tl.int32)
-    return guess + ((share >= tl.load(levels + guess + 1)) & (guess < 254)).to(tl.int32)
+        code = tl.floor((octaves / 24 + 1) * 255).to(tl.int32)
+    return tl.minimum(tl.maximum(code, 0), 254)
