@@ -31,6 +31,7 @@ from eval.report.showcase import contact_sheet
 from eval.rows import Origin, Role
 from eval.session import open_session
 
+from ..engine.distributed import share
 from ..engine.quality import Yardstick
 from ..engine.run import Trained
 from ..engine.stage import Stage
@@ -69,7 +70,7 @@ def monitor(student: Student, *, here: bool) -> Monitor:
     """What the config's `evaluate` asks for; its protocol is not none.
 
     Args:
-        here: whether this process is the one that measures, and so needs extractor and references.
+        here: whether this process is the one that measures, and so needs references.
 
     Raises:
         UserError: the metric is unknown, the protocol cannot look at these samples, or extractor or references are
@@ -84,48 +85,69 @@ def monitor(student: Student, *, here: bool) -> Monitor:
     if decisive not in known:
         raise UserError(f"evaluate.metric is {decisive}, which this protocol does not have: use {', '.join(known)}")
     metrics = chosen((*protocol.watched, decisive), clip=True, of=protocol.metrics)
-    figures = _Onlooker(student, metrics, decisive).figures if here else _elsewhere
+    onlooker = _Onlooker(student, metrics, decisive)
+    figures = _Judge(onlooker).figures if here else _elsewhere
     report = _nothing if protocol.own is None else partial(_report, student)
-    return Monitor(Yardstick(figures, decisive, GAPS[known[decisive]]), report)
+    return Monitor(Yardstick(onlooker.look, figures, decisive, GAPS[known[decisive]]), report)
 
 
 class _Onlooker:
-    """Looks at samples and references through one extractor."""
+    """Looks at samples through the protocol's extractor; every process does, at its share of them."""
 
     def __init__(self, student: Student, metrics: tuple[Metric, ...], decisive: str) -> None:
-        self._student, self._metrics, self._decisive = student, metrics, decisive
-        self._eyes, self._identity = _eyes(student)
+        self.student, self.metrics, self.decisive = student, metrics, decisive
+        self.eyes, self.identity = _eyes(student)
+
+    def look(self, stage: Stage) -> Seen | None:
+        """What is seen of this process's whole batches of samples; None where one is not finite."""
+        batches = self.student.batches(self.student.config.evaluate.num)
+        mine = [batches[number] for number in share(len(batches))]
+        try:
+            return _seen(
+                _samples(self.student, stage, mine), self.eyes, self.metrics, first=mine[0].start if mine else 0
+            )
+        except _NotFiniteError:
+            return None
+
+
+class _Judge:
+    """Compares what an onlooker sees with the references."""
+
+    def __init__(self, onlooker: _Onlooker) -> None:
+        self._onlooker = onlooker
+        student, eyes = onlooker.student, onlooker.eyes
         reference = student.config.evaluate.reference
         self._real: Seen | None = None
         if reference is not None and reference.suffix == ".npz":
             statistics = load_statistics(reference)
         else:
-            self._real = real = _seen(_references(student, self._eyes), self._eyes, metrics)
+            self._real = real = _seen(_references(student, eyes), eyes, onlooker.metrics)
             assert real.moments is not None
-            statistics = real.moments.statistics(self._identity)
+            statistics = real.moments.statistics(onlooker.identity)
         self._target = Target.of(statistics, device=student.device)
 
-    def figures(self, stage: Stage) -> dict[str, float]:
-        """The values of the chosen metrics; NaN where a sample is not finite."""
-        try:
-            seen = _seen(_samples(self._student, stage), self._eyes, self._metrics)
-        except _NotFiniteError:
-            return {self._decisive: math.nan}
+    def figures(self, parts: Sequence[Seen | None]) -> dict[str, float]:
+        """The values of the chosen metrics of what all processes saw; NaN where a sample is not finite."""
+        onlooker = self._onlooker
+        found = [part for part in parts if part is not None]
+        if len(found) < len(parts):
+            return {onlooker.decisive: math.nan}
+        seen = Seen.join(found)
         assert seen.moments is not None
         comparison = Comparison(
             seen=seen,
-            statistics=seen.moments.statistics(self._identity),
+            statistics=seen.moments.statistics(onlooker.identity),
             target=self._target,
             real=self._real,
             teacher={},
-            classes=self._eyes.extractor.classes if self._eyes.extractor else (),
-            device=self._student.device,
+            classes=onlooker.eyes.extractor.classes if onlooker.eyes.extractor else (),
+            device=onlooker.student.device,
             seed=0,
         )
-        figures, missing = figures_of(self._metrics, comparison)
-        if self._decisive not in figures:
-            reason = missing.get(self._decisive, "it compares with a teacher's row of a report")
-            raise UserError(f"evaluate.metric is {self._decisive}, which cannot be measured here: {reason}")
+        figures, missing = figures_of(onlooker.metrics, comparison)
+        if onlooker.decisive not in figures:
+            reason = missing.get(onlooker.decisive, "it compares with a teacher's row of a report")
+            raise UserError(f"evaluate.metric is {onlooker.decisive}, which cannot be measured here: {reason}")
         return {name: figure.value for name, figure in figures.items()}
 
 
@@ -133,7 +155,7 @@ class _NotFiniteError(Exception):
     """A sample holds NaN or infinity."""
 
 
-def _elsewhere(stage: Stage) -> Mapping[str, float]:
+def _elsewhere(parts: Sequence[Seen | None]) -> Mapping[str, float]:
     raise AssertionError("only the first process measures")
 
 
@@ -161,21 +183,18 @@ def _eyes(student: Student) -> tuple[Eyes, str]:
     return Eyes(extractor, clip), f"{options.protocol}: {extractor.identity}"
 
 
-def _seen(batches: Iterable[ImageBatch], eyes: Eyes, metrics: tuple[Metric, ...]) -> Seen:
+def _seen(batches: Iterable[ImageBatch], eyes: Eyes, metrics: tuple[Metric, ...], *, first: int = 0) -> Seen:
     wanted = frozenset(column for metric in metrics for column in metric.columns)
-    collector = Collector(eyes, wanted, first=0, pictures=0, seed=0)
+    collector = Collector(eyes, wanted, first=first, pictures=0, seed=0)
     for batch in batches:
         collector.update(batch)
     return collector.seen(())
 
 
-def _samples(student: Student, stage: Stage) -> Iterator[ImageBatch]:
-    """What the generator draws for the classes or the data's prompts in turn."""
-    start = 0
-    for samples in student.drawn(stage.roles.generator, student.config.evaluate.num):
-        numbers = range(start, start + len(samples))
-        yield _batch(student, samples, numbers)
-        start = numbers.stop
+def _samples(student: Student, stage: Stage, batches: Iterable[range]) -> Iterator[ImageBatch]:
+    """What the generator draws for the classes or the data's prompts in turn, of the samples of these numbers."""
+    for numbers in batches:
+        yield _batch(student, student.drawn(stage.roles.generator, numbers), numbers)
 
 
 def _batch(student: Student, samples: Tensor, numbers: Sequence[int]) -> ImageBatch:

@@ -1,6 +1,6 @@
 """The student while it is made: the schedulers it will be sampled with, its grids and its samples."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import torch
@@ -10,6 +10,7 @@ from ..config.schema import Config
 from ..data import Items
 from ..engine.dtypes import base_of, teacher_dtype
 from ..engine.stage import Stage
+from ..errors import warn
 from ..export.held import NetworkTimes
 from ..export.scheduler_export import SchedulerExport, scheduler_exports
 from ..export.stops import stops_of
@@ -31,6 +32,7 @@ from ..models.walk import Plan, sample, scalars_at
 from ..process import Flow, from_scheduler
 from ..sampling.pictures import grid
 from ..sampling.sampler import SAMPLES_AT_ONCE, ode, seeded_noise
+from .collapse import alarms
 
 PREVIEW_IMAGES = 20
 FEW_FROM = 4 * 64 * 64  # values of a sample above which fewer previews are drawn
@@ -108,17 +110,21 @@ class Student:
     def preview(self, stage: Stage, name: str) -> None:
         """A grid of the generator's samples at the first declared step count, always of the same seeds."""
         count = 8 if torch.Size(self.pipeline.shape).numel() > FEW_FROM else PREVIEW_IMAGES
-        pictures = torch.cat([self.pictures(drawn) for drawn in self.drawn(stage.roles.generator, count)])
+        pictures = torch.cat([self.pictures(self.drawn(stage.roles.generator, part)) for part in self.batches(count)])
+        for alarm in alarms(pictures, stage.roles.network("generator").net):
+            warn(f"{name}: {alarm}")
         folder = self.config.out / "previews"
         folder.mkdir(exist_ok=True)
         grid(pictures / 2 + 0.5, columns=count // 2).save(folder / f"{name}.png")
 
-    def drawn(self, model: Denoiser, count: int) -> Iterator[Tensor]:
-        """Samples of the seeds 0 .. `count` - 1."""
+    def batches(self, count: int) -> list[range]:
+        """The numbers 0 .. `count` - 1 of samples, as they are drawn together beside a training run."""
         at_once = max(1, min(SAMPLES_AT_ONCE, BESIDE // torch.Size(self.pipeline.shape).numel()))
-        for start in range(0, count, at_once):
-            part = range(start, min(start + at_once, count))
-            yield self.sample(model, self.condition(part), seeds=part)
+        return [range(start, min(start + at_once, count)) for start in range(0, count, at_once)]
+
+    def drawn(self, model: Denoiser, numbers: range) -> Tensor:
+        """Samples of these numbers, which are their seeds."""
+        return self.sample(model, self.condition(numbers), seeds=numbers)
 
     def pictures(self, samples: Tensor) -> Tensor:
         """Samples as pictures [B, C, H, W] in [-1, 1], of a video its middle frame."""

@@ -7,7 +7,7 @@ that is ten minutes late. Objects, and processes that wait for one that works al
 from collections.abc import Callable, Mapping
 from datetime import timedelta
 from functools import lru_cache
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -94,6 +94,39 @@ def alone(work: Callable[[], Value]) -> Value | None:
     if told is not None:
         raise told.error("the first process")
     return done
+
+
+def together(work: Callable[[], Value]) -> list[Value]:
+    """What `work` returns on each process in their order, on the first one; an empty list on the others.
+
+    Raises:
+        UserError: it failed on one of them, which raises its own error, the others one that names it.
+        Stopped: a signal to one of them stopped the work, on every process.
+    """
+    if not parallel():
+        return [work()]
+    done, failure = None, None
+    try:
+        done = work()
+    except (Exception, Stopped) as error:
+        failure = error
+    group, count, rank = _beside(dist.group.WORLD), dist.get_world_size(), dist.get_rank()
+    endings: list[Ending | None] = [None] * count
+    dist.all_gather_object(endings, None if failure is None else Ending.of(failure), group=group)
+    if failure is not None:
+        raise failure
+    for number, told in enumerate(endings):
+        if told is not None:
+            raise told.error(f"process {number}")
+    parts: list[Any] | None = [None] * count if rank == 0 else None
+    dist.gather_object(done, parts, dst=0, group=group)
+    return parts or []
+
+
+def share(count: int) -> range:
+    """Which of so many things are this process's: one after the other, as evenly as can be."""
+    rank, processes = (dist.get_rank(), dist.get_world_size()) if parallel() else (0, 1)
+    return range(count * rank // processes, count * (rank + 1) // processes)
 
 
 def helped(work: Callable[[Callable[[str], Told]], Value], bring: Callable[[str], Told]) -> Value | None:

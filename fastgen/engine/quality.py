@@ -5,7 +5,7 @@ training itself; what a stage leaves to the next one and to the export is its be
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,7 +25,7 @@ from ..models.head_bank import HeadBank
 from ..models.roles import EMBEDDED, Roles, put, taken
 from ..models.sharding import brought_together
 from ..stopping import interruptible
-from .distributed import alone, shared
+from .distributed import alone, shared, together
 from .feed import Feed
 from .fitting import check_tensors
 from .stage import Stage
@@ -38,12 +38,15 @@ class Yardstick:
     """How a generator is measured.
 
     Attributes:
-        figures: measures a stage's generator with the weights that it has now, by name; one process calls it.
+        look: draws from a stage's generator, with the weights that it has now, this process's share of the samples;
+            every process calls it.
+        figures: of what they saw, in their order, by name; the first process calls it.
         metric: the figure that decides.
         gap: how far a value of that figure is from perfect; the smaller the better.
     """
 
-    figures: Callable[[Stage], Mapping[str, float]]
+    look: Callable[[Stage], Any]
+    figures: Callable[[Sequence[Any]], Mapping[str, float]]
     metric: str
     gap: Callable[[float], float]
 
@@ -101,9 +104,10 @@ class Quality:
             Stopped: a signal was heard while it measured, and nothing is changed.
         """
         assert self._yardstick is not None
-        measured = self._yardstick.figures
+        look, measured = self._yardstick.look, self._yardstick.figures
         with shown(stage):
-            figures = shared(alone(interruptible(lambda: dict(measured(stage))))) or {}
+            seen = together(interruptible(lambda: look(stage)))
+            figures = shared(alone(interruptible(lambda: dict(measured(seen))))) or {}
             value = figures[self.metric]
             self.since += 1
             if self._better(value):

@@ -2,8 +2,9 @@
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import small_run
@@ -40,10 +41,12 @@ class Script:
 
     def __init__(self, *values: float, gap: Callable[[float], float] = abs) -> None:
         self.values, self.seen = values, list[dict[str, Tensor]]()
-        self.yardstick = Yardstick(self.figures, "score", gap)
+        self.yardstick = Yardstick(self.look, self.figures, "score", gap)
 
-    def figures(self, stage: Stage) -> dict[str, float]:
+    def look(self, stage: Stage) -> None:
         self.seen.append(copied(stage))
+
+    def figures(self, parts: Sequence[None]) -> dict[str, float]:
         return {"score": self.values[len(self.seen) - 1], "other": 1.0}
 
 
@@ -142,11 +145,12 @@ def stopping_run(folder: Path, out: Path) -> None:
     """In one of two processes: a run whose figure improves only once, which the first process alone knows."""
     values = iter([3.0, 2.0, 2.0, 1.0, 1.0])
 
-    def figures(stage: Stage) -> dict[str, float]:
-        assert stage.accelerator.is_main_process
+    def figures(parts: Sequence[int]) -> dict[str, float]:
+        assert list(parts) == [0, 1]
         return {"score": next(values)}
 
-    monitor = Monitor(Yardstick(figures, "score", abs), lambda _: None)
+    yardstick = Yardstick(lambda stage: stage.accelerator.process_index, figures, "score", abs)
+    monitor = Monitor(yardstick, lambda _: None)
     fastgen.distillation.distil._monitor = lambda *_, **__: monitor
     evaluate = {"protocol": "domain", "every": 2, "patience": 1}
     distil(
@@ -160,16 +164,17 @@ def test_two_processes_stop_together(folder, tmp_path):
     assert [(r["stage"], r["images"]) for r in logged(tmp_path / "run")] == [(0, 0), (0, 2), (0, 4), (1, 0), (1, 2)]
 
 
-def test_a_best_of_another_measure_is_forgotten(tmp_path):
-    script = Script(1)
+def test_a_best_of_another_measure_is_forgotten(tmp_path, monkeypatch):
+    monkeypatch.setattr("fastgen.engine.quality.copied", lambda stage: {"w": torch.zeros(1)})
+    script, stage = Script(1), SimpleNamespace()
     frechet, accuracy = (
         Quality(script.yardstick, EvaluateConfig(protocol="digits", metric=metric), tmp_path)
         for metric in ("frechet", "accuracy")
     )
     state = {**frechet.state(), "best": {"value": 1.0, "images": 4}, "since": 2}
-    assert frechet.restore(state, {"w": torch.ones(1)})
+    assert frechet.restore(state, {"w": torch.ones(1)}, stage)
     assert (frechet.best.images, frechet.since, list(frechet.weights)) == (4, 2, ["w"])
-    assert not accuracy.restore(state, {"w": torch.ones(1)})
+    assert not accuracy.restore(state, {"w": torch.ones(1)}, stage)
     assert (accuracy.best, accuracy.since, accuracy.weights) == (None, 0, {})
 
 

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,9 +21,12 @@ from fastgen.config.evaluate import EvaluateConfig
 from fastgen.config.schema import Config
 from fastgen.data.digits import from_canvas
 from fastgen.distillation import distil as conductor
-from fastgen.distillation.distil import distil
+from fastgen.distillation import student
+from fastgen.distillation.distil import distil, ready
 from fastgen.distillation.monitor import monitor
 from fastgen.distillation.student import Student
+from fastgen.engine.distributed import leave
+from fastgen.engine.quality import Quality
 from fastgen.errors import UserError
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.sampling.sampler import renoise, seeded_noise
@@ -143,24 +145,24 @@ def test_the_reference_is_named_or_the_training_images(clip, tmp_path):
         save(tmp_path / "real" / f"{number:02d}.png", encoded(Image.fromarray(image)))
     shown = [images]
 
-    def drawn(_model: object, count: int) -> Iterator[Tensor]:
-        yield shown[-1][:25]
-        yield shown[-1][25:count]
+    def drawn(_model: object, numbers: range) -> Tensor:
+        return shown[-1][numbers.start : numbers.stop]
 
     for reference in (None, tmp_path / "real"):
         evaluate = {"protocol": "clip", "extractor": str(clip), "num": 40, "reference": reference}
         student = student_of((3, 8, 8), 10, small_run.Stripes(), **evaluate)
         student.drawn, student.pictures = drawn, lambda samples: samples
+        student.batches = lambda count: [range(25), range(25, count)]
         student.asked = lambda _: SimpleNamespace(labels=None, prompts=None)
         measure = monitor(student, here=True).yardstick
         stage = SimpleNamespace(roles=SimpleNamespace(generator=None))
         shown.append(images)
         assert measure.metric == "fid"
-        assert measure.figures(stage)["fid"] == pytest.approx(0, abs=1e-6)
+        assert measure.figures([measure.look(stage)])["fid"] == pytest.approx(0, abs=1e-6)
         shown.append(images.flip(2) + 0.3)
-        assert measure.figures(stage)["fid"] > 1e-3
+        assert measure.figures([measure.look(stage)])["fid"] > 1e-3
         shown.append(images * math.nan)
-        assert math.isnan(measure.figures(stage)["fid"])
+        assert math.isnan(measure.figures([measure.look(stage)])["fid"])
 
 
 def student_of(shape: tuple[int, ...], classes: int, data: object, **evaluate: object) -> SimpleNamespace:
@@ -194,3 +196,30 @@ def test_what_cannot_be_measured_is_refused_before_training(clip):
 def test_settings_without_a_meaning_are_refused(settings, why):
     with pytest.raises(ValidationError, match=why):
         EvaluateConfig(**settings)
+
+
+def measured_in_shares(folder: Path, out: Path, count: int) -> None:
+    """In one of so many processes: the figures of an untrained generator that draws in five batches."""
+    config = small_run.run_config(
+        folder, out=out, student={"steps": [1]}, stages=[DMD2], evaluate={"protocol": "digits", "num": 50}
+    )
+    student.SAMPLES_AT_ONCE = 10
+    with few_real_digits(), ready(config, recipes=folder) as made:
+        stage = made.run.stage(0, None)
+        assert made.monitor is not None
+        part = made.monitor.yardstick.look(stage)
+        assert part.count == {1: [50], 2: [20, 30]}[count][stage.accelerator.process_index]
+        figures = Quality(made.monitor.yardstick, config.evaluate, out / "best").measure(stage)
+        if stage.accelerator.is_main_process:
+            (out / "figures.json").write_text(json.dumps(figures))
+    leave()
+
+
+def test_two_processes_measure_their_shares_and_find_what_one_does(folder: Path, tmp_path: Path):
+    found = []
+    for count in (1, 2):
+        out = tmp_path / str(count)
+        assert small_run.in_processes(count, measured_in_shares, folder, out, count) == [0] * count
+        found.append(json.loads((out / "figures.json").read_text()))
+    assert found[0].keys() == {"quality/frechet", "quality/accuracy", "quality/diversity"}
+    assert found[1] == pytest.approx(found[0], rel=1e-6)

@@ -185,11 +185,12 @@ def test_a_run_is_watched_by_all_figures_of_digits() -> None:
     student.config.evaluate = EvaluateConfig(protocol="digits", metric="accuracy")
     student.config.data.prompts = None
     student.pipeline.shape, student.pipeline.classes = (1, 16, 16), range(10)
-    student.drawn = lambda model, count: iter([torch.rand(count, 1, 16, 16)])
+    student.batches = lambda count: [range(count)]
+    student.drawn = lambda model, numbers: torch.rand(len(numbers), 1, 16, 16)
     student.asked = lambda numbers: SimpleNamespace(labels=torch.tensor(numbers) % 10, prompts=None)
     yardstick = monitor.monitor(student, here=True).yardstick
     assert yardstick.metric == "accuracy"
-    assert yardstick.figures(MagicMock()).keys() == {"frechet", "accuracy", "diversity"}
+    assert yardstick.figures([yardstick.look(MagicMock())]).keys() == {"frechet", "accuracy", "diversity"}
 
 
 # The command line

@@ -54,12 +54,15 @@ def config(folder, out):
 def measured(patch, during=lambda stage: None):
     """Runs are measured by a number of their own, during which something may happen."""
 
-    def figures(stage):
+    def look(stage):
         during(stage)
-        return {"fid": 1 / (1 + stage.position.images)}
+        return stage.position.images
+
+    def figures(parts):
+        return {"fid": 1 / (1 + parts[0])}
 
     class Monitor:
-        yardstick = Yardstick(figures, "fid", abs)
+        yardstick = Yardstick(look, figures, "fid", abs)
 
         def report(self, trained): ...
 

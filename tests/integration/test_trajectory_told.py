@@ -46,7 +46,7 @@ def test_a_stock_pipeline_says_in_two_steps_what_the_generator_says_that_is_told
 
 def test_the_best_generator_that_is_told_is_exported_not_the_last(tmp_path, monkeypatch, capsys):
     values = iter([5, 4, 1, 3, 3])
-    script = Yardstick(lambda _: {"score": next(values)}, "score", gap=float)
+    script = Yardstick(lambda _: None, lambda _: {"score": next(values)}, "score", gap=float)
     monkeypatch.setattr("fastgen.distillation.distil._monitor", lambda *_, **__: Monitor(script, lambda _: None))
     file = write(tmp_path, "classes", "lcm", rate=1e-2)
     options = ["train.images=8", "evaluate.every=2"]
