@@ -20,7 +20,7 @@ PHASES = {  # phase -> what it calls, and at which of these calls it is told
     "rehearsal": ("fastgen.distillation.distil:rehearse_export", 1),
     "pairs": ("fastgen.engine.pairs:_sampled", 1),
     "first step": ("fastgen.engine.stage:Stage._turn", 1),
-    "step": ("fastgen.engine.stage:Stage._turn", 3),
+    "step": ("fastgen.engine.stage:Stage._turn", 2),
     "save": ("fastgen.engine.checkpoint:save", 1),
     "preview": ("fastgen.distillation.student:Student.preview", 1),
     "export": ("fastgen.distillation.release:export", 1),
