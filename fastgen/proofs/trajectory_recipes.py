@@ -56,5 +56,6 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "progressive": Recipe(Progressive(substeps=32), **ONE),
     "progressive_4step": Recipe(Progressive(substeps=8), **FOUR),
     "pdd": Recipe(ParallelDecoding(heads=32), **ONE),
+    "pdd_midpoint_4step": Recipe(ParallelDecoding(heads=16, target="midpoint"), **FOUR),
 }
 """The mean velocity has no recipe but on the flow process, which alone it holds on (process="flow" in its needs)."""
