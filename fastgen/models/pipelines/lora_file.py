@@ -90,11 +90,12 @@ def read_updates(file: Path) -> tuple[list[Update], set[str]]:
 
 def _check_settings(settings: Any, file: Path) -> None:
     """Raises UserError for settings that give no scale."""
-    told = settings if isinstance(settings, dict) else {"lora_alpha": settings}
+    told = settings if isinstance(settings, dict) else {"lora_alpha": str(settings)}
     for name, value in told.items():
         kind = name.rpartition(".")[2]
-        patterns = value or {} if kind == "alpha_pattern" else {}
-        alphas = [value] if kind == "lora_alpha" else patterns.values() if isinstance(patterns, dict) else [patterns]
+        patterns = value if kind == "alpha_pattern" and isinstance(value, dict) else {}
+        unknown = [str(value)] if kind == "alpha_pattern" and value and not patterns else []
+        alphas = [value] if kind == "lora_alpha" else [*patterns.values(), *unknown]
         if not all(map(_is_alpha, alphas)) or not all(map(_is_pattern, patterns)):
             raise UserError(
                 f"{METADATA} of {file} says {name} = {value!r:.80}, from which no scale follows: take the LoRA as its "
@@ -145,7 +146,7 @@ def _update(key: str, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]
     if other not in tensors:
         return None
     down, up = tensors[key], tensors[other]
-    if min(down.ndim, up.ndim) < 2 or len(down) != up.shape[1] or not len(down) or not _are_fractions(down, up):
+    if min(down.ndim, up.ndim) < 2 or len(down) != up[:1].numel() or not len(down) or not _are_fractions(down, up):
         return None
     norms = next((f"{layer}.{name}" for name in _MAGNITUDES if f"{layer}.{name}" in tensors), None)
     magnitude = tensors[norms] if norms else None
