@@ -23,6 +23,7 @@ class Size:
         shape: of one sample.
         told: argument name -> shape of one sample's row; an empty shape is a class label.
         scheduler: config of the DDIM scheduler that gives its output a meaning.
+        sample: name of the argument that takes x_t.
     """
 
     network: str
@@ -30,6 +31,7 @@ class Size:
     shape: tuple[int, ...]
     told: Mapping[str, Any] = field(default_factory=dict)
     scheduler: Mapping[str, Any] = field(default_factory=lambda: DISCRETE)
+    sample: str = "sample"
 
     def built(self, device: torch.device, dtype: torch.dtype) -> nn.Module:
         """The network with random weights, made where it is used."""
@@ -72,6 +74,12 @@ def _stable_diffusion_xl(width: int, *, deep: tuple[int, ...], heads: tuple[int,
     }
 
 
+def _wan(heads: int, layers: int, *, width: int, text: int) -> dict[str, Any]:
+    """The config of Wan 2.1's transformer of another size."""
+    size = {"num_attention_heads": heads, "attention_head_dim": width, "num_layers": layers, "text_dim": text}
+    return {**size, "ffn_dim": heads * width * 35 // 6, "freq_dim": 256, "in_channels": 16, "out_channels": 16}
+
+
 SIZES = {
     "sdxl": Size(
         "UNet2DConditionModel",
@@ -98,6 +106,20 @@ SIZES = {
         {"class_labels": ()},
         {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"},
     ),
+    "wan": Size(
+        "WanTransformer3DModel",
+        _wan(12, 30, width=128, text=4096),
+        (16, 21, 60, 104),
+        {"encoder_hidden_states": (512, 4096)},
+        sample="hidden_states",
+    ),
+    "tiny wan": Size(
+        "WanTransformer3DModel",
+        _wan(2, 2, width=12, text=16),
+        (16, 2, 4, 8),
+        {"encoder_hidden_states": (6, 16)},
+        sample="hidden_states",
+    ),
     "tiny": Size(
         "UNet2DConditionModel",
         {
@@ -112,4 +134,5 @@ SIZES = {
         {"encoder_hidden_states": (3, 16), "added_cond_kwargs": {"text_embeds": (16,), "time_ids": (6,)}},
     ),
 }
-"""SDXL at 1024 px (2.567 B parameters), a class-conditional U-Net for CIFAR-10 (47.7 M), and one for tests."""
+"""SDXL at 1024 px (2.567 B parameters), Wan 2.1's 1.3 B at 81 frames of 480 x 832 (32,760 tokens), a class-conditional
+U-Net for CIFAR-10 (47.7 M), and two for tests."""

@@ -117,6 +117,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--masters", choices=("fp32", "split", "bf16"), default="fp32")
     parser.add_argument("--gradients", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--ema-device", choices=("auto", "cpu"), default="auto")
+    parser.add_argument("--sequence-parallel", type=int, default=1, help="processes that share a sample's tokens")
     switches = {"gan": False, "one-pass": False, "checkpointing": True, "compile": False, "graphs": False}
     for name, default in switches.items():
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=default)

@@ -15,6 +15,7 @@ from fastgen.engine.dtypes import QUANTISED
 from fastgen.engine.feed import Feed
 from fastgen.engine.memory import settle_recompute
 from fastgen.engine.roles import build_roles
+from fastgen.engine.sequences import part_sequences
 from fastgen.engine.stage import Stage
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import CallForm
@@ -44,7 +45,8 @@ class Setting:
         fake_turns: of a cycle, after one turn of the generator.
         guidance: of the real score; 1 is one call of it, more are two.
         optimizer: name of that of every role.
-        masters, gradients, ema_device: of `TrainConfig`; beside masters in bf16 the teacher is in it as well.
+        masters, gradients, ema_device, sequence_parallel: of `TrainConfig`; beside masters in bf16 the teacher is in it
+            as well.
     """
 
     sharing: Sharing = "lora"
@@ -64,6 +66,7 @@ class Setting:
     masters: str = "fp32"
     gradients: str = "fp32"
     ema_device: str = "auto"
+    sequence_parallel: int = 1
 
     @property
     def dtype(self) -> torch.dtype:
@@ -85,7 +88,7 @@ class Teacher(Pipeline):
     def __init__(self, net: nn.Module, size: Size, dtype: torch.dtype) -> None:
         self.net, self.shape, self.kind, self.classes = net, size.shape, "prompt", range(0)
         self.reading = from_scheduler(DDIMScheduler(**size.scheduler))
-        self.form = CallForm()
+        self.form = CallForm(sample=size.sample)
         self.pipe: Any = None
         self._rows = size.rows(KEPT, dtype)
 
@@ -149,6 +152,7 @@ def config_of(setting: Setting) -> StageConfig:
             "masters": setting.masters,
             "gradients": setting.gradients,
             "ema_device": setting.ema_device,
+            "sequence_parallel": setting.sequence_parallel,
             "optim": {"name": setting.optimizer, "lr": 1e-6, "betas": (0.0, 0.999)},
         }
     )
@@ -183,6 +187,7 @@ def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accel
         base=base,
     )
     feed = Feed(teacher, Loader(Samples(size.shape), seed=0), accelerator.device, config.objective.needs)
+    part_sequences(roles, feed, config.objective, setting.sequence_parallel)
     stage = kind(config, roles, feed, accelerator)
     settle_recompute(stage)
     return stage

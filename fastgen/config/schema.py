@@ -128,6 +128,8 @@ class TrainConfig(Strict):
     cuda_graphs: a network's call is one launch on CUDA devices, recorded when it comes again; for some more memory.
     sharding: none gives every process whole networks; full a slice of each, with its gradients, moments and average;
         host a slice over the processes of its host, so that only gradients travel between hosts.
+    sequence_parallel: so many processes have a part of every sample's tokens each, for long sequences, where Diffusers
+        has a plan for the network (Wan, Flux, Qwen-Image ...); the batch is shared by groups of them.
     optim: optimizer of every role.
     roles: mapping of single roles to what differs from `optim` for them.
     """
@@ -147,13 +149,14 @@ class TrainConfig(Strict):
     compile: bool = False
     cuda_graphs: bool = True
     sharding: Sharding = "none"
+    sequence_parallel: PositiveInt = 1
     optim: OptimConfig = OptimConfig()
     roles: dict[str, Annotated[dict[str, Any], AfterValidator(_optim_settings)]] = Field(default_factory=dict)
 
     @property
     def graphed(self) -> bool:
-        """Whether calls may be recorded as graphs, which those of sharded networks cannot."""
-        return self.cuda_graphs and self.sharding == "none"
+        """Whether calls may be recorded as graphs, in which processes cannot exchange anything."""
+        return self.cuda_graphs and self.sharding == "none" and self.sequence_parallel == 1
 
     @property
     def recomputed(self) -> int:

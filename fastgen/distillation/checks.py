@@ -37,6 +37,7 @@ def check_stages(config: Config) -> None:
         _check_steps(stage, config.student)
         _check_scalars(stage, config)
         _check_settings(stage, config)
+        _check_sequences(stage, config)
         _check_sharding(stage, config)
     for before, stage in pairwise(config.stages):
         _check_goes_on(before, stage)
@@ -222,6 +223,26 @@ def _check_scalars(stage: StageConfig, config: Config) -> None:
             f"of its {max(student.steps)} stops, which become part of the LoRA: set lora.rank to at least "
             f"{max(student.steps)}"
         )
+
+
+def _check_sequences(stage: StageConfig, config: Config) -> None:
+    """Refuses what reads or holds the values of a network's layers where its tokens lie on several processes."""
+    train, needs = stage.train, stage.objective.needs
+    if train.sequence_parallel == 1:
+        return
+    hindrances = {
+        "a discriminator, which reads whole layers": "discriminator" in roles_of(stage.objective),
+        "derivatives that attention on several processes does not have": needs.second_derivative or needs.fine_times,
+        "train.compile": train.compile,
+        f"train.sharding={train.sharding}": train.sharding != "none",
+        f"memory={config.memory}": config.memory != "ample",
+    }
+    for hindrance, is_there in hindrances.items():
+        if is_there:
+            raise UserError(
+                f"stage {stage.name!r} has train.sequence_parallel={train.sequence_parallel}, whose processes have "
+                f"parts of every sample's tokens, and {hindrance}: set train.sequence_parallel=1, or leave that out"
+            )
 
 
 def _check_settings(stage: StageConfig, config: Config) -> None:

@@ -14,6 +14,7 @@ from ..models.roles import Roles
 from ..objectives import Turn, denoisers_of, roles_of
 from ..seeds import stream
 from .distributed import shared
+from .splitting import micro_batches
 from .stage import Stage
 
 ROOM = 0.8
@@ -86,7 +87,7 @@ def _state(stage: Stage, turn: Turn) -> int:
 
 def _kept(stage: Stage, turn: Turn) -> int:
     settings, device = stage.config.train, stage.accelerator.device
-    rows = settings.micro_batch or max(1, settings.batch // stage.accelerator.num_processes)
+    rows, _ = micro_batches(settings, stage.accelerator.num_processes)
     batch = stage.feed.batch(
         0, rows, rng=stream(device, stage.seed, "room"), shared_rng=stream(torch.device("cpu"), stage.seed, "room")
     )

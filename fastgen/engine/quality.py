@@ -23,6 +23,7 @@ from ..manifest import MANIFEST, verify_manifest, write_manifest
 from ..models.baking import baked, fused
 from ..models.head_bank import HeadBank
 from ..models.roles import EMBEDDED, Roles, put, taken
+from ..models.sequences import together
 from ..models.sharding import brought_together
 from ..stopping import interruptible
 from .distributed import alone, shared, together
@@ -170,7 +171,8 @@ def passed(before: int, now: int, *, every: int | None, total: int, marks: int =
 @contextmanager
 def shown(stage: Stage) -> Iterator[None]:
     """Within, the generator has its averaged weights, and one process may call it alone, without gradients."""
-    with averaged(stage), brought_together(stage.roles.network("generator").net):
+    generator = stage.roles.network("generator")
+    with averaged(stage), brought_together(generator.net), together(generator.parts):
         yield
 
 

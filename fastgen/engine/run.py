@@ -37,6 +37,7 @@ from .quality import Quality, Yardstick, left_by, passed, plain, read_weights, w
 from .resume import due_again, resumed
 from .roles import Weights, build_roles
 from .saved import FORMAT
+from .sequences import part_sequences
 from .sharding import shard_roles
 from .stage import Stage
 
@@ -169,6 +170,7 @@ class Run:
         roles, feed = self.roles(config, weights), self.feed(config)
         if shard_roles(roles, config.train.sharding, self.accelerator.device):
             self.pipeline.network.to("cpu")  # whole, it would stand beside the slices
+        part_sequences(roles, feed, config.objective, config.train.sequence_parallel)
         stage = Stage(
             config,
             roles,

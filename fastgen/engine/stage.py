@@ -82,7 +82,7 @@ class Stage:
         generator_turns = sum("generator" in turn for turn in cycle)
         self.cycles = math.ceil(settings.images / (settings.batch * generator_turns))
         self.micro, self._parts = micro_batches(settings, accelerator.num_processes)
-        self._first: int = accelerator.process_index * self._parts
+        self._first: int = accelerator.process_index // settings.sequence_parallel * self._parts
         self.optimizers = {
             role: RoleOptimizer(
                 owned(roles[role]),

@@ -26,6 +26,7 @@ from .low_rank import DOWN, UP, factor_shapes, make_adaptable
 from .quantised import beside_weights
 from .recompute import computed_again, enable_checkpointing
 from .scalars import ScalarEmbeddings
+from .sequences import Parts
 from .targets import find_targets, one_dimensional
 
 
@@ -212,6 +213,15 @@ class AdaptedDenoiser(nn.Module):
     def checkpoint_blocks(self, every: int = 1) -> None:
         """See `SharedNetwork.checkpoint_blocks`."""
         self._shared[1].checkpoint_blocks(every)
+
+    @property
+    def parts(self) -> Parts | None:
+        """See `NetworkDenoiser.parts`."""
+        return self._shared[0].parts
+
+    @parts.setter
+    def parts(self, parts: Parts | None) -> None:
+        self._shared[0].parts = parts
 
     @property
     def process(self) -> Process:

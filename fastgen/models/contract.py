@@ -9,6 +9,7 @@ from ..process import Latent, Prediction, Process, Time
 from .conditioning import Conditioning
 from .head_bank import HeadBank
 from .scalars import ScalarEmbeddings
+from .sequences import Parts
 
 BELIEF = ""
 """The name, among layers that are tapped, of the whole network: what it says is the denoiser's belief of x_t."""
@@ -75,6 +76,9 @@ class RoleNetwork(Denoiser, Protocol):
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Whether what it has of its own and its embeddings require gradients."""
         ...
+
+    parts: Parts | None
+    """Of the network's tokens on several processes; None where every process has all of them."""
 
     def checkpoint_blocks(self, every: int = 1) -> None:
         """Blocks of the network are computed again in `backward`, every so-many-th of them.

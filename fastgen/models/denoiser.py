@@ -19,6 +19,7 @@ from .owned import collect_gradients
 from .recompute import enable_checkpointing
 from .recorded import Actor
 from .scalars import ScalarEmbeddings
+from .sequences import Parts
 from .taps import Taps
 
 Acting = tuple[Hashable, Sequence[nn.Parameter]]
@@ -107,6 +108,8 @@ class NetworkDenoiser(nn.Module):
         self.graphs: Graphs | None = None
         self.acting: Callable[[], Acting] = lambda: (None, self._weights)
         """Who acts on the network, and what of it may be trained."""
+        self.parts: Parts | None = None
+        """Of its tokens on several processes."""
 
     @cached_property
     def _weights(self) -> tuple[nn.Parameter, ...]:
@@ -179,6 +182,9 @@ class NetworkDenoiser(nn.Module):
             with self._cast(x_t.device):
                 return output_of((call or self.net)(**told))
 
+        if self.parts is not None:
+            told = {**self._told(self.parts.entering(x_t), t, cond), "return_dict": False}  # its hooks know tensors
+            return self.parts.leaving(run(told))
         told = self._told(x_t, t, cond)
         return run(told) if call else self._called(run, told)
 
@@ -243,6 +249,15 @@ class RetargetedDenoiser(nn.Module):
     def checkpoint_blocks(self, every: int = 1) -> None:
         """See `enable_checkpointing`."""
         self.inner.checkpoint_blocks(every)
+
+    @property
+    def parts(self) -> Parts | None:
+        """See `NetworkDenoiser.parts`."""
+        return self.inner.parts
+
+    @parts.setter
+    def parts(self, parts: Parts | None) -> None:
+        self.inner.parts = parts
 
     def collect_gradients(self) -> None:
         """See `owned.collect_gradients`."""

@@ -16,8 +16,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 
 import fastgen.distillation.distil as distillation
+from benchmarks.networks import SIZES
 from benchmarks.scaling import timed_stage
-from benchmarks.trio import Setting
+from benchmarks.trio import Setting, stage_on
 from fastgen.config.guards import GuardsConfig
 from fastgen.config.schema import Config, LoRAConfig
 from fastgen.distillation.distil import distil
@@ -181,6 +182,57 @@ def train_in_slices(teacher: Path, folder: Path, slicing: str = "full") -> None:
         saved(other, folder / f"{name} of one again")
         told["resumed"] = other.cycle()
         torch.save(told, folder / f"{name} {rank}.pt")
+
+
+PARTED: dict[str, dict[str, Any]] = {
+    "full": {"sharing": "full", "precision": "fp32", "checkpointing": 2},
+    "adapters": {"rank": 2, "precision": "fp32", "checkpointing": False},
+}
+"""Settings of a trio of tiny Wans whose tokens two processes share, and one has."""
+
+
+def parted(name: str, size: int) -> loop.Stage:
+    """Such a stage; its weights are no longer those at which half of its outputs are zero."""
+    torch.manual_seed(0)
+    setting = Setting(batch=2, fake_turns=1, sequence_parallel=size, guidance=2.0, **PARTED[name])
+    return stage_on(SIZES["tiny wan"], setting, loop.Stage, Accelerator(cpu=True))
+
+
+def train_in_parts(folder: Path) -> None:
+    """In one of two processes: what each steps with, and a picture that the first makes alone."""
+    rank = int(os.environ["RANK"])
+    for name in PARTED:
+        trained, tokens = parted(name, 2), list[int]()
+        block: Any = trained.roles.network("generator").net.get_submodule("blocks.1")
+        seeing = block.register_forward_pre_hook(lambda _, told, tokens=tokens: tokens.append(told[0].shape[1]))
+        told: dict[str, Any] = {"gradients": gradients_of(trained), "tokens": tokens}
+        seeing.remove()
+        told["figures"] = trained.cycle()
+        with shown(trained):
+            told["shown"] = alone(partial(_drawn, trained))
+        told["again"] = trained.cycle()
+        told["entered"] = _entered(trained)
+        torch.save(told, folder / f"{name} {rank}.pt")
+
+
+def train_in_parts_on_gpus(folder: Path, size: int) -> None:
+    """In one process, or in one of two with a GPU each: what adapters of a tiny Wan in bf16 step with."""
+    torch.manual_seed(0)
+    setting = Setting(batch=2, fake_turns=1, sequence_parallel=size, guidance=2.0, rank=4)
+    accelerator = Accelerator()
+    found = gradients_of(stage_on(SIZES["tiny wan"], setting, loop.Stage, accelerator))
+    if accelerator.is_main_process:
+        torch.save(found, folder / f"parts {size}.pt")
+
+
+def _entered(trained: loop.Stage) -> torch.Tensor:
+    """The gradient of what a network is told, as a mean over processes."""
+    x, cond = trained.feed.example()
+    x = torch.ones_like(x).requires_grad_()
+    t = torch.full((1,), 0.5, dtype=torch.float64)
+    trained.roles.generator(x, t, cond).x0.square().sum().backward()
+    assert x.grad is not None
+    return average(x.grad)
 
 
 def fail_on_the_second(config: Config) -> None:
