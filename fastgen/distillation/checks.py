@@ -5,7 +5,7 @@ from itertools import pairwise
 import torch
 
 from ..config.schema import Config, StageConfig, StudentConfig
-from ..engine.dtypes import QUANTISED, autocast_of, base_of, check_dtypes
+from ..engine.dtypes import autocast_of, check_dtypes
 from ..errors import UserError
 from ..models.baking import TWO_TOLD
 from ..models.head_bank import Intervals, ends_with_heads
@@ -17,6 +17,7 @@ from ..objectives import denoisers_of, roles_of
 from ..process import Flow
 from ..process.retold import retold
 from .offloading import check_memory
+from .processes import check_processes
 
 SCALARS = {"s": "where its steps lead", "w": "its guidance", "heads": "an interval of time"}
 """What a generator may be told beside its time, in words."""
@@ -37,8 +38,7 @@ def check_stages(config: Config) -> None:
         _check_steps(stage, config.student)
         _check_scalars(stage, config)
         _check_settings(stage, config)
-        _check_sequences(stage, config)
-        _check_sharding(stage, config)
+        check_processes(stage, config)
     for before, stage in pairwise(config.stages):
         _check_goes_on(before, stage)
     last, steps = config.stages[-1], config.student.steps
@@ -225,26 +225,6 @@ def _check_scalars(stage: StageConfig, config: Config) -> None:
         )
 
 
-def _check_sequences(stage: StageConfig, config: Config) -> None:
-    """Refuses what reads or holds the values of a network's layers where its tokens lie on several processes."""
-    train, needs = stage.train, stage.objective.needs
-    if train.sequence_parallel == 1:
-        return
-    hindrances = {
-        "a discriminator, which reads whole layers": "discriminator" in roles_of(stage.objective),
-        "derivatives that attention on several processes does not have": needs.second_derivative or needs.fine_times,
-        "train.compile": train.compile,
-        f"train.sharding={train.sharding}": train.sharding != "none",
-        f"memory={config.memory}": config.memory != "ample",
-    }
-    for hindrance, is_there in hindrances.items():
-        if is_there:
-            raise UserError(
-                f"stage {stage.name!r} has train.sequence_parallel={train.sequence_parallel}, whose processes have "
-                f"parts of every sample's tokens, and {hindrance}: set train.sequence_parallel=1, or leave that out"
-            )
-
-
 def _check_settings(stage: StageConfig, config: Config) -> None:
     """Refuses settings of a stage that would break off its training, or leave a role without any."""
     needs, trained, train = stage.objective.needs, roles_of(stage.objective), stage.train
@@ -280,43 +260,6 @@ def _check_settings(stage: StageConfig, config: Config) -> None:
             raise UserError(
                 f"stage {stage.name!r} carries the {role} from a whole generator, but under sharing=scores it is a "
                 "LoRA on the teacher: set sharing=full, or start it from the teacher"
-            )
-
-
-def _check_sharding(stage: StageConfig, config: Config) -> None:
-    """Refuses what networks in slices cannot do."""
-    needs, train = stage.objective.needs, stage.train
-    hindrances = {
-        "train.compile, which would compile blocks that are not there": (train.compile, "train.compile=false"),
-        "train.precision fp16, whose loss scaler looks at slices alone": (
-            train.precision == "fp16",
-            "train.precision=bf16",
-        ),
-        f"train.masters {train.masters}, halves of numbers that no slice holds": (
-            train.masters != "fp32",
-            "train.masters=fp32",
-        ),
-        "an optimizer besides adamw, which looks at whole tensors": (
-            any(train.optim_of(role).name != "adamw" for role in roles_of(stage.objective)),
-            "optim.name=adamw",
-        ),
-        "train.ema_device cpu, where slices do not meet": (train.ema_device == "cpu", "train.ema_device=auto"),
-        "gan.r1, a second derivative": (needs.second_derivative, "gan.approximate_r1 in its place"),
-        "calls of networks that depend on the samples drawn, where all processes have to make the same": (
-            needs.uneven,
-            "another objective",
-        ),
-        "exact derivatives by the time": (needs.fine_times, "objective.derivative_step=0.03"),
-        f"lora.base {config.lora.base}, whose weights cannot be sliced": (
-            config.sharing != "full" and base_of(config) in QUANTISED,
-            "lora.base=bf16",
-        ),
-    }
-    for what, (present, remedy) in hindrances.items():
-        if train.sharding != "none" and present:
-            raise UserError(
-                f"stage {stage.name!r} has train.sharding {train.sharding} and {what}: set {remedy}, or "
-                "train.sharding=none"
             )
 
 

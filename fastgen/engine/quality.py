@@ -23,7 +23,7 @@ from ..manifest import MANIFEST, verify_manifest, write_manifest
 from ..models.baking import baked, fused
 from ..models.head_bank import HeadBank
 from ..models.roles import EMBEDDED, Roles, put, taken
-from ..models.sequences import together
+from ..models.sequences import with_all_tokens
 from ..models.sharding import brought_together
 from ..stopping import interruptible
 from .distributed import alone, shared, together
@@ -172,7 +172,7 @@ def passed(before: int, now: int, *, every: int | None, total: int, marks: int =
 def shown(stage: Stage) -> Iterator[None]:
     """Within, the generator has its averaged weights, and one process may call it alone, without gradients."""
     generator = stage.roles.network("generator")
-    with averaged(stage), brought_together(generator.net), together(generator.parts):
+    with averaged(stage), brought_together(generator.net), with_all_tokens(generator.parts):
         yield
 
 

@@ -171,15 +171,9 @@ class Run:
         if shard_roles(roles, config.train.sharding, self.accelerator.device):
             self.pipeline.network.to("cpu")  # whole, it would stand beside the slices
         part_sequences(roles, feed, config.objective, config.train.sequence_parallel)
+        run, sparing = self.config, self.config.memory == "low"
         stage = Stage(
-            config,
-            roles,
-            feed,
-            self.accelerator,
-            index=index,
-            seed=self.config.seed,
-            sparing=self.config.memory == "low",
-            guards=self.config.guards,
+            config, roles, feed, self.accelerator, index=index, seed=run.seed, sparing=sparing, guards=run.guards
         )
         found = settle_recompute(stage)
         if found is not None:

@@ -53,7 +53,7 @@ class Parts(ABC):
         """Lets it compute with all of them."""
 
 
-def together(parts: Parts | None) -> AbstractContextManager[None]:
+def with_all_tokens(parts: Parts | None) -> AbstractContextManager[None]:
     """See `Parts.together`; of a network whose tokens are together anyway, nothing."""
     return nullcontext() if parts is None else parts.together()
 
