@@ -122,7 +122,7 @@ class TrainConfig(Strict):
     ema: decay per generator update; the average, in fp32, is what is exported.
     ema_device: auto keeps the average beside the weights, cpu in main memory, where it follows while training goes on.
     reuse: the turns of a cycle share one batch and its rollout.
-    gradient_checkpointing: blocks computed again in the backward pass, for memory: all, every so-many-th, as few as fit.
+    gradient_checkpointing: blocks computed again in the backward pass, for memory: all, each n-th, as few as fit (auto).
     compile: the blocks that networks are stacked from are compiled by PyTorch.
     cuda_graphs: a network's call is one launch on CUDA devices, recorded when it comes again; for some more memory.
     sharding: none gives every process whole networks; full a slice of each, with its gradients, moments and average;
