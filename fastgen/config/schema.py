@@ -122,12 +122,12 @@ class TrainConfig(Strict):
     ema: decay per generator update; the average, in fp32, is what is exported.
     ema_device: auto keeps the average beside the weights, cpu in main memory, where it follows while training goes on.
     reuse: the turns of a cycle share one batch and its rollout.
-    gradient_checkpointing: blocks computed again in the backward pass, for memory: all, each n-th, as few as fit (auto).
+    gradient_checkpointing: blocks computed again in the backward pass, for memory: all, each n-th, or few (auto).
     compile: the blocks that networks are stacked from are compiled by PyTorch.
     cuda_graphs: a network's call is one launch on CUDA devices, recorded when it comes again; for some more memory.
     sharding: none gives every process whole networks; full a slice of each, with its gradients, moments and average;
         host a slice over the processes of its host, so that only gradients travel between hosts.
-    sequence_parallel: processes that share the tokens of every sample, for long videos; groups of them share the batch.
+    sequence_parallel: processes that share the tokens of each sample, for long videos; groups of them share the batch.
     optim: optimizer of every role.
     roles: mapping of single roles to what differs from `optim` for them.
     """
