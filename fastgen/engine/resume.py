@@ -5,6 +5,7 @@ from collections.abc import Callable, Collection
 from ..config.schema import Config
 from ..config.yaml_file import fingerprint
 from ..errors import CheckpointError
+from .budgets import Begun, budgets, without_budgets
 from .checkpoint import Snapshot, newest_of_the_first
 from .materials import Material, Materials, check_materials
 from .migration import migrated
@@ -28,14 +29,17 @@ def resumed(
         say(f"nothing to resume in {config.out}: starting from the beginning")
         return None
     snapshot = migrated(loaded.snapshot, loaded.path)
-    changed = _differences(snapshot.state["fingerprint"], fingerprint(config))
+    saved, now = snapshot.state["fingerprint"], fingerprint(config)
+    changed = _differences(without_budgets(saved), without_budgets(now))
     if changed:
         raise CheckpointError(
             f"the checkpoint {loaded.path} was written with other settings ({'; '.join(changed[:10])}): resume "
             f"with the config saved in {config.out / 'config.yaml'}, or start in another folder (out=...)"
         )
+    begun, both = Begun(loaded.path, snapshot.state), zip(budgets(saved), budgets(now), strict=True)
+    told = [begun.new_budget(i, config.stages[i], was) for i, (was, is_now) in enumerate(both) if was != is_now]
     check_materials(snapshot.state.get("made_of", {}), made_of, loaded.path, allowed=allowed)
-    say(f"resuming from {loaded.path}")
+    say("; ".join([f"resuming from {loaded.path}", *told]))
     return snapshot
 
 

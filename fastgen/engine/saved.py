@@ -83,6 +83,8 @@ class _Objective(_Saved):
 
 
 class _Train(_Saved):
+    images: NonNegativeInt
+    minutes: NonNegativeFloat | None = None
     roles: dict[str, dict[str, Any]]
 
 

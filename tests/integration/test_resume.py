@@ -44,8 +44,8 @@ def finished(folder, tmp_path):
     return shutil.copytree(folder / "run", tmp_path / "run")
 
 
-def short(folder, out, *, optim=None, objective=None, **changes):
-    train = {"images": 8, "batch": 2, "optim": {"eps": 1e-3, **(optim or {})}}  # smooth: rounding stays rounding
+def short(folder, out, *, images=8, optim=None, objective=None, **changes):
+    train = {"images": images, "batch": 2, "optim": {"eps": 1e-3, **(optim or {})}}  # smooth: rounding stays rounding
     stages = [{"name": "kd", "objective": objective or {"name": "kd"}, "train": train}]
     return small_run.run_config(
         folder, **{"out": out, "student": {"steps": [1]}, "checkpoints": {"every": 4}, "stages": stages, **changes}
@@ -85,6 +85,23 @@ def test_a_run_killed_three_times_ends_as_if_nothing_had_happened(folder, tmp_pa
     assert cycles(whole.out) == [(stage, cycle) for stage in (0, 1) for cycle in range(1, 11)]
     assert (broken.out / "log.jsonl").read_bytes() == (whole.out / "log.jsonl").read_bytes()
     assert (broken.out / WEIGHTS).read_bytes() == (whole.out / WEIGHTS).read_bytes()
+
+
+def test_a_run_that_is_given_more_images_ends_as_if_it_had_had_them_from_the_start(folder, tmp_path):
+    straight, grown = short(folder, tmp_path / "straight", images=16), short(folder, tmp_path / "grown")
+    assert carried_out(straight) == 0
+    assert carried_out(grown) == 0
+    assert cycles(grown.out)[-1] == (0, 4)
+    assert carried_out(short(folder, grown.out, images=16), resume=True) == 0
+    assert (grown.out / "log.jsonl").read_bytes() == (straight.out / "log.jsonl").read_bytes()
+    assert (grown.out / WEIGHTS).read_bytes() == (straight.out / WEIGHTS).read_bytes()
+
+
+def test_fewer_images_than_are_trained_are_refused(folder, finished):
+    before = files(finished)
+    with pytest.raises(CheckpointError, match=r"'kd' ends after 8 images, 8 of which are trained.* give at least 8"):
+        distil(short(folder, finished, images=4), recipes=folder, resume=True)
+    assert files(finished) == before
 
 
 def test_what_a_checkpoint_holds_is_read_one_group_at_a_time_and_not_kept(folder, finished, monkeypatch):
