@@ -88,6 +88,7 @@ def test_the_largest_micro_batch_of_every_stage_is_found_and_nothing_is_left(
         batches(config)
 
 
+@pytest.mark.slow  # the plan is made anew for every setting that is named
 def test_a_step_without_memory_names_the_parts_and_what_takes_less(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Stage, "cycle", full)
     stages = [{"objective": {"name": "dmd2"}, "train": {"images": 24, "batch": 12, "micro_batch": 6}}]

@@ -54,7 +54,6 @@ def test_student_and_teacher_side_by_side(place: Path, tmp_path: Path, capsys: p
         (["--student", "{place}/student", "--extractor", "{place}/student"], "has no config.json"),
         (["--student", "{place}/student", "--extractor-mean", "0", "0", "0"], "preprocessing needs"),
         (["--student", "{place}/student", "--extractor-range", "1", "-1"], "is empty"),
-        (["--student", "{place}/student", "--device", "abacus"], "no device 'abacus'"),
         (["--student", "{place}/student", "--metrics", "fit"], "did you mean fid?"),
         (["--student", "{place}/student", "--assert", "fid"], "'fid' cannot be read"),
         (
@@ -130,10 +129,17 @@ def test_statistics_of_another_preprocessing_are_refused(
 
 def test_python_m_eval_is_the_same_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(sys, "argv", ["eval", "--reference", "none", "--extractor", "none"])
+    monkeypatch.setattr("fastgen.command.leave", sys.exit)  # which would end this process some seconds later
     with pytest.raises(SystemExit) as caught:
         runpy.run_module("eval", run_name="__main__")
     assert caught.value.code == 2
     assert "nothing to measure" in capsys.readouterr().err
+
+
+def test_a_device_that_does_not_exist_is_refused_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        build_parser().parse_args(["--student", "out/student", "--device", "abacus"])
+    assert "'abacus' is not auto, cpu, cuda" in capsys.readouterr().err
 
 
 def test_help_teaches_without_loading_torch() -> None:

@@ -222,7 +222,7 @@ def test_a_checkpoint_holds_adapters_and_resumes_as_if_nothing_had_happened(pipe
         whole.cycle(), first.cycle()
     snapshot = copy.deepcopy(first.snapshot())
     assert set(snapshot.tensors) == {
-        *("generator", "fake_score", "discriminator", "ema"),
+        *("generator", "fake_score", "discriminator", "ema", "guard"),
         *("optimizer.generator", "optimizer.fake_score", "optimizer.discriminator"),
     }
     own = set(first.roles.generator.state_dict())

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from typing import Any
 
 from torch import nn
@@ -72,13 +73,13 @@ def rest(pipe: StockPipeline) -> None:
 @contextmanager
 def woken(pipe: StockPipeline) -> Iterator[None]:
     """Within, the text encoders are on the denoiser's device, or rest while it runs; afterwards where they were."""
-    homes = [(encoder, next(encoder.parameters()).device) for encoder in encoders_of(pipe)]
+    homes = [(part, weight.device) for part in encoders_of(pipe) for weight in islice(part.parameters(), 1)]
     wake(pipe)
     try:
         yield
     finally:
-        for encoder, home in homes:
-            encoder.to(home)
+        for part, home in homes:
+            part.to(home)
 
 
 def autoencoder_of(pipe: StockPipeline) -> Any:

@@ -50,8 +50,8 @@ def test_the_weights_follow_the_seed():
         ("DDIMPipeline", {"class": "UNet2DModle"}, "no class 'UNet2DModle'; did you mean UNet2DModel?"),
         ("DDIMPipeline", {"block_out_chanels": [8]}, "'block_out_chanels'; did you mean block_out_channels?"),
         ("DDIMPipeline", {"zzz": 1}, "parts.unet: UNet2DModel has no setting 'zzz'; it takes "),
-        ("DDIMPipeline", {"up_block_types": ["UpBlock2D"]}, "UNet2DModel does not take this config: "),
-        ("StableDiffusionPipeline", {}, "StableDiffusionPipeline cannot be built from the parts unet, scheduler: "),
+        ("DDIMPipeline", {"up_block_types": ["UpBlock2D"]}, "UNet2DModel does not take this config ("),
+        ("StableDiffusionPipeline", {}, "StableDiffusionPipeline cannot be built from the parts unet, scheduler ("),
     ],
 )
 def test_mistakes_are_named_with_what_was_meant(pipeline: str, changed: dict[str, Any], message: str):
