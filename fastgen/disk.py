@@ -25,7 +25,8 @@ def check_writable(folder: Path, setting: str) -> None:
     """Raises UserError where a folder cannot be made or written in; `setting` is how it was given."""
     place = standing(folder)
     if not place.is_dir():
-        raise UserError(f"{setting} is {folder}, but {place} is a file: give another folder")
+        where = "which" if place == folder.absolute() else f"but {place}"
+        raise UserError(f"{setting} is {folder}, {where} is a file: give a folder")
     if not os.access(place, os.W_OK | os.X_OK):
         raise UserError(f"{setting} is {folder}, but nothing can be written in {place}: give another folder")
 

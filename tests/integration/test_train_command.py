@@ -203,7 +203,7 @@ def test_a_recipe_that_makes_another_folder_is_refused(here, refused):
         ("objective.gan=0.1", "needs real images and the data source has none"),
         ("objective={name: pretrain, label_dropout: 0}", "needs real images and the data source has none"),
         ("out={here}/run.yaml", "run.yaml, which is a file: give a folder"),
-        ("out={here}/run.yaml/deeper", "deeper: Not a directory; give a writable folder"),
+        ("out={here}/run.yaml/deeper", "run.yaml/deeper, but {here}/run.yaml is a file: give a folder"),
         ("export={here}/run.yaml", "run.yaml, which is a file: give a folder"),
         ("export={here}/precious", "precious, which already holds files: give another folder"),
         ("export={here}/teacher", "would replace {here}/teacher"),
