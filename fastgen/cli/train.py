@@ -29,7 +29,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--allow-changed",
         action="append",
-        choices=("teacher", "data", "pairs"),
+        choices=("teacher", "init", "data", "pairs"),
         default=[],
         help="resume although this has other contents than when the checkpoint was written; may be repeated",
     )

@@ -255,11 +255,11 @@ class Config(Strict):
     cache: folder for the encoded prompts, which later runs find again; null keeps them in memory.
     teacher: the pipeline that is distilled.
     student: what is exported: step counts, sampler, size.
+    init: whose weights the generator starts from: an exported student, a run, a checkpoint, a LoRA; or the teacher's.
     process: that the roles speak in training; flow and trig retarget networks of another process.
     attention: kernel of the denoisers; auto and native leave the choice to PyTorch.
     memory: low keeps in main memory what is not computed with: text encoders and autoencoder, moments of roles that a
-        turn does not train, and the blocks of a network that all roles share, each copied while the one before it
-        computes. For small GPUs; slower.
+        turn does not train, and the blocks of a network that all roles share. For small GPUs; slower.
     sharing: full gives every role a network of its own; lora puts all of them on the teacher's, see `lora`; scores
         puts the real and the fake score there, beside a generator of its own (SwiftBrush).
     lora: adapters of shared roles.
@@ -281,6 +281,7 @@ class Config(Strict):
     cache: Path | None = Path("runs/cache")
     teacher: TeacherConfig
     student: StudentConfig = StudentConfig()
+    init: Annotated[str, Field(min_length=1)] | None = None
     process: ProcessName = "native"
     attention: Literal["auto", "native", "flash", "cudnn", "xformers"] = "auto"
     memory: Literal["ample", "low"] = "ample"
@@ -298,8 +299,7 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _stages_have_their_own_names(self) -> Self:
-        names = [stage.name for stage in self.stages]
-        for name in names:
+        for name in (names := [stage.name for stage in self.stages]):
             if names.count(name) > 1:
                 raise ValueError(f"two stages are called {name!r}: give each a `name` of its own")
         return self

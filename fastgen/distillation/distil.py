@@ -3,6 +3,7 @@
 from collections.abc import Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,7 @@ from ..models.pipelines.loading import answer_within
 from ..peers import together
 from .checks import check_grids, check_needs, check_stages
 from .exhausted import counted
+from .initial import initial
 from .plan import recipe_of
 from .preflight import check_device, check_start
 from .prompts import encode
@@ -139,6 +141,7 @@ def _made(config: Config, accelerator: Accelerator) -> Ready:
         accelerator=accelerator,
         preview=student.preview if shown else None,
         yardstick=monitor.yardstick if monitor else None,
+        begin=partial(initial, student),
     )
     return Ready(student, run, monitor)
 

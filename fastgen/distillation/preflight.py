@@ -22,6 +22,7 @@ from ..models.pipelines.attention import check_attention
 from ..models.pipelines.fuse import lora_file
 from ..models.pipelines.loading import HUB_FAILURES, HUB_ID, check_is_pipeline, line, locate
 from ..models.pipelines.notes import Notes
+from .initial import check_init
 from .plan import recipe_of
 from .room import check_room
 
@@ -38,6 +39,7 @@ def refusals(config: Config, *, recipes: Path, resume: bool = False) -> Iterator
         check_device,
         lambda config: check_output(config, resume=resume),
         _check_data,
+        check_init,
         _check_kernels,
         _check_evaluation,
     )

@@ -1,6 +1,7 @@
 """The steps of a distillation, for programs that take them one by one: what `fastgen.NAME` shows of this room."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from ..objectives import Batch
 from ..seeds import stream
 from .distil import accelerator_of
 from .distil import distil as carry_out
+from .initial import initial
 from .release import release
 from .student import Student
 from .teacher import teacher_of
@@ -77,8 +79,9 @@ def load_teacher(teacher: ConfigLike, *, device: str | torch.device = "auto") ->
 
 
 def build_roles(student: Student, stage: int = 0) -> Roles:
-    """Who exists in a stage of a student's config, each starting from the teacher."""
-    return _run(student).roles(student.config.stages[stage], {})
+    """Who exists in a stage of a student's config, each starting from the teacher, or the generator from `init`."""
+    run = _run(student)
+    return run.roles(student.config.stages[stage], run.begin(None))
 
 
 def build_stage(student: Student, stage: int = 0, *, after: Stage | None = None) -> Stage:
@@ -86,9 +89,10 @@ def build_stage(student: Student, stage: int = 0, *, after: Stage | None = None)
 
     Args:
         stage: number of the stage.
-        after: the stage before, whose generator goes on; None starts from the teacher.
+        after: the stage before, whose generator goes on; None starts from the teacher, or from `init`.
     """
-    return _run(student).stage(stage, left_by(after) if after else {})
+    run = _run(student)
+    return run.stage(stage, left_by(after) if after else run.begin(None))
 
 
 def batches(student: Student, stage: int = 0) -> Iterator[Batch]:
@@ -151,4 +155,5 @@ def _read(config: ConfigLike, overrides: Sequence[str] = ()) -> Config:
 
 def _run(student: Student) -> Run:
     accelerator = accelerator_of(student.config)
-    return Run(student.config, student.pipeline, student=student.plan, accelerator=accelerator, preview=None)
+    begin, plan = partial(initial, student), student.plan
+    return Run(student.config, student.pipeline, student=plan, accelerator=accelerator, preview=None, begin=begin)

@@ -90,12 +90,12 @@ class Student:
         """A stock network in float32 with the weights that a stage left, which may be its own; in main memory."""
         weights = {name: value for name, value in weights.items() if not name.startswith(HEADS)}
         if self.config.sharing == "lora":
-            return merge(self._teachers(), weights, alpha=self.config.lora.alpha)
+            return merge(self.teachers(), weights, alpha=self.config.lora.alpha)
         net = alias(self.pipeline.network)
         net.load_state_dict(weights, assign=True)
         return cast(net, torch.float32)
 
-    def _teachers(self) -> nn.Module:
+    def teachers(self) -> nn.Module:
         """The teacher's network in float32, from its files where the run has lost some of what is there."""
         config, network = self.config, self.pipeline.network
         as_loaded = teacher_dtype(config) == torch.float32 and (config.sharing != "lora" or base_of(config) == "fp32")

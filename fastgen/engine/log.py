@@ -58,6 +58,12 @@ class RunLog:
         if self._accelerator.is_main_process:
             self._line(stage, cycle, {"incident": what, "samples": list(samples)})
 
+    def note(self, *, stage: int, cycle: int, note: str) -> None:
+        """A line and a sentence of what a run does where it stands."""
+        if self._accelerator.is_main_process:
+            self._line(stage, cycle, {"note": note})
+            self.say(note)
+
     def _line(self, stage: int, cycle: int, told: Mapping[str, Any]) -> None:
         with named(self._path), self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps({"stage": stage, "cycle": cycle, **told}, allow_nan=False) + "\n")

@@ -1,4 +1,4 @@
-"""What a run is made of beside its settings: the contents of the teacher's files and of the data's, by their hashes."""
+"""What a run is made of beside its settings: contents of the teacher's files and the like, by their hashes."""
 
 from collections.abc import Collection, Mapping
 from itertools import chain
@@ -12,8 +12,9 @@ from ..data import Source
 from ..errors import CheckpointError
 from ..models.pipelines.fuse import lora_file
 from ..models.pipelines.loading import locate, variant_of, weight_files
+from .earlier import earlier_of
 
-Material = Literal["teacher", "data", "pairs"]
+Material = Literal["teacher", "init", "data", "pairs"]
 Materials = Mapping[Material, Mapping[str, str]]
 """Of each material what tells it from others, by name: hashes by file, or numbers of them all."""
 
@@ -22,12 +23,13 @@ _SPELT_OUT = ("*.json", "*.txt", "*.model")  # configs and vocabularies beside t
 
 
 def materials(config: Config) -> dict[Material, Mapping[str, str]]:
-    """What the teacher and the data of a run hold now.
+    """What the teacher, the earlier student and the data of a run hold now.
 
     Raises:
-        UserError: files of the teacher are not there.
+        UserError: files of the teacher or the earlier student are not there.
     """
-    return {"teacher": _teacher(config.teacher), "data": _data(config.data)}
+    init: dict[Material, Mapping[str, str]] = {} if config.init is None else {"init": _init(config.init)}
+    return {"teacher": _teacher(config.teacher), **init, "data": _data(config.data)}
 
 
 def check_materials(saved: Materials, now: Materials, checkpoint: Path, *, allowed: Collection[Material] = ()) -> None:
@@ -77,6 +79,15 @@ def _teacher(teacher: TeacherConfig) -> dict[str, str]:
         file = lora_file(lora)
         files[f"loras.{number} {file.name}"] = file
     return dict(zip(files, hashes_of(files.values()), strict=True))
+
+
+def _init(path: str) -> dict[str, str]:
+    """Hashes of an earlier student's weights, by file."""
+    earlier = earlier_of(path)
+    return {
+        file.relative_to(earlier.folder).as_posix(): found
+        for file, found in zip(earlier.files, hashes_of(earlier.files), strict=True)
+    }
 
 
 def _data(source: Source) -> dict[str, str]:

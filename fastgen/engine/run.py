@@ -1,7 +1,7 @@
 """A run from its config: stages one after the other, with checkpoints, previews and a log."""
 
 import gc
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -62,6 +62,7 @@ class Run:
         accelerator: device and processes.
         preview: makes pictures of the generator; None makes none.
         yardstick: measures the generator now and then; None never does.
+        begin: what the first stage goes on from; nothing of it is the teacher.
     """
 
     def __init__(
@@ -73,9 +74,10 @@ class Run:
         accelerator: Accelerator,
         preview: Preview | None,
         yardstick: Yardstick | None = None,
+        begin: Callable[[RunLog | None], Weights] = lambda _: {},
     ) -> None:
         self.config, self.pipeline, self.student = config, pipeline, student
-        self.accelerator, self.yardstick = accelerator, yardstick
+        self.accelerator, self.yardstick, self.begin = accelerator, yardstick, begin
         self.log = RunLog(accelerator, config.out)
         self._made_of: dict[Material, Mapping[str, str]] = {}
         self.incidents = Incidents(self.log, config.out / "incidents")
@@ -102,7 +104,7 @@ class Run:
         self.log.begin(self._step(start, at["images"] + (not due)))
         alone(lambda: save(self.config, self.config.out))
         finished = self._finished_before(start)
-        weights: dict[str, dict[str, Tensor]] = {}
+        weights = {} if snapshot else self.begin(self.log)
         for index, stage_config in enumerate(self.config.stages[start:], start):
             begun = snapshot if index == start else None
             with memory_told(f"building stage {stage_config.name!r}", stage=index):

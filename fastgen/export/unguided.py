@@ -10,7 +10,8 @@ from ..models.pipelines.stock_pipeline import StockPipeline
 
 _WIDTH = 16  # of the unused embedding; any
 _HIGH = 7.5
-_EMBEDDING = "time_embedding.cond_proj.weight"
+SILENT = "time_embedding.cond_proj.weight"
+"""The embedding, of zeros, that an exported UNet has beside the trained weights."""
 
 
 class _Guiding(StockPipeline, Protocol):
@@ -39,8 +40,8 @@ def unguided(pipe: StockPipeline) -> StockPipeline:
 def _with_embedding(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     with torch.device("meta"):
         wider: UNet2DConditionModel = UNet2DConditionModel.from_config(unet.config, time_cond_proj_dim=_WIDTH)
-    zeros = torch.zeros(wider.get_parameter(_EMBEDDING).shape, dtype=unet.dtype, device=unet.device)
-    wider.load_state_dict({**unet.state_dict(), _EMBEDDING: zeros}, assign=True)
+    zeros = torch.zeros(wider.get_parameter(SILENT).shape, dtype=unet.dtype, device=unet.device)
+    wider.load_state_dict({**unet.state_dict(), SILENT: zeros}, assign=True)
     return wider.eval().requires_grad_(False)
 
 

@@ -93,19 +93,22 @@ def fuse(pipe: StockPipeline, loras: Sequence[tuple[Path, float]], *, second: bo
     Raises:
         UserError: a part of a LoRA fits no layer, was made for another base, or is of a kind that is not known.
     """
-    into = {"load_into_transformer_2": True} if second else {}
     for file, weight in loras:
-        updates, unknown = read_updates(file)
-        if not reads_loras(pipe):
-            places = _named(pipe, file, updates, unknown)
-        elif unknown or not updates:
-            reason = f"it has keys that are no part of a low-rank update, {listed(unknown)}"
-            raise _misfit(pipe, file, reason)
-        else:
-            places = _found_by_diffusers(pipe, file, updates, into)
-        for layer, update, rows in places:
+        for layer, update, rows in places_in(pipe, file, second=second):
             with torch.no_grad():
                 layer.copy_(layer.float() + weight * update.added(layer, rows))
+
+
+def places_in(pipe: StockPipeline, file: Path, *, second: bool = False) -> list[Place]:
+    """The layers of a pipeline that a LoRA changes, none of which is changed; arguments and errors as of `fuse`."""
+    updates, unknown = read_updates(file)
+    if not reads_loras(pipe):
+        return _named(pipe, file, updates, unknown)
+    if unknown or not updates:
+        reason = f"it has keys that are no part of a low-rank update, {listed(unknown)}"
+        raise _misfit(pipe, file, reason)
+    into = {"load_into_transformer_2": True} if second else {}
+    return _found_by_diffusers(pipe, file, updates, into)
 
 
 def _found_by_diffusers(pipe: LoRAPipeline, file: Path, updates: list[Update], into: Mapping[str, bool]) -> list[Place]:
