@@ -75,7 +75,7 @@ def test_a_run_that_could_start_has_no_complaint(dry):
         ("evaluate={protocol: domain, extractor: x, reference: nowhere}", "evaluate.reference is nowhere"),
         ("out=run.yaml", "which is a file"),
         ("out=run.yaml/deeper", "out is run.yaml/deeper, but "),
-        ("cache=run.yaml", "cache is run.yaml, but "),
+        ("cache=run.yaml", "cache is run.yaml, which is a file"),
     ],
 )
 def test_what_is_missing_is_a_complaint(dry, tmp_path, monkeypatch, override, complaint):
