@@ -64,7 +64,7 @@ def test_samples_decode_to_what_the_stock_call_decodes(name: str, monkeypatch: p
     ours = codec.decode(sample)
     if ours.ndim == 5 and expected.ndim == 4:  # an autoencoder of images, given the frames one after another
         expected = expected.unflatten(0, (2, -1)).transpose(1, 2)
-    torch.testing.assert_close(ours, expected.reshape(ours.shape).clamp(-1, 1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(ours, expected.reshape(ours.shape).clamp(-1, 1), rtol=1e-4, atol=1e-4)  # of [-1, 1]
 
 
 @every_family
