@@ -216,7 +216,7 @@ def test_an_autoencoder_that_is_told_a_time_is_told_the_pipelines(monkeypatch: p
     pipe.register_modules(vae=told)
     codec = codec_of(pipe, family.size)
     sample, expected = stock(pipe, family.size, monkeypatch)
-    torch.testing.assert_close(codec.decode(sample), expected.clamp(-1, 1), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(codec.decode(sample), expected.clamp(-1, 1), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["flux", "flux2", "ltx"])
@@ -268,7 +268,7 @@ def test_many_samples_pass_the_autoencoder_a_few_at_a_time(name: str, most: int,
     given: list[int] = []
     decode = codec.vae.decode
     monkeypatch.setattr(codec.vae, "decode", lambda z, **kw: (given.append(len(z)), decode(z, **kw))[1])
-    torch.testing.assert_close(codec.decode(samples), alone, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(codec.decode(samples), alone, rtol=1e-4, atol=1e-4)
     assert max(given) == most
     assert sum(given) == len(samples)
 
