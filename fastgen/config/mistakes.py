@@ -77,8 +77,11 @@ def _annotations(kind: type) -> dict[str, Any]:
     """The settings of a model or dataclass, with their types."""
     if issubclass(kind, BaseModel):
         return {name: info.annotation for name, info in kind.model_fields.items()}
-    hints = get_type_hints(kind)
-    return {field.name: hints[field.name] for field in fields(kind)}  # type: ignore[arg-type]
+    try:
+        hints = get_type_hints(kind)
+    except Exception:  # a user's class, which is refused for it; its settings still have names
+        hints = {}
+    return {field.name: hints.get(field.name) for field in fields(kind)}  # type: ignore[arg-type]
 
 
 def _kinds_in(annotation: Any) -> list[type]:

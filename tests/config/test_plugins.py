@@ -173,6 +173,14 @@ def test_a_file_that_cannot_be_used_is_told_with_its_place(place: Path, name: st
     assert told.count("\n") == 1
 
 
+def test_beside_a_class_whose_types_cannot_be_read_other_mistakes_are_still_told(place: Path):
+    (place / "mine.py").write_text(BAD["a setting of no type"][0])
+    told = refusal(place / "run.yaml", "objective={name: 'mine.py:Mine'}", "lodnes=1", "sead=2")
+    assert "mine.py:Mine cannot be used: " in told
+    assert "lodnes: no such setting; did you mean lodness?" in told
+    assert "sead: no such setting; did you mean seed?" in told
+
+
 def test_a_file_that_is_not_there_is_told_with_the_nearest(place: Path):
     assert f"there is no file {place / 'mien.py'}; did you mean mine.py?" in refusal(
         place / "run.yaml", "objective.name=mien.py:Mine"

@@ -1,5 +1,6 @@
 """The configs that come with fastgen are found by name, in a checkout and in a wheel."""
 
+import json
 import os
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from fastgen.config import shipped
+from fastgen.config.yaml_file import dump, fingerprint, load
 from fastgen.errors import UserError
 
 ROOT = Path(__file__).parents[2]
@@ -25,6 +27,14 @@ def test_a_summary_is_the_first_line_of_the_comments():
     config = shipped.named("digits/dmd2_1step")
     assert config.summary == "DMD2 (arXiv:2405.14867) to one step on handwritten digits; the first thing to run."
     assert all(each.text.startswith("# ") and len(each.summary) > 20 for each in shipped.shipped().values())
+
+
+@pytest.mark.parametrize("name", shipped.shipped())
+def test_a_shipped_config_survives_being_written(name: str, tmp_path: Path):
+    config = load(shipped.named(name).path)
+    (tmp_path / "resolved.yaml").write_text(dump(config))
+    assert load(tmp_path / "resolved.yaml") == config
+    assert fingerprint(config) == json.loads(json.dumps(fingerprint(config)))
 
 
 @pytest.mark.parametrize("name", ["sdxl/dmd2_4step_lora.yaml", "configs/sdxl/dmd2_4step_lora.yaml"])

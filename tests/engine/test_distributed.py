@@ -3,10 +3,12 @@
 import json
 
 import pytest
-import ranks
+import ranks_average
+import ranks_run
 import small_run
 import tiny
 import torch
+from ranks_split import rivals
 from safetensors.torch import load_file
 
 from fastgen.engine.averaging import Averager
@@ -36,7 +38,7 @@ def one(pipeline):
 @pytest.fixture(scope="module")
 def folder(teacher, tmp_path_factory):
     folder = tmp_path_factory.mktemp("ranks")
-    assert small_run.in_processes(2, ranks.train_a_rank, teacher, folder) == [0, 0]
+    assert small_run.in_processes(2, ranks_average.train_a_rank, teacher, folder) == [0, 0]
     return folder
 
 
@@ -70,9 +72,9 @@ def test_a_spike_of_one_process_is_skipped_by_both(two):
     assert torch.equal(two[0].skipped["held"][-1], two[1].skipped["held"][-1])
 
 
-@pytest.mark.parametrize("name", ranks.SEVERAL)
+@pytest.mark.parametrize("name", ranks_average.SEVERAL)
 def test_two_processes_apply_the_gradients_of_one_to_rivals(pipeline, folder, name):
-    one = small_run.train_several_steps(pipeline, ranks.rivals(), cycles=2, **ranks.SEVERAL[name][0])
+    one = small_run.train_several_steps(pipeline, rivals(), cycles=2, **ranks_average.SEVERAL[name][0])
     assert set(one.gradients) == {"generator", "fake_score", "discriminator"}
     for rank in range(2):
         found = torch.load(folder / f"{name} {rank}.pt", weights_only=False)
@@ -147,7 +149,7 @@ def test_a_run_whose_second_process_sees_no_checkpoint_goes_on_as_one(tmp_path):
     config = small_run.run_config(tmp_path, out=tmp_path / "first", **changes)
     assert small_run.in_processes(1, small_run.run_or_die, config, False, (0, 3)) == [-9]
     disks = [config.out, tmp_path / "second"]
-    assert small_run.in_processes(2, ranks.resume_with_disks_of_their_own, config, disks) == [0, 0]
+    assert small_run.in_processes(2, ranks_run.resume_with_disks_of_their_own, config, disks) == [0, 0]
     told = [(disk / "cycles").read_text() for disk in disks]
     assert told[0] == told[1]
     assert [line.split()[0] for line in told[0].splitlines()] == ["2", "3"]
@@ -157,13 +159,13 @@ def test_a_run_whose_second_process_sees_no_checkpoint_goes_on_as_one(tmp_path):
 def test_an_error_on_one_process_ends_all(tmp_path):
     tiny.class_conditional(size=16, channels=1).save_pretrained(tmp_path / "teacher")
     config = small_run.run_config(tmp_path)
-    assert small_run.in_processes(2, ranks.fail_on_the_second, config) == [1, 1], "neither had to be killed"
+    assert small_run.in_processes(2, ranks_run.fail_on_the_second, config) == [1, 1], "neither had to be killed"
 
 
 @pytest.mark.slow
 def test_an_export_may_take_longer_than_the_processes_time_out(tmp_path):
     small_run.write_recipe(tmp_path)
-    assert small_run.in_processes(2, ranks.run_with_a_slow_export, tmp_path) == [0, 0]
+    assert small_run.in_processes(2, ranks_run.run_with_a_slow_export, tmp_path) == [0, 0]
 
 
 def test_one_process_keeps_its_gradients_as_they_are():
@@ -177,7 +179,7 @@ def test_one_process_keeps_its_gradients_as_they_are():
 
 def test_two_processes_carry_out_a_run_whose_teacher_is_still_to_be_trained(tmp_path):
     small_run.write_recipe(tmp_path)
-    assert small_run.in_processes(2, ranks.run_with_recipe, tmp_path) == [0, 0]
+    assert small_run.in_processes(2, ranks_run.run_with_recipe, tmp_path) == [0, 0]
     lines = (tmp_path / "run" / "log.jsonl").read_text().splitlines()
     assert [json.loads(line)["images"] for line in lines] == [2, 4]
     weights = "unet/diffusion_pytorch_model.safetensors"

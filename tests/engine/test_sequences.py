@@ -1,7 +1,7 @@
 """Tokens of one sample on two gloo processes: gradients of one process, and what cannot be trained so is refused."""
 
 import pytest
-import ranks
+import ranks_split
 import small_run
 import torch
 
@@ -13,19 +13,20 @@ from fastgen.errors import UserError
 @pytest.fixture(scope="module")
 def two(tmp_path_factory):
     folder = tmp_path_factory.mktemp("parts")
-    assert small_run.in_processes(2, ranks.train_in_parts, folder) == [0, 0]
+    assert small_run.in_processes(2, ranks_split.train_in_parts, folder) == [0, 0]
     return {
-        name: [torch.load(folder / f"{name} {rank}.pt", weights_only=False) for rank in (0, 1)] for name in ranks.PARTED
+        name: [torch.load(folder / f"{name} {rank}.pt", weights_only=False) for rank in (0, 1)]
+        for name in ranks_split.PARTED
     }
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ranks.PARTED)
+@pytest.mark.parametrize("name", ranks_split.PARTED)
 def test_gradients_and_figures_are_those_of_one_process(two, name):
     """Two processes take a minute for these, so that it is among the slow tests."""
-    one = ranks.parted(name, 1)
-    expected, figures, again = ranks.gradients_of(one), one.cycle(), one.cycle()
-    entered = ranks._entered(one)
+    one = ranks_split.parted(name, 1)
+    expected, figures, again = ranks_split.gradients_of(one), one.cycle(), one.cycle()
+    entered = ranks_split.entered(one)
     for rank in two[name]:
         assert set(rank["tokens"]) == {2 * 2 * 4 // 2}, "each has a half of them"
         for role, gradients in expected.items():

@@ -1,7 +1,7 @@
 """Two GPUs through NCCL against one: the same figures, with whole networks and in slices."""
 
 import pytest
-import ranks
+import ranks_split
 import small_run
 import torch
 
@@ -13,7 +13,7 @@ pytestmark = [
 
 def test_two_gpus_train_as_one(tmp_path):
     for count in (1, 2):
-        assert small_run.in_processes(count, ranks.train_on_gpus, tmp_path, count) == [0] * count
+        assert small_run.in_processes(count, ranks_split.train_on_gpus, tmp_path, count) == [0] * count
     for sharing in ("lora", "full"):
         one = torch.load(tmp_path / f"1 {sharing} none.pt")
         for sharding in ("none", "full"):
@@ -24,7 +24,7 @@ def test_two_gpus_train_as_one(tmp_path):
 
 def test_two_gpus_with_parts_of_a_video_s_tokens_train_as_one(tmp_path):
     for count in (1, 2):
-        assert small_run.in_processes(count, ranks.train_in_parts_on_gpus, tmp_path, count) == [0] * count
+        assert small_run.in_processes(count, ranks_split.train_in_parts_on_gpus, tmp_path, count) == [0] * count
     one, two = (torch.load(tmp_path / f"parts {count}.pt") for count in (1, 2))
     for role, gradients in one.items():
         for ours, theirs in zip(gradients, two[role], strict=True):

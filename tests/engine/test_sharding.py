@@ -1,7 +1,7 @@
 """Networks in slices on two gloo processes: gradients, checkpoints and exports of one process with whole ones."""
 
 import pytest
-import ranks
+import ranks_split
 import small_run
 import tiny
 import torch
@@ -25,21 +25,21 @@ def teacher(tmp_path_factory):
 def ones(teacher, tmp_path_factory):
     """What one process did by name, and a folder of its checkpoints."""
     folder, told = tmp_path_factory.mktemp("slices"), {}
-    for name in ranks.SLICED:
-        trained = ranks.sliced(teacher, name)
-        told[name] = {"gradients": ranks.gradients_of(trained), "figures": trained.cycle()}
-        ranks.saved(trained, folder / f"{name} of one")
+    for name in ranks_split.SLICED:
+        trained = ranks_split.sliced(teacher, name)
+        told[name] = {"gradients": ranks_split.gradients_of(trained), "figures": trained.cycle()}
+        ranks_split.saved(trained, folder / f"{name} of one")
         told[name] |= {"left": left_by(trained), "again": trained.cycle()}
     return told, folder
 
 
 @pytest.fixture(scope="module")
 def folder(teacher, ones):
-    assert small_run.in_processes(2, ranks.train_in_slices, teacher, ones[1]) == [0, 0]
+    assert small_run.in_processes(2, ranks_split.train_in_slices, teacher, ones[1]) == [0, 0]
     return ones[1]
 
 
-@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) for name in ranks.SLICED])
+@pytest.fixture(params=[pytest.param(name, marks=pytest.mark.slow) for name in ranks_split.SLICED])
 def name(request):
     """Two processes take a minute or two for these, so that they are among the slow tests."""
     return request.param
@@ -71,7 +71,7 @@ def test_what_is_left_is_whole_on_every_process(ones, two, name):
 
 
 def test_every_process_holds_a_half(teacher, two, name):
-    roles = ranks.sliced(teacher, name).roles
+    roles = ranks_split.sliced(teacher, name).roles
     for role in ("generator", "fake_score") if name != "adapters" else ():
         count = sum(p.numel() for p in roles.parameters(role))
         assert sum(rank["held"][role] for rank in two) == count
@@ -81,7 +81,7 @@ def test_every_process_holds_a_half(teacher, two, name):
 
 
 def test_a_process_needs_room_for_the_state_of_its_slices(teacher, two, name):
-    whole = room_for(ranks.sliced(teacher, name)).state
+    whole = room_for(ranks_split.sliced(teacher, name)).state
     assert all(rank["room"].state < (0.6 if name == "full" else 1) * whole for rank in two)
 
 
@@ -91,7 +91,7 @@ def test_one_process_may_draw_alone(two):
 
 
 def test_a_checkpoint_of_slices_is_resumed_by_one_process_bit_for_bit(teacher, folder, two, name):
-    one = ranks.sliced(teacher, name)
+    one = ranks_split.sliced(teacher, name)
     found = checkpoint.load(folder / name / "00000001")
     one.restore(found)
     held = one.snapshot()
@@ -115,10 +115,10 @@ def test_a_checkpoint_of_one_process_is_resumed_in_slices_bit_for_bit(ones, fold
 
 @pytest.mark.slow
 def test_hosts_that_hold_the_same_slices_average_their_gradients(teacher, ones, tmp_path):
-    for name in ranks.SLICED:
+    for name in ranks_split.SLICED:
         (tmp_path / f"{name} of one").symlink_to(ones[1] / f"{name} of one")
-    assert small_run.in_processes(2, ranks.train_in_slices, teacher, tmp_path, "host") == [0, 0]
-    for name in ranks.SLICED:
+    assert small_run.in_processes(2, ranks_split.train_in_slices, teacher, tmp_path, "host") == [0, 0]
+    for name in ranks_split.SLICED:
         for rank in range(2):
             found = torch.load(tmp_path / f"{name} {rank}.pt", weights_only=False)
             for role, gradients in ones[0][name]["gradients"].items():

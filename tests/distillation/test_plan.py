@@ -1,0 +1,69 @@
+"""What a dry run says is to come: stages, updates, and the memory that networks take."""
+
+from pathlib import Path
+
+import pytest
+import tiny
+import yaml
+from config_texts import PLAIN
+
+from fastgen.cli import main
+from fastgen.config.yaml_file import dump, load
+from fastgen.distillation.plan import plan
+
+ROOT = Path(__file__).parents[2]
+SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
+
+
+@pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.relative_to(ROOT)))
+def test_a_dry_run_of_a_shipped_config_tells_its_plan_and_writes_nothing(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    code = main(["train", "--config", str(file), "--dry-run"])
+    printed, told = capsys.readouterr()
+    assert code == (2 if "the run would be refused here:" in told else 0)  # data and teachers may be elsewhere
+    assert printed.startswith(dump(load(file)))
+    assert f"\nstage {len(load(file).stages) - 1}, " in printed
+    assert not list(tmp_path.iterdir())
+
+
+def planned(folder: Path, *overrides: str) -> str:
+    """The plan of a short config whose teacher is in this folder."""
+    config = load(yaml.safe_load(PLAIN), [f"teacher.path={folder / 'teacher'}", *overrides])
+    return plan(config, recipes=folder)
+
+
+@pytest.mark.parametrize("build", [tiny.class_conditional, tiny.ddpm, tiny.stable_diffusion, tiny.dit])
+def test_the_plan_counts_what_the_networks_hold(tmp_path, build):
+    pipe = build()
+    pipe.save_pretrained(tmp_path / "teacher")
+    network = getattr(pipe, "transformer", None) or pipe.unet
+    size = sum(p.numel() for p in network.parameters())
+    text = planned(tmp_path, "train.ema=0.9", "train.batch=10")
+    assert f"denoiser {size / 1e6:.2f} M parameters" in text
+    mib = {line.split("  ")[1]: float(line.split()[-2]) for line in text.splitlines() if line.endswith("MiB")}
+    expected = {  # fp32 weight, gradient and two moments; average; the real score is the teacher itself
+        "teacher's pipeline": 4 * size,
+        "generator (trained)": 16 * size,
+        "fake_score (trained)": 16 * size,
+        "generator average": 4 * size,
+        "sum, without activations": 40 * size,
+    }
+    assert mib == {name: pytest.approx(count / 2**20, abs=0.051) for name, count in expected.items()}
+    assert "updates: generator 10, fake_score 50" in text
+    half = planned(tmp_path, "train.precision=bf16")
+    frozen = next(line for line in half.splitlines() if "real_score" in line)
+    assert float(frozen.split()[-2]) == pytest.approx(2 * size / 2**20, abs=0.051)
+    told = ["train.precision=bf16", "train.masters=bf16", "train.gradients=bf16", "train.ema_device=cpu"]
+    told += ["train.optim.name=adamw8bit", "train.optim.betas=[0.0,0.9]", "teacher.dtype=bf16"]
+    lean = planned(tmp_path, *told)
+    total = next(line for line in lean.splitlines() if "sum, without" in line)
+    assert float(total.split()[-2]) == pytest.approx((2 + 2 * (2 + 2 + 1 + 4 / 256)) * size / 2**20, abs=0.2)
+
+
+def test_the_plan_names_the_recipe_that_comes_first(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    file = ROOT / "configs/digits/dmd2_1step.yaml"
+    text = plan(load(file), recipes=file.parent)
+    assert text.startswith("first, because runs/digits/teacher/pipeline does not exist yet")
+    assert "  stage 0, pretrain: 32,000 images" in text
+    assert "stage 1, dmd2: 3,200 images in batches of 32, fp32, reads images" in text
