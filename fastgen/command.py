@@ -182,6 +182,17 @@ def positive(text: str) -> int:
     return int(text)
 
 
+def gib(text: str) -> float:
+    """GiB of memory: a number above 0."""
+    try:
+        size = float(text)
+    except ValueError:
+        size = 0.0
+    if not 0 < size < 1e4:
+        raise ArgumentTypeError(f"{text!r:.80} is no number of GiB above 0")
+    return size
+
+
 def _whole(text: str) -> int | None:
     """The number from 0 to 2^62 that a text of digits is."""
     return number if text.isdecimal() and len(text) < 20 and (number := int(text)) <= 2**62 else None

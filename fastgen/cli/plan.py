@@ -9,10 +9,10 @@ it does not fit, the settings that would make it fit are named, each with what i
 kernels on the card; `train.compile` makes them fewer. A hub id needs its configs in the cache, or a network.
 """
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ..command import positive
+from ..command import gib, positive
 
 CARDS = ("h100", "h200")
 
@@ -22,7 +22,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the run, see configs/")
     parser.add_argument("--gpus", type=positive, default=1, metavar="N", help="cards up to which several are told")
     parser.add_argument("--card", choices=CARDS, default="h100", help="whose speed is told (default: h100)")
-    parser.add_argument("--memory", type=_gib, metavar="GiB", help="of the card, where it is not that card's own")
+    parser.add_argument("--memory", type=gib, metavar="GiB", help="of the card, where it is not that card's own")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings to change, by dotted path")
 
 
@@ -49,13 +49,3 @@ def run(args: Namespace) -> None:
     )
     for line in lines:
         print(line, flush=True)
-
-
-def _gib(text: str) -> float:
-    try:
-        size = float(text)
-    except ValueError:
-        size = 0.0
-    if not 0 < size < 1e4:
-        raise ArgumentTypeError(f"{text!r} is no number of GiB above 0")
-    return size

@@ -1,5 +1,6 @@
 """The configs that come with fastgen: `configs/` of a checkout, or its copy inside an installed wheel."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -89,9 +90,21 @@ def copied(config: Shipped, file: Path | None = None) -> tuple[Path, ...]:
         place, text = target.parent / config.recipe, (config.path.parent / config.recipe).read_text(encoding="utf-8")
         if not place.is_file() or place.read_text(encoding="utf-8") != text:
             texts[place] = text
+    written_anew(texts)
+    return tuple(texts)
+
+
+def written_anew(texts: Mapping[Path, str], *, write: bool = True) -> None:
+    """Writes files, all of them or none.
+
+    Args:
+        write: whether they are written, and not only checked.
+
+    Raises:
+        UserError: one of them is already there.
+    """
     for path in texts:
         if path.exists():
             raise UserError(f"{path} is already there, and nothing was written: give another FILE, or move it")
-    for path, text in texts.items():
+    for path, text in texts.items() if write else ():
         atomic_text(path, text)
-    return tuple(texts)

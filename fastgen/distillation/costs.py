@@ -13,6 +13,7 @@ from ..errors import UserError
 from ..models.casting import cast
 from ..models.pipelines.create import create
 from ..models.pipelines.pipeline import Pipeline
+from ..models.pipelines.published import published
 from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.weightless import answering, networks_of, weightless
 from ..planning.card import NOWHERE
@@ -30,6 +31,7 @@ CHANGES = (
     ("sharing=lora", "train.precision=bf16"),
     ("lora.base=nf4",),
     ("lora.rank=16",),
+    ("sharing=lora", "lora.base=fp8", "train.precision=bf16", "train.gradient_checkpointing=true", "memory=low"),
 )
 """Settings that save memory, those first that change least of what is trained."""
 WORTH = 0.01
@@ -132,11 +134,22 @@ def _stock(config: Config, recipes: Path) -> StockPipeline:
         if Path(source.path).is_file() and source.config is None:
             raise UserError(f"{source.path} is a single file: name the folder of its configs with teacher.config")
         path = source.config if source.config and Path(source.path).is_file() else source.path
-        return weightless(path, dtype=dtype, revision=source.revision)
+        return _without_weights(path, dtype, source.revision)
     pipe = create(teacher.new.pipeline, teacher.new.parts, seed=0)
     for network in networks_of(pipe).values():
         cast(network.to(NOWHERE), dtype)
     return pipe
+
+
+def _without_weights(path: str, dtype: torch.dtype, revision: str | None) -> StockPipeline:
+    """Of its configs; of its published sizes where these are known and its configs are not here."""
+    known = published(path)
+    try:
+        return weightless(path, dtype=dtype, revision=revision)
+    except UserError:
+        if known is None:
+            raise
+    return known.built(dtype)
 
 
 def _with(stage: StageConfig, **changed: object) -> StageConfig:
@@ -152,6 +165,8 @@ def _stage_lines(index: int, stage: StageConfig, forecast: Forecast, card: Card)
     where = f"in the turn of {'+'.join(highest.turn)}, {forecast.rows} samples a pass"
     yield f"  {'activations':<34}{_gib(highest.peak - highest.gradients)}, {where}"
     yield f"  {'workspace':<34}{_gib(card.workspace)}"
+    if forecast.encoding:
+        yield f"  {'while prompts are encoded':<34}{_gib(forecast.encoding)}, before the stage"
     fits = "fits" if card.holds(forecast) else "does not fit"
     yield f"  {'peak':<34}{_gib(card.needs(forecast))}, {fits} {card.memory / GIB:g} GiB"
     work = forecast.work

@@ -53,6 +53,7 @@ class Forecast:
         cycles: of the whole stage.
         rows: samples of a forward pass.
         recorded: whether calls of networks are CUDA graphs.
+        encoding: bytes before it, while prompts are encoded.
     """
 
     parts: tuple[Part, ...]
@@ -60,6 +61,7 @@ class Forecast:
     cycles: int
     rows: int
     recorded: bool
+    encoding: int = 0
 
     @property
     def highest(self) -> TurnCost:
@@ -69,7 +71,7 @@ class Forecast:
     @property
     def bytes(self) -> int:
         """At its peak, without what libraries keep for themselves."""
-        return sum(part.bytes for part in self.parts) + self.highest.peak
+        return max(sum(part.bytes for part in self.parts) + self.highest.peak, self.encoding)
 
     def sliced(self, gpus: int) -> "Forecast":
         """With networks, their gradients, moments and average in slices over so many cards; activations are whole."""
@@ -125,7 +127,8 @@ class Scene:
                     costs.append(known[turn])
         if self._pools is not None:
             parts.append(Part("what graphs keep", self._pools.bytes))
-        found = Forecast(tuple(parts), tuple(costs), cycles, rows, self._pools is not None)
+        encoding = self._held.while_encoding()
+        found = Forecast(tuple(parts), tuple(costs), cycles, rows, self._pools is not None, encoding)
         return found if train.sharding == "none" else found.sliced(gpus)
 
     @cached_property

@@ -15,7 +15,7 @@ from ..engine.sharding import networks_of
 from ..models.masters import low_of
 from ..models.offload import bytes_with_swap
 from ..models.owned import owned
-from ..models.pipelines.components import autoencoder_of
+from ..models.pipelines.components import autoencoder_of, encoders_of
 from ..models.pipelines.pipeline import Pipeline
 from ..models.roles import Roles
 from ..models.sharding import bytes_together
@@ -92,16 +92,31 @@ class Held:
         """Bytes of the turn's gradients that processes share where networks lie in slices."""
         return sum(self.optimizers[role].gradients for role in turn if role in self.optimizers and self._sliced(role))
 
-    def _teacher(self) -> Iterator[Part]:
-        network, codec = self.pipeline.network, None
-        if self.pipeline.pipe is not None:
-            codec = autoencoder_of(self.pipeline.pipe)
+    def while_encoding(self) -> int:
+        """Bytes before the first stage, all text encoders beside the teacher's network, which is whole then."""
+        pipe, low = self.pipeline.pipe, self.config.memory == "low"
+        if pipe is None or not (encoders := encoders_of(pipe)):
+            return 0
+        codec = None if low else self._codec()
+        return sum(map(weights_of, encoders)) + self._network() + (weights_of(codec) if codec else 0)
+
+    def _network(self) -> int:
+        """Bytes of the teacher's network."""
+        network = self.pipeline.network
         size = bytes_with_swap(network) if self.config.swaps else weights_of(network)
         share = QUANTISED.get(base_of(self.config), 1) if self.config.sharing == "lora" else 1
-        yield Part("teacher's network", int(size * share), sliced=True)
+        return int(size * share)
+
+    def _codec(self) -> nn.Module | None:
+        codec = None if self.pipeline.pipe is None else autoencoder_of(self.pipeline.pipe)
+        return codec if isinstance(codec, nn.Module) else None
+
+    def _teacher(self) -> Iterator[Part]:
+        yield Part("teacher's network", self._network(), sliced=True)
         needs = self.stage.objective.needs
         asleep = self.config.memory == "low" and not (needs.images or needs.lpips)
-        if isinstance(codec, nn.Module) and not asleep:
+        codec = self._codec()
+        if codec is not None and not asleep:
             yield Part("codec", weights_of(codec))
 
     def _own(self) -> dict[str, int]:

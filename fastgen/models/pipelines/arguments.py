@@ -141,6 +141,15 @@ def classifier_free(pipe: StockPipeline, w: float) -> dict[str, float]:
     return guidance_argument(pipe, w) if "guidance_scale" in takes else {}
 
 
+def default_guidance(pipe: StockPipeline) -> float:
+    """The w of uncond + w (cond - uncond) of a call that names none, where the pipeline guides so; else 1."""
+    (name, unguided), *_ = [*classifier_free(pipe, 1.0).items(), ("", 1.0)]
+    parameter = parameters(pipe).get(name)
+    if parameter is None or not isinstance(parameter.default, int | float):
+        return 1.0
+    return float(parameter.default) + 1.0 - unguided
+
+
 def call_arguments(pipe: StockPipeline, notes: Notes) -> dict[str, Any]:
     """What a student's call needs besides prompt or label and steps: size, and guidance as the pipeline names it."""
     guidance = {} if notes.guidance is None else classifier_free(pipe, notes.guidance)

@@ -4,7 +4,7 @@ Within `answering`, the pipeline's own call runs on the CPU as always, and each 
 shapes, dtypes and structure that it would answer with, so that a probe sees what is told to whom.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import wraps
 from pathlib import Path
@@ -22,6 +22,7 @@ from torch.utils._pytree import tree_map
 from ...errors import UserError
 from ...limits import read_json
 from ..casting import cast
+from .components import autoencoder_of
 from .foreign import check_pipeline, unasked
 from .loading import HUB_FAILURES, HUB_ID, check_is_pipeline, line
 from .stock_pipeline import StockPipeline
@@ -86,27 +87,54 @@ def networks_of(pipe: StockPipeline) -> dict[str, nn.Module]:
 
 @contextmanager
 def answering(pipe: StockPipeline) -> Iterator[None]:
-    """Within, networks without weights answer with zeros on the CPU, and say that they are there."""
+    """Within, networks without weights answer with zeros on the CPU, and say that they are there.
+
+    So do the autoencoder's buffers, by which pipelines normalise samples.
+    """
     networks = networks_of(pipe).values()
     kinds = [type(network) for network in networks]
+    autoencoder = autoencoder_of(pipe)
+    normalising = _Buffers([] if autoencoder is None else [autoencoder])
     try:
         for network, kind in zip(networks, kinds, strict=True):
-            network.__class__ = _answering(kind)
+            network.__class__ = _answering(kind, normalising)
+        normalising.place(CPU)
         yield
     finally:
+        normalising.place(NOWHERE)
         for network, kind in zip(networks, kinds, strict=True):
             network.__class__ = kind
 
 
-def _answering(kind: type[nn.Module]) -> type[nn.Module]:
+class _Buffers:
+    """Buffers without values that are there, as ones, while they are on the CPU."""
+
+    def __init__(self, networks: Sequence[nn.Module]) -> None:
+        modules = [module for network in networks for module in network.modules()]
+        self._owned = [
+            (module, name, buffer)
+            for module in modules
+            for name, buffer in module._buffers.items()
+            if buffer is not None and buffer.is_meta
+        ]
+
+    def place(self, device: torch.device) -> None:
+        """Puts all of them on the CPU, or back to where they have no values."""
+        for module, name, buffer in self._owned:
+            module._buffers[name] = buffer if device == NOWHERE else torch.ones_like(buffer, device=device)
+
+
+def _answering(kind: type[nn.Module], normalising: _Buffers) -> type[nn.Module]:
     """A network's class as it answers for another device than that of its parameters."""
 
     def elsewhere(method: Callable[..., Any]) -> Callable[..., Any]:
         @wraps(method)
         def answer(*args: Any, **kwargs: Any) -> Any:
             told_args, told = tree_map(lambda x: x.to(NOWHERE) if isinstance(x, Tensor) else x, (args, kwargs))
+            normalising.place(NOWHERE)
             with Guessing():
                 output = method(*told_args, **told)
+            normalising.place(CPU)
             return tree_map(lambda x: torch.zeros(x.shape, dtype=x.dtype) if isinstance(x, Tensor) else x, output)
 
         return answer
