@@ -30,7 +30,9 @@ COMMANDS: dict[str, Command] = {
     "verify": Command("fastgen.cli.verify", "check that an export samples as it was trained"),
     "prove": Command("fastgen.cli.prove", "check an objective, a file of your own included"),
     "list": Command("fastgen.cli.listing", "objectives, sources of data and shipped configs"),
-    "init": Command("fastgen.cli.init", "copy a shipped config to start from"),
+    "init": Command("fastgen.cli.init", "a config to start from: for a pipeline and a card, or a shipped one"),
+    "doctor": Command("fastgen.cli.doctor", "whether a run could start on this machine, and what it brings"),
+    "completion": Command("fastgen.cli.completion", "a script by which bash, zsh or fish complete commands"),
 }
 
 
@@ -73,6 +75,17 @@ def _parser(name: str, module: ModuleType) -> ArgumentParser:
     )
     module.add_arguments(parser)
     parser.add_argument("--debug", action="store_true", help="show stack traces")
+    return parser
+
+
+def whole_parser() -> ArgumentParser:
+    """All commands as the subcommands of one parser, which no command is run by: for completion."""
+    parser = ArgumentParser(prog="fastgen", description="Distil any Diffusers pipeline")
+    parser.add_argument("--version", action="store_true", help="print it")
+    commands = parser.add_subparsers()
+    for name, command in COMMANDS.items():
+        own = _parser(name, import_module(command.module))
+        commands.add_parser(name, help=command.summary, parents=[own], conflict_handler="resolve")
     return parser
 
 
