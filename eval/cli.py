@@ -195,6 +195,12 @@ def _add_sampling(parser: ArgumentParser) -> None:
     group.add_argument("--batch-size", type=positive, metavar="B", help=f"default: {Options.batch_size}")
     group.add_argument("--workers", type=positive, metavar="N", help=f"decoding processes (default: {Options.workers})")
     group.add_argument(
+        "--timeout",
+        type=positive,
+        metavar="SECONDS",
+        help=f"of several processes, until one that gives no sign of life is lost (default: {Options.timeout:g})",
+    )
+    group.add_argument(
         "--device", type=device, metavar="NAME", help=f"auto, cpu, cuda, cuda:1 (default: {Options.device})"
     )
     group.add_argument(

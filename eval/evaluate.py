@@ -9,6 +9,7 @@ from typing import Any
 
 from fastgen.errors import UserError, say
 from fastgen.models.pipelines.opening import Opened
+from fastgen.peers import together
 from fastgen.sampling.call import Asked
 
 from . import metrics_json
@@ -48,12 +49,16 @@ def evaluate(options: Options, *, rewards: Mapping[str, Reward] | None = None) -
         The report; None on all but the first of several processes.
 
     Raises:
-        UserError: the options contradict each other, a file or model is unusable, or the report is in the way.
+        UserError: the options contradict each other, a file or model is unusable, the report is in the way, or another
+            process failed or is lost.
     """
     check(options)
-    session = open_session(options, rewards or {}, Processes.join())
-    report = compare(session, _sides(session))
-    session.processes.leave()
+    processes = Processes.join()
+    with together(options.timeout):
+        session = open_session(options, rewards or {}, processes)
+        report = compare(session, _sides(session))
+        processes.wait()
+    processes.leave()
     return report
 
 

@@ -46,6 +46,7 @@ class Options:
         skip_flagged: leave out of the figures what a pipeline's safety checker blackened; reported in any case.
         assertions: conditions such as "fid[4] < 5".
         gallery: pictures per row.
+        timeout: seconds without a sign of life after which another process counts as lost, however long it measures.
     """
 
     reference: Path | None = None
@@ -83,6 +84,7 @@ class Options:
     seeds: int = 1
     batch_size: int = 64
     workers: int = 4
+    timeout: float = 300.0
     device: str = "auto"
     dtype: Precision = "float32"
     fast: bool = False

@@ -51,8 +51,12 @@ class Processes:
         dist.gather_object(part, parts, dst=0)
         return [one for one in parts or [] if one is not None]
 
-    def leave(self) -> None:
-        """Waits for the others and ends the connection."""
+    def wait(self) -> None:
+        """Until the others are as far."""
         if self.count > 1:
             dist.barrier()
+
+    def leave(self) -> None:
+        """Ends the connection."""
+        if self.count > 1:
             dist.destroy_process_group()

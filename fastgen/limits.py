@@ -52,6 +52,11 @@ def check_ratio(size: int, packed: int, where: str) -> None:
         )
 
 
+def at_once(size: int) -> int:
+    """How many things of at most so many bytes are unpacked at once: no more than any file may become, but one."""
+    return max(1, SMALL // max(1, size))
+
+
 def read_bytes(path: Path, cap: Cap) -> bytes:
     """A file's content, or that of a pipe; of an endless one no more than the cap is read.
 

@@ -20,6 +20,7 @@ from eval.images.sets import open_images
 from eval.measures.statistics_file import load_statistics
 from fastgen.data import ParquetImages, PromptFile
 from fastgen.data.decode import decode as decode_to_train
+from fastgen.data.pages import check_packing
 from fastgen.errors import UserError
 from fastgen.limits import Cap, plain, read_bytes
 
@@ -57,6 +58,34 @@ def test_a_column_that_packs_as_no_pictures_do_is_refused(tmp_path: Path) -> Non
     with pytest.raises(UserError, match=r"a\.parquet has [\d,]+ bytes that would become 1,0"):
         list(open_images(file))
     with pytest.raises(UserError, match="would become 1,0"):
+        ParquetImages(file, 8).items([1])
+
+
+def believing(content: bytes, size: int) -> bytes:
+    """A parquet file whose footer says 100 in the place of a size, in numbers of the same length."""
+    told = [size * 2 >> 7 * place & 127 for place in range(4)]
+    said = [200 >> 7 * place & 127 for place in range(4)]
+    old, new = (bytes([*(byte | 128 for byte in digits[:-1]), digits[-1]]) for digits in (told, said))
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    assert old in content[start:]
+    return content[:start] + content[start:].replace(old, new)
+
+
+def test_a_footer_that_says_less_than_the_pages_is_not_believed(tmp_path: Path) -> None:
+    file = packed(tmp_path / "a.parquet", [bytes(2**21), b"x"])
+    save(file, believing(file.read_bytes(), parquet.read_metadata(file).row_group(0).total_byte_size))
+    assert parquet.read_metadata(file).row_group(0).total_byte_size == 100
+    with pytest.raises(UserError, match=r"a\.parquet has [\d,]+ bytes that would become 2,0"):
+        list(open_images(file))
+    with pytest.raises(UserError, match="would become 2,0"):
+        ParquetImages(file, 8).items([1])
+
+
+def test_one_value_that_stands_for_many_rows_is_unpacked_a_few_times_at_once(tmp_path: Path) -> None:
+    file = packed(tmp_path / "a.parquet", [bytes(2**18)] * 100)
+    assert file.stat().st_size < 2_000
+    assert check_packing(file, ["image"]) == 3
+    with pytest.raises(UserError, match="would become 1,5"):
         ParquetImages(file, 8).items([1])
 
 

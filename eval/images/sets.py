@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as parquet
 
 from fastgen.data.decode import SUFFIXES
-from fastgen.data.table import BATCH, check_packing
+from fastgen.data.pages import check_packing
+from fastgen.data.table import BATCH
 from fastgen.errors import UserError
 from fastgen.limits import Cap, read_bytes
 
@@ -94,9 +95,9 @@ class ParquetImages:
 
     def _rows(self, columns: list[str]) -> Iterator[dict[str, Any]]:
         file = self._open()
-        check_packing(self.file, file.metadata)
+        at_once = min(BATCH, check_packing(self.file, columns))
         try:
-            for batch in file.iter_batches(batch_size=BATCH, columns=columns):
+            for batch in file.iter_batches(batch_size=at_once, columns=columns):
                 yield from batch.to_pylist()
         except Exception as error:  # OSError, ArrowException, ValueError ... of damaged bytes
             raise self._damaged(error) from error

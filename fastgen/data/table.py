@@ -12,8 +12,9 @@ import pyarrow.parquet as parquet
 
 from ..errors import UserError
 from ..limits import Cap, check_ratio
+from .pages import check_packing
 
-BATCH = 16  # rows that are unpacked at once
+BATCH = 16  # rows that are unpacked at once, at most
 
 
 class Table:
@@ -69,18 +70,20 @@ class Table:
     def batches(self, name: str) -> Iterator[pa.RecordBatch]:
         """The values of a column a few at a time, in order; empty cells are allowed."""
         with self._readable():
+            schema = self._rows.schema.empty_table().select([name]).schema
             for file in self.files:
-                check_packing(file, parquet.read_metadata(file))
-            few = {"batch_size": BATCH, "batch_readahead": 1, "fragment_readahead": 1}
-            yield from self._rows.scanner(columns=[name], **few).to_batches()
+                rows = min(BATCH, check_packing(file, [name]))
+                with parquet.ParquetFile(file) as opened:  # a dataset's scanner would hold a whole group of rows
+                    yield from (batch.cast(schema) for batch in opened.iter_batches(rows, columns=[name]))
 
     def column(self, name: str) -> pa.ChunkedArray:
         """The values of a column in memory; empty cells are allowed."""
         batches: list[pa.RecordBatch] = []
-        size = 0
+        size, packed = 0, sum(file.stat().st_size for file in self.files)
         for batch in self.batches(name):
             size += batch.nbytes
             Cap.COLUMN.check(size, f"column {name!r} of {self.path}")
+            check_ratio(size, packed, str(self.path))
             batches.append(batch)
         with self._readable():
             values = pa.Table.from_batches(batches, self._rows.schema.empty_table().select([name]).schema)[name]
@@ -120,9 +123,3 @@ def _check_names(columns: Iterable[pa.Field]) -> None:
         _ = column.name
         if pa.types.is_struct(column.type):
             _check_names(column.type)
-
-
-def check_packing(file: Path, about: parquet.FileMetaData) -> None:
-    """Raises UserError for a file that would become very many bytes; of pictures, which hardly pack, none does."""
-    groups = (about.row_group(number) for number in range(about.num_row_groups))  # columns of a damaged one abort
-    check_ratio(sum(group.total_byte_size for group in groups), file.stat().st_size, str(file))

@@ -12,6 +12,8 @@ from typing import Any
 import torch
 from small_run import run_config
 
+from eval.session import Session
+from fastgen.cli import main
 from fastgen.command import guarded
 from fastgen.config.schema import Config
 from fastgen.distillation.distil import distil
@@ -48,6 +50,20 @@ def carried_out(config: Config, resume: bool, fault: str | None) -> None:
     sys.exit(guarded(run, Namespace(debug=False), goes_on="--resume"))
 
 
+def evaluated(arguments: list[str], out: Path, happens: Callable[[Any], None]) -> None:
+    """The command with these arguments, in which something happens where the second process first looks at images."""
+    rank, see = int(os.environ["RANK"]), Session.see
+    os.dup2(os.open(out.with_suffix(f".{rank}"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 2)
+
+    def patched(self: Session, *told: Any) -> Any:
+        if rank == 1:
+            happens(self)
+        return see(self, *told)
+
+    Session.see = patched  # type: ignore[method-assign]
+    sys.exit(main([*arguments, "--out", str(out)]))
+
+
 def in_cycle(number: int, happens: Callable[[loop.Stage], None], *, of: int = 1) -> Callable[[int], None]:
     """At the start of a cycle, in the process of that rank."""
 
@@ -64,11 +80,11 @@ def in_cycle(number: int, happens: Callable[[loop.Stage], None], *, of: int = 1)
     return patch
 
 
-def killed(_: loop.Stage) -> None:
+def killed(_: Any) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 
 
-def stopped(_: loop.Stage) -> None:
+def stopped(_: Any) -> None:
     """As by SIGSTOP; ended after a while, so that whoever waits for it can go on."""
     parent = os.getpid()
     if os.fork() == 0:
@@ -78,11 +94,11 @@ def stopped(_: loop.Stage) -> None:
     os.kill(parent, signal.SIGSTOP)
 
 
-def told(_: loop.Stage) -> None:
+def told(_: Any) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def bad_image(_: loop.Stage) -> None:
+def bad_image(_: Any) -> None:
     raise UserError("image 7.png cannot be read")
 
 
