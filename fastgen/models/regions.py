@@ -6,11 +6,12 @@ and the blocks that are like few others, since to compile them takes longer than
 """
 
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, wraps
 from types import FunctionType
 from typing import Any
 
@@ -27,6 +28,10 @@ VARIANTS = 64
 """How many forms of one kind of region are compiled at most: by batch, by dtype, by what has a gradient."""
 OPTIONS: dict[str, str | int | bool | Any] = {"triton.cudagraphs": False, "shape_padding": False}
 """Of PyTorch's compiler: graphs are ours, and no product is measured with padded sides while it compiles."""
+SKIPPED = ("use_recursive_dict_tags_for_guards", "skip_tensor_guards_with_matching_dict_tags")
+"""Settings of PyTorch's tracer under which a module counts as unchanged while none of its attributes is set. Up to
+2.11 code of frozen weights then goes on when `requires_grad_` has thawed them: they get no gradient, or blocks that are
+computed again keep other tensors than before."""
 WARM_UP = 2
 """Cycles in which regions are compiled: the first, and the first with all that begins after an update."""
 
@@ -66,7 +71,7 @@ def compile_regions(net: nn.Module, ends: Sequence[str] = ()) -> None:
             f"train.compile is on, and {type(net).__name__} has no stack of blocks to compile: switch it off"
         )
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
-    torch._dynamo.config.recompile_limit = max(VARIANTS, torch._dynamo.config.recompile_limit)
+    _set_up()
     for block in regions.values():
         if not isinstance(block, Region):
             kind: Any = type(block)
@@ -93,6 +98,29 @@ def layer_to_hook(net: nn.Module, name: str) -> nn.Module:
     if inside:
         raise ValueError(f"{name} lies within the compiled region {inside[0]}: compile with it among the ends")
     return net.get_submodule(name)
+
+
+class _Thread(threading.local):
+    """A thread that runs regions: the one that trains, and PyTorch's own, in which blocks are computed again.
+
+    Attributes:
+        set_up: whether it has our settings, which since PyTorch 2.12 are each thread's own.
+    """
+
+    set_up = False
+
+
+_THREAD = _Thread()
+
+
+def _set_up() -> None:
+    """Gives the tracer our settings in this thread."""
+    settings = torch._dynamo.config
+    settings.recompile_limit = max(VARIANTS, settings.recompile_limit)
+    for name in SKIPPED:
+        if hasattr(settings, name):
+            setattr(settings, name, False)
+    _THREAD.set_up = True
 
 
 @dataclass
@@ -172,7 +200,14 @@ def _settings(part: nn.Module) -> Iterator[tuple[str, type, Any]]:
 @cache
 def _compiled(kind: Any, structure: tuple[Any, ...]) -> type[nn.Module]:
     """The class of compiled regions of that class and structure, by the name that those who ask for it know."""
-    forward = torch.compile(_own_code(kind), dynamic=False, options=OPTIONS)
+    compiled = torch.compile(_own_code(kind), dynamic=False, options=OPTIONS)
+
+    @wraps(kind.forward)
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        if not _THREAD.set_up:
+            _set_up()
+        return compiled(*args, **kwargs)
+
     return type(kind.__name__, (Region, kind), {"__module__": __name__, "forward": forward})
 
 

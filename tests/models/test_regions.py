@@ -2,6 +2,7 @@
 
 import copy
 import os
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
@@ -24,6 +25,7 @@ from fastgen.engine.stage import Stage
 from fastgen.errors import UserError
 from fastgen.models import regions
 from fastgen.models.adapters import SharedNetwork
+from fastgen.models.recompute import computed_again
 from fastgen.models.regions import Recompilations, as_written, compile_regions, find_regions, layer_to_hook
 
 SMALL = Size(
@@ -177,6 +179,39 @@ def test_written_blocks_have_forward_and_second_derivatives(compiler: Compiler):
     given = x.clone().requires_grad_()
     with pytest.raises(RuntimeError):
         torch.autograd.grad(said(net, given).square().mean(), given, create_graph=True)
+
+
+def test_weights_that_are_thawed_in_place_get_gradients_again(compiler: Compiler):
+    """Blocks that were left out while weights were frozen come first when they are computed again."""
+    settings = torch._dynamo.config
+    skipped = {name: True for name in regions.SKIPPED if hasattr(settings, name)}
+    net = nn.Sequential(nn.Linear(2, 2), nn.ModuleList(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)) for _ in "ab"))
+
+    def called(blocks: int, x: Tensor) -> Tensor:
+        x = net[0](x)
+        for block in net[1][:blocks]:  # type: ignore[index]
+            x = computed_again(block, x)
+        return x.sum()
+
+    with settings.patch(skipped):
+        compile_regions(net)
+        assert not any(getattr(settings, name) for name in skipped), "newer versions look at weights all the same"
+        for _ in range(2):
+            net.requires_grad_(False)
+            called(1, torch.ones(3, 2, requires_grad=True)).backward()
+            net.requires_grad_(True)
+            (called(2, torch.ones(3, 2)) + called(1, torch.ones(3, 2))).backward()
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_a_thread_of_its_own_compiles_as_many_forms(compiler: Compiler):
+    """Where a GPU differentiates, PyTorch computes blocks again in such a thread, with settings of its own."""
+    block, forms = nn.ModuleList([nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))]), 10
+    compile_regions(block)
+    thread = threading.Thread(target=lambda: [block[0](torch.zeros(rows, 2)) for rows in range(2, 2 + forms)])
+    thread.start()
+    thread.join()
+    assert compiler.count == forms
 
 
 def test_what_is_compiled_once_all_should_be_known_is_told_with_its_guard(compiler: Compiler):
