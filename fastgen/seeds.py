@@ -50,8 +50,11 @@ class Rows(torch.Generator):
         for number in range(self._first // grain, -(-last // grain)):
             start = number * grain
             low, high = max(start, self._first), min(start + grain, last)
-            whole = fill(values.new_empty((grain, *values.shape[1:])), self._of(grain, number))
-            values[low - self._first : high - self._first] = whole[low - start : high - start]
+            part, rng = values[low - self._first : high - self._first], self._of(grain, number)
+            if len(part) == grain:
+                fill(part, rng)
+            else:
+                part.copy_(fill(values.new_empty((grain, *values.shape[1:])), rng)[low - start : high - start])
         return values
 
     def _of(self, grain: int, number: int) -> torch.Generator:

@@ -36,6 +36,18 @@ def test_parts_of_a_batch_draw_what_the_whole_batch_draws(size: int, values: int
         assert torch.equal(torch.cat([part[number] for part in parts]), values_of_all)
 
 
+def test_grains_that_are_whole_are_drawn_where_they_lie():
+    values, filled = torch.empty(3, 2**15), []
+
+    def fill(part: Tensor, _: torch.Generator) -> Tensor:
+        filled.append(part.data_ptr())
+        return part.fill_(len(filled))
+
+    Rows(CPU, 3, first=0, count=3).filled(values, fill)
+    assert filled[0] == values.data_ptr()
+    assert values.mean(dim=1).tolist() == [1, 1, 2]
+
+
 def test_rows_draws_and_positions_differ():
     rng = Rows(CPU, 3, "a", first=0, count=BATCH)
     first, second = normal(rng, BATCH, 64), normal(rng, BATCH, 64)
