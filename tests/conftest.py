@@ -59,4 +59,4 @@ def verified_here(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def few_previews(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures cost as much as tiny training runs do."""
-    monkeypatch.setattr("fastgen.distillation.student.PREVIEW_IMAGES", 4)
+    monkeypatch.setattr("fastgen.distillation.previews.PREVIEW_IMAGES", 4)

@@ -11,13 +11,13 @@ class LogConfig(Strict):
     """What a run says while it trains.
 
     every: generator updates between log lines.
-    previews: grids of samples per stage.
-    trackers: of Accelerate, which get every logged value.
+    previews: grids of samples per stage, beside one of the teacher's of the same seeds.
+    trackers: of Accelerate, which get every logged value, and the pictures.
     """
 
     every: PositiveInt = 10
     previews: Annotated[int, Field(ge=0)] = 4
-    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow", "swanlab"], ...] = ("tensorboard",)
 
 
 class TimeoutsConfig(Strict):

@@ -22,12 +22,15 @@ from ..lock import held
 from ..models.calls import LARGE
 from ..models.pipelines.attention import avoid_cudnn, check_attention
 from ..models.pipelines.loading import answer_within
+from ..models.pipelines.repeats import said_once
 from ..peers import together
+from .account import closing, header, now, told
 from .checks import check_grids, check_needs, check_stages
 from .exhausted import counted
 from .initial import initial
 from .plan import recipe_of
 from .preflight import check_device, check_start
+from .previews import Gallery
 from .prompts import encode
 from .rehearsal import rehearse_export, rehearse_pictures
 from .release import check_release, release
@@ -61,7 +64,7 @@ def distil(
     """
     answer_within(config.timeouts.hub)
     accelerator_of(config)  # by which processes meet
-    with together(config.timeouts.process):
+    with together(config.timeouts.process), said_once():
         folder = _distilled(config, recipes=recipes, resume=resume, allow_changed=allow_changed, take_over=take_over)
         leave()
     return folder
@@ -80,12 +83,18 @@ def _distilled(
     config: Config, *, recipes: Path, resume: bool, take_over: bool, allow_changed: Collection[Material] = ()
 ) -> Path:
     with ready(config, recipes=recipes, resume=resume, take_over=take_over) as made:
-        accelerator = made.run.accelerator
+        accelerator, log = made.run.accelerator, made.run.log
+        about = header(config, made.student.pipeline, accelerator)
+        log.about = {"header": about, "started": now(), "finished": None}
+        log.say(told(about))
         with counted(config, accelerator.device, recipes=recipes):
             trained = made.run.train(resume=resume, allow_changed=allow_changed)
         for tracker in accelerator.trackers:
             tracker.finish()
         alone(lambda: _finish(made.student, trained, made.monitor))
+        left = closing(config)
+        log.tell_about({"finished": now(), "closing": left.lines, "next": left.commands})
+        log.say(f"done\n{left}")
     return config.exported
 
 
@@ -133,13 +142,16 @@ def _made(config: Config, accelerator: Accelerator) -> Ready:
     encode(config, pipeline, accelerator)
     alone(lambda: rehearse_export(student))
     shown = rehearse_pictures(student, warn=warn if accelerator.is_main_process else _unsaid)
+    gallery = Gallery(student) if shown and config.log.previews else None
+    if gallery is not None and config.teacher.path is not None:
+        alone(gallery.teacher)
     monitor = _monitor(student, here=accelerator.is_main_process)
     run = Run(
         config,
         pipeline,
         student=student.plan,
         accelerator=accelerator,
-        preview=student.preview if shown else None,
+        preview=gallery,
         yardstick=monitor.yardstick if monitor else None,
         begin=partial(initial, student),
     )

@@ -99,8 +99,7 @@ def plan(config: Config, *, recipes: Path) -> str:
 
 
 def _stage_lines(index: int, stage: StageConfig, config: Config, net: nn.Module | None) -> list[str]:
-    settings, cycle = stage.train, stage.objective.cycle
-    cycles = math.ceil(settings.images / (settings.batch * sum("generator" in turn for turn in cycle)))
+    settings, cycle, cycles = stage.train, stage.objective.cycle, cycles_of(stage)
     updates = {role: cycles * sum(role in turn for turn in cycle) for role in roles_of(stage.objective)}
     needs = stage.objective.needs
     read = [name for name, asked in (("images", needs.images), ("pairs", needs.pairs)) if asked]
@@ -114,14 +113,21 @@ def _stage_lines(index: int, stage: StageConfig, config: Config, net: nn.Module 
     if not OBJECTIVE_KINDS.is_own(type(stage.objective)):
         lines += [f"  objective: {OBJECTIVE_KINDS.origin(type(stage.objective)).identity}"]
     if net is not None:
-        parts = _memory(stage, config, net)
+        parts = memory(stage, config, net)
         total = sum(part.bytes for part in parts)
         lines += [f"  {part.name:<24}{part.parameters / 1e6:>10.2f} M{part.bytes / MIB:>12.1f} MiB" for part in parts]
         lines += [f"  {'sum, without activations':<24}{'':>12}{total / MIB:>12.1f} MiB"]
     return lines
 
 
-def _memory(stage: StageConfig, config: Config, net: nn.Module) -> list[MemoryLine]:
+def cycles_of(stage: StageConfig) -> int:
+    """Cycles of a stage's whole budget."""
+    return math.ceil(
+        stage.train.images / (stage.train.batch * sum("generator" in turn for turn in stage.objective.cycle))
+    )
+
+
+def memory(stage: StageConfig, config: Config, net: nn.Module) -> list[MemoryLine]:
     """The teacher's network, the copies and the adapters of it, and the generator's average."""
     trained, shared, size = roles_of(stage.objective), SHARED[config.sharing], parameters(net)
     loaded = teacher_dtype(config).itemsize

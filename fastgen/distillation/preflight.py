@@ -65,8 +65,11 @@ def check_device(config: Config) -> None:
     """Raises UserError for a device or a tracker that is not here."""
     if config.device.startswith("cuda") and not torch.cuda.is_available():
         raise UserError(f"device is {config.device}, but torch sees no CUDA device: set device=cpu, or auto")
-    if "wandb" in config.log.trackers and find_spec("wandb") is None:
-        raise UserError("log.trackers names wandb, which is not installed: pip install 'fastgen[wandb]', or remove it")
+    for tracker in config.log.trackers:
+        if find_spec(tracker) is None:
+            raise UserError(
+                f"log.trackers names {tracker}, which is not installed: pip install 'fastgen[{tracker}]', or remove it"
+            )
 
 
 def check_output(config: Config, *, resume: bool) -> None:

@@ -14,7 +14,7 @@ from ..data import Loader
 from ..engine.distributed import meet
 from ..models.pipelines.pipeline import Pipeline
 from ..seeds import seed_of
-from .student import PREVIEW_IMAGES
+from .previews import PREVIEW_IMAGES
 
 
 class Some(Sequence[str]):

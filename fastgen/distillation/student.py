@@ -9,8 +9,6 @@ from torch import Tensor, nn
 from ..config.schema import Config
 from ..data import Items
 from ..engine.dtypes import base_of, teacher_dtype
-from ..engine.stage import Stage
-from ..errors import warn
 from ..export.held import NetworkTimes
 from ..export.scheduler_export import SchedulerExport, scheduler_exports
 from ..export.stops import stops_of
@@ -30,13 +28,9 @@ from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.teacher import held_exactly, load_teacher
 from ..models.walk import Plan, sample, scalars_at
 from ..process import Flow, from_scheduler
-from ..sampling.pictures import grid
 from ..sampling.sampler import SAMPLES_AT_ONCE, ode, seeded_noise
-from .collapse import alarms
 
-PREVIEW_IMAGES = 20
-FEW_FROM = 4 * 64 * 64  # values of a sample above which fewer previews are drawn
-BESIDE = 4 * FEW_FROM  # values that are drawn at once beside a training run
+BESIDE = 16 * 64 * 64  # values that are drawn at once beside a training run
 
 
 class Student:
@@ -106,16 +100,6 @@ class Student:
         others = {name: part for name, part in pipe.components.items() if name not in denoisers_of(pipe)}
         whole: nn.Module = network_of(load_teacher(source, device="cpu", parts=others))
         return whole
-
-    def preview(self, stage: Stage, name: str) -> None:
-        """A grid of the generator's samples at the first declared step count, always of the same seeds."""
-        count = 8 if torch.Size(self.pipeline.shape).numel() > FEW_FROM else PREVIEW_IMAGES
-        pictures = torch.cat([self.pictures(self.drawn(stage.roles.generator, part)) for part in self.batches(count)])
-        for alarm in alarms(pictures, stage.roles.network("generator").net):
-            warn(f"{name}: {alarm}")
-        folder = self.config.out / "previews"
-        folder.mkdir(exist_ok=True)
-        grid(pictures / 2 + 0.5, columns=count // 2).save(folder / f"{name}.png")
 
     def batches(self, count: int) -> list[range]:
         """The numbers 0 .. `count` - 1 of samples, as they are drawn together beside a training run."""

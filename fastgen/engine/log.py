@@ -1,4 +1,8 @@
-"""What a run says: a progress bar, JSON lines always, Accelerate's trackers if asked for."""
+"""What a run says: a progress bar, JSON lines always, Accelerate's trackers if asked for.
+
+What follows from the config alone is in one file, which a resumed run writes byte for byte as one that was never
+broken off; time, pace and memory, which no two runs share, are in another.
+"""
 
 import json
 import math
@@ -7,13 +11,18 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from accelerate import Accelerator
+from PIL import Image
 from tqdm import tqdm
 
 from ..disk import named
-from ..files import atomic_text
+from ..files import atomic_json, atomic_text
+from .bar import Bar
 
 FILE = "log.jsonl"
+PACE = "pace.jsonl"
+ABOUT = "run.json"
 
 
 class RunLog:
@@ -25,12 +34,20 @@ class RunLog:
     """
 
     def __init__(self, accelerator: Accelerator, folder: Path) -> None:
-        self._accelerator = accelerator
+        self._accelerator, self._folder = accelerator, folder
         self._path = folder / FILE
+        self.about: dict[str, Any] = {}
 
     def begin(self, step: int) -> None:
         """Starts the trackers; TensorBoard hides what a run that was broken off wrote from this step on."""
         self._accelerator.init_trackers("fastgen", init_kwargs={"tensorboard": {"purge_step": step}})
+        self.tell_about({})
+
+    def tell_about(self, more: Mapping[str, Any]) -> None:
+        """Keeps beside the log what is known of the run besides its figures."""
+        self.about |= more
+        if self._accelerator.is_main_process and self.about:
+            atomic_json(self._folder / ABOUT, self.about)
 
     def rewind(self, stage: int, cycle: int, *, due: bool = False) -> None:
         """Drops lines that a resumed run will write again: those after `cycle` of `stage`.
@@ -38,20 +55,51 @@ class RunLog:
         Args:
             due: of that cycle itself what it was is known, and its figures are still to be logged.
         """
-        if self._accelerator.is_main_process and self._path.exists():
-            lines = self._path.read_text(encoding="utf-8").splitlines()
-            kept = [line for line in lines if _position(line, due=due) <= (stage, cycle)]
-            atomic_text(self._path, "".join(f"{line}\n" for line in kept))
+        for path in (self._path, self._folder / PACE) if self._accelerator.is_main_process else ():
+            if path.exists():
+                lines = path.read_text(encoding="utf-8").splitlines()
+                kept = [line for line in lines if _position(line, due=due) <= (stage, cycle)]
+                atomic_text(path, "".join(f"{line}\n" for line in kept))
 
-    def write(self, *, stage: int, cycle: int, step: int, values: Mapping[str, float], note: str | None = None) -> None:
-        """One line: where the run stands, its figures (null if not finite), and a note for the person who watches."""
+    def write(
+        self,
+        *,
+        stage: int,
+        cycle: int,
+        step: int,
+        values: Mapping[str, float],
+        pace: Mapping[str, float] | None = None,
+        note: str | None = None,
+    ) -> None:
+        """One line: where the run stands, its figures (null if not finite), and a note for the person who watches.
+
+        Args:
+            pace: figures of this machine and moment, which go to a file of their own and to the trackers.
+        """
         if not self._accelerator.is_main_process:
             return
         finite = {name: value if math.isfinite(value) else None for name, value in values.items()}
         self._line(stage, cycle, {**finite, **({"note": note} if note else {})})
-        self._accelerator.log(dict(values), step=step)
+        if pace:
+            self._line(stage, cycle, {"images": values.get("images"), **pace}, file=PACE)
+        self._accelerator.log({**values, **(pace or {})}, step=step)
         if note:
             self.say(note)
+
+    def pictures(self, images: Mapping[str, Image.Image], figures: Mapping[str, float], *, step: int) -> None:
+        """Pictures by name, and figures of them, to the trackers that take them; no line."""
+        if not self._accelerator.is_main_process:
+            return
+        arrays = {name: np.asarray(image.convert("RGB"))[None] for name, image in images.items()}
+        for tracker in self._accelerator.trackers:
+            if hasattr(tracker, "log_images"):
+                told = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
+                tracker.log_images(arrays, step=step, **told)
+            elif tracker.name == "mlflow":
+                for name, image in images.items():
+                    tracker.log_figure(image, f"{name}/{step:09d}.png")
+        if figures:
+            self._accelerator.log(dict(figures), step=step)
 
     def incident(self, *, stage: int, cycle: int, what: str, samples: Sequence[int]) -> None:
         """A line of a turn that was out of line, with the numbers in the data of what it read."""
@@ -64,21 +112,19 @@ class RunLog:
             self._line(stage, cycle, {"note": note})
             self.say(note)
 
-    def _line(self, stage: int, cycle: int, told: Mapping[str, Any]) -> None:
-        with named(self._path), self._path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps({"stage": stage, "cycle": cycle, **told}, allow_nan=False) + "\n")
+    def _line(self, stage: int, cycle: int, told: Mapping[str, Any], *, file: str = FILE) -> None:
+        path = self._folder / file
+        with named(path), path.open("a", encoding="utf-8") as lines:
+            lines.write(json.dumps({"stage": stage, "cycle": cycle, **told}, allow_nan=False) + "\n")
 
     def say(self, text: str) -> None:
         """A sentence for the person who watches."""
         if self._accelerator.is_main_process:
             tqdm.write(text, file=sys.stderr)
 
-    def bar(self, name: str, *, total: int, done: int) -> "tqdm[Any]":
+    def bar(self, name: str, *, total: int, done: int) -> Bar:
         """Progress in images, with rate and time left."""
-        hidden = not self._accelerator.is_main_process
-        return tqdm(
-            total=total, initial=done, desc=name, unit="image", unit_scale=True, disable=hidden, dynamic_ncols=True
-        )
+        return Bar(name, total=total, done=done, say=self.say, hidden=not self._accelerator.is_main_process)
 
 
 def _position(line: str, *, due: bool) -> tuple[int, int]:

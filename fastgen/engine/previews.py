@@ -1,8 +1,11 @@
 """Pictures of the generator as it stands, where they can be made."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+
+from PIL import Image
 
 from ..models.pipelines.refusal import cause
 from ..stopping import Stopped, interruptible
@@ -11,7 +14,21 @@ from .log import RunLog
 from .quality import shown
 from .stage import Stage
 
-Preview = Callable[[Stage, str], None]
+
+@dataclass(frozen=True)
+class Shown:
+    """What was made when pictures were due.
+
+    Attributes:
+        pictures: by name, for the trackers.
+        figures: of the pictures, likewise.
+    """
+
+    pictures: Mapping[str, Image.Image]
+    figures: Mapping[str, float]
+
+
+Preview = Callable[[Stage, str], Shown]
 """Called with the stage and a name when a picture is due; the generator has its averaged weights."""
 
 
@@ -27,18 +44,22 @@ class Previews:
         self._preview, self._log = preview, log
         self._hindered = False
 
-    def draw(self, stage: Stage) -> None:
-        """One of the generator as it stands; what hinders it is said once, and training goes on."""
+    def draw(self, stage: Stage, step: int) -> None:
+        """Some of the generator as it stands, at that step of the run.
+
+        What hinders it is said once, and training goes on.
+        """
         if self._preview is None:
             return
         name = f"{stage.index}-{stage.config.name}-{stage.position.images:09d}"
-        drawn = partial(self._drawn, self._preview, stage, name)
+        drawn = partial(self._drawn, self._preview, stage, name, step)
         with shown(stage), suppress(Stopped):  # which is heard again at the next boundary
             alone(interruptible(drawn))
 
-    def _drawn(self, preview: Preview, stage: Stage, name: str) -> None:
+    def _drawn(self, preview: Preview, stage: Stage, name: str, step: int) -> None:
         try:
-            preview(stage, name)
+            shown = preview(stage, name)
+            self._log.pictures(shown.pictures, shown.figures, step=step)
         except Exception as error:
             if not self._hindered:
                 self._log.say(

@@ -5,11 +5,9 @@ from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 from accelerate import Accelerator
 from torch import Tensor
-from tqdm import tqdm
 
 from ..config.schema import Config, StageConfig
 from ..config.yaml_file import digest, fingerprint, save
@@ -40,6 +38,7 @@ from .saved import FORMAT
 from .sequences import part_sequences
 from .sharding import shard_roles
 from .stage import Stage
+from .telling import Telling, step_at
 
 
 @dataclass(frozen=True)
@@ -101,7 +100,7 @@ class Run:
         at = snapshot.state["position"] if snapshot else {"cycle": -1, "images": -1}
         due = snapshot is not None and due_again(snapshot)
         self.log.rewind(start, at["cycle"], due=due)
-        self.log.begin(self._step(start, at["images"] + (not due)))
+        self.log.begin(step_at(self.config, start, at["images"] + (not due)))
         alone(lambda: save(self.config, self.config.out))
         finished = self._finished_before(start)
         weights = {} if snapshot else self.begin(self.log)
@@ -231,16 +230,16 @@ class Run:
             Stopped: there was one.
         """
         position, recompilations = stage.position, Recompilations(stage.config.train.compile)
-        with self.log.bar(stage.config.name, total=stage.config.train.images, done=position.images) as bar, deferred():
+        with Telling(self.log, self.config, stage, self.accelerator.device) as told, deferred():
             if position.cycle == 0 and self.yardstick is not None:
-                self._report(stage, self._measured(stage, quality))
+                told.report(self._measured(stage, quality), quality)
             work = boundary is not None
             while boundary is not None or not (stage.done or quality.exhausted):
                 if boundary is None:
                     with nullcontext() if work else at_once():
                         boundary, work = self._cycle(stage, recompilations), True
                 try:
-                    self._attend(stage, quality, boundary, bar)
+                    self._attend(stage, quality, boundary, told)
                 except Stopped as stop:
                     self._save(stage, quality, boundary)
                     kept = f"saved at {position.images:,} images of stage {stage.config.name!r}"
@@ -255,25 +254,23 @@ class Run:
             self.log.say(f"cycle {stage.position.cycle} waited for {len(reasons)} blocks to be compiled: {reasons[0]}")
         return Boundary(before, figures)
 
-    def _attend(self, stage: Stage, quality: Quality, boundary: Boundary, bar: "tqdm[Any]") -> None:
+    def _attend(self, stage: Stage, quality: Quality, boundary: Boundary, told: Telling) -> None:
         """Does what is due at a boundary.
 
         Raises:
             Stopped: a signal was heard, and nothing of it is done yet.
         """
         position, log, figures = stage.position, self.config.log, boundary.figures
-        bar.update(position.images - bar.n)
+        told.move()
         if stage.asked_to_stop:
             raise Stopped(signal_of_any(asked()))
         measured = self._measured(stage, quality) if quality.due(boundary.before, stage) else {}
         ends = stage.done or quality.exhausted
         reached = partial(passed, boundary.before, position.images, total=stage.config.train.images)
         if position.cycle % log.every == 0 or ends or measured:
-            self._report(stage, figures | measured, note=quality.verdict(stage))
-            losses = {name.split("/")[1]: f"{v:.3g}" for name, v in figures.items() if "lr" not in name}
-            bar.set_postfix(quality.shown | losses)
+            told.report(figures | measured, quality, note=quality.verdict(stage))
         if log.previews and (ends or reached(every=None, marks=log.previews)):
-            self.previews.draw(stage)
+            self.previews.draw(stage, step_at(self.config, stage.index, position.images))
         if ends or reached(every=self.config.checkpoints.every):
             self._save(stage, quality)
 
@@ -281,20 +278,11 @@ class Run:
         with memory_told(f"a measurement in stage {stage.config.name!r}", stage=stage.index):
             return quality.measure(stage)
 
-    def _step(self, stage: int, images: int) -> int:
-        """Where the run stands at so many images of a stage."""
-        return images + sum(s.train.images for s in self.config.stages[:stage])
-
-    def _report(self, stage: Stage, figures: dict[str, float], *, note: str | None = None) -> None:
-        values = {"images": stage.position.images, **figures}
-        step = self._step(stage.index, stage.position.images)
-        self.log.write(stage=stage.index, cycle=stage.position.cycle, step=step, values=values, note=note)
-
     def _save(self, stage: Stage, quality: Quality, boundary: Boundary | None = None) -> None:
         """A checkpoint; with what is due at a boundary for the run that goes on from it."""
 
         def write(snapshot: checkpoint.Snapshot) -> None:
-            step = self._step(stage.index, stage.position.images)
+            step = step_at(self.config, stage.index, stage.position.images)
             checkpoint.save(self.config.out / "checkpoints", step, snapshot, keep=self.config.checkpoints.keep)
 
         held = stage.snapshot() if is_first() or stage.sharded else checkpoint.Snapshot({}, {})

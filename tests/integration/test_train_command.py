@@ -107,7 +107,7 @@ def test_a_preview_that_fails_is_a_warning_and_the_student_is_made(verified_here
     def fail(*_, **__):
         raise NotImplementedError("without tiling")
 
-    monkeypatch.setattr("fastgen.distillation.student.grid", fail)
+    monkeypatch.setattr("fastgen.distillation.previews.grid", fail)
     assert train("log.previews=2") == 0
     told = capsys.readouterr()
     assert told.err.count("no preview could be made (NotImplementedError: without tiling); training goes on") == 1

@@ -22,7 +22,7 @@ PHASES = {  # phase -> what it calls, and at which of these calls it is told
     "first step": ("fastgen.engine.stage:Stage._turn", 1),
     "step": ("fastgen.engine.stage:Stage._turn", 2),
     "save": ("fastgen.engine.checkpoint:save", 1),
-    "preview": ("fastgen.distillation.student:Student.preview", 1),
+    "preview": ("fastgen.distillation.previews:Gallery.__call__", 1),
     "export": ("fastgen.distillation.release:export", 1),
     "verification": ("fastgen.export.verify:_ask_isolated", 1),
 }

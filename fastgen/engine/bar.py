@@ -1,0 +1,67 @@
+"""The progress of a stage: a bar on a terminal, and now and then a line where nobody sees a bar."""
+
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from itertools import groupby
+from typing import Any
+
+from tqdm import tqdm
+
+MARKS = 10
+"""Lines of a stage where there is no terminal."""
+
+
+class Bar:
+    """How far a stage is, with images/s, the time left, memory and the latest figures.
+
+    Args:
+        name: of the stage, and which of how many it is.
+        total, done: images.
+        say: where lines go.
+        hidden: nothing is shown, as on all processes but the first.
+    """
+
+    def __init__(self, name: str, *, total: int, done: int, say: Callable[[str], None], hidden: bool) -> None:
+        self._name, self._say, self._seen, self._total, self._marks = name, say, done, total, -1
+        self._lines = not hidden and not sys.stderr.isatty()
+        self._tqdm: tqdm[Any] = tqdm(
+            total=total,
+            initial=done,
+            desc=name,
+            unit="image",
+            unit_scale=True,
+            disable=hidden or self._lines,
+            dynamic_ncols=True,
+            bar_format="{desc} {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} {rate_fmt} {remaining} left{postfix}",
+        )
+
+    def close(self) -> None:
+        """Nothing more is told; what was shown stays."""
+        self._tqdm.close()
+
+    def move(self, images: int) -> None:
+        """So many images are done."""
+        self._tqdm.update(images - self._seen)
+        self._seen = images
+
+    def tell(self, figures: Mapping[str, float], quality: Iterable[str], pace: Mapping[str, float]) -> None:
+        """The latest figures by role, what was measured last, and the machine's own."""
+        memory = f"{pace['memory/gib']:.2f} GiB"
+        told = [*quality, *by_role(figures)]
+        if not self._lines:
+            self._tqdm.set_postfix_str("; ".join([memory, *told]))
+            return
+        before, self._marks = self._marks, self._seen * MARKS // self._total
+        if self._marks > before:
+            rate = pace.get("pace/images_per_second")
+            speed = [] if rate is None else [f"{rate:.3g} images/s"]
+            done = f"{self._name}: {self._seen:,} of {self._total:,} images"
+            self._say("; ".join([done, *speed, memory, *told]))
+
+
+def by_role(figures: Mapping[str, float]) -> list[str]:
+    """Figures named "role/what", role by role: "generator dm 0.12 grad 1.3"; learning rates are left out."""
+    named = [(*name.split("/", 1), value) for name, value in figures.items() if "/" in name]
+    shown = [(role, what, value) for role, what, value in named if what != "lr" and role != "quality"]
+    ordered = groupby(sorted(shown, key=lambda one: one[0] != "generator"), key=lambda one: one[0])
+    return [" ".join([role, *(f"{what} {value:.3g}" for _, what, value in ones)]) for role, ones in ordered]
