@@ -15,6 +15,8 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import psutil
+
 from .errors import UserError, say
 
 _open: set[int] = set()
@@ -93,6 +95,34 @@ def _held(folder: Path, file: Path, *, take_over: bool) -> Iterator[None]:
             if made:
                 file.parent.rmdir()  # which an empty folder alone allows
         _close(descriptor)
+
+
+def holder_of(file: Path) -> Holder | None:
+    """Who holds a lock now, which is not touched; where that cannot be seen, who is said to.
+
+    A process of this host that is over, or whose number has gone to another one, holds nothing.
+    """
+    with suppress(OSError):
+        holder = Holder.read(file.read_text(encoding="utf-8", errors="replace"))
+        return None if holder is not None and _has_open(holder, file) is False else holder
+    return None
+
+
+def is_held_by(holder: Holder, file: Path) -> bool:
+    """Whether it is certain that a process of this host holds a lock."""
+    return _has_open(holder, file) is True
+
+
+def _has_open(holder: Holder, file: Path) -> bool | None:
+    """None where it cannot be seen: of a process elsewhere, or of another user."""
+    if holder.host != platform.node():
+        return None
+    try:
+        return any(os.path.samefile(one.path, file) for one in psutil.Process(holder.pid).open_files())
+    except psutil.AccessDenied:
+        return None
+    except (psutil.Error, OSError, ValueError, TypeError):
+        return False
 
 
 def _acquired(file: Path) -> int | None:

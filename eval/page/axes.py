@@ -23,13 +23,13 @@ class Scale:
     end: float
 
     @classmethod
-    def over(cls, values: Iterable[float], direction: Direction, *, log: bool) -> "Scale":
-        """A scale with a margin around all values; a logarithmic one if `log` and all are positive."""
+    def over(cls, values: Iterable[float], direction: Direction, *, log: bool, margin: float = 0.08) -> "Scale":
+        """A scale with a margin, a share of it, around all values; a logarithmic one if `log` and all are positive."""
         values = list(values)
         log = log and min(values) > 0
         low, high = ((math.log10(end) if log else end) for end in (min(values), max(values)))
-        margin = 0.08 * (high - low) or (0.3 if log else 0.1 * abs(low) or 1.0)
-        low, high = low - margin, high + margin
+        around = margin * (high - low) if high > low else (0.3 if log else 0.1 * abs(low) or 1.0)
+        low, high = low - around, high + around
         start, end = (_LEFT, _RIGHT) if direction == "x" else (_BOTTOM, _TOP)
         return cls(10**low if log else low, 10**high if log else high, log, start, end)
 

@@ -7,6 +7,7 @@ import argparse
 from base64 import b64encode
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -46,16 +47,29 @@ def write(folder: Path) -> Path:
 
 def page(report: Report, pictures: Pictures) -> str:
     """The whole document."""
-    style, script = ((_HERE / name).read_text(encoding="utf-8") for name in ("report.css", "report.js"))
-    return _JINJA.get_template("report.html.jinja").render(
-        view=View.of(report, pictures), policy=_policy(script), style=Markup(style), script=Markup(script)
-    )
+    return document("report.html.jinja", "report.js", view=View.of(report, pictures))
 
 
-def _policy(script: str) -> str:
-    """Nothing is loaded from anywhere, and no script runs but ours."""
-    digest = b64encode(sha256(script.encode()).digest()).decode()
-    return f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+def document(template: str, script: str, *, allowed: str = "", **values: Any) -> str:
+    """A page of these parts, with its style and its script in it; all values are escaped.
+
+    Args:
+        allowed: what its policy allows beside pictures within the page, our style and our script.
+    """
+    style, code = _text("report.css"), _text(script)
+    policy = policy_of(script, allowed)
+    return _JINJA.get_template(template).render(**values, policy=policy, style=Markup(style), script=Markup(code))
+
+
+def policy_of(script: str, allowed: str = "") -> str:
+    """Nothing is loaded from anywhere else, and no script runs but this one of ours."""
+    digest = b64encode(sha256(_text(script).encode()).digest()).decode()
+    own = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
+    return f"{own}; {allowed}" if allowed else own
+
+
+def _text(name: str) -> str:
+    return (_HERE / name).read_text(encoding="utf-8")
 
 
 def _run(options: argparse.Namespace) -> None:

@@ -51,7 +51,7 @@ class Pictures:
         if not file.is_file():
             return Picture(f"{words}: picture is missing")
         try:
-            return Picture(words, *_embedded(file))
+            return Picture(words, *embedded(file.read_bytes()))
         except (OSError, ValueError):
             return Picture(f"{words}: picture is unreadable")
 
@@ -65,19 +65,19 @@ class Pictures:
         return file
 
 
-def _embedded(file: Path) -> tuple[str, int, int]:
-    content = file.read_bytes()
+def embedded(content: bytes, largest: int = LARGEST) -> tuple[str, int, int]:
+    """The data URI, width and height of a picture file's content; one of more pixels on a side is reduced."""
     with Image.open(BytesIO(content)) as image:
         image.load()
         size, kind = image.size, (image.format or "png").lower()
-        if max(size) > LARGEST:
-            content, size, kind = *_reduced(image), "jpeg"
+        if max(size) > largest:
+            content, size, kind = *_reduced(image, largest), "jpeg"
     return f"data:image/{kind};base64,{b64encode(content).decode()}", *size
 
 
-def _reduced(image: Image.Image) -> tuple[bytes, tuple[int, int]]:
+def _reduced(image: Image.Image, largest: int) -> tuple[bytes, tuple[int, int]]:
     small = image.convert("RGB")
-    small.thumbnail((LARGEST, LARGEST))
+    small.thumbnail((largest, largest))
     buffer = BytesIO()
     small.save(buffer, "JPEG", quality=90)
     return buffer.getvalue(), small.size

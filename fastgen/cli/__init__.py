@@ -24,6 +24,9 @@ class Command:
 
 COMMANDS: dict[str, Command] = {
     "train": Command("fastgen.cli.train", "distil a teacher pipeline into a student of a few steps", "--resume"),
+    "watch": Command(
+        "fastgen.cli.watch", "a run as a page on this machine: curves, pictures, log, a button to stop it"
+    ),
     "plan": Command("fastgen.cli.plan", "what a run costs: memory by part, seconds, and what would make it fit"),
     "sample": Command("fastgen.cli.sample", "draw images from a student or any other stock pipeline", "--overwrite"),
     "eval": Command("eval.cli", "measure a student beside its teacher", "--overwrite"),

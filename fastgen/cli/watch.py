@@ -1,0 +1,36 @@
+"""Serve the page of a run, while it trains and afterwards.
+
+  fastgen watch runs/digits/dmd2_1step
+  fastgen watch runs/digits/dmd2_1step --port 8765     the same address each time, but for its key
+
+The page has the run's curves, the student's pictures beside the teacher's, its plan and the end of its log, and a
+button that stops the run once it has saved. It listens on this machine alone (127.0.0.1); from elsewhere it is reached
+through `ssh -L 8765:127.0.0.1:8765 HOST`. Ctrl-C ends the page, never the run.
+"""
+
+from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from pathlib import Path
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options of `fastgen watch`."""
+    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run: the `out` of its config")
+    parser.add_argument("--port", type=_port, default=0, metavar="N", help="of 127.0.0.1 (default: a free one)")
+
+
+def run(args: Namespace) -> None:
+    """Serves until it is stopped."""
+    from eval.watch.server import Watcher
+
+    with Watcher(args.run, args.port) as watcher:
+        print(f"{args.run} is at {watcher.address}\nCtrl-C ends the page, and not the run", flush=True)
+        try:
+            watcher.serve_forever(poll_interval=0.2)
+        except KeyboardInterrupt:
+            print("not served any more", flush=True)
+
+
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise ArgumentTypeError(f"{text!r:.80} is not a port from 0 to 65535")
+    return int(text)
