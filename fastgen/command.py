@@ -193,6 +193,14 @@ def gib(text: str) -> float:
     return size
 
 
+def port(text: str) -> int:
+    """A port to listen on; 0 is a free one."""
+    number = _whole(text)
+    if number is None or number > 65535:
+        raise ArgumentTypeError(f"{text!r:.80} is not a port from 0 to 65535")
+    return number
+
+
 def _whole(text: str) -> int | None:
     """The number from 0 to 2^62 that a text of digits is."""
     return number if text.isdecimal() and len(text) < 20 and (number := int(text)) <= 2**62 else None

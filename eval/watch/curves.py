@@ -63,12 +63,17 @@ class Curves:
     @classmethod
     def of(cls, log: Iterable[Entry], pace: Iterable[Entry] = ()) -> "Curves":
         """The curves of a run's logs."""
-        log, pace = list(log), list(pace)
+        log = list(log)
         starts = _starts(log)
-        ends = tuple(starts[stage] for stage in sorted(starts)[1:])
-        series, machine = _series(log, starts), _series(pace, starts)
+        return cls.drawn(_series(log, starts), stages=ends(log), machine=_series(pace, starts))
+
+    @classmethod
+    def drawn(
+        cls, series: Mapping[str, Points], *, stages: tuple[float, ...], machine: Mapping[str, Points] | None = None
+    ) -> "Curves":
+        """The curves of figures by name, such as "generator/dm", and of those of the machine."""
         losses, others = dict[str, dict[str, Points]](), dict[str, dict[str, Points]]()
-        quality = {}
+        quality, known = {}, machine or {}
         for name, points in series.items():
             role, _, what = name.partition("/")
             if role == "quality":
@@ -79,8 +84,20 @@ class Curves:
                 others.setdefault("learning rates", {})[role] = points
             elif what:
                 losses.setdefault(f"losses of {role}", {})[what] = points
-        shown = {words: {words: machine[name]} for name, words in _WORDS.items() if name in machine}
-        return cls(tuple(_plots(quality, ends)), tuple(_plots({**losses, **others}, ends)), tuple(_plots(shown, ends)))
+        shown = {words: {words: known[name]} for name, words in _WORDS.items() if name in known}
+        groups = (quality, {**losses, **others}, shown)
+        return cls(*(tuple(_plots(group, stages)) for group in groups))
+
+
+def series_of(log: Sequence[Entry]) -> dict[str, Points]:
+    """The figures of a log by name, over the images of the whole run."""
+    return _series(log, _starts(log))
+
+
+def ends(log: Sequence[Entry]) -> tuple[float, ...]:
+    """Images of the whole run at which a stage ended and another began."""
+    starts = _starts(log)
+    return tuple(starts[stage] for stage in sorted(starts)[1:])
 
 
 def _starts(log: Sequence[Entry]) -> dict[int, float]:

@@ -6,7 +6,7 @@ to be more than text and numbers.
 
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -97,8 +97,7 @@ class RunFiles:
     @property
     def version(self) -> str:
         """Changes whenever a file does."""
-        watched = [self.folder / name for name in (ABOUT, LOG, PACE, LOCK, PREVIEWS)]
-        stamps = [(path.stat().st_mtime_ns, path.stat().st_size) if path.exists() else None for path in watched]
+        stamps = [_stamp(self.folder / name) for name in (ABOUT, LOG, PACE, LOCK, PREVIEWS)]
         return f"{hash((self.state, *stamps)):x}"
 
     def told(self, part: str) -> dict[str, str]:
@@ -131,9 +130,10 @@ class RunFiles:
 
     def _preview(self, name: str) -> Preview | None:
         record = _object(self.folder / PREVIEWS / f"{name}.json")
-        size = [record.get(key) for key in ("columns", "width", "height")]
+        found = [record.get(key) for key in ("columns", "width", "height")]
+        size = [value for value in found if isinstance(value, int) and value > 0]
         captions = record.get("captions")
-        if not all(isinstance(value, int) and value > 0 for value in size) or not isinstance(captions, list):
+        if len(size) < len(found) or not isinstance(captions, list):
             return None
         captions, what = [str(caption) for caption in captions[:MOST_PICTURES]], str(record.get("what", name))
         grid = _opened(self.folder / PREVIEWS / f"{name}.png")
@@ -146,10 +146,18 @@ class RunFiles:
             stage=str(record.get("stage") or ""),
             images=images if isinstance(images, int) else None,
             captions=tuple(captions),
-            pictures=() if grid is None else tuple(_cut(grid, captions, what, *size)),
+            pictures=() if grid is None else tuple(_cut(grid, captions, what, size)),
             health=_numbers(health) if isinstance(health, dict) else {},
             beliefs=None if panel is None else _shown(panel, f"what roles believe, {name}", largest=1200),
         )
+
+
+def _stamp(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_size
 
 
 def _entries(path: Path) -> Iterator[Entry]:
@@ -195,8 +203,9 @@ def _opened(path: Path) -> Image.Image | None:
         return None
 
 
-def _cut(grid: Image.Image, captions: list[str], what: str, columns: int, width: int, height: int) -> Iterator[Picture]:
-    """The pictures of a grid, row by row."""
+def _cut(grid: Image.Image, captions: list[str], what: str, size: Sequence[int]) -> Iterator[Picture]:
+    """The pictures of a grid of so many columns, widths and heights, row by row."""
+    columns, width, height = size
     for place, caption in enumerate(captions):
         left, top = GAP + place % columns * (width + GAP), GAP + place // columns * (height + GAP)
         if left + width <= grid.width and top + height <= grid.height:

@@ -11,13 +11,12 @@ SCRIPT = "run.js"
 POLICY = policy_of(SCRIPT, CONNECTS)
 
 
-def page(run: RunFiles, *, token: str, asked: bool, problem: str = "") -> str:
+def page(run: RunFiles, *, token: str, asked: bool) -> str:
     """The whole document.
 
     Args:
         token: what a request to stop has to show.
         asked: whether the run was asked to stop.
-        problem: why it could not be.
     """
     return document(
         "run.html.jinja",
@@ -26,5 +25,4 @@ def page(run: RunFiles, *, token: str, asked: bool, problem: str = "") -> str:
         view=RunView.of(run),
         token=token,
         asked=asked,
-        problem=problem,
     )

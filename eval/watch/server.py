@@ -78,13 +78,16 @@ class _Handler(BaseHTTPRequestHandler):
         what = self._asked_for()
         if what is None:
             return
-        run = RunFiles.read(self.server.folder)
+        if what not in ("", "version"):
+            return self._refuse(HTTPStatus.NOT_FOUND)
+        try:
+            run = RunFiles.read(self.server.folder)
+        except UserError as error:  # the folder is gone
+            return self._answer(str(error), kind="text/plain", status=HTTPStatus.GONE)
         if what == "version":
             self._answer(run.version, kind="text/plain")
-        elif what == "":
-            self._answer(self._page(run))
         else:
-            self._refuse(HTTPStatus.NOT_FOUND)
+            self._answer(self._page(run))
 
     def do_POST(self) -> None:
         what = self._asked_for()
@@ -94,29 +97,31 @@ class _Handler(BaseHTTPRequestHandler):
             return self._refuse(HTTPStatus.NOT_FOUND)
         if not self._ours() or not self._shows_token():
             return self._refuse(HTTPStatus.FORBIDDEN)
-        run = RunFiles.read(self.server.folder)
         try:
+            run = RunFiles.read(self.server.folder)
             stop(run)
         except UserError as error:
-            return self._answer(self._page(run, problem=str(error)), status=HTTPStatus.CONFLICT)
+            return self._answer(str(error), kind="text/plain", status=HTTPStatus.CONFLICT)
         self.server.asked = True
         self.send_response(HTTPStatus.SEE_OTHER)
         self.send_header("Location", "./")
         self.send_header("Content-Length", "0")
         self.end_headers()
 
-    def _page(self, run: RunFiles, *, problem: str = "") -> str:
+    def _page(self, run: RunFiles) -> str:
         if run.holder is None:
             self.server.asked = False
-        return page(run, token=self.server.token, asked=self.server.asked, problem=problem)
+        return page(run, token=self.server.token, asked=self.server.asked)
 
     def _asked_for(self) -> str | None:
         """The path behind the key; None of a request that is refused."""
         if not _is_here(f"//{self.headers.get('Host', '')}") or len(self.headers.get_all("Host", [])) != 1:
-            return self._refuse(HTTPStatus.MISDIRECTED_REQUEST)
+            self._refuse(HTTPStatus.MISDIRECTED_REQUEST)
+            return None
         key, slash, what = urlsplit(self.path).path.removeprefix("/").partition("/")
         if not slash or not secrets.compare_digest(key.encode(), self.server.key.encode()):
-            return self._refuse(HTTPStatus.NOT_FOUND)
+            self._refuse(HTTPStatus.NOT_FOUND)
+            return None
         return what
 
     def _ours(self) -> bool:

@@ -29,6 +29,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "plan": Command("fastgen.cli.plan", "what a run costs: memory by part, seconds, and what would make it fit"),
     "sample": Command("fastgen.cli.sample", "draw images from a student or any other stock pipeline", "--overwrite"),
+    "demo": Command("fastgen.cli.demo", "try a student out in the browser, its teacher beside it, with their times"),
     "eval": Command("eval.cli", "measure a student beside its teacher", "--overwrite"),
     "verify": Command("fastgen.cli.verify", "check that an export samples as it was trained"),
     "prove": Command("fastgen.cli.prove", "check an objective, a file of your own included"),

@@ -8,14 +8,16 @@ button that stops the run once it has saved. It listens on this machine alone (1
 through `ssh -L 8765:127.0.0.1:8765 HOST`. Ctrl-C ends the page, never the run.
 """
 
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
+from argparse import ArgumentParser, Namespace
 from pathlib import Path
+
+from ..command import port
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen watch`."""
     parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run: the `out` of its config")
-    parser.add_argument("--port", type=_port, default=0, metavar="N", help="of 127.0.0.1 (default: a free one)")
+    parser.add_argument("--port", type=port, default=0, metavar="N", help="of 127.0.0.1 (default: a free one)")
 
 
 def run(args: Namespace) -> None:
@@ -28,9 +30,3 @@ def run(args: Namespace) -> None:
             watcher.serve_forever(poll_interval=0.2)
         except KeyboardInterrupt:
             print("not served any more", flush=True)
-
-
-def _port(text: str) -> int:
-    if not text.isdecimal() or int(text) > 65535:
-        raise ArgumentTypeError(f"{text!r:.80} is not a port from 0 to 65535")
-    return int(text)
