@@ -37,6 +37,7 @@ from .report.showcase import STRIP, Showcase
 from .report.table import table
 from .rows import Origin, Role, Row
 from .session import Session, open_session
+from .training import training_of
 
 
 def evaluate(options: Options, *, rewards: Mapping[str, Reward] | None = None) -> Report | None:
@@ -108,6 +109,7 @@ def _report(session: Session, real: Reference, rows: tuple[Row, ...], showcase: 
         gallery=showcase.gallery(),
         assertions=verdicts(session.options.assertions, rows),
         provenance=provenance(session, real, rows, started),
+        training=training_of(rows, session.options.out),
     )
 
 

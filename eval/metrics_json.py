@@ -191,6 +191,28 @@ class Provenance:
     """Of the whole evaluation."""
 
 
+@dataclass(frozen=True, config=PART)
+class Series:
+    """A figure of a run while it trained."""
+
+    name: str
+    """Such as `generator/dm`, `fake_score/grad` or `quality/frechet`."""
+    points: tuple[tuple[float, float], ...]
+    """Images of the run seen by then, and the value; of a long run means of neighbours."""
+
+
+@dataclass(frozen=True, config=PART)
+class Training:
+    """The run that left the student, where its log lies beside the student or the report."""
+
+    path: str
+    """Folder of the run."""
+    stages: tuple[float, ...]
+    """Images at which a stage ended and the next one began."""
+    series: tuple[Series, ...]
+    """In the order in which they first appear."""
+
+
 class Report(BaseModel):
     """Rows that were measured by one protocol, and what a reader needs to know of them."""
 
@@ -210,6 +232,8 @@ class Report(BaseModel):
     """Of `--assert`, in its order."""
     provenance: Provenance
     """Where the figures come from."""
+    training: Training | None = None
+    """Of the run that left the student; null where it is not known."""
 
     @classmethod
     def read(cls, folder: Path) -> Self:

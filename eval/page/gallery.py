@@ -60,6 +60,7 @@ class Gallery:
 
     Attributes:
         strip: one prompt or label with many seeds, None without one.
+        kind: what the strip's pictures share: a prompt, a class, or the pipeline alone.
         asked: what the strip shows, in words.
         seeds: seeds of the strip.
         neighbours: None where nothing was compared with real images.
@@ -68,6 +69,7 @@ class Gallery:
     grids: tuple[Grid, ...]
     real: tuple[Grid, ...]
     strip: tuple[Grid, ...] | None
+    kind: str
     asked: str
     seeds: str
     neighbours: Neighbours | None
@@ -85,6 +87,7 @@ class Gallery:
             grids=tuple(_grid(column, gallery, pictures) for column in sides.columns),
             real=tuple(_grid(column, gallery, pictures) for column in real),
             strip=None if strip is None else tuple(_strip(column, strip, pictures) for column in sides.columns),
+            kind="prompt" if strip and strip.prompt is not None else "class" if strip and asked(strip) else "pipeline",
             asked=(strip and asked(strip)) or "no condition",
             seeds=f"{strip.seeds[0]} to {strip.seeds[-1]}" if strip and strip.seeds else "none",
             neighbours=_neighbours(gallery, sides, pictures) if any(gallery.neighbours.values()) else None,

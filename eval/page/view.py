@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from ..metrics_json import Report
+from ..metrics_json import Report, Training
+from ..watch.curves import Curves
 from .gallery import Gallery
 from .notes import warnings
 from .pictures import LARGEST, Pictures
@@ -18,6 +19,7 @@ class View:
 
     Attributes:
         gallery: None without pictures.
+        training: curves of the run that left the student, None where it is not known.
         spectrum: None where it was not measured.
         largest: longer side in pixels from which pictures are reduced.
         prominent_db: what makes a peak.
@@ -31,6 +33,7 @@ class View:
     quality: Quality
     spectrum: Spectrum | None
     classes: Classes
+    training: Curves | None
     largest: int = LARGEST
     prominent_db: float = PROMINENT_DB
 
@@ -56,4 +59,9 @@ class View:
             quality=Quality.of(report),
             spectrum=Spectrum.of(sides),
             classes=Classes.of(sides),
+            training=None if report.training is None else _curves(report.training),
         )
+
+
+def _curves(training: Training) -> Curves:
+    return Curves.drawn({one.name: one.points for one in training.series}, stages=training.stages)

@@ -20,7 +20,7 @@ def shown(folder: Path, data: Data) -> Element:
 
 
 def busy(data: Data) -> Data:
-    """The report with all that it may hold: blocks of seeds, skipped and flagged images, arguments of a call."""
+    """The report with all that it may hold: blocks of seeds, skipped and flagged images, arguments of a call, a run."""
     data["rows"][-1]["metrics"]["fid"] |= {"spread": 0.125, "values": [3.8, 3.9, 4.0]}
     data["rows"][-1] |= {
         "skipped": [{"name": f"bad-{i}.png", "reason": "truncated"} for i in range(21)],
@@ -29,4 +29,7 @@ def busy(data: Data) -> Data:
     data["rows"][-1]["source"] |= {"arguments": {"height": 640}, "negative_prompt": "owl"}
     data["provenance"]["labels"] = {"path": "labels.txt", "sha256": "cd" * 32, "count": 11}
     data["protocol"] |= {"clip": "CLIP of a kind", "precision": "tf32"}
+    series = {"generator/dm": [(10.0, 0.5), (30.0, 0.25)], "quality/fid": [(10.0, 4.0), (30.0, 3.0)]}
+    told = [{"name": name, "points": points} for name, points in series.items()]
+    data["training"] = {"path": "mine", "stages": [20.0], "series": told}
     return data
