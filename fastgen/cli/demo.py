@@ -16,9 +16,14 @@ from ..command import DTYPES, device, port, positive
 from ..errors import UserError
 
 if TYPE_CHECKING:
+    from PIL.Image import Image
+
     from ..sampling.drawer import Drawer
 
 HOST = "127.0.0.1"
+LEAST = 320
+"""Longer side in pixels below which pictures are magnified."""
+NEAREST = 0  # of PIL, which is loaded later
 MOST_SEED = 2**31 - 1
 
 
@@ -88,7 +93,7 @@ def build(gradio: Any, drawers: "list[Drawer]", *, teacher_steps: int | None, te
                 timed = drawer.draw(wish)
             except UserError as error:
                 raise gradio.Error(str(error)) from error
-            shown += [timed.image, f"{_counted(wish.steps)}, {timed.seconds:.3g} s"]
+            shown += [_large(timed.image), f"{_counted(wish.steps)}, {timed.seconds:.3g} s"]
         return shown
 
     with gradio.Blocks(title=f"fastgen: {name}", analytics_enabled=False) as page:
@@ -109,7 +114,14 @@ def build(gradio: Any, drawers: "list[Drawer]", *, teacher_steps: int | None, te
         with gradio.Row():
             for title in ("student", "teacher")[: len(drawers)]:
                 with gradio.Column():
-                    image = gradio.Image(label=title, type="pil", format="png", interactive=False, height=384)
+                    image = gradio.Image(
+                        label=title,
+                        type="pil",
+                        format="png",
+                        interactive=False,
+                        height=384,
+                        buttons=["download", "fullscreen"],
+                    )
                     places += [image, gradio.Textbox(label=f"{title}: steps and time", interactive=False)]
         button.click(drawn, [asked, steps, seed, *many], places, concurrency_limit=1, api_visibility="private")
     return page
@@ -121,6 +133,12 @@ def _wish_box(gradio: Any, student: "Drawer") -> Any:
     if student.kind == "label":
         return gradio.Dropdown([*student.classes], value=student.classes.start, label="class")
     return gradio.State(None)
+
+
+def _large(image: "Image") -> "Image":
+    """Small pictures with every pixel repeated, so that they are seen."""
+    factor = max(1, LEAST // max(image.size))
+    return image.resize((image.width * factor, image.height * factor), NEAREST)
 
 
 def _counted(steps: int) -> str:
