@@ -235,8 +235,8 @@ class AdaptedDenoiser(nn.Module):
         self, x_t: Latent, t: Time, cond: Conditioning, scalars: Mapping[str, Tensor] | None = None
     ) -> Prediction:
         denoiser, network = self._shared
-        with network.acting(self.role), self.embeddings.told(network.net, scalars or {}):
-            return denoiser.predict(x_t, t, cond, call=network.net._call_impl if scalars else None)
+        with network.acting(self.role):
+            return denoiser.predict(x_t, t, cond, self.embeddings, scalars or {})
 
     def guide(self, cond: Prediction, null: Prediction, w: float | Tensor) -> Prediction:
         return self._shared[0].guide(cond, null, w)

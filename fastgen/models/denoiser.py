@@ -22,6 +22,8 @@ from .scalars import ScalarEmbeddings
 from .sequences import Parts
 from .taps import Taps
 
+WORDS = "words of embeddings"
+"""Under which a recorded call is given what its embeddings tell the network, beside the network's own arguments."""
 Acting = tuple[Hashable, Sequence[nn.Parameter]]
 
 
@@ -139,14 +141,18 @@ class NetworkDenoiser(nn.Module):
         cond: Conditioning,
         scalars: Mapping[str, Tensor] | None = None,
     ) -> Prediction:
-        with self.embeddings.told(self.net, scalars or {}):
-            return self.predict(x_t, t, cond, call=self.net._call_impl if scalars else None)
+        return self.predict(x_t, t, cond, self.embeddings, scalars or {})
 
     def predict(
-        self, x_t: Latent, t: Time, cond: Conditioning, *, call: Callable[..., Any] | None = None
+        self,
+        x_t: Latent,
+        t: Time,
+        cond: Conditioning,
+        embeddings: ScalarEmbeddings | HeadBank,
+        scalars: Mapping[str, Tensor],
     ) -> Prediction:
-        """The belief of the network, or of `call` in its place: compiled code knows no hooks."""
-        return self._belief(x_t, t, self._run(x_t, t, cond, call=call))
+        """The belief of the network, told scalars by the embeddings of the role that acts."""
+        return self._belief(x_t, t, self._run(x_t, t, cond, embeddings, embeddings.words(scalars)))
 
     def guide(self, cond: Prediction, null: Prediction, w: float | Tensor) -> Prediction:
         """uncond + w (cond - uncond) (Ho & Salimans 2022, arXiv:2207.12598, in Diffusers' convention).
@@ -177,16 +183,24 @@ class NetworkDenoiser(nn.Module):
         """Stays in eval mode."""
         return super().train(False)
 
-    def _run(self, x_t: Latent, t: Time, cond: Conditioning, *, call: Callable[..., Any] | None = None) -> Any:
+    def _run(
+        self,
+        x_t: Latent,
+        t: Time,
+        cond: Conditioning,
+        embeddings: ScalarEmbeddings | HeadBank,
+        words: dict[str, Tensor],
+    ) -> Any:
         def run(told: Mapping[str, Any]) -> Any:
-            with self._cast(x_t.device):
-                return output_of((call or self.net)(**told))
+            told = dict(told)
+            with embeddings.told(self.net, told.pop(WORDS, {})), self._cast(x_t.device):
+                return output_of(self.net(**told))
 
+        said = {WORDS: words} if words else {}
         if self.parts is not None:
             told = {**self._told(self.parts.entering(x_t), t, cond), "return_dict": False}  # its hooks know tensors
-            return self.parts.leaving(run(told))
-        told = self._told(x_t, t, cond)
-        return run(told) if call else self._called(run, told)
+            return self.parts.leaving(run(told | said))
+        return self._called(run, self._told(x_t, t, cond) | said)
 
     def _belief(self, x_t: Latent, t: Time, said: Any) -> Prediction:
         """What the network's output means."""

@@ -90,23 +90,28 @@ class HeadBank(nn.Module):
         fused: Tensor = (shares @ self.offsets.double().flatten(1)).unflatten(1, self.offsets.shape[1:])
         return fused
 
-    @contextmanager
-    def told(self, net: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-        """Within, `net` speaks of the runs from `r` to `s` [B]; told nothing, it is the network without offsets.
+    def words(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `told` is given for runs from `r` to `s` [B].
 
         Raises:
             ValueError: something else is told, or only one end.
         """
         refuse_undeclared(self.names, values)
         if not values:
-            yield
-            return
+            return {}
         if set(values) != set(self.names):
             raise ValueError(f"heads are told where their intervals begin and end, r and s, not {', '.join(values)}")
-        shares = self.intervals.shares(values["r"], values["s"])
+        return {"offsets": self.offsets, "shares": self.intervals.shares(values["r"], values["s"])}
+
+    @contextmanager
+    def told(self, net: nn.Module, words: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within, `net` speaks of the runs that the words tell; without them it is the network without offsets."""
+        if not words:
+            yield
+            return
 
         def add(layer: Any, args: tuple[Tensor, ...], output: Tensor) -> Tensor:
-            return output + self._fused(layer, args[0], shares).to(output.dtype)
+            return output + _fused(layer, args[0], **words).to(output.dtype)
 
         hook = layer_to_hook(net, self.layers[0]).register_forward_hook(add)
         try:
@@ -114,15 +119,16 @@ class HeadBank(nn.Module):
         finally:
             hook.remove()
 
-    def _fused(self, layer: Any, x: Tensor, shares: Tensor) -> Tensor:
-        """What the offsets add for x, whose rows have their own shares: all heads in one call, then their mean."""
-        every = self.offsets.flatten(0, 1).to(x.dtype)
-        shares = shares.to(x.dtype)
-        if isinstance(layer, nn.Linear):
-            heads = nn.functional.linear(x, every).unflatten(-1, (shares.shape[1], -1))
-            return torch.einsum("bn,b...no->b...o", shares, heads)
-        heads = layer._conv_forward(x, every, None).unflatten(1, (shares.shape[1], -1))
-        return torch.einsum("bn,bno...->bo...", shares, heads)
+
+def _fused(layer: Any, x: Tensor, offsets: Tensor, shares: Tensor) -> Tensor:
+    """What the offsets add for x, whose rows have their own shares: all heads in one call, then their mean."""
+    every = offsets.flatten(0, 1).to(x.dtype)
+    shares = shares.to(x.dtype)
+    if isinstance(layer, nn.Linear):
+        heads = nn.functional.linear(x, every).unflatten(-1, (shares.shape[1], -1))
+        return torch.einsum("bn,b...no->b...o", shares, heads)
+    heads = layer._conv_forward(x, every, None).unflatten(1, (shares.shape[1], -1))
+    return torch.einsum("bn,bno...->bo...", shares, heads)
 
 
 def last_linear(net: nn.Module) -> str:

@@ -47,18 +47,22 @@ class ScalarEmbeddings(nn.Module):
         """What the values [B] add to the time embedding, [B, width]."""
         return torch.stack([self.embed[name](_waves(value)) for name, value in values.items()]).sum(dim=0)
 
-    @contextmanager
-    def told(self, net: nn.Module, values: Mapping[str, Tensor]) -> Iterator[None]:
-        """Within, `net` knows the values [B]; what is not given keeps its zero.
+    def words(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What `told` is given for the values [B]; what is not given keeps its zero.
 
         Raises:
             ValueError: a scalar is given that was not declared.
         """
         refuse_undeclared(self.names, values)
-        if not values:
+        return {"added": self(values)} if values else {}
+
+    @contextmanager
+    def told(self, net: nn.Module, words: Mapping[str, Tensor]) -> Iterator[None]:
+        """Within, `net` knows what the words say, and nothing where there are none."""
+        if not words:
             yield
             return
-        added: Tensor = self(values)
+        added = words["added"]
 
         def add(_module: nn.Module, _args: Any, output: Tensor) -> Tensor:
             rows = added[net.rows] if isinstance(net, Experts) else added

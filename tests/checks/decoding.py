@@ -76,7 +76,7 @@ def decoding_roles(objective: ParallelDecoding, process: Process, belief: Belief
 def check_loss_by_hand(process: Process, target: str) -> None:
     """Of heads that are wrong by a constant, of one and of two steps: loss and gradient, from the noise on."""
     begun: set[float] = set()
-    for seed in range(6):
+    for seed in range(3):
         objective = ParallelDecoding(heads=8, target=target)
         roles = decoding_roles(objective, process, exact, 1, 2)
         roles.generator.bias.data.copy_(BIAS)
@@ -130,11 +130,11 @@ def check_every_interval_of_a_block_is_learned(process: Process) -> None:
 
 
 def check_teacher_of_every_step_is_the_fixed_point(process: Process) -> None:
-    for counts in ((1,), (1, 2, 4)):
+    for counts, seeds in (((1,), 1), ((1, 2, 4), 3)):
         objective = ParallelDecoding(heads=8)
         grids = [even_grid(n) for n in counts]
         roles = decoding_roles(objective, process, taking_every_step(intervals_of(grids, process, 8).edges), *counts)
-        for seed in range(3):
+        for seed in range(seeds):
             assert objective.generator(roles, gaussian_batch(seed=seed))["velocity"].item() < 1e-18
         roles.generator.bias.data.copy_(BIAS)
         assert objective.generator(roles, gaussian_batch())["velocity"].item() > 1e-3

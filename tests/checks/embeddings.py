@@ -27,7 +27,7 @@ def awake(denoiser: nn.Module) -> nn.Module:
 
 def heard(denoiser: NetworkDenoiser, *names: str) -> Tensor:
     """The time embedding of a network that is told T under these names."""
-    with denoiser.embeddings.told(denoiser.net, dict.fromkeys(names, T)):
+    with denoiser.embeddings.told(denoiser.net, denoiser.embeddings.words(dict.fromkeys(names, T))):
         return denoiser.net.time_embedding(torch.zeros(2, 8))
 
 

@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 from families import FAMILIES
+from replaying import Replaying
 from torch import Tensor, nn
 
 from fastgen.errors import UserError
@@ -62,6 +63,19 @@ def test_a_pretrained_network_says_what_it_said_before(pipeline):
     plain = pipeline.speaking(pipeline.network)(x, t, cond(pipeline)).x0
     close(model(x, t, cond(pipeline), {"r": t, "s": 0 * t}).x0, plain)
     close(model(x, t, cond(pipeline)).x0, plain)
+
+
+@pytest.mark.parametrize("make", [whole, adapted])
+def test_a_replayed_call_speaks_of_its_own_run(pipeline, make):
+    model, x, t = make(pipeline), torch.randn(3, *pipeline.shape), torch.full((3,), 0.7, dtype=torch.float64)
+    runs = [{"r": torch.full_like(t, r), "s": torch.full_like(t, s)} for r, s in ((1.0, 0.5), (0.5, 0.0))]
+    expected = [model(x, t, cond(pipeline), told).x0 for told in runs]
+    denoiser = model._shared[0] if make is adapted else model
+    denoiser.graphs = Replaying()
+    for told, said in zip(runs, expected, strict=True):
+        close(model(x, t, cond(pipeline), told).x0, said)
+    assert len(denoiser.graphs.functions) == 1
+    assert not torch.allclose(*expected)
 
 
 @pytest.mark.parametrize("make", [whole, adapted])

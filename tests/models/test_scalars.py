@@ -5,12 +5,15 @@ import tiny
 import torch
 from embeddings import PLANE, VALUES, T, awake, check_embeddings, small_net
 from families import FAMILIES
+from replaying import Replaying
 from rounding import assert_alike
 from torch import Tensor, nn
 
 from fastgen.config.schema import LoRAConfig, StageConfig, TrainConfig
 from fastgen.engine.roles import build_roles
+from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import RetargetedDenoiser
+from fastgen.models.graphs import Graphs
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.scalars import ScalarEmbeddings, find_time_embedding
 from fastgen.models.walk import Plan
@@ -172,3 +175,24 @@ def test_a_compiled_network_hears_what_it_is_told(lora: LoRAConfig | None):
         said = said_by(roles.fake_score, question)
         assert (said_by(roles.fake_score, question, called=VALUES["called"]) - said).abs().max() > 1e-4
         torch.testing.assert_close(said_by(roles.fake_score, question), said)
+
+
+def learns(denoiser: nn.Module, told: float, device: str) -> tuple[Tensor, ...]:
+    """What is said of a sample that is told this, and the gradients of all weights."""
+    x, value = torch.ones(2, 2, device=device), torch.full((2,), told, dtype=torch.float64, device=device)
+    cond = Conditioning(2, {"class_labels": torch.zeros(2, dtype=torch.long, device=device)})
+    denoiser.zero_grad()
+    said = denoiser(x, T.to(device), cond, {"called": value}).x0
+    said.square().sum().backward()
+    return said.detach(), *(parameter.grad.clone() for parameter in denoiser.parameters())
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def test_a_replayed_call_hears_what_it_is_told_itself(device: str):
+    denoiser = awake(small_net("called")).to(device)
+    expected = [learns(denoiser, told, device) for told in (0.1, 0.3, 0.5, 0.7)]
+    denoiser.graphs = Replaying() if device == "cpu" else Graphs()
+    for told, wanted in zip((0.1, 0.3, 0.5, 0.7), expected, strict=True):
+        torch.testing.assert_close(learns(denoiser, told, device), wanted)
+    assert len(denoiser.graphs.functions if device == "cpu" else denoiser.graphs._recorded) == 1
+    assert not torch.allclose(expected[0][0], expected[1][0])
