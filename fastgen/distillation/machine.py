@@ -25,6 +25,9 @@ LITTLE = 10 * GIB
 EXTRAS = {
     "xformers": "attention=xformers",
     "wandb": "log.trackers=[wandb]",
+    "mlflow": "log.trackers=[mlflow]",
+    "swanlab": "log.trackers=[swanlab]",
+    "demo": "fastgen demo (Gradio)",
     "quantised": "lora.base=int8 or nf4 (bitsandbytes)",
     "docs": "the documentation as a site (mkdocs)",
     "dev": "the tests, style and types",

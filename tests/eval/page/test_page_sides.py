@@ -60,3 +60,21 @@ def test_a_teacher_that_was_not_drawn_at_the_students_steps_is_said_to_be_missin
     for rows in ([four, students[-1]], students):
         page = shown(folder, {**data, "rows": rows})
         assert not any("was not measured" in words(one) for one in page.iter("figcaption"))
+
+
+def test_labels_of_a_teacher_and_a_student_at_one_place_do_not_overlap(folder: Path, data: Data):
+    data["rows"] = [one for one in data["rows"] if one["steps"] in (None, 50, 4)]
+    for row in data["rows"]:
+        if row["steps"] == 4:
+            row["metrics"]["fid"]["value"] = 5.0
+    plot = of_class(section(shown(folder, data), "quality"), "figure", "plot", "nfe")[0]
+    labels = [text for group in plot.iter("g") for text in group.iter("text") if text.text == "4"]
+    first, second = ((float(text.get("x", "")), float(text.get("y", ""))) for text in labels)
+    assert abs(first[0] - second[0]) > 12
+    assert abs(first[1] - second[1]) > 12
+
+
+@pytest.mark.parametrize(("prompt", "title"), [("a fox", "One prompt, many seeds"), (None, "One class, many seeds")])
+def test_many_seeds_are_of_what_was_asked_for(folder: Path, data: Data, prompt: str | None, title: str):
+    data["gallery"]["strip"] |= {"prompt": prompt}
+    assert title in words(section(shown(folder, data), "diversity"))
