@@ -1,5 +1,6 @@
 """What a probe needs at most: no more than the largest call that it makes, and no text encoder beside it."""
 
+import pytest
 import tiny
 import torch
 from families import FAMILIES
@@ -8,6 +9,10 @@ from peaks import peak_bytes
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.pipelines.probe import STEPS
 from fastgen.models.pipelines.watch import record
+from fastgen.sampling.sampler import ode, seeded_noise
+from fastgen.sampling.stock import generate
+
+CUDA = "cuda"
 
 
 def test_the_measure_sees_what_lives_at_once():
@@ -71,3 +76,22 @@ def test_a_recorded_call_leaves_text_encoders_where_they_were(monkeypatch):
     for places in placed.values():
         assert places[0] == places[-1] == torch.device("cpu"), "woken, and taken home"
         assert set(places[1:-1]) == {"cpu"}, "at rest while the denoiser runs"
+
+
+@pytest.mark.gpu
+def test_a_guided_teacher_samples_on_a_card_while_its_text_encoders_rest():
+    device, prompts, size = torch.device(CUDA), ["a", "b"], {"height": 8, "width": 8}
+    pipe = FAMILIES["sdxl"].build().to(device)
+    pipeline, drawn_so_far = Pipeline(pipe), torch.cuda.get_rng_state()
+    record(pipe, {"prompt": prompts, **size}, steps=2, rows=2)
+    assert torch.equal(torch.cuda.get_rng_state(), drawn_so_far)
+    assert {part.device.type for part in (pipe.text_encoder, pipe.text_encoder_2)} == {"cpu"}
+
+    model, cond = pipeline.speaking(pipeline.network), pipeline.condition(2, prompts=prompts).to(device)
+    noise, grid = seeded_noise([0, 1], pipeline.shape, device), pipeline.teacher_grid(2).tolist()
+    latents = ode(model, noise(), cond, grid, guidance=5.0)
+    assert latents.device.type == CUDA
+    assert pipeline.codec.decode(latents).isfinite().all()
+    with pipeline.encoder.awake():
+        (drawn,) = generate(pipe, seeds=[0, 1], prompts=prompts, steps=2, arguments={"guidance_scale": 5.0, **size})
+    assert drawn.images.isfinite().all()
