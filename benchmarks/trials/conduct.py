@@ -184,7 +184,7 @@ def _carried_out(command: list[str], log: Path, terms: Terms, card: int | None) 
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     environment = os.environ | {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // len(terms.places)))}
-    environment |= {} if card is None else {"CUDA_VISIBLE_DEVICES": str(card)}
+    environment |= {} if card is None else {"CUDA_VISIBLE_DEVICES": _named(card)}
     started = time.monotonic()
     with log.with_suffix(".txt").open("w", encoding="utf-8") as said:
         child = subprocess.Popen([sys.executable, *command], cwd=ROOT, env=environment, stdout=said, stderr=said)
@@ -199,6 +199,12 @@ def _carried_out(command: list[str], log: Path, terms: Terms, card: int | None) 
         lines = log.with_suffix(".txt").read_text(encoding="utf-8", errors="replace").strip().splitlines()
         raise FailedError(next((line for line in lines if "error" in line.lower()), lines[-1] if lines else str(code)))
     return time.monotonic() - started
+
+
+def _named(card: int) -> str:
+    """What the system calls that card of those that this process sees."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",")[card] if visible else str(card)
 
 
 def checked(assets: Path) -> Path:

@@ -165,5 +165,14 @@ def test_a_command_ends_at_the_deadline_and_says_how_it_failed(tmp_path):
     fails = "import sys; print('fastgen: error: no such teacher', file=sys.stderr); print('bye'); sys.exit(2)"
     with pytest.raises(FailedError, match="no such teacher"):
         conducting._carried_out(["-c", fails], tmp_path / "a/two", terms(tmp_path), None)
-    shows = "import os; assert os.environ['CUDA_VISIBLE_DEVICES'] == '3'"
-    assert conducting._carried_out(["-c", shows], tmp_path / "a/three", terms(tmp_path, cards=4), 3) > 0
+
+
+def test_a_trial_s_card_is_one_of_those_that_its_table_was_given(tmp_path, monkeypatch):
+    def sees(card: int, name: str) -> bool:
+        shows = f"import os; assert os.environ['CUDA_VISIBLE_DEVICES'] == '{name}'"
+        return conducting._carried_out(["-c", shows], tmp_path / name, terms(tmp_path, cards=4), card) > 0
+
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    assert sees(3, "3")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "2,5")
+    assert sees(1, "5")
