@@ -38,12 +38,13 @@ def scatter(figure: Figure) -> str:
 
 
 def asked(item: Asked) -> str:
-    """A prompt in quotes, or a class with its name; empty for no condition."""
+    """A prompt in quotes, or a class with its name, if it has another than its number; empty for no condition."""
     if item.prompt is not None:
         return f"\u201c{item.prompt}\u201d"
     if item.label is None:
         return ""
-    return f"class {item.label}" + (f" {item.class_name}" if item.class_name else "")
+    named = item.class_name and item.class_name != str(item.label)
+    return f"class {item.label}" + (f" {item.class_name}" if named else "")
 
 
 def lines_of(file: LineFile | None) -> str:

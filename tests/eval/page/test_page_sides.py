@@ -8,6 +8,9 @@ from dom import having, of_class, section, table, words
 from made_up_report import SEEDS
 from shown_report import Data, shown
 
+from eval.metrics_json import Item
+from eval.page.words import asked
+
 
 def test_the_slider_stops_at_the_students_step_counts(root: Element):
     assert [option.get("label") for option in root.findall(".//datalist/option")] == ["1", "2", "4"]
@@ -78,3 +81,8 @@ def test_labels_of_a_teacher_and_a_student_at_one_place_do_not_overlap(folder: P
 def test_many_seeds_are_of_what_was_asked_for(folder: Path, data: Data, prompt: str | None, title: str):
     data["gallery"]["strip"] |= {"prompt": prompt}
     assert title in words(section(shown(folder, data), "diversity"))
+
+
+@pytest.mark.parametrize(("name", "told"), [("dog", "class 1 dog"), ("1", "class 1"), (None, "class 1")])
+def test_a_class_is_told_by_its_number_and_by_its_name_if_that_is_another(name: str | None, told: str):
+    assert asked(Item(label=1, class_name=name, prompt=None, seed=7)) == told
