@@ -9,6 +9,7 @@ import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -96,8 +97,7 @@ class RunLog:
                 told = {"dataformats": "NHWC"} if tracker.name == "tensorboard" else {}
                 tracker.log_images(arrays, step=step, **told)
             elif tracker.name == "mlflow":
-                for name, image in images.items():
-                    tracker.log_figure(image, f"{name}/{step:09d}.png")
+                _as_artifacts(tracker, images, step)
         if figures:
             self._accelerator.log(dict(figures), step=step)
 
@@ -125,6 +125,15 @@ class RunLog:
     def bar(self, name: str, *, total: int, done: int) -> Bar:
         """Progress in images, with rate and time left."""
         return Bar(name, total=total, done=done, say=self.say, hidden=not self._accelerator.is_main_process)
+
+
+def _as_artifacts(tracker: Any, images: Mapping[str, Image.Image], step: int) -> None:
+    """Of Accelerate's MLflow tracker, which takes files alone."""
+    with TemporaryDirectory() as folder:
+        for name, image in images.items():
+            file = Path(folder) / f"{step:09d}.png"
+            image.save(file)
+            tracker.log_artifact(str(file), artifact_path=name)
 
 
 def _position(line: str, *, due: bool) -> tuple[int, int]:

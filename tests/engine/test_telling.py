@@ -131,14 +131,14 @@ def test_what_no_two_runs_share_is_in_a_log_of_its_own_and_in_the_trackers(tmp_p
 
 def test_trackers_get_pictures_and_their_health(tmp_path):
     board, wandb, mlflow = Tracker("tensorboard"), Tracker("wandb"), SimpleNamespace(name="mlflow", told=[])
-    mlflow.log_figure = lambda image, name: mlflow.told.append(name)
+    mlflow.log_artifact = lambda file, artifact_path: mlflow.told.append((artifact_path, Image.open(file).size))
     helper = accelerator(board, wandb, mlflow)
     picture = Image.new("L", (6, 4), 200)
     RunLog(helper, tmp_path).pictures({"previews/student": picture}, {"health/std": 0.5}, step=8)
     ((values, step, settings),) = board.pictures
     assert (values["previews/student"].shape, step, settings) == ((1, 4, 6, 3), 8, {"dataformats": "NHWC"})
     assert wandb.pictures[0][2] == {}
-    assert mlflow.told == ["previews/student/000000008.png"]
+    assert mlflow.told == [("previews/student", (6, 4))]
     assert helper.told == [(8, {"health/std": 0.5})]
 
 
