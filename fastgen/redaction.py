@@ -14,6 +14,7 @@ _SECRET = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|(?:AP
 _SHORTEST = 8  # of a secret: shorter ones are words such as "false"
 _USER = re.compile(r"(?<=://)[^\s/@]+(?=@)")
 _QUERY = re.compile(r"(?<=[?&])((?:\w*token|\w*key|password|secret|signature)=)[^&\s'\"]+", re.I)
+_MARKDOWN = re.compile(r"([\\`*\[\]<>|&~$#])")
 _HUB = re.compile(r"\bhf_[A-Za-z0-9]{16,}")
 
 
@@ -23,6 +24,11 @@ def redacted(text: str) -> str:
         if len(value) >= _SHORTEST and value in text and _SECRET.search(name):
             text = text.replace(value, HIDDEN)
     return _HUB.sub(HIDDEN, _QUERY.sub(rf"\1{HIDDEN}", _USER.sub(HIDDEN, text)))
+
+
+def plain_markdown(text: str) -> str:
+    """The text in a line of Markdown, without secrets and without any meaning there."""
+    return _MARKDOWN.sub(r"\\\1", "".join(c if c.isprintable() else " " for c in redacted(text)))
 
 
 def within(value: Any) -> Any:

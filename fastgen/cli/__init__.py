@@ -32,6 +32,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command("fastgen.cli.demo", "try a student out in the browser, its teacher beside it, with their times"),
     "eval": Command("eval.cli", "measure a student beside its teacher", "--overwrite"),
     "verify": Command("fastgen.cli.verify", "check that an export samples as it was trained"),
+    "card": Command("eval.card", "complete an export's model card: figures, pictures, settings"),
     "prove": Command("fastgen.cli.prove", "check an objective, a file of your own included"),
     "list": Command("fastgen.cli.listing", "objectives, sources of data and shipped configs"),
     "init": Command("fastgen.cli.init", "a config to start from: for a pipeline and a card, or a shipped one"),

@@ -15,9 +15,12 @@ from ..models.pipelines.loading import HUB_FAILURES
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.stacked import StackedLoRA
 from ..models.pipelines.stock_pipeline import StockPipeline
+from ..redaction import plain_markdown
+from .comfyui import FILE as WORKFLOW
+from .front import front_matter
 from .scheduler_export import SchedulerExport
 from .seeding import hands_generator_on
-from .text import OWN, adapter_names, on_hub, place_of_teacher, public, quoted, shown
+from .text import OWN, adapter_names, on_hub, place_of_teacher, public, quoted
 
 HERE = "path/to/this/folder"
 _LICENCE = ("license", "license_name", "license_link")
@@ -48,13 +51,20 @@ def card(pipe: StockPipeline, notes: Notes, *, subfolder: str = "", heads: StepH
 
 
 def lora_card(
-    pipe: StockPipeline, notes: Notes, *, loras: Sequence[StackedLoRA], kohya: str | None, subfolder: str
+    pipe: StockPipeline,
+    notes: Notes,
+    *,
+    loras: Sequence[StackedLoRA],
+    kohya: str | None,
+    subfolder: str,
+    flow: bool = False,
 ) -> str:
     """Markdown of a LoRA's folder: base, the LoRAs the teacher was made with, the folder's, scheduler, guidance.
 
     Args:
         loras: the folder's own.
         kohya: name of the file that holds them in Kohya keys, if one does.
+        flow: whether a ComfyUI workflow lies beside it.
     """
     kind = type(pipe.scheduler).__name__
     below = [StackedLoRA(public(lora.place, hub=lora.hub), lora.file, lora.weight) for lora in notes.loras]
@@ -71,9 +81,10 @@ def lora_card(
     lines.append(f"pipe.set_adapters({json.dumps(list(named))}, {json.dumps(weights)})")
     place = f"{subfolder}/scheduler" if subfolder else "scheduler"
     lines.append(f'pipe.scheduler = {kind}.from_pretrained("{HERE}", subfolder="{place}")')
-    text = _document(pipe, notes, [*lines, _call(pipe, notes)])
+    text = _document(pipe, notes, [*lines, _call(pipe, notes)], lora=True)
     same = f"\n`{kohya}` holds the same update in the keys of ComfyUI and kohya-ss' sd-scripts.\n" if kohya else ""
-    return text + same
+    nodes = f"`{WORKFLOW}` is a ComfyUI workflow (API form) that samples with it: name your base there.\n"
+    return text + same + (nodes if flow else "")
 
 
 def top_card(pipe: StockPipeline, notes: Notes, schedules: Sequence[SchedulerExport]) -> str:
@@ -96,8 +107,8 @@ def licence_of(teacher: str) -> dict[str, str]:
     return {key: str(data[key]) for key in _LICENCE if data.get(key)}
 
 
-def _document(pipe: StockPipeline, notes: Notes, code: Sequence[str]) -> str:
-    lines = [*_head(pipe, notes), "```python", *code, "```", "", *_stops(pipe, notes)]
+def _document(pipe: StockPipeline, notes: Notes, code: Sequence[str], *, lora: bool = False) -> str:
+    lines = [*_head(pipe, notes, lora=lora), "```python", *code, "```", "", *_stops(pipe, notes)]
     if notes.null_label is not None:
         lines += ["", f"Label {notes.null_label} means no class; {notes.num_classes} real classes come before it."]
     if notes.sampler == "renoise" and max(notes.steps) > 1 and not hands_generator_on(pipe):
@@ -111,25 +122,19 @@ def _document(pipe: StockPipeline, notes: Notes, code: Sequence[str]) -> str:
             "",
             "| measured | |",
             "|---|---|",
-            *(f"| {shown(name)} | {value:.4g} |" for name, value in notes.metrics.items()),
+            *(f"| {plain_markdown(name)} | {value:.4g} |" for name, value in notes.metrics.items()),
         ]
     return "\n".join(lines) + "\n"
 
 
-def _head(pipe: StockPipeline, notes: Notes) -> list[str]:
+def _head(pipe: StockPipeline, notes: Notes, *, lora: bool = False) -> list[str]:
     counts = ", ".join(map(str, notes.steps))
-    front: dict[str, Any] = {"library_name": "diffusers", "tags": ["fastgen", "distillation", "few-step"]}
-    front |= notes.licence
-    if notes.teacher and on_hub(notes):
-        front["base_model"] = notes.teacher
     return [
-        "---",
-        yaml.safe_dump(front, sort_keys=False, allow_unicode=True).strip(),
-        "---",
+        front_matter(pipe, notes, lora=lora),
         "",
         f"# {type(pipe).__name__}, {counts} step{'s' if notes.steps != (1,) else ''}",
         "",
-        f"Objective: {shown(notes.objective or 'unknown')}. Teacher: {_title(notes)}.",
+        f"Objective: {plain_markdown(notes.objective or 'unknown')}. Teacher: {_title(notes)}.",
         f"Made for `num_inference_steps` {counts}; other counts were not trained for."
         + (f" Sampler: {notes.sampler}." if notes.sampler else ""),
         "",
@@ -140,9 +145,9 @@ def _title(notes: Notes) -> str:
     if notes.teacher is None:
         return "none, trained from random weights"
     plain = notes.teacher if on_hub(notes) or not Path(notes.teacher).is_absolute() else Path(notes.teacher).name
-    below = "".join(f" + {shown(lora.file)} x {lora.weight:g}" for lora in notes.loras)
-    details = [f"{name} {shown(value)}" for name in ("variant", "revision") if (value := getattr(notes, name))]
-    return shown(plain) + (f" ({', '.join(details)})" if details else "") + below
+    below = "".join(f" + {plain_markdown(lora.file)} x {lora.weight:g}" for lora in notes.loras)
+    details = [f"{name} {plain_markdown(value)}" for name in ("variant", "revision") if (value := getattr(notes, name))]
+    return plain_markdown(plain) + (f" ({', '.join(details)})" if details else "") + below
 
 
 def _taking_turns(pipe: StockPipeline, notes: Notes, heads: StepHeads, here: str) -> list[str]:

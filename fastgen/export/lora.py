@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from ..errors import UserError
-from ..files import atomic_folder
+from ..files import atomic_folder, atomic_json
 from ..manifest import write_manifest
 from ..models.experts import networks_in
 from ..models.pipelines.components import denoiser_name, network_of
@@ -19,6 +19,8 @@ from ..models.pipelines.stacked import FILES, Keys, written
 from ..models.pipelines.stock_pipeline import LoRAPipeline, StockPipeline
 from .adapter import DOWN, UP, Adapter
 from .card import HERE, lora_card
+from .comfyui import FILE as WORKFLOW
+from .comfyui import Node, workflow
 from .export import CARDS, forget_origin, notes_of, with_scheduler
 from .fidelity import check_adapter
 from .kohya import check_kohya, kohya_state
@@ -58,9 +60,31 @@ def export_lora(
             schedule.scheduler.save_pretrained(temporary / schedule.folder / "scheduler")
         forget_origin(temporary)
         notes.write(temporary)
-        (temporary / "README.md").write_text(_cards(pipe, notes, schedules, keys), encoding="utf-8")
+        flow = _workflow(pipe, notes, schedules[0], keys)
+        if flow is not None:
+            atomic_json(temporary / WORKFLOW, flow)
+        text = _cards(pipe, notes, schedules, keys, flow=flow is not None)
+        (temporary / "README.md").write_text(text, encoding="utf-8")
         write_manifest(temporary, but=CARDS)
     return folder
+
+
+def _workflow(
+    pipe: StockPipeline, notes: Notes, schedule: SchedulerExport, keys: Sequence[Keys]
+) -> dict[str, Node] | None:
+    """Of the first schedule, where ComfyUI can read the LoRA."""
+    if "kohya" not in keys:
+        return None
+    given = [int(notes.arguments.get(name, 0)) for name in ("height", "width")]
+    height, width = (side or _own_size(pipe) for side in given)
+    return workflow(network_of(pipe), notes_of(notes, schedule), lora=FILES["kohya"], size=(height, width))
+
+
+def _own_size(pipe: StockPipeline) -> int:
+    """The side of a picture of a call that names none, in pixels."""
+    side, factor = getattr(pipe, "default_sample_size", None), getattr(pipe, "vae_scale_factor", 8)
+    sample = side or getattr(network_of(pipe).config, "sample_size", None) or 64
+    return int(sample) * int(factor)
 
 
 def _save_diffusers(pipe: LoRAPipeline, adapter: Adapter, folder: Path) -> None:
@@ -91,7 +115,9 @@ def _save_kohya(pipe: StockPipeline, adapter: Adapter, folder: Path) -> None:
 _SAVERS = {"diffusers": _save_diffusers, "kohya": _save_kohya}
 
 
-def _cards(pipe: StockPipeline, notes: Notes, schedules: Sequence[SchedulerExport], keys: Sequence[Keys]) -> str:
+def _cards(
+    pipe: StockPipeline, notes: Notes, schedules: Sequence[SchedulerExport], keys: Sequence[Keys], *, flow: bool
+) -> str:
     """The card of the first schedule, and the body of each other one's below it."""
     texts = [
         lora_card(
@@ -100,6 +126,7 @@ def _cards(pipe: StockPipeline, notes: Notes, schedules: Sequence[SchedulerExpor
             loras=written(pipe, HERE, keys[0]),
             kohya=FILES["kohya"] if "kohya" in keys else None,
             subfolder=schedule.folder,
+            flow=flow and schedule is schedules[0],
         )
         for schedule in schedules
     ]

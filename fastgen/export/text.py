@@ -8,7 +8,6 @@ from ..models.pipelines.notes import Notes, TeacherLoRA
 from ..redaction import redacted
 
 _UNSAFE = '"\\`'  # ends a literal, begins an escape, ends a code block
-_MARKDOWN = re.compile(r"([\\`*\[\]<>|&~$#])")
 _UNTELLING = {"pytorch_lora_weights", "kohya_lora_weights", "adapter_model", "lora", "model"}
 OWN = ("fewstep", "fewstep_2")
 
@@ -23,11 +22,6 @@ def _escaped(c: str) -> str:
     if c.isprintable() and c not in _UNSAFE:
         return c
     return f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}" if code < 0x10000 else f"\\U{code:08x}"
-
-
-def shown(text: str) -> str:
-    """The text in a line of Markdown, without any meaning there."""
-    return _MARKDOWN.sub(r"\\\1", "".join(c if c.isprintable() else " " for c in redacted(text)))
 
 
 def place_of_teacher(notes: Notes) -> str:

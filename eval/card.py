@@ -1,0 +1,182 @@
+"""Complete a student's model card: figures of a report, pictures of samples, settings of its run.
+
+  fastgen card runs/mine/student --report report --samples samples
+  fastgen card runs/mine/student-lora --report report
+
+An export's README.md has the lines that sample from it. This adds, for the hub and whoever comes by: a table of what
+was measured beside the teacher (also as results that the hub reads), pictures with their prompts (also as the hub's
+widget), and the settings of the training. It may be run again: what it added before is replaced, all else is kept.
+A run's own `config.yaml` and `report` are found beside the student. `fastgen verify FOLDER --push OWNER/NAME` then
+uploads the folder.
+"""
+
+import json
+import re
+import shutil
+from argparse import ArgumentParser, Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from fastgen.command import positive
+from fastgen.errors import UserError
+from fastgen.files import atomic_text
+from fastgen.redaction import plain_markdown, within
+
+from .measures.figure import Figure
+from .metrics_json import FILE, Report
+from .rows import Bill, Row
+
+README, PICTURES, RECORD = "README.md", "images", "samples.json"
+OURS = "<!-- written by fastgen card -->"
+SETTINGS = ("student", "process", "sharing", "lora", "stages")
+"""Of a run's config: what says how the student came to be, and names no file of this machine."""
+ARROWS = {"lower": " ↓", "higher": " ↑", "one": " → 1"}
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """Declare the options of `fastgen card`."""
+    parser.add_argument("folder", type=Path, help="an export: of a whole pipeline, or of a LoRA")
+    parser.add_argument("--report", type=Path, metavar="DIR", help="that `fastgen eval --out` wrote")
+    parser.add_argument("--samples", type=Path, metavar="DIR", help="that `fastgen sample --out` wrote")
+    parser.add_argument("--pictures", type=positive, default=8, metavar="N", help="of the samples (default: 8)")
+
+
+def run(args: Namespace) -> None:
+    """Write the card anew and say what is in it.
+
+    Raises:
+        UserError: no export, report or samples there.
+    """
+    readme = args.folder / README
+    if not readme.is_file():
+        raise UserError(f"{args.folder} has no {README}: give the folder that a run exported, such as OUT/student")
+    beside = args.folder.parent / "report"
+    place = args.report or (beside if (beside / FILE).is_file() else None)
+    report = Report.read(place) if place is not None else None
+    pictures = _pictures(args.samples, args.pictures) if args.samples is not None else []
+    front, body = _split(readme)
+    if report is not None:
+        front |= _results(report, str(front.get("pipeline_tag", "text-to-image")), args.folder.name)
+    if pictures:
+        front["widget"] = _placed(pictures, args.samples, args.folder)
+    settings = args.folder.parent / "config.yaml"
+    sections = [*_shown_pictures(pictures), *_figures(report), *_settings(settings)]
+    text = yaml.safe_dump(within(front), sort_keys=False, allow_unicode=True, width=1000)
+    atomic_text(readme, "\n".join([f"---\n{text}---\n{body.rstrip()}\n", OURS, *sections]) + "\n")
+    rows = len(_students(report)) if report else 0
+    print(f"{readme}: {len(pictures)} pictures, {rows} measured rows, {'' if settings.is_file() else 'no '}settings")
+
+
+def _split(readme: Path) -> tuple[dict[str, Any], str]:
+    """The front matter, and the text up to what was added before."""
+    found = re.fullmatch(r"---\n(.*?)\n---\n(.*)", readme.read_text(encoding="utf-8"), re.DOTALL)
+    front = yaml.safe_load(found[1]) if found else None
+    if found is None or not isinstance(front, dict):
+        raise UserError(f"{readme} does not begin as a model card, with settings between two lines of ---")
+    return front, found[2].partition(OURS)[0]
+
+
+def _students(report: Report) -> list[Row]:
+    return [row for row in report.rows if row.role == "student"]
+
+
+def _results(report: Report, task: str, name: str) -> dict[str, Any]:
+    """The hub's `model-index`: each figure of each row of the student."""
+    reference = report.provenance.reference
+    dataset = {"type": "custom", "name": Path(reference.path).name if reference else "reference"}
+    results = []
+    for row in _students(report):
+        measured = [
+            {"type": figure, "name": f"{report.figures[figure].label}, {row.title}", "value": found.value}
+            for figure, found in row.metrics.items()
+        ]
+        results.append({"task": {"type": task}, "dataset": dataset, "metrics": measured})
+    if not any(result["metrics"] for result in results):
+        return {}
+    return {"metrics": list(report.figures), "model-index": [{"name": name, "results": results}]}
+
+
+def _figures(report: Report | None) -> Iterator[str]:
+    if report is None:
+        return
+    shown = [row for row in report.rows if row.metrics]
+    yield "## Measured\n"
+    costs = any(row.costs for row in shown)
+    heads = [*(about.label + ARROWS.get(about.better, "") for about in report.figures.values())]
+    heads = ["", "NFE", "N", *heads, *(["s/image", "images/s", "at once"] if costs else [])]
+    yield "| " + " | ".join(map(plain_markdown, heads)) + " |"
+    yield "|" + "---|" * len(heads)
+    for row in shown:
+        cells = [row.title, _number(row.nfe), _number(row.num)]
+        cells += [_figure(row.metrics.get(name)) for name in report.figures]
+        if costs:
+            bill = row.costs
+            cells += (
+                [_number(bill.seconds_per_image), _number(bill.images_per_second), str(bill.batch_size)]
+                if bill
+                else ["-"] * 3
+            )
+        yield "| " + " | ".join(map(plain_markdown, cells)) + " |"
+    yield f"\nProtocol: {plain_markdown(report.protocol.name)}, {plain_markdown(report.protocol.extractor)}. "
+    yield "Figures of other protocols or other numbers of images are not comparable.\n"
+
+
+def _costs(bill: Bill | None) -> list[str]:
+    if bill is None:
+        return ["-"] * 3
+    return [_number(bill.seconds_per_image), _number(bill.images_per_second), str(bill.batch_size)]
+
+
+def _number(value: float | None) -> str:
+    return "-" if value is None else f"{value:.4g}"
+
+
+def _figure(figure: Figure | None) -> str:
+    if figure is None:
+        return "-"
+    return f"{figure.value:.4g}" + (f" ± {figure.high - figure.value:.2g}" if figure.high is not None else "")
+
+
+def _pictures(samples: Path, most: int) -> list[dict[str, Any]]:
+    """The first pictures of a folder of samples that no checker flagged."""
+    file = samples / RECORD
+    if not file.is_file():
+        raise UserError(f"{samples} has no {RECORD}: give the folder that `fastgen sample --out` wrote")
+    images = json.loads(file.read_text(encoding="utf-8"))["images"]
+    return [image for image in images if not image["flags"]][:most]
+
+
+def _placed(pictures: list[dict[str, Any]], samples: Path, folder: Path) -> list[dict[str, Any]]:
+    """Copies the pictures into the export; the hub's widget of them."""
+    (folder / PICTURES).mkdir(exist_ok=True)
+    for picture in pictures:
+        shutil.copyfile(samples / Path(picture["file"]).name, folder / PICTURES / Path(picture["file"]).name)
+    return [{"text": _asked(one), "output": {"url": f"{PICTURES}/{Path(one['file']).name}"}} for one in pictures]
+
+
+def _asked(picture: dict[str, Any]) -> str:
+    if picture["prompt"] is not None:
+        return str(picture["prompt"])
+    return "-" if picture["label"] is None else f"class {picture['label']}"
+
+
+def _shown_pictures(pictures: list[dict[str, Any]]) -> Iterator[str]:
+    if pictures:
+        yield "## Samples\n"
+        yield "<Gallery />\n"
+        yield "| picture | asked for | seed | steps |\n|---|---|---|---|"
+        for one in pictures:
+            asked, file = plain_markdown(_asked(one)), Path(one["file"]).name
+            yield f"| ![]({PICTURES}/{file}) | {asked} | {one['seed']} | {one['steps'] or '-'} |"
+        yield ""
+
+
+def _settings(file: Path) -> Iterator[str]:
+    if file.is_file():
+        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        kept = within({name: config[name] for name in SETTINGS if name in config})
+        text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=110).replace("```", "'''")
+        yield f"## Settings of its training\n\n```yaml\n{text}```\n"
