@@ -5,6 +5,7 @@
   fastgen sample owner/text-to-image --prompt "a red fox" --prompt "a blue jay" --num-images 8 --guidance 4
   fastgen sample owner/text-to-image --prompts prompts.txt --height 768 --width 1152 --negative-prompt blurry
   fastgen sample out/student-lora --base my-finetune --prompt "a red fox"
+  fastgen sample out/student --prompts prompts.txt --dtype bfloat16 --weights fp8 --compile
   fastgen sample owner/text-to-video --prompt "a red fox runs" --num-images 1 --frames 33
 
 A student is sampled as it was trained: its steps, size and guidance are in its notes (fastgen.json). What is asked for
@@ -20,6 +21,7 @@ from pathlib import Path
 from ..command import DTYPES, NUM, add_call, add_stack, device, label_list, natural, positive, prompt
 from ..errors import UserError, warn
 
+ROUNDED = ("fp8", "int8", "nf4")
 CALL = ("steps", "guidance", "negative_prompt", "height", "width", "frames")
 
 
@@ -58,6 +60,10 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default auto)"
     )
     how.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default float32)")
+    how.add_argument("--compile", action="store_true", help="the denoiser's blocks: slow to begin, then faster")
+    how.add_argument(
+        "--weights", choices=ROUNDED, help="of the denoiser's layers, in less memory; with --dtype bfloat16"
+    )
     output = parser.add_argument_group("where to")
     output.add_argument("--out", type=Path, default=Path("samples"), metavar="DIR", help="default: samples")
     output.add_argument("--overwrite", action="store_true", help="replace files of the same name in DIR")
@@ -67,6 +73,7 @@ def run(args: Namespace) -> None:
     """Draw the images and say where they are."""
     pipeline = _pipeline(args)
     from ..sampling.call import Asked
+    from ..sampling.faster import Faster
     from ..sampling.gallery import Order, fill
 
     asked = {name: getattr(args, name) for name in CALL}
@@ -84,6 +91,7 @@ def run(args: Namespace) -> None:
         device=args.device,
         dtype=args.dtype,
         overwrite=args.overwrite,
+        faster=Faster(compile=args.compile, weights=args.weights),
     )
     record = fill(order, warn)
     if record.flagged:

@@ -27,12 +27,13 @@ EXTRAS = {
     "wandb": "log.trackers=[wandb]",
     "mlflow": "log.trackers=[mlflow]",
     "swanlab": "log.trackers=[swanlab]",
+    "datasets": "data.source=datasets, of the Hugging Face hub",
     "demo": "fastgen demo (Gradio)",
     "quantised": "lora.base=int8 or nf4 (bitsandbytes)",
     "docs": "the documentation as a site (mkdocs)",
     "dev": "the tests, style and types",
 }
-"""What the optional dependencies are for."""
+"""What optional dependencies are for, by their names."""
 
 
 @dataclass(frozen=True)
@@ -69,8 +70,8 @@ def _packages() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    for extra, purpose in EXTRAS.items():
-        needed = _required(extra)
+    for extra in metadata.metadata("fastgen").get_all("Provides-Extra") or ():
+        needed, purpose = _required(extra), EXTRAS.get(extra, extra)
         missing = [one.name for one in needed if _problem(one) is not None]
         state = f"missing {', '.join(missing)}: pip install 'fastgen[{extra}]'" if missing else "installed"
         yield Finding("extras", extra, f"{purpose}; {state}")

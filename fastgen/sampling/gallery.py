@@ -14,10 +14,11 @@ from ..errors import UserError, warn
 from ..files import atomic_json
 from ..models.pipelines import arguments
 from ..models.pipelines.notes import Notes
-from ..models.pipelines.opening import Opened
+from ..models.pipelines.opening import Opened, is_lora
 from ..models.pipelines.stock_pipeline import StockPipeline
 from . import pictures, stock
 from .call import Asked, Settled, settle, warn_of_steps
+from .faster import Faster
 
 _DEFAULT_NUM = 16
 _GRID_LIMIT = 100
@@ -37,6 +38,7 @@ class Order:
         num: images; None is one per label or prompt. Labels and prompts are cycled.
         seed: image i uses seed + i.
         device: "auto" or a torch device.
+        faster: what is changed of the denoisers before.
     """
 
     pipeline: str
@@ -52,6 +54,7 @@ class Order:
     device: str = "auto"
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     overwrite: bool = False
+    faster: Faster = field(default_factory=Faster)
 
     @property
     def count(self) -> int:
@@ -78,11 +81,18 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class Record:
-    """The content of samples.json; `arguments` of the pipeline's call and the size are those of every image."""
+    """The content of samples.json; `arguments` of the pipeline's call and the size are those of every image.
+
+    Attributes:
+        weights: what the denoisers' layers were rounded to, None where they were not.
+        compiled: whether the denoisers' blocks were.
+    """
 
     pipeline: str
     pipeline_class: str
     dtype: str
+    weights: str | None
+    compiled: bool
     arguments: Mapping[str, Any]
     height: int
     width: int
@@ -181,7 +191,9 @@ def _settled(order: Order, warn: Callable[[str], None]) -> tuple[StockPipeline, 
     opened = Opened(order.pipeline, order.base, order.stacked)
     notes = opened.notes
     device = ("cuda" if torch.cuda.is_available() else "cpu") if order.device == "auto" else order.device
+    order.faster.check(dtype=order.dtype, lora=is_lora(opened.folder))
     pipe = opened.load(order.asked.steps, device=device, dtype=getattr(torch, order.dtype))
+    order.faster.prepare(pipe, device)
     request = _request(order, pipe=pipe, notes=notes)
     warn_of_steps(notes, order.asked.steps, warn)
     return pipe, request, settle(pipe, notes, order.asked, example=_example(pipe, request), warn=warn)
@@ -234,6 +246,8 @@ def _record(order: Order, request: Request, call: Settled, pipe: StockPipeline, 
         pipeline=order.pipeline,
         pipeline_class=type(pipe).__name__,
         dtype=order.dtype,
+        weights=order.faster.weights,
+        compiled=order.faster.compile,
         arguments=dict(call.arguments),
         height=written.height,
         width=written.width,

@@ -48,7 +48,7 @@ def test_every_requirement_is_looked_at_and_every_extra_explained(capsys):
         patch.setattr(machine.metadata, "requires", lambda _: [str(one) for one in required])
         _, found = told(capsys)
     assert found["packages"].keys() - {"python", "fastgen"} == needed
-    assert machine.EXTRAS.keys() == project["optional-dependencies"].keys()
+    assert machine.EXTRAS.keys() >= project["optional-dependencies"].keys()
 
 
 def test_a_package_that_is_missing_or_too_old_is_in_the_way(capsys, monkeypatch):

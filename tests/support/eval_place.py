@@ -30,13 +30,18 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
         save(folder / "real" / f"{seed:02d}.png", content)
     columns = {"image": contents, "label": [seed % 10 for seed in range(30)]}
     parquet.write_table(pa.table(columns), folder / "labelled.parquet")
+    save_extractor(folder / "extractor")
+    save(folder / "words.txt", "cat\n")
+    return folder
+
+
+def save_extractor(folder: Path) -> None:
+    """A classifier of ten classes with random weights."""
     torch.manual_seed(0)
     config = ResNetConfig(
         embedding_size=4, hidden_sizes=[4, 8], depths=[1, 1], layer_type="basic", id2label=dict(enumerate("abcdefghij"))
     )
-    ResNetForImageClassification(config).save_pretrained(folder / "extractor")
-    save(folder / "words.txt", "cat\n")
-    return folder
+    ResNetForImageClassification(config).save_pretrained(folder)
 
 
 def evaluate(place: Path, out: Path, *options: str, reference: str = "real") -> int:
