@@ -21,7 +21,7 @@ from typing import Any
 import yaml
 
 from fastgen.command import positive
-from fastgen.errors import UserError
+from fastgen.errors import UserError, say
 from fastgen.files import atomic_text
 from fastgen.redaction import plain_markdown, within
 
@@ -67,7 +67,8 @@ def run(args: Namespace) -> None:
     text = yaml.safe_dump(within(front), sort_keys=False, allow_unicode=True, width=1000)
     atomic_text(readme, "\n".join([f"---\n{text}---\n{body.rstrip()}\n", OURS, *sections]) + "\n")
     rows = len(_students(report)) if report else 0
-    print(f"{readme}: {len(pictures)} pictures, {rows} measured rows, {'' if settings.is_file() else 'no '}settings")
+    settings_too = "" if settings.is_file() else "no "
+    say(f"{readme}: {len(pictures)} pictures, {rows} measured rows, {settings_too}settings")
 
 
 def _split(readme: Path) -> tuple[dict[str, Any], str]:
