@@ -77,7 +77,7 @@ def _loaders(network: nn.Module) -> tuple[dict[str, Node], list[Any], list[Any],
     return None
 
 
-_LATENTS: dict[type[nn.Module], str] = {
+_LATENTS: dict[Any, str] = {
     UNet2DConditionModel: "EmptyLatentImage",
     FluxTransformer2DModel: "EmptySD3LatentImage",
 }

@@ -1,5 +1,7 @@
 """The front matter of a student's card, by which the hub finds, shows and relates it."""
 
+from typing import Any
+
 from huggingface_hub import ModelCardData
 
 from ..models.pipelines.arguments import conditioning_kind, frames_argument
@@ -18,14 +20,14 @@ def front_matter(pipe: StockPipeline, notes: Notes, *, lora: bool) -> str:
         lora: whether the folder holds a LoRA, and not a whole pipeline.
     """
     known = bool(notes.teacher) and on_hub(notes)
+    further: dict[str, Any] = {**notes.licence, **({"base_model_relation": _RELATIONS[lora]} if known else {})}
     tags = [*TAGS, f"diffusers:{type(pipe).__name__}", *(["lora", "template:sd-lora"] if lora else [])]
     data = ModelCardData(
         library_name="diffusers",
         pipeline_tag=task_of(pipe),
         tags=[*tags, *([notes.objective] if notes.objective else [])],
         base_model=notes.teacher if known else None,
-        **({"base_model_relation": _RELATIONS[lora]} if known else {}),
-        **notes.licence,
+        **further,
     )
     return f"---\n{data.to_yaml()}\n---"
 
