@@ -121,6 +121,7 @@ def _parser() -> argparse.ArgumentParser:
     switches = {"gan": False, "one-pass": False, "checkpointing": True, "compile": False, "graphs": False}
     for name, default in switches.items():
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=default)
+    parser.add_argument("--every", type=int, default=1, help="of so many blocks one is computed again, if any is")
     parser.add_argument("--cycles", type=int, default=3, help="that the medians are of")
     parser.add_argument("--warmup", type=int, default=2, help="cycles before them")
     parser.add_argument("--plain", action=argparse.BooleanOptionalAction, default=True, help="a plain loop beside it")

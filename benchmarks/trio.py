@@ -40,6 +40,7 @@ class Setting:
     Args:
         sharing: full gives every role a network, lora an adapter of `rank` on the teacher's.
         one_pass: generated samples are judged in the call that teaches the fake score.
+        every: with checkpointing, of so many blocks one is computed again.
         base: dtype of the network that roles share; auto is that of the precision.
         memory: low leaves the blocks of that network in main memory between their calls.
         fake_turns: of a cycle, after one turn of the generator.
@@ -55,6 +56,7 @@ class Setting:
     gan: bool = False
     one_pass: bool = False
     checkpointing: bool | Literal["auto"] = True
+    every: int = 1
     compile: bool = False
     graphs: bool = False
     precision: str = "bf16"
@@ -146,7 +148,7 @@ def config_of(setting: Setting) -> StageConfig:
             "images": 10**9,
             "batch": setting.batch,
             "precision": setting.precision,
-            "gradient_checkpointing": setting.checkpointing,
+            "gradient_checkpointing": setting.every if setting.checkpointing is True else setting.checkpointing,
             "compile": setting.compile,
             "cuda_graphs": setting.graphs,
             "masters": setting.masters,

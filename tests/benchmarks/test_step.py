@@ -8,6 +8,7 @@ import torch
 from benchmarks import operations
 from benchmarks.networks import SIZES
 from benchmarks.step import main
+from benchmarks.trio import Setting, config_of
 from benchmarks.watches import Operations, _covered, flops, medians
 from fastgen.models.targets import find_targets
 
@@ -60,6 +61,11 @@ def test_a_base_in_float8_is_measured(memory):
     told = (*TINY, "--precision", "bf16", "--base", "fp8", "--memory", memory, "--fake-turns", "1", "--no-plain")
     setting = main(told)["setting"]
     assert (setting["base"], setting["memory"]) == ("fp8", memory)
+
+
+@pytest.mark.parametrize(("checkpointing", "every", "recomputed"), [(True, 1, 1), (True, 2, 2), (False, 2, 0)])
+def test_so_many_blocks_are_computed_again(checkpointing, every, recomputed):
+    assert config_of(Setting(checkpointing=checkpointing, every=every)).train.recomputed == recomputed
 
 
 def test_an_adapted_layer_is_two_operations_more():
