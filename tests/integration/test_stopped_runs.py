@@ -17,7 +17,7 @@ from fastgen.distillation.distil import distil
 from fastgen.engine import stage as loop
 from fastgen.engine.previews import Previews
 from fastgen.engine.quality import Yardstick
-from fastgen.engine.run import Run
+from fastgen.engine.telling import Telling
 from fastgen.errors import UserError
 from fastgen.lock import held
 
@@ -74,14 +74,14 @@ def tell():
 
 
 def during(name, at):
-    """A patch by which a method of a stage or a run is told to stop when it begins, at a cycle."""
+    """A patch by which a method of a stage, its pictures or its telling is told to stop when it begins, at a cycle."""
 
     def patched(patch):
-        kind = next(kind for kind in (loop.Stage, Previews, Run) if hasattr(kind, name))
+        kind = next(kind for kind in (loop.Stage, Previews, Telling) if hasattr(kind, name))
         original = getattr(kind, name)
 
         def told(self, *arguments, **named):
-            stage = self if kind is loop.Stage else arguments[0]
+            stage = self if kind is loop.Stage else getattr(self, "_stage", None) or arguments[0]
             if stage.position.cycle == at:
                 tell()
             return original(self, *arguments, **named)
@@ -100,7 +100,7 @@ PHASES = {  # where a run is told to stop, each going on from the one before -> 
     "step": (during("cycle", 1), 2, 1),
     "measurement": (in_measuring, 2, 1),
     "preview": (during("draw", 2), 3, 2),
-    "log": (during("_report", 3), 4, 3),
+    "log": (during("report", 3), 4, 3),
 }
 
 
