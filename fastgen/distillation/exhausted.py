@@ -1,6 +1,6 @@
-"""What would make a run fit whose memory ran out, counted as `fastgen plan` counts it."""
+"""What takes less memory where a run's ran out, told from what `fastgen plan` counts."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -8,26 +8,34 @@ from pathlib import Path
 import psutil
 import torch
 
-from ..config.schema import Config
-from ..config.yaml_file import load
+from ..config.schema import Config, TrainConfig
 from ..errors import NoMemoryError, UserError
 from ..planning.cards import GIB, H100
-from .costs import Reload, forecast_of, remedies
+from .costs import forecast_of
 
 LARGEST = 3
 """Parts of the memory that are named."""
-GOAL = 0.75
-"""Share of what a run needs by the plan that it is to need at most, since it did not fit whatever the plan says."""
 MIB = 2**20
+WORTH = 0.01
+"""Share of the memory that a setting has to save to be named."""
 BESIDE = (
-    "`fastgen train --find-batch` finds the largest micro batch that fits; memory=low keeps in main memory what does "
-    "not compute at the moment"
+    "`fastgen train --find-batch` finds the largest micro batch that fits, and `fastgen plan CONFIG --memory GIB` "
+    "tries out what settings would save together; memory=low keeps in main memory what does not compute at the moment"
 )
+_UNCOUNTED: Sequence[tuple[str, Callable[[Config, TrainConfig], bool]]] = (
+    (
+        "train.gradient_checkpointing=true (most of the activations)",
+        lambda _, train: bool(train.gradient_checkpointing),
+    ),
+    ("train.precision=bf16 (half of the activations)", lambda _, t: t.precision != "fp32"),
+    ("sharing=lora (one network for all roles)", lambda config, _: config.sharing == "lora"),
+)
+"""Settings whose savings the plan of other settings does not tell, and whether a run has them."""
 
 
 @contextmanager
 def counted(config: Config, device: torch.device, *, recipes: Path) -> Iterator[None]:
-    """Within, a run whose memory runs out says which parts are largest and what would make it fit, most saved first.
+    """Within, a run whose memory runs out says which parts are largest and what takes less, most saved first.
 
     Args:
         device: whose memory it is.
@@ -40,46 +48,48 @@ def counted(config: Config, device: torch.device, *, recipes: Path) -> Iterator[
         yield
     except NoMemoryError as error:
         try:
-            remedy = remedy_of(config, _saved(config, error.stage), error.stage, room=_size(device), recipes=recipes)
+            remedy = remedy_of(config, error.stage, room=_size(device), recipes=recipes)
         except UserError:  # as of a teacher that cannot be called without weights
             raise error from None
         raise NoMemoryError(error.doing, error.reason, error.stage, remedy) from error
 
 
-def _saved(config: Config, index: int) -> Reload:
-    """The config of a running run, in which every stage has settings of its own, with changes to one."""
+def remedy_of(config: Config, index: int, *, room: float, recipes: Path) -> str:
+    """What a stage's memory goes to, and what would take less, the most effective first.
 
-    def changed(more: Sequence[str]) -> Config:
-        own = [f"stages.{index}.{setting}" if setting.startswith("train.") else setting for setting in more]
-        return load(config.out / "config.yaml", own)
-
-    return changed
-
-
-def remedy_of(config: Config, reload: Reload, index: int, *, room: float, recipes: Path) -> str:
-    """What a stage's memory goes to, and what would take clearly less, the most effective first.
+    The plan is made once: what settings save is told from its parts, which takes seconds where trying them all out, as
+    `fastgen plan` does, takes minutes.
 
     Args:
-        reload: the config with changes to that stage.
         room: bytes that there are.
 
     Raises:
         UserError: it cannot be counted.
     """
-    forecast = forecast_of(config, index, card=replace(H100, memory=room), recipes=recipes)
-    needed, highest = H100.needs(forecast), forecast.highest
-    card = replace(H100, memory=min(room, GOAL * needed))
+    card = replace(H100, memory=room)
+    forecast = forecast_of(config, index, card=card, recipes=recipes)
     parts = {part.name: part.bytes for part in forecast.parts}
+    highest = forecast.highest
     parts |= {"activations": highest.peak - highest.gradients, "gradients": highest.gradients}
     largest = sorted(parts.items(), key=lambda part: -part[1])[:LARGEST]
-    found = remedies(reload, index, forecast, card=card, recipes=recipes)
-    changes = sorted(found.changes, key=lambda change: -change.saves)
-    saved = [f"{' '.join(change.overrides)} (saves {_told(change.saves)})" for change in changes]
+    train = config.stages[index].train
+    savings = sorted(_savings(train, parts, forecast.rows), key=lambda saving: -saving[1])
+    told = [f"{setting} (saves about {_told(size)})" for setting, size in savings if size >= WORTH * forecast.bytes]
+    others = [setting for setting, already in _UNCOUNTED if not already(config, train)]
     return (
-        f"By the plan it needs {_told(needed)}, most of it for "
-        f"{', '.join(f'{name} ({_told(size)})' for name, size in largest)}; it would need "
-        f"{_told(card.needs(found.forecast))} with {', '.join(saved) or 'no setting known here'}. {BESIDE}"
+        f"By the plan it needs {_told(card.needs(forecast))}, most of it for "
+        f"{', '.join(f'{name} ({_told(size)})' for name, size in largest)}. What takes less: "
+        f"{', '.join([*told, *others]) or 'no setting known here'}. {BESIDE}"
     )
+
+
+def _savings(train: TrainConfig, parts: Mapping[str, int], rows: int) -> Iterator[tuple[str, float]]:
+    """Settings, and the bytes that each alone would save."""
+    yield "train.micro_batch=1", parts["activations"] * (1 - 1 / rows)
+    if train.optim.name == "adamw":
+        yield "train.optim.name=adamw8bit", sum(size for name, size in parts.items() if "moments" in name) * 3 / 4
+    if train.ema_device == "auto":
+        yield "train.ema_device=cpu", sum(size for name, size in parts.items() if "average" in name)
 
 
 def _size(device: torch.device) -> int:

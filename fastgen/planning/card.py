@@ -40,6 +40,8 @@ class OnCard(TorchFunctionMode):
             return _attention(*args, **told)
         if func in _SEEN_AS and args[0].is_meta:
             return _SEEN_AS[func]
+        if func is torch.linalg.vector_norm and args[0].is_meta and len(args) == 2 and not told:
+            return args[0].new_empty(())  # of a gradient; hundreds of these took a fifth of the time
         return func(*args, **told)
 
 

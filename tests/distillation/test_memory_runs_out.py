@@ -10,6 +10,8 @@ import tiny
 import torch
 
 from fastgen.config.schema import Config
+from fastgen.distillation import exhausted
+from fastgen.distillation.costs import forecast_of
 from fastgen.distillation.distil import distil
 from fastgen.distillation.trials import find_batches, largest
 from fastgen.engine.exhaustion import memory_told, ran_out
@@ -88,19 +90,24 @@ def test_the_largest_micro_batch_of_every_stage_is_found_and_nothing_is_left(
         batches(config)
 
 
-@pytest.mark.slow  # the plan is made anew for every setting that is named
+@pytest.mark.slow  # a plan is made: ten seconds
 def test_a_step_without_memory_names_the_parts_and_what_takes_less(folder: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(Stage, "cycle", full)
     stages = [{"objective": {"name": "dmd2"}, "train": {"images": 24, "batch": 12, "micro_batch": 6}}]
     config = small_run.run_config(folder, stages=stages, cache=None)
+    plans: list[object] = []
+    monkeypatch.setattr(exhausted, "forecast_of", lambda *a, **k: plans.append(a) or forecast_of(*a, **k))
     with pytest.raises(NoMemoryError) as error:
         distil(config, recipes=folder)
+    assert len(plans) == 1, "of each takes ten seconds"
     said = str(error.value)
     assert said.startswith("memory ran out in cycle 0 of stage 'dmd2' (OutOfMemoryError: CUDA out of memory. Tried to")
     assert "By the plan it needs" in said
     assert "most of it for " in said
-    assert "train.micro_batch=1 (saves " in said
+    assert "train.micro_batch=1 (saves about " in said
+    assert "train.gradient_checkpointing=true (most of the activations)" in said
     assert "--find-batch" in said
-    saved = [float(part.split()[0]) for part in said.split("(saves ")[1:]]
+    saved = [float(part.split()[0]) for part in said.split("(saves about ")[1:]]
+    assert len(saved) == 3
     assert saved == sorted(saved, reverse=True)
     assert error.value.exit_code == 2
