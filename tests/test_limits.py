@@ -38,7 +38,7 @@ def test_a_picture_that_would_become_a_thousand_times_its_bytes_is_refused() -> 
     with pytest.raises(UserError, match=r"1000 x 1000 has \d,\d+ bytes that would become 3,000,000"):
         decode(EncodedImage("it", PLAIN_PICTURE, None))
     with pytest.raises(UserError, match="1000 x 1000 has"):
-        decode_to_train(io.BytesIO(PLAIN_PICTURE), "it", size=8, channels=3)
+        decode_to_train(io.BytesIO(PLAIN_PICTURE), "it", size=(8, 8), channels=3)
 
 
 def test_an_animation_that_takes_an_hour_to_reach_its_middle_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from ..data import SOURCE_KINDS
+from ..data import SOURCE_KINDS, Mixture
 from ..models.masters import Masters
 from ..models.sharding import Sharding
 from ..models.walk import Sampler
@@ -18,7 +18,7 @@ from .evaluate import EvaluateConfig
 from .export import ExportConfig, ExportSetting
 from .guards import GuardsConfig
 from .record import CheckpointsConfig, LogConfig, TimeoutsConfig
-from .strict import Strict, named
+from .strict import Strict, named, one_or_several
 from .teacher import TeacherConfig
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -263,8 +263,9 @@ class Config(Strict):
     sharing: full gives every role a network of its own; lora puts all of them on the teacher's, see `lora`; scores
         puts the real and the fake score there, beside a generator of its own (SwiftBrush).
     lora: adapters of shared roles.
-    data: images, labels or prompts to train on.
+    data: images, labels or prompts to train on; a list of sources, each with a `weight`, is drawn from in proportion.
     flip: images are mirrored at random.
+    caption_dropout: share of the samples that are asked for by the empty prompt.
     pairs: teacher samples for objectives that regress them.
     stages: one after the other; the generator goes on from the one before.
     log: what is said while it trains.
@@ -287,8 +288,9 @@ class Config(Strict):
     memory: Literal["ample", "low"] = "ample"
     sharing: Sharing = "full"
     lora: LoRAConfig = LoRAConfig()
-    data: Annotated[Any, named(SOURCE_KINDS, "source")]
+    data: Annotated[Any, one_or_several(SOURCE_KINDS, "source", Mixture)]
     flip: bool = False
+    caption_dropout: Fraction = 0.0
     pairs: PairsConfig = PairsConfig()
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
     log: LogConfig = LogConfig()

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from ..data import Mixture
 from ..errors import UserError, did_you_mean
 from ..files import atomic_folder, atomic_text
 from ..limits import Cap, plain, read_bytes
@@ -226,6 +227,9 @@ def _merged(base: Any, change: Any) -> Any:
 
 def _plain(value: Any, named: Callable[[Origin], str]) -> Any:
     """Models, dataclasses and paths as what YAML and JSON hold; `named` says how a class is called."""
+    if isinstance(value, Mixture):
+        parts = zip(value.parts, value.weights, strict=True)
+        return [{**_plain(part, named), "weight": weight} for part, weight in parts]
     for kinds, key in NAMED:
         if kinds.fits(type(value)):
             return {key: named(kinds.origin(type(value))), **_plain(asdict(value), named)}

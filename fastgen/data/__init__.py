@@ -3,7 +3,9 @@
 from ..plugins import Kinds
 from .digits import Digits, from_canvas, to_canvas
 from .folder import ImageFolder
+from .hub import HubImages
 from .loader import Loader
+from .mixture import Mixture
 from .parquet import ParquetImages
 from .prompts import Noise, PromptFile
 from .source import Items, Source
@@ -12,6 +14,7 @@ SOURCES: dict[str, type[Source]] = {
     "digits": Digits,
     "folder": ImageFolder,
     "parquet": ParquetImages,
+    "datasets": HubImages,
     "prompts": PromptFile,
     "noise": Noise,
 }
@@ -27,9 +30,11 @@ __all__ = [
     "SOURCES",
     "SOURCE_KINDS",
     "Digits",
+    "HubImages",
     "ImageFolder",
     "Items",
     "Loader",
+    "Mixture",
     "Noise",
     "ParquetImages",
     "PromptFile",

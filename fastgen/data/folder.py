@@ -1,52 +1,64 @@
-"""A folder of image files: class folders, captions in text files beside the images, or images alone."""
+"""A folder of image files: class folders, captions in text files or metadata.jsonl beside them, or images alone."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from ..errors import UserError
-from .decode import SUFFIXES, Pixels, decode
-from .pixels import PixelCache, check_settings
-from .source import Items
+from .captions import Captions, Text
+from .decode import SUFFIXES
+from .images import ImageSource
+from .metadata import METADATA, Metadata
 from .text import read_lines
 
 
 @dataclass(frozen=True)
-class ImageFolder:
+class ImageFolder(ImageSource):
     """Images below `path`, in the order of their sorted paths; hidden files and folders do not count.
 
     Images directly in `path` have no label. Otherwise each folder in `path` is a class: its images, at any
     depth, are labelled with the position of its name among the sorted names (sorted as numbers if all are
     numbers). In both layouts the prompt of `a.png` is the text of `a.txt` beside it, its lines joined; either
-    every image has one or none has.
+    every image has one or none has. A `metadata.jsonl` in `path` (each line a mapping with `file_name`, perhaps
+    `text`, `caption` or `prompt`, which may be a list, and a whole number `label`) takes the place of all that.
 
     Args:
         path: the folder.
-        size: side in pixels; images are centre-cropped to a square and resized.
-        channels: 3 for RGB, 1 for grey.
-        cache_gib: decoded images stay in memory while the whole set is no larger, in GiB of uint8 pixels.
-        unreadable: images that may be skipped because they cannot be read, each said by its name.
     """
 
     path: Path
-    size: int
-    channels: Literal[1, 3] = 3
-    cache_gib: float = 2.0
-    unreadable: int = 100
 
-    has_images: ClassVar[bool] = True
+    @property
+    def files(self) -> Sequence[Path]:
+        """The image files, item 0 first."""
+        return self.records.images
+
+    @cached_property
+    def records(self) -> "Files | Metadata":
+        metadata = self.path / METADATA
+        return Metadata(metadata, self.text) if metadata.is_file() else Files(self.path, self.text)
+
+
+class Files:
+    """Images by their places in a folder."""
+
+    def __init__(self, path: Path, text: Text) -> None:
+        self.path, self._text = path, text
+
+    def __len__(self) -> int:
+        return len(self.images)
 
     @property
     def num_classes(self) -> int | None:
+        """How many class folders there are."""
         return len(self._classes) or None
 
     @cached_property
-    def files(self) -> tuple[Path, ...]:
+    def images(self) -> tuple[Path, ...]:
         """The image files, item 0 first."""
         files = tuple(file for images in self._classes.values() for file in images) or self._direct
         if not files:
@@ -57,46 +69,43 @@ class ImageFolder:
         return files
 
     @cached_property
-    def prompts(self) -> tuple[str, ...] | None:
-        captions = [file.with_suffix(".txt") for file in self.files]
-        missing = [caption for caption in captions if not caption.is_file()]
-        if len(missing) == len(captions):
+    def captions(self) -> Captions | None:
+        """The texts beside the images."""
+        texts = [file.with_suffix(".txt") for file in self.images]
+        missing = [text for text in texts if not text.is_file()]
+        if len(missing) == len(texts):
             return None
         if missing:
             raise UserError(
-                f"{len(missing)} of the {len(captions)} images in {self.path} have no caption, first "
+                f"{len(missing)} of the {len(texts)} images in {self.path} have no caption, first "
                 f"{missing[0]}; either every image has a .txt file of its name beside it (possibly empty) or "
                 "none has"
             )
-        return tuple(" ".join(read_lines(caption)) for caption in captions)
+        between = " " if self._text == "caption" else "\n"
+        return Captions.read(((between.join(read_lines(text)),) for text in texts), self._text)
+
+    def labels(self, numbers: Sequence[int]) -> Tensor | None:
+        """The number of each image's folder."""
+        return self._labels[torch.as_tensor(numbers)] if self._classes else None
+
+    @cached_property
+    def _labels(self) -> Tensor:
+        sizes = torch.tensor([len(images) for images in self._classes.values()], dtype=torch.int64)
+        return torch.arange(len(sizes)).repeat_interleave(sizes)
 
     @property
-    def reads(self) -> tuple[Path, ...]:
+    def files(self) -> tuple[Path, ...]:
         """The files of all items: images, and their captions where they have some."""
-        captions = [file.with_suffix(".txt") for file in self.files] if self.prompts is not None else []
-        return (*self.files, *captions)
+        texts = [file.with_suffix(".txt") for file in self.images] if self.captions is not None else []
+        return (*self.images, *texts)
 
-    def check(self) -> None:
-        check_settings(self.size, self.channels, self.cache_gib, self.unreadable)
-        _ = self.files, self.prompts
+    def encoded(self, number: int) -> Path:
+        """The file of an image."""
+        return self.images[number]
 
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def items(self, indices: Sequence[int]) -> Items:
-        images, found = self._pixels.images(indices)
-        return replace(self.without_images(found), images=images)
-
-    def named(self, index: int) -> str:
-        """The file of an item."""
-        return str(self.files[index])
-
-    def without_images(self, indices: Sequence[int]) -> Items:
-        """Labels and prompts alone."""
-        return Items(
-            labels=self._labels[torch.as_tensor(indices)] if self._classes else None,
-            prompts=None if self.prompts is None else tuple(self.prompts[index] for index in indices),
-        )
+    def named(self, number: int) -> str:
+        """The file of an image."""
+        return str(self.images[number])
 
     @cached_property
     def _direct(self) -> tuple[Path, ...]:
@@ -114,24 +123,10 @@ class ImageFolder:
             problem = f"no image in {empty[0]!r}" if empty else f"{self._direct[0].name!r} beside class folders"
             raise UserError(
                 f"image folder {self.path} has {problem}; either every folder in it is a class and holds "
-                "images, or all images lie directly in it"
+                f"images, or all images lie directly in it, or a {METADATA} in it names them"
             )
         order = sorted(folders, key=int) if all(map(str.isdecimal, folders)) else sorted(folders)
         return {name: folders[name] for name in order}
-
-    @cached_property
-    def _labels(self) -> Tensor:
-        sizes = torch.tensor([len(images) for images in self._classes.values()])
-        return torch.arange(len(sizes)).repeat_interleave(sizes)
-
-    @cached_property
-    def _pixels(self) -> PixelCache:
-        shape = (len(self), self.channels, self.size, self.size)
-        return PixelCache(self._decode, shape, limit_gib=self.cache_gib, unreadable=self.unreadable)
-
-    def _decode(self, index: int) -> Pixels:
-        file = self.files[index]
-        return decode(file, str(file), size=self.size, channels=self.channels)
 
 
 def _visible(folder: Path) -> list[Path]:

@@ -4,8 +4,8 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,25 +14,29 @@ from numpy.typing import NDArray
 from ..errors import SilentError
 from ..seeds import hash_of
 from ..standing import standing
+from .captions import Captions
+from .order import Bucketed, Kept, Numbers, Order, Shuffled, Stream, Weighted, Windowed
 from .source import Items, Source
 
-Permutation = NDArray[np.intp]
 REMEMBERED = 40  # ranges, among which a pattern of jumps is looked for
 
 
 class Loader:
     """Items of `source` by their position in an endless stream: epoch after epoch, each shuffled anew.
 
-    Which item stands at a position, and whether it is mirrored, follows from the seed and the position alone.
+    Which item stands at a position, whether it is mirrored, and which of its captions it is asked for by, follow from
+    the seed and the position alone, and for a source with buckets from the size of a batch.
     So a resumed run continues with the position it stopped at, and N processes split the stream by taking
     every N-th range. The range that is expected next is read by a thread in the meantime: the one that lies as far
     ahead as it did when the ranges before lay as they do now.
 
     Args:
         source: data source that gives the items; only one thread at a time asks it.
-        seed: seed of the order and of the mirroring.
+        seed: seed of the order, of the mirroring and of what is drawn among captions.
+        batch: positions that have images of one shape, counted from the first.
         flip: mirror each image left to right with probability one half.
         shuffle: False keeps the order of the source.
+        dropout: probability that an item is asked for by the empty prompt.
         images: False leaves images out, which are then not even decoded.
         patience_s: seconds that a range is waited for.
     """
@@ -42,17 +46,21 @@ class Loader:
         source: Source,
         *,
         seed: int,
+        batch: int = 1,
         flip: bool = False,
         shuffle: bool = True,
+        dropout: float = 0.0,
         images: bool = True,
         patience_s: float = 300.0,
     ) -> None:
         self._source = source
         self._seed = seed
         self._flip = flip
+        self._dropout = dropout
         self._images = images
         self._patience_s = patience_s
-        self._order = lru_cache(maxsize=2)(self._shuffled if shuffle else self._unshuffled)
+        self._stream = Stream(order_of(source, seed, batch) if shuffle else Kept(len(source)))
+        self._captions = Captions.of(source)
         # A second thread with its own OpenMP team would halve the speed of the first one's on a CPU.
         self._thread = ThreadPoolExecutor(1, "fastgen-data", initializer=torch.set_num_threads, initargs=(1,))
         self._ahead: _Ahead | None = None
@@ -85,18 +93,23 @@ class Loader:
         return items.result()
 
     def drawn(self, count: int) -> NDArray[np.bool_]:
-        """Which items of the source stand at the first `count` positions, [len(source)]."""
-        seen = np.zeros(len(self._source), bool)
-        for epoch in range(-(-count // len(seen))):
-            if seen.all():
+        """Which captions of the source are asked for at the first `count` positions, of all its texts in their order.
+
+        One more place stands last for the empty prompt, where it is drawn in the place of a caption.
+        """
+        assert self._captions is not None
+        seen = np.zeros(len(self._captions.texts) + 1, bool)
+        step = self._stream.length
+        for start in range(0, count, step):
+            if not self._dropout and seen[:-1].all():
                 break
-            seen[self._order(epoch)[: count - epoch * len(seen)]] = True
+            positions = range(start, min(start + step, count))
+            seen[self._asked(self._stream.at(positions), positions)] = True
         return seen
 
     def numbers(self, positions: Sequence[int]) -> list[int]:
         """The numbers in the source of what stands at these positions."""
-        length = len(self._source)
-        return [int(self._order(position // length)[position % length]) for position in positions]
+        return self._stream.at(positions).tolist()
 
     def names(self, numbers: Sequence[int]) -> list[str]:
         """The files or rows of these items, of a source that has any."""
@@ -125,11 +138,32 @@ class Loader:
 
     def _load(self, positions: Sequence[int]) -> Items:
         numbers = self.numbers(positions)
-        if not self._images:
+        if self._images:
+            items = self._source.items(numbers)
+        else:
             told = getattr(self._source, "without_images", self._source.items)
-            return replace(told(numbers), images=None)
-        items = self._source.items(numbers)
+            items = replace(told(numbers), images=None)
+        items = self._told(items, numbers, positions)
         return self._mirrored(items, positions) if self._flip else items
+
+    def _told(self, items: Items, numbers: Sequence[int], positions: Sequence[int]) -> Items:
+        """The same with the captions that are drawn at these positions."""
+        if self._captions is None or not (self._captions.several or self._dropout):
+            return items
+        texts = self._captions.texts
+        asked = self._asked(np.array(items.numbers or numbers), positions)
+        return replace(items, prompts=tuple("" if n == len(texts) else texts[n] for n in asked.tolist()))
+
+    def _asked(self, numbers: Numbers, positions: Sequence[int]) -> NDArray[np.int64]:
+        """The numbers of the captions that these items are asked for by at these positions, see `drawn`."""
+        captions, seed = self._captions, self._seed
+        assert captions is not None
+        asked = captions.numbers(numbers, lambda place: hash_of("caption", seed, positions[place]))
+        if self._dropout:
+            below = int(self._dropout * 2**64)
+            dropped = [hash_of("dropout", seed, position) < below for position in positions]
+            asked = np.where(dropped, len(captions.texts), asked)
+        return asked
 
     def _mirrored(self, items: Items, positions: Sequence[int]) -> Items:
         if items.images is None:
@@ -137,14 +171,28 @@ class Loader:
         chosen = torch.tensor([hash_of("flip", self._seed, position) % 2 == 1 for position in positions])
         return replace(items, images=items.images.flip(-1).where(chosen[:, None, None, None], items.images))
 
-    def _shuffled(self, epoch: int) -> Permutation:
-        # Unlike Generator.permutation, the raw bits of PCG64 never change between NumPy versions.
-        bits = np.random.PCG64(hash_of("epoch", self._seed, epoch)).random_raw(len(self._source))
-        order: Permutation = np.argsort(bits, kind="stable")
-        return order
 
-    def _unshuffled(self, epoch: int) -> Permutation:
-        return np.arange(len(self._source))
+def order_of(source: object, seed: int, batch: int = 1) -> Order:
+    """The order in which a source is trained on.
+
+    Args:
+        source: which may be several in one (`parts` and `shares`), be read in windows (`sequential`), or have images
+            of several shapes (`bucket`).
+        seed: of all that is drawn.
+        batch: items of a batch, all of one bucket.
+    """
+    order = _order_of_items(source, seed)
+    bucket: NDArray[np.int64] | None = getattr(source, "bucket", None)
+    return order if bucket is None else Bucketed(order, bucket, batch, seed)
+
+
+def _order_of_items(source: Any, seed: int) -> Order:
+    parts: tuple[Any, ...] = getattr(source, "parts", ())
+    if parts:
+        orders = tuple(_order_of_items(part, hash_of("part", seed, place)) for place, part in enumerate(parts))
+        return Weighted(orders, tuple(map(len, parts)), source.shares, seed)
+    window: int | None = getattr(source, "sequential", None)
+    return Shuffled(len(source), seed) if window is None else Windowed(len(source), window, seed)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """Decoded pixels by item number, each decoded once while the whole set fits into memory."""
 
-import math
 import os
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -11,15 +10,15 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError, warn
-from .decode import Pixels
+from .decode import Pixels, Size
 
 THREADS = 8  # that decode at most
 
 
-def check_settings(size: int, channels: int, cache_gib: float, unreadable: int) -> None:
-    """Raise UserError unless images of `size` x `size` pixels and `channels` channels can be made."""
+def check_settings(size: Size, channels: int, cache_gib: float, unreadable: int) -> None:
+    """Raise UserError unless images of that height and width and `channels` channels can be made."""
     rules = {
-        f"size is {size}, but the side of an image is at least 1 pixel": size >= 1,
+        f"size is {min(size)}, but the side of an image is at least 1 pixel": min(size) >= 1,
         f"channels is {channels}, but an image has 3 channels (RGB) or 1 (grey)": channels in (1, 3),
         f"cache_gib is {cache_gib}, but memory for decoded images is 0 or more GiB": cache_gib >= 0,
         f"unreadable is {unreadable}, but 0 or more images may be unreadable": unreadable >= 0,
@@ -42,21 +41,30 @@ def to_uint8(images: Tensor) -> Tensor:
 class PixelCache:
     """Images [B, C, H, W] of a set by their numbers, decoded by several threads unless they were seen before.
 
-    An image that cannot be read gives way to the next one in the set that can, the same on every run.
+    An image that cannot be read gives way to the next one of its shape in the set that can, the same on every run.
 
     Args:
         decode: item number -> uint8 [C, H, W].
-        shape: (N, C, H, W) of the whole set.
+        count: number of items.
+        size: bytes that the whole set has as pixels.
         limit_gib: pixels are kept only if those of the whole set take no more memory than this, in GiB.
         unreadable: how many images may give way, each said by its name.
+        after: item number -> the next one of the same shape, round and round.
     """
 
     def __init__(
-        self, decode: Callable[[int], Pixels], shape: tuple[int, int, int, int], *, limit_gib: float, unreadable: int
+        self,
+        decode: Callable[[int], Pixels],
+        count: int,
+        *,
+        size: int,
+        limit_gib: float,
+        unreadable: int,
+        after: Callable[[int], int] | None = None,
     ) -> None:
-        self._decode, self._count, self._unreadable = decode, shape[0], unreadable
-        self._kept = np.empty(shape, np.uint8) if math.prod(shape) <= limit_gib * 2**30 else None
-        self._known = np.zeros(shape[0], bool)
+        self._decode, self._count, self._unreadable = decode, count, unreadable
+        self._after = after or (lambda index: (index + 1) % count)
+        self._kept: list[Pixels | None] | None = [None] * count if size <= limit_gib * 2**30 else None
         self._skipped: set[int] = set()
         self._noting = Lock()
         self._threads = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), "fastgen-decode")
@@ -72,16 +80,20 @@ class PixelCache:
         return to_images(torch.from_numpy(pixels)), [index for index, _ in found]
 
     def _readable(self, index: int) -> tuple[int, Pixels]:
-        while True:
+        first, tried = index, False
+        while not (tried and index == first):
             if index not in self._skipped:
                 try:
                     return index, self._pixels(index)
                 except UserError as error:
                     self._skip(index, error)
-            index = (index + 1) % self._count
+            index, tried = self._after(index), True
+        raise UserError("no image of one shape of the data set can be read: replace those that the log names")
 
     def _skip(self, index: int, error: UserError) -> None:
         with self._noting:
+            if index in self._skipped:
+                return
             if len(self._skipped) >= min(self._unreadable, self._count - 1):
                 before = f"; {len(self._skipped)} were skipped, as many as `unreadable` allows" if self._skipped else ""
                 raise UserError(f"{error}{before}") from error
@@ -91,8 +103,7 @@ class PixelCache:
     def _pixels(self, index: int) -> Pixels:
         if self._kept is None:
             return self._decode(index)
-        if not self._known[index]:
-            self._kept[index] = self._decode(index)
-            self._known[index] = True
-        pixels: Pixels = self._kept[index]
-        return pixels
+        found = self._kept[index]
+        if found is None:
+            found = self._kept[index] = self._decode(index)
+        return found

@@ -14,6 +14,8 @@ class Items:
     images: Tensor | None = None  # float32 [B, C, H, W] in [-1, 1]
     labels: Tensor | None = None  # int64 [B], counted from 0
     prompts: tuple[str, ...] | None = None
+    numbers: tuple[int, ...] | None = None  # which items they are, where some may have given way to others
+    size: tuple[int, int] | None = None  # height and width of the images, also where they are left out
 
 
 class Source(Protocol):
@@ -28,7 +30,7 @@ class Source(Protocol):
         """Labels lie in 0 .. num_classes - 1; None when items carry no label."""
 
     @property
-    def prompts(self) -> tuple[str, ...] | None:
+    def prompts(self) -> Sequence[str] | None:
         """The prompt of every item in order, known without decoding an image; None when there are none."""
 
     def check(self) -> None:

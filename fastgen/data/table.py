@@ -18,7 +18,7 @@ BATCH = 16  # rows that are unpacked at once, at most
 
 
 class Table:
-    """The rows of a parquet file, or of all *.parquet files of a folder in the order of their names.
+    """The rows of a parquet file, or of all *.parquet files of a folder (or its folder `data`) in order of their names.
 
     Raises (every method does):
         UserError: there is no such file, it is damaged, or it has no rows.
@@ -26,7 +26,7 @@ class Table:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        files = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
+        files = sorted(path.glob("*.parquet")) or sorted(path.glob("data/*.parquet")) if path.is_dir() else [path]
         if not files or not files[0].exists():
             raise UserError(f"there is no parquet file at {path}; give the path of one, or of their folder")
         with self._readable():

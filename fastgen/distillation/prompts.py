@@ -3,39 +3,17 @@
 import math
 import os
 from collections.abc import Sequence
-from typing import overload
 
 import numpy as np
 from accelerate import Accelerator
-from numpy.typing import NDArray
 
 from ..config.schema import Config, StageConfig
-from ..data import Loader
+from ..data.captions import Captions
+from ..data.texts import Chained, Some
 from ..engine.distributed import meet
+from ..engine.loading import loader_of
 from ..models.pipelines.pipeline import Pipeline
-from ..seeds import seed_of
 from .previews import PREVIEW_IMAGES
-
-
-class Some(Sequence[str]):
-    """Some of many prompts by their numbers, none of them copied."""
-
-    def __init__(self, prompts: Sequence[str], numbers: NDArray[np.int64]) -> None:
-        self._prompts, self._numbers = prompts, numbers
-
-    def __len__(self) -> int:
-        return len(self._numbers)
-
-    @overload
-    def __getitem__(self, place: int) -> str: ...
-
-    @overload
-    def __getitem__(self, place: slice) -> "Some": ...
-
-    def __getitem__(self, place: "int | slice") -> "str | Some":
-        if isinstance(place, slice):
-            return Some(self._prompts, self._numbers[place])
-        return self._prompts[int(self._numbers[place])]
 
 
 def drawn(config: Config) -> Sequence[str]:
@@ -43,16 +21,16 @@ def drawn(config: Config) -> Sequence[str]:
 
     Others are encoded when they are asked for, as after turns that fp16 skipped.
     """
-    prompts = config.data.prompts
-    if prompts is None:
+    captions = Captions.of(config.data)
+    if captions is None:
         return ()
-    asked = np.zeros(len(prompts), bool)
-    asked[: _shown(config)] = True
-    training = Loader(config.data, seed=seed_of(config.seed, "data"))
-    asked |= training.drawn(max(map(_positions, config.stages)))
+    asked = np.zeros(len(captions.texts) + 1, bool)
+    asked[captions.numbers(range(min(_shown(config), len(captions))), lambda _: 0)] = True
+    for stage in config.stages:
+        asked |= loader_of(config, "data", batch=stage.train.batch).drawn(_positions(stage))
     if any(stage.objective.needs.pairs for stage in config.stages):
-        asked |= Loader(config.data, seed=seed_of(config.seed, "pairs")).drawn(config.pairs.count)
-    return Some(prompts, np.flatnonzero(asked))
+        asked |= loader_of(config, "pairs").drawn(config.pairs.count)
+    return Some(Chained([captions.texts, ("",)]), np.flatnonzero(asked))
 
 
 def encode(config: Config, pipeline: Pipeline, accelerator: Accelerator) -> None:

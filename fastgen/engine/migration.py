@@ -86,10 +86,14 @@ def _completed(fingerprint: dict[str, Any]) -> dict[str, Any]:
     data, stages = fingerprint["data"], fingerprint["stages"]
     told = {
         "teacher": _over(_defaults(TeacherConfig), fingerprint["teacher"]),
-        "data": _over(_defaults(SOURCES.get(data["source"])), data),
+        "data": [_completed_data(one) for one in data] if isinstance(data, list) else _completed_data(data),
         "stages": [_completed_stage(stage) for stage in stages],
     }
     return dict(_over(known, {**fingerprint, **told}))
+
+
+def _completed_data(data: dict[str, Any]) -> Any:
+    return _over(_defaults(SOURCES.get(data["source"])), data)
 
 
 def _completed_stage(stage: dict[str, Any]) -> dict[str, Any]:

@@ -11,13 +11,11 @@ from torch import Tensor
 
 from ..config.schema import Config, StageConfig
 from ..config.yaml_file import digest, fingerprint, save
-from ..data import Loader
 from ..errors import CheckpointError
 from ..models.pipelines.pipeline import Pipeline
 from ..models.regions import Recompilations
 from ..models.roles import Roles
 from ..models.walk import Plan
-from ..seeds import seed_of
 from ..stopping import Stopped, asked, at_once, deferred
 from . import checkpoint
 from .distributed import alone, is_first, shared, signal_of_any
@@ -25,6 +23,7 @@ from .dtypes import autocast_of, base_of
 from .exhaustion import memory_told
 from .feed import Feed, PairSet
 from .incidents import Incidents
+from .loading import loader_of
 from .log import RunLog
 from .materials import Material, Materials, check_materials, materials
 from .memory import settle_recompute
@@ -198,18 +197,14 @@ class Run:
 
     def feed(self, config: StageConfig) -> Feed:
         """The batches of a stage; teacher samples are made first where its objective needs them."""
-        needs, flip = config.objective.needs, self.config.flip
-        loader = self._loader("data", flip=flip, images=needs.images)
+        needs = config.objective.needs
+        loader = loader_of(self.config, "data", batch=config.train.batch, images=needs.images)
         pairs = self._pairs(config) if needs.pairs else None
         return Feed(self.pipeline, loader, self.accelerator.device, needs, pairs)
 
-    def _loader(self, stream: str, *, flip: bool, images: bool) -> Loader:
-        patience_s, seed = self.config.timeouts.data, seed_of(self.config.seed, stream)
-        return Loader(self.config.data, seed=seed, flip=flip, images=images, patience_s=patience_s)
-
     def _pairs(self, config: StageConfig) -> PairSet:
         images = config.objective.needs.images
-        loader = self._loader("pairs", flip=False, images=images)
+        loader = loader_of(self.config, "pairs", images=images)
         settings = fingerprint(self.config)
         told = [settings[name] for name in ("pairs", "seed", "teacher", "data")]
         key = digest([*told, config.train.precision, self._made_of.get("teacher"), self._made_of.get("data")])

@@ -129,7 +129,7 @@ def test_images_are_decoded_once_if_all_of_them_fit(images_kept, decodes, tmp_pa
         counts[file.stem] += 1
         return decode(file, name, **settings)
 
-    monkeypatch.setattr("fastgen.data.folder.decode", counted)
+    monkeypatch.setattr("fastgen.data.images.decode", counted)
     source = ImageFolder(tmp_path, 8, cache_gib=images_kept * 3 * 8 * 8 / 2**30)
     first, second = source.items([2, 0, 1]).images, source.items([0, 1, 2]).images
     assert counts == dict.fromkeys("abc", decodes)

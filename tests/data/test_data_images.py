@@ -5,17 +5,17 @@ from io import BytesIO
 import numpy as np
 import pytest
 import torch
-from encoded import encoded, noise_image, pixels_of, save
-from PIL import Image
+from encoded import bytes_of, encoded, noise_image, pixels_of, save
+from PIL import Image, ImageOps
 
 from fastgen.data import ImageFolder
-from fastgen.data.decode import decode
+from fastgen.data.decode import decode, size_of
 from fastgen.data.pixels import to_images, to_uint8
 from fastgen.errors import UserError
 
 
 def decoded(content: bytes, size: int = 8, channels: int = 3) -> np.ndarray:
-    return decode(BytesIO(content), "picture.png", size=size, channels=channels)
+    return decode(BytesIO(content), "picture.png", size=(size, size), channels=channels)
 
 
 def test_an_image_of_the_right_size_keeps_its_pixels():
@@ -121,3 +121,44 @@ def test_levels_come_back_as_they_were_and_others_are_rounded_and_clipped():
     assert torch.equal(to_uint8(to_images(levels) / 2 + 0.5), levels)
     shown = to_uint8(torch.tensor([-0.1, 0.4 / 255, 0.6 / 255, 254.4 / 255, 1.1]))
     assert shown.tolist() == [0, 0, 1, 254, 255]
+
+
+def test_a_shape_that_is_no_square_is_cut_out_of_the_middle():
+    image = Image.new("RGB", (40, 20), "blue")
+    image.paste("red", (10, 0, 30, 20))
+    pixels = decode(BytesIO(encoded(image)), "it", size=(40, 40), channels=3)
+    assert (pixels[0].min(), pixels[2].max()) == (255, 0)
+    assert decode(BytesIO(encoded(image)), "it", size=(10, 20), channels=3).shape == (3, 10, 20)
+    assert set(decode(BytesIO(encoded(image)), "it", size=(10, 20), channels=3)[2].ravel()) >= {0, 255}
+
+
+def test_transparency_lies_over_the_colour_that_is_chosen():
+    image = Image.new("RGBA", (8, 8), (255, 0, 0, 0))
+    pixels = decode(BytesIO(encoded(image)), "it", size=(8, 8), channels=3, background="#00ff80")
+    assert pixels[:, 0, 0].tolist() == [0, 255, 128]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("a.jfif", "JPEG"), ("a.avif", "AVIF"), ("a.webp", "WEBP")])
+def test_other_suffixes_that_people_have_are_images_too(name, kind, tmp_path):
+    save(tmp_path / name, encoded(Image.new("RGB", (8, 8), (200, 30, 60)), kind))
+    pixels = bytes_of(ImageFolder(tmp_path, 8).items([0]).images)[0, :, 4, 4].int()
+    assert (pixels - torch.tensor([200, 30, 60])).abs().max() < 6
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_the_size_is_that_of_the_upright_image(orientation):
+    exif = Image.Exif()
+    exif[274] = orientation
+    content = encoded(Image.new("RGB", (12, 6)), "JPEG", exif=exif)
+    upright = ImageOps.exif_transpose(Image.open(BytesIO(content)))
+    assert size_of(BytesIO(content), "it") == (upright.height, upright.width)
+    assert decode(BytesIO(content), "it", size=size_of(BytesIO(content), "it"), channels=3).shape[1:] == (
+        upright.height,
+        upright.width,
+    )
+
+
+def test_a_background_that_is_no_colour_is_refused(tmp_path):
+    save(tmp_path / "a.png", encoded(noise_image(0)))
+    with pytest.raises(UserError, match="'blurple', which is no colour"):
+        ImageFolder(tmp_path, 8, background="blurple").check()

@@ -212,6 +212,8 @@ def test_images_that_nobody_reads_are_not_decoded(tmp_path):
 
 
 def test_what_is_drawn_is_what_stands_at_the_positions():
-    loader = Loader(Numbers(10), seed=4)
+    source = Numbers(10)
+    source.prompts = tuple(map(str, range(10)))
+    loader = Loader(source, seed=4)
     for count in (1, 7, 10, 23):
         assert loader.drawn(count).nonzero()[0].tolist() == sorted(set(loader.take(0, count).labels.tolist()))

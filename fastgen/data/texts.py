@@ -1,0 +1,55 @@
+"""Texts that are not held one by one: read, or joined, when they are asked for."""
+
+from abc import abstractmethod
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import overload
+
+
+class Texts(Sequence[str]):
+    """Texts by their numbers."""
+
+    @abstractmethod
+    def text(self, number: int) -> str:
+        """One of them; `number` lies in 0 .. len - 1."""
+
+    @overload
+    def __getitem__(self, item: int) -> str: ...
+
+    @overload
+    def __getitem__(self, item: slice) -> Sequence[str]: ...
+
+    def __getitem__(self, item: int | slice) -> str | Sequence[str]:
+        if isinstance(item, slice):
+            return [self.text(number) for number in range(*item.indices(len(self)))]
+        if not -len(self) <= item < len(self):
+            raise IndexError(f"there is no text {item} among {len(self):,}")
+        return self.text(int(item) % len(self))
+
+
+class Chained(Texts):
+    """Texts of several sequences, one after the other."""
+
+    def __init__(self, parts: Sequence[Sequence[str]]) -> None:
+        self._parts, self._ends = parts, list(accumulate(map(len, parts)))
+
+    def __len__(self) -> int:
+        return self._ends[-1]
+
+    def text(self, number: int) -> str:
+        place = bisect_right(self._ends, number)
+        return self._parts[place][number - (self._ends[place - 1] if place else 0)]
+
+
+class Some(Texts):
+    """Some of many texts."""
+
+    def __init__(self, texts: Sequence[str], numbers: Sequence[int]) -> None:
+        self._texts, self._numbers = texts, numbers
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def text(self, number: int) -> str:
+        return self._texts[int(self._numbers[number])]

@@ -1,0 +1,26 @@
+"""The streams of a run's data."""
+
+from typing import Literal
+
+from ..config.schema import Config
+from ..data import Loader
+from ..seeds import seed_of
+
+
+def loader_of(config: Config, stream: Literal["data", "pairs"], *, batch: int = 1, images: bool = False) -> Loader:
+    """The data as a stage, or the making of pairs, goes through them.
+
+    Args:
+        stream: each in an order of its own; pairs are not mirrored.
+        batch: positions that have images of one shape.
+        images: whether they are read.
+    """
+    return Loader(
+        config.data,
+        seed=seed_of(config.seed, stream),
+        batch=batch,
+        flip=config.flip and stream == "data",
+        dropout=config.caption_dropout,
+        images=images,
+        patience_s=config.timeouts.data,
+    )
