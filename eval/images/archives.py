@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from fastgen.data.decode import SUFFIXES
+from fastgen.data.tars import members
 from fastgen.errors import UserError
 from fastgen.limits import Cap
 
@@ -119,35 +120,8 @@ class TarImages:
 
     def _members(self) -> Iterator[tuple[Path, tarfile.TarFile, tarfile.TarInfo]]:
         for shard in self.shards:
-            try:
-                with tarfile.open(shard, tarinfo=_Member) as archive:
-                    for member in archive:
-                        if member.isfile():
-                            yield shard, archive, member
-            except UserError:
-                raise
-            except Exception as error:  # OSError, EOFError, TarError, zlib.error, ValueError ... of damaged bytes
-                raise UserError(f"{shard} cannot be read as a tar shard ({error}); copy it again") from error
-
-
-class _Member(tarfile.TarInfo):
-    """A member whose header, which is read into memory as it is met, is one."""
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> "_Member":
-        member = super().frombuf(buf, encoding, errors)
-        if member.type in _HEADERS:
-            Cap.NAME.check(member.size, "a member")
-        return member
-
-
-_HEADERS = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
+            for archive, member in members(shard):
+                yield shard, archive, member
 
 
 def _tar_content(archive: tarfile.TarFile, member: tarfile.TarInfo, cap: Cap) -> bytes:

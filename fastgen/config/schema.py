@@ -14,6 +14,7 @@ from ..objectives import OBJECTIVE_KINDS, roles_of
 from ..plugins import Kinds
 from ..process.retold import ProcessName
 from ..user_file import short
+from .discriminator import DiscriminatorConfig
 from .evaluate import EvaluateConfig
 from .export import ExportConfig, ExportSetting
 from .guards import GuardsConfig
@@ -195,21 +196,6 @@ class PairsConfig(Strict):
     guidance: float = 1.0
 
 
-class DiscriminatorConfig(Strict):
-    """Heads on features of `backbone`, which read the image alone.
-
-    By default they read at the bottleneck, or at the middle of the longest stack of blocks.
-
-    backbone: auto is the fake score, or the real one where there is no other.
-    layers: names of the layers that are read; where not given, those said above.
-    heads: trained on the features, or their mean over channels, which has no parameters.
-    """
-
-    backbone: Literal["auto", "fake_score", "real_score"] = "auto"
-    layers: tuple[str, ...] | None = None
-    heads: Literal["trained", "mean"] = "trained"
-
-
 class StageConfig(Strict):
     """One objective, its budget and where its roles start from.
 
@@ -263,7 +249,7 @@ class Config(Strict):
     sharing: full gives every role a network of its own; lora puts all of them on the teacher's, see `lora`; scores
         puts the real and the fake score there, beside a generator of its own (SwiftBrush).
     lora: adapters of shared roles.
-    data: images, labels or prompts to train on; a list of sources, each with a `weight`, is drawn from in proportion.
+    data: images, labels or prompts to train on; of a list of sources each has a `weight` that it is drawn in.
     flip: images are mirrored at random.
     caption_dropout: share of the samples that are asked for by the empty prompt.
     pairs: teacher samples for objectives that regress them.

@@ -8,6 +8,7 @@ from .loader import Loader
 from .mixture import Mixture
 from .parquet import ParquetImages
 from .prompts import Noise, PromptFile
+from .shards import WebDataset
 from .source import Items, Source
 
 SOURCES: dict[str, type[Source]] = {
@@ -15,6 +16,7 @@ SOURCES: dict[str, type[Source]] = {
     "folder": ImageFolder,
     "parquet": ParquetImages,
     "datasets": HubImages,
+    "webdataset": WebDataset,
     "prompts": PromptFile,
     "noise": Noise,
 }
@@ -39,6 +41,7 @@ __all__ = [
     "ParquetImages",
     "PromptFile",
     "Source",
+    "WebDataset",
     "from_canvas",
     "to_canvas",
 ]

@@ -77,6 +77,13 @@ class Captions(Texts):
             end += len(part.texts)
         return cls(texts, np.concatenate(starts))
 
+    @property
+    def owners(self) -> NDArray[np.int64]:
+        """The item that each text belongs to, [number of texts]."""
+        if self._starts is None:
+            return np.arange(len(self.texts))
+        return np.repeat(np.arange(len(self)), np.diff(self._starts))
+
     def numbers(self, items: Sequence[int] | NDArray[np.intp], draw: Callable[[int], int]) -> NDArray[np.int64]:
         """The numbers among all texts of what these items are asked for by, [n].
 

@@ -120,7 +120,7 @@ class ImageSource(ABC):
         return Items(
             labels=self.records.labels(indices),
             prompts=None if self.captions is None else tuple(self.captions[index] for index in indices),
-            size=self.shapes[0 if self.bucket is None else int(self.bucket[indices[0]])],
+            size=None if self.bucket is None else self.shapes[int(self.bucket[indices[0]])],
         )
 
     @cached_property

@@ -10,12 +10,12 @@ import torch
 
 from ..errors import UserError
 from .source import Items
-from .text import read_lines
+from .text import HELD, Lines, read_lines
 
 UNCONDITIONAL_LENGTH = 1024
 
 
-def numbered_prompts(path: Path) -> tuple[str, ...]:
+def numbered_prompts(path: Path) -> Sequence[str]:
     """Prompts to sample or to measure: line i of a UTF-8 text file is prompt i, an empty line the empty prompt.
 
     Blank lines at the end of the file do not count.
@@ -30,6 +30,8 @@ def numbered_prompts(path: Path) -> tuple[str, ...]:
 class PromptFile:
     """Prompts to train on: one per line of a UTF-8 text file; blank lines do not count.
 
+    A large file is read line by line when its prompts are asked for, and none is held in memory.
+
     Args:
         path: the text file.
     """
@@ -40,8 +42,10 @@ class PromptFile:
     num_classes: ClassVar[int | None] = None
 
     @cached_property
-    def prompts(self) -> tuple[str, ...]:
-        return _some(self.path, read_lines(self.path))
+    def prompts(self) -> Sequence[str]:
+        if not self.path.is_file() or self.path.stat().st_size <= HELD:
+            return _some(self.path, read_lines(self.path))
+        return _some(self.path, Lines(self.path))
 
     @property
     def reads(self) -> tuple[Path, ...]:
@@ -90,7 +94,7 @@ class Noise:
         return Items(labels=torch.as_tensor(indices, dtype=torch.int64) % self.num_classes)
 
 
-def _some(path: Path, lines: Sequence[str]) -> tuple[str, ...]:
+def _some(path: Path, lines: Sequence[str]) -> Sequence[str]:
     if not lines:
         raise UserError(f"prompt file {path} has no prompts; write one prompt per line")
-    return tuple(lines)
+    return tuple(lines) if isinstance(lines, list) else lines

@@ -15,7 +15,7 @@ class Items:
     labels: Tensor | None = None  # int64 [B], counted from 0
     prompts: tuple[str, ...] | None = None
     numbers: tuple[int, ...] | None = None  # which items they are, where some may have given way to others
-    size: tuple[int, int] | None = None  # height and width of the images, also where they are left out
+    size: tuple[int, int] | None = None  # height and width of the bucket, also where images are left out
 
 
 class Source(Protocol):

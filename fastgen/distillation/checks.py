@@ -5,6 +5,7 @@ from itertools import pairwise
 import torch
 
 from ..config.schema import Config, StageConfig, StudentConfig
+from ..data import Mixture
 from ..engine.dtypes import autocast_of, check_dtypes
 from ..errors import UserError
 from ..models.baking import TWO_TOLD
@@ -35,6 +36,7 @@ def check_stages(config: Config) -> None:
     check_memory(config)
     for stage in config.stages:
         _check_sources(stage, config)
+        _check_buckets(stage, config)
         _check_steps(stage, config.student)
         _check_scalars(stage, config)
         _check_settings(stage, config)
@@ -187,6 +189,24 @@ def _check_sources(stage: StageConfig, config: Config) -> None:
             f"stage {stage.name!r} learns from the teacher, but teacher.new has random weights: train it in a run of "
             "its own and give its folder as teacher.path, with that run's config as teacher.recipe"
         )
+
+
+def _check_buckets(stage: StageConfig, config: Config) -> None:
+    """Refuses what holds for samples of one shape, where the data have several."""
+    parts = config.data.parts if isinstance(config.data, Mixture) else (config.data,)
+    if not any(getattr(part, "buckets", None) for part in parts):
+        return
+    rules = {
+        "reads pairs, which are samples of one shape": stage.objective.needs.pairs,
+        "measures distances of pictures of one shape": stage.objective.needs.lpips,
+        "shares the tokens of samples among processes": stage.train.sequence_parallel > 1,
+    }
+    for what, broken in rules.items():
+        if broken:
+            raise UserError(
+                f"stage {stage.name!r} {what}, but data.buckets give samples of several: leave data.buckets out, or "
+                "choose an objective or settings without it"
+            )
 
 
 def _check_steps(stage: StageConfig, student: StudentConfig) -> None:

@@ -2,7 +2,7 @@
 
 import inspect
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
 from importlib.util import find_spec
@@ -15,6 +15,7 @@ from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_c
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from ..config.schema import Config
+from ..data.decode import Size
 from ..disk import check_writable
 from ..engine.dtypes import AUTOCAST
 from ..errors import UserError
@@ -159,11 +160,21 @@ def _check_hub(setting: str, name: str, file: str, revision: str | None) -> None
 
 
 def _check_size(config: Config) -> None:
-    """Asks the pipeline's own check of its call, which needs no weights, what it says of the student's size."""
+    """Asks the pipeline's own check of its call, which needs no weights, about the student's size and all buckets'."""
     student, folder = config.student, Path(config.teacher.path or "")
-    if not (student.height or student.width) or not (folder / INDEX).is_file():
+    if not (folder / INDEX).is_file():
         return
-    size = {"height": student.height or student.width, "width": student.width or student.height}
+    if student.height or student.width:
+        height, width = student.height or student.width, student.width or student.height
+        _check_one(folder, {"height": height, "width": width}, "student.height and student.width are no size")
+    shapes: tuple[Size, ...] = getattr(config.data, "shapes", ())
+    for height, width in shapes if len(shapes) > 1 else ():
+        _check_one(
+            folder, {"height": height, "width": width}, f"the bucket of {height} x {width} (data.buckets) is no size"
+        )
+
+
+def _check_one(folder: Path, size: Mapping[str, int | None], called: str) -> None:
     try:
         check = _skeleton(folder).check_inputs
         takes = inspect.signature(check).parameters
@@ -171,7 +182,7 @@ def _check_size(config: Config) -> None:
         check(**{**required, "prompt": "a", **{name: value for name, value in size.items() if name in takes}})
     except ValueError as error:
         if "height" in str(error):
-            raise UserError(f"student.height and student.width are no size of this teacher: {line(error)}") from error
+            raise UserError(f"{called} of this teacher: {line(error)}") from error
     except Exception:  # a pipeline without such a check, or whose check reads more than sizes
         return
 

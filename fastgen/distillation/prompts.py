@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 from accelerate import Accelerator
+from numpy.typing import NDArray
 
 from ..config.schema import Config, StageConfig
 from ..data.captions import Captions
+from ..data.decode import Size
 from ..data.texts import Chained, Some
 from ..engine.distributed import meet
 from ..engine.loading import loader_of
@@ -22,15 +24,43 @@ def drawn(config: Config) -> Sequence[str]:
     Others are encoded when they are asked for, as after turns that fp16 skipped.
     """
     captions = Captions.of(config.data)
-    if captions is None:
-        return ()
+    return () if captions is None else _some(captions, _trained(config, captions) | _looked_at(config, captions))
+
+
+def drawn_by_size(config: Config) -> dict[Size | None, Sequence[str]]:
+    """The same by the size of the samples that they are asked for: of their bucket, or, for None, of the student."""
+    captions, bucket = Captions.of(config.data), getattr(config.data, "bucket", None)
+    if captions is None or bucket is None:
+        return {None: drawn(config)}
+    trained, of_text = _trained(config, captions), bucket[captions.owners]
+    found: dict[Size | None, Sequence[str]] = {None: _some(captions, _looked_at(config, captions))}
+    for number, size in enumerate(config.data.shapes):
+        there = of_text == number
+        if there.any():
+            found[size] = _some(captions, trained & np.append(there, True))
+    return found
+
+
+def _some(captions: Captions, asked: NDArray[np.bool_]) -> Sequence[str]:
+    """The texts, and last the empty prompt, that are asked for."""
+    return Some(Chained([captions.texts, ("",)]), np.flatnonzero(asked))
+
+
+def _looked_at(config: Config, captions: Captions) -> NDArray[np.bool_]:
+    """Which texts previews and measurements ask for."""
     asked = np.zeros(len(captions.texts) + 1, bool)
     asked[captions.numbers(range(min(_shown(config), len(captions))), lambda _: 0)] = True
+    return asked
+
+
+def _trained(config: Config, captions: Captions) -> NDArray[np.bool_]:
+    """Which texts stages and pairs ask for."""
+    asked = np.zeros(len(captions.texts) + 1, bool)
     for stage in config.stages:
         asked |= loader_of(config, "data", batch=stage.train.batch).drawn(_positions(stage))
     if any(stage.objective.needs.pairs for stage in config.stages):
         asked |= loader_of(config, "pairs").drawn(config.pairs.count)
-    return Some(Chained([captions.texts, ("",)]), np.flatnonzero(asked))
+    return asked
 
 
 def encode(config: Config, pipeline: Pipeline, accelerator: Accelerator) -> None:
@@ -41,14 +71,21 @@ def encode(config: Config, pipeline: Pipeline, accelerator: Accelerator) -> None
     Raises:
         UserError: there is no room for them.
     """
-    prompts, shown = drawn(config), accelerator.is_main_process
+    shown = accelerator.is_main_process
+    for size, prompts in drawn_by_size(config).items():
+        _encode(config, pipeline if size is None else pipeline.sized(*size), prompts, accelerator, progress=shown)
+
+
+def _encode(
+    config: Config, pipeline: Pipeline, prompts: Sequence[str], accelerator: Accelerator, *, progress: bool
+) -> None:
     if config.cache is None:
-        pipeline.encode(prompts, progress=shown)
+        pipeline.encode(prompts, progress=progress)
         return
     here = int(os.environ.get("LOCAL_WORLD_SIZE", accelerator.num_processes))
     shares = {(accelerator.process_index, accelerator.num_processes), (accelerator.local_process_index, here)}
     for share in sorted(shares, key=lambda share: -share[1]):
-        pipeline.encode(prompts, share=share, progress=shown)
+        pipeline.encode(prompts, share=share, progress=progress)
         meet()
         pipeline.encoder.refresh()
 

@@ -51,7 +51,7 @@ class Evidence:
         """What networks are told of some of its samples."""
         labels, prompts = self.items.labels, self.items.prompts
         count = len(self.numbers[part])
-        told = feed.pipeline.condition(
+        told = feed.view(self.items).condition(
             count,
             labels=None if labels is None else labels[part],
             prompts=None if prompts is None else prompts[part],
@@ -102,7 +102,7 @@ def _blind(stage: Stage, role: str, evidence: Evidence) -> list[int]:
         cond = evidence.conditioning(feed, slice(start, start + stage.micro))
         count = min(stage.micro, len(evidence.numbers) - start)
         noise = torch.randn(
-            (count, *feed.pipeline.shape), generator=stream(feed.device, "evidence"), device=feed.device
+            (count, *feed.view(evidence.items).shape), generator=stream(feed.device, "evidence"), device=feed.device
         )
         t = torch.full((count,), 0.5, dtype=torch.float64, device=feed.device)
         belief = look(network, noise, t, cond).x0

@@ -48,6 +48,7 @@ class _Read:
     cond: Conditioning
     real: Callable[[], Tensor] | None
     pair: Pair | None
+    shape: tuple[int, ...]
 
 
 @dataclass
@@ -87,7 +88,7 @@ class Feed:
         ahead, self._ahead = self._ahead, None
         positions = range(position, position + size)
         read = ahead if ahead is not None and ahead.positions == positions else self._read(positions)
-        return Batch(read.cond, self.pipeline.shape, rng, shared_rng, real=read.real, pairs=read.pair)
+        return Batch(read.cond, read.shape, rng, shared_rng, real=read.real, pairs=read.pair)
 
     def _read(self, positions: range) -> _Read:
         pair, size = None, len(positions)
@@ -97,25 +98,30 @@ class Feed:
             pair = Pair(sent(self.pairs.eps[rows], self.device), sent(self.pairs.x0[rows], self.device))
         else:
             items = self.loader.take(positions.start, size)
-        real = None
+        real, view = None, self.view(items)
         if self.needs.images and items.images is not None:
-            real = partial(self._encoded, items.images)
-        cond = self.pipeline.condition(size, labels=items.labels, prompts=items.prompts).to(self.device)
-        return _Read(positions, cond, real, pair)
+            real = partial(self._encoded, items.images, view)
+        cond = view.condition(size, labels=items.labels, prompts=items.prompts).to(self.device)
+        return _Read(positions, cond, real, pair, view.shape)
+
+    def view(self, items: Items) -> Pipeline:
+        """The pipeline as it is asked for samples of these items' bucket."""
+        return self.pipeline if items.size is None else self.pipeline.sized(*items.size)
 
     def example(self) -> tuple[Tensor, Conditioning]:
         """An x_t [1, ...] of zeros and a conditioning."""
         items = self.loader.take(0, 1)
-        cond = self.pipeline.condition(1, labels=items.labels, prompts=items.prompts).to(self.device)
-        return torch.zeros((1, *self.pipeline.shape), device=self.device), cond
+        view = self.view(items)
+        cond = view.condition(1, labels=items.labels, prompts=items.prompts).to(self.device)
+        return torch.zeros((1, *view.shape), device=self.device), cond
 
-    def _encoded(self, images: Tensor) -> Tensor:
+    def _encoded(self, images: Tensor, view: Pipeline) -> Tensor:
         vae = getattr(self.pipeline.pipe, "vae", None)
         fits = vae is None or images.shape[1] == vae.config.get("in_channels", images.shape[1])
-        real = self.pipeline.codec.encode(sent(images, self.device)) if fits else images
-        if not fits or real.shape[1:] != self.pipeline.shape:
+        real = view.codec.encode(sent(images, self.device)) if fits else images
+        if not fits or real.shape[1:] != view.shape:
             raise UserError(
                 f"the data's images of shape {tuple(images.shape[1:])} do not fit the teacher, whose samples have "
-                f"shape {tuple(self.pipeline.shape)}: choose data.size and data.channels, or another teacher"
+                f"shape {tuple(view.shape)}: choose data.size and data.channels, or another teacher"
             )
         return real

@@ -8,7 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..config.schema import Base, DiscriminatorConfig, LoRAConfig, Sharing, StageConfig, TrainConfig
+from ..config.discriminator import DiscriminatorConfig
+from ..config.schema import Base, LoRAConfig, Sharing, StageConfig, TrainConfig
 from ..errors import UserError, did_you_mean
 from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias
 from ..models.baking import check_bakeable, check_fusible

@@ -18,7 +18,15 @@ from ..conditioning import Conditioning
 from ..denoiser import NetworkDenoiser
 from ..experts import Experts
 from ..head_bank import Intervals
-from .arguments import FRAMES, classifier_free, conditioning_kind, null_label_above, parameters, real_classes
+from .arguments import (
+    FRAMES,
+    classifier_free,
+    conditioning_kind,
+    null_label_above,
+    parameters,
+    real_classes,
+    size_arguments,
+)
 from .canonical import static_shift
 from .codec import Codec, codec_of
 from .components import network_of, parts_of
@@ -82,9 +90,10 @@ class Pipeline:
             small = Asking(argument, asking.examples, {**self.size, **_small(pipe, self.shape)})
             probed = probe(pipe, small.call(asking.examples[:1]), small.call(asking.examples), test=test)
             self.reading, self.form = probed.reading, probed.form
-            folder = cache if self.kind == "prompt" else None
-            self.encoder = Encoder(pipe, self.form, asking, folder=folder, beside=self._sleepers)
+            self._folder = cache if self.kind == "prompt" else None
+            self.encoder = Encoder(pipe, self.form, asking, folder=self._folder, beside=self._sleepers)
         self._asking = asking
+        self._sized: dict[tuple[int, int], Pipeline] = {}
 
     @classmethod
     def load(
@@ -197,6 +206,29 @@ class Pipeline:
         other._asking = replace(self._asking, size=other.size)
         other.encoder = Encoder(pipe, self.form, other._asking, folder=None)
         return other
+
+    def sized(self, height: int, width: int) -> "Pipeline":
+        """The same reading asked for samples of another size: its shape, its codec, and what its denoiser is told.
+
+        What a pipeline tells its denoiser of the size, as SDXL does of the original size, the crop and the target size,
+        is what its own call tells it there. Each is made once.
+
+        Raises:
+            UserError: the pipeline's call takes no such size.
+        """
+        if (height, width) not in self._sized:
+            size = {**self.size, **size_arguments(self.pipe, height=height, width=width, frames=None)}
+            other = copy.copy(self)
+            for name in ("codec", "told_in"):
+                vars(other).pop(name, None)
+            other.size, other._asking, other._sized = size, replace(self._asking, size=size), {}
+            with awake(self._sleepers):
+                call = other._asking.call(self._asking.examples)
+                with self.encoder.awake():
+                    other.shape = tuple(opening(self.pipe, call, rows=2).sample.shape[1:])
+                other.encoder = Encoder(self.pipe, self.form, other._asking, folder=self._folder, beside=self._sleepers)
+            self._sized[height, width] = other
+        return self._sized[height, width]
 
     def encode(self, prompts: Sequence[str], *, share: tuple[int, int] = (0, 1), progress: bool = True) -> None:
         """Encodes prompts ahead of training, if the pipeline takes any; those in the cache already cost nothing.
