@@ -1,6 +1,6 @@
 """Settings that know what belongs into them, and mappings that name a class."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -80,18 +80,18 @@ def named(kinds: Kinds[Any], key: str) -> PlainValidator:
     return PlainValidator(build)
 
 
-def one_or_several(kinds: Kinds[Any], key: str, joined: Callable[..., Any]) -> PlainValidator:
+def one_or_several(kinds: Kinds[Any], key: str, joined: type[Any]) -> PlainValidator:
     """As `named`; a list of such mappings, each with its `weight` (1 where not given), becomes one object.
 
     Args:
         kinds, key: as of `named`.
-        joined: makes it of the objects and of their weights.
+        joined: its class, made of the objects and of their weights.
     """
     one = named(kinds, key).func
 
     def build(raw: Any, info: ValidationInfo) -> Any:
         if not isinstance(raw, list | tuple):
-            return raw if isinstance(raw, joined) else one(raw, info)  # type: ignore[arg-type]
+            return raw if isinstance(raw, joined) else one(raw, info)
         if not raw or not all(isinstance(entry, Mapping) for entry in raw):
             raise ValueError(f"a list holds mappings with `{key}` and a `weight`, at least one")
         settings = [{name: value for name, value in entry.items() if name != "weight"} for entry in raw]
@@ -99,7 +99,7 @@ def one_or_several(kinds: Kinds[Any], key: str, joined: Callable[..., Any]) -> P
         for weight in weights:
             if isinstance(weight, bool) or not isinstance(weight, int | float) or not 0 < weight < float("inf"):
                 raise ValueError(f"weight is {weight!r}: give a number above 0")
-        return joined(tuple(one(entry, info) for entry in settings), tuple(map(float, weights)))  # type: ignore[call-arg]
+        return joined(tuple(one(entry, info) for entry in settings), tuple(map(float, weights)))
 
     return PlainValidator(build)
 
