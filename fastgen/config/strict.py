@@ -80,7 +80,7 @@ def named(kinds: Kinds[Any], key: str) -> PlainValidator:
     return PlainValidator(build)
 
 
-def one_or_several(kinds: Kinds[Any], key: str, joined: type[Any]) -> PlainValidator:
+def one_or_several(kinds: Kinds[Any], key: str, joined: Any) -> PlainValidator:
     """As `named`; a list of such mappings, each with its `weight` (1 where not given), becomes one object.
 
     Args:

@@ -109,7 +109,7 @@ class Loader:
 
     def numbers(self, positions: Sequence[int]) -> list[int]:
         """The numbers in the source of what stands at these positions."""
-        return self._stream.at(positions).tolist()
+        return [int(number) for number in self._stream.at(positions)]
 
     def names(self, numbers: Sequence[int]) -> list[str]:
         """The files or rows of these items, of a source that has any."""

@@ -73,7 +73,8 @@ class Mixture:
     def bucket(self) -> NDArray[np.int64] | None:
         """The number of each item's shape; None where all have the same."""
         found = [getattr(part, "bucket", None) for part in self.parts]
-        return None if any(one is None for one in found) else np.concatenate(found)
+        known = [one for one in found if one is not None]
+        return np.concatenate(known) if len(known) == len(found) else None
 
     @property
     def shapes(self) -> Any:

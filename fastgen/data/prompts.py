@@ -15,7 +15,7 @@ from .text import HELD, Lines, read_lines
 UNCONDITIONAL_LENGTH = 1024
 
 
-def numbered_prompts(path: Path) -> Sequence[str]:
+def numbered_prompts(path: Path) -> tuple[str, ...]:
     """Prompts to sample or to measure: line i of a UTF-8 text file is prompt i, an empty line the empty prompt.
 
     Blank lines at the end of the file do not count.
@@ -23,7 +23,7 @@ def numbered_prompts(path: Path) -> Sequence[str]:
     Raises:
         UserError: the file cannot be read, or has no prompt.
     """
-    return _some(path, read_lines(path, blank=True))
+    return tuple(_some(path, read_lines(path, blank=True)))
 
 
 @dataclass(frozen=True)

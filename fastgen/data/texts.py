@@ -4,7 +4,10 @@ from abc import abstractmethod
 from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import accumulate
-from typing import overload
+from typing import Any, overload
+
+import numpy as np
+from numpy.typing import NDArray
 
 
 class Texts(Sequence[str]):
@@ -45,7 +48,7 @@ class Chained(Texts):
 class Some(Texts):
     """Some of many texts."""
 
-    def __init__(self, texts: Sequence[str], numbers: Sequence[int]) -> None:
+    def __init__(self, texts: Sequence[str], numbers: Sequence[int] | NDArray[np.integer[Any]]) -> None:
         self._texts, self._numbers = texts, numbers
 
     def __len__(self) -> int:
