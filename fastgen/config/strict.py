@@ -1,8 +1,8 @@
 """Settings that know what belongs into them, and mappings that name a class."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pydantic import BaseModel, ConfigDict, PlainValidator, ValidationInfo, create_model
 from pydantic_core import PydanticKnownError, SchemaValidator
@@ -87,7 +87,7 @@ def one_or_several(kinds: Kinds[Any], key: str, joined: Any) -> PlainValidator:
         kinds, key: as of `named`.
         joined: its class, made of the objects and of their weights.
     """
-    one = named(kinds, key).func
+    one = cast(Callable[[Any, ValidationInfo], Any], named(kinds, key).func)
 
     def build(raw: Any, info: ValidationInfo) -> Any:
         if not isinstance(raw, list | tuple):
