@@ -14,7 +14,8 @@ from fastgen.sampling.call import Asked
 
 from . import metrics_json
 from .checks import check
-from .collect import Eyes, Seen
+from .collect import Seen
+from .columns import Eyes
 from .images.costs import Costs
 from .images.drawing import DrawnSource
 from .images.pipelines import Draw, PipelineSource, declared_steps, noted_size, pipelines

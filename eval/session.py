@@ -7,7 +7,8 @@ import torch
 
 from fastgen.errors import UserError
 
-from .collect import Collector, Eyes, Seen, collect
+from .collect import Collector, Seen, collect
+from .columns import Eyes
 from .comparison import Metric
 from .images.decode import Reading
 from .images.sources import FileSource, RealSource, Request, Source

@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from eval.collect import Collector, Eyes, Seen
+from eval.collect import Collector, Seen
+from eval.columns import Eyes
 from eval.comparison import Comparison, Metric
 from eval.evaluate import compare, counted_steps, floor
 from eval.images.decode import ImageBatch, Reading, image_batches

@@ -7,8 +7,10 @@ import tiny
 import torch
 from safetensors.torch import load_file
 from torch import Tensor
+from torchvision.io import ImageReadMode, decode_image
 
 import fastgen
+from fastgen.cli import main
 
 pytestmark = pytest.mark.usefixtures("verified_here", "few_previews")
 
@@ -106,36 +108,15 @@ def test_batches_are_those_of_their_place(teacher: Path, tmp_path: Path):
 
 
 def test_samples_are_those_of_the_command(teacher: Path, tmp_path: Path):
-    from fastgen.cli import main
-
     images = fastgen.sample(teacher, labels=[3, 7], num=3, seed=5, steps=2, device="cpu")
-    assert (
-        main(
-            [
-                "sample",
-                str(teacher),
-                "--labels",
-                "3,7",
-                "--num",
-                "3",
-                "--seed",
-                "5",
-                "--steps",
-                "2",
-                "--out",
-                str(tmp_path),
-            ]
-        )
-        == 0
-    )
+    asked = ["--labels", "3,7", "--num", "3", "--seed", "5", "--steps", "2"]
+    assert main(["sample", str(teacher), *asked, "--out", str(tmp_path)]) == 0
     assert images.shape == (3, 3, 8, 8)
     for number, image in enumerate(images):
         assert torch.equal(pixels(sorted(tmp_path.glob("0*.png"))[number]), (image * 255).round().byte())
 
 
 def pixels(file: Path) -> Tensor:
-    from torchvision.io import ImageReadMode, decode_image
-
     return decode_image(str(file), ImageReadMode.RGB)
 
 

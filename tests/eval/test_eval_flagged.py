@@ -12,7 +12,8 @@ from eval_place import COUNT, evaluate, place, rows_of, value
 from PIL import Image
 from safety import with_checker
 
-from eval.collect import Collector, Eyes
+from eval.collect import Collector
+from eval.columns import Eyes
 from eval.images.decode import ImageBatch
 from eval.rows import Flagged
 from fastgen.cli import main

@@ -11,7 +11,8 @@ import torch
 from encoded import encoded, save
 from PIL import Image
 
-from eval.collect import Collector, Eyes, collect
+from eval.collect import Collector, collect
+from eval.columns import Eyes
 from eval.images.decode import Reading
 from eval.images.sets import open_images
 from eval.images.sources import FileSource, Request

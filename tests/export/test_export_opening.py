@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
-from diffusers import DDIMScheduler, LCMScheduler
+from diffusers import DDIMScheduler, DiffusionPipeline, LCMScheduler
 from exporting import adapted, student_of
 from families import FAMILIES
 from PIL import Image
@@ -44,8 +44,6 @@ def stack(tmp_path, monkeypatch) -> Path:
 
 
 def as_the_card_says(*, ink: float) -> np.ndarray:
-    from diffusers import DiffusionPipeline
-
     pipe = DiffusionPipeline.from_pretrained("base")
     pipe.load_lora_weights(".", weight_name="ink.safetensors", adapter_name="ink")
     pipe.load_lora_weights("lora", weight_name=FILES["diffusers"], adapter_name="fewstep")

@@ -279,33 +279,6 @@ def test_a_bf16_base_keeps_fp32_adapters_and_gradients(pipeline):
         assert all(g.dtype == torch.float32 and g.isfinite().all() and g.any() for g in record.gradients[role])
 
 
-def test_default_targets_are_tokens_in_transformers_and_convolutions_without_them():
-    flux = diffusers.FluxTransformer2DModel(num_layers=1, num_single_layers=1, num_attention_heads=1)
-    names = find_targets(flux)
-    assert len(names) == 17
-    assert not [name for name in names if "norm" in name or "embed" in name or not name.startswith(("trans", "single"))]
-    plain = tiny.unet()
-    assert {name.split(".")[-1] for name in find_targets(plain)} == {
-        "conv1",
-        "conv2",
-        "conv_shortcut",
-        "to_q",
-        "to_k",
-        "to_v",
-        "0",
-    }
-    assert not [name for name in find_targets(tiny.stable_diffusion().unet) if "transformer_blocks" not in name]
-
-
-def test_an_unknown_target_is_refused_with_its_neighbours(pipeline):
-    with pytest.raises(UserError, match=r"'to_querry'.*to_q"):
-        roles_on(pipeline, LoRAConfig(targets=("to_q", "to_querry")))
-    with pytest.raises(UserError, match=r"no regular expression"):
-        roles_on(pipeline, LoRAConfig(targets=("to_(",)))
-    with pytest.raises(UserError, match=r"lora\.targets"):
-        find_targets(nn.Sequential(nn.Linear(2, 2)))
-
-
 def test_what_cannot_work_is_refused_by_name(pipeline):
     with pytest.raises(UserError, match=r"gradient_checkpointing.*Linear"):
         SharedNetwork(nn.ModuleList([nn.Linear(2, 2)])[0], [], Adaptation(targets=[""])).checkpoint_blocks()

@@ -6,7 +6,8 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from eval.collect import Collector, Eyes, Seen
+from eval.collect import Collector, Seen
+from eval.columns import Eyes
 from eval.comparison import Comparison
 from eval.digits import images as digits_images
 from eval.digits.figures import METRICS

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from small_run import run_config
 
+import fastgen.distillation.distil as distillation
 from eval.session import Session
 from fastgen.cli import main
 from fastgen.command import guarded
@@ -112,8 +113,6 @@ def poisoned(stage: loop.Stage) -> None:
 
 def told_while_loading(rank: int) -> None:
     """The second process hears a signal where nothing is to be saved, and the first one waits for it."""
-    import fastgen.distillation.distil as distillation
-
     encode = distillation.encode
 
     def patched(*arguments: Any) -> None:

@@ -1,9 +1,5 @@
 """Stock pipelines seen through the probe: what it finds, what it refuses, and what it leaves as it was."""
 
-from functools import wraps
-from types import SimpleNamespace
-from typing import Any
-
 import pytest
 import tiny
 import torch
@@ -17,11 +13,9 @@ from diffusers import (
     PNDMScheduler,
 )
 from rounding import assert_alike
-from torch import Tensor
+from stock_told import agree, watch
 
 from fastgen.errors import UserError
-from fastgen.models.calls import guided, look
-from fastgen.models.conditioning import Conditioning
 from fastgen.models.pipelines.arguments import parameters
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.pipelines.probe import emitted
@@ -43,33 +37,6 @@ STOCK = {
     "flux": flux,
 }
 every_pipeline = pytest.mark.parametrize("build", STOCK.values(), ids=STOCK)
-
-
-def watch(pipe: DiffusionPipeline, monkeypatch: pytest.MonkeyPatch, **call: Any) -> list[SimpleNamespace]:
-    """What a stock call tells its network and its scheduler at each step."""
-    steps: list[SimpleNamespace] = []
-    network = pipe.components.get("unet") or pipe.components["transformer"]
-    step = pipe.scheduler.step
-
-    @wraps(step)
-    def watched_step(output: Tensor, timestep: Any, sample: Tensor, *args: Any, **kwargs: Any) -> Any:
-        steps.append(SimpleNamespace(told=told[-1], output=output.clone(), timestep=timestep, sample=sample.clone()))
-        return step(output, timestep, sample, *args, **kwargs)
-
-    told: list[dict[str, Any]] = []
-    hook = network.register_forward_pre_hook(lambda _net, _args, kwargs: told.append(kwargs), with_kwargs=True)
-    with monkeypatch.context() as patch:
-        patch.setattr(pipe.scheduler, "step", watched_step)
-        pipe(**call, output_type="latent" if "vae" in pipe.components else "pt")
-    hook.remove()
-    return steps
-
-
-def agree(ours: Tensor, theirs: Tensor, tolerance: float = 2e-5) -> None:
-    assert float((ours - theirs).abs().max() / theirs.abs().max()) < tolerance
-
-
-# The probe
 
 
 @every_pipeline
@@ -237,79 +204,3 @@ def test_another_scheduler_of_the_same_teacher_is_the_same_process(kind):
     assert type(other.scheduler) is kind
     x_t, t = torch.randn(3, *a.shape), torch.tensor([0.2, 0.55, 1.0], dtype=torch.float64)
     assert_alike(*(p.denoiser()(x_t, t, p.condition(3, prompts=["a", "b", "c"])).x0 for p in (a, b)))
-
-
-# Conditioning
-
-
-def same(told: Conditioning, stock: dict[str, Any], rows: slice) -> None:
-    for name, value in told.kwargs.items():
-        assert torch.equal(value, stock[name][rows]), name
-    assert told.kwargs
-
-
-GUIDED = {
-    "stable_diffusion": (tiny.stable_diffusion, {}, {"prompt": ["fox", "a b", "fox"]}, 7.5, (slice(3, 6), slice(3))),
-    "dit": (tiny.dit, {"null_label": 1000}, {"class_labels": [7, 3, 7]}, 4.0, (slice(3), slice(3, 6))),
-}
-
-
-@pytest.mark.parametrize("name", GUIDED)
-def test_conditioning_is_what_the_stock_pipeline_tells_its_network_with_the_null_twin(name: str, monkeypatch):
-    build, settings, asked, scale, (told, nothing) = GUIDED[name]
-    pipe = build()
-    (step,) = watch(pipe, monkeypatch, **asked, guidance_scale=scale, num_inference_steps=1)
-    values = next(iter(asked.values()))
-    pipeline = Pipeline(pipe, **settings)
-    labels = torch.tensor(values) if "class_labels" in asked else None
-    cond = pipeline.condition(3, labels=labels, prompts=values)
-    same(cond, step.told, told)
-    same(cond.unconditional, step.told, nothing)
-
-
-def test_class_labels_reach_the_network_in_the_order_asked(monkeypatch):
-    pipe = tiny.class_conditional()
-    (step,) = watch(pipe, monkeypatch, batch_size=3, class_labels=[4, 9, 4], num_inference_steps=1)
-    cond = Pipeline(pipe).condition(3, labels=torch.tensor([4, 9, 4]))
-    same(cond, step.told, slice(None))
-    assert cond.unconditional.kwargs["class_labels"].tolist() == [tiny.CLASSES] * 3
-
-
-def test_guided_predictions_are_the_stock_pipelines_own(monkeypatch):
-    pipe = tiny.stable_diffusion()
-    prompts = ["fox", "a red bird"]
-    seen = watch(pipe, monkeypatch, prompt=prompts, guidance_scale=7.5, num_inference_steps=3)
-    pipeline = Pipeline(pipe)
-    cond, model = pipeline.condition(2, prompts=prompts), pipeline.denoiser()
-    for step in seen:
-        t = pipeline.reading.time(torch.full((2,), float(step.timestep), dtype=torch.float64))
-        agree(guided(look, model, step.sample, t, cond, w=7.5).output(pipeline.reading.row), step.output)
-
-
-def test_each_prompt_is_encoded_once():
-    pipe = tiny.stable_diffusion()
-    pipeline = Pipeline(pipe)
-    encoded: list[list[int]] = []
-    pipe.text_encoder.register_forward_pre_hook(lambda _net, args: encoded.extend(args[0].tolist()))
-    first = pipeline.condition(3, prompts=["fox", "cat", "fox"])
-    fox = pipe.tokenizer("fox", padding="max_length").input_ids
-    assert encoded.count(fox) == 1
-    before = len(encoded)
-    again = pipeline.condition(2, prompts=["cat", "fox"])
-    assert len(encoded) == before
-    for name, value in first.index(torch.tensor([1, 2])).kwargs.items():
-        assert torch.equal(again.kwargs[name], value)
-    pipeline.condition(2, prompts=["dog", "fox"])
-    assert len(encoded) > before
-    assert encoded.count(fox) == 1
-
-
-def test_classes_that_the_teacher_does_not_have_are_refused():
-    with pytest.raises(UserError, match="class 10, but the teacher knows 0 to 9"):
-        Pipeline(tiny.class_conditional()).condition(2, labels=torch.tensor([1, 10]))
-
-
-@pytest.mark.parametrize(("build", "kind"), [(tiny.class_conditional, "labels"), (tiny.stable_diffusion, "prompts")])
-def test_data_without_what_the_teacher_is_conditioned_on_is_refused(build, kind: str):
-    with pytest.raises(UserError, match=f"conditioned on {kind} and the data has none.*with {kind}"):
-        Pipeline(build()).condition(2)
