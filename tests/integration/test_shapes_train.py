@@ -105,6 +105,7 @@ def test_prompts_are_encoded_at_the_size_that_they_are_asked_for_at(folder):
             assert all(shapes[bucket[int(text.split()[1])]] == size for text in texts)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sharing", ["full", "lora"])
 def test_a_student_of_buckets_is_exported_and_verified(folder, sharing, few_previews):
     settings = config(folder, f"run-{sharing}", data=buckets(), sharing=sharing, lora={"rank": 2})
@@ -114,6 +115,7 @@ def test_a_student_of_buckets_is_exported_and_verified(folder, sharing, few_prev
     assert list((settings.out / "previews").glob("*.png"))
 
 
+@pytest.mark.slow
 def test_a_run_of_buckets_goes_on_as_if_it_had_not_stopped(folder, few_previews):
     whole = distil(config(folder, "whole", data=buckets(), log={"previews": 0}), recipes=folder)
     short = config(folder, "parts", data=buckets(), log={"previews": 0})
@@ -126,6 +128,7 @@ def test_a_run_of_buckets_goes_on_as_if_it_had_not_stopped(folder, few_previews)
         assert torch.equal(value, load_file(parts / name)[key])
 
 
+@pytest.mark.slow
 def test_one_tall_shape_needs_no_buckets(folder, few_previews):
     tall = {"steps": [2], "height": 24, "width": 8}
     student = distil(config(folder, "tall", data={"size": [24, 8]}, student=tall), recipes=folder)
