@@ -1,27 +1,38 @@
 # ruff: noqa: ANN001, ANN202
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
-"""AdamW with moments in eight bits as one kernel a tensor, where an update in PyTorch is some thirty passes over it.
+"""AdamW with moments in eight bits as one kernel for many tensors, in about the time that it reads and writes.
 
 It does what `rules.AdamW` does with `eight_bits` and `models.masters`, to rounding; what is rounded by chance is drawn
-within. Functions that Triton compiles bear no annotations but its own.
+within. Functions that Triton compiles bear no annotations but its own. A written number that is no normal float32 is a
+float64 to Triton, and so is all that it meets, which takes ten times as long.
 """
 
 import math
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.language.extra import libdevice
 
 from ..models.casting import HALF
-from ..models.masters import is_halved, low_of
-from .eight_bits import BLOCK, CODES, SCALES
+from ..models.masters import low_of
+from .eight_bits import BLOCK, CODES, SCALES, blocks_of
 
-ROWS = 8
-"""Blocks of 256 values that one program steps."""
+ROWS = 1
+"""Blocks of 256 values that a program steps at once, which is one warp: each thread has eight neighbours of a block."""
+RUN = 32
+"""Blocks that it steps in all."""
+TOGETHER = 16
+"""Bytes that a thread reads at once, where a tensor begins at a multiple of them, and has a multiple in values."""
+COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)
+"""Whether CUDA's functions are there."""
+KINDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
 @dataclass(frozen=True)
@@ -31,16 +42,40 @@ class Pass:
     Args:
         moments: names of those that are kept, `("exp_avg", "exp_avg_sq")` or the second alone.
         settings: lr, betas, eps, weight_decay.
-        seeds: of each tensor, for what is rounded by chance.
+        seed: of the update, for what is rounded by chance.
+        numbers: of each tensor, which tell them apart in what is drawn.
         factor: what gradients in half precision are multiplied by, on the device; None for 1.
         blocked: on the device; where it is 1, nothing changes. None for 0.
     """
 
     moments: tuple[str, ...]
     settings: Mapping[str, Any]
-    seeds: Sequence[int]
+    seed: int
+    numbers: Sequence[int]
     factor: Tensor | None = None
     blocked: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Form:
+    """What tensors that are stepped by one launch have in common.
+
+    Args:
+        weight, gradient: their dtypes.
+        split: whether the weight has bits beside it.
+        together: whether neighbouring values can be read at once.
+    """
+
+    weight: torch.dtype
+    gradient: torch.dtype
+    split: bool
+    together: bool
+
+    @classmethod
+    def of(cls, weight: Tensor, gradient: Tensor, low: Tensor | None) -> "Form":
+        places = [tensor.data_ptr() for tensor in (weight, gradient, low) if tensor is not None]
+        together = not any(number % TOGETHER for number in (*places, weight.numel()))
+        return cls(weight.dtype, gradient.dtype, low is not None, together)
 
 
 def step(weights: Sequence[Tensor], states: Sequence[dict[str, Tensor]], update: Pass) -> None:
@@ -50,8 +85,18 @@ def step(weights: Sequence[Tensor], states: Sequence[dict[str, Tensor]], update:
         weights: on a GPU, contiguous; in float32, split or in bf16.
         states: of each: "step", and codes and scales of its moments.
     """
-    for weight, state, seed in zip(weights, states, update.seeds, strict=True):
-        _step(weight, state, update, seed)
+    kept = [name + end for name in update.moments for end in (CODES, SCALES)]
+    rows: defaultdict[Form, list[tuple[int, ...]]] = defaultdict(list)
+    gradients = []  # those that are copied live until the kernels are launched
+    for weight, state, number in zip(weights, states, update.numbers, strict=True):
+        assert weight.grad is not None, "only tensors with a gradient are stepped"
+        gradient, low = weight.grad.contiguous(), low_of(weight)
+        gradients.append(gradient)
+        tensors = (weight, weight if low is None else low, gradient, state["step"], *(state[name] for name in kept))
+        places = (tensor.data_ptr() for tensor in tensors)
+        rows[Form.of(weight, gradient, low)].append((weight.numel(), number, *places))
+    for form, table in rows.items():
+        _launch(form, table, update, weights[0].device)
     steps = [state["step"] for state in states]
     if update.blocked is None:
         torch._foreach_add_(steps, 1.0)
@@ -59,143 +104,219 @@ def step(weights: Sequence[Tensor], states: Sequence[dict[str, Tensor]], update:
         torch._foreach_add_(steps, [1 - update.blocked] * len(steps))  # a single tensor would be read by the host
 
 
-def _step(weight: Tensor, state: dict[str, Tensor], update: Pass, seed: int) -> None:
-    assert weight.grad is not None, "only tensors with a gradient are stepped"
-    low = low_of(weight)
-    *first, second = ((state[name + CODES], state[name + SCALES]) for name in update.moments)
+def _launch(form: Form, rows: Sequence[tuple[int, ...]], update: Pass, device: torch.device) -> None:
+    """Steps tensors of one form, told as rows: count, number, and addresses as `_adamw` reads them."""
+    runs = _runs(tuple(count for count, *_ in rows), device)
     beta1, beta2 = update.settings["betas"]
-    _adamw[(triton.cdiv(weight.numel(), ROWS * BLOCK),)](
-        weight.detach(),
-        low,
-        weight.grad.contiguous(),
-        *(first[0] if first else (None, None)),
-        *second,
-        state["step"],
-        update.factor if weight.grad.dtype in HALF else None,
+    _adamw[(len(runs),)](
+        _sent(torch.tensor(rows), device),
+        runs,
+        update.factor if form.gradient in HALF else None,
         update.blocked,
-        seed,
-        weight.numel(),
+        update.seed,
         update.settings["lr"],
-        update.settings["weight_decay"],
+        1 - update.settings["lr"] * update.settings["weight_decay"],
         update.settings["eps"],
         1 - beta1,
         1 - beta2,
         math.log2(beta1) if beta1 else -math.inf,
         math.log2(beta2),
-        split=low is not None,
-        by_chance=low is None and is_halved(weight),
+        columns=len(rows[0]),
+        kind=KINDS[form.weight],
+        gradient_kind=KINDS[form.gradient],
+        split=form.split,
+        together=TOGETHER if form.together else 1,
         rows=ROWS,
+        run=RUN,
         block=BLOCK,
-        enable_fp_fusion=False,  # weights in two halves are rounded as whole ones are
+        num_warps=1,
     )
 
 
-@triton.jit(do_not_specialize=["seed", "count"])
+@lru_cache(maxsize=8)
+def _runs(counts: tuple[int, ...], device: torch.device) -> Tensor:
+    """What each program steps: a tensor of these counts, and the first of its blocks there [programs, 2]."""
+    programs = torch.tensor([-(-blocks_of(count) // RUN) for count in counts])
+    owner = torch.arange(len(counts)).repeat_interleave(programs)
+    first = torch.arange(len(owner)) - (programs.cumsum(0) - programs)[owner]
+    return _sent(torch.stack([owner, RUN * first], dim=1).int(), device)
+
+
+def _sent(table: Tensor, device: torch.device) -> Tensor:
+    """On the device, without waiting for it."""
+    return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
+
+
+@triton.jit(do_not_specialize=["seed"])
 def _adamw(
-    weights,
-    lows,
-    gradients,
-    firsts,
-    first_scales,
-    seconds,
-    second_scales,
-    steps,
+    table,
+    runs,
     factor,
     blocked,
     seed,
-    count,
     lr,
-    decay,
+    shrink,
     eps,
     new1,
     new2,
     log_beta1,
     log_beta2,
+    columns: tl.constexpr,
+    kind: tl.constexpr,
+    gradient_kind: tl.constexpr,
     split: tl.constexpr,
-    by_chance: tl.constexpr,
+    together: tl.constexpr,
     rows: tl.constexpr,
+    run: tl.constexpr,
     block: tl.constexpr,
 ):
-    row = tl.program_id(0) * rows + tl.arange(0, rows)
-    at = row[:, None] * block + tl.arange(0, block)[None, :]
+    first = tl.load(runs + 2 * tl.program_id(0) + 1)
+    table += columns * tl.load(runs + 2 * tl.program_id(0))
+    begin = first.to(tl.int64) * block
+    count = tl.minimum(tl.load(table) - begin, run * block).to(tl.int32)
     if blocked is not None:
         count *= (tl.load(blocked) == 0).to(tl.int32)
-    inside, known = at < count, row * block < count
-    random, others, _, _ = tl.randint4x(seed, at, 7)  # rounds
+    count = tl.multiple_of(count, together)
+    number = tl.load(table + 1).to(tl.int32)
+    weights = _place(table + 2, kind, begin, together)
+    lows = _place(table + 3, tl.int16, begin, together)
+    gradients = _place(table + 4, gradient_kind, begin, together)
+    firsts = _place(table + columns - 4, tl.uint8, begin, together)  # where there are any
+    first_scales = _place(table + columns - 3, tl.float32, first, 1)
+    seconds = _place(table + columns - 2, tl.uint8, begin, together)
+    second_scales = _place(table + columns - 1, tl.float32, first, 1)
 
-    weight = tl.load(weights + at, mask=inside, other=0.0)
-    if split:
-        high = weight.to(tl.int16, bitcast=True).to(tl.int32) << 16
-        low = tl.load(lows + at, mask=inside, other=0).to(tl.int32)
-        weight = (high + low).to(tl.float32, bitcast=True)
-    weight = weight.to(tl.float32)
-    gradient = tl.load(gradients + at, mask=inside, other=0.0).to(tl.float32)
-    if factor is not None:
-        gradient *= tl.load(factor)
-
-    step = (tl.load(steps) + 1).to(tl.float64)
-    bias = (1 - tl.exp2(step * log_beta2)).to(tl.float32)
-    second = _moment(seconds, second_scales, at, row, inside, known, False)
-    second += new2 * (gradient * gradient - second)
-    size, first = lr, gradient
-    if firsts is not None:
-        first = _moment(firsts, first_scales, at, row, inside, known, True)
-        first += new1 * (gradient - first)
+    step = (tl.load(_place(table + 5, tl.float32, 0, 1)) + 1).to(tl.float64)
+    unbiased = 1 / tl.sqrt((1 - tl.exp2(step * log_beta2)).to(tl.float32))
+    size = lr
+    if columns == 10:
         size = lr / (1 - tl.exp2(step * log_beta1)).to(tl.float32)
-        _keep(firsts, first_scales, first, others & 0xFFFF, at, row, inside, known, True)
-    weight -= lr * decay * weight
-    weight -= size * first / (tl.sqrt(second) / tl.sqrt(bias) + eps)
-    _keep(seconds, second_scales, second, others >> 16, at, row, inside, known, False)
+    scaled = 1.0
+    if factor is not None:
+        scaled = tl.load(factor)
 
-    if split or by_chance:
-        bits = weight.to(tl.int32, bitcast=True)
-        high = (bits + (0x8000 if split else (random & 0xFFFF).to(tl.int32))) >> 16
-        tl.store(weights + at, high.to(tl.int16).to(tl.bfloat16, bitcast=True), mask=inside)
+    for done in range(0, tl.cdiv(count, block), rows):
+        row = done + tl.arange(0, rows)
+        at = row[:, None] * block + tl.arange(0, block)[None, :]
+        inside, known = at < count, row * block < count
+        weight = tl.load(weights + at, mask=inside, other=0.0)
         if split:
-            tl.store(lows + at, (bits - (high << 16)).to(tl.int16), mask=inside)
-    else:
-        tl.store(weights + at, weight, mask=inside)
+            high = weight.to(tl.int16, bitcast=True).to(tl.int32) << 16
+            low = tl.load(lows + at, mask=inside, other=0).to(tl.int32)
+            weight = (high + low).to(tl.float32, bitcast=True)
+        weight = weight.to(tl.float32)
+        gradient = tl.load(gradients + at, mask=inside, other=0.0).to(tl.float32) * scaled
+
+        second = _moment(seconds + at, second_scales + row, inside, known, False)
+        second = tl.fma(tl.fma(gradient, gradient, -second), new2, second)
+        moment = gradient
+        if columns == 10:
+            moment = _moment(firsts + at, first_scales + row, inside, known, True)
+            moment = tl.fma(gradient - moment, new1, moment)
+            _keep(
+                firsts + at,
+                first_scales + row,
+                moment,
+                _chance(seed, number, 2, first + row, block),
+                inside,
+                known,
+                True,
+            )
+        _keep(
+            seconds + at,
+            second_scales + row,
+            second,
+            _chance(seed, number, 1, first + row, block),
+            inside,
+            known,
+            False,
+        )
+        weight = tl.fma(weight, shrink, -_ratio(size * moment, tl.fma(tl.sqrt(second), unbiased, eps)))
+
+        if kind == tl.bfloat16:
+            bits = weight.to(tl.int32, bitcast=True)
+            high = (bits + (0x8000 if split else _chance(seed, number, 0, first + row, block))) >> 16
+            tl.store(weights + at, high.to(tl.int16).to(tl.bfloat16, bitcast=True), mask=inside)
+            if split:
+                tl.store(lows + at, (bits - (high << 16)).to(tl.int16), mask=inside)
+        else:
+            tl.store(weights + at, weight, mask=inside)
 
 
 @triton.jit
-def _moment(codes, scales, at, row, inside, known, signed: tl.constexpr):
-    """A moment in float32."""
-    level = _level(tl.load(codes + at, mask=inside, other=0).to(tl.int32), signed)
-    return tl.where(inside, level * tl.load(scales + row, mask=known, other=0.0)[:, None], 0.0)
+def _place(entry, kind: tl.constexpr, begin, together: tl.constexpr):
+    """Where a run begins in the tensor whose address stands in the table."""
+    return tl.multiple_of(tl.load(entry).to(tl.pointer_type(kind)) + begin, together)
 
 
 @triton.jit
-def _keep(codes, scales, value, random, at, row, inside, known, signed: tl.constexpr):
-    """Writes a moment as the level below or above, the nearer the likelier; `random` is sixteen bits of it."""
-    scale = tl.max(tl.abs(tl.where(inside, value, 0.0)), axis=1)
-    share = value / tl.maximum(scale, 1.17549435e-38)[:, None]
-    below = _below(share, signed)
-    low, high = _level(below, signed), _level(below + 1, signed)
-    up = (random.to(tl.float32) + 0.5) / 65536 < (share - low) / (high - low)
-    tl.store(codes + at, (below + up.to(tl.int32)).to(tl.uint8), mask=inside)
-    tl.store(scales + row, scale, mask=known)
+def _chance(seed, number, use: tl.constexpr, row, block: tl.constexpr):
+    """Sixteen random bits for each value of some blocks, as int32; one draw of Philox has enough for eight of them."""
+    draw = row[:, None] * (block // 8) + tl.arange(0, block // 8)[None, :]
+    a, b, c, d = tl.philox(seed, draw, number, use, 0, 7)  # rounds
+    words = tl.join(tl.join(a, b), tl.join(c, d))
+    return tl.join(words & 0xFFFF, words >> 16).reshape(row.shape[0], block).to(tl.int32)
 
 
 @triton.jit
-def _level(code, signed: tl.constexpr):
-    """What a code stands for, see `eight_bits.LEVELS`, computed: from memory it would take longer."""
+def _moment(codes, scales, inside, known, signed: tl.constexpr):
+    """A moment in float32: see `eight_bits.LEVELS`, which are computed; from memory it would take longer."""
+    code = tl.load(codes, mask=inside, other=0).to(tl.int32)
     if signed:
         height = tl.where(code > 127, code - 128, 127 - code)
-        size = tl.exp2(16 * (height.to(tl.float32) / 127 - 1))
-        level = tl.where(code == 127, 0.0, tl.where(code > 127, size, -size))
+        level = tl.exp2(16 / 127 * _float(height, -127))
+        level = tl.where(code == 127, 0.0, tl.where(code > 127, level, -level))
     else:
-        level = tl.exp2(24 * (code.to(tl.float32) / 255 - 1))
-    return level
+        level = tl.exp2(24 / 255 * _float(code, -255))
+    return level * tl.load(scales, mask=known, other=0.0)[:, None]
 
 
 @triton.jit
-def _below(share, signed: tl.constexpr):
-    """The last level that is not above a share, but for the last of all; or its neighbour where both are as near."""
-    octaves = tl.log2(tl.maximum(tl.abs(share), 1e-30))
+def _keep(codes, scales, value, random, inside, known, signed: tl.constexpr):
+    """Writes a moment as the level below or above, the nearer the likelier.
+
+    Of levels that grow by a factor g, a value that lies f of their distance above one, in the logarithm, is rounded up
+    with probability (g^f - 1) / (g - 1). It is where f > u + ln(g) / 2 u (1 - u) with u uniform, to 1e-4.
+    """
+    bits = tl.where(inside, value, 0.0).to(tl.int32, bitcast=True)
     if signed:
-        height = tl.floor((octaves / 16 + 1) * 127).to(tl.int32)
-        code = tl.where(share > 0, 128 + tl.maximum(height, -1), 126 - tl.maximum(height, 0))
-        code = tl.where(share == 0, 127, code)
+        bits &= 0x7FFFFFFF
+    largest = tl.max(bits, axis=1).to(tl.float32, bitcast=True)  # numbers from zero on are in the order of their bits
+    tl.store(scales, largest, mask=known)
+    octaves = _log2(bits.to(tl.float32, bitcast=True)) - _log2(tl.maximum(largest, 1.2e-38))[:, None]
+    uniform = _float(random, 0.5) / 65536
+    if signed:
+        least = tl.where(value < 0, 1, 0)  # height of the level beside zero
+        position = 127 / 16 * octaves + (128 - uniform * (1.0436621 - 0.0436621 * uniform))
+        height = tl.minimum(_floor(position), 127)
+        code = tl.where(value < 0, 127 - tl.maximum(height, least), 128 + height)
+        share = tl.exp2(octaves + 16 / 127 * _float(127 - least, 0))
+        code = tl.where(uniform < share, code, 127)
     else:
-        code = tl.floor((octaves / 24 + 1) * 255).to(tl.int32)
-    return tl.minimum(tl.maximum(code, 0), 254)
+        position = 255 / 24 * octaves + (256 - uniform * (1.0326174 - 0.0326174 * uniform))
+        code = tl.minimum(_floor(position), 255)
+    tl.store(codes, code.to(tl.uint8), mask=inside)
+
+
+@triton.jit
+def _float(whole, plus: tl.constexpr):
+    """A number from 0 to 2^23 - 1 in float32, plus another; conversions would wait for the unit of logarithms."""
+    return (whole | 0x4B000000).to(tl.float32, bitcast=True) + (plus - 8388608)
+
+
+@triton.jit
+def _floor(number):
+    """The whole number below one that is less than 2^22, or 0, likewise."""
+    return (tl.maximum(number - 0.49999, 0.0) + 8388608.0).to(tl.int32, bitcast=True) & 0x3FFFFF
+
+
+@triton.jit
+def _log2(number):
+    """Within 2^-22, as the card has it in one instruction."""
+    return libdevice.fast_log2f(number) if COMPILED else tl.log2(number)
+
+
+@triton.jit
+def _ratio(one, other):
+    """Within two last places, likewise."""
+    return libdevice.fast_dividef(one, other) if COMPILED else one / other

@@ -1,6 +1,6 @@
 """An optimizer over tensors in any dtype: rules step float32 numbers, which halved weights are made from and to."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache, partial
 from typing import Any
@@ -47,7 +47,7 @@ class Stepper(torch.optim.Optimizer):
         self.position: tuple[int | str, ...] = ()
         self._tensors = list(parts.tensors)
         rules = rules_of(rule, settings["betas"], parts)
-        self._buckets = [bucket for found in rules for bucket in _in_buckets(*found, self._tensors)]
+        self._buckets = {one: [*_in_buckets(one, units, self._tensors)] for one, units in rules}
         self._rules: list[dict[Rule, None]] = [{} for _ in self._tensors]
         for one, units in rules:
             for unit in units:
@@ -56,11 +56,19 @@ class Stepper(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every tensor that has a gradient."""
-        rng = cache(partial(_stream, self._tensors[0].device, self.position))
-        for bucket in self._buckets:
-            units = [unit for unit in bucket.units if self._tensors[unit.tensor].grad is not None]
-            if units:
-                self._step(bucket, units, rng)
+        device = self._tensors[0].device
+        rng, kernels = cache(partial(_stream, device, self.position)), _kernels(device)
+        for rule, buckets in self._buckets.items():
+            found = [(bucket, units) for bucket in buckets if (units := self._with_gradients(bucket.units))]
+            tensors = {unit.tensor: self._tensors[unit.tensor] for _, units in found for unit in units}
+            self._start(rule, tensors.values())
+            if kernels is not None and isinstance(rule, AdamW) and rule.eight_bits:
+                self._in_kernels(kernels, rule, tensors)
+            else:
+                for bucket, units in found:
+                    self._in_passes(bucket, units, rng)
+            for tensor in tensors.values():
+                increment_version(tensor)  # kernels write past PyTorch's count of writes, which copies go by
 
     def to_come(self) -> int:
         """Bytes that the states will have on the device once every tensor was stepped, and have not yet."""
@@ -102,37 +110,34 @@ class Stepper(torch.optim.Optimizer):
                     "or start in another output folder"
                 )
 
-    def _step(self, bucket: Bucket, units: Sequence[Unit], rng: Callable[[], torch.Generator | None]) -> None:
-        tensors = {unit.tensor: self._tensors[unit.tensor] for unit in units}
-        owners = [*tensors.values()]
-        names = {*bucket.rule.names}
-        for tensor in owners:
+    def _with_gradients(self, units: Sequence[Unit]) -> list[Unit]:
+        return [unit for unit in units if self._tensors[unit.tensor].grad is not None]
+
+    def _start(self, rule: Rule, tensors: Iterable[Tensor]) -> None:
+        """What a rule keeps of tensors that it has not stepped yet."""
+        names = {*rule.names}
+        for tensor in tensors:
             state = self.state[tensor]
             if not state.keys() >= names:
-                state.update(bucket.rule.start(tensor, fused=self.defaults["fused"]))
-        rule, kernels = bucket.rule, _kernels(owners[0].device)
-        if kernels is not None and isinstance(rule, AdamW) and rule.eight_bits:
-            update = kernels.Pass(
-                rule.moments,
-                self.param_groups[0],
-                seeds=[seed_of(*self.position, index) for index in tensors],
-                factor=self.factor,
-                blocked=self.found_inf,
-            )
-            kernels.step(owners, [self.state[tensor] for tensor in owners], update)
-        else:
-            self._in_passes(bucket, units, tensors, rng)
-        for tensor in owners:
-            increment_version(tensor)  # kernels write past PyTorch's count of writes, which copies go by
+                state.update(rule.start(tensor, fused=self.defaults["fused"]))
 
-    def _in_passes(
-        self,
-        bucket: Bucket,
-        units: Sequence[Unit],
-        tensors: Mapping[int, Tensor],
-        rng: Callable[[], torch.Generator | None],
-    ) -> None:
+    def _in_kernels(self, kernels: Any, rule: AdamW, tensors: Mapping[int, Tensor]) -> None:
+        """The update in few launches: without copies in float32, all tensors are stepped at once."""
+        if not tensors:
+            return
+        update = kernels.Pass(
+            rule.moments,
+            self.param_groups[0],
+            seed=seed_of(*self.position),
+            numbers=[*tensors],
+            factor=self.factor,
+            blocked=self.found_inf,
+        )
+        kernels.step([*tensors.values()], [self.state[tensor] for tensor in tensors.values()], update)
+
+    def _in_passes(self, bucket: Bucket, units: Sequence[Unit], rng: Callable[[], torch.Generator | None]) -> None:
         """The update as operations of PyTorch on float32 numbers, which halved weights are made from."""
+        tensors = {unit.tensor: self._tensors[unit.tensor] for unit in units}
         owners = [*tensors.values()]
         weights = dict(zip(tensors, values_of(owners), strict=True))
         gradients = dict(zip(tensors, self._gradients(owners), strict=True))
