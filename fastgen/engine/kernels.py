@@ -18,11 +18,11 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from triton.language.extra import libdevice
 
 from ..models.casting import HALF
 from ..models.masters import low_of
 from .eight_bits import BLOCK, CODES, SCALES, blocks_of
+from .rounding import chance, keep, moment_of, ratio
 
 ROWS = 1
 """Blocks of 256 values that a program steps at once, which is one warp: each thread has eight neighbours of a block."""
@@ -30,8 +30,6 @@ RUN = 32
 """Blocks that it steps in all."""
 TOGETHER = 16
 """Bytes that a thread reads at once, where a tensor begins at a multiple of them, and has a multiple in values."""
-COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)
-"""Whether CUDA's functions are there."""
 KINDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
 
 
@@ -207,35 +205,35 @@ def _adamw(
         weight = weight.to(tl.float32)
         gradient = tl.load(gradients + at, mask=inside, other=0.0).to(tl.float32) * scaled
 
-        second = _moment(seconds + at, second_scales + row, inside, known, False)
+        second = moment_of(seconds + at, second_scales + row, inside, known, False)
         second = tl.fma(tl.fma(gradient, gradient, -second), new2, second)
         moment = gradient
         if columns == 10:
-            moment = _moment(firsts + at, first_scales + row, inside, known, True)
+            moment = moment_of(firsts + at, first_scales + row, inside, known, True)
             moment = tl.fma(gradient - moment, new1, moment)
-            _keep(
+            keep(
                 firsts + at,
                 first_scales + row,
                 moment,
-                _chance(seed, number, 2, first + row, block),
+                chance(seed, number, 2, first + row, block),
                 inside,
                 known,
                 True,
             )
-        _keep(
+        keep(
             seconds + at,
             second_scales + row,
             second,
-            _chance(seed, number, 1, first + row, block),
+            chance(seed, number, 1, first + row, block),
             inside,
             known,
             False,
         )
-        weight = tl.fma(weight, shrink, -_ratio(size * moment, tl.fma(tl.sqrt(second), unbiased, eps)))
+        weight = tl.fma(weight, shrink, -ratio(size * moment, tl.fma(tl.sqrt(second), unbiased, eps)))
 
         if kind == tl.bfloat16:
             bits = weight.to(tl.int32, bitcast=True)
-            high = (bits + (0x8000 if split else _chance(seed, number, 0, first + row, block))) >> 16
+            high = (bits + (0x8000 if split else chance(seed, number, 0, first + row, block))) >> 16
             tl.store(weights + at, high.to(tl.int16).to(tl.bfloat16, bitcast=True), mask=inside)
             if split:
                 tl.store(lows + at, (bits - (high << 16)).to(tl.int16), mask=inside)
@@ -247,76 +245,3 @@ def _adamw(
 def _place(entry, kind: tl.constexpr, begin, together: tl.constexpr):
     """Where a run begins in the tensor whose address stands in the table."""
     return tl.multiple_of(tl.load(entry).to(tl.pointer_type(kind)) + begin, together)
-
-
-@triton.jit
-def _chance(seed, number, use: tl.constexpr, row, block: tl.constexpr):
-    """Sixteen random bits for each value of some blocks, as int32; one draw of Philox has enough for eight of them."""
-    draw = row[:, None] * (block // 8) + tl.arange(0, block // 8)[None, :]
-    a, b, c, d = tl.philox(seed, draw, number, use, 0, 7)  # rounds
-    words = tl.join(tl.join(a, b), tl.join(c, d))
-    return tl.join(words & 0xFFFF, words >> 16).reshape(row.shape[0], block).to(tl.int32)
-
-
-@triton.jit
-def _moment(codes, scales, inside, known, signed: tl.constexpr):
-    """A moment in float32: see `eight_bits.LEVELS`, which are computed; from memory it would take longer."""
-    code = tl.load(codes, mask=inside, other=0).to(tl.int32)
-    if signed:
-        height = tl.where(code > 127, code - 128, 127 - code)
-        level = tl.exp2(16 / 127 * _float(height, -127))
-        level = tl.where(code == 127, 0.0, tl.where(code > 127, level, -level))
-    else:
-        level = tl.exp2(24 / 255 * _float(code, -255))
-    return level * tl.load(scales, mask=known, other=0.0)[:, None]
-
-
-@triton.jit
-def _keep(codes, scales, value, random, inside, known, signed: tl.constexpr):
-    """Writes a moment as the level below or above, the nearer the likelier.
-
-    Of levels that grow by a factor g, a value that lies f of their distance above one, in the logarithm, is rounded up
-    with probability (g^f - 1) / (g - 1). It is where f > u + ln(g) / 2 u (1 - u) with u uniform, to 1e-4.
-    """
-    bits = tl.where(inside, value, 0.0).to(tl.int32, bitcast=True)
-    if signed:
-        bits &= 0x7FFFFFFF
-    largest = tl.max(bits, axis=1).to(tl.float32, bitcast=True)  # numbers from zero on are in the order of their bits
-    tl.store(scales, largest, mask=known)
-    octaves = _log2(bits.to(tl.float32, bitcast=True)) - _log2(tl.maximum(largest, 1.2e-38))[:, None]
-    uniform = _float(random, 0.5) / 65536
-    if signed:
-        least = tl.where(value < 0, 1, 0)  # height of the level beside zero
-        position = 127 / 16 * octaves + (128 - uniform * (1.0436621 - 0.0436621 * uniform))
-        height = tl.minimum(_floor(position), 127)
-        code = tl.where(value < 0, 127 - tl.maximum(height, least), 128 + height)
-        share = tl.exp2(octaves + 16 / 127 * _float(127 - least, 0))
-        code = tl.where(uniform < share, code, 127)
-    else:
-        position = 255 / 24 * octaves + (256 - uniform * (1.0326174 - 0.0326174 * uniform))
-        code = tl.minimum(_floor(position), 255)
-    tl.store(codes, code.to(tl.uint8), mask=inside)
-
-
-@triton.jit
-def _float(whole, plus: tl.constexpr):
-    """A number from 0 to 2^23 - 1 in float32, plus another; conversions would wait for the unit of logarithms."""
-    return (whole | 0x4B000000).to(tl.float32, bitcast=True) + (plus - 8388608)
-
-
-@triton.jit
-def _floor(number):
-    """The whole number below one that is less than 2^22, or 0, likewise."""
-    return (tl.maximum(number - 0.49999, 0.0) + 8388608.0).to(tl.int32, bitcast=True) & 0x3FFFFF
-
-
-@triton.jit
-def _log2(number):
-    """Within 2^-22, as the card has it in one instruction."""
-    return libdevice.fast_log2f(number) if COMPILED else tl.log2(number)
-
-
-@triton.jit
-def _ratio(one, other):
-    """Within two last places, likewise."""
-    return libdevice.fast_dividef(one, other) if COMPILED else one / other
