@@ -24,13 +24,16 @@ class Rows(torch.Generator):
         position: of the batch in the run.
         first: the batch's row that is the first here.
         count: number of rows.
+
+    Attributes:
+        first: likewise.
     """
 
     def __new__(cls, device: torch.device, *position: int | str, first: int, count: int) -> "Rows":
         return super().__new__(cls, device)  # type: ignore[call-arg]
 
     def __init__(self, device: torch.device, *position: int | str, first: int, count: int) -> None:
-        self._position, self._first, self._count = position, first, count
+        self._position, self.first, self._count = position, first, count
         self._draws = 0
         self._some = torch.Generator(device)
         self.manual_seed(seed_of(*position, first))
@@ -46,11 +49,11 @@ class Rows(torch.Generator):
             return fill(values, self)
         self._draws += 1
         grain = max(1, min(MOST, VALUES // max(1, values[0].numel())))
-        last = self._first + self._count
-        for number in range(self._first // grain, -(-last // grain)):
+        last = self.first + self._count
+        for number in range(self.first // grain, -(-last // grain)):
             start = number * grain
-            low, high = max(start, self._first), min(start + grain, last)
-            part, rng = values[low - self._first : high - self._first], self._of(grain, number)
+            low, high = max(start, self.first), min(start + grain, last)
+            part, rng = values[low - self.first : high - self.first], self._of(grain, number)
             if len(part) == grain:
                 fill(part, rng)
             else:
@@ -79,6 +82,12 @@ def exponential(rng: torch.Generator, *shape: int, dtype: torch.dtype = torch.fl
 def integers(rng: torch.Generator, below: int, *shape: int) -> Tensor:
     """Numbers 0 .. below - 1 for each row, on the device of `rng`."""
     return _drawn(rng, shape, torch.int64, lambda x, g: x.random_(below, generator=g))
+
+
+def places(rng: torch.Generator, count: int) -> Tensor:
+    """Numbers of so many rows in the whole batch, on the host; from 0 on where the generator is no batch's."""
+    first = rng.first if isinstance(rng, Rows) else 0
+    return torch.arange(first, first + count)
 
 
 def stream(device: torch.device, *position: int | str) -> torch.Generator:

@@ -21,6 +21,8 @@ from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.objectives import DMD2, Pretrain
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.guidance_laws import Fixed
+from fastgen.objectives.trajectory.self_shortcut import SelfShortcut
+from fastgen.objectives.trajectory.shortcut import Shortcut
 from fastgen.sampling.sampler import ode
 from fastgen.seeds import seed_of, stream
 
@@ -137,6 +139,16 @@ def test_micro_batches_add_up_to_their_batch(pipeline):
     for a, b in zip(whole.gradients["generator"], parts.gradients["generator"], strict=True):
         torch.testing.assert_close(a, b, atol=1e-6, rtol=1e-5)
     torch.testing.assert_close(whole.parameters, parts.parameters, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("objective", [Shortcut(bootstrapped=0.25), SelfShortcut()], ids=["shortcut", "self_shortcut"])
+def test_what_divides_a_batch_into_parts_knows_rows_by_their_place_in_it(pipeline, objective):
+    """A quarter of eight rows has long jumps, and that of micro-batches of one too."""
+    stages = [small_run.stage(pipeline, objective, steps=(2, 4), batch=8, micro_batch=m) for m in (8, 2, 1)]
+    whole, *parts = (small_run.recorded(stage, 1) for stage in stages)
+    for part in parts:
+        assert part.figures[0] == pytest.approx(whole.figures[0], rel=1e-4)
+        torch.testing.assert_close(part.gradients, whole.gradients, atol=1e-5, rtol=1e-3)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(pipeline):

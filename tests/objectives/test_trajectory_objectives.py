@@ -70,7 +70,7 @@ def test_the_shortest_jumps_are_held_to_the_velocity(process: Process):
 
 def test_the_shortest_jumps_are_a_128th_of_the_students():
     objective = Shortcut(bootstrapped=0.5, ema=0.0)
-    jump = objective._jump(torch.tensor([1.0, 0.5, 0.0]).double(), gaussian_batch(size=400), 200)
+    jump = objective._jump(torch.tensor([1.0, 0.5, 0.0]).double(), gaussian_batch(size=400), torch.arange(400) < 200)
     close((jump.t - jump.s)[200:], torch.full((200,), 0.5 / 128, dtype=torch.float64))
     assert set((0.5 / (jump.t - jump.s)[:200]).round().tolist()) == {1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0}
     close(jump.r[:200], ((jump.t + jump.s) / 2)[:200])

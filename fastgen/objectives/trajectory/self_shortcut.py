@@ -65,10 +65,9 @@ class SelfShortcut:
         taught, jump = self._jump(roles, batch)
         x_t, field = noised(roles, batch, jump.t).x_t, self.teacher_guidance.field(roles, batch)
         scalars, row = self.teacher_guidance.scalars(batch, field), ROWS[self.space]
+        by_teacher = SOLVERS[self.solver](field, x_t, jump.t, jump.r, substeps=self.substeps)
         x_r = look(roles.generator, x_t, jump.t, batch.cond, scalars).at(jump.r)
-        if taught.any():
-            by_teacher = SOLVERS[self.solver](field, x_t, jump.t, jump.r, substeps=self.substeps)
-            x_r = torch.where(pad_like(sent(taught, x_r.device), x_r), by_teacher, x_r)
+        x_r = torch.where(pad_like(taught, x_r), by_teacher, x_r)
         end = look(target_of(roles, self.ema), x_r, jump.r, batch.cond, scalars).at(jump.s)
         end = torch.where(pad_like(jump.r > jump.s, end), end, x_r)
         aim = landing_on(roles.process, x_t, jump.t, end, jump.s).output(row)
@@ -76,18 +75,14 @@ class SelfShortcut:
         return {"shortcut": error.square().mean()}
 
     def _jump(self, roles: Roles, batch: Batch) -> tuple[Tensor, Interval]:
-        """Which rows [B] are taught, and beginning, middle and end of each row's jump.
-
-        The host knows who is taught, and leaves the teacher alone where nobody is: on all ranks alike.
-        """
+        """Which rows [B] are taught, and beginning, middle and end of each row's jump."""
         finest = max(roles.student.grids, key=len)
         coarser = [grid for grid in roles.student.grids if len(grid) < len(finest)]
-        u = torch.rand(batch.size, generator=batch.shared_rng, device=batch.shared_rng.device)
-        taught, short = u < (self.taught if coarser else 1.0), halved_step(finest, batch)
+        taught = uniform(batch.rng, batch.size) < (self.taught if coarser else 1.0)
+        short = halved_step(finest, batch)
         t, s = drawn_jump(coarser or [finest], batch)
         long = Interval(t, halfway(stops_of(roles, batch), t, s), s)
-        rows = sent(taught, batch.rng.device)
-        mixed = (torch.where(rows, *ends) for ends in zip(astuple(short), astuple(long), strict=True))
+        mixed = (torch.where(taught, *ends) for ends in zip(astuple(short), astuple(long), strict=True))
         return taught, Interval(*mixed)
 
 

@@ -14,8 +14,8 @@ from ...models.calls import Scalars, look, through
 from ...models.conditioning import Conditioning, sent
 from ...models.contract import Denoiser
 from ...models.roles import Roles
-from ...process import ROWS, Latent
-from ...seeds import integers, uniform
+from ...process import ROWS, Latent, pad_like
+from ...seeds import integers, places, uniform
 from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.flow_map import Interval, check_decay, divided, edges_of, follow, noised, target_of
 from ..parts.needs import Needs
@@ -62,27 +62,37 @@ class Shortcut:
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         follow(roles, batch, self.ema)
-        count = round(self.bootstrapped * batch.size)
-        jump = self._jump(edges_of(roles, batch), batch, count)
+        long = self._long(batch)
+        jump = self._jump(edges_of(roles, batch), batch, long)
         start = noised(roles, batch, jump.t)
         followed = trajectory_of(self, roles, batch, start)
-        scalars, row, rows = {"s": jump.s, **followed.scalars}, ROWS[self.space], torch.arange(count)
+        scalars, row = {"s": jump.s, **followed.scalars}, ROWS[self.space]
         aim = followed.belief.output(row)
-        if count:
-            long = Interval(jump.t[:count], jump.r[:count], jump.s[:count])
-            first = {name: value[:count] for name, value in followed.scalars.items()}
-            x_t, cond = start.x_t[:count], batch.cond.index(rows)
-            end = two_jumps(target_of(roles, self.ema), x_t, long, cond, first)
-            aim = torch.cat([landing_on(roles.process, x_t, long.t, end, long.s).output(row), aim[count:]])
+        if self.bootstrapped:
+            rows = long.nonzero().flatten() if long.any() else torch.zeros(1, dtype=torch.int64)  # all processes call
+            at = sent(rows, aim.device)
+            some = Interval(jump.t[at], jump.r[at], jump.s[at])
+            first = {name: value[at] for name, value in followed.scalars.items()}
+            x_t, cond = start.x_t[at], batch.cond.index(rows)
+            end = two_jumps(target_of(roles, self.ema), x_t, some, cond, first)
+            jumped = aim.index_copy(
+                0, at, landing_on(roles.process, x_t, some.t, end, some.s).output(row).to(aim.dtype)
+            )
+            aim = torch.where(pad_like(sent(long, aim.device), aim), jumped, aim)
         error = through(roles.generator, start.x_t, jump.t, batch.cond, scalars).output(row) - aim
         return {"shortcut": error.square().mean()}
 
-    def _jump(self, edges: Tensor, batch: Batch, count: int) -> Interval:
-        """Beginning, middle and end of each row's jump: of a drawn level for the first `count`, else of the last."""
+    def _long(self, batch: Batch) -> Tensor:
+        """Which rows [B] have long jumps, on the host: evenly spread over the whole batch, however it is split."""
+        ends = places(batch.rng, batch.size).double() * self.bootstrapped + 0.5
+        return (ends + self.bootstrapped).floor() > ends.floor()
+
+    def _jump(self, edges: Tensor, batch: Batch, long: Tensor) -> Interval:
+        """Beginning, middle and end of each row's jump: of a drawn level where it is long, else of the last."""
         steps, device = len(edges) - 1, batch.rng.device
         grid = sent(divided(edges, steps * 2**self.levels), device)
         level = integers(batch.rng, self.levels, batch.size)
-        level = torch.where(torch.arange(batch.size, device=device) < count, level, self.levels)
+        level = torch.where(sent(long, device), level, self.levels)
         u = uniform(batch.rng, batch.size, dtype=torch.float64)
         width = 2 ** (self.levels - level)
         first = (u * steps * 2**level).long() * width
