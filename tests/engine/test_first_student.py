@@ -1,0 +1,57 @@
+"""At its start a student is its teacher: before a first update it predicts what the teacher does, bit for bit."""
+
+from typing import NamedTuple
+
+import pytest
+import tiny
+import torch
+from torch import Tensor
+
+from fastgen.config.schema import LoRAConfig, StageConfig, TrainConfig
+from fastgen.engine.roles import build_roles
+from fastgen.models.calls import look
+from fastgen.models.conditioning import Conditioning
+from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.models.walk import Plan, scalars_at
+from fastgen.objectives import OBJECTIVES
+from fastgen.process import even_grid
+
+ROWS = 2
+PLAN = Plan([even_grid(2)])
+LORA = LoRAConfig(rank=3, targets=["to_q", "to_v"])  # heads of three channels are baked into another layer
+
+
+class Teacher(NamedTuple):
+    """With its clean samples [2, ...] of some noise at each of the student's stops, by time."""
+
+    pipeline: Pipeline
+    cond: Conditioning
+    x_t: Tensor
+    x0: dict[float, Tensor]
+
+
+@pytest.fixture(scope="module")
+def teacher() -> Teacher:
+    pipeline = Pipeline(tiny.class_conditional(size=8))
+    cond = pipeline.condition(ROWS, labels=torch.arange(ROWS))
+    x_t = torch.randn((ROWS, *pipeline.shape), generator=torch.Generator().manual_seed(0))
+    model = pipeline.denoiser()
+    return Teacher(pipeline, cond, x_t, {t: look(model, x_t, at(t), cond).x0 for t in PLAN.grids[0].tolist()})
+
+
+def at(t: float) -> Tensor:
+    return torch.full((ROWS,), t, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("sharing", ["full", "lora"])
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_before_its_first_update_a_student_is_its_teacher(teacher: Teacher, name: str, sharing: str):
+    settings = TrainConfig.model_validate({"images": 10_000, "batch": ROWS})
+    stage = StageConfig(name="small", objective=OBJECTIVES[name](), train=settings)
+    lora = LORA if sharing == "lora" else None
+    roles = build_roles(teacher.pipeline, stage, student=PLAN, weights={}, seed=0, sharing=sharing, lora=lora)
+    model = roles.generator
+    told = scalars_at(list(teacher.x0), model.scalars, sampler=PLAN.sampler, guidance=1.0)
+    for t, x0 in teacher.x0.items():
+        scalars = {scalar: torch.full((ROWS,), value) for scalar, value in told[t].items()}
+        assert torch.equal(look(model, teacher.x_t, at(t), teacher.cond, scalars).x0, x0), t
