@@ -79,20 +79,33 @@ def atomic_text(path: Path, text: str) -> None:
         UserError: the folder cannot be created or `path` is a folder.
         OSError: the disk refuses; the old file is untouched.
     """
-    path = _prepare(path)
     if path.is_dir():
         raise UserError(f"{path} is a folder, but a file is to be written there; give another path or move it")
+    with atomic_file(path) as temporary, temporary.open("x", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a path to write a file at; it appears as `path`, flushed to the disk, when the block ends well.
+
+    An exception in the block deletes what was written and leaves `path` as it was. Of several writers, on one host or
+    on several, the last one's file stays.
+
+    Raises:
+        UserError: the folder cannot be created.
+        OSError: the disk refuses; what was at `path` is untouched.
+    """
+    path = _prepare(path)
     temporary = _Sibling.of(path, "tmp").path
     try:
         with named(path):
-            with temporary.open("x", encoding="utf-8", newline="\n") as file:
-                file.write(text)
+            yield temporary
             _sync(temporary)
             os.replace(temporary, path)
             _sync(path.parent)
-    except BaseException:
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def atomic_json(path: Path, value: Any) -> None:

@@ -1,14 +1,13 @@
 """What is found out about files once and kept between runs, as an array of whole numbers."""
 
 import hashlib
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..files import cache_folder
+from ..files import atomic_file, cache_folder
 
 
 def kept_array(kind: str, files: Sequence[Path], make: Callable[[], NDArray[np.int64]]) -> NDArray[np.int64]:
@@ -30,13 +29,8 @@ def kept_array(kind: str, files: Sequence[Path], make: Callable[[], NDArray[np.i
         except (OSError, ValueError, EOFError):  # a damaged one is made again
             pass
     made = make()
-    place.parent.mkdir(parents=True, exist_ok=True)
-    temporary = place.with_suffix(f".{os.getpid()}.npy")
-    try:
-        np.save(temporary, made)
-        os.replace(temporary, place)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(place) as temporary, temporary.open("xb") as out:
+        np.save(out, made)
     return _mapped(place)
 
 

@@ -5,14 +5,13 @@ folder of what is kept between runs, named after what it was made of, and the pr
 """
 
 import hashlib
-import os
 import shutil
 from pathlib import Path
 
 import pyarrow as pa
 
 from ..errors import UserError
-from ..files import cache_folder
+from ..files import atomic_file, cache_folder
 from .table import Table
 
 HELD = 2**26  # bytes of encoded images that are simply read
@@ -50,15 +49,10 @@ def _place(table: Table, name: str) -> Path:
 
 
 def _unpack(table: Table, name: str, file: Path) -> None:
-    temporary = file.with_suffix(f".{os.getpid()}")
-    try:
-        with pa.OSFile(str(temporary), "wb") as sink:
-            batches = table.batches(name)
-            first = next(batches)
-            with pa.ipc.new_file(sink, first.schema) as writer:
-                writer.write_batch(first)
-                for batch in batches:
-                    writer.write_batch(batch)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with atomic_file(file) as temporary, pa.OSFile(str(temporary), "wb") as sink:
+        batches = table.batches(name)
+        first = next(batches)
+        with pa.ipc.new_file(sink, first.schema) as writer:
+            writer.write_batch(first)
+            for batch in batches:
+                writer.write_batch(batch)

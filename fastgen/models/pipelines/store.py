@@ -13,7 +13,6 @@ and, as metadata, the arguments that are lists, or no tensors, with the values o
 import ast
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -29,8 +28,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from ...disk import named
 from ...errors import UserError
+from ...files import atomic_file
 from ..conditioning import Conditioning
 from ..layout import flat, tree
 
@@ -121,14 +120,8 @@ class Store:
         sums = bytearray().join(_sum_of(leaves) for _, leaves in held)
         tensors[_SUMS] = torch.frombuffer(sums, dtype=torch.uint8).view(len(held), -1)
         file = self._folder / f"{hashlib.sha256(hashes.tobytes()).hexdigest()[:32]}.safetensors"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_suffix(f".{os.getpid()}")
-        try:
-            with named(file):
-                save_file(tensors, temporary, metadata={_NOTES: json.dumps(notes)})
-                os.replace(temporary, file)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with atomic_file(file) as temporary:
+            save_file(tensors, temporary, metadata={_NOTES: json.dumps(notes)})
         self._shard.cache_clear()  # which may have had this one open, before it was written again
         self._enter({file: hashes})
 
