@@ -13,6 +13,7 @@ from ..engine.previews import Shown
 from ..engine.stage import Stage
 from ..errors import warn
 from ..files import atomic_json
+from ..limits import read_json
 from ..models.calls import look
 from ..models.denoiser import NetworkDenoiser
 from ..models.pipelines.refusal import cause
@@ -75,8 +76,7 @@ class Gallery:
         student, generator = self._student, stage.roles.generator
         samples = [student.drawn(generator, part) for part in student.batches(self._count)]
         pictures = torch.cat([student.pictures(part) for part in samples])
-        for alarm in alarms(pictures, stage.roles.network("generator").net):
-            warn(f"{name}: {alarm}")
+        self._warn(stage, name, pictures)
         record = self._record(pictures, f"student, {counted(len(student.plan.grids[0]))}")
         record = replace(record, stage=stage.config.name, images=stage.position.images)
         shown = {}
@@ -110,6 +110,27 @@ class Gallery:
         except Exception as error:
             warn(f"the teacher's samples could not be drawn beside the student's ({cause(error)}); training goes on")
             return None
+
+    def _warn(self, stage: Stage, name: str, pictures: Tensor) -> None:
+        """Says where a generator that drew these pictures has collapsed."""
+        student, numbers, more = self._student, [*range(len(pictures))], self._more_of_the_first()
+        if more:
+            drawn = student.pictures(student.drawn(stage.roles.generator, more))
+            pictures, numbers = torch.cat([pictures, drawn]), [*numbers, *more]
+        captions, net = [*self._captions(numbers)], stage.roles.network("generator").net
+        for alarm in alarms(pictures, net, captions=captions, usual=self._usual()):
+            warn(f"{name}: {alarm}")
+
+    def _more_of_the_first(self) -> range:
+        """Numbers of samples that are asked for what the first is, where each of the pictures is asked for another."""
+        student = self._student
+        kinds = len(student.pipeline.classes if student.pipeline.kind == "label" else student.config.data.prompts or ())
+        return range(kinds, 4 * kinds, kinds) if kinds >= self._count else range(0)
+
+    def _usual(self) -> float | None:
+        """The spread of the teacher's pictures, where there are any."""
+        file = self._folder / f"{TEACHER}.json"
+        return float(read_json(file)["health"]["spread"]) if file.exists() else None
 
     def _of_teacher(self, model: NetworkDenoiser, part: range, guidance: float) -> Tensor:
         student, steps = self._student, self._student.config.evaluate.teacher_steps
