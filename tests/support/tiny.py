@@ -93,14 +93,14 @@ def autoencoder(*, shift_factor: float | None = None, seed: int = 0) -> Autoenco
     return codec.eval()
 
 
-def dit(*, seed: int = 0) -> DiTPipeline:
+def dit(*, layers: int = 1, seed: int = 0) -> DiTPipeline:
     """A latent transformer of 1000 classes; the pipeline's null label is 1000."""
     torch.manual_seed(seed)
     transformer = DiTTransformer2DModel(
         sample_size=8,
         in_channels=4,
         out_channels=8,
-        num_layers=1,
+        num_layers=layers,
         num_attention_heads=2,
         attention_head_dim=8,
         num_embeds_ada_norm=1000,

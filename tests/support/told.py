@@ -20,6 +20,7 @@ PHASES = {  # phase -> what it calls, and at which of these calls it is told
     "rehearsal": ("fastgen.distillation.distil:rehearse_export", 1),
     "pairs": ("fastgen.engine.pairs:_sampled", 1),
     "first step": ("fastgen.engine.stage:Stage._turn", 1),
+    "compiling": ("torch._inductor.compile_fx:compile_fx", 1),
     "step": ("fastgen.engine.stage:Stage._turn", 2),
     "save": ("fastgen.engine.checkpoint:save", 1),
     "preview": ("fastgen.distillation.previews:Gallery.__call__", 1),
