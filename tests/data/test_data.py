@@ -9,7 +9,9 @@ from pydantic import TypeAdapter
 from sklearn.datasets import load_digits
 
 from fastgen.data import SOURCES, Digits, ImageFolder, Noise, ParquetImages, PromptFile, from_canvas, to_canvas
+from fastgen.data.hub import HubImages
 from fastgen.data.prompts import numbered_prompts
+from fastgen.data.shards import WebDataset
 from fastgen.errors import UserError
 
 
@@ -110,6 +112,8 @@ MADE = {
     "parquet": ({"path": "a", "size": 32, "label": "kind"}, ParquetImages(Path("a"), 32, label="kind")),
     "prompts": ({"path": "a.txt"}, PromptFile(Path("a.txt"))),
     "noise": ({"num_classes": 10}, Noise(10)),
+    "datasets": ({"path": "a/b", "size": 32, "name": "c"}, HubImages("a/b", 32, name="c")),
+    "webdataset": ({"path": "a", "size": 32}, WebDataset(Path("a"), 32)),
 }
 
 
