@@ -10,8 +10,8 @@ import torch
 
 from eval.provenance import circumstances
 from fastgen import cli
-from fastgen.export.text import public, shown
-from fastgen.redaction import private, redacted, within
+from fastgen.export.text import public
+from fastgen.redaction import plain_markdown, private, redacted, within
 
 SECRET = "canary-0123456789"
 PUBLIC = "me@host, a@b: hf_short, https://host/a, false-or-true"
@@ -66,7 +66,8 @@ def test_cards_and_reports_hold_none(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["eval", "--student", f"https://me:{SECRET}@host/a"])
     told = circumstances(torch.device("cpu"), datetime.now(UTC))
     assert SECRET not in json.dumps(told)
-    assert SECRET not in public(f"/home/{SECRET}", hub=False) + shown(SECRET) + public(f"me/{SECRET}", hub=True)
+    shown = (plain_markdown(SECRET), public(f"/home/{SECRET}", hub=False), public(f"me/{SECRET}", hub=True))
+    assert SECRET not in "".join(shown)
 
 
 def test_the_trace_of_an_error_shows_none(capfd: pytest.CaptureFixture) -> None:

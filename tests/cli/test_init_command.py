@@ -24,6 +24,7 @@ class Terminal(io.StringIO):
         return True
 
 
+@pytest.mark.slow  # plans of several ways, counted: 25 s
 def test_a_config_for_a_folder_is_written_counted_and_planned(here, capsys):
     flags = ["--pipeline", "mine", "--memory", "24", "--height", "16", "--width", "16", "--steps", "2,1"]
     assert main(["init", *flags]) == 0

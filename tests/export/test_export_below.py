@@ -15,10 +15,11 @@ from fastgen.errors import UserError
 from fastgen.export.card import card
 from fastgen.export.lora import FILES, export_lora
 from fastgen.export.rebuild import verify_lora
-from fastgen.export.text import adapter_names, quoted, shown
+from fastgen.export.text import adapter_names, quoted
 from fastgen.models.pipelines.notes import Notes, TeacherLoRA
 from fastgen.models.pipelines.source import LoRAFile
 from fastgen.models.pipelines.stacked import found, recorded
+from fastgen.redaction import plain_markdown
 
 FAMILY = FAMILIES["stable_diffusion"]
 WICKED = 'a"); import os; os.system("x")\n```\n# [b](c) <img> | \\ \u202e\'é'
@@ -47,8 +48,8 @@ def test_no_text_of_a_path_becomes_code():
     assert ast.literal_eval(quoted(WICKED)) == WICKED
     assert quoted(WICKED).isprintable()
     assert "`" not in quoted(WICKED)
-    assert shown(WICKED).isprintable()
-    assert not re.search(r"(?<!\\)[`\[\]<>|#]", shown(WICKED))
+    assert plain_markdown(WICKED).isprintable()
+    assert not re.search(r"(?<!\\)[`\[\]<>|#]", plain_markdown(WICKED))
 
 
 def test_a_card_is_the_same_program_whatever_the_paths_are_called(tmp_path, student):

@@ -2,8 +2,10 @@
 
 import os
 import signal
+import time
 from pathlib import Path
 
+import pytest
 import small_run
 import torch
 
@@ -12,6 +14,7 @@ from fastgen.models.layout import same
 from fastgen.models.pipelines import store
 from fastgen.models.pipelines.store import Store
 
+pytestmark = pytest.mark.slow  # four processes, each of which starts anew: 15 s
 VALUES = [f"prompt {number}" for number in range(60)]
 AT_ONCE = 7  # rows of a file
 
@@ -27,15 +30,18 @@ def written(folder: Path, killed: bool) -> None:
     rank = int(os.environ.get("RANK", "0"))
     store.SHARD_ROWS = AT_ONCE
     rows, values = Store(folder), VALUES[20 * rank :] + VALUES[: 20 * rank]
+    begun = folder.with_suffix(".begun")
     if killed and rank == 1:
-        save, saved = store.save_file, []
+        save = store.save_file
 
-        def save_or_die(*arguments: object, **named: object) -> None:
-            saved.append(save(*arguments, **named))
-            if len(saved) == 3:
-                os.kill(os.getpid(), signal.SIGKILL)  # after a file is written, before it has its name
+        def save_and_die(*arguments: object, **named: object) -> None:
+            begun.touch()
+            save(*arguments, **named)
+            os.kill(os.getpid(), signal.SIGKILL)  # after a file is written, before it has its name
 
-        store.save_file = save_or_die
+        store.save_file = save_and_die
+    while killed and rank == 0 and not begun.exists():
+        time.sleep(0.01)
     while len(missing := rows.missing(values)):
         rows.keep((values[number], row(values[number])) for number in missing[: 2 * AT_ONCE])
         rows.refresh()
