@@ -18,6 +18,7 @@ OF_FEW = " of few samples"
 _WORDS = {
     "pace/images_per_second": "images per second",
     "pace/seconds_per_cycle": "seconds per cycle",
+    "pace/waited_for_data": "seconds per cycle waited for data",
     "memory/gib": "memory held (GiB)",
     "memory/peak_gib": "most memory held (GiB)",
 }

@@ -252,6 +252,8 @@ class Config(Strict):
     data: images, labels or prompts to train on; of a list of sources each has a `weight` that it is drawn in.
     flip: images are mirrored at random.
     caption_dropout: share of the samples that are asked for by the empty prompt.
+    workers: processes that decode images, of sources that are files; 0 leaves it to threads, which suffice where images
+        are large or batches slow.
     pairs: teacher samples for objectives that regress them.
     stages: one after the other; the generator goes on from the one before.
     log: what is said while it trains.
@@ -277,6 +279,7 @@ class Config(Strict):
     data: Annotated[Any, one_or_several(SOURCE_KINDS, "source", Mixture)]
     flip: bool = False
     caption_dropout: Fraction = 0.0
+    workers: Annotated[int, Field(ge=0, le=256)] = 0
     pairs: PairsConfig = PairsConfig()
     stages: Annotated[tuple[StageConfig, ...], Field(min_length=1)]
     log: LogConfig = LogConfig()

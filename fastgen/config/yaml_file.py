@@ -21,7 +21,10 @@ from ..plugins import Origin
 from .mistakes import listed
 from .schema import NAMED, Config
 
-VOLATILE = ("out", "export", "device", "cache", "attention", "log", "checkpoints", "timeouts", "evaluate", "guards")
+VOLATILE = (
+    *("out", "export", "device", "cache", "workers", "attention"),
+    *("log", "checkpoints", "timeouts", "evaluate", "guards"),
+)
 """Settings that may change between a checkpoint and its resumption."""
 _TAGS = ("str", "int", "float", "bool", "null", "seq", "map")
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from .buckets import Buckets, nearest
 from .captions import Captions, Text
 from .decode import Pixels, Size, colour_of, decode
-from .pixels import PixelCache, check_settings
+from .pixels import PixelCache, check_settings, to_images
 from .sizes import sizes_of
 from .source import Items
 
@@ -108,8 +108,12 @@ class ImageSource(ABC):
         return len(self.records)
 
     def items(self, indices: Sequence[int]) -> Items:
-        images, found = self._pixels.images(indices)
-        return replace(self.without_images(found), images=images, numbers=tuple(found))
+        pixels, found = self.pixels(indices)
+        return replace(self.without_images(found), images=to_images(pixels), numbers=tuple(found))
+
+    def pixels(self, indices: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """uint8 [B, C, H, W] of the items at `indices`, and which items they are in the end."""
+        return self._decoded.images(indices)
 
     def named(self, index: int) -> str:
         """What messages call an item."""
@@ -140,7 +144,7 @@ class ImageSource(ABC):
         return (self.size, self.size) if isinstance(self.size, int) else self.size
 
     @cached_property
-    def _pixels(self) -> PixelCache:
+    def _decoded(self) -> PixelCache:
         count = len(self.records)
         if self.bucket is None:
             pixels, after = count * self._size[0] * self._size[1], None

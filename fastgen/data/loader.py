@@ -1,5 +1,6 @@
 """The endless shuffled stream of a source's items, addressed by position."""
 
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
@@ -16,7 +17,9 @@ from ..seeds import hash_of
 from ..standing import standing
 from .captions import Captions
 from .order import Bucketed, Kept, Numbers, Order, Shuffled, Stream, Weighted, Windowed
+from .pixels import to_images
 from .source import Items, Source
+from .workers import AHEAD, Found, Workers, decodes
 
 REMEMBERED = 40  # ranges, among which a pattern of jumps is looked for
 
@@ -28,7 +31,7 @@ class Loader:
     the seed and the position alone, and for a source with buckets from the size of a batch.
     So a resumed run continues with the position it stopped at, and N processes split the stream by taking
     every N-th range. The range that is expected next is read by a thread in the meantime: the one that lies as far
-    ahead as it did when the ranges before lay as they do now.
+    ahead as it did when the ranges before lay as they do now. With workers, several ranges are decoded ahead.
 
     Args:
         source: data source that gives the items; only one thread at a time asks it.
@@ -39,6 +42,8 @@ class Loader:
         dropout: probability that an item is asked for by the empty prompt.
         images: False leaves images out, which are then not even decoded.
         patience_s: seconds that a range is waited for.
+        workers: processes that decode images, of sources that leave that to others; 0 leaves it to threads.
+        device: that images go to; for a GPU they are laid ready in pinned memory.
     """
 
     def __init__(
@@ -52,6 +57,8 @@ class Loader:
         dropout: float = 0.0,
         images: bool = True,
         patience_s: float = 300.0,
+        workers: int = 0,
+        device: torch.device | None = None,
     ) -> None:
         self._source = source
         self._seed = seed
@@ -61,10 +68,13 @@ class Loader:
         self._patience_s = patience_s
         self._stream = Stream(order_of(source, seed, batch) if shuffle else Kept(len(source)))
         self._captions = Captions.of(source)
-        # A second thread with its own OpenMP team would halve the speed of the first one's on a CPU.
-        self._thread = ThreadPoolExecutor(1, "fastgen-data", initializer=torch.set_num_threads, initargs=(1,))
-        self._ahead: _Ahead | None = None
+        self._gpu = _number_of(device)
+        self._thread = ThreadPoolExecutor(1, "fastgen-data", initializer=_begin, initargs=(self._gpu,))
+        self._workers = Workers(source, workers) if workers and images and decodes(source) else None
+        self._depth = 1 if self._workers is None else AHEAD * self._workers.count
+        self._ahead: deque[_Ahead] = deque()
         self._starts: deque[int] = deque(maxlen=REMEMBERED)
+        self.waited = 0.0  # seconds so far that a range was not there yet when it was asked for
 
     def take(self, position: int, count: int) -> Items:
         """The items at position .. position + count - 1 of the stream.
@@ -83,7 +93,9 @@ class Loader:
 
     def _answer(self, items: "Future[Items]", wanted: range) -> Items:
         """The items of a range, once they are there."""
+        start = time.perf_counter()
         done, _ = wait([items], timeout=self._patience_s)
+        self.waited += time.perf_counter() - start
         if not done:
             raise SilentError(
                 f"the data source {type(self._source).__name__} has given nothing for {self._patience_s:g} s, asked "
@@ -121,30 +133,59 @@ class Loader:
         return self._thread.submit(self._load, positions).result()
 
     def _claim(self, wanted: range) -> "Future[Items]":
-        ahead, self._ahead = self._ahead, None
-        if ahead is not None and ahead.positions == wanted:
-            return ahead.items
-        if ahead is not None:
+        while self._ahead:
+            ahead = self._ahead.popleft()
+            if ahead.positions == wanted:
+                return ahead.items
             ahead.items.cancel()
-        return self._thread.submit(self._load, wanted)
+        return self._coming(wanted)
 
     def _look_ahead(self, taken: range) -> None:
         self._starts.append(taken.start)
-        stride = _following([after - before for before, after in pairwise(self._starts)], otherwise=len(taken))
-        if taken.start + stride < 0:
-            return
-        following = range(taken.start + stride, taken.stop + stride)
-        self._ahead = _Ahead(following, self._thread.submit(self._load, following))
+        if self._ahead and self._ahead[0].positions != _next(self._starts, len(taken)):
+            self._forget()
+        starts = [*self._starts, *(ahead.positions.start for ahead in self._ahead)]
+        while len(self._ahead) < self._depth:
+            following = _next(starts[-REMEMBERED:], len(taken))
+            if following.start < 0:
+                return
+            self._ahead.append(_Ahead(following, self._coming(following)))
+            starts.append(following.start)
+
+    def _forget(self) -> None:
+        """Nothing of what was expected is expected any more."""
+        while self._ahead:
+            self._ahead.popleft().items.cancel()
+
+    def _coming(self, positions: range) -> "Future[Items]":
+        """The items of a range, in the making."""
+        if self._workers is None:
+            return self._thread.submit(self._load, positions)
+        images = self._workers.submit(self.numbers(positions))
+        return self._thread.submit(self._put_together, positions, images)
 
     def _load(self, positions: Sequence[int]) -> Items:
         numbers = self.numbers(positions)
-        if self._images:
-            items = self._source.items(numbers)
-        else:
-            told = getattr(self._source, "without_images", self._source.items)
-            items = replace(told(numbers), images=None)
+        items = self._source.items(numbers) if self._images else replace(self._beside(numbers), images=None)
+        return self._finished(items, numbers, positions)
+
+    def _put_together(self, positions: Sequence[int], images: "Future[Found]") -> Items:
+        """Items whose images a process decodes."""
+        pixels, found = Workers.result(images)
+        items = replace(self._beside(found), images=to_images(pixels), numbers=tuple(found))
+        return self._finished(items, found, positions)
+
+    def _beside(self, numbers: Sequence[int]) -> Items:
+        """What belongs to images, of sources that can tell it without them."""
+        read: Callable[[Sequence[int]], Items] = getattr(self._source, "without_images", self._source.items)
+        return read(numbers)
+
+    def _finished(self, items: Items, numbers: Sequence[int], positions: Sequence[int]) -> Items:
         items = self._told(items, numbers, positions)
-        return self._mirrored(items, positions) if self._flip else items
+        items = self._mirrored(items, positions) if self._flip else items
+        if self._gpu is None or items.images is None:
+            return items
+        return replace(items, images=items.images.pin_memory())
 
     def _told(self, items: Items, numbers: Sequence[int], positions: Sequence[int]) -> Items:
         """The same with the captions that are drawn at these positions."""
@@ -170,6 +211,24 @@ class Loader:
             return items
         chosen = torch.tensor([hash_of("flip", self._seed, position) % 2 == 1 for position in positions])
         return replace(items, images=items.images.flip(-1).where(chosen[:, None, None, None], items.images))
+
+
+def _number_of(device: torch.device | None) -> int | None:
+    """Of a GPU."""
+    if device is None or device.type != "cuda":
+        return None
+    return torch.cuda.current_device() if device.index is None else device.index
+
+
+def _begin(gpu: int | None) -> None:
+    """Of the thread that reads; one with an OpenMP team of its own would halve the speed of the first one's on a CPU.
+
+    Args:
+        gpu: for which memory is pinned; a thread's own is the first one, where another process may be.
+    """
+    torch.set_num_threads(1)
+    if gpu is not None:
+        torch.cuda.set_device(gpu)
 
 
 def order_of(source: object, seed: int, batch: int = 1) -> Order:
@@ -201,6 +260,13 @@ class _Ahead:
 
     positions: range
     items: "Future[Items]"
+
+
+def _next(starts: Sequence[int], count: int) -> range:
+    """The range of `count` positions that is expected after those that began there."""
+    jumps = [after - before for before, after in pairwise(starts)]
+    start = starts[-1] + _following(jumps, otherwise=count)
+    return range(start, start + count)
 
 
 def _following(jumps: Sequence[int], *, otherwise: int) -> int:

@@ -107,6 +107,13 @@ class Mixture:
     def items(self, indices: Sequence[int]) -> Items:
         return self._joined(indices, lambda part, numbers: part.items(numbers))
 
+    def pixels(self, indices: Sequence[int]) -> tuple[Tensor, list[int]]:
+        """uint8 [B, C, H, W] of the items at `indices`, and which items they are in the end, of sources of files."""
+        found = self._joined(indices, _pixels_of)
+        assert found.images is not None
+        assert found.numbers is not None
+        return found.images, list(found.numbers)
+
     def without_images(self, indices: Sequence[int]) -> Items:
         """Labels, prompts and the shape alone."""
         return self._joined(indices, lambda part, numbers: getattr(part, "without_images", part.items)(numbers))
@@ -146,6 +153,11 @@ class Mixture:
             numbers=tuple(numbers[row] for row in back),
             size=found[0].size,
         )
+
+
+def _pixels_of(part: Any, numbers: list[int]) -> Items:
+    pixels, found = part.pixels(numbers)
+    return Items(images=pixels, numbers=tuple(found))
 
 
 def _stacked(parts: Sequence[Tensor | None], rows: Sequence[int]) -> Tensor | None:

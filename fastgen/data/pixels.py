@@ -70,14 +70,14 @@ class PixelCache:
         self._threads = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), "fastgen-decode")
 
     def images(self, indices: Sequence[int]) -> tuple[Tensor, list[int]]:
-        """float32 [B, C, H, W] in [-1, 1] of the items at `indices`, and which items they are in the end.
+        """uint8 [B, C, H, W] of the items at `indices`, and which items they are in the end.
 
         Raises:
             UserError: more images than may cannot be read; the message names the last of them.
         """
         found = list(self._threads.map(self._readable, indices))
         pixels = np.stack([pixels for _, pixels in found])
-        return to_images(torch.from_numpy(pixels)), [index for index, _ in found]
+        return torch.from_numpy(pixels), [index for index, _ in found]
 
     def _readable(self, index: int) -> tuple[int, Pixels]:
         first, tried = index, False

@@ -2,18 +2,28 @@
 
 from typing import Literal
 
+import torch
+
 from ..config.schema import Config
 from ..data import Loader
 from ..seeds import seed_of
 
 
-def loader_of(config: Config, stream: Literal["data", "pairs"], *, batch: int = 1, images: bool = False) -> Loader:
+def loader_of(
+    config: Config,
+    stream: Literal["data", "pairs"],
+    *,
+    batch: int = 1,
+    images: bool = False,
+    device: torch.device | None = None,
+) -> Loader:
     """The data as a stage, or the making of pairs, goes through them.
 
     Args:
         stream: each in an order of its own; pairs are not mirrored.
         batch: positions that have images of one shape.
         images: whether they are read.
+        device: that they go to.
     """
     return Loader(
         config.data,
@@ -23,4 +33,6 @@ def loader_of(config: Config, stream: Literal["data", "pairs"], *, batch: int = 
         dropout=config.caption_dropout,
         images=images,
         patience_s=config.timeouts.data,
+        workers=config.workers if stream == "data" else 0,
+        device=device,
     )

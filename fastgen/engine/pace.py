@@ -1,6 +1,7 @@
 """How fast a run is and what it holds: figures of this machine and moment, which no two runs of a config share."""
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import psutil
@@ -20,11 +21,13 @@ class Pace:
     Args:
         device: of the networks, whose memory is told; on a CPU that of this process.
         position: where the stage stands; it moves on.
+        waited: seconds so far that training waited for data.
     """
 
     device: torch.device
     position: Position
-    _last: tuple[float, int, int] = field(init=False)
+    waited: Callable[[], float] = lambda: 0.0
+    _last: tuple[float, int, int, float] = field(init=False)
     _first: tuple[float, int] | None = field(init=False, default=None)
     _told: bool = field(init=False, default=False)
 
@@ -34,13 +37,14 @@ class Pace:
     def figures(self) -> dict[str, float]:
         """Of the cycles since this was last asked: unix time, seconds of training so far and of a cycle, images/s, GiB.
 
-        A pace is left out where there was no cycle.
+        Some of a cycle's seconds are waited for data. A pace is left out where there was no cycle.
         """
         last, self._last = self._last, self._now()
-        seconds, images, cycles = (now - before for now, before in zip(self._last, last, strict=True))
+        seconds, images, cycles, waited = (now - before for now, before in zip(self._last, last, strict=True))
         found = {"time": time.time(), "pace/seconds": self.position.seconds}
         if seconds > 0 and cycles > 0:
             found |= {"pace/images_per_second": images / seconds, "pace/seconds_per_cycle": seconds / cycles}
+            found |= {"pace/waited_for_data": waited / cycles}
         return found | self.memory()
 
     def memory(self) -> dict[str, float]:
@@ -67,8 +71,8 @@ class Pace:
         left = max(0, images - position.images) * took / done
         return f"{done / took:.3g} images/s: the stage is over in about {spoken(left)}"
 
-    def _now(self) -> tuple[float, int, int]:
-        return self.position.seconds, self.position.images, self.position.cycle
+    def _now(self) -> tuple[float, int, int, float]:
+        return self.position.seconds, self.position.images, self.position.cycle, self.waited()
 
 
 def spoken(seconds: float) -> str:

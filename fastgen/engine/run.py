@@ -198,9 +198,10 @@ class Run:
     def feed(self, config: StageConfig) -> Feed:
         """The batches of a stage; teacher samples are made first where its objective needs them."""
         needs = config.objective.needs
-        loader = loader_of(self.config, "data", batch=config.train.batch, images=needs.images)
+        device = self.accelerator.device
+        loader = loader_of(self.config, "data", batch=config.train.batch, images=needs.images, device=device)
         pairs = self._pairs(config) if needs.pairs else None
-        return Feed(self.pipeline, loader, self.accelerator.device, needs, pairs)
+        return Feed(self.pipeline, loader, device, needs, pairs)
 
     def _pairs(self, config: StageConfig) -> PairSet:
         images = config.objective.needs.images

@@ -28,7 +28,7 @@ class Telling:
 
     def __init__(self, log: RunLog, config: Config, stage: Stage, device: torch.device) -> None:
         self._log, self._config, self._stage = log, config, stage
-        self._pace = Pace(device, stage.position)
+        self._pace = Pace(device, stage.position, lambda: stage.feed.loader.waited)
         self._bar: Bar = log.bar(_named(config, stage), total=stage.config.train.images, done=stage.position.images)
 
     def __enter__(self) -> "Telling":

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from benchmarks import compare, compile, evaluation, sampling, table
+from benchmarks import compare, compile, evaluation, loader, sampling, table
 from benchmarks.figures import Result, noise_of
 
 STEP: dict[str, Any] = {
@@ -101,6 +101,15 @@ def test_the_stages_of_an_evaluation_are_timed():
     found = evaluation.main([*small, "--images", "20", "--device", "cpu"])
     assert set(found["images_per_second"]) == {"decode", "network", "moments", "eval"}
     assert min(found["images_per_second"].values()) > 0
+
+
+def test_images_are_read_from_every_storage_and_waited_for(monkeypatch):
+    monkeypatch.setenv("FASTGEN_CACHE", "")
+    small = ("--images", "40", "--side", "16", "--batch", "8", "--workers", "0", "--step", "0.01", "--measured", "0.05")
+    found = loader.main(small)
+    assert set(found["figures"]) == {"folder", "tar", "parquet"}
+    assert all(figures["workers_0"]["images_per_second"] > 0 for figures in found["figures"].values())
+    assert all(figures["workers_0"]["waited_of_a_step"] > 0 for figures in found["figures"].values())
 
 
 @pytest.mark.slow

@@ -89,10 +89,12 @@ def position():
 
 
 def test_the_pace_is_that_of_the_cycles_since_it_was_asked(position):
-    pace = Pace(torch.device("cpu"), position)
+    waited = iter((0.5, 0.5, 1.3, 1.4))
+    pace = Pace(torch.device("cpu"), position, waited.__next__)
     assert "pace/images_per_second" not in pace.figures()
     position.seconds, position.images, position.cycle = 2.0, 64, 4
     found = pace.figures()
+    assert found["pace/waited_for_data"] == pytest.approx(0.2)
     assert (found["pace/images_per_second"], found["pace/seconds_per_cycle"], found["pace/seconds"]) == (32, 0.5, 2)
     assert found["memory/gib"] > 0.01
     position.seconds, position.images, position.cycle = 3.0, 128, 5
