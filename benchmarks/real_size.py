@@ -42,6 +42,8 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     """Measures, prints and, where asked to, writes the figures."""
     told = _parser().parse_args(arguments)
     model = MODELS[told.model]
+    if told.folder:
+        told.folder.mkdir(parents=True, exist_ok=True)
     with TemporaryDirectory(dir=told.folder) as folder:
         config = _config(model, Path(folder), told)
         meter = Meter(accelerator_of(config).device)
