@@ -1,11 +1,13 @@
-"""Tests that throw made-up input at a reader: few cases each time, ten thousand of a fixed seed in a slow run.
+"""Tests that throw made-up input at a reader: few cases each time, ten thousand of fixed seeds in a slow run.
 
-What is thrown is made of something valid, of which a part is another: bytes flipped, cut or doubled, a value of a JSON
-text replaced or left out. A reader may take it or refuse it in words; anything else is a stack trace.
+The slow cases come in shards of a seed each, which `pytest -n` spreads over processors; FASTGEN_FUZZ sets another
+number. What is thrown is made of something valid, of which a part is another: bytes flipped, cut or doubled, a value of
+a JSON text replaced or left out. A reader may take it or refuse it in words; anything else is a stack trace.
 """
 
 import copy
 import json
+import os
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from inspect import Parameter, Signature, signature
@@ -17,7 +19,8 @@ from hypothesis import strategies as st
 
 from fastgen.errors import UserError
 
-MANY = 10_000
+MANY = int(os.environ.get("FASTGEN_FUZZ", "10000"))
+SHARDS = 16
 SEED = 20_261_127
 PHASES = (Phase.generate, Phase.shrink)
 CHARACTERS = "ab 0.-\xe9\0\n\t\x1b\ud83d\u202e\U0001f98a"
@@ -29,7 +32,7 @@ def fuzz(strategy: st.SearchStrategy[Any], *, few: int = 30) -> Callable[[Callab
     """Makes a test of a check of one case, and of fixtures by name: it must return, or raise a UserError."""
 
     def decorated(check: Callable[..., None]) -> Callable[..., None]:
-        def test(cases: int, **fixtures: Any) -> None:
+        def test(cases: int, shard: int, **fixtures: Any) -> None:
             def one(case: Any) -> None:
                 with suppress(UserError):
                     check(case, **fixtures)
@@ -37,13 +40,14 @@ def fuzz(strategy: st.SearchStrategy[Any], *, few: int = 30) -> Callable[[Callab
             settled = settings(
                 max_examples=cases, database=None, deadline=None, suppress_health_check=list(HealthCheck), phases=PHASES
             )
-            seed(SEED)(settled(given(strategy)(one)))()
+            seed(SEED + shard)(settled(given(strategy)(one)))()
 
         fixtures = list(signature(check).parameters.values())[1:]
-        cases = Parameter("cases", Parameter.POSITIONAL_OR_KEYWORD)
-        test.__signature__ = Signature([cases, *fixtures])  # type: ignore[attr-defined]
+        own = [Parameter(name, Parameter.POSITIONAL_OR_KEYWORD) for name in ("cases", "shard")]
+        test.__signature__ = Signature([*own, *fixtures])  # type: ignore[attr-defined]
         test.__name__, test.__module__ = check.__name__, check.__module__
-        return pytest.mark.parametrize("cases", [few, pytest.param(MANY, marks=pytest.mark.slow)])(test)
+        shards = [pytest.param(-(-MANY // SHARDS), shard, marks=pytest.mark.slow) for shard in range(SHARDS)]
+        return pytest.mark.parametrize(("cases", "shard"), [(few, 0), *shards])(test)
 
     return decorated
 
@@ -91,25 +95,31 @@ odd_values = st.recursive(
 """The same, or a list or mapping of it."""
 
 
+_change = st.tuples(
+    st.sampled_from(("replace", "replace", "drop", "add")), st.floats(0, 1, exclude_max=True), odd_values
+)
+changes = st.lists(_change, min_size=1, max_size=3)
+"""What `after` makes of a JSON value."""
+
+
+def after(made: list[tuple[str, float, Any]], original: Any) -> Any:
+    """A JSON value in which values are replaced, left out or added."""
+    value = {"": copy.deepcopy(original)}
+    for kind, where, new in made:
+        places = list(_places(value))
+        holder, key = places[int(where * len(places))]
+        if kind == "drop" and holder is not value:
+            del holder[key]
+        elif kind == "add" and isinstance(holder, dict) and holder is not value:
+            holder[f"{key}_"] = new
+        else:
+            holder[key] = new
+    return value[""]
+
+
 def changed(*originals: Any) -> st.SearchStrategy[Any]:
     """One of the JSON values with one to three of the values in it replaced, left out or added."""
-    kind = st.sampled_from(("replace", "replace", "drop", "add"))
-    change = st.tuples(kind, st.floats(0, 1, exclude_max=True), odd_values)
-
-    def apply(drawn: tuple[Any, list[tuple[str, float, Any]]]) -> Any:
-        value = {"": copy.deepcopy(drawn[0])}
-        for kind, where, new in drawn[1]:
-            places = list(_places(value))
-            holder, key = places[int(where * len(places))]
-            if kind == "drop" and holder is not value:
-                del holder[key]
-            elif kind == "add" and isinstance(holder, dict) and holder is not value:
-                holder[f"{key}_"] = new
-            else:
-                holder[key] = new
-        return value[""]
-
-    return st.tuples(st.sampled_from(originals), st.lists(change, min_size=1, max_size=3)).map(apply)
+    return st.tuples(changes, st.sampled_from(originals)).map(lambda drawn: after(*drawn))
 
 
 def json_texts(*originals: Any) -> st.SearchStrategy[bytes]:
