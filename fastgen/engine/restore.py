@@ -14,6 +14,9 @@ from ..models.sharding import Slice
 from .eight_bits import BLOCK, CODES, SCALES, blocks_of
 from .fitting import UnfitError, listed
 
+NUMBERS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+"""What states are kept in that are no codes."""
+
 
 @dataclass(frozen=True)
 class OptimizerSnapshot:
@@ -166,7 +169,7 @@ def _check_states(shapes: Sequence[torch.Size], tensors: Mapping[str, Tensor]) -
             faults.append(f"{key} belongs to none of {len(shapes)} parameters")
         elif value.ndim and value.shape != shapes[int(index)] and not name.endswith(SCALES):
             faults.append(f"{key} is {list(value.shape)}, its parameter {list(shapes[int(index)])}")
-        elif not value.is_floating_point() and not name.endswith(CODES):
+        elif value.dtype not in ((torch.uint8,) if name.endswith(CODES) else NUMBERS):
             faults.append(f"{key} is of {value.dtype}")
     if faults:
         raise UnfitError("optimizer", listed(faults))

@@ -163,3 +163,11 @@ def test_a_tensor_that_does_not_fit_is_named(stage: Stage, saved: Snapshot, grou
     assert ("optimizer" if role != group else {"ema": "average"}.get(group, group)) in message
     if group == "generator":
         assert same(before, everything(stage)), "an error left half of a checkpoint in the run"
+
+
+def test_a_moment_that_nothing_can_be_computed_with_is_named(stage: Stage, saved: Snapshot):
+    def in_eight_bits(tensors: dict[str, Tensor]) -> None:
+        name = next(name for name, tensor in tensors.items() if not tensor.ndim)
+        tensors[name] = tensors[name].to(torch.float8_e4m3fn)
+
+    assert "is of torch.float8_e4m3fn" in refused(stage, changed(saved, "optimizer.generator", in_eight_bits))
