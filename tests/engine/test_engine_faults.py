@@ -2,6 +2,7 @@
 
 import math
 
+import breaking
 import pytest
 import small_run
 import tiny
@@ -31,12 +32,12 @@ def stop_with(stage, message):
 
 
 def test_a_loss_that_is_not_finite_stops_before_the_update(pipeline):
-    stage = small_run.stage(pipeline, small_run.Spoilt(cycles=(3,)))
+    stage = small_run.stage(pipeline, breaking.Spoilt(cycles=(3,)))
     stop_with(stage, r"generator/regression is nan.* in cycle 3 of stage 'small', generator's turn")
 
 
 def test_a_gradient_that_is_not_finite_stops_before_the_update(pipeline):
-    stage = small_run.stage(pipeline, small_run.Spoilt(cycles=(3,), gradient_only=True))
+    stage = small_run.stage(pipeline, breaking.Spoilt(cycles=(3,), gradient_only=True))
     stop_with(stage, r"^generator/grad is (nan|inf) in cycle 3 of stage 'small', generator's turn")
 
 
@@ -62,7 +63,7 @@ def test_the_turns_after_one_that_broke_update_nothing(pipeline, ema_device):
 
 
 def test_the_error_names_the_turn_that_broke(pipeline):
-    stage = small_run.stage(pipeline, small_run.FakeOverflows(ratio=2))
+    stage = small_run.stage(pipeline, breaking.FakeOverflows(ratio=2))
     with pytest.raises(NonFiniteError, match=r"fake_score/gan is inf.*in cycle 0 .*fake_score's turn"):
         stage.cycle()
     assert {role: o.updates for role, o in stage.optimizers.items()} == {
@@ -73,7 +74,7 @@ def test_the_error_names_the_turn_that_broke(pipeline):
 
 
 def test_an_fp16_overflow_skips_the_update_and_all_that_counts_it(pipeline):
-    stage = small_run.stage(pipeline, small_run.Spoilt(cycles=(1,)), precision="fp16", optim={"warmup": 9})
+    stage = small_run.stage(pipeline, breaking.Spoilt(cycles=(1,)), precision="fp16", optim={"warmup": 9})
     stage.cycle()
     before, average, rate = everything(stage), stage.ema.updates, stage.optimizers["generator"].lr
     scale = stage.snapshot().state["scalers"]["generator"]["scale"]
@@ -88,7 +89,7 @@ def test_an_fp16_overflow_skips_the_update_and_all_that_counts_it(pipeline):
 
 
 def test_fp16_gives_up_after_too_many_skips_in_a_row(pipeline):
-    spoilt = small_run.Spoilt(cycles=(*range(MOST_SKIPS), *range(MOST_SKIPS + 1, 2 * MOST_SKIPS + 2)))
+    spoilt = breaking.Spoilt(cycles=(*range(MOST_SKIPS), *range(MOST_SKIPS + 1, 2 * MOST_SKIPS + 2)))
     stage = small_run.stage(pipeline, spoilt, precision="fp16", batch=1)
     for _ in range(2 * MOST_SKIPS + 1):
         stage.cycle()

@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+import breaking
 import pytest
 import small_run
 import tiny
@@ -90,7 +91,7 @@ def test_a_new_level_is_no_spike_for_long():
 
 def trained(pipeline: Pipeline, spikes: str, objective: Any = None, **train: Any) -> Stage:
     """A stage after three cycles, whose loss is a hundred times as large in the fourth."""
-    objective = objective or small_run.Spiking(at=(3,))
+    objective = objective or breaking.Spiking(at=(3,))
     stage = small_run.stage(pipeline, objective, guards=GuardsConfig(spikes=spikes), **train)  # type: ignore[arg-type]
     for _ in range(3):
         stage.cycle()
@@ -116,7 +117,7 @@ def updated(stage: Stage) -> tuple[list[Tensor], object]:
     ],
 )
 def test_a_skipped_turn_changes_and_counts_nothing(pipeline: Pipeline, at: tuple[int, ...], train: dict[str, object]):
-    stage = trained(pipeline, "skip", small_run.Spiking(at=at), **train)
+    stage = trained(pipeline, "skip", breaking.Spiking(at=at), **train)
     for scaler in stage._scalers.values():
         scaler.update(16.0)  # under fp16, so that the spike does not overflow
     before = updated(stage)
@@ -171,7 +172,7 @@ def test_a_spike_stops_the_run_before_anything_is_updated(pipeline: Pipeline):
 @pytest.mark.usefixtures("soon")
 def test_a_resumed_stage_holds_its_first_turn_against_those_before(pipeline: Pipeline):
     stage = trained(pipeline, "skip")
-    fresh = small_run.stage(pipeline, small_run.Spiking(at=(0,)), guards=GuardsConfig(spikes="skip"))
+    fresh = small_run.stage(pipeline, breaking.Spiking(at=(0,)), guards=GuardsConfig(spikes="skip"))
     fresh.restore(stage.snapshot())
     before = updated(fresh)
     fresh.cycle()

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import breaking
 import pytest
 import small_run
 import tiny
@@ -50,7 +51,7 @@ def cycle(stage: Stage, notes: Incidents) -> None:
 
 def spiking(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch, *at: int) -> Stage:
     monkeypatch.setattr(guard, "LEAST", 2)
-    return small_run.stage(pipeline, small_run.Spiking(at=at), guards=GuardsConfig(spikes="skip"))
+    return small_run.stage(pipeline, breaking.Spiking(at=at), guards=GuardsConfig(spikes="skip"))
 
 
 def test_a_spiked_batch_is_logged_by_its_samples_and_kept(

@@ -7,6 +7,7 @@ import shutil
 import weakref
 from contextlib import contextmanager
 
+import breaking
 import pytest
 import small_run
 import tiny
@@ -216,7 +217,7 @@ def test_resuming_nothing_starts_from_the_beginning(folder, tmp_path, capsys):
 
 
 def test_a_breakdown_leaves_the_last_checkpoint(folder, tmp_path):
-    spoilt = short(folder, tmp_path / "run", objective=small_run.Spoilt(cycles=(3,)))
+    spoilt = short(folder, tmp_path / "run", objective=breaking.Spoilt(cycles=(3,)))
     with pytest.raises(NonFiniteError, match=r"generator/regression is nan.* in cycle 3 of stage 'kd'"):
         distil(spoilt, recipes=folder)
     (left,) = (tmp_path / "run" / "checkpoints").iterdir()

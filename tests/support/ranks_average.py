@@ -7,9 +7,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from accelerate import Accelerator
+from breaking import Spiking
 from host_tensors import HostTensors
 from ranks_split import rivals
-from small_run import Spiking, parameters, stage, train_several_steps
+from small_run import parameters, stage, train_several_steps
 
 from fastgen.config.guards import GuardsConfig
 from fastgen.config.schema import LoRAConfig

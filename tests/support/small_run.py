@@ -7,6 +7,7 @@ import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
@@ -216,21 +217,34 @@ def write_recipe(folder: Path) -> None:
 
 
 def in_processes(count: int, target: Callable[..., None], *args: Any) -> list[int | None]:
-    """Exit codes of `count` processes of one thread that meet on a free port, as torchrun would start them."""
+    """Exit codes of `count` processes of one thread that meet on a free port, as torchrun would start them.
+
+    What they say is printed here, where pytest shows it beside a failure.
+    """
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    processes = [PROCESSES.Process(target=_ranked, args=(i, count, port, target, args)) for i in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:
-        process.join(timeout=300)
-        process.kill()
-        process.join()
+    with TemporaryDirectory() as folder:
+        said = [Path(folder) / str(rank) for rank in range(count)]
+        processes = [
+            PROCESSES.Process(target=_ranked, args=(rank, count, port, said[rank], target, args))
+            for rank in range(count)
+        ]
+        for process in processes:
+            process.start()
+        for process, file in zip(processes, said, strict=True):
+            process.join(timeout=300)
+            process.kill()
+            process.join()
+            text = file.read_text(errors="replace") if file.exists() else ""
+            print(f"--- {process.name} of {count} {target.__name__}, exit code {process.exitcode}:\n{text}")
     return [process.exitcode for process in processes]
 
 
-def _ranked(rank: int, count: int, port: int, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+def _ranked(rank: int, count: int, port: int, said: Path, target: Callable[..., None], args: tuple[Any, ...]) -> None:
+    words = os.open(said, os.O_WRONLY | os.O_CREAT)
+    os.dup2(words, 1)
+    os.dup2(words, 2)
     torch.set_num_threads(1)
     verify_here()
     if count > 1:
@@ -249,47 +263,3 @@ def teacher_pairs(pipeline: Pipeline, folder: Path, *, key: str) -> PairSet:
     return pairs.teacher_pairs(
         folder / "pairs", pipeline, pipeline.denoiser(), PAIRS, loader=loader, key=key, accelerator=accelerator
     )
-
-
-@dataclass(frozen=True)
-class Spoilt(KnowledgeDistillation):
-    """kd whose loss is NaN, or whose gradient alone is infinite, in some calls."""
-
-    cycles: tuple[int, ...] = ()
-    gradient_only: bool = False
-    calls: list[int] = field(default_factory=list)
-
-    def generator(self, roles: Any, batch: Any) -> dict[str, torch.Tensor]:
-        self.calls.append(len(self.calls))
-        terms = super().generator(roles, batch)
-        if self.calls[-1] not in self.cycles:
-            return terms
-        loss = terms["regression"]
-        steep = loss + (loss - loss.detach()).sqrt()
-        return {"regression": steep if self.gradient_only else loss * torch.nan}
-
-
-@dataclass(frozen=True)
-class Spiking(KnowledgeDistillation):
-    """kd whose loss is a hundred times as large in some calls, on one of several ranks."""
-
-    at: tuple[int, ...] = ()
-    rank: str = "0"
-    calls: list[int] = field(default_factory=list)
-
-    def generator(self, roles: Any, batch: Any) -> dict[str, torch.Tensor]:
-        self.calls.append(len(self.calls))
-        here = self.calls[-1] in self.at and os.environ.get("RANK", "0") == self.rank
-        return {name: value * (100.0 if here else 1.0) for name, value in super().generator(roles, batch).items()}
-
-
-@dataclass(frozen=True)
-class FakeOverflows(DMD2):
-    """The discriminator's loss is infinite in the second fake turn."""
-
-    turns: list[int] = field(default_factory=list)
-
-    def fake_score(self, roles: Any, batch: Any) -> dict[str, torch.Tensor]:
-        self.turns.append(1)
-        terms = super().fake_score(roles, batch)
-        return terms | {"gan": terms["gan"] * (torch.inf if len(self.turns) == 2 else 1.0)}
