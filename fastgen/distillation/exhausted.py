@@ -11,6 +11,7 @@ import torch
 from ..config.schema import Config, TrainConfig
 from ..errors import NoMemoryError, UserError
 from ..planning.cards import GIB, H100
+from ..planning.pools import KEPT
 from .costs import forecast_of
 
 LARGEST = 3
@@ -27,6 +28,7 @@ _UNCOUNTED: Sequence[tuple[str, Callable[[Config, TrainConfig], bool]]] = (
         "train.gradient_checkpointing=true (most of the activations)",
         lambda _, train: bool(train.gradient_checkpointing),
     ),
+    ("train.cuda_graphs=false (what graphs keep from call to call)", lambda _, train: not train.graphed),
     ("train.precision=bf16 (half of the activations)", lambda _, t: t.precision != "fp32"),
     ("sharing=lora (one network for all roles)", lambda config, _: config.sharing == "lora"),
 )
@@ -85,7 +87,7 @@ def remedy_of(config: Config, index: int, *, room: float, recipes: Path) -> str:
 
 def _savings(train: TrainConfig, parts: Mapping[str, int], rows: int) -> Iterator[tuple[str, float]]:
     """Settings, and the bytes that each alone would save."""
-    yield "train.micro_batch=1", parts["activations"] * (1 - 1 / rows)
+    yield "train.micro_batch=1", (parts["activations"] + parts.get(KEPT, 0)) * (1 - 1 / rows)
     if train.optim.name == "adamw":
         yield "train.optim.name=adamw8bit", sum(size for name, size in parts.items() if "moments" in name) * 3 / 4
     if train.ema_device == "auto":

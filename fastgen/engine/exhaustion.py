@@ -12,8 +12,8 @@ SAYS_SO = ("DefaultCPUAllocator", "CUDNN_STATUS_ALLOC_FAILED", "CUBLAS_STATUS_AL
 """What PyTorch's plain errors hold where memory ran out."""
 GENERAL = (
     "What takes less, the most effective first: a smaller train.micro_batch (`fastgen train --find-batch` finds the "
-    "largest that fits), train.gradient_checkpointing=true, train.precision=bf16, train.optim.name=adamw8bit, "
-    "train.ema_device=cpu, memory=low, sharing=lora"
+    "largest that fits), train.gradient_checkpointing=true, train.cuda_graphs=false, train.precision=bf16, "
+    "train.optim.name=adamw8bit, train.ema_device=cpu, memory=low, sharing=lora"
 )
 
 

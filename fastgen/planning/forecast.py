@@ -21,7 +21,7 @@ from .card import NOWHERE, Numbers, OnCard, on_card
 from .echo import Echoes
 from .held import QUANTISED, Held, Part
 from .meter import Meter, Tally
-from .pools import Pools
+from .pools import KEPT, Pools
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Scene:
                         known[turn] = self._taken(turn, batch, passes)
                     costs.append(known[turn])
         if self._pools is not None:
-            parts.append(Part("what graphs keep", self._pools.bytes))
+            parts.append(Part(KEPT, self._pools.bytes))
         encoding = self._held.while_encoding()
         found = Forecast(tuple(parts), tuple(costs), cycles, rows, self._pools is not None, encoding)
         return found if train.sharding == "none" else found.sliced(gpus)

@@ -10,6 +10,9 @@ from ..models.graphs import Graphs
 from ..models.recorded import Actor, Asked
 from .meter import Measured, Meter
 
+KEPT = "what graphs keep"
+"""The part of a forecast that it is."""
+
 
 class Pools(Graphs):
     """Stands in for the graphs of a stage: calls are made, and what recorded ones would hold for good is noted.

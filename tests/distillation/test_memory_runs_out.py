@@ -104,7 +104,8 @@ def test_a_step_without_memory_names_the_parts_and_what_takes_less(folder: Path,
     assert said.startswith("memory ran out in cycle 0 of stage 'dmd2' (OutOfMemoryError: CUDA out of memory. Tried to")
     assert "By the plan it needs" in said
     assert "most of it for " in said
-    assert "train.micro_batch=1 (saves about " in said
+    assert "What takes less: train.micro_batch=1 (saves about " in said, "graphs keep as much for each sample"
+    assert "train.cuda_graphs=false" in said
     assert "train.gradient_checkpointing=true (most of the activations)" in said
     assert "--find-batch" in said
     saved = [float(part.split()[0]) for part in said.split("(saves about ")[1:]]
