@@ -28,6 +28,7 @@ COMMANDS: dict[str, Command] = {
         "fastgen.cli.watch", "a run as a page on this machine: curves, pictures, log, a button to stop it"
     ),
     "plan": Command("fastgen.cli.plan", "what a run costs: memory by part, seconds, and what would make it fit"),
+    "precompute": Command("fastgen.cli.precompute", "encode a run's images and prompts before it, on all GPUs"),
     "sample": Command("fastgen.cli.sample", "draw images from a student or any other stock pipeline", "--overwrite"),
     "demo": Command("fastgen.cli.demo", "try a student out in the browser, its teacher beside it, with their times"),
     "eval": Command("eval.cli", "measure a student beside its teacher", "--overwrite"),

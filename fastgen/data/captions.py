@@ -54,6 +54,12 @@ class Captions(Texts):
     def text(self, number: int) -> str:
         return self.texts[number if self._starts is None else int(self._starts[number])]
 
+    def of_item(self, number: int) -> list[str]:
+        """All of an item's."""
+        if self._starts is None:
+            return [self.texts[number]]
+        return [self.texts[place] for place in range(*map(int, self._starts[number : number + 2]))]
+
     @property
     def several(self) -> bool:
         """Whether some items have more than one."""

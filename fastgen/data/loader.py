@@ -123,14 +123,22 @@ class Loader:
         """The numbers in the source of what stands at these positions."""
         return [int(number) for number in self._stream.at(positions)]
 
+    def mirrored(self, positions: Sequence[int]) -> list[bool]:
+        """Whether the image at each of these positions is mirrored."""
+        return [self._flip and hash_of("flip", self._seed, position) % 2 == 1 for position in positions]
+
     def names(self, numbers: Sequence[int]) -> list[str]:
         """The files or rows of these items, of a source that has any."""
         named: Callable[[int], str] | None = getattr(self._source, "named", None)
         return [] if named is None else [named(number) for number in numbers]
 
-    def again(self, positions: Sequence[int]) -> Items:
-        """The items at these positions, once more; what is expected next stays what it was."""
-        return self._thread.submit(self._load, positions).result()
+    def again(self, positions: Sequence[int], *, images: bool | None = None) -> Items:
+        """The items at these positions, once more; what is expected next stays what it was.
+
+        Args:
+            images: whether they are read; None reads them as `take` does.
+        """
+        return self._thread.submit(self._load, positions, self._images if images is None else images).result()
 
     def _claim(self, wanted: range) -> "Future[Items]":
         while self._ahead:
@@ -160,13 +168,13 @@ class Loader:
     def _coming(self, positions: range) -> "Future[Items]":
         """The items of a range, in the making."""
         if self._workers is None:
-            return self._thread.submit(self._load, positions)
+            return self._thread.submit(self._load, positions, self._images)
         images = self._workers.submit(self.numbers(positions))
         return self._thread.submit(self._put_together, positions, images)
 
-    def _load(self, positions: Sequence[int]) -> Items:
+    def _load(self, positions: Sequence[int], images: bool) -> Items:
         numbers = self.numbers(positions)
-        items = self._source.items(numbers) if self._images else replace(self._beside(numbers), images=None)
+        items = self._source.items(numbers) if images else replace(self._beside(numbers), images=None)
         return self._finished(items, numbers, positions)
 
     def _put_together(self, positions: Sequence[int], images: "Future[Found]") -> Items:
@@ -209,7 +217,7 @@ class Loader:
     def _mirrored(self, items: Items, positions: Sequence[int]) -> Items:
         if items.images is None:
             return items
-        chosen = torch.tensor([hash_of("flip", self._seed, position) % 2 == 1 for position in positions])
+        chosen = torch.tensor(self.mirrored(positions))
         return replace(items, images=items.images.flip(-1).where(chosen[:, None, None, None], items.images))
 
 

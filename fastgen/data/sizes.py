@@ -35,9 +35,11 @@ class _Encoded(Protocol):
 def sizes_of(records: _Encoded) -> NDArray[np.int64]:
     """Heights and widths [n, 2] as images are seen (EXIF); of those that cannot be read, a square's.
 
-    They are read once: the folder of what is kept between runs has them by the files' names, sizes and times.
+    They are read once: the folder of what is kept between runs has them by the files' names, sizes and times. Of images
+    that are known without their files they are known as well.
     """
-    return kept_array("sizes", records.files, lambda: _read(records))
+    known: NDArray[np.int64] | None = getattr(records, "sizes", None)
+    return known if known is not None else kept_array("sizes", records.files, lambda: _read(records))
 
 
 def _read(records: _Encoded) -> NDArray[np.int64]:

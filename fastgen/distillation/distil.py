@@ -14,6 +14,7 @@ from ..config.schema import Config
 from ..disk import check_writable
 from ..engine.distributed import alone, leave
 from ..engine.dtypes import AUTOCAST
+from ..engine.latents import recall
 from ..engine.materials import Material
 from ..engine.run import Run, Trained
 from ..engine.splitting import micro_batches
@@ -108,6 +109,7 @@ def ready(config: Config, *, recipes: Path, resume: bool = False, take_over: boo
     Raises:
         UserError: as by `distil`.
     """
+    recall(config)
     check_stages(config)
     accelerator = accelerator_of(config)
     for stage in config.stages:

@@ -18,6 +18,7 @@ from ..config.schema import Config
 from ..data.decode import Size
 from ..disk import check_writable
 from ..engine.dtypes import AUTOCAST
+from ..engine.latents import recall
 from ..errors import UserError
 from ..models.pipelines.attention import check_attention
 from ..models.pipelines.fuse import lora_file
@@ -106,6 +107,7 @@ def _check_export(config: Config, exported: Path, *, resume: bool) -> None:
 
 
 def _check_data(config: Config) -> None:
+    recall(config)
     config.data.check()
     if config.cache is not None and config.data.prompts is not None:
         check_writable(config.cache, "cache")

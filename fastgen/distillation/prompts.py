@@ -1,6 +1,5 @@
 """Which prompts a run draws, and their encoding before it, shared by its processes."""
 
-import math
 import os
 from collections.abc import Sequence
 
@@ -8,12 +7,12 @@ import numpy as np
 from accelerate import Accelerator
 from numpy.typing import NDArray
 
-from ..config.schema import Config, StageConfig
+from ..config.schema import Config
 from ..data.captions import Captions
 from ..data.decode import Size
 from ..data.texts import Chained, Some
 from ..engine.distributed import meet
-from ..engine.loading import loader_of
+from ..engine.loading import loader_of, positions_of
 from ..models.pipelines.pipeline import Pipeline
 from .previews import PREVIEW_IMAGES
 
@@ -57,7 +56,7 @@ def _trained(config: Config, captions: Captions) -> NDArray[np.bool_]:
     """Which texts stages and pairs ask for."""
     asked = np.zeros(len(captions.texts) + 1, bool)
     for stage in config.stages:
-        asked |= loader_of(config, "data", batch=stage.train.batch).drawn(_positions(stage))
+        asked |= loader_of(config, "data", batch=stage.train.batch).drawn(positions_of(stage))
     if any(stage.objective.needs.pairs for stage in config.stages):
         asked |= loader_of(config, "pairs").drawn(config.pairs.count)
     return asked
@@ -88,13 +87,6 @@ def _encode(
         pipeline.encode(prompts, share=share, progress=progress)
         meet()
         pipeline.encoder.refresh()
-
-
-def _positions(stage: StageConfig) -> int:
-    """How far into the stream of the data a stage reads."""
-    train, cycle = stage.train, stage.objective.cycle
-    cycles = math.ceil(train.images / (train.batch * sum("generator" in turn for turn in cycle)))
-    return cycles * train.batch * (1 if train.reuse else len(cycle))
 
 
 def _shown(config: Config) -> int:

@@ -10,8 +10,10 @@ from torch import Tensor
 from ..data import Items, Loader
 from ..errors import SilentError, UserError
 from ..models.conditioning import Conditioning, sent
+from ..models.pipelines.latents import Latents
 from ..models.pipelines.pipeline import Pipeline
 from ..objectives import Batch, Needs, Pair
+from .latents import KeptImages, samples_of
 
 
 @dataclass(frozen=True)
@@ -61,6 +63,7 @@ class Feed:
         device: device of the networks.
         needs: what the objective reads.
         pairs: teacher samples, for objectives that need them.
+        kept: samples of the data's images that were made before; then the loader reads no images.
     """
 
     pipeline: Pipeline
@@ -68,6 +71,7 @@ class Feed:
     device: torch.device
     needs: Needs
     pairs: PairSet | None = None
+    kept: KeptImages | None = None
     _ahead: _Read | None = field(default=None, init=False, repr=False)
 
     def prepare(self, position: int, size: int) -> None:
@@ -99,8 +103,10 @@ class Feed:
         else:
             items = self.loader.take(positions.start, size)
         real, view = None, self.view(items)
-        if self.needs.images and items.images is not None:
-            real = partial(self._encoded, items.images, view)
+        if self.kept is not None:
+            real = self._kept(self.kept.of(view), positions, view)
+        elif self.needs.images and items.images is not None:
+            real = partial(samples_of, items.images, view, self.device)
         cond = view.condition(size, labels=items.labels, prompts=items.prompts).to(self.device)
         return _Read(positions, cond, real, pair, view.shape)
 
@@ -115,13 +121,11 @@ class Feed:
         cond = view.condition(1, labels=items.labels, prompts=items.prompts).to(self.device)
         return torch.zeros((1, *view.shape), device=self.device), cond
 
-    def _encoded(self, images: Tensor, view: Pipeline) -> Tensor:
-        vae = getattr(self.pipeline.pipe, "vae", None)
-        fits = vae is None or images.shape[1] == vae.config.get("in_channels", images.shape[1])
-        real = view.codec.encode(sent(images, self.device)) if fits else images
-        if not fits or real.shape[1:] != view.shape:
-            raise UserError(
-                f"the data's images of shape {tuple(images.shape[1:])} do not fit the teacher, whose samples have "
-                f"shape {tuple(view.shape)}: choose data.size and data.channels, or another teacher"
-            )
-        return real
+    def _kept(self, latents: Latents, positions: range, view: Pipeline) -> Callable[[], Tensor]:
+        """Samples that were made before; of a batch that is not all there, made of the images."""
+        found = latents.rows(list(zip(self.loader.numbers(positions), self.loader.mirrored(positions), strict=True)))
+        if found is not None:
+            return partial(sent, found, self.device)
+        images = self.loader.again(positions, images=True).images
+        assert images is not None
+        return partial(samples_of, images, view, self.device)

@@ -1,10 +1,11 @@
 """The streams of a run's data."""
 
+import math
 from typing import Literal
 
 import torch
 
-from ..config.schema import Config
+from ..config.schema import Config, StageConfig
 from ..data import Loader
 from ..seeds import seed_of
 
@@ -36,3 +37,10 @@ def loader_of(
         workers=config.workers if stream == "data" else 0,
         device=device,
     )
+
+
+def positions_of(stage: StageConfig) -> int:
+    """How far into the stream of the data a stage reads; further after turns that fp16 skipped."""
+    train, cycle = stage.train, stage.objective.cycle
+    cycles = math.ceil(train.images / (train.batch * sum("generator" in turn for turn in cycle)))
+    return cycles * train.batch * (1 if train.reuse else len(cycle))

@@ -29,7 +29,7 @@ def materials(config: Config) -> dict[Material, Mapping[str, str]]:
         UserError: files of the teacher or the earlier student are not there.
     """
     init: dict[Material, Mapping[str, str]] = {} if config.init is None else {"init": _init(config.init)}
-    return {"teacher": _teacher(config.teacher), **init, "data": _data(config.data)}
+    return {"teacher": _teacher(config.teacher), **init, "data": contents_of_data(config.data)}
 
 
 def check_materials(saved: Materials, now: Materials, checkpoint: Path, *, allowed: Collection[Material] = ()) -> None:
@@ -90,7 +90,14 @@ def _init(path: str) -> dict[str, str]:
     }
 
 
-def _data(source: Source) -> dict[str, str]:
-    """What the files of a source hold together; nothing of one that reads none, or does not say which."""
+def contents_of_data(source: Source) -> Mapping[str, str]:
+    """What the files of a source hold together, or held when it was precomputed and they were there.
+
+    Nothing of a source that reads none, or does not say which.
+    """
+    first = getattr(source, "parts", (source,))[0]
+    known: Mapping[str, str] | None = getattr(getattr(first, "records", None), "contents", None)
+    if known is not None:
+        return known
     files = tuple(getattr(source, "reads", ()))
     return contents_of(files, Path(source.path)) if files else {}  # type: ignore[attr-defined]

@@ -23,6 +23,7 @@ from .dtypes import autocast_of, base_of
 from .exhaustion import memory_told
 from .feed import Feed, PairSet
 from .incidents import Incidents
+from .latents import KeptImages, kept_images
 from .loading import loader_of
 from .log import RunLog
 from .materials import Material, Materials, check_materials, materials
@@ -197,11 +198,19 @@ class Run:
 
     def feed(self, config: StageConfig) -> Feed:
         """The batches of a stage; teacher samples are made first where its objective needs them."""
-        needs = config.objective.needs
-        device = self.accelerator.device
-        loader = loader_of(self.config, "data", batch=config.train.batch, images=needs.images, device=device)
+        needs, device = config.objective.needs, self.accelerator.device
+        kept = self._kept(config) if needs.images and not needs.pairs else None
+        read = needs.images and kept is None
+        loader = loader_of(self.config, "data", batch=config.train.batch, images=read, device=device)
         pairs = self._pairs(config) if needs.pairs else None
-        return Feed(self.pipeline, loader, device, needs, pairs)
+        return Feed(self.pipeline, loader, device, needs, pairs, kept)
+
+    def _kept(self, stage: StageConfig) -> KeptImages | None:
+        """The samples of a stage's images where all of them were made before."""
+        kept, told = kept_images(self.config, stage, self.pipeline, self._made_of.get("data", {}))
+        if told is not None:
+            self.log.say(told)
+        return kept
 
     def _pairs(self, config: StageConfig) -> PairSet:
         images = config.objective.needs.images

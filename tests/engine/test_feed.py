@@ -68,10 +68,10 @@ def test_the_next_cycle_is_read_before_this_one_is_waited_for(pipeline: Pipeline
 def test_a_sample_that_cannot_be_read_stops_its_own_cycle(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch):
     stage, items = small_stage(pipeline), Loader._load
 
-    def load(self: Loader, positions: range) -> Items:
+    def load(self: Loader, positions: range, images: bool) -> Items:
         if positions.start >= 12:
             raise UserError("damaged")
-        return items(self, positions)
+        return items(self, positions, images)
 
     monkeypatch.setattr(Loader, "_load", load)
     assert stage.cycle()

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from fastgen.models import calls
 from fastgen.models.calls import guided, look
-from fastgen.models.pipelines.codec import IMAGES_AT_ONCE, MOST, LatentCodec, Wiring
+from fastgen.models.pipelines.codec import IMAGES_AT_ONCE, MOST, LatentCodec
+from fastgen.models.pipelines.wiring import Wiring
 from fastgen.process import Flow
 from fastgen.proofs.analytic import ExactDenoiser
 from fastgen.proofs.toy import toy_batch

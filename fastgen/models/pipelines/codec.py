@@ -10,10 +10,11 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from functools import partial, wraps
+from functools import cached_property, partial, wraps
 from inspect import signature
 from typing import Any, Protocol
 
+import diffusers
 import torch
 from torch import Tensor
 
@@ -21,9 +22,11 @@ from ...errors import UserError
 from .arguments import classifier_free, conditioning_kind, parameters
 from .canonical import unit
 from .components import autoencoder_of, denoisers_of, network_of
+from .identity import digest_of
 from .selftest import tolerance
 from .stock_pipeline import StockPipeline
 from .watch import Answer, replaced, silent, undisturbed, unshared
+from .wiring import Wiring
 
 IMAGES_AT_ONCE = 4  # images through the autoencoder together, if they are small; videos go one by one
 MOST = 2**17  # values of the samples that go together: two of SDXL at 1024 px
@@ -32,7 +35,14 @@ _PLUMBING = ("return_dict", "generator")
 
 
 class Codec(Protocol):
-    """Between images [B, C, H, W] or videos [B, C, F, H, W] in [-1, 1] and samples [B, ...] of the denoiser's space."""
+    """Between images [B, C, H, W] or videos [B, C, F, H, W] in [-1, 1] and samples [B, ...] of the denoiser's space.
+
+    Attributes:
+        identity: hash of all that an image's sample depends on but the image.
+    """
+
+    @property
+    def identity(self) -> str: ...
 
     def encode(self, images: Tensor) -> Tensor: ...
 
@@ -46,6 +56,8 @@ class Codec(Protocol):
 class PixelCodec:
     """The denoiser works on pixels."""
 
+    identity = "pixels"
+
     def encode(self, images: Tensor) -> Tensor:
         return images
 
@@ -54,42 +66,6 @@ class PixelCodec:
 
     def images_of(self, x0: Tensor) -> Tensor:
         return self.decode(x0)
-
-
-@dataclass(frozen=True)
-class Wiring:
-    """How the elements of one sample become those of its latents: z = scale * x[source] + shift, exactly invertible.
-
-    Args:
-        latents: shape of what the autoencoder decodes for one sample, [k, C, ...]: k frames of a video whose
-            autoencoder is one of images, else 1.
-        source: [N] int64, a permutation of a sample's flattened elements.
-        scale, shift: [N] in float32, the scale nowhere zero.
-    """
-
-    latents: torch.Size
-    source: Tensor
-    scale: Tensor
-    shift: Tensor
-
-    def to_latents(self, x: Tensor) -> Tensor:
-        """Samples [B, ...] to latents [B k, C, ...] in float32."""
-        z = x.flatten(1).float()[:, self.source] * self.scale + self.shift
-        return z.reshape(-1, *self.latents[1:])
-
-    def to_samples(self, z: Tensor, shape: torch.Size) -> Tensor:
-        """Latents [B k, C, ...] to samples [B, *shape] in float32.
-
-        Raises:
-            UserError: the latents are of another size than the pipeline was asked for.
-        """
-        if z.shape[1:] != self.latents[1:] or len(z) % self.latents[0]:
-            raise UserError(
-                f"the images or videos have latents of {list(z.shape[1:])}, the teacher's samples of "
-                f"{list(self.latents[1:])}: bring the data to the size (and frames) that the teacher samples"
-            )
-        flat = (z.float().reshape(-1, len(self.source)) - self.shift) / self.scale
-        return torch.empty_like(flat).index_copy_(1, self.source, flat).reshape(-1, *shape)
 
 
 @contextmanager
@@ -117,6 +93,13 @@ class LatentCodec:
         self.vae, self.wiring, self.shape, self.extras = vae.requires_grad_(False).eval(), wiring, shape, extras
         if vae.dtype == torch.float16 and vae.config.get("force_upcast"):
             vae.float()
+
+    @cached_property
+    def identity(self) -> str:
+        config = {name: value for name, value in self.vae.config.items() if not name.startswith("_")}
+        told = [type(self.vae).__name__, diffusers.__version__, config, self.shape, self.wiring.latents]
+        digest = digest_of(told, {**self.vae.state_dict(), **self.wiring.tensors})
+        return digest.hexdigest()
 
     @torch.no_grad()
     @_untuned()

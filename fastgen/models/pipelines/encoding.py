@@ -1,10 +1,9 @@
 """Prompts and labels as a denoiser is told of them: captured once each, kept on disk where a folder is given."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from ..conditioning import Conditioning
 from ..denoiser import CallForm
 from ..layout import same
 from .components import encoders_of, network_of, rest, wake
+from .identity import add, digest_of, ordered
 from .probe import capture, capture_null
 from .refusal import failure
 from .stock_pipeline import StockPipeline
@@ -173,7 +173,6 @@ class Encoder:
 
 def identity(pipe: StockPipeline, form: CallForm, asking: Asking) -> str:
     """A hash of everything that a prompt's conditioning depends on but the prompt: encoders, sizes, call."""
-    digest = hashlib.blake2b(digest_size=16)
     told = [
         type(pipe).__name__,
         diffusers.__version__,
@@ -182,26 +181,13 @@ def identity(pipe: StockPipeline, form: CallForm, asking: Asking) -> str:
         form,
         {name: value for name, value in network_of(pipe).config.items() if not name.startswith("_")},
     ]
-    digest.update(repr(_ordered(told)).encode())
+    digest = digest_of(told, {})
     for name, part in sorted(pipe.components.items()):
         if isinstance(part, PreTrainedTokenizerBase):
-            digest.update(repr((name, _ordered(_spelt_out(part)))).encode())
+            digest.update(repr((name, ordered(_spelt_out(part)))).encode())
     for module in encoders_of(pipe):
-        for name, tensor in module.state_dict().items():
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        add(digest, module.state_dict())
     return digest.hexdigest()
-
-
-def _ordered(value: Any) -> Any:
-    """The same in an order that no process chooses anew, as it does of sets."""
-    if is_dataclass(value) and not isinstance(value, type):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, Mapping):
-        return sorted((str(name), _ordered(entry)) for name, entry in value.items())
-    if isinstance(value, set | frozenset):
-        return sorted(map(repr, value))
-    return [_ordered(entry) for entry in value] if isinstance(value, list | tuple) else value
 
 
 def _spelt_out(tokenizer: PreTrainedTokenizerBase) -> tuple[Any, ...]:

@@ -40,7 +40,9 @@ from .stock_pipeline import StockPipeline, StockScheduler
 from .waking import SleepingCodec, awake, sleeping_autoencoder
 
 PROBE_PIXELS, PROBE_FRAMES = 256, 9
-_EXAMPLES = {"none": (None, None), "label": (0, 1), "prompt": ("a", "a longer one")}
+EXAMPLES = ("a", "a longer one")
+"""Prompts that a pipeline is asked for where any will do."""
+_EXAMPLES = {"none": (None, None), "label": (0, 1), "prompt": EXAMPLES}
 
 
 class Pipeline:

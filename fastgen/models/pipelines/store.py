@@ -103,14 +103,14 @@ class Store:
         if held:
             self._write(held)
 
-    def check_space(self, needed: int) -> None:
-        """Raises UserError where the disk has not so many bytes left."""
+    def check_space(self, needed: int, what: str = "the encoded prompts of this run") -> None:
+        """Raises UserError where the disk has not so many bytes left for something."""
         place = next(folder for folder in (self._folder, *self._folder.parents) if folder.exists())
         free = shutil.disk_usage(place).free
         if free < needed:
             raise UserError(
-                f"the encoded prompts of this run take {needed:,} bytes in {self._folder}, where {free:,} are free: "
-                "give a folder on a larger disk with cache=..., or fewer prompts"
+                f"{what} take {needed:,} bytes in {self._folder}, where {free:,} are free: give a folder on a larger "
+                "disk with cache=..., or less data"
             )
 
     def _write(self, held: Sequence[tuple[Any, Mapping[str, Any]]]) -> None:

@@ -55,6 +55,10 @@ class SleepingCodec:
     def __init__(self, codec: Codec, autoencoder: Sleepers) -> None:
         self._codec, self._autoencoder = codec, autoencoder
 
+    @property
+    def identity(self) -> str:
+        return self._codec.identity
+
     def encode(self, images: Tensor) -> Tensor:
         with self._autoencoder.awake():
             return self._codec.encode(images)
