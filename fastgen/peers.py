@@ -109,6 +109,7 @@ def together(patience_s: float) -> Iterator[None]:
         watch.say_done()
     except BaseException as error:
         verdict = watch.verdict_on(error)
+        _hang_up()
         if verdict is error:
             raise
         raise verdict from None
@@ -181,10 +182,11 @@ class _Watch:
                 unanswered = unanswered + 1 if stopping.unanswered() else 0
                 if unanswered * BEAT_S >= GRACE_S:
                     self._tell(self._store, self._me, Ending.of(Stopped(stopping.asked() or 0)))
-                if not self._store.check([f"{self._name}/alive/{neighbour}"]):
-                    continue
+                if who is None and not self._store.check([f"{self._name}/who/{neighbour}"]):
+                    continue  # it is not here yet
                 who = who or Peer(**json.loads(self._store.get(f"{self._name}/who/{neighbour}")))
-                beat = self._store.get(f"{self._name}/alive/{neighbour}")
+                beats = f"{self._name}/alive/{neighbour}"
+                beat = self._store.get(beats) if self._store.check([beats]) else b""  # one may end before its first
                 missed, last = (0 if beat != last else missed + 1), beat
                 if who.gone(self._me):
                     self._tell(self._store, who, _lost("was killed, perhaps for lack of memory"))
@@ -215,6 +217,16 @@ class _Watch:
         self._heard.set()
         if not self.over.wait(GRACE_S) and not self._leaving:
             stopping.leave(f"{who} {ending.text}", ending.exit_code)
+
+
+def _hang_up() -> None:
+    """Breaks off what this process exchanges with the others, which may wait in a kernel for one that is gone.
+
+    NCCL says so at length where a process ends without; a thread does it, since that may wait as well.
+    """
+    breaking = Thread(target=dist.distributed_c10d._abort_process_group, name="fastgen-peers", daemon=True)
+    breaking.start()
+    breaking.join(GRACE_S)
 
 
 def _lost(how: str) -> Ending:

@@ -14,7 +14,7 @@ def names_in(file: str) -> set[str]:
 
 def test_every_promise_has_its_row_and_state():
     assert [int(row[1]) for row in ROWS] == [*range(1, 49)]
-    assert {row[3].strip() for row in ROWS} == {"holds", "partly", "does not apply"}
+    assert {row[3].strip() for row in ROWS} <= {"holds", "partly", "does not apply"}
 
 
 def test_the_tests_that_hold_them_exist():

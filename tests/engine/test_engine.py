@@ -20,15 +20,23 @@ from fastgen.models.owned import owned
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.objectives import DMD2, Pretrain
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.guidance_laws import Fixed
+from fastgen.objectives.parts.guidance_laws import Fixed, Shared
+from fastgen.objectives.parts.solvers import Guidance
 from fastgen.objectives.trajectory.self_shortcut import SelfShortcut
 from fastgen.objectives.trajectory.shortcut import Shortcut
+from fastgen.objectives.trajectory.tdd import TargetDriven
 from fastgen.sampling.sampler import ode
 from fastgen.seeds import seed_of, stream
 
 TRAINED = {"generator": 1, "fake_score": 3, "discriminator": 3}  # updates per cycle
 THREE_FAKE_TURNS = DMD2(ratio=3, guidance=Fixed(1.5))  # unguided, the first generator gradient is exactly zero
 ONE_FAKE_TURN = DMD2(ratio=1, guidance=Fixed(1.5))
+
+DROPPING = (
+    Pretrain(label_dropout=0.5),
+    DMD2(ratio=1, guidance=Shared(1.5, 1.5, dropout=0.5)),
+    TargetDriven(dropout=0.5, teacher_guidance=Guidance(2.0, 2.0), gan=GAN(0.0, kind="hinge")),
+)
 
 
 @pytest.fixture(scope="module")
@@ -149,6 +157,21 @@ def test_what_divides_a_batch_into_parts_knows_rows_by_their_place_in_it(pipelin
     for part in parts:
         assert part.figures[0] == pytest.approx(whole.figures[0], rel=1e-4)
         torch.testing.assert_close(part.gradients, whole.gradients, atol=1e-5, rtol=1e-3)
+
+
+@pytest.mark.parametrize("objective", DROPPING, ids=lambda objective: type(objective).__name__)
+def test_what_is_dropped_depends_on_the_rows_alone(objective):
+    """A network's own layers of dropout drop nothing; conditions are dropped by row, however a batch is divided."""
+    pipeline = Pipeline(tiny.class_conditional())
+    for block in pipeline.network.modules():
+        if isinstance(block, nn.Dropout):
+            block.p = 0.5
+    pipeline.network.train()
+    wholes = [run(pipeline, objective, 1, batch=8, micro_batch=8) for _ in range(2)]  # the global stream has moved on
+    parts = run(pipeline, objective, 1, batch=8, micro_batch=2)
+    assert wholes[0].figures == wholes[1].figures
+    assert parts.figures[0] == pytest.approx(wholes[0].figures[0], rel=1e-4)
+    torch.testing.assert_close(parts.gradients, wholes[0].gradients, atol=1e-5, rtol=1e-3)
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(pipeline):

@@ -34,16 +34,23 @@ def folder(tmp_path_factory):
     return folder
 
 
+def ended(config, fault, codes):
+    """What each of two processes says on stderr to which a fault happens, and that ends by these codes."""
+    start = time.monotonic()
+    found = small_run.in_processes(2, faults.carried_out, config, False, fault)
+    said = [config.out.with_suffix(f".{rank}").read_text() for rank in (0, 1)]
+    print(f"{fault}: {found} after {time.monotonic() - start:.1f} s", *said, sep="\n--- ")
+    assert found == list(codes)
+    return said
+
+
 @pytest.mark.parametrize(
     "fault", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ENDS]
 )
 def test_what_happens_to_one_process_ends_both_and_loses_nothing(folder, fault):
     codes, words, cycle = ENDS[fault]
     config = faults.short(folder, fault.replace(" ", "-"))
-    start = time.monotonic()
-    assert small_run.in_processes(2, faults.carried_out, config, False, fault) == list(codes)
-    print(f"{fault}: {codes} after {time.monotonic() - start:.1f} s")
-    said = [config.out.with_suffix(f".{rank}").read_text() for rank in (0, 1)]
+    said = ended(config, fault, codes)
     assert words in said[0]
     for one in said:
         assert "Traceback" not in one or fault == "bug"
@@ -62,8 +69,7 @@ def test_two_gpus_end_by_the_same_words_and_go_on(folder, fault):
     """Through NCCL: about twenty seconds a fault."""
     codes, words, cycle = ENDS[fault]
     config = faults.short(folder, f"gpu-{fault.replace(' ', '-')}", device="cuda")
-    assert small_run.in_processes(2, faults.carried_out, config, False, fault) == list(codes)
-    said = [config.out.with_suffix(f".{rank}").read_text() for rank in (0, 1)]
+    said = ended(config, fault, codes)
     assert words in said[0]
     assert not any("NCCL" in one or "Traceback" in one for one in said)
     assert max(int(path.name) for path in (config.out / "checkpoints").glob("*")) == 2 * cycle
