@@ -16,7 +16,9 @@ from pydantic_core import PydanticUndefined
 ENTRY = re.compile(r"^(?P<indent>\s*)(?P<names>[a-z]\w*(?:, [a-z]\w*)*): (?P<text>.*)$")
 SECTIONS = ("Args:", "Attributes:", "Raises:", "Returns:")
 WORDS = {str: "text", int: "whole number", float: "number", bool: "true or false", Path: "path", type(None): "null"}
-TABLES = {"objective": "[an objective](#objectives)", "data": "[a source](#data)"}
+TABLES = {"objective": "[an objective](#objectives)", "data": "[a source](#data)"} | dict.fromkeys(
+    ("rewards", "judges"), "[rewards](#rewards)"
+)
 """Settings whose values are entries of a table, by name."""
 BOUNDS = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
 

@@ -19,6 +19,7 @@ from fastgen.config.schema import Config
 from fastgen.config.shipped import shipped
 from fastgen.config.yaml_file import load
 from fastgen.data import SOURCES
+from fastgen.models.pipelines.rewards import REWARDS
 from fastgen.objectives import OBJECTIVES
 
 DOCS = Path(__file__).parent
@@ -55,6 +56,13 @@ ABOUT_OBJECTIVES = """## Objectives
 ABOUT_DATA = """## Data
 
 `data: {source: NAME, ...}` with the settings of that name.
+"""
+
+
+ABOUT_REWARDS = """## Rewards
+
+`rewards` and `judges` of a stage: `{name: NAME, ...}` with the settings of that name, or a list of
+them, each with a `weight`.
 """
 
 
@@ -144,6 +152,8 @@ def settings_page() -> str:
         *objectives,
         ABOUT_DATA,
         *sources,
+        ABOUT_REWARDS,
+        *(part for name, kind in REWARDS.items() for part in _named(name, kind)),
         ABOUT_PARTS,
         *(section(kind, level=3) for kind in _parts()),
     ]
@@ -152,7 +162,7 @@ def settings_page() -> str:
 
 def documented() -> list[type]:
     """Every class that has a table of settings."""
-    return [*classes_in(Config), *OBJECTIVES.values(), *SOURCES.values(), *_parts()]
+    return [*classes_in(Config), *OBJECTIVES.values(), *SOURCES.values(), *REWARDS.values(), *_parts()]
 
 
 def _parts() -> list[type]:

@@ -24,6 +24,8 @@ from .record import Record, course_of, rounded, rows_of
 from .table import Trial
 
 VERSIONS = ("torch", "diffusers", "transformers")
+ASSETS = "ASSETS"
+"""In a setting of a trial, the folder of teachers, data and extractors."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +157,8 @@ def _trained(folder: Path, trial: Trial, terms: Terms, card: int | None, source:
     run = folder / "run"
     places = terms.protocol.places(terms.assets, terms.shared, source)
     overrides = [f"out={run}", f"seed={trial.seed}", *places, *terms.protocol.watched(terms.assets, terms.shared)]
-    command = ["train.py", "--config", str(named(trial.config).path), *overrides, *asked]
+    there = [setting.replace(ASSETS, str(terms.assets)) for setting in asked]
+    command = ["train.py", "--config", str(named(trial.config).path), *overrides, *there]
     resumed = ["--resume"] if (run / "checkpoints").is_dir() else []
     spent = _carried_out([*command, *resumed], folder / "train", terms, card)
     atomic_text(clock, f"{spent:.1f}\n")

@@ -8,6 +8,7 @@ from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
 from ..data import SOURCE_KINDS, Mixture
 from ..models.masters import Masters
+from ..models.pipelines.rewards import REWARD_KINDS
 from ..models.sharding import Sharding
 from ..models.walk import Sampler
 from ..objectives import OBJECTIVE_KINDS, roles_of
@@ -19,6 +20,7 @@ from .evaluate import EvaluateConfig
 from .export import ExportConfig, ExportSetting
 from .guards import GuardsConfig
 from .record import CheckpointsConfig, LogConfig, TimeoutsConfig
+from .rewards import SEVERAL_REWARDS
 from .strict import Strict, named, one_or_several
 from .teacher import TeacherConfig
 
@@ -26,7 +28,11 @@ Fraction = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["fp32", "bf16", "fp16"]
 Base = Literal["fp32", "bf16", "fp8", "int8", "nf4"]
 Sharing = Literal["full", "lora", "scores"]
-NAMED: tuple[tuple[Kinds[Any], str], ...] = ((OBJECTIVE_KINDS, "name"), (SOURCE_KINDS, "source"))
+NAMED: tuple[tuple[Kinds[Any], str], ...] = (
+    (OBJECTIVE_KINDS, "name"),
+    (SOURCE_KINDS, "source"),
+    (REWARD_KINDS, "name"),
+)
 """What a mapping names the class of, and under which key."""
 
 
@@ -204,6 +210,8 @@ class StageConfig(Strict):
     train: budget, batches and optimizers.
     carry: role -> whose weights it starts from: teacher, generator or ema (the stage before).
     discriminator: what it reads, for objectives that have one.
+    rewards: what samples are to score high in, for objectives that read rewards; of several each has a `weight`.
+    judges: rewards that are only watched, so that what is gained at their expense shows in the log.
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
@@ -211,6 +219,8 @@ class StageConfig(Strict):
     train: TrainConfig
     carry: dict[str, Literal["teacher", "generator", "ema"]] = Field(default_factory=dict)
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    rewards: Annotated[Any, SEVERAL_REWARDS] = None
+    judges: Annotated[Any, SEVERAL_REWARDS] = None
 
     @model_validator(mode="before")
     @classmethod
@@ -228,6 +238,19 @@ class StageConfig(Strict):
                     f"train.roles names {role!r}, but {self.name} trains {', '.join(trained)}; "
                     "remove it or choose an objective with that role"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _is_rewarded_as_it_needs(self) -> Self:
+        if self.objective.needs.rewards and self.rewards is None:
+            raise ValueError(
+                f"{self.name} trains by rewards and the stage has none: set rewards, such as "
+                "{name: clip, path: FOLDER}, or {name: FILE.py:Class} of your own"
+            )
+        if not self.objective.needs.rewards and (self.rewards or self.judges):
+            raise ValueError(
+                f"{self.name} reads no rewards: remove rewards and judges, or choose an objective that does"
+            )
         return self
 
 

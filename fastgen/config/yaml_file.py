@@ -17,6 +17,7 @@ from ..data import Mixture
 from ..errors import UserError, did_you_mean
 from ..files import atomic_folder, atomic_text
 from ..limits import Cap, plain, read_bytes
+from ..models.pipelines.rewards import Weighted
 from ..plugins import Origin
 from .mistakes import listed
 from .schema import NAMED, Config
@@ -208,7 +209,7 @@ def _with_stages(raw: dict[str, Any]) -> dict[str, Any]:
     raw = dict(raw)
     common = raw.pop("train", None)
     if "objective" in raw and "stages" not in raw:
-        keys = ("objective", "carry", "discriminator")
+        keys = ("objective", "carry", "discriminator", "rewards", "judges")
         raw["stages"] = [{key: raw.pop(key) for key in keys if key in raw}]
     if common is not None and isinstance(raw.get("stages"), list):
         raw["stages"] = [
@@ -230,7 +231,7 @@ def _merged(base: Any, change: Any) -> Any:
 
 def _plain(value: Any, named: Callable[[Origin], str]) -> Any:
     """Models, dataclasses and paths as what YAML and JSON hold; `named` says how a class is called."""
-    if isinstance(value, Mixture):
+    if isinstance(value, (Mixture, Weighted)):
         parts = zip(value.parts, value.weights, strict=True)
         return [{**_plain(part, named), "weight": weight} for part, weight in parts]
     for kinds, key in NAMED:

@@ -199,6 +199,7 @@ def _check_buckets(stage: StageConfig, config: Config) -> None:
     rules = {
         "reads pairs, which are samples of one shape": stage.objective.needs.pairs,
         "measures distances of pictures of one shape": stage.objective.needs.lpips,
+        "decodes pictures of one shape for its rewards": stage.objective.needs.rewards,
         "shares the tokens of samples among processes": stage.train.sequence_parallel > 1,
     }
     for what, broken in rules.items():

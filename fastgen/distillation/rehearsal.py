@@ -83,14 +83,14 @@ def rehearse_pictures(student: Student, *, warn: Callable[[str], None]) -> bool:
             raise
         raise UserError(
             f"the samples of {type(student.pipeline.pipe).__name__} cannot be decoded ({cause(error)}), and this run "
-            "needs images: choose an objective without images or LPIPS, and evaluate.protocol=none"
+            "needs images: choose an objective without images, LPIPS or rewards, and evaluate.protocol=none"
         ) from error
     return True
 
 
 def _needs_pictures(student: Student) -> bool:
     config = student.config
-    read = any(needs.images or needs.lpips for needs in (stage.objective.needs for stage in config.stages))
+    read = any(stage.objective.needs.pictures for stage in config.stages)
     return read or config.evaluate.protocol not in ("none", "digits")
 
 

@@ -1,6 +1,6 @@
 """Positions of the data stream into batches on the device."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -51,6 +51,7 @@ class _Read:
     real: Callable[[], Tensor] | None
     pair: Pair | None
     shape: tuple[int, ...]
+    asked: Sequence[str]
 
 
 @dataclass
@@ -92,7 +93,7 @@ class Feed:
         ahead, self._ahead = self._ahead, None
         positions = range(position, position + size)
         read = ahead if ahead is not None and ahead.positions == positions else self._read(positions)
-        return Batch(read.cond, read.shape, rng, shared_rng, real=read.real, pairs=read.pair)
+        return Batch(read.cond, read.shape, rng, shared_rng, real=read.real, pairs=read.pair, asked=read.asked)
 
     def _read(self, positions: range) -> _Read:
         pair, size = None, len(positions)
@@ -108,7 +109,7 @@ class Feed:
         elif self.needs.images and items.images is not None:
             real = partial(samples_of, items.images, view, self.device)
         cond = view.condition(size, labels=items.labels, prompts=items.prompts).to(self.device)
-        return _Read(positions, cond, real, pair, view.shape)
+        return _Read(positions, cond, real, pair, view.shape, _words(items) if self.needs.rewards else ())
 
     def view(self, items: Items) -> Pipeline:
         """The pipeline as it is asked for samples of these items' bucket."""
@@ -129,3 +130,10 @@ class Feed:
         images = self.loader.again(positions, images=True).images
         assert images is not None
         return partial(samples_of, images, view, self.device)
+
+
+def _words(items: Items) -> Sequence[str]:
+    """What each item is asked for: its prompt, or its label in digits; nothing where there is neither."""
+    if items.prompts is not None:
+        return items.prompts
+    return () if items.labels is None else [str(label) for label in items.labels.tolist()]

@@ -23,6 +23,7 @@ from ..models.masters import halve
 from ..models.offload import is_swapped
 from ..models.pipelines.perceptual import Perceptual, lpips_network
 from ..models.pipelines.pipeline import Pipeline
+from ..models.pipelines.rewards import loaded
 from ..models.pipelines.source import DTYPES
 from ..models.quantised import quantise
 from ..models.regions import compile_regions
@@ -125,6 +126,8 @@ def build_roles(
     members |= {name: STATES[name]().to(device) for name in needs.states}
     if needs.lpips:
         members["lpips"] = Perceptual(pipeline.codec, lpips_network().to(device))
+    if needs.rewards:
+        members["rewards"] = loaded(stage.rewards, stage.judges, pipeline.codec, device)
     student = student.telling(needs.scalars_of("generator"), guidance=guidance)
     if heads is not None:
         check_fusible(denoisers["generator"])

@@ -37,6 +37,7 @@ from .restore import (
     put_together,
     restore_optimizer,
 )
+from .rewarded import rewards_of
 from .sharding import forget_calls
 from .splitting import micro_batches
 
@@ -141,7 +142,7 @@ class Stage:
             taken.append(self._turn(turn, batches))
         if not self.done:
             self.feed.prepare(self.position.drawn + self._first * self.micro, self.micro)
-        figures |= self._settled(taken)
+        figures |= self._settled(taken) | rewards_of(self.roles)
         if self.config.train.sharding != "none":
             forget_calls(self.roles)
         self.position.cycle += 1

@@ -10,6 +10,7 @@ from ..process import Process
 from .contract import Denoiser, RoleNetwork
 from .discriminator import Discriminator
 from .owned import collect_gradients, owned
+from .rewards import Rewards
 from .sharding import load, whole
 from .walk import Plan
 
@@ -17,7 +18,7 @@ DENOISERS = ("generator", "fake_score", "real_score", "target")
 
 
 class Roles:
-    """Networks by role: generator, fake_score, real_score, target, discriminator, and small state modules.
+    """Networks by role: generator, fake_score, real_score, target, discriminator, rewards, and small state modules.
 
     Args:
         members: role name -> module. The denoisers all speak one process.
@@ -61,6 +62,10 @@ class Roles:
     @property
     def discriminator(self) -> Discriminator:
         return cast(Discriminator, self["discriminator"])
+
+    @property
+    def rewards(self) -> Rewards:
+        return cast(Rewards, self["rewards"])
 
     @property
     def process(self) -> Process:

@@ -26,6 +26,7 @@ from .parts.score_matching import DirectionMatching, ScoreMatching
 from .regression.guidance_distillation import GuidanceDistillation
 from .regression.kd import KnowledgeDistillation
 from .regression.pretrain import Pretrain
+from .reward.advantage_flow import AdvantageFlow
 from .trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
 from .trajectory.lcm import LatentConsistency
 from .trajectory.meanflow import MeanFlow
@@ -79,6 +80,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     # regression
     "kd": KnowledgeDistillation,
     "guidance_distillation": GuidanceDistillation,
+    # rewards
+    "advantage_flow": AdvantageFlow,
 }
 
 

@@ -114,7 +114,7 @@ class Held:
     def _teacher(self) -> Iterator[Part]:
         yield Part("teacher's network", self._network(), sliced=True)
         needs = self.stage.objective.needs
-        asleep = self.config.memory == "low" and not (needs.images or needs.lpips)
+        asleep = self.config.memory == "low" and not needs.pictures
         codec = self._codec()
         if codec is not None and not asleep:
             yield Part("codec", weights_of(codec))

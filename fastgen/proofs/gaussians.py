@@ -7,7 +7,7 @@ import copy
 from collections.abc import Callable
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 from ..models.roles import Roles
@@ -18,6 +18,7 @@ from ..process import Process, even_grid
 from .analytic import AffineGenerator, ExactDenoiser, ExactRatio, Mixture
 from .bed import PROCESSES, seeded
 from .check import Check
+from .toy import indifferent
 
 REAL = Mixture(torch.tensor([[0.3, -0.5]]), torch.tensor([[[0.8, 0.2], [0.2, 0.5]]]))
 OTHER_MEAN = torch.tensor([0.9, 0.1], dtype=torch.float64)
@@ -125,7 +126,8 @@ def _roles(objective: Objective, generator: AffineGenerator, law: Mixture) -> Ro
     """The generator with the exact scores of the data and of that law of its own samples."""
     real, fake = ExactDenoiser(generator.process, REAL), ExactDenoiser(generator.process, law)
     members = {"generator": generator, "target": copy.deepcopy(generator), "real_score": real, "fake_score": fake}
-    states = {name: STATES[name]() for name in objective.needs.states}
+    states: dict[str, nn.Module] = {name: STATES[name]() for name in objective.needs.states}
+    states |= {"rewards": indifferent()} if objective.needs.rewards else {}
     return Roles(members | {"discriminator": ExactRatio(real, fake)} | states, Plan([even_grid(1)]))
 
 

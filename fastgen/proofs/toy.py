@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..models.conditioning import Conditioning
 from ..models.denoiser import CallForm, NetworkDenoiser
 from ..models.discriminator import Discriminator
+from ..models.rewards import Rewards
 from ..models.roles import Roles
 from ..models.state import STATES
 from ..models.walk import Plan, Sampler
@@ -104,8 +105,12 @@ def toy_roles_of(
     *,
     objective: Objective | None = None,
     sampler: Sampler = "renoise",
+    rewards: Rewards | None = None,
 ) -> Roles:
-    """`toy_roles` from an imitation that is there already; it is copied."""
+    """`toy_roles` from an imitation that is there already; it is copied.
+
+    Without `rewards` all samples are worth the same.
+    """
     needs = objective.needs if objective is not None else Needs()
     heads = intervals_of(grids, learned.process, needs.heads) if needs.heads else None
     denoisers = {
@@ -126,7 +131,13 @@ def toy_roles_of(
         "discriminator": Discriminator(denoisers["fake_score"], ["hidden.1"], example),
     }
     members |= {name: STATES[name]() for name in needs.states}
+    members |= {"rewards": rewards or indifferent()} if needs.rewards else {}
     return Roles(members, Plan(grids, sampler=sampler))
+
+
+def indifferent() -> Rewards:
+    """Every point is worth nothing."""
+    return Rewards(lambda x: x, {"none": lambda points, _: 0 * points.flatten(1).sum(dim=1)}, [1.0])
 
 
 def toy_batch(data: Mixture, size: int, rng: torch.Generator, shared_rng: torch.Generator) -> Batch:

@@ -14,8 +14,8 @@ from encoded import encoded, noise_image, save
 from measured import DMD2, TRAIN, WEIGHTS, logged
 from PIL import Image
 from pydantic import ValidationError
+from small_clip import write_clip
 from torch import Tensor
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
 
 from fastgen.config.evaluate import EvaluateConfig
 from fastgen.config.schema import Config
@@ -95,18 +95,7 @@ def test_the_figures_of_digits_are_those_of_the_exported_student(folder, whole):
 
 @pytest.fixture
 def clip(tmp_path) -> Path:
-    tokenizer = tiny.clip_tokenizer()
-    small = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
-    ends = {"eos_token_id": tokenizer.eos_token_id, "bos_token_id": tokenizer.bos_token_id}
-    config = CLIPConfig(
-        text_config={"vocab_size": len(tokenizer), "max_position_embeddings": 12, **small, **ends},
-        vision_config={"image_size": 32, "patch_size": 8, **small},
-        projection_dim=12,
-    )
-    CLIPModel(config).save_pretrained(tmp_path / "clip")
-    size = {"height": 32, "width": 32}
-    CLIPProcessor(CLIPImageProcessor(size=size, crop_size=size), tokenizer).save_pretrained(tmp_path / "clip")
-    return tmp_path / "clip"
+    return write_clip(tmp_path / "clip")
 
 
 def test_prompts_are_measured_by_a_network_on_decoded_samples_of_a_lora(clip, tmp_path):

@@ -1,4 +1,4 @@
-"""Every trajectory objective on stock pipelines, as `fastgen train` does it: from a teacher to a verified export.
+"""Objectives without a fake score on stock pipelines, as `fastgen train` does it: from a teacher to a verified export.
 
 Classes in pixels with whole networks, SDXL and a flow model with LoRAs on a shared one.
 """
@@ -14,8 +14,18 @@ from fastgen.models.pipelines.loading import load
 
 pytestmark = pytest.mark.usefixtures("verified_here")
 USUAL = {  # the pipeline that each is tried on when there is no time for all
-    "classes": ("cd", "ct", "guidance_distillation", "lcm", "kd", "meanflow", "progressive", "scm", "shortcut"),
-    "sdxl": ("pcm",),
+    "classes": (
+        "cd",
+        "ct",
+        "guidance_distillation",
+        "lcm",
+        "kd",
+        "meanflow",
+        "progressive",
+        "scm",
+        "shortcut",
+    ),
+    "sdxl": ("advantage_flow", "pcm"),
     "sd3": ("pdd", "sana_sprint", "self_shortcut", "tdd", "tscd"),
 }
 
@@ -39,6 +49,8 @@ def test_an_objective_makes_a_verified_student_of_a_stock_pipeline(kind, name, t
     for line in lines:
         assert losses(line).keys() == case.losses
         assert all(np.isfinite(value) for value in losses(line).values())
+    rewarded = {key.split("/")[1] for line in lines for key in line if key.startswith("rewards/")}
+    assert rewarded == ({"Light", "judge_Light", "spread", "distance"} if case.more else set())
     first, second = saved(out)
     trained = {key.split("/")[0] for key in case.losses} | set(case.state)
     assert trained <= first.keys()

@@ -25,11 +25,24 @@ class Case:
     state: tuple[str, ...] = ()
     ema: float = 0.0
     lora: str = "{rank: 2, alpha: 3}"
+    more: str = ""
 
 
 ODE = "{steps: [2], sampler: ode}"
 CONSISTENCY, SHORTCUT = {"generator/consistency"}, {"generator/shortcut"}
 RIVALS = {"generator/consistency", "generator/gan", "discriminator/gan"}
+REWARDED = "rewards: {name: 'light.py:Light'}\njudges: [{name: 'light.py:Light'}]"
+REWARD = '''
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Light:
+    """How light pictures are."""
+
+    def load(self, device):
+        return lambda images, asked: images.mean((1, 2, 3))
+'''
 CASES = {
     "cd": Case(CONSISTENCY, ema=0.95),
     "ct": Case(CONSISTENCY, "{steps: [1]}"),
@@ -50,6 +63,7 @@ CASES = {
     "pdd": Case({"generator/velocity"}, "{steps: [1], sampler: ode}", "heads: 8", lora="{rank: 16, alpha: 24}"),
     "guidance_distillation": Case({"generator/guided"}, "{steps: [2], sampler: ode, guidance: 3}"),
     "kd": Case({"generator/regression"}, "{steps: [1]}"),
+    "advantage_flow": Case({"generator/advantage"}, settings="group: 2", ema=0.9, more=REWARDED),
 }
 
 
@@ -63,6 +77,7 @@ def write(folder: Path, kind: str, name: str, *, stages: str = "", rate: float =
         FAMILIES[kind].build().save_pretrained(folder / "teacher")
         data, sharing, size = pictures(folder), "lora", ", height: 16, width: 16"
     objective = f"objective: {{name: {name}{', ' * bool(case.settings)}{case.settings}}}"
+    (folder / "light.py").write_text(REWARD)
     file = folder / "run.yaml"
     file.write_text(f"""\
 out: {folder}/out
@@ -76,6 +91,7 @@ lora: {case.lora}
 data: {data}
 pairs: {{count: 4, steps: 2}}
 {stages or objective}
+{case.more}
 train: {{images: 4, batch: 2, ema: null, optim: {{lr: {rate}}}}}
 checkpoints: {{every: 2, keep: 9}}
 log: {{previews: 0, every: 1, trackers: []}}
@@ -107,7 +123,8 @@ def log(out: Path) -> list[dict[str, float]]:
 
 
 def losses(line: dict[str, float]) -> dict[str, float]:
-    return {key: value for key, value in line.items() if "/" in key and key.split("/")[1] not in ("grad", "lr")}
+    figures = {key: value for key, value in line.items() if "/" in key and not key.startswith("rewards/")}
+    return {key: value for key, value in figures.items() if key.split("/")[1] not in ("grad", "lr")}
 
 
 def saved(out: Path) -> list[dict[str, dict[str, Tensor]]]:

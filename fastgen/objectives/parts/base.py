@@ -1,7 +1,7 @@
 """What an objective is, and what it is given. No behaviour: shared code is verbs in `ops` and `rollout`."""
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -67,6 +67,7 @@ class Batch:
         pairs: ends of teacher trajectories, None where there are none.
         part: which of the micro-batches of its update it is, from 0.
         images: images seen by the generator so far in this stage, over all ranks.
+        asked: what each row is asked for in words, its prompt or label, for rewards that read it.
         landing: the detached rollout of an earlier turn, where turns share a batch.
     """
 
@@ -78,6 +79,7 @@ class Batch:
     pairs: Pair | None = None
     images: int = 0
     part: int = 0
+    asked: Sequence[str] = ()
     landing: Landing | None = field(default=None, repr=False)
 
     @property

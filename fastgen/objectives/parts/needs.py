@@ -24,6 +24,7 @@ class Needs:
         pairs: noises with the teacher's own samples of them.
         null: an unconditional mode, for guidance or dropped conditions.
         lpips: the perceptual distance of decoded samples.
+        rewards: scores of decoded samples, see `fastgen.models.rewards`.
         ratio_means, log_variance: states, see `fastgen.models.state`.
         scalars: role -> scalars that it is told and so has embeddings of, see `fastgen.models.scalars`.
         heads: fewest intervals that the generator has heads for in the place of its last linear layer, see
@@ -48,6 +49,7 @@ class Needs:
     pairs: bool = False
     null: bool = False
     lpips: bool = False
+    rewards: bool = False
     ratio_means: bool = False
     log_variance: bool = False
     scalars: Mapping[str, Set[str]] = field(default_factory=dict, hash=False)
@@ -90,6 +92,11 @@ class Needs:
     def reads(self) -> tuple[str, ...]:
         """The denoisers that are asked without being trained."""
         return tuple(name for name in ("real_score", "target") if vars(self)[name])
+
+    @property
+    def pictures(self) -> bool:
+        """Whether training encodes or decodes images."""
+        return self.images or self.lpips or self.rewards
 
     @property
     def states(self) -> tuple[str, ...]:

@@ -1,0 +1,1 @@
+"""Objectives that train a student by rewards of its samples."""
