@@ -19,8 +19,9 @@ from .discriminator import DiscriminatorConfig
 from .evaluate import EvaluateConfig
 from .export import ExportConfig, ExportSetting
 from .guards import GuardsConfig
+from .pairs import PairsConfig
 from .record import CheckpointsConfig, LogConfig, TimeoutsConfig
-from .rewards import SEVERAL_REWARDS
+from .rewards import SEVERAL_REWARDS, check_rewarded
 from .strict import Strict, named, one_or_several
 from .teacher import TeacherConfig
 
@@ -189,19 +190,6 @@ class TrainConfig(Strict):
         return self
 
 
-class PairsConfig(Strict):
-    """Teacher samples for objectives that regress them: deterministic sampling from stored noises.
-
-    count: pairs of noise and sample.
-    steps: of the teacher's sampler.
-    guidance: w of the teacher's samples; 1 is none.
-    """
-
-    count: PositiveInt = 1000
-    steps: PositiveInt = 25
-    guidance: float = 1.0
-
-
 class StageConfig(Strict):
     """One objective, its budget and where its roles start from.
 
@@ -242,15 +230,7 @@ class StageConfig(Strict):
 
     @model_validator(mode="after")
     def _is_rewarded_as_it_needs(self) -> Self:
-        if self.objective.needs.rewards and self.rewards is None:
-            raise ValueError(
-                f"{self.name} trains by rewards and the stage has none: set rewards, such as "
-                "{name: clip, path: FOLDER}, or {name: FILE.py:Class} of your own"
-            )
-        if not self.objective.needs.rewards and (self.rewards or self.judges):
-            raise ValueError(
-                f"{self.name} reads no rewards: remove rewards and judges, or choose an objective that does"
-            )
+        check_rewarded(self.name, self.objective.needs, self.rewards, self.judges)
         return self
 
 

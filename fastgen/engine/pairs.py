@@ -8,7 +8,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from ..config.schema import PairsConfig
+from ..config.pairs import PairsConfig
 from ..data import Loader
 from ..disk import require_space
 from ..files import atomic_folder

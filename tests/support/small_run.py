@@ -15,7 +15,8 @@ from accelerate import Accelerator
 from isolated import verify_here
 
 from fastgen.config.guards import USUAL, GuardsConfig
-from fastgen.config.schema import Config, LoRAConfig, PairsConfig, StageConfig, TrainConfig
+from fastgen.config.pairs import PairsConfig
+from fastgen.config.schema import Config, LoRAConfig, StageConfig, TrainConfig
 from fastgen.config.yaml_file import dump
 from fastgen.data import Items, Loader
 from fastgen.distillation.distil import distil

@@ -47,4 +47,5 @@ def advantages(roles: Roles, scores: Tensor, group: int) -> Tensor:
 def spread(x: Latent, group: int) -> Tensor:
     """Root mean square deviation of samples from their group's mean: what is left of the variety of one prompt."""
     parts = x.unflatten(0, (-1, group))
-    return parts.std(dim=1, correction=0).square().mean().sqrt()
+    found: Tensor = parts.std(dim=1, correction=0).square().mean().sqrt()
+    return found
