@@ -254,6 +254,8 @@ class Config(Strict):
     lora: adapters of shared roles.
     data: images, labels or prompts to train on; of a list of sources each has a `weight` that it is drawn in.
     flip: images are mirrored at random.
+    micro_conditioning: what SDXL and its like are told of with a real image: image, its own size and crop; target, what
+        the pipeline's call tells at the size that is trained, as it does where no images are read.
     caption_dropout: share of the samples that are asked for by the empty prompt.
     workers: processes that decode images, of sources that are files; 0 leaves it to threads, which suffice where images
         are large or batches slow.
@@ -281,6 +283,7 @@ class Config(Strict):
     lora: LoRAConfig = LoRAConfig()
     data: Annotated[Any, one_or_several(SOURCE_KINDS, "source", Mixture)]
     flip: bool = False
+    micro_conditioning: Literal["image", "target"] = "image"
     caption_dropout: Fraction = 0.0
     workers: Annotated[int, Field(ge=0, le=256)] = 0
     pairs: PairsConfig = PairsConfig()

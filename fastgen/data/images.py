@@ -6,18 +6,26 @@ from dataclasses import KW_ONLY, dataclass, replace
 from functools import cached_property
 from io import BytesIO
 from pathlib import Path
-from typing import ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from .buckets import Buckets, nearest
 from .captions import Captions, Text
-from .decode import Pixels, Size, colour_of, decode
+from .decode import Pixels, Size, colour_of, decode, size_of
 from .pixels import PixelCache, check_settings, to_images
 from .sizes import sizes_of
 from .source import Items
+
+
+def of_one_shape(source: Any) -> Any:
+    """A source whose images all have the shape of `size`: one with buckets crops them to it, the same files or rows."""
+    if parts := getattr(source, "parts", ()):
+        return replace(source, parts=tuple(map(of_one_shape, parts)))
+    return replace(source, buckets=None) if getattr(source, "buckets", None) is not None else source
 
 
 class Records(Protocol):
@@ -123,6 +131,32 @@ class ImageSource(ABC):
         """What messages call an item."""
         return self.records.named(index)
 
+    def frames(self, indices: Sequence[int]) -> Tensor:
+        """int64 [B, 4]: height and width of these images as they are stored, top and left of their part that is seen.
+
+        The latter two in pixels of the image as large as it is when that part has the shape that it is trained in.
+        """
+        return torch.tensor([self._frame(index) for index in indices], dtype=torch.int64)
+
+    def _frame(self, index: int) -> tuple[int, int, int, int]:
+        if self._sizes is None:
+            height, width = size_of(self.records.encoded(index), self.records.named(index))
+        else:
+            height, width = self._sizes[index].tolist()
+        down, across = self._shape(index)
+        scale = max(down / height, across / width)
+        return height, width, round((height * scale - down) / 2), round((width * scale - across) / 2)
+
+    @cached_property
+    def _sizes(self) -> NDArray[np.int64] | None:
+        """Heights and widths of all images, [n, 2], where they are known anyway."""
+        known: NDArray[np.int64] | None = getattr(self.records, "sizes", None)
+        return known if self.buckets is None else sizes_of(self.records)
+
+    def _shape(self, index: int) -> Size:
+        """That an image is trained in."""
+        return self.shapes[0 if self.bucket is None else int(self.bucket[index])]
+
     def without_images(self, indices: Sequence[int]) -> Items:
         """Labels, prompts and the shape alone."""
         return Items(
@@ -139,9 +173,9 @@ class ImageSource(ABC):
     @cached_property
     def bucket(self) -> NDArray[np.int64] | None:
         """The number of each item's shape, [n]; None where all have the same."""
-        if self.buckets is None:
+        if self.buckets is None or self._sizes is None:
             return None
-        return nearest(sizes_of(self.records), self.shapes)
+        return nearest(self._sizes, self.shapes)
 
     @property
     def _size(self) -> Size:
@@ -159,7 +193,7 @@ class ImageSource(ABC):
         return PixelCache(self._decode, count, size=size, limit_gib=limit, unreadable=self.unreadable, after=after)
 
     def _decode(self, index: int) -> Pixels:
-        shape = self.shapes[0 if self.bucket is None else int(self.bucket[index])]
+        shape = self._shape(index)
         name, encoded = self.records.named(index), self.records.encoded(index)
         return decode(encoded, name, size=shape, channels=self.channels, background=self.background)
 

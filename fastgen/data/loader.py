@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from ..errors import SilentError
 from ..seeds import hash_of
@@ -126,6 +127,11 @@ class Loader:
     def mirrored(self, positions: Sequence[int]) -> list[bool]:
         """Whether the image at each of these positions is mirrored."""
         return [self._flip and hash_of("flip", self._seed, position) % 2 == 1 for position in positions]
+
+    def frames(self, numbers: Sequence[int]) -> Tensor | None:
+        """Sizes and crops [B, 4] of these items' images, see `ImageSource.frames`, of sources that know them."""
+        known: Callable[[Sequence[int]], Tensor] | None = getattr(self._source, "frames", None)
+        return known(numbers) if known is not None and decodes(self._source) else None
 
     def names(self, numbers: Sequence[int]) -> list[str]:
         """The files or rows of these items, of a source that has any."""

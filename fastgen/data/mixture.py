@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -113,6 +113,11 @@ class Mixture:
         assert found.images is not None
         assert found.numbers is not None
         return found.images, list(found.numbers)
+
+    def frames(self, indices: Sequence[int]) -> Tensor:
+        """Sizes and crops, [B, 4], of sources of files."""
+        placed = [self._place(index) for index in indices]
+        return torch.cat([cast(Any, self.parts[place]).frames([number]) for place, number in placed])
 
     def without_images(self, indices: Sequence[int]) -> Items:
         """Labels, prompts and the shape alone."""

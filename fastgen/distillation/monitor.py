@@ -32,6 +32,7 @@ from eval.report.showcase import contact_sheet
 from eval.rows import Origin, Role
 from eval.session import open_session
 
+from ..data.images import of_one_shape
 from ..engine.distributed import share
 from ..engine.quality import Yardstick
 from ..engine.run import Trained
@@ -211,7 +212,7 @@ def _batch(student: Student, samples: Tensor, numbers: Sequence[int]) -> ImageBa
 
 
 def _references(student: Student, eyes: Eyes) -> Iterator[ImageBatch]:
-    """All images of the named reference, those of the protocol, or the training images."""
+    """All images of the named reference, those of the protocol, or the training images, in one shape as samples are."""
     reference, data, own = student.config.evaluate.reference, student.config.data, _protocol(student).own
     if reference is not None:
         assert eyes.extractor is not None
@@ -225,7 +226,7 @@ def _references(student: Student, eyes: Eyes) -> Iterator[ImageBatch]:
             "evaluate has nothing to compare with, because the data has no images: give evaluate.reference=FOLDER with "
             "real images, or samples of the teacher"
         )
-    count = min(len(data), REFERENCES)
+    data, count = of_one_shape(data), min(len(data), REFERENCES)
     chosen = [i * len(data) // count for i in range(count)]
     for start in range(0, count, BATCH):
         yield ImageBatch(eight_bit(data.items(chosen[start : start + BATCH]).images / 2 + 0.5), None)

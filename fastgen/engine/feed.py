@@ -10,6 +10,7 @@ from torch import Tensor
 from ..data import Items, Loader
 from ..errors import SilentError, UserError
 from ..models.conditioning import Conditioning, sent
+from ..models.pipelines.framing import Framing
 from ..models.pipelines.latents import Latents
 from ..models.pipelines.pipeline import Pipeline
 from ..objectives import Batch, Needs, Pair
@@ -65,6 +66,7 @@ class Feed:
         needs: what the objective reads.
         pairs: teacher samples, for objectives that need them.
         kept: samples of the data's images that were made before; then the loader reads no images.
+        framing: where networks are told of each image's own size and crop; None leaves them what the call tells.
     """
 
     pipeline: Pipeline
@@ -73,6 +75,7 @@ class Feed:
     needs: Needs
     pairs: PairSet | None = None
     kept: KeptImages | None = None
+    framing: Framing | None = None
     _ahead: _Read | None = field(default=None, init=False, repr=False)
 
     def prepare(self, position: int, size: int) -> None:
@@ -108,7 +111,11 @@ class Feed:
             real = self._kept(self.kept.of(view), positions, view)
         elif self.needs.images and items.images is not None:
             real = partial(samples_of, items.images, view, self.device)
-        cond = view.condition(size, labels=items.labels, prompts=items.prompts).to(self.device)
+        cond = view.condition(size, labels=items.labels, prompts=items.prompts)
+        if self.framing is not None and pair is None:
+            frames = self.loader.frames(items.numbers or self.loader.numbers(positions))
+            cond = cond if frames is None else self.framing.told(cond, frames)
+        cond = cond.to(self.device)
         return _Read(positions, cond, real, pair, view.shape, _words(items) if self.needs.rewards else ())
 
     def view(self, items: Items) -> Pipeline:

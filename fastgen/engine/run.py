@@ -203,7 +203,8 @@ class Run:
         read = needs.images and kept is None
         loader = loader_of(self.config, "data", batch=config.train.batch, images=read, device=device)
         pairs = self._pairs(config) if needs.pairs else None
-        return Feed(self.pipeline, loader, device, needs, pairs, kept)
+        framed = needs.images and self.config.micro_conditioning == "image"
+        return Feed(self.pipeline, loader, device, needs, pairs, kept, self.pipeline.framing if framed else None)
 
     def _kept(self, stage: StageConfig) -> KeptImages | None:
         """The samples of a stage's images where all of them were made before."""

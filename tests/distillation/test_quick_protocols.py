@@ -19,11 +19,13 @@ from torch import Tensor
 
 from fastgen.config.evaluate import EvaluateConfig
 from fastgen.config.schema import Config
+from fastgen.data import ImageFolder, Mixture
+from fastgen.data.buckets import Buckets
 from fastgen.data.digits import from_canvas
 from fastgen.distillation import distil as conductor
 from fastgen.distillation import student
 from fastgen.distillation.distil import distil, ready
-from fastgen.distillation.monitor import monitor
+from fastgen.distillation.monitor import _references, monitor
 from fastgen.distillation.student import Student
 from fastgen.engine.distributed import leave
 from fastgen.engine.quality import Quality
@@ -212,3 +214,14 @@ def test_two_processes_measure_their_shares_and_find_what_one_does(folder: Path,
         found.append(json.loads((out / "figures.json").read_text()))
     assert found[0].keys() == {"quality/frechet", "quality/accuracy", "quality/diversity"}
     assert found[1] == pytest.approx(found[0], rel=1e-6)
+
+
+def test_training_images_of_several_shapes_are_compared_with_in_one(tmp_path):
+    for number, shape in enumerate([(16, 16), (24, 8), (8, 24)]):
+        save(tmp_path / f"{number}.png", encoded(noise_image(number, *shape)))
+    data = ImageFolder(tmp_path, 16, buckets=Buckets(step=8, ratio=3.0))
+    evaluate = EvaluateConfig(protocol="domain", extractor="any")
+    student = SimpleNamespace(config=SimpleNamespace(evaluate=evaluate, data=Mixture((data, data), (1.0, 1.0))))
+    (batch,) = _references(student, None)
+    assert batch.images.shape == (6, 3, 16, 16)
+    assert torch.equal(batch.images[1] / 127.5 - 1, ImageFolder(tmp_path, 16).items([1]).images[0])

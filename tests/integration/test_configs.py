@@ -9,6 +9,7 @@ import pytest
 import tiny
 import torch
 from diffusers import DiffusionPipeline
+from encoded import encoded, noise_image, save
 from families import FAMILIES
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
@@ -166,6 +167,18 @@ def test_a_config_of_text_to_image_runs_on_a_stand_in(config, tmp_path, capsys, 
     images = load(CONFIGS / f"{config}.yaml").data.has_images
     run(place, tmp_path, *[data] * images, "train.optim.eps=1e-8", "lora.rank=4", name=name)
     assert "verified" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_config_of_images_of_any_shape_runs_on_a_stand_in(tmp_path, capsys):
+    for number, shape in enumerate([(16, 16), (24, 8), (8, 24)] * 3):
+        save(tmp_path / f"images/{number}.png", encoded(noise_image(number, *shape)))
+        save(tmp_path / f"images/{number}.txt", f"prompt {number}")
+    data = [f"data.path={tmp_path / 'images'}", "data.size=16", "data.buckets={step: 8, ratio: 3.0}"]
+    data = ["data={source: folder, path: a, size: 16}", *data, "flip=true"]
+    out = run("sdxl", tmp_path, *data, "train.optim.eps=1e-8", name="dmd2_gan_4step_lora")
+    assert "verified" in capsys.readouterr().out
+    assert (out / "student-lora/pytorch_lora_weights.safetensors").is_file()
 
 
 CIFAR10 = [config for _, config in FOUND if "cifar10" in config]

@@ -80,6 +80,35 @@ def test_every_bucket_is_told_what_the_pipeline_tells_at_its_size(folder):
     assert len(seen) == 3
 
 
+def test_networks_are_told_of_each_image_s_own_size_and_crop(folder, tmp_path):
+    """As the field's trainers tell SDXL: the image as it was stored, and the crop in pixels of the image as resized."""
+    shapes = {"32x16": (32, 16), "20x12": (20, 12), "16x40": (16, 40), "8x8": (8, 8)}  # width and height
+    for number, (name, shape) in enumerate(shapes.items()):
+        save(tmp_path / f"images/{name}.png", encoded(noise_image(number, *shape)))
+        save(tmp_path / f"images/{name}.txt", name)
+    wanted = {  # height, width, top, left; of squares of 16, and of the shapes that a step of 8 gives
+        "32x16": ((16, 32, 0, 8), (16, 32, 2, 0)),
+        "20x12": ((12, 20, 0, 5), (12, 20, 0, 5)),
+        "16x40": ((40, 16, 12, 0), (40, 16, 0, 1)),
+        "8x8": ((8, 8, 0, 0), (8, 8, 0, 0)),
+    }
+    for place, more in enumerate(({}, buckets())):
+        settings = config(folder, "unused", data={"path": str(tmp_path / "images"), **more})
+        pipeline = teacher_of(settings, CPU)
+        loader = Loader(settings.data, seed=0, batch=1)
+        feed = Feed(pipeline, loader, CPU, Needs(images=True), framing=pipeline.framing)
+        for start in range(8):
+            items = loader.take(start, 1)
+            cond = feed.batch(start, 1, rng=torch.Generator(), shared_rng=torch.Generator()).cond
+            target = list(items.size or (16, 16))
+            told = [*wanted[items.prompts[0]][place], *target]
+            assert cond.kwargs["added_cond_kwargs"]["time_ids"].tolist() == [told]
+            assert cond.null.kwargs["added_cond_kwargs"]["time_ids"].tolist() == [told]
+    assert Feed(pipeline, loader, CPU, Needs(images=True)).batch(
+        0, 1, rng=torch.Generator(), shared_rng=torch.Generator()
+    ).cond.kwargs["added_cond_kwargs"]["time_ids"].tolist()[0][2:4] == [0, 0]
+
+
 def test_a_size_is_decoded_as_the_stock_call_decodes_it(folder):
     pipeline = teacher_of(config(folder, "unused"), CPU)
     wide = pipeline.sized(8, 24)

@@ -31,6 +31,7 @@ from .canonical import static_shift
 from .codec import Codec, codec_of
 from .components import network_of, parts_of
 from .encoding import Asking, Encoder
+from .framing import Framing, framing_of
 from .halved import told_in_bf16
 from .loading import load
 from .notes import Arguments, Notes
@@ -112,12 +113,17 @@ class Pipeline:
             codec = codec_of(self.pipe, self._asking.call(self._asking.examples[:1]))
         return codec if self._sleepers is None else SleepingCodec(codec, self._sleepers)
 
+    @cached_property
+    def framing(self) -> Framing | None:
+        """Where its denoiser is told of an image's own size and crop; None where it is not."""
+        with self.encoder.awake():
+            return framing_of(self.pipe, self.form, self._asking.call(self._asking.examples))
+
     @property
     def example(self) -> dict[str, list[Any]]:
         """The call's own arguments for two samples."""
-        examples: dict[str, dict[str, list[Any]]]
-        examples = {"none": {}, "label": {"class_labels": [0, 1]}, "prompt": {"prompt": ["a", "b"]}}
-        return examples[self.kind]
+        none: dict[str, list[Any]] = {}
+        return {"none": none, "label": {"class_labels": [0, 1]}, "prompt": {"prompt": ["a", "b"]}}[self.kind]
 
     @property
     def unguided(self) -> dict[str, float]:
