@@ -60,13 +60,16 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
         measured = json.loads(file.read_text(encoding="utf-8"))
         forecast = forecast_of(measured["size"], Setting(**measured["setting"]))
         predicted = {
-            "peak_gib": card.needs(forecast) / GIB,
+            "peak_gib": (forecast.allocated + card.workspace) / GIB,
+            "kept_gib": (forecast.kept + card.workspace) / GIB,
+            "needed_gib": card.needs(forecast) / GIB,
             "cycle_seconds": card.cycle(forecast),
             "tflop": forecast.work.flops / 1e12,
             "launches": forecast.work.launches,
         }
         seen = {
             "peak_gib": measured.get("peak_gib"),
+            "kept_gib": measured.get("kept_gib"),
             "cycle_seconds": measured.get("seconds", {}).get("cycle"),
             "tflop": measured["flops"] / 1e12 if measured.get("flops") else None,
         }

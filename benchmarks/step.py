@@ -23,7 +23,7 @@ from .networks import SIZES
 from .plain import plain_loop
 from .record import about, written
 from .trio import Setting, stage_on
-from .watches import GIB, Watch, flops, medians, peak, profiled
+from .watches import GIB, Watch, flops, kept, medians, peak, profiled
 
 
 class Timed(Stage):
@@ -83,6 +83,7 @@ def _trio(told: argparse.Namespace, setting: Setting, accelerator: Accelerator) 
         "built_gib": built,
         "peak_gib": most,
         "reserved_gib": torch.cuda.memory_reserved(device) / GIB if device.type == "cuda" else None,
+        "kept_gib": kept(device),
         "flops": None if setting.compile or setting.graphs else flops(stage.cycle),  # counts eager kernels
     }
     if told.profile:

@@ -1,5 +1,6 @@
 """What a step costs: seconds between marks on the device, its kernels and how long they kept it busy, its FLOPs."""
 
+import gc
 import time
 import warnings
 from collections import Counter
@@ -148,6 +149,15 @@ def peak(device: torch.device) -> float | None:
     most = torch.cuda.max_memory_allocated(device) / GIB
     torch.cuda.reset_peak_memory_stats(device)
     return most
+
+
+def kept(device: torch.device) -> float | None:
+    """GiB that stay with this process once all that is merely cached is given back, pools of graphs too."""
+    if device.type != "cuda":
+        return None
+    gc.collect()
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved(device) / GIB
 
 
 def _syncs(call: Callable[[], Any]) -> int:

@@ -25,6 +25,7 @@ from .teacher import probed
 CHANGES = (
     ("train.gradient_checkpointing=true",),
     ("train.micro_batch=1",),
+    ("train.cuda_graphs=false",),
     ("train.precision=bf16",),
     ("train.optim.name=adamw8bit",),
     ("train.ema_device=cpu",),
@@ -169,6 +170,8 @@ def _stage_lines(index: int, stage: StageConfig, forecast: Forecast, card: Card)
         yield f"  {'while prompts are encoded':<34}{_gib(forecast.encoding)}, before the stage"
     fits = "fits" if card.holds(forecast) else "does not fit"
     yield f"  {'peak':<34}{_gib(card.needs(forecast))}, {fits} {card.memory / GIB:g} GiB"
+    if forecast.recorded:
+        yield f"  {'of it allocated':<34}{_gib(forecast.allocated + card.workspace)} at most, as PyTorch counts"
     work = forecast.work
     yield f"  a cycle: {work.launches:,} launches, {work.flops / 1e12:.3g} TFLOP, {_time(card.cycle(forecast))}"
     yield f"  the stage: {forecast.cycles:,} cycles, {_time(forecast.cycles * card.cycle(forecast))}"

@@ -54,7 +54,7 @@ class Card:
         return sum(turns) + share * sum(turn.gradients for turn in forecast.turns)
 
     def needs(self, forecast: Forecast) -> float:
-        """Bytes allocated at most, with what libraries keep."""
+        """Bytes at most, with what libraries keep."""
         return forecast.bytes + self.workspace
 
     def holds(self, forecast: Forecast) -> bool:

@@ -31,7 +31,8 @@ class TurnCost:
     Attributes:
         turn: roles that it trains.
         work: its work, of all micro-batches.
-        peak: bytes that it allocates at most beside the stage's parts.
+        peak: bytes that it needs at most beside the stage's parts.
+        made: the same where calls of networks are made, as in the first cycle, and no graph of them is replayed.
         gradients: bytes of these that are the gradients of its roles.
         shared: bytes of the gradients that processes share where networks lie in slices.
     """
@@ -39,6 +40,7 @@ class TurnCost:
     turn: Turn
     work: Tally
     peak: int
+    made: int
     gradients: int
     shared: int = 0
 
@@ -70,13 +72,30 @@ class Forecast:
 
     @property
     def bytes(self) -> int:
-        """At its peak, without what libraries keep for themselves."""
-        return max(sum(part.bytes for part in self.parts) + self.highest.peak, self.encoding)
+        """What it needs at its peak, without what libraries keep for themselves; pools of graphs count throughout."""
+        return max(sum(part.bytes for part in self.parts) + self.highest.peak, self.allocated)
+
+    @property
+    def allocated(self) -> int:
+        """Likewise, as PyTorch counts: a graph's pool is nobody's until it is replayed, though nobody can have it.
+
+        So the most is allocated before the graphs are there, in the first cycle.
+        """
+        parts = sum(part.bytes for part in self.parts if part.name != KEPT)
+        return max(parts + max(turn.made for turn in self.turns), self.encoding)
+
+    @property
+    def kept(self) -> int:
+        """What nobody else can have between two turns: the parts, and where graphs add them up, gradients."""
+        return sum(part.bytes for part in self.parts) + (self.highest.gradients if self.recorded else 0)
 
     def sliced(self, gpus: int) -> "Forecast":
         """With networks, their gradients, moments and average in slices over so many cards; activations are whole."""
         saved = {turn: turn.shared - turn.shared // gpus for turn in self.turns}
-        turns = (replace(t, peak=t.peak - saved[t], gradients=t.gradients - saved[t]) for t in self.turns)
+        turns = (
+            replace(t, peak=t.peak - saved[t], made=t.made - saved[t], gradients=t.gradients - saved[t])
+            for t in self.turns
+        )
         return replace(self, parts=tuple(part.on(gpus) for part in self.parts), turns=tuple(turns))
 
     @property
@@ -186,13 +205,14 @@ class Scene:
                 clipped = [held.optimizers[role].clip() for role in acting]
         del clipped
         gradients, update = seen.left, max((held.updates[role] for role in acting), default=0)
-        peak = seen.peak
+        made = peak = seen.peak
         if pools is not None:  # a graph's memory is there for good, gradients of weights too
             pools.backward(max(0, back.peak - summed))
             peak = summed + max(kept - pools.left, gathered.peak)
         for role in acting:
             held.optimizers[role].zero_grad()
-        return TurnCost(turn, seen.work * passes, max(peak, gradients + update), gradients, held.shared_by(turn))
+        peak, made = (max(size, gradients + update) for size in (peak, made))
+        return TurnCost(turn, seen.work * passes, peak, made, gradients, held.shared_by(turn))
 
     def _batch(self, rows: int) -> Batch:
         pipeline, needs = self.pipeline, self.stage.objective.needs

@@ -32,7 +32,7 @@ def counted(config, *_, **__) -> Forecast:
         == (config.lora.rank, config.memory, train.gradient_checkpointing, train.micro_batch)
     )
     gib = 40 * 0.8**way * (student.frames or 81) / 81
-    turn = TurnCost(("generator",), Tally(), peak=0, gradients=0)
+    turn = TurnCost(("generator",), Tally(), peak=0, made=0, gradients=0)
     return Forecast((Part("all", int(gib * GIB)),), (turn,), cycles=1, rows=1, recorded=False)
 
 

@@ -17,6 +17,7 @@ from fastgen.planning.echo import Echoes
 from fastgen.planning.forecast import Forecast, TurnCost
 from fastgen.planning.held import Part
 from fastgen.planning.meter import Meter, Tally
+from fastgen.planning.pools import KEPT
 
 MIB = 2**20
 
@@ -103,7 +104,9 @@ def test_less_memory_is_needed_where_blocks_are_computed_again_and_where_less_is
 
 
 def test_slices_share_what_lies_there_and_graphs_what_the_host_does():
-    turn = TurnCost(("generator",), Tally(launches=1000, half_flops=32 * 10**11), peak=30, gradients=24, shared=20)
+    turn = TurnCost(
+        ("generator",), Tally(launches=1000, half_flops=32 * 10**11), peak=30, made=30, gradients=24, shared=20
+    )
     parts = (Part("generator: weights", 100, sliced=True), Part("codec", 8))
     whole = Forecast(parts, (turn, turn), cycles=1, rows=4, recorded=False)
     assert (whole.bytes, whole.sliced(4).bytes) == (138, 25 + 8 + 10 + 5)
@@ -113,6 +116,23 @@ def test_slices_share_what_lies_there_and_graphs_what_the_host_does():
     assert H100.cycle(whole, gpus=2) - H100.cycle(whole) == pytest.approx(2 * 24 / 300e9)
 
 
+def test_pools_of_graphs_are_needed_and_not_allocated():
+    turn = TurnCost(("generator",), Tally(), peak=30, made=50, gradients=24)
+    parts = (Part("generator: weights", 100), Part(KEPT, 40))
+    recorded = Forecast(parts, (turn,), cycles=1, rows=4, recorded=True)
+    assert (recorded.allocated, recorded.bytes, recorded.kept) == (100 + 50, 100 + 40 + 30, 100 + 40 + 24)
+    small = replace(recorded, parts=(parts[0], Part(KEPT, 5)))
+    assert small.bytes == small.allocated == 150, "the first cycle has no graphs, and has to fit"
+    assert replace(recorded, encoding=200).allocated == 200
+
+
+def test_what_a_recorded_stage_allocates_is_what_its_calls_allocate():
+    small = {"rank": 1, "batch": 2, "fake_turns": 1, "checkpointing": False, "guidance": 1.0}
+    graphs, calls = (forecast_of("tiny", Setting(**small, graphs=graphs)) for graphs in (True, False))
+    assert graphs.allocated == calls.allocated == calls.bytes
+    assert graphs.bytes > graphs.allocated, "pools of calls with and without a backward pass are not shared"
+
+
 LEAN: dict[str, Any] = {
     "sharing": "full",
     "gan": True,
@@ -120,24 +140,28 @@ LEAN: dict[str, Any] = {
     "gradients": "bf16",
     "optimizer": "adamw8bit",
 }
-MEASURED = [  # one H100, torch 2.11 (docs/performance.md): 805ad94 and 1909e78, with graphs b0f0ce6, lean 1bbd72b
-    ("sdxl", Setting(), 12.3),
-    ("sdxl", Setting(gan=True), 14.9),
-    ("sdxl", Setting(checkpointing=False), 35.7),
-    ("sdxl", Setting(batch=1), 11.2),
-    ("cifar", Setting(sharing="full", gan=True, batch=256, guidance=1.5, checkpointing=False), 34.7),
-    ("cifar", Setting(sharing="full", gan=True, batch=256, guidance=1.5, checkpointing=False, graphs=True), 34.3),
-    ("sdxl", Setting(checkpointing=False, graphs=True), 35.7),
-    ("sdxl", Setting(**LEAN), 36.6),
-    ("sdxl", Setting(**LEAN, ema_device="cpu"), 27.0),
-]
+CIFAR: dict[str, Any] = {"sharing": "full", "gan": True, "batch": 256, "guidance": 1.5, "checkpointing": False}
+MEASURED = {  # GiB allocated at most: one H100, torch 2.11 (docs/performance.md)
+    "805ad94": ("sdxl", Setting(), 12.3),
+    "805ad94, GAN": ("sdxl", Setting(gan=True), 14.9),
+    "805ad94, stored": ("sdxl", Setting(checkpointing=False), 35.7),
+    "805ad94, batch 1": ("sdxl", Setting(batch=1), 11.2),
+    "1909e78, CIFAR": ("cifar", Setting(**CIFAR), 34.7),
+    "1bbd72b, lean": ("sdxl", Setting(**LEAN), 36.6),
+    "1bbd72b, lean, average in main memory": ("sdxl", Setting(**LEAN, ema_device="cpu"), 27.0),
+    "d60e7cd, graphs": ("sdxl", Setting(graphs=True), 11.2),
+    "d60e7cd, graphs, GAN": ("sdxl", Setting(gan=True, graphs=True), 12.4),
+    "d60e7cd, graphs, GAN in one pass": ("sdxl", Setting(gan=True, one_pass=True, graphs=True), 12.0),
+    "d60e7cd, graphs, stored": ("sdxl", Setting(checkpointing=False, graphs=True), 35.7),
+    "d60e7cd, graphs, CIFAR": ("cifar", Setting(**CIFAR, graphs=True), 34.1),
+    "d60e7cd, graphs, lean": ("sdxl", Setting(**LEAN, graphs=True), 39.3),
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("size", "setting", "gib"),
-    MEASURED,
-    ids=["lora", "gan", "stored", "one", "cifar", "cifar-graphs", "graphs", "lean", "lean-cpu"],
-)
-def test_peaks_are_those_that_were_measured(size, setting, gib):
-    assert H100.needs(forecast_of(size, setting)) / GIB == pytest.approx(gib, rel=0.15)
+@pytest.mark.parametrize("name", MEASURED)
+def test_peaks_are_those_that_were_measured(name):
+    size, setting, gib = MEASURED[name]
+    found = forecast_of(size, setting)
+    print(f"{name}: {(found.allocated + H100.workspace) / GIB:.2f} allocated, {H100.needs(found) / GIB:.2f} needed")
+    assert (found.allocated + H100.workspace) / GIB == pytest.approx(gib, rel=0.15)
