@@ -24,6 +24,24 @@ def test_a_wrong_need_cannot_be_made(name: str):
         Needs(**MISSPELT[name])
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ({"steps": ">=4"}, r"needs steps='>=4': it has to be a whole number, write it as in Needs\(steps=4\)"),
+        ({"steps": 2.0}, r"steps=2\.0: .* whole number"),
+        ({"heads": True}, r"heads=True: .* whole number"),
+        ({"images": 1}, r"images=1: it has to be True or False, write it as in Needs\(images=True\)"),
+        ({"sampler": ["ode"]}, r"sampler=\['ode'\]: it has to be a name or None"),
+        ({"scalars": "generator.s"}, r"scalars='generator\.s': .* as in Needs\(scalars=\{\"generator\": \{\"s\"\}\}\)"),
+        ({"scalars": {"generator": "s"}}, r"scalars=\{'generator': 's'\}: .* set of names"),
+    ],
+)
+@pytest.mark.usefixtures("unchecked")
+def test_a_value_of_another_type_is_named_with_rule_and_remedy(wrong: dict[str, object], told: str):
+    with pytest.raises(ValueError, match=told):
+        Needs(**wrong)
+
+
 def test_an_error_names_what_there_is():
     with pytest.raises(ValueError, match=r"no roles fake_scor .* generator, fake_score, real_score, target"):
         Needs(scalars={"fake_scor": {"called"}})

@@ -1,7 +1,7 @@
 """What an objective asks for: of the teacher and the data, and of the student that it trains."""
 
 from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal, get_args
 
 from ...models.roles import DENOISERS
@@ -40,7 +40,8 @@ class Needs:
         judged_from: images of the generator before the last of its terms begins.
 
     Raises:
-        ValueError: a role, a scalar of the generator, a sampler or a process that does not exist, or steps below 1.
+        ValueError: a role, a scalar of the generator, a sampler or a process that does not exist, a value of another
+            type, or steps below 1.
     """
 
     real_score: bool = False
@@ -65,6 +66,9 @@ class Needs:
     judged_from: int = 0
 
     def __post_init__(self) -> None:
+        for one in fields(self):
+            _check_type(one.name, vars(self)[one.name], one.default)
+        _check_scalars(self.scalars)
         _check_known("roles", self.scalars, DENOISERS)
         _check_known("scalars of the generator", self.scalars.get("generator", ()), BAKED)
         _check_known("sampler", [self.sampler] if self.sampler else [], get_args(Sampler))
@@ -116,6 +120,26 @@ def _joined(name: str, one: Any, other: Any) -> Any:
     if one and other and one != other:
         raise ValueError(f"needs {name}={one} and {name}={other}: an objective can have but one")
     return one or other
+
+
+def _check_type(name: str, value: Any, usual: Any) -> None:
+    """Refuses a switch that is no bool, a number that is not whole, and a name that is no text."""
+    if isinstance(usual, bool):
+        fits, rule, remedy = isinstance(value, bool), "True or False", "True"
+    elif isinstance(usual, int):
+        fits, rule, remedy = isinstance(value, int) and not isinstance(value, bool), "a whole number", "4"
+    else:
+        fits, rule, remedy = usual is not None or isinstance(value, str | None), "a name or None", "None"
+    if not fits:
+        raise ValueError(f"needs {name}={value!r}: it has to be {rule}, write it as in Needs({name}={remedy})")
+
+
+def _check_scalars(scalars: Any) -> None:
+    if not isinstance(scalars, Mapping) or not all(isinstance(names, Set) for names in scalars.values()):
+        raise ValueError(
+            f"needs scalars={scalars!r}: they have to be a set of names for each role, write them as in "
+            'Needs(scalars={"generator": {"s"}})'
+        )
 
 
 def _check_known(what: str, named: Iterable[str], known: tuple[str, ...]) -> None:
