@@ -10,7 +10,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
 from fastgen.config.schema import Base, LoRAConfig, Sharing, StageConfig, TrainConfig
-from fastgen.data import Items, Loader
+from fastgen.data import Items, Loader, Source
 from fastgen.engine.dtypes import QUANTISED
 from fastgen.engine.feed import Feed
 from fastgen.engine.memory import settle_recompute
@@ -114,7 +114,7 @@ class Teacher(Pipeline):
 
 
 @dataclass(frozen=True)
-class Samples:
+class Samples(Source):
     """Random samples of the network's shape, their numbers as prompts."""
 
     shape: tuple[int, ...]

@@ -47,6 +47,7 @@ class Kinds(Generic[T]):
         own: fastgen's by name; no other class can take these names.
         group: of entry points.
         members: what a class has to have besides its settings.
+        usual: a class gets the public properties and methods of this one that it does not have itself.
         trial: is called with an object of a class that is not fastgen's, and raises where it cannot be used.
     """
 
@@ -54,6 +55,7 @@ class Kinds(Generic[T]):
     own: Mapping[str, type[T]]
     group: str
     members: tuple[str, ...]
+    usual: type = object
     trial: Callable[[T], object] = lambda made: made
     _origins: dict[type, Origin] = field(default_factory=dict, init=False, repr=False)
 
@@ -116,6 +118,12 @@ class Kinds(Generic[T]):
         """Whether something is a class that can be used."""
         return isinstance(kind, type) and not any(self._faults(kind))
 
+    def completed(self, kind: type[T]) -> type[T]:
+        """The class, with the defaults of what it leaves out."""
+        for name in _public(self.usual) - _there(kind):
+            setattr(kind, name, vars(self.usual)[name])
+        return kind
+
     def tried(self, make: Callable[[], T], called: str) -> T:
         """An object of a class that is not fastgen's.
 
@@ -158,7 +166,7 @@ class Kinds(Generic[T]):
     def _only(self, module: ModuleType, path: Path) -> type[T]:
         kinds: list[type[T]] = [x for x in vars(module).values() if self.fits(x) and x.__module__ == module.__name__]
         if len(kinds) == 1:
-            return kinds[0]
+            return self.completed(kinds[0])
         if not kinds:
             members = ", ".join(f"`{name}`" for name in self.members)
             raise UserError(f"{path} defines no {self.what}: write a frozen dataclass with {members}")
@@ -183,7 +191,7 @@ class Kinds(Generic[T]):
             raise UserError(f"{called} is no class, but {kind!r:.80}: name the class of a {self.what}")
         if fault := next(self._faults(kind), None):
             raise UserError(f"{called} is no {self.what}: {fault}")
-        return kind
+        return self.completed(kind)
 
     def _faults(self, kind: type) -> Iterator[str]:
         """Why a class cannot be used."""
@@ -192,9 +200,18 @@ class Kinds(Generic[T]):
         if "__dataclass_fields__" not in vars(kind) or not kind.__dataclass_params__.frozen:  # type: ignore[attr-defined]
             yield "it is no frozen dataclass, write @dataclass(frozen=True) above it"
             return
-        there = {*dir(kind), *(one.name for one in fields(kind))}
+        there = _there(kind)
         if missing := [name for name in self.members if name not in there]:
             yield f"it has no {', '.join(missing)}"
+
+
+def _there(kind: Any) -> set[str]:
+    """What an object of a dataclass has, settings without a default too."""
+    return {*dir(kind), *(one.name for one in fields(kind))}
+
+
+def _public(kind: type) -> set[str]:
+    return {name for name in vars(kind) if not name.startswith("_")}
 
 
 def _package(entry: EntryPoint) -> str:

@@ -63,6 +63,7 @@ def named(kinds: Kinds[Any], key: str) -> PlainValidator:
             return raw
         try:
             if kinds.fits(type(raw)):
+                kinds.completed(type(raw))
                 return kinds.tried(lambda: raw, type(raw).__name__)
             return _made(raw, (info.context or {}).get("folder"))
         except UserError as error:

@@ -26,6 +26,7 @@ SOURCE_KINDS = Kinds[Source](
     SOURCES,
     group="fastgen.sources",
     members=("has_images", "num_classes", "prompts", "check", "items", "__len__"),
+    usual=Source,
 )
 
 __all__ = [

@@ -26,15 +26,6 @@ class Captions(Texts):
         self.texts, self._starts = texts, starts
 
     @classmethod
-    def of(cls, source: object) -> "Captions | None":
-        """Those of a source, which may have several for each item; None where it has none."""
-        several: Captions | None = getattr(source, "captions", None)
-        if several is not None:
-            return several
-        prompts: Sequence[str] | None = getattr(source, "prompts", None)
-        return None if prompts is None else cls(prompts)
-
-    @classmethod
     def read(cls, texts: Iterable[Sequence[str]], text: Text) -> "Captions":
         """From the texts that belong to each item, at least one.
 

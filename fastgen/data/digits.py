@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .source import Items
+from .source import Items, Source
 
 SIDE = 8
 CANVAS = 16
@@ -38,7 +38,7 @@ def _upsampling() -> Tensor:
 
 
 @dataclass(frozen=True)
-class Digits:
+class Digits(Source):
     """scikit-learn's `load_digits` on a 16x16 canvas, one channel, labels 0 .. 9."""
 
     has_images: ClassVar[bool] = True

@@ -18,7 +18,7 @@ from .captions import Captions, Text
 from .decode import Pixels, Size, colour_of, decode, size_of
 from .pixels import PixelCache, check_settings, to_images
 from .sizes import sizes_of
-from .source import Items
+from .source import Items, Source
 
 
 def of_one_shape(source: Any) -> Any:
@@ -56,7 +56,7 @@ class Records(Protocol):
 
 
 @dataclass(frozen=True)
-class ImageSource(ABC):
+class ImageSource(Source, ABC):
     """Images of one size, or of a bucket's, with labels and captions where they have them.
 
     Args:

@@ -128,5 +128,5 @@ class _Column(Texts):
 def parts_of(source: object) -> list[ImageSource]:
     """The sources of encoded images that a source consists of; none where one of them is another, or a stream."""
     parts: Sequence[object] = getattr(source, "parts", (source,))
-    images = [part for part in parts if isinstance(part, ImageSource) and getattr(part, "sequential", None) is None]
+    images = [part for part in parts if isinstance(part, ImageSource) and part.sequential is None]
     return images if len(images) == len(parts) else []

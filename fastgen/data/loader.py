@@ -2,11 +2,10 @@
 
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +15,7 @@ from torch import Tensor
 from ..errors import SilentError
 from ..seeds import hash_of
 from ..standing import standing
-from .captions import Captions
+from .mixture import Mixture
 from .order import Bucketed, Kept, Numbers, Order, Shuffled, Stream, Weighted, Windowed
 from .pixels import to_images
 from .source import Items, Source
@@ -68,7 +67,7 @@ class Loader:
         self._images = images
         self._patience_s = patience_s
         self._stream = Stream(order_of(source, seed, batch) if shuffle else Kept(len(source)))
-        self._captions = Captions.of(source)
+        self._captions = source.captions
         self._gpu = _number_of(device)
         self._thread = ThreadPoolExecutor(1, "fastgen-data", initializer=_begin, initargs=(self._gpu,))
         self._workers = Workers(source, workers) if workers and images and decodes(source) else None
@@ -134,9 +133,8 @@ class Loader:
         return known(numbers) if known is not None and decodes(self._source) else None
 
     def names(self, numbers: Sequence[int]) -> list[str]:
-        """The files or rows of these items, of a source that has any."""
-        named: Callable[[int], str] | None = getattr(self._source, "named", None)
-        return [] if named is None else [named(number) for number in numbers]
+        """What messages call these items."""
+        return [self._source.named(number) for number in numbers]
 
     def again(self, positions: Sequence[int], *, images: bool | None = None) -> Items:
         """The items at these positions, once more; what is expected next stays what it was.
@@ -180,19 +178,14 @@ class Loader:
 
     def _load(self, positions: Sequence[int], images: bool) -> Items:
         numbers = self.numbers(positions)
-        items = self._source.items(numbers) if images else replace(self._beside(numbers), images=None)
+        items = (self._source.items if images else self._source.without_images)(numbers)
         return self._finished(items, numbers, positions)
 
     def _put_together(self, positions: Sequence[int], images: "Future[Found]") -> Items:
         """Items whose images a process decodes."""
         pixels, found = Workers.result(images)
-        items = replace(self._beside(found), images=to_images(pixels), numbers=tuple(found))
+        items = replace(self._source.without_images(found), images=to_images(pixels), numbers=tuple(found))
         return self._finished(items, found, positions)
-
-    def _beside(self, numbers: Sequence[int]) -> Items:
-        """What belongs to images, of sources that can tell it without them."""
-        read: Callable[[Sequence[int]], Items] = getattr(self._source, "without_images", self._source.items)
-        return read(numbers)
 
     def _finished(self, items: Items, numbers: Sequence[int], positions: Sequence[int]) -> Items:
         items = self._told(items, numbers, positions)
@@ -245,27 +238,25 @@ def _begin(gpu: int | None) -> None:
         torch.cuda.set_device(gpu)
 
 
-def order_of(source: object, seed: int, batch: int = 1) -> Order:
+def order_of(source: Source, seed: int, batch: int = 1) -> Order:
     """The order in which a source is trained on.
 
     Args:
-        source: which may be several in one (`parts` and `shares`), be read in windows (`sequential`), or have images
-            of several shapes (`bucket`).
+        source: which may be several in one, be read in windows, or have images of several shapes.
         seed: of all that is drawn.
         batch: items of a batch, all of one bucket.
     """
     order = _order_of_items(source, seed)
-    bucket: NDArray[np.int64] | None = getattr(source, "bucket", None)
-    return order if bucket is None else Bucketed(order, bucket, batch, seed)
+    return order if source.bucket is None else Bucketed(order, source.bucket, batch, seed)
 
 
-def _order_of_items(source: Any, seed: int) -> Order:
-    parts: tuple[Any, ...] = getattr(source, "parts", ())
-    if parts:
-        orders = tuple(_order_of_items(part, hash_of("part", seed, place)) for place, part in enumerate(parts))
-        return Weighted(orders, tuple(map(len, parts)), source.shares, seed)
-    window: int | None = getattr(source, "sequential", None)
-    return Shuffled(len(source), seed) if window is None else Windowed(len(source), window, seed)
+def _order_of_items(source: Source, seed: int) -> Order:
+    if isinstance(source, Mixture):
+        orders = tuple(_order_of_items(part, hash_of("part", seed, place)) for place, part in enumerate(source.parts))
+        return Weighted(orders, tuple(map(len, source.parts)), source.shares, seed)
+    if source.sequential is None:
+        return Shuffled(len(source), seed)
+    return Windowed(len(source), source.sequential, seed)
 
 
 @dataclass(frozen=True)

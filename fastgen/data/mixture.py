@@ -15,13 +15,14 @@ from torch import Tensor
 
 from ..errors import UserError
 from .captions import Captions
+from .decode import Size
 from .source import Items, Source
 
 LEAST, MOST = 1000, 10_000_000  # positions of an epoch
 
 
 @dataclass(frozen=True)
-class Mixture:
+class Mixture(Source):
     """Items of several sources: numbered one source after the other, drawn in shares.
 
     Args:
@@ -44,7 +45,7 @@ class Mixture:
     @cached_property
     def captions(self) -> Captions | None:
         """All that items may be asked for by."""
-        found = [Captions.of(part) for part in self.parts]
+        found = [part.captions for part in self.parts]
         some = [captions for captions in found if captions is not None]
         return Captions.joined(some) if len(some) == len(found) else None
 
@@ -55,7 +56,7 @@ class Mixture:
     @property
     def reads(self) -> Sequence[Path]:
         """The files of all sources."""
-        return [file for part in self.parts for file in getattr(part, "reads", ())]
+        return [file for part in self.parts for file in part.reads]
 
     @property
     def path(self) -> Path:
@@ -72,14 +73,14 @@ class Mixture:
     @cached_property
     def bucket(self) -> NDArray[np.int64] | None:
         """The number of each item's shape; None where all have the same."""
-        found = [getattr(part, "bucket", None) for part in self.parts]
+        found = [part.bucket for part in self.parts]
         known = [one for one in found if one is not None]
         return np.concatenate(known) if len(known) == len(found) else None
 
     @property
-    def shapes(self) -> Any:
+    def shapes(self) -> tuple[Size, ...]:
         """Height and width of every bucket."""
-        return getattr(self.parts[0], "shapes", ())
+        return self.parts[0].shapes
 
     def check(self) -> None:
         for place, part in enumerate(self.parts):
@@ -92,7 +93,7 @@ class Mixture:
             "images": lambda one: one.has_images,
             "prompts": lambda one: one.prompts is not None,
             "labels": lambda one: one.num_classes is not None,
-            "shapes (size, channels, buckets)": lambda one: (getattr(one, "shapes", ()), getattr(one, "channels", 3)),
+            "shapes (size, channels, buckets)": lambda one: (one.shapes, getattr(one, "channels", 3)),
         }
         for what, told in rules.items():
             if told(part) != told(first):
@@ -121,13 +122,12 @@ class Mixture:
 
     def without_images(self, indices: Sequence[int]) -> Items:
         """Labels, prompts and the shape alone."""
-        return self._joined(indices, lambda part, numbers: getattr(part, "without_images", part.items)(numbers))
+        return self._joined(indices, lambda part, numbers: part.without_images(numbers))
 
     def named(self, index: int) -> str:
         """What messages call an item."""
         place, number = self._place(index)
-        named: Callable[[int], str] | None = getattr(self.parts[place], "named", None)
-        return f"item {number} of data {place + 1}" if named is None else named(number)
+        return f"{self.parts[place].named(number)} of data {place + 1}"
 
     @cached_property
     def _ends(self) -> list[int]:

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 
 from ..errors import UserError
-from .source import Items
+from .source import Items, Source
 from .text import HELD, Lines, read_lines
 
 UNCONDITIONAL_LENGTH = 1024
@@ -27,7 +27,7 @@ def numbered_prompts(path: Path) -> tuple[str, ...]:
 
 
 @dataclass(frozen=True)
-class PromptFile:
+class PromptFile(Source):
     """Prompts to train on: one per line of a UTF-8 text file; blank lines do not count.
 
     A large file is read line by line when its prompts are asked for, and none is held in memory.
@@ -63,7 +63,7 @@ class PromptFile:
 
 
 @dataclass(frozen=True)
-class Noise:
+class Noise(Source):
     """Nothing but noise to train on: item i asks for class i, or for nothing when `num_classes` is None.
 
     The length is nominal: one item per class, so that a shuffled epoch asks for every class once, or

@@ -1,10 +1,16 @@
 """What training reads: numbered items, each an image, a class label, a prompt, or any mixture of these."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
+import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor
+
+from .captions import Captions
+from .decode import Size
 
 
 @dataclass(frozen=True, eq=False)
@@ -19,7 +25,10 @@ class Items:
 
 
 class Source(Protocol):
-    """A finite, numbered set of items. Sources are frozen dataclasses of their settings and load lazily."""
+    """A finite, numbered set of items. Sources are frozen dataclasses of their settings and load lazily.
+
+    What has a default here is left out by a source that it does not concern.
+    """
 
     @property
     def has_images(self) -> bool:
@@ -44,3 +53,36 @@ class Source(Protocol):
         Raises:
             UserError: an item cannot be read; the message names its file, or its parquet row.
         """
+
+    def without_images(self, indices: Sequence[int]) -> Items:
+        """The same without images, which are best not even decoded then."""
+        return replace(self.items(indices), images=None)
+
+    def named(self, index: int) -> str:
+        """What messages call an item."""
+        return f"item {index}"
+
+    @property
+    def captions(self) -> Captions | None:
+        """All that items may be asked for by; None where they have no texts."""
+        return None if self.prompts is None else Captions(self.prompts)
+
+    @property
+    def shapes(self) -> tuple[Size, ...]:
+        """Height and width of every bucket, or the one of all images; none where they are not known before."""
+        return ()
+
+    @property
+    def bucket(self) -> NDArray[np.int64] | None:
+        """The number of each item's shape in `shapes`, [n]; None where all have the same."""
+        return None
+
+    @property
+    def sequential(self) -> int | None:
+        """Items that are read together, in order; None where any may be read by itself."""
+        return None
+
+    @property
+    def reads(self) -> Sequence[Path]:
+        """The files that items are read from, as far as a run is to notice that they have changed."""
+        return ()

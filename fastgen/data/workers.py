@@ -36,7 +36,7 @@ class Decodes(Source, Protocol):
 def decodes(source: Source) -> TypeGuard[Decodes]:
     """Whether processes can decode a source's images: those of a stream come one window after the other."""
     parts: Sequence[Source] = getattr(source, "parts", (source,))
-    return all(hasattr(part, "pixels") and getattr(part, "sequential", None) is None for part in parts)
+    return all(hasattr(part, "pixels") and part.sequential is None for part in parts)
 
 
 class Workers:

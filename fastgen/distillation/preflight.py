@@ -169,7 +169,7 @@ def _check_size(config: Config) -> None:
     if student.height or student.width:
         height, width = student.height or student.width, student.width or student.height
         _check_one(folder, {"height": height, "width": width}, "student.height and student.width are no size")
-    shapes: tuple[Size, ...] = getattr(config.data, "shapes", ())
+    shapes: tuple[Size, ...] = config.data.shapes
     for height, width in shapes if len(shapes) > 1 else ():
         _check_one(
             folder, {"height": height, "width": width}, f"the bucket of {height} x {width} (data.buckets) is no size"

@@ -22,13 +22,13 @@ def drawn(config: Config) -> Sequence[str]:
 
     Others are encoded when they are asked for, as after turns that fp16 skipped.
     """
-    captions = Captions.of(config.data)
+    captions = config.data.captions
     return () if captions is None else _some(captions, _trained(config, captions) | _looked_at(config, captions))
 
 
 def drawn_by_size(config: Config) -> dict[Size | None, Sequence[str]]:
     """The same by the size of the samples that they are asked for: of their bucket, or, for None, of the student."""
-    captions, bucket = Captions.of(config.data), getattr(config.data, "bucket", None)
+    captions, bucket = config.data.captions, config.data.bucket
     if captions is None or bucket is None:
         return {None: drawn(config)}
     trained, of_text = _trained(config, captions), bucket[captions.owners]

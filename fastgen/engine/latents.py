@@ -83,7 +83,7 @@ def drawn_images(config: Config, stage: StageConfig) -> dict[Size | None, list[I
     loader, positions = loader_of(config, "data", batch=stage.train.batch), range(positions_of(stage))
     drawn = np.unique(2 * np.array(loader.numbers(positions)) + np.array(loader.mirrored(positions)))
     images = [(int(one) // 2, bool(one % 2)) for one in drawn]
-    bucket = getattr(config.data, "bucket", None)
+    bucket = config.data.bucket
     if bucket is None:
         return {None: images}
     found: dict[Size | None, list[Image]] = {}

@@ -99,5 +99,5 @@ def contents_of_data(source: Source) -> Mapping[str, str]:
     known: Mapping[str, str] | None = getattr(getattr(first, "records", None), "contents", None)
     if known is not None:
         return known
-    files = tuple(getattr(source, "reads", ()))
+    files = tuple(source.reads)
     return contents_of(files, Path(source.path)) if files else {}  # type: ignore[attr-defined]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -246,6 +247,41 @@ def test_the_plan_says_where_code_came_from(place: Path, capsys: pytest.CaptureF
             f"{kind}: {name} (sha256 {hashlib.sha256((place / name.split(':')[0]).read_bytes()).hexdigest()[:16]})"
             in told
         )
+
+
+def test_what_a_source_leaves_out_has_the_usual_values(place: Path):
+    source = load(place / "run.yaml").data
+    assert (source.shapes, source.bucket, source.sequential, source.captions, source.reads) == (
+        (),
+        None,
+        None,
+        None,
+        (),
+    )
+    assert source.named(3) == "item 3"
+    told = source.without_images([3, 4])
+    assert (told.images, told.labels.tolist()) == (None, [3, 4])
+
+
+def test_what_a_source_has_itself_stays(place: Path):
+    file = place / "squares.py"
+    told = "reads = ()\n    prompts = None\n\n    def named(self, index):\n        return f'square {index}'\n"
+    file.write_text(file.read_text().replace("prompts = None\n", told))
+    assert load(place / "run.yaml").data.named(3) == "square 3"
+
+
+def test_an_object_given_from_python_has_them_too(place: Path):
+    @dataclass(frozen=True)
+    class Short:
+        prompts = ("a", "b")
+        has_images, num_classes, check, items = False, None, None, None
+
+        def __len__(self):
+            return 2
+
+    config = load(place / "run.yaml")
+    given = config.model_validate({**dict(config), "data": Short(), "stages": config.stages})
+    assert list(given.data.captions) == ["a", "b"]
 
 
 def test_an_object_of_ones_own_can_be_given_from_python(place: Path):

@@ -6,11 +6,11 @@ from collections import Counter
 import pytest
 import torch
 
-from fastgen.data import Items, Loader, Noise
+from fastgen.data import Items, Loader, Noise, Source
 from fastgen.errors import UserError
 
 
-class Numbers:
+class Numbers(Source):
     """Item i is an image with the value i in its left column; remembers what it was asked for."""
 
     has_images = True

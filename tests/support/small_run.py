@@ -18,7 +18,7 @@ from fastgen.config.guards import USUAL, GuardsConfig
 from fastgen.config.pairs import PairsConfig
 from fastgen.config.schema import Config, LoRAConfig, StageConfig, TrainConfig
 from fastgen.config.yaml_file import dump
-from fastgen.data import Items, Loader
+from fastgen.data import Items, Loader, Source
 from fastgen.distillation.distil import distil
 from fastgen.engine import pairs
 from fastgen.engine import stage as loop
@@ -47,7 +47,7 @@ PROCESSES.set_forkserver_preload(
 
 
 @dataclass(frozen=True)
-class Stripes:
+class Stripes(Source):
     """Forty 8 x 8 pictures of ten classes; which stripe is lit tells the class."""
 
     has_images = True
