@@ -17,6 +17,7 @@ from ..limits import read_json
 from ..models.calls import look
 from ..models.denoiser import NetworkDenoiser
 from ..models.pipelines.refusal import cause
+from ..objectives import ScoreMatching
 from ..objectives.parts.guidance_laws import Fixed
 from ..sampling.pictures import grid, labelled_rows
 from ..sampling.sampler import seeded_noise
@@ -194,7 +195,8 @@ def counted(steps: int) -> str:
 
 def guidance_of(config: Config) -> float:
     """The guidance under which the teacher is shown: as it is measured, or what the student learns of it."""
-    law = getattr(config.stages[-1].objective, "guidance", None)
+    objective = config.stages[-1].objective
+    law = objective.guidance if isinstance(objective, ScoreMatching) else None
     if config.evaluate.teacher_guidance == 1 and isinstance(law, Fixed):
         return law.scale
     return config.evaluate.teacher_guidance

@@ -20,18 +20,9 @@ from fastgen.export.adapter import DOWN, UP, Adapter
 from fastgen.export.kohya import kohya_state
 from fastgen.export.lora import FILES, export_lora, known_keys
 from fastgen.models.pipelines.components import network_of
+from fastgen.models.pipelines.published import PUBLISHED
 from fastgen.models.targets import find_targets
 
-SD = {"cross_attention_dim": 768, "attention_head_dim": 8}
-SDXL = {
-    "block_out_channels": (320, 640, 1280),
-    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
-    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-    "transformer_layers_per_block": (1, 2, 10),
-    "attention_head_dim": (5, 10, 20),
-    "cross_attention_dim": 2048,
-    "use_linear_projection": True,
-}
 WIDTH = 3072  # of Flux
 
 
@@ -58,11 +49,11 @@ def same(found: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> None:
         torch.testing.assert_close(found[name], update, rtol=1e-5, atol=1e-5 * float(update.abs().max()))
 
 
-@pytest.mark.parametrize(("config", "layers"), [(SD, 160), (SDXL, 700)], ids=["sd", "sdxl"])
+@pytest.mark.parametrize(("name", "layers"), [("sd15", 160), ("sdxl", 700)])
 @pytest.mark.parametrize("client", clients.UNET)
-def test_the_unets_of_stable_diffusion_are_read_whole(config, layers, client):
+def test_the_unets_of_stable_diffusion_are_read_whole(name, layers, client):
     with torch.device("meta"):
-        net = UNet2DConditionModel(**config)
+        net = UNet2DConditionModel(**PUBLISHED[name].settings)
     adapter = trained(net)
     assert len(adapter.layers) == layers
     known = {clients.flat(name): name for name, _ in net.named_modules() if clients.UNET[client].fullmatch(name)}
