@@ -1,3 +1,4 @@
+import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,6 +10,7 @@ import torch
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels are interpreted; Triton reads it when it is loaded
 
+os.fsync = lambda descriptor: None  # no test cuts the power; those of what is flushed when look at the calls
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 pytest.register_assert_rewrite(*(file.stem for file in (Path(__file__).parent / "checks").glob("*.py")))
 
@@ -22,6 +24,13 @@ def pytest_configure(config: pytest.Config) -> None:
         import elsewhere
 
         elsewhere.install()
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_finish() -> None:
+    """What is imported stays, and is not searched for garbage at every collection."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture

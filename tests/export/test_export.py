@@ -127,6 +127,7 @@ assert "fastgen" not in sys.modules
 """
 
 
+@pytest.mark.slow  # starts in seconds; `verify` starts one too, in tests/export/test_export_verify.py
 def test_a_process_without_fastgen_draws_the_same_images(tmp_path):
     folder = exported(tmp_path / "student", teacher(tiny.class_conditional, predicts="v_prediction"), (1, 4), "renoise")
     subprocess.run([sys.executable, "-c", PLAIN, folder, tmp_path / "images.npy"], check=True, cwd=tmp_path)

@@ -8,6 +8,7 @@ import torch
 from diffusers import DiffusionPipeline
 from exporting import adapted, student_of
 from families import FAMILIES
+from quick import some
 from safetensors.torch import load_file
 
 from fastgen.errors import UserError
@@ -42,9 +43,12 @@ def exported(tmp_path, family, steps=(2,), sampler="ode", keys=("diffusers",), *
 
 
 LOADERS = ["stable_diffusion", "sdxl", "sd3", "flux", "sana", "qwen_image", "z_image", "wan", "cogvideox"]
+UNETS = some(("stable_diffusion", "sdxl"), "stable_diffusion")
 
 
-@pytest.mark.parametrize("name", LOADERS)
+@pytest.mark.parametrize(
+    "name", some(LOADERS, "stable_diffusion", "sd3", "flux", "wan")
+)  # a U-Net, joint, packed, video
 def test_loaded_and_fused_it_is_the_trained_generator(tmp_path, name):
     family = FAMILIES[name]
     pipe, net, _, _, folder = exported(tmp_path, family)
@@ -57,7 +61,7 @@ def test_loaded_and_fused_it_is_the_trained_generator(tmp_path, name):
     assert close(trained, outputs(pipe, family.size)) <= 1e-4
 
 
-@pytest.mark.parametrize("name", ["stable_diffusion", "sdxl"])
+@pytest.mark.parametrize("name", UNETS)
 def test_layers_without_a_key_of_the_older_form_load_beside_others(tmp_path, name):
     """Diffusers reads all keys of a file as it reads the first, which here is conv_in's."""
     family = FAMILIES[name]
@@ -70,7 +74,7 @@ def test_layers_without_a_key_of_the_older_form_load_beside_others(tmp_path, nam
 PATTERNS = {"rank_pattern": {"to_k": 2}, "alpha_pattern": {"to_v": 3}}
 
 
-@pytest.mark.parametrize("name", ["stable_diffusion", "sdxl"])
+@pytest.mark.parametrize("name", UNETS)
 def test_kohya_keys_load_too(tmp_path, name):
     family = FAMILIES[name]
     pipe, net, _, _, folder = exported(tmp_path, family, keys=("diffusers", "kohya"), **PATTERNS)

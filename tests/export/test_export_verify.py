@@ -53,7 +53,7 @@ CASES = {
     "hunyuan_video": ("ode", (1, 2)),
     "krea2": ("renoise", (2,)),
 }
-USUAL = {"ddpm", "consistency", "dit", "stable_diffusion", "sdxl", "flux", "sana", "sana_sprint", "lumina2"}
+USUAL = {"ddpm", "consistency", "dit", "stable_diffusion", "sdxl", "flux", "sana_sprint", "lumina2"}
 USUAL |= {"wan_of_two", "cogvideox"}
 """Each scheduler with its samplers and each kind of sample; the rest, half a minute, have other networks alone."""
 

@@ -24,7 +24,7 @@ CPU = torch.device("cpu")
     ("kind", "options"),
     [
         ("stable_diffusion", ["sharing=full", "student.steps=[2,1]", "objective.target=midpoint"]),
-        ("sd3", ["student.steps=[1,4,2]", "process=native"]),
+        pytest.param("sd3", ["student.steps=[1,4,2]", "process=native"], marks=pytest.mark.slow),  # the same in a LoRA
         pytest.param("sdxl", ["student.steps=[4,1]", "process=flow"], marks=pytest.mark.slow),
     ],
 )

@@ -58,11 +58,15 @@ CASES = {
     "sim": Case({"sim"}),
     "uni_instruct": Case({"fisher", "gan"}, GAN),
 }
-USUAL = {  # the pipeline that each is tried on when there is no time for all
+USUAL = {  # the pipeline that each is tried on
     "classes": ("diff_instruct", "dmd", "f_distill", "sid", "sid_few_step", "sida", "sim", "tdm", "uni_instruct"),
     "sdxl": ("dmd2",),
     "sd3": ("decoupled_dmd", "phased_dmd", "sid_lsg", "swiftbrush", "vsd"),
 }
+QUICK = {"dmd", "dmd2", "f_distill", "phased_dmd", "swiftbrush", "uni_instruct"}
+"""One for each part that runs have beside scores: pairs; GAN, told steps and SDXL; means of ratios; phases; guidance of
+both scores with dropped conditions; an integrand. The others put the same parts together, by losses that
+tests/objectives has."""
 
 
 def write(folder: Path, kind: str, name: str) -> Path:
@@ -124,7 +128,8 @@ def log(out: Path) -> list[dict[str, float]]:
 def products():
     for kind, usual in USUAL.items():
         for name in CASES:
-            yield pytest.param(kind, name, id=f"{name}-{kind}", marks=[pytest.mark.slow] * (name not in usual))
+            slow = name not in usual or name not in QUICK
+            yield pytest.param(kind, name, id=f"{name}-{kind}", marks=[pytest.mark.slow] * slow)
 
 
 @pytest.mark.parametrize(("kind", "name"), products())

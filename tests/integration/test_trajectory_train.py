@@ -13,27 +13,22 @@ from fastgen.config import yaml_file as configfile
 from fastgen.models.pipelines.loading import load
 
 pytestmark = pytest.mark.usefixtures("verified_here")
-USUAL = {  # the pipeline that each is tried on when there is no time for all
-    "classes": (
-        "cd",
-        "ct",
-        "guidance_distillation",
-        "lcm",
-        "kd",
-        "meanflow",
-        "progressive",
-        "scm",
-        "shortcut",
-    ),
+USUAL = {  # the pipeline that each is tried on
+    "classes": ("cd", "ct", "guidance_distillation", "lcm", "kd", "meanflow", "progressive", "scm", "shortcut"),
     "sdxl": ("advantage_flow", "pcm"),
     "sd3": ("pdd", "sana_sprint", "self_shortcut", "tdd", "tscd"),
 }
+QUICK = {"advantage_flow", "cd", "kd", "pcm", "pdd", "sana_sprint", "scm", "self_shortcut", "tdd"}
+"""One for each part that runs have: rewards, a target that follows, pairs, phases with a discriminator on SDXL, heads, a GAN of
+derivatives, a state, its own target, solvers. lcm, guidance_distillation and meanflow are trained in
+test_trajectory_told, progressive in test_trajectory_stages."""
 
 
 def products():
     for kind, usual in USUAL.items():
         for name in CASES:
-            yield pytest.param(kind, name, id=f"{name}-{kind}", marks=[pytest.mark.slow] * (name not in usual))
+            slow = name not in usual or name not in QUICK
+            yield pytest.param(kind, name, id=f"{name}-{kind}", marks=[pytest.mark.slow] * slow)
 
 
 @pytest.mark.parametrize(("kind", "name"), products())

@@ -174,7 +174,10 @@ def changed(one: nn.Module, other: nn.Module) -> bool:
     return any(not torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-def test_experts_become_a_stock_pipeline_of_two_that_an_isolated_process_samples_as_trained(tmp_path, caplog):
+@pytest.mark.parametrize("isolated", [False, pytest.param(True, marks=pytest.mark.slow)])  # that starts in seconds
+def test_experts_become_a_stock_pipeline_of_two_that_samples_as_trained(isolated, tmp_path, caplog, request):
+    if not isolated:
+        request.getfixturevalue("verified_here")
     caplog.set_level("INFO", "fastgen")
     student = run(tmp_path)
     assert caplog.text.count("verified") == 1

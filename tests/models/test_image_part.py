@@ -12,6 +12,7 @@ from diffusers import (
     SD3Transformer2DModel,
 )
 from families import FAMILIES, probed
+from quick import FORMS, some
 from torch import Tensor, nn
 
 from fastgen.config.schema import StageConfig
@@ -27,7 +28,7 @@ from fastgen.process.scheduler import from_scheduler
 
 REFUSED = {"cogview4", "latte", "wan_of_two"}
 U_NETS = {"ddpm", "consistency", "stable_diffusion", "sdxl"}
-every_family = pytest.mark.parametrize("name", [name for name in FAMILIES if name not in REFUSED])
+every_family = pytest.mark.parametrize("name", some((name for name in FAMILIES if name not in REFUSED), *FORMS))
 T = torch.full((2,), 0.5, dtype=torch.float64)
 
 
@@ -87,7 +88,7 @@ def test_moving_the_image_moves_the_logits(name: str):
     assert reads.features(x[0], T, cond)[0].ndim == (4 if name in U_NETS else 3)
 
 
-@pytest.mark.parametrize("name", [name for name in FAMILIES if name not in {*REFUSED, *U_NETS}])
+@pytest.mark.parametrize("name", some((name for name in FAMILIES if name not in {*REFUSED, *U_NETS}), *FORMS))
 def test_a_place_of_what_is_read_is_a_patch_of_the_sample(name: str):
     """By default, and at the first block of every stack that the image passes through."""
     pipeline = probed(name)
@@ -182,7 +183,7 @@ def stop_with(_layer: nn.Module, _told: Any, output: Any) -> None:
     raise Returned(output)
 
 
-@pytest.mark.parametrize("name", REAL)
+@pytest.mark.parametrize("name", some(REAL, "flux"))  # which has stacks of both kinds
 def test_of_a_real_stack_the_middle_block_is_read_at_the_images_1024_tokens(name: str):
     """Measured on a narrow network as deep, and seen on the meta device in the shapes of the real one."""
     kind, deep, wide, narrow, call, shape, text = REAL[name]

@@ -32,7 +32,7 @@ def test_a_wrong_need_cannot_be_made(name: str):
         ({"heads": True}, r"heads=True: .* whole number"),
         ({"images": 1}, r"images=1: it has to be True or False, write it as in Needs\(images=True\)"),
         ({"sampler": ["ode"]}, r"sampler=\['ode'\]: it has to be a name or None"),
-        ({"scalars": "generator.s"}, r"scalars='generator\.s': .* as in Needs\(scalars=\{\"generator\": \{\"s\"\}\}\)"),
+        ({"scalars": "generator.s"}, r"scalars='generator\.s': .* as in Needs\(scalars=\{'generator': \{'s'\}\}\)"),
         ({"scalars": {"generator": "s"}}, r"scalars=\{'generator': 's'\}: .* set of names"),
     ],
 )

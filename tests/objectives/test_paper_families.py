@@ -3,6 +3,7 @@
 import inspect
 from abc import ABC
 from dataclasses import dataclass
+from functools import cached_property
 from typing import ClassVar
 
 import pytest
@@ -23,8 +24,9 @@ PAPERS = {name: kind for name, kind in OBJECTIVES.items() if issubclass(kind, AB
 
 
 def is_final(thing: object) -> bool:
-    """By typing's mark, of a class, a method or a property."""
-    return getattr(thing, "__final__", False) or getattr(getattr(thing, "fget", None), "__final__", False)
+    """By typing's mark, of a class, a method, a property or one that is kept."""
+    said = thing.fget if isinstance(thing, property) else thing.func if isinstance(thing, cached_property) else thing
+    return getattr(said, "__final__", False)
 
 
 def test_every_objective_that_compares_scores_is_of_the_family():

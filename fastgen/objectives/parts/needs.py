@@ -67,8 +67,14 @@ class Needs:
 
     def __post_init__(self) -> None:
         for one in fields(self):
-            _check_type(one.name, vars(self)[one.name], one.default)
-        _check_scalars(self.scalars)
+            value, usual = vars(self)[one.name], one.default
+            if isinstance(usual, int) and type(value) is not type(usual):
+                rule, remedy = ("True or False", True) if isinstance(usual, bool) else ("a whole number", 4)
+                raise _mistyped(one.name, value, rule, remedy)
+            if usual is None and not isinstance(value, str | None):
+                raise _mistyped(one.name, value, "a name or None", None)
+        if not isinstance(self.scalars, Mapping) or not all(isinstance(some, Set) for some in self.scalars.values()):
+            raise _mistyped("scalars", self.scalars, "a set of names for each role", {"generator": {"s"}})
         _check_known("roles", self.scalars, DENOISERS)
         _check_known("scalars of the generator", self.scalars.get("generator", ()), BAKED)
         _check_known("sampler", [self.sampler] if self.sampler else [], get_args(Sampler))
@@ -122,24 +128,8 @@ def _joined(name: str, one: Any, other: Any) -> Any:
     return one or other
 
 
-def _check_type(name: str, value: Any, usual: Any) -> None:
-    """Refuses a switch that is no bool, a number that is not whole, and a name that is no text."""
-    if isinstance(usual, bool):
-        fits, rule, remedy = isinstance(value, bool), "True or False", "True"
-    elif isinstance(usual, int):
-        fits, rule, remedy = isinstance(value, int) and not isinstance(value, bool), "a whole number", "4"
-    else:
-        fits, rule, remedy = usual is not None or isinstance(value, str | None), "a name or None", "None"
-    if not fits:
-        raise ValueError(f"needs {name}={value!r}: it has to be {rule}, write it as in Needs({name}={remedy})")
-
-
-def _check_scalars(scalars: Any) -> None:
-    if not isinstance(scalars, Mapping) or not all(isinstance(names, Set) for names in scalars.values()):
-        raise ValueError(
-            f"needs scalars={scalars!r}: they have to be a set of names for each role, write them as in "
-            'Needs(scalars={"generator": {"s"}})'
-        )
+def _mistyped(name: str, value: Any, rule: str, remedy: Any) -> ValueError:
+    return ValueError(f"needs {name}={value!r}: it has to be {rule}, write it as in Needs({name}={remedy!r})")
 
 
 def _check_known(what: str, named: Iterable[str], known: tuple[str, ...]) -> None:

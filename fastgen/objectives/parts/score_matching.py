@@ -6,6 +6,7 @@ and may say `check`, `also` and `even`; nothing else is overridden.
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import final
 
 from ...models.calls import look
@@ -92,7 +93,7 @@ class ScoreMatching(ABC):
         """A generator turn, then the fake turns."""
         return cycle_of(self.ratio, self.gan)
 
-    @property
+    @cached_property
     @final
     def needs(self) -> Needs:
         """Those of the settings, and the paper's own."""

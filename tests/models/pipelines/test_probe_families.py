@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from families import FAMILIES, probed
+from quick import FORMS, some
 from stock_loop import PROMPTS, agree, asked, stock, times
 
 from fastgen.errors import UserError
@@ -15,7 +16,7 @@ from fastgen.models.pipelines.watch import record
 
 UNGUIDED = {"ddpm", "consistency", "sana_sprint", "flux2"}
 REFUSED = {"cogview4", "latte"}
-every_family = pytest.mark.parametrize("name", [name for name in FAMILIES if name not in REFUSED])
+every_family = pytest.mark.parametrize("name", some((name for name in FAMILIES if name not in REFUSED), *FORMS))
 
 
 @every_family
@@ -83,7 +84,10 @@ def test_another_size_is_told_to_the_network_and_changes_the_samples():
     assert told == [[[16, 16, 0, 0, 16, 16]], [[16, 32, 0, 0, 16, 32]]]
 
 
-@pytest.mark.parametrize("name", ["sdxl", "flux", "chroma", "z_image", "sana_sprint", "wan", "wan_of_two"])
+ROUNDED = ("sdxl", "flux", "chroma", "z_image", "sana_sprint", "wan", "wan_of_two")
+
+
+@pytest.mark.parametrize("name", some(ROUNDED, "sdxl", "flux", "wan_of_two"))  # by steps, scaled, by whole steps
 def test_in_half_precision_whose_loops_round_their_times_the_same_is_found(name: str):
     family = FAMILIES[name]
     half = Pipeline(family.build().to(torch.bfloat16), size=family.size)
