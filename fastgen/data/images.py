@@ -132,10 +132,7 @@ class ImageSource(Source, ABC):
         return self.records.named(index)
 
     def frames(self, indices: Sequence[int]) -> Tensor:
-        """int64 [B, 4]: height and width of these images as they are stored, top and left of their part that is seen.
-
-        The latter two in pixels of the image as large as it is when that part has the shape that it is trained in.
-        """
+        """Sizes and crops, [B, 4]."""
         return torch.tensor([self._frame(index) for index in indices], dtype=torch.int64)
 
     def _frame(self, index: int) -> tuple[int, int, int, int]:

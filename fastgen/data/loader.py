@@ -128,9 +128,8 @@ class Loader:
         return [self._flip and hash_of("flip", self._seed, position) % 2 == 1 for position in positions]
 
     def frames(self, numbers: Sequence[int]) -> Tensor | None:
-        """Sizes and crops [B, 4] of these items' images, see `ImageSource.frames`, of sources that know them."""
-        known: Callable[[Sequence[int]], Tensor] | None = getattr(self._source, "frames", None)
-        return known(numbers) if known is not None and decodes(self._source) else None
+        """Sizes and crops [B, 4] of these items' images, see `Source.frames`."""
+        return self._source.frames(numbers) if decodes(self._source) else None
 
     def names(self, numbers: Sequence[int]) -> list[str]:
         """What messages call these items."""

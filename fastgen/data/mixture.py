@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -115,10 +115,11 @@ class Mixture(Source):
         assert found.numbers is not None
         return found.images, list(found.numbers)
 
-    def frames(self, indices: Sequence[int]) -> Tensor:
-        """Sizes and crops, [B, 4], of sources of files."""
-        placed = [self._place(index) for index in indices]
-        return torch.cat([cast(Any, self.parts[place]).frames([number]) for place, number in placed])
+    def frames(self, indices: Sequence[int]) -> Tensor | None:
+        """Sizes and crops, [B, 4], where all sources know them."""
+        found = [self.parts[place].frames([number]) for place, number in map(self._place, indices)]
+        known = [one for one in found if one is not None]
+        return torch.cat(known) if len(known) == len(found) else None
 
     def without_images(self, indices: Sequence[int]) -> Items:
         """Labels, prompts and the shape alone."""

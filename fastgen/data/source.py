@@ -58,6 +58,14 @@ class Source(Protocol):
         """The same without images, which are best not even decoded then."""
         return replace(self.items(indices), images=None)
 
+    def frames(self, indices: Sequence[int]) -> Tensor | None:
+        """int64 [B, 4]: height and width of these images as they are stored, top and left of their part that is seen.
+
+        The latter two in pixels of the image as large as it is when that part has the shape that it is trained in. None
+        where that is not known.
+        """
+        return None
+
     def named(self, index: int) -> str:
         """What messages call an item."""
         return f"item {index}"

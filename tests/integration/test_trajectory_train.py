@@ -19,8 +19,8 @@ USUAL = {  # the pipeline that each is tried on
     "sd3": ("pdd", "sana_sprint", "self_shortcut", "tdd", "tscd"),
 }
 QUICK = {"advantage_flow", "cd", "kd", "pcm", "pdd", "sana_sprint", "scm", "self_shortcut", "tdd"}
-"""One for each part that runs have: rewards, a target that follows, pairs, phases with a discriminator on SDXL, heads, a GAN of
-derivatives, a state, its own target, solvers. lcm, guidance_distillation and meanflow are trained in
+"""One for each part that runs have: rewards, a target that follows, pairs, phases with a discriminator on SDXL, heads,
+a GAN of derivatives, a state, its own target, solvers. lcm, guidance_distillation and meanflow are trained in
 test_trajectory_told, progressive in test_trajectory_stages."""
 
 
