@@ -27,6 +27,8 @@ from .regression.guidance_distillation import GuidanceDistillation
 from .regression.kd import KnowledgeDistillation
 from .regression.pretrain import Pretrain
 from .reward.advantage_flow import AdvantageFlow
+from .reward.dmdr import DMDR
+from .reward.refl import ReFL
 from .trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
 from .trajectory.lcm import LatentConsistency
 from .trajectory.meanflow import MeanFlow
@@ -53,6 +55,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "tdm": TDM,
     "phased_dmd": PhasedDMD,
     "decoupled_dmd": DecoupledDMD,
+    "dmdr": DMDR,
     # distribution matching through both scores
     "sid": SiD,
     "sida": SiDA,
@@ -82,6 +85,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "guidance_distillation": GuidanceDistillation,
     # rewards
     "advantage_flow": AdvantageFlow,
+    "refl": ReFL,
 }
 
 

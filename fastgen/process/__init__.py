@@ -5,13 +5,14 @@ from .known import joined
 from .prediction import ROWS, Prediction, Row
 from .process import Kernel, Process, Retargeted, pad_like
 from .scheduler import Reading, from_scheduler
-from .times import AnyTimeLaw, Karras, LogitNormal, LogNormal, TimeLaw, Uniform, even_grid, laid, shifted
+from .times import AnyTimeLaw, Beta, Karras, LogitNormal, LogNormal, TimeLaw, Uniform, even_grid, laid, shifted
 from .types import Latent, Levels, Time
 
 __all__ = [
     "EDM",
     "ROWS",
     "AnyTimeLaw",
+    "Beta",
     "Discrete",
     "Flow",
     "Karras",

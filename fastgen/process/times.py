@@ -137,7 +137,38 @@ class LogNormal:
         return process.time_of(-2 * (self.mean + self.std * _normal(count, rng)))
 
 
-AnyTimeLaw = Annotated[Uniform | Karras | LogitNormal | LogNormal, Field(discriminator="law")]
+@dataclass(frozen=True)
+class Beta:
+    """Beta(a, b) over process time (DMDR, arXiv:2511.13649); a > b leans to the noise.
+
+    Args:
+        a, b: shapes, at least 1; both 1 are even times.
+        low, high: the span that it is laid over, in [0, 1].
+    """
+
+    a: float = 1.0
+    b: float = 1.0
+    low: float = 0.0
+    high: float = 1.0
+    law: Literal["beta"] = "beta"
+
+    def __post_init__(self) -> None:
+        check_span(self.low, self.high)
+        if self.a < 1 or self.b < 1:
+            raise ValueError(f"a is {self.a} and b {self.b}: need at least 1, below which times pile up at an end")
+
+    def sample(self, process: Process, count: int, rng: torch.Generator) -> Tensor:
+        x = torch.linspace(0, 1, 2049, dtype=torch.float64, device=rng.device)
+        middle = (x[1:] + x[:-1]) / 2
+        below = torch.cumsum(middle ** (self.a - 1) * (1 - middle) ** (self.b - 1), dim=0)
+        u = below[-1] * (1 - _uniform(count, rng))
+        cell = torch.searchsorted(below, u).clamp(max=len(below) - 1)
+        start = torch.where(cell > 0, below[cell - 1], 0)
+        share = (cell + (u - start) / (below[cell] - start)) / len(below)
+        return self.low + (self.high - self.low) * share
+
+
+AnyTimeLaw = Annotated[Uniform | Karras | LogitNormal | LogNormal | Beta, Field(discriminator="law")]
 """A time law as a config names it."""
 
 

@@ -17,8 +17,9 @@ from ..objectives.distribution.vsd import VSD, SwiftBrush
 from ..objectives.parts.gan import GAN
 from ..objectives.parts.guidance_laws import Fixed, LongShort, Shared
 from ..objectives.regression.kd import KnowledgeDistillation
+from ..objectives.reward.dmdr import DMDR
 from ..process import LogNormal
-from .training import Recipe
+from .training import SIZE, Recipe
 
 NO_GAN = GAN(0.0)
 SHIFT = 5.0
@@ -50,6 +51,7 @@ RECIPES: dict[str, Recipe] = {
         PhasedDMD(weight="kl", even=False, times=MIDDLE, fake_times=WIDE, ratio=2, step_aware=True), **LONG
     ),
     "decoupled_dmd": Recipe(DecoupledDMD(augmentation=1.0, ratio=2)),
+    "dmdr": Recipe(DMDR(ratio=2, renoise=100 * SIZE)),
     "sid": Recipe(SiD(ratio=2)),
     "sid_half": Recipe(SiD(alpha=0.5, ratio=2)),
     "sida": Recipe(SiDA(ratio=2)),

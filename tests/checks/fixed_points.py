@@ -37,7 +37,7 @@ from fastgen.objectives.parts.matching import compare
 from fastgen.objectives.parts.rollout import land
 from fastgen.process import EDM, Flow, Process, Uniform, even_grid
 from fastgen.proofs.analytic import ExactDenoiser, ExactRatio
-from fastgen.proofs.toy import toy_batch, toy_roles
+from fastgen.proofs.toy import indifferent, toy_batch, toy_roles
 
 
 def check_vsd_is_the_kl_gradient(process: Process, t: float) -> None:
@@ -93,6 +93,7 @@ def check_fixed_point(process: Process, name: str) -> None:
     objective = UNGUIDED.get(name) or replace(OBJECTIVES[name](), guidance=Fixed(1.0))
     real = ExactDenoiser(process, PLANE)
     states = {state: STATES[state]() for state in objective.needs.states}
+    states |= {"rewards": indifferent()} if objective.needs.rewards else {}
     roles = gaussian_roles(process, real_score=real, fake_score=real, discriminator=ExactRatio(real, real), **states)
     roles = Roles(roles.members, Plan([even_grid(2)], sampler=objective.needs.sampler or "renoise"))
     batch = toy_batch(PLANE, 64, *streams().values())

@@ -44,6 +44,7 @@ MATCHING = {
     "tdm": "sdxl/tdm_4step_lora",
     "phased_dmd": "qwen_image/phased_dmd_4step_lora",
     "decoupled_dmd": "sdxl/decoupled_dmd_4step_lora",
+    "dmdr": "emoji/dmdr_4step_lora",
     "sid": "cifar10/sid_1step",
     "sida": "cifar10/sida_1step",
     "sid_lsg": "sd15/sid_lsg_1step_lora",
@@ -66,6 +67,7 @@ TRAJECTORY = {
     "progressive": "cifar10/progressive_4step",
     "pdd": "sdxl/pdd_4step_lora",
     "kd": "cifar10/kd_1step",
+    "refl": "emoji/refl_4step_lora",
     "advantage_flow": "emoji/advantage_flow_4step_lora",
     "guidance_distillation": "sd15/guidance_distillation_20step",
 }

@@ -16,6 +16,7 @@ from diffusers import DiffusionPipeline
 from families import FAMILIES
 from PIL import Image
 from safetensors.torch import load_file
+from trajectory_runs import REWARD, REWARDED
 
 from fastgen.cli import main
 from fastgen.config import yaml_file as configfile
@@ -33,6 +34,7 @@ class Case:
     fake: frozenset[str] = frozenset({"denoise"})
     student: str = "{steps: [1]}"
     settings: str = ""
+    more: str = ""
 
     @property
     def images(self) -> bool:
@@ -51,6 +53,7 @@ CASES = {
     "tdm": Case({"dm"}, student=ODE, settings="guidance: 2, huber: 0.001"),
     "phased_dmd": Case({"dm"}, student=ODE),
     "decoupled_dmd": Case({"dm", "augmentation"}, student="{steps: [2]}"),
+    "dmdr": Case({"dm", "reward"}, student="{steps: [2]}", settings="form: grpo, group: 2", more=REWARDED),
     "sid": Case({"sid"}),
     "sida": Case({"sid", "gan"}, GAN),
     "sid_lsg": Case({"sid"}),
@@ -61,7 +64,7 @@ CASES = {
 USUAL = {  # the pipeline that each is tried on
     "classes": ("diff_instruct", "dmd", "f_distill", "sid", "sid_few_step", "sida", "sim", "tdm", "uni_instruct"),
     "sdxl": ("dmd2",),
-    "sd3": ("decoupled_dmd", "phased_dmd", "sid_lsg", "swiftbrush", "vsd"),
+    "sd3": ("decoupled_dmd", "dmdr", "phased_dmd", "sid_lsg", "swiftbrush", "vsd"),
 }
 QUICK = {"dmd", "dmd2", "f_distill", "phased_dmd", "swiftbrush", "uni_instruct"}
 """One for each part that runs have beside scores: pairs; GAN, told steps and SDXL; means of ratios; phases; guidance of
@@ -79,6 +82,7 @@ def write(folder: Path, kind: str, name: str) -> Path:
         FAMILIES[kind].build().save_pretrained(folder / "teacher")
         data, sharing = pictures(folder, images=case.images), "lora"
     size = "" if kind == "classes" else ", height: 16, width: 16"
+    (folder / "light.py").write_text(REWARD)
     file = folder / "run.yaml"
     file.write_text(f"""\
 out: {folder}/out
@@ -91,6 +95,7 @@ lora: {{rank: 2, alpha: 3}}
 data: {data}
 pairs: {{count: 4, steps: 2}}
 objective: {{name: {name}, ratio: 1{", " * bool(case.settings)}{case.settings}}}
+{case.more}
 train: {{images: 4, batch: 2, ema: 0.5, optim: {{lr: 1e-3}}}}
 checkpoints: {{every: 2}}
 log: {{previews: 0, every: 1, trackers: []}}

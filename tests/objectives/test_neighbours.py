@@ -14,6 +14,7 @@ import torch
 from closed_forms import OTHER_FACTOR, OTHER_MEAN, PLANE, ScriptedBatch
 from torch import Tensor
 
+from fastgen.models.rewards import Rewards
 from fastgen.models.roles import Roles
 from fastgen.models.state import STATES
 from fastgen.models.walk import Plan
@@ -33,6 +34,7 @@ from fastgen.objectives.distribution.vsd import VSD, SwiftBrush
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.guidance_laws import Fixed, LongShort, Shared
 from fastgen.objectives.parts.matching import Matching
+from fastgen.objectives.reward.dmdr import DMDR
 from fastgen.process import Flow, Process, Uniform, even_grid
 from fastgen.proofs.analytic import AffineGenerator, ExactDenoiser, ExactRatio, Mixture
 from fastgen.proofs.toy import toy_batch
@@ -60,6 +62,7 @@ def fixture(objective: Objective, steps: int) -> Roles:
         "real_score": real,
         "fake_score": fake,
         "discriminator": ExactRatio(real, fake),
+        "rewards": Rewards(lambda x: x, {"first": lambda x, _: x[:, 0]}, [1.0]),
         **{name: STATES[name]() for name in objective.needs.states},
     }
     sampler = objective.needs.sampler or "renoise"
@@ -138,6 +141,7 @@ SAME_BY_THE_PAPER = {
     "sida, sim": Same(
         SiDA(weight="none", gan=GAN()), SIM(distance="square", gan=GAN()), 2, "d'(y) = y beside one adversary"
     ),
+    "dmd2, dmdr": Same(DMD2(gan=NO_GAN), DMDR(reward=0.0), 2, "nothing is rewarded"),
     "sid, sida": Same(SID, SiDA(gan=NO_GAN), 2, "no GAN"),
     "sid, sid_lsg": Same(SID, SiDLSG(guidance=LongShort(1.0)), 2, "no guidance"),
     "sida, sid_few_step": Same(SiDA(gan=GAN()), FewStepSiD(guidance=PLAIN, gan=GAN()), 1, "one step, no guidance"),

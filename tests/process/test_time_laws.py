@@ -9,6 +9,7 @@ from processes_at_hand import processes
 
 from fastgen.process import (
     EDM,
+    Beta,
     Flow,
     Karras,
     LogitNormal,
@@ -118,3 +119,13 @@ def test_grids_descend_from_one():
 def test_a_law_with_times_outside_the_unit_interval_is_refused():
     with pytest.raises(ValueError, match="0 <= low < high <= 1"):
         Uniform(0.5, 1.5)
+
+
+def test_beta_times_have_the_laws_moments():
+    t = Beta(4.0, 1.5).sample(Flow(), 20000, torch.Generator().manual_seed(0))
+    mean, variance = 4 / 5.5, 4 * 1.5 / (5.5**2 * 6.5)
+    assert t.mean().item() == pytest.approx(mean, abs=0.003)
+    assert t.var().item() == pytest.approx(variance, rel=0.03)
+    even = Beta(1.0, 1.0, 0.2, 0.6).sample(Flow(), 20000, torch.Generator().manual_seed(0))
+    assert (even.min().item(), even.max().item()) == pytest.approx((0.2, 0.6), abs=1e-3)
+    assert even.mean().item() == pytest.approx(0.4, abs=0.003)

@@ -11,6 +11,7 @@ from fastgen.objectives.distribution.dmd2 import DMD2
 from fastgen.objectives.regression.guidance_distillation import GuidanceDistillation
 from fastgen.objectives.regression.kd import KnowledgeDistillation
 from fastgen.objectives.reward.advantage_flow import AdvantageFlow
+from fastgen.objectives.reward.refl import ReFL
 from fastgen.process import even_grid
 from fastgen.proofs.bed import DATA, Bed, batch_for, bed_of, distance, generated, pairs, seeded, started
 from fastgen.proofs.convergence import ALL, MEASURED, SHARE, judged, markdown, measured
@@ -56,7 +57,7 @@ def test_the_last_of_two_steps_learns_the_distribution_by_itself():
 def test_every_students_objective_has_a_recipe():
     """But of those that make no student of fewer steps, or go on from one."""
     trained = {type(recipe.objective) for recipe in ALL.values()}
-    assert set(OBJECTIVES.values()) - {Pretrain, GuidanceDistillation, AdvantageFlow} <= trained
+    assert set(OBJECTIVES.values()) - {Pretrain, GuidanceDistillation, AdvantageFlow, ReFL} <= trained
 
 
 def test_a_batch_has_exactly_what_the_objective_needs():

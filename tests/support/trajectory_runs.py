@@ -63,6 +63,7 @@ CASES = {
     "pdd": Case({"generator/velocity"}, "{steps: [1], sampler: ode}", "heads: 8", lora="{rank: 16, alpha: 24}"),
     "guidance_distillation": Case({"generator/guided"}, "{steps: [2], sampler: ode, guidance: 3}"),
     "kd": Case({"generator/regression"}, "{steps: [1]}"),
+    "refl": Case({"generator/reward", "generator/reference"}, more=REWARDED),
     "advantage_flow": Case({"generator/advantage"}, settings="group: 2", ema=0.9, more=REWARDED),
 }
 

@@ -1,14 +1,18 @@
 """Verbs of training by rewards: samples that compete for one prompt, and what each is worth beside the others."""
 
 from dataclasses import replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
 from ...errors import UserError
+from ...models.calls import look, through
 from ...models.roles import Roles
-from ...process import Latent
+from ...process import Latent, pad_like
 from .base import Batch
+from .flow_map import edges_of
+from .rollout import sampled
 
 
 def check_group(group: int) -> None:
@@ -49,3 +53,40 @@ def spread(x: Latent, group: int) -> Tensor:
     parts = x.unflatten(0, (-1, group))
     found: Tensor = parts.std(dim=1, correction=0).square().mean().sqrt()
     return found
+
+
+def reward_loss(roles: Roles, batch: Batch, x0: Latent) -> Tensor:
+    """Less for samples of higher reward, in units of its spread over the micro-batch; differentiates the rewards.
+
+    ReFL (Xu et al. 2023, arXiv:2304.05977) without its margin.
+    """
+    return -roles.rewards.standardised(roles.rewards(x0, batch.asked)).mean()
+
+
+def policy_loss(roles: Roles, batch: Batch, group: int) -> Tensor:
+    """A loss whose gradient is that of -E[A] by one renoising step of the student, over the values of a sample.
+
+    GRPO (arXiv:2402.03300) on the student that samples, whose ratio is 1: -A log p(x_s | x_t), where the step's law is
+    Gaussian around alpha_s x0 with deviation sigma_s, so that log p has the slope (alpha_s / sigma_s) eps by x0. What
+    follows the step is sampled without gradient; rewards are not differentiated.
+    """
+    batch = grouped(batch, group)
+    grid = edges_of(roles, batch)
+    depth = int(torch.randint(len(grid) - 2, (), generator=batch.shared_rng, device=batch.shared_rng.device))
+    x_t, t = sampled(roles, batch, grid[:-1], depth=depth)
+    x0, process = through(roles.generator, x_t, t, batch.cond).x0, roles.process
+    s, eps = batch.full(grid[depth + 1]), batch.noise()
+    with torch.no_grad():
+        clean = _carried(roles, batch, process.renoise(x0, s, eps), grid[depth + 1 :].tolist())
+        roles.rewards.note("spread", spread(clean, group))
+        worth = advantages(roles, roles.rewards(clean, batch.asked), group)
+        slope = pad_like(worth * (process.alpha(s) / process.sigma(s)), eps).to(eps.dtype) * eps
+    return -(slope * x0).mean()
+
+
+def _carried(roles: Roles, batch: Batch, x: Latent, edges: list[float]) -> Latent:
+    """The clean samples [B, ...] that the student's sampler makes of x at the first edge."""
+    for here, following in pairwise(edges):
+        x = look(roles.generator, x, batch.full(here), batch.cond).x0
+        x = roles.process.renoise(x, batch.full(following), batch.noise()) if following else x
+    return x

@@ -10,6 +10,7 @@ from torch import Tensor
 from ...models.calls import through
 from ...models.roles import Roles
 from ...models.walk import walk
+from ...process import Latent, Time
 from .base import Batch, Landing
 
 Rollout = Callable[[Roles, Batch], Landing]
@@ -28,9 +29,14 @@ def backward_simulation(roles: Roles, batch: Batch) -> Landing:
 
     Earlier steps go as the exported sampler goes, without gradient; the depth is the same on every rank.
     """
-    grid = _drawn_grid(roles, batch)
-    x_t, t = _sampled(roles, batch, grid, depth=_drawn(len(grid), batch))
+    x_t, t = jumped_off(roles, batch)
     return _jump(roles, batch, x_t, t)
+
+
+def jumped_off(roles: Roles, batch: Batch) -> tuple[Latent, Time]:
+    """x_t and t where the generator's own sampling stands before a random step of a grid, without gradient."""
+    grid = _drawn_grid(roles, batch)
+    return sampled(roles, batch, grid, depth=_drawn(len(grid), batch))
 
 
 def noised_data(roles: Roles, batch: Batch) -> Landing:
@@ -49,7 +55,7 @@ def trajectory(roles: Roles, batch: Batch) -> Landing:
     """
     grid = _drawn_grid(roles, batch)
     depth = _drawn(len(grid), batch)
-    x_t, t = _sampled(roles, batch, grid, depth=depth)
+    x_t, t = sampled(roles, batch, grid, depth=depth)
     return _jump(roles, batch, x_t, t, to=([*grid.tolist(), 0.0])[depth + 1])
 
 
@@ -61,7 +67,7 @@ def phased(roles: Roles, batch: Batch, *, phases: int = 2, experts: bool = False
     """
     grid = _drawn_grid(roles, batch)
     depth = _drawn(len(grid), batch)
-    x_t, t = _sampled(roles, batch, grid, depth=depth)
+    x_t, t = sampled(roles, batch, grid, depth=depth)
     split = [int((grid >= roles.student.boundary).sum())] if experts else phases
     ends = torch.tensor_split(torch.cat([grid[1:], grid.new_zeros(1)]), split)
     return _jump(roles, batch, x_t, t, to=[float(end[-1]) for end in ends for _ in end][depth])
@@ -101,7 +107,7 @@ def _drawn(count: int, batch: Batch) -> int:
     return int(torch.randint(count, (), generator=batch.shared_rng, device=batch.shared_rng.device))
 
 
-def _sampled(roles: Roles, batch: Batch, grid: Tensor, *, depth: int) -> tuple[Tensor, Tensor]:
+def sampled(roles: Roles, batch: Batch, grid: Tensor, *, depth: int) -> tuple[Latent, Time]:
     """x_t and t after `depth` steps of the exported sampler, without gradient."""
     stops = walk(roles.generator, batch.noise, batch.cond, grid.tolist(), sampler=roles.student.sampler)
     reached = next(islice(stops, depth, None))

@@ -1,7 +1,7 @@
 """The family of score matching: what its papers share, and the form that most of them have.
 
 The classes here are abstract and a paper is final: it has settings and defaults of its own, writes what is abstract
-and may say `check`, `also` and `even`; nothing else is overridden.
+and may say `check`, `also`, `even` and `at`; nothing else is overridden.
 """
 
 from abc import ABC, abstractmethod
@@ -15,7 +15,7 @@ from ...process import AnyTimeLaw, Latent, Uniform
 from .base import Batch, Cycle, Terms
 from .gan import NO_GAN, AnyGAN, generator_terms
 from .guidance_laws import GuidanceLaw
-from .matching import Scores, check_one_pass, compare, cycle_of, fake_terms, reads
+from .matching import Matching, Scores, check_one_pass, compare, cycle_of, fake_terms, reads
 from .needs import Needs
 from .ops import RowName, surrogate
 from .rollout import Rollout, RolloutName, land, landed
@@ -71,6 +71,10 @@ class ScoreMatching(ABC):
         """What the paper needs beside two scores, its rollout and its GAN term."""
         return Needs()
 
+    def at(self, images: int) -> Matching:
+        """Its settings after so many images, where they change while it trains."""
+        return self
+
     @property
     def even(self) -> bool:
         """Whether the fake score's errors count the same wherever little of the noise in x_t is known."""
@@ -102,7 +106,7 @@ class ScoreMatching(ABC):
     @final
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
         """What the fake score learns from the batch's samples, and the discriminator with it."""
-        return fake_terms(self, roles, batch, landed(self.rollout, roles, batch))
+        return fake_terms(self.at(batch.images), roles, batch, landed(self.rollout, roles, batch))
 
 
 class DirectionMatching(ScoreMatching):
@@ -116,6 +120,6 @@ class DirectionMatching(ScoreMatching):
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         """The direction as a gradient, and the GAN term."""
         landing = land(self.rollout, roles, batch)
-        scores = compare(look, self, roles, batch, landing)
+        scores = compare(look, self.at(batch.images), roles, batch, landing)
         matched = surrogate(landing.x0, self.direction(roles, batch, scores, landing.x0))
         return {"dm": matched} | generator_terms(self.gan, roles, batch, landing, scores.noised)
