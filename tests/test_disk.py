@@ -75,12 +75,13 @@ def test_what_does_not_fit_says_its_bytes_before_it_is_written(
     monkeypatch.setattr("shutil.disk_usage", lambda place: SimpleNamespace(free=10))
     words = told(lambda: require_space(tmp_path / "pairs", 5000), capsys)
     assert f"{tmp_path}/pairs could not be written: No space left on device, of 5,000 bytes that it needs" in words
-    monkeypatch.setattr(pairs, "_sampled", lambda *_: (torch.zeros(4, 3), torch.zeros(4, 3)))
+    monkeypatch.setattr(pairs, "_sampled", lambda *_: pytest.fail("hours of sampling before it is said"))
+    teacher, spec = SimpleNamespace(shape=(3,)), SimpleNamespace(count=4)
     accelerator = SimpleNamespace(device="cpu")
     made = lambda: pairs.teacher_pairs(  # noqa: E731
-        tmp_path / "p", None, None, None, loader=None, key="k", accelerator=accelerator
+        tmp_path / "p", teacher, None, spec, loader=None, key="k", accelerator=accelerator
     )
-    assert "/p could not be written: No space left on device, of 96 bytes" in told(made, capsys)
+    assert "/p/pairs.safetensors could not be written: No space left on device, of 96 bytes" in told(made, capsys)
     assert not list(tmp_path.iterdir())
 
 

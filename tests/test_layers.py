@@ -51,6 +51,7 @@ LATE = {  # (who, what it imports when a function runs) -> why not at its top
     ("fastgen.cli", ""): "a command answers --help before it loads what it works with",
     ("eval.cli", "eval.evaluate"): "it brings torch, which --help does without",
     ("fastgen.distillation.distil", "fastgen.distillation.monitor"): "all of eval, for a run that is measured alone",
+    ("fastgen.distillation.preflight", "fastgen.distillation.monitor"): "likewise",
     ("fastgen.data.hub", "datasets"): "an optional package",
     ("fastgen.data.digits", "sklearn"): "slow to load, and most runs read other data",
     ("fastgen.engine.stepper", "fastgen.engine.kernels"): "of Triton, which not every PyTorch brings",

@@ -5,7 +5,8 @@ Figures of two protocols are never compared: a protocol's name is part of the id
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import cast
+from pathlib import Path
+from typing import NoReturn, cast
 
 import torch
 
@@ -25,6 +26,8 @@ from .precision import Precision
 from .preprocessing import Resize, explicit_resize, preprocess_for
 from .weights import inception_file, model_folder
 
+PUBLISHED = {"dinov2": "facebook/dinov2-large", "clip": "openai/clip-vit-large-patch14"}
+"""Protocol -> its network's name on the hub."""
 IMAGENET = Resize(224, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225), kernel="bicubic", antialias=True)
 
 
@@ -35,6 +38,7 @@ class Protocol:
     Attributes:
         summary: one line for --help.
         build: (options, device) -> extractor.
+        network: options -> the file or folder of its network, None where it has none; raises UserError if it is absent.
         min_images: number below which a distance is refused without --allow-small; None is the feature's dimension.
         metrics: the table of what can be measured.
         by_class: the table of a row's classes; raises NotMeasured where there is none.
@@ -48,6 +52,7 @@ class Protocol:
 
     summary: str
     build: Callable[[Options, torch.device], FeatureExtractor]
+    network: Callable[[Options], Path | None] = lambda options: None
     min_images: int | None = None
     metrics: tuple[Metric, ...] = METRICS
     by_class: Callable[[Comparison], tuple[ClassRow, ...]] = by_class
@@ -84,25 +89,30 @@ def precision_of(options: Options) -> Precision:
 
 
 def _domain(options: Options, device: torch.device) -> FeatureExtractor:
-    folder = model_folder(_required(options))
+    folder = _folder(options)
     preprocess = preprocess_for(folder, explicit_resize(options))
     return TransformersExtractor(folder, preprocess, device=device, precision=precision_of(options))
 
 
 def _dinov2(options: Options, device: torch.device) -> FeatureExtractor:
-    folder = model_folder(options.extractor or "facebook/dinov2-large")
-    return TransformersExtractor(folder, IMAGENET.preprocess, device=device, precision=precision_of(options))
+    return TransformersExtractor(_folder(options), IMAGENET.preprocess, device=device, precision=precision_of(options))
 
 
 def _clip(options: Options, device: torch.device) -> FeatureExtractor:
-    folder = model_folder(options.extractor or "openai/clip-vit-large-patch14")
-    return Clip(folder, device=device, precision=precision_of(options))
+    return Clip(_folder(options), device=device, precision=precision_of(options))
 
 
 def _inception(options: Options, device: torch.device) -> FeatureExtractor:
-    file = inception_file(options.extractor, options.extractor_sha256)
     convention = cast(Convention, options.protocol)
-    return InceptionExtractor(file, convention, device=device, precision=precision_of(options))
+    return InceptionExtractor(_weights(options), convention, device=device, precision=precision_of(options))
+
+
+def _folder(options: Options) -> Path:
+    return model_folder(options.extractor or PUBLISHED.get(options.protocol) or _required())
+
+
+def _weights(options: Options) -> Path:
+    return inception_file(options.extractor, options.extractor_sha256)
 
 
 def _digits(options: Options, device: torch.device) -> FeatureExtractor:
@@ -114,22 +124,20 @@ def _digits(options: Options, device: torch.device) -> FeatureExtractor:
     return DigitPixels(device)
 
 
-def _required(options: Options) -> str:
-    if options.extractor is None:
-        raise UserError(
-            "the protocol domain needs --extractor: the folder of a transformers image model trained on images like "
-            "yours. Published figures come from --protocol clean, edm, adm or dinov2."
-        )
-    return options.extractor
+def _required() -> NoReturn:
+    raise UserError(
+        "the protocol domain needs --extractor: the folder of a transformers image model trained on images like "
+        "yours. Published figures come from --protocol clean, edm, adm or dinov2."
+    )
 
 
 PROTOCOLS: Mapping[str, Protocol] = {
-    "domain": Protocol("any transformers image model, --extractor FOLDER", _domain),
-    "clean": Protocol("clean-fid: Inception, antialiased bicubic", _inception, min_images=10_000),
-    "edm": Protocol("EDM: Inception, uint8, resize inside", _inception, min_images=50_000),
-    "adm": Protocol("guided diffusion: as edm, its reference files", _inception, min_images=50_000),
-    "dinov2": Protocol("DINOv2 class token, 224 px", _dinov2, min_images=10_000),
-    "clip": Protocol("CLIP image embedding", _clip, min_images=10_000),
+    "domain": Protocol("any transformers image model, --extractor FOLDER", _domain, _folder),
+    "clean": Protocol("clean-fid: Inception, antialiased bicubic", _inception, _weights, min_images=10_000),
+    "edm": Protocol("EDM: Inception, uint8, resize inside", _inception, _weights, min_images=50_000),
+    "adm": Protocol("guided diffusion: as edm, its reference files", _inception, _weights, min_images=50_000),
+    "dinov2": Protocol("DINOv2 class token, 224 px", _dinov2, _folder, min_images=10_000),
+    "clip": Protocol("CLIP image embedding", _clip, _folder, min_images=10_000),
     "digits": Protocol(
         "8x8 handwritten digits, by their pixels",
         _digits,

@@ -32,6 +32,7 @@ from eval.report.showcase import contact_sheet
 from eval.rows import Origin, Role
 from eval.session import open_session
 
+from ..config.evaluate import EvaluateConfig
 from ..data.images import of_one_shape
 from ..engine.distributed import share
 from ..engine.quality import Yardstick
@@ -78,19 +79,31 @@ def monitor(student: Student, *, here: bool) -> Monitor:
         UserError: the metric is unknown, the protocol cannot look at these samples, or extractor or references are
             missing.
     """
-    spec, protocol = student.config.evaluate, _protocol(student)
+    spec, protocol = student.config.evaluate, _protocol(student.config.evaluate)
     protocol.check(student.pipeline.shape, len(student.pipeline.classes))
-    blind = {"clip", "rewards"} - {spec.protocol}
-    usable = [metric for metric in protocol.metrics if blind.isdisjoint(metric.columns)]
-    known = {name: about.better for metric in usable for name, about in metric.figures.items()}
-    decisive = protocol.watched[0] if spec.metric == "frechet" else spec.metric
-    if decisive not in known:
-        raise UserError(f"evaluate.metric is {decisive}, which this protocol does not have: use {', '.join(known)}")
+    decisive, better = _decisive(spec)
     metrics = chosen((*protocol.watched, decisive), clip=True, of=protocol.metrics)
     onlooker = _Onlooker(student, metrics, decisive)
     figures = _Judge(onlooker).figures if here else _elsewhere
     report = _nothing if protocol.own is None else partial(_report, student)
-    return Monitor(Yardstick(onlooker.look, figures, decisive, GAPS[known[decisive]]), report)
+    return Monitor(Yardstick(onlooker.look, figures, decisive, GAPS[better]), report)
+
+
+def check_measured(spec: EvaluateConfig) -> None:
+    """Raises UserError for a figure that the protocol does not have, or where its network is not on this machine."""
+    _decisive(spec)
+    _protocol(spec).network(_options(spec))
+
+
+def _decisive(spec: EvaluateConfig) -> tuple[str, str]:
+    """The figure that decides, and what of it is better."""
+    protocol, blind = _protocol(spec), {"clip", "rewards"} - {spec.protocol}
+    usable = [metric for metric in protocol.metrics if blind.isdisjoint(metric.columns)]
+    known = {name: about.better for metric in usable for name, about in metric.figures.items()}
+    name = protocol.watched[0] if spec.metric == "frechet" else spec.metric
+    if name not in known:
+        raise UserError(f"evaluate.metric is {name}, which this protocol does not have: use {', '.join(known)}")
+    return name, known[name]
 
 
 class _Onlooker:
@@ -165,21 +178,19 @@ def _nothing(trained: Trained) -> None:
     """A protocol without real images of its own reports when it is asked, by `fastgen eval`."""
 
 
-def _protocol(student: Student) -> Protocol:
-    spec = student.config.evaluate
+def _protocol(spec: EvaluateConfig) -> Protocol:
     assert spec.protocol != "none"
     return PROTOCOLS[spec.protocol]
 
 
-def _options(student: Student, **settings: Any) -> Options:
-    spec = student.config.evaluate
+def _options(spec: EvaluateConfig, **settings: Any) -> Options:
     assert spec.protocol != "none"
     return Options(reference=spec.reference, protocol=spec.protocol, extractor=spec.extractor, **settings)
 
 
 def _eyes(student: Student) -> tuple[Eyes, str]:
     """The protocol's network, and its identity in words."""
-    options = _options(student)
+    options = _options(student.config.evaluate)
     extractor = build_extractor(options, student.device)
     clip = extractor if isinstance(extractor, Clip) else None
     return Eyes(extractor, clip), f"{options.protocol}: {extractor.identity}"
@@ -201,7 +212,7 @@ def _samples(student: Student, stage: Stage, batches: Iterable[range]) -> Iterat
 
 def _batch(student: Student, samples: Tensor, numbers: Sequence[int]) -> ImageBatch:
     """Samples as the protocol looks at them, with what their numbers ask for."""
-    protocol, prompts = _protocol(student), student.config.data.prompts
+    protocol, prompts = _protocol(student.config.evaluate), student.config.data.prompts
     pictures = student.pictures(samples) if protocol.clipped else samples
     if not bool(pictures.isfinite().all()):
         raise _NotFiniteError
@@ -213,7 +224,11 @@ def _batch(student: Student, samples: Tensor, numbers: Sequence[int]) -> ImageBa
 
 def _references(student: Student, eyes: Eyes) -> Iterator[ImageBatch]:
     """All images of the named reference, those of the protocol, or the training images, in one shape as samples are."""
-    reference, data, own = student.config.evaluate.reference, student.config.data, _protocol(student).own
+    reference, data, own = (
+        student.config.evaluate.reference,
+        student.config.data,
+        _protocol(student.config.evaluate).own,
+    )
     if reference is not None:
         assert eyes.extractor is not None
         yield from image_batches(open_images(reference), Reading(BATCH, eyes.extractor.resizes))
@@ -234,10 +249,10 @@ def _references(student: Student, eyes: Eyes) -> Iterator[ImageBatch]:
 
 def _report(student: Student, trained: Trained) -> None:
     """Teacher and student side by side: the student after each stage, the teacher at many steps and at as few."""
-    protocol, folder = _protocol(student), student.config.out / "report"
+    protocol, folder = _protocol(student.config.evaluate), student.config.out / "report"
     assert protocol.own is not None
     options = _options(
-        student,
+        student.config.evaluate,
         num=protocol.own().total,
         batch_size=SAMPLES_AT_ONCE,
         device=str(student.device),
@@ -253,7 +268,7 @@ def _report(student: Student, trained: Trained) -> None:
 
 def _sides(student: Student, trained: Trained) -> Iterator[Side]:
     spec, teacher, few = student.config.evaluate, student.pipeline.denoiser(), len(student.plan.grids[0])
-    halves = _protocol(student).halves
+    halves = _protocol(student.config.evaluate).halves
     if halves is not None:
         yield floor(*halves(student.config.seed))
     for steps in dict.fromkeys((spec.teacher_steps, few)):

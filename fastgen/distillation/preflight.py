@@ -124,6 +124,10 @@ def _check_evaluation(config: Config) -> None:
     reference = config.evaluate.reference
     if reference is not None and not reference.exists():
         raise UserError(f"evaluate.reference is {reference}, which does not exist: correct the path, or remove it")
+    if config.evaluate.protocol != "none":
+        from .monitor import check_measured
+
+        check_measured(config.evaluate)
 
 
 def _check_teacher(config: Config) -> None:

@@ -41,9 +41,9 @@ def teacher_pairs(
     file = folder / "pairs.safetensors"
 
     def make() -> str:
+        require_space(file, 2 * 4 * spec.count * torch.Size(pipeline.shape).numel())  # before what may take hours
         eps, x0 = _sampled(pipeline, teacher, spec, loader, accelerator.device)
         with atomic_folder(folder, replace=True) as temporary:
-            require_space(file, eps.nbytes + x0.nbytes)
             save_file({"eps": eps, "x0": x0}, temporary / file.name, metadata={"key": key})
             write_manifest(temporary)
         return _held(file)

@@ -118,7 +118,7 @@ def test_higher_may_be_better_and_nan_never_is(scripted):
 
 def test_a_stage_that_no_longer_improves_ends_early_and_stays_ended(scripted, capsys):
     script = Script(5, 3, 4, 3)
-    evaluate = {"protocol": "domain", "every": 2, "patience": 2}
+    evaluate = {"protocol": "digits", "every": 2, "patience": 2}
     run = scripted(script, evaluate=evaluate).out
     reason = "stops at 6 of 8 images: score did not improve in 2 measurements (3 stands since 2 images)"
     assert reason in capsys.readouterr().err
@@ -152,7 +152,7 @@ def stopping_run(folder: Path, out: Path) -> None:
     yardstick = Yardstick(lambda stage: stage.accelerator.process_index, figures, "score", abs)
     monitor = Monitor(yardstick, lambda _: None)
     fastgen.distillation.distil._monitor = lambda *_, **__: monitor
-    evaluate = {"protocol": "domain", "every": 2, "patience": 1}
+    evaluate = {"protocol": "digits", "every": 2, "patience": 1}
     distil(
         small_run.run_config(folder, out=out, student={"steps": [1]}, stages=[DMD2, KD], evaluate=evaluate),
         recipes=folder,
