@@ -55,7 +55,14 @@ def _finetune(told: argparse.Namespace) -> None:
 
 
 def _fuse(told: argparse.Namespace) -> None:
-    fused(told.base, told.lora, told.out / told.name)
+    fused(told.base, told.lora, told.out / told.name, scale=_scales(told.scale))
+
+
+def _scales(told: Sequence[str]) -> float | dict[str, float]:
+    """One number, or those of blocks: "down=0.5 up=1"."""
+    if len(told) == 1 and "=" not in told[0]:
+        return float(told[0])
+    return {name: float(value) for name, _, value in (one.partition("=") for one in told)}
 
 
 def _judge(told: argparse.Namespace) -> None:
@@ -100,6 +107,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--style", default="openmoji")
     parser.add_argument("--base", type=Path, help="pipeline that is tuned, or that a LoRA lies on")
     parser.add_argument("--lora", type=Path)
+    parser.add_argument("--scale", nargs="+", default=["1"], help="of the LoRA, or of its blocks: down=0.5 mid=1 up=1")
     parser.add_argument("--pipeline", type=Path, help="that is judged")
     parser.add_argument("--steps", type=int, default=4, help="updates of finetune, sampler steps of judge")
     parser.add_argument("--guidance", type=float, default=1.0)

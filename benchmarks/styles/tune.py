@@ -1,7 +1,7 @@
 """A LoRA of a style by plain denoising, as people train theirs, and its merging into a pipeline."""
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -74,10 +74,18 @@ def _texts(pipe: Any, captions: Sequence[str], at_once: int = 512) -> Tensor:
     return torch.cat([pipe.encode_prompt(list(piece), pipe.device, 1, False)[0].cpu() for piece in pieces])
 
 
-def fused(base: Path, lora: Path, out: Path) -> None:
-    """A copy of a pipeline with a LoRA in its weights; a student stays one, by its notes."""
+def fused(base: Path, lora: Path, out: Path, *, scale: float | Mapping[str, float] = 1.0) -> None:
+    """A copy of a pipeline with a LoRA in its weights; a student stays one, by its notes.
+
+    Args:
+        base: folder of the pipeline.
+        lora: folder of the LoRA, trained on it or on a sibling.
+        out: folder of the copy.
+        scale: of the whole LoRA, or of its blocks "down", "mid" and "up", 1 where not given.
+    """
     pipe: Any = DiffusionPipeline.from_pretrained(base, torch_dtype=torch.float32)
-    pipe.load_lora_weights(lora)
+    pipe.load_lora_weights(lora, adapter_name="style")
+    pipe.set_adapters("style", {"unet": dict(scale)} if isinstance(scale, Mapping) else scale)
     pipe.fuse_lora()
     pipe.unload_lora_weights()
     pipe.save_pretrained(out)

@@ -23,13 +23,16 @@ from .parts.matching import Scores
 from .parts.needs import Needs
 from .parts.rollout import RolloutName
 from .parts.score_matching import DirectionMatching, ScoreMatching
+from .regression.finetune import Finetune
 from .regression.guidance_distillation import GuidanceDistillation
 from .regression.kd import KnowledgeDistillation
 from .regression.pretrain import Pretrain
 from .reward.advantage_flow import AdvantageFlow
 from .reward.dmdr import DMDR
 from .reward.refl import ReFL
+from .trajectory.boot import Bootstrapping
 from .trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
+from .trajectory.freeflow import FreeFlow
 from .trajectory.lcm import LatentConsistency
 from .trajectory.meanflow import MeanFlow
 from .trajectory.pcm import PhasedConsistency
@@ -39,6 +42,7 @@ from .trajectory.sana_sprint import SanaSprint
 from .trajectory.scm import SimplifiedConsistency
 from .trajectory.self_shortcut import SelfShortcut
 from .trajectory.shortcut import Shortcut
+from .trajectory.tbcm import TrajectoryBackward
 from .trajectory.tdd import TargetDriven
 from .trajectory.tscd import SegmentedConsistency
 
@@ -80,12 +84,18 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "progressive": Progressive,
     # many steps of the teacher in one call
     "pdd": ParallelDecoding,
+    # from noise alone
+    "freeflow": FreeFlow,
+    "boot": Bootstrapping,
+    "tbcm": TrajectoryBackward,
     # regression
     "kd": KnowledgeDistillation,
     "guidance_distillation": GuidanceDistillation,
     # rewards
     "advantage_flow": AdvantageFlow,
     "refl": ReFL,
+    # training on a distilled model
+    "finetune": Finetune,
 }
 
 

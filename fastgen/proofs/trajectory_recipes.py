@@ -5,7 +5,9 @@ from typing import Any
 from ..objectives.parts.curricula import Doubling, Ratio
 from ..objectives.parts.gan import GAN
 from ..objectives.parts.solvers import Guidance
+from ..objectives.trajectory.boot import Bootstrapping
 from ..objectives.trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
+from ..objectives.trajectory.freeflow import FreeFlow
 from ..objectives.trajectory.lcm import LatentConsistency
 from ..objectives.trajectory.meanflow import MeanFlow
 from ..objectives.trajectory.pcm import PhasedConsistency
@@ -15,6 +17,7 @@ from ..objectives.trajectory.sana_sprint import SanaSprint
 from ..objectives.trajectory.scm import SimplifiedConsistency
 from ..objectives.trajectory.self_shortcut import SelfShortcut
 from ..objectives.trajectory.shortcut import Shortcut
+from ..objectives.trajectory.tbcm import TrajectoryBackward
 from ..objectives.trajectory.tdd import TargetDriven
 from ..objectives.trajectory.tscd import SegmentedConsistency
 from ..process import Karras, LogNormal, Uniform
@@ -57,5 +60,11 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "progressive_4step": Recipe(Progressive(substeps=8), **FOUR),
     "pdd": Recipe(ParallelDecoding(heads=32), **ONE),
     "pdd_midpoint_4step": Recipe(ParallelDecoding(heads=16, target="midpoint"), **FOUR),
+    "freeflow": Recipe(FreeFlow(power=0.0, times=Uniform()), cycles=600),
+    "boot": Recipe(Bootstrapping(), **ONE),
+    "tbcm": Recipe(
+        TrajectoryBackward(route=8, teacher_guidance=PLAIN, warmup=WARMUP, normaliser=SHARP, weighting="uniform"),
+        cycles=600,
+    ),
 }
-"""The mean velocity has no recipe but on the flow process, which alone it holds on (process="flow" in its needs)."""
+"""Objectives that hold on the flow process alone (process="flow" in their needs) have no recipe on others."""

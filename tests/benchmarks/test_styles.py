@@ -76,10 +76,15 @@ def test_a_style_changes_what_the_pipeline_draws(assets, tmp_path):
     main(["finetune", *common, "--base", str(base), "--name", "style", *small])
     (base / "fastgen.json").write_text("{}")
     main(["fuse", *common, "--base", str(base), "--lora", str(out / "style"), "--name", "tuned"])
-    tuned = type(pipe).from_pretrained(out / "tuned")
-    drawn = [
+    without, half = ["--scale", "0"], ["--scale", "down=0", "mid=0"]
+    for name, scale in {"none": without, "up": half}.items():
+        main(["fuse", *common, "--base", str(base), "--lora", str(out / "style"), "--name", name, *scale])
+    first, *others = (
         one("a", num_inference_steps=2, height=16, width=16, output_type="np", generator=torch.manual_seed(0)).images
-        for one in (pipe, tuned)
-    ]
-    assert np.abs(drawn[0] - drawn[1]).max() > 1e-3
+        for one in (pipe, *(type(pipe).from_pretrained(out / name) for name in ("tuned", "none", "up")))
+    )
+    tuned, none, upper = (np.abs(first - one).max() for one in others)
+    assert tuned > 1e-3
+    assert none == 0, "a LoRA of scale 0 changes nothing"
+    assert upper not in (0, tuned), "of some blocks alone it changes something else"
     assert (out / "tuned/fastgen.json").is_file()

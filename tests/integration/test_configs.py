@@ -66,6 +66,9 @@ TRAJECTORY = {
     "self_shortcut": "flux/self_shortcut_4step_lora",
     "progressive": "cifar10/progressive_4step",
     "pdd": "sdxl/pdd_4step_lora",
+    "freeflow": "cifar10/freeflow_1step",
+    "boot": "sd15/boot_1step",
+    "tbcm": "sana/tbcm_1step",
     "kd": "cifar10/kd_1step",
     "refl": "emoji/refl_4step_lora",
     "advantage_flow": "emoji/advantage_flow_4step_lora",
@@ -98,7 +101,7 @@ def test_a_shipped_config_can_be_planned(config: Path, capsys, monkeypatch):
 
 
 def test_every_objective_that_distils_has_a_config():
-    assert {*MATCHING, *TRAJECTORY} == OBJECTIVES.keys() - {"pretrain"}
+    assert {*MATCHING, *TRAJECTORY} == OBJECTIVES.keys() - {"pretrain", "finetune"}
 
 
 @pytest.mark.parametrize(("name", "config"), FOUND)

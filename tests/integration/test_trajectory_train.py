@@ -14,14 +14,18 @@ from fastgen.models.pipelines.loading import load
 
 pytestmark = pytest.mark.usefixtures("verified_here")
 USUAL = {  # the pipeline that each is tried on
-    "classes": ("cd", "ct", "guidance_distillation", "lcm", "kd", "meanflow", "progressive", "scm", "shortcut"),
+    "classes": (
+        *("boot", "cd", "ct", "finetune", "guidance_distillation", "lcm", "kd", "meanflow", "progressive", "scm"),
+        *("shortcut", "tbcm"),
+    ),
     "sdxl": ("advantage_flow", "pcm"),
-    "sd3": ("pdd", "refl", "sana_sprint", "self_shortcut", "tdd", "tscd"),
+    "sd3": ("freeflow", "pdd", "refl", "sana_sprint", "self_shortcut", "tdd", "tscd"),
 }
-QUICK = {"advantage_flow", "cd", "kd", "pcm", "pdd", "sana_sprint", "scm", "self_shortcut", "tdd"}
-"""One for each part that runs have: rewards, a target that follows, pairs, phases with a discriminator on SDXL, heads,
-a GAN of derivatives, a state, its own target, solvers. lcm, guidance_distillation and meanflow are trained in
-test_trajectory_told, progressive in test_trajectory_stages."""
+QUICK = {"advantage_flow", "cd", "finetune", "freeflow", "kd", "pcm", "pdd", "sana_sprint", "scm", "self_shortcut"}
+QUICK |= {"tdd"}
+"""One for each part that runs have: rewards, a target that follows, images on a distilled model, a fake score, pairs,
+phases with a discriminator on SDXL, heads, a GAN of derivatives, a state, its own target, solvers. lcm,
+guidance_distillation and meanflow are trained in test_trajectory_told, progressive in test_trajectory_stages."""
 
 
 def products():

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from fastgen.objectives import OBJECTIVES, Pretrain
+from fastgen.objectives import OBJECTIVES, Finetune, Pretrain
 from fastgen.objectives.distribution.dmd2 import DMD2
 from fastgen.objectives.regression.guidance_distillation import GuidanceDistillation
 from fastgen.objectives.regression.kd import KnowledgeDistillation
@@ -57,7 +57,7 @@ def test_the_last_of_two_steps_learns_the_distribution_by_itself():
 def test_every_students_objective_has_a_recipe():
     """But of those that make no student of fewer steps, or go on from one."""
     trained = {type(recipe.objective) for recipe in ALL.values()}
-    assert set(OBJECTIVES.values()) - {Pretrain, GuidanceDistillation, AdvantageFlow, ReFL} <= trained
+    assert set(OBJECTIVES.values()) - {Pretrain, Finetune, GuidanceDistillation, AdvantageFlow, ReFL} <= trained
 
 
 def test_a_batch_has_exactly_what_the_objective_needs():

@@ -21,6 +21,7 @@ from .rollout import Rollout, RolloutName
 FLOOR = 1e-5
 """Of a normaliser: where so little noise was added that real and x0 agree in fp32, it keeps 0 / 0 and rounding errors
 out."""
+MOST_UPDATES = 1000
 
 
 @dataclass(frozen=True)
@@ -142,6 +143,15 @@ def check_floor(floor: float) -> None:
     """Raises ValueError for a normaliser that may vanish."""
     if floor <= 0:
         raise ValueError(f"floor is {floor:g}: it keeps the direction finite where real and x0 agree, need floor > 0")
+
+
+def check_ratio(ratio: int) -> None:
+    """Raises ValueError for a fake score that never learns, or hardly lets the generator learn."""
+    if not 1 <= ratio <= MOST_UPDATES:
+        raise ValueError(
+            f"ratio is {ratio}: the fake score needs at least one update per generator update, or the generator chases "
+            f"a score that never learns of it, and at most {MOST_UPDATES}"
+        )
 
 
 def check_one_pass(settings: Matching, needs: Needs) -> None:

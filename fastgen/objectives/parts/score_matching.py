@@ -15,13 +15,11 @@ from ...process import AnyTimeLaw, Latent, Uniform
 from .base import Batch, Cycle, Terms
 from .gan import NO_GAN, AnyGAN, generator_terms
 from .guidance_laws import GuidanceLaw
-from .matching import Matching, Scores, check_one_pass, compare, cycle_of, fake_terms, reads
+from .matching import Matching, Scores, check_one_pass, check_ratio, compare, cycle_of, fake_terms, reads
 from .needs import Needs
 from .ops import RowName, surrogate
 from .rollout import Rollout, RolloutName, land, landed
 from .weights import WeightName
-
-MOST_UPDATES = 1000
 
 
 @dataclass(frozen=True)
@@ -82,11 +80,7 @@ class ScoreMatching(ABC):
 
     @final
     def __post_init__(self) -> None:
-        if not 1 <= self.ratio <= MOST_UPDATES:
-            raise ValueError(
-                f"ratio is {self.ratio}: the fake score needs at least one update per generator update, or the "
-                f"generator chases a score that never learns of it, and at most {MOST_UPDATES}"
-            )
+        check_ratio(self.ratio)
         self.check()
         if self.gan.one_pass:
             check_one_pass(self, self.needs)

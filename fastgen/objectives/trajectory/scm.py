@@ -49,18 +49,17 @@ class Angle:
         return cls(alpha / square.sqrt(), sigma / square.sqrt(), turning)
 
 
+@dataclass(frozen=True)
+class State:
+    """Samples [B, ...] at times t [B] of a trajectory."""
+
+    x_t: Latent
+    t: Time
+
+
 @runtime_checkable
-class Tangents(Protocol):
-    """The settings that `tangent_errors` reads, see `SimplifiedConsistency`."""
-
-    @property
-    def velocity(self) -> Velocity: ...
-
-    @property
-    def teacher_guidance(self) -> Guidance: ...
-
-    @property
-    def times(self) -> TimeLaw: ...
+class Pulls(Protocol):
+    """The settings that `errors_at` reads, see `SimplifiedConsistency`."""
 
     @property
     def sigma_data(self) -> float: ...
@@ -76,6 +75,20 @@ class Tangents(Protocol):
 
     @property
     def derivative_step(self) -> float | None: ...
+
+
+@runtime_checkable
+class Tangents(Pulls, Protocol):
+    """The settings that `tangent_errors` reads, see `SimplifiedConsistency`."""
+
+    @property
+    def velocity(self) -> Velocity: ...
+
+    @property
+    def teacher_guidance(self) -> Guidance: ...
+
+    @property
+    def times(self) -> TimeLaw: ...
 
 
 @dataclass(frozen=True)
@@ -133,16 +146,21 @@ def trig_output(belief: Prediction, angle: Angle, sigma_data: float) -> Latent:
 
 
 def tangent_errors(settings: Tangents, roles: Roles, batch: Batch) -> tuple[Time, Tensor]:
-    """Times and the mean squares |F - sg(F) - pull|^2 (eq. 8), [B] each."""
+    """Times and the mean squares of `errors_at` at noised real samples, [B] each."""
     t = settings.times.sample(roles.process, batch.size, batch.rng)
     start = Noised.of(roles.process, batch.x0, t, batch.noise())
     followed = trajectory_of(settings, roles, batch, start)
+    return t, errors_at(settings, roles, batch, State(start.x_t, t), followed)
+
+
+def errors_at(settings: Pulls, roles: Roles, batch: Batch, start: State, followed: Trajectory) -> Tensor:
+    """The mean squares |F - sg(F) - pull|^2 (eq. 8) at those states, [B]."""
     share = min(batch.images / settings.warmup, 1.0) if settings.warmup else 1.0
     sigma_data, step = settings.sigma_data, settings.derivative_step
     constant, g = tangent(roles, batch, start, followed, sigma_data=sigma_data, warmup=share, step=step)
-    angle, pull = Angle.of(roles.process, t, sigma_data), pulled(g, c=settings.normaliser, norm=settings.norm)
-    output = trig_output(through(roles.generator, start.x_t, t, batch.cond, followed.scalars), angle, sigma_data)
-    return t, (output - constant - pull).square().flatten(1).mean(dim=1)
+    angle, pull = Angle.of(roles.process, start.t, sigma_data), pulled(g, c=settings.normaliser, norm=settings.norm)
+    output = trig_output(through(roles.generator, start.x_t, start.t, batch.cond, followed.scalars), angle, sigma_data)
+    return (output - constant - pull).square().flatten(1).mean(dim=1)
 
 
 def pulled(g: Latent, *, c: float, norm: Norm) -> Latent:
@@ -163,14 +181,14 @@ def adaptive_mean(roles: Roles, t: Time, errors: Tensor, *, sigma_data: float) -
 def tangent(
     roles: Roles,
     batch: Batch,
-    start: Noised,
+    start: State | Noised,
     followed: Trajectory,
     *,
     sigma_data: float,
     warmup: float,
     step: float | None = None,
 ) -> tuple[Latent, Latent]:
-    """F and g at the noised samples, both constants; `warmup` is r."""
+    """F and g at those states, both constants; `warmup` is r."""
     process, model, angle = roles.process, roles.generator, Angle.of(roles.process, start.t, sigma_data)
 
     def curve(x: Latent, clock: Tensor) -> Latent:
