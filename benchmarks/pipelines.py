@@ -84,8 +84,9 @@ class Model:
         torch.manual_seed(0)
         network = self.network.built(device, dtype)
         with torch.device(device):
-            parts = {"sdxl": self._stable_diffusion_xl, "flux": self._flux}[self.kind](network)
-        return parts.to(dtype=dtype)
+            pipe = {"sdxl": self._stable_diffusion_xl, "flux": self._flux}[self.kind](network)
+        pipe.register_modules(scheduler=type(pipe.scheduler)(**pipe.scheduler.config))  # whose numbers are the host's
+        return pipe.to(dtype=dtype)
 
     def _stable_diffusion_xl(self, unet: nn.Module) -> Any:
         first, second = (_clip_tokenizer(self.tokens) for _ in range(2))

@@ -168,7 +168,7 @@ def _syncs(call: Callable[[], Any]) -> int:
             call()
         finally:
             torch.cuda.set_sync_debug_mode("default")
-    return sum("synchroniz" in str(warning.message) for warning in caught)
+    return sum("called a synchronizing" in str(warning.message) for warning in caught)
 
 
 def _covered(spans: list[tuple[float, float]]) -> float:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import struct
 import tarfile
 import zipfile
@@ -18,7 +19,7 @@ from eval.images.decode import decode
 from eval.images.encoded import EncodedImage
 from eval.images.sets import open_images
 from eval.measures.statistics_file import load_statistics
-from fastgen.data import ParquetImages, PromptFile
+from fastgen.data import ParquetImages, PromptFile, pages
 from fastgen.data.decode import decode as decode_to_train
 from fastgen.data.pages import check_packing
 from fastgen.errors import UserError
@@ -30,6 +31,7 @@ PLAIN_PICTURE = encoded(Image.new("RGB", (1_000, 1_000)))  # 3 MB of one colour 
 
 @pytest.fixture(autouse=True)
 def nothing_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.init()  # some of Pillow's formats draw pictures when they are imported
     monkeypatch.setattr(Image.Image, "load", lambda self: pytest.fail("decoded"))
     monkeypatch.setattr("fastgen.limits.SMALL", 2**20)  # bombs of a megabyte
 
@@ -87,6 +89,24 @@ def test_one_value_that_stands_for_many_rows_is_unpacked_a_few_times_at_once(tmp
     assert check_packing(file, ["image"]) == 3
     with pytest.raises(UserError, match="would become 1,5"):
         ParquetImages(file, 8).items([1])
+
+
+def test_a_column_whose_name_is_no_text_is_damage(tmp_path: Path) -> None:
+    name = "mynbiqp"  # read as a struct, it is a whole one
+    parquet.write_table(pa.table({name: [b"x"]}), file := tmp_path / "a.parquet", compression=None)
+    before, text, after = file.read_bytes().rpartition(b"\x19\x18\x07" + name.encode())
+    save(file, before + text.replace(b"\x18", b"\x1c") + after)
+    with pytest.raises(UserError, match="cannot be read as a parquet file"):
+        check_packing(file, [name])
+
+
+def test_a_file_that_becomes_shorter_while_it_is_read_is_damage(tmp_path: Path) -> None:
+    file = packed(tmp_path / "a.parquet", [PICTURE] * 500)
+    with file.open("rb") as opened:
+        content = pages._Content(opened)
+        os.truncate(file, 100)
+        with pytest.raises(IndexError, match="shorter"):
+            content.part(content.size - 8, 4)
 
 
 def test_a_column_is_held_only_as_far_as_its_cap(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

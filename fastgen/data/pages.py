@@ -5,10 +5,10 @@ Footer and pages' headers are structs of Thrift's compact protocol, of which num
 what it looks for ends the process.
 """
 
-import mmap
+import os
 from collections.abc import Collection, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from ..errors import UserError
 from ..limits import at_once, check_ratio
@@ -19,6 +19,8 @@ _PATH, _BYTES, _PAGES, _DICTIONARY = 3, 7, 9, 11
 """Fields of what is said about a column: its name, its bytes in the file, and where its pages and dictionary begin."""
 _UNPACKED, _PACKED = 2, 3
 """Fields of a page's header."""
+_TOGETHER = 2**16
+"""Bytes that are read at once."""
 
 
 def check_packing(file: Path, columns: Collection[str]) -> int:
@@ -29,20 +31,48 @@ def check_packing(file: Path, columns: Collection[str]) -> int:
     """
     packed, size, largest = file.stat().st_size, 0, 0
     try:
-        with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
-            for page in _pages(content, columns):
+        with file.open("rb") as opened:
+            for page in _pages(_Content(opened), columns):
                 size, largest = size + page, max(largest, page)
                 check_ratio(size, packed, str(file))
-    except (IndexError, KeyError, TypeError, ValueError) as error:
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{file} cannot be read as a parquet file ({error}); it is damaged: write or download it again"
         ) from error
     return at_once(largest)
 
 
-def _pages(content: mmap.mmap, columns: Collection[str]) -> Iterator[int]:
+class _Content:
+    """Parts of a file, read and not mapped: of a mapped file that becomes shorter meanwhile, reading ends the process.
+
+    Attributes:
+        size: of the file, in bytes.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self.size = file, os.fstat(file.fileno()).st_size
+        self._start, self._held = 0, b""
+
+    def part(self, start: int, count: int) -> bytes:
+        """Some bytes from a place on.
+
+        Raises:
+            IndexError: they are not all there.
+        """
+        if not 0 <= start <= start + count <= self.size:
+            raise IndexError("it ends too early")
+        if not self._start <= start <= start + count <= self._start + len(self._held):
+            self._file.seek(start)
+            self._start, self._held = start, self._file.read(max(count, _TOGETHER))
+        found = self._held[start - self._start :][:count]
+        if len(found) < count:
+            raise IndexError("it has become shorter")
+        return found
+
+
+def _pages(content: _Content, columns: Collection[str]) -> Iterator[int]:
     """Bytes that each page of the columns becomes."""
-    footer = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    footer = content.size - 8 - int.from_bytes(content.part(content.size - 8, 4), "little")
     for group in _Struct(content, footer).fields.get(_ROW_GROUPS, ()):
         for chunk in group[_COLUMNS]:
             about = chunk[_ABOUT]
@@ -51,7 +81,7 @@ def _pages(content: mmap.mmap, columns: Collection[str]) -> Iterator[int]:
                 yield from _of_column(content, first, first + about[_BYTES])
 
 
-def _of_column(content: mmap.mmap, at: int, end: int) -> Iterator[int]:
+def _of_column(content: _Content, at: int, end: int) -> Iterator[int]:
     while at < end:
         header = _Struct(content, at)
         at = header.end + header.fields[_PACKED]
@@ -74,7 +104,7 @@ class _Struct:
         ValueError: it is none.
     """
 
-    def __init__(self, content: mmap.mmap, at: int) -> None:
+    def __init__(self, content: _Content, at: int) -> None:
         self._content, self.end = content, at
         self.fields = self._fields(depth=0)
 
@@ -111,9 +141,7 @@ class _Struct:
 
     def _bytes(self, count: int) -> bytes:
         start, self.end = self.end, self.end + count
-        if start < 0 or self.end > len(self._content):
-            raise IndexError("it ends too early")
-        return self._content[start : self.end]
+        return self._content.part(start, count)
 
     def _varint(self) -> int:
         value = 0

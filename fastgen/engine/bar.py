@@ -16,47 +16,43 @@ class Bar:
 
     Args:
         name: of the stage, and which of how many it is.
-        total, done: images.
+        share: of it that is done, in images or in minutes, whichever ends it sooner.
         say: where lines go.
         hidden: nothing is shown, as on all processes but the first.
     """
 
-    def __init__(self, name: str, *, total: int, done: int, say: Callable[[str], None], hidden: bool) -> None:
-        self._name, self._say, self._seen, self._total, self._marks = name, say, done, total, -1
+    def __init__(self, name: str, *, share: float, say: Callable[[str], None], hidden: bool) -> None:
+        self._name, self._say, self._images, self._share, self._marks = name, say, 0, share, -1
         self._lines = not hidden and not sys.stderr.isatty()
         self._tqdm: tqdm[Any] = tqdm(
-            total=total,
-            initial=done,
+            total=1.0,
+            initial=share,
             desc=name,
-            unit="image",
-            unit_scale=True,
             disable=hidden or self._lines,
             dynamic_ncols=True,
-            bar_format="{desc} {percentage:3.0f}%|{bar:12}| {n_fmt}/{total_fmt} {rate_fmt} {remaining} left{postfix}",
+            bar_format="{desc} {percentage:3.0f}%|{bar:12}| {remaining} left{postfix}",
         )
 
     def close(self) -> None:
         """Nothing more is told; what was shown stays."""
         self._tqdm.close()
 
-    def move(self, images: int) -> None:
-        """So many images are done."""
-        self._tqdm.update(images - self._seen)
-        self._seen = images
+    def move(self, images: int, share: float) -> None:
+        """So many images and such a share of the stage are done."""
+        self._tqdm.update(share - self._share)
+        self._images, self._share = images, share
 
     def tell(self, figures: Mapping[str, float], quality: Iterable[str], pace: Mapping[str, float]) -> None:
         """The latest figures by role, what was measured last, and the machine's own."""
-        memory = f"{pace['memory/gib']:.2f} GiB"
-        told = [*quality, *by_role(figures)]
+        rate = pace.get("pace/images_per_second")
+        speed = [] if rate is None else [f"{rate:.3g} images/s"]
+        told = [f"{self._images:,} images", *speed, f"{pace['memory/gib']:.2f} GiB", *quality, *by_role(figures)]
         if not self._lines:
-            self._tqdm.set_postfix_str("; ".join([memory, *told]))
+            self._tqdm.set_postfix_str("; ".join(told))
             return
-        before, self._marks = self._marks, self._seen * MARKS // self._total
+        before, self._marks = self._marks, int(self._share * MARKS + 1e-9)
         if self._marks > before:
-            rate = pace.get("pace/images_per_second")
-            speed = [] if rate is None else [f"{rate:.3g} images/s"]
-            done = f"{self._name}: {self._seen:,} of {self._total:,} images"
-            self._say("; ".join([done, *speed, memory, *told]))
+            self._say(f"{self._name}: {self._share:.0%}; {'; '.join(told)}")
 
 
 def by_role(figures: Mapping[str, float]) -> list[str]:

@@ -122,9 +122,9 @@ class RunLog:
         if self._accelerator.is_main_process:
             tqdm.write(text, file=sys.stderr)
 
-    def bar(self, name: str, *, total: int, done: int) -> Bar:
-        """Progress in images, with rate and time left."""
-        return Bar(name, total=total, done=done, say=self.say, hidden=not self._accelerator.is_main_process)
+    def bar(self, name: str, *, share: float) -> Bar:
+        """Progress, with images, rate and time left."""
+        return Bar(name, share=share, say=self.say, hidden=not self._accelerator.is_main_process)
 
 
 def _as_artifacts(tracker: Any, images: Mapping[str, Image.Image], step: int) -> None:

@@ -56,8 +56,13 @@ class Pace:
             "memory/peak_gib": torch.cuda.max_memory_allocated(self.device) / GIB,
         }
 
-    def foretold(self, images: int) -> str | None:
-        """Once it is known, how long the rest of a stage of so many images takes; None at all other times."""
+    def foretold(self, images: int, minutes: float | None = None) -> str | None:
+        """Once it is known, how long the rest of a stage takes; None at all other times.
+
+        Args:
+            images: after which the stage is over.
+            minutes: of training, after which it is over in any case.
+        """
         now, position = self.position.seconds, self.position
         if self._told:
             return None
@@ -69,6 +74,8 @@ class Pace:
             return None
         self._told = True
         left = max(0, images - position.images) * took / done
+        if minutes is not None:
+            left = max(0.0, min(left, 60 * minutes - now))
         return f"{done / took:.3g} images/s: the stage is over in about {spoken(left)}"
 
     def _now(self) -> tuple[float, int, int, float]:

@@ -114,10 +114,15 @@ class Stage:
         return any(isinstance(p, Slice) for trained in self._trained.values() for p in trained)
 
     @property
+    def share(self) -> float:
+        """Of the stage that is done, from 0 to 1: in images, or in minutes where these end it sooner."""
+        train, position = self.config.train, self.position
+        timed = 0.0 if train.minutes is None else position.seconds / (60 * train.minutes)
+        return min(1.0, max(timed, position.images / train.images))
+
+    @property
     def done(self) -> bool:
-        minutes = self.config.train.minutes
-        late = minutes is not None and self.position.seconds >= 60 * minutes
-        return late or self.position.images >= self.config.train.images
+        return self.share >= 1
 
     def cycle(self) -> dict[str, float]:
         """One pass over the objective's turns; returns their losses, gradient norms and learning rates.

@@ -29,7 +29,7 @@ class Telling:
     def __init__(self, log: RunLog, config: Config, stage: Stage, device: torch.device) -> None:
         self._log, self._config, self._stage = log, config, stage
         self._pace = Pace(device, stage.position, lambda: stage.feed.loader.waited)
-        self._bar: Bar = log.bar(_named(config, stage), total=stage.config.train.images, done=stage.position.images)
+        self._bar: Bar = log.bar(_named(config, stage), share=stage.share)
 
     def __enter__(self) -> "Telling":
         return self
@@ -39,8 +39,9 @@ class Telling:
 
     def move(self) -> None:
         """A cycle is over."""
-        self._bar.move(self._stage.position.images)
-        if foretold := self._pace.foretold(self._stage.config.train.images):
+        self._bar.move(self._stage.position.images, self._stage.share)
+        train = self._stage.config.train
+        if foretold := self._pace.foretold(train.images, train.minutes):
             self._log.say(f"stage {self._stage.config.name!r}: {foretold}")
 
     def report(self, figures: Mapping[str, float], quality: Quality, *, note: str | None = None) -> None:

@@ -31,8 +31,9 @@ def little_memory() -> Iterator[None]:
 
 
 def free() -> int:
-    """Bytes of the card that are held once all that can be freed is."""
+    """Bytes of the card that are held once all that can be freed is, the workspaces of matrix products too."""
     gc.collect()
+    torch._C._cuda_clearCublasWorkspaces()
     torch.cuda.empty_cache()
     return torch.cuda.memory_allocated()
 

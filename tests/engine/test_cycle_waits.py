@@ -22,7 +22,7 @@ def test_a_cycle_waits_for_its_figures_alone(gan: bool, monkeypatch: pytest.Monk
     waited: list[list[str]] = []
 
     def show(message: object, *_: object) -> None:
-        if "synchroniz" in str(message):
+        if "called a synchronizing" in str(message):
             waited.append([f"{frame.filename}:{frame.lineno} {frame.name}" for frame in traceback.extract_stack()])
 
     with warnings.catch_warnings():

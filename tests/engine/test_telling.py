@@ -54,9 +54,9 @@ def test_figures_are_named_by_their_role_the_generator_first():
 
 def lines(total: int, moves: range) -> list[str]:
     said: list[str] = []
-    bar = Bar("stage 1/2 kd", total=total, done=0, say=said.append, hidden=False)
+    bar = Bar("stage 1/2 kd", share=0.0, say=said.append, hidden=False)
     for images in moves:
-        bar.move(images)
+        bar.move(images, images / total)
         bar.tell(FIGURES, ["frechet 3 (best 2)"], {"memory/gib": 1.5, "pace/images_per_second": 12.34})
     bar.close()
     return said
@@ -66,7 +66,7 @@ def test_without_a_terminal_a_stage_is_a_dozen_lines(capsys):
     said = lines(1000, range(0, 1001, 5))
     assert len(said) == 11
     assert said[5] == (
-        "stage 1/2 kd: 500 of 1,000 images; 12.3 images/s; 1.50 GiB; frechet 3 (best 2); generator dm 0.123 grad 1.5; "
+        "stage 1/2 kd: 50%; 500 images; 12.3 images/s; 1.50 GiB; frechet 3 (best 2); generator dm 0.123 grad 1.5; "
         "fake_score eps 0.5 grad 2"
     )
     assert capsys.readouterr().err == ""
@@ -78,9 +78,8 @@ def test_on_a_terminal_there_is_a_bar_with_the_time_left(monkeypatch, capsys):
     assert lines(1000, range(0, 1001, 500)) == []
     told = capsys.readouterr().err
     assert "stage 1/2 kd 100%" in told
-    assert "1.00k/1.00k" in told
     assert "left" in told
-    assert "1.50 GiB; frechet 3 (best 2); generator dm 0.123 grad 1.5" in told
+    assert "1,000 images; 12.3 images/s; 1.50 GiB; frechet 3 (best 2); generator dm 0.123 grad 1.5" in told
 
 
 @pytest.fixture
@@ -109,6 +108,13 @@ def test_a_stage_foretells_its_end_once_and_without_its_first_cycle(position):
     assert pace.foretold(1010) == "20 images/s: the stage is over in about 45 s"
     position.images = 210
     assert pace.foretold(1010) is None
+
+
+def test_a_stage_of_so_many_minutes_is_not_foretold_to_take_longer(position):
+    pace = Pace(torch.device("cpu"), position)
+    assert pace.foretold(10**8, 2.0) is None
+    position.seconds, position.images = 40.0, 800
+    assert pace.foretold(10**8, 2.0) == "20 images/s: the stage is over in about 80 s"
 
 
 @pytest.mark.parametrize(("seconds", "words"), [(12.4, "12 s"), (150, "2 min"), (9000, "2.5 h")])

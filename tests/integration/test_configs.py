@@ -202,7 +202,8 @@ def test_a_config_of_cifar10_runs_on_a_stand_in(config, tmp_path, capsys):
     options = short if staged else [f"train.{key}={value}" for key, value in shape.items()]
     options += [f"teacher.path={tmp_path / 'teacher'}", f"data={{source: folder, path: {images}, size: 32}}"]
     options += ["pairs.count=4", "pairs.steps=2", f"out={tmp_path / 'run'}", "device=cpu", "log.previews=1"]
-    options += ["objective.gan.start=0"] * ("sida" in config or "uni_instruct" in config)
+    place = f"stages.{len(stages) - 1}.objective" if staged else "objective"
+    options += [f"{place}.gan.start=0"] * ("sida" in config or "uni_instruct" in config)
     assert main(["train", "--config", str(file), *options]) == 0, capsys.readouterr().err
     assert "verified" in capsys.readouterr().out
 
