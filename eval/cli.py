@@ -193,6 +193,12 @@ def _add_sampling(parser: ArgumentParser) -> None:
         f"(default: {Options.seeds})",
     )
     group.add_argument("--batch-size", type=positive, metavar="B", help=f"default: {Options.batch_size}")
+    group.add_argument(
+        "--latency",
+        type=step_counts,
+        metavar="LIST",
+        help="batch sizes, such as 1,4,16, at which seconds per image of each pipeline are taken as well",
+    )
     group.add_argument("--workers", type=positive, metavar="N", help=f"decoding processes (default: {Options.workers})")
     group.add_argument(
         "--timeout",
@@ -230,12 +236,12 @@ def _listed(counts: tuple[int, ...]) -> str:
 
 
 def step_counts(text: str) -> tuple[int, ...]:
-    """Step counts from a list such as "1,4"."""
+    """Counts from a list such as "1,4"."""
     parts = [part.strip() for part in text.split(",")]
     try:
         return tuple(dict.fromkeys(map(positive, parts)))
     except ArgumentTypeError as error:
-        raise ArgumentTypeError(f"{text!r:.80} is not a list of step counts such as 1,4") from error
+        raise ArgumentTypeError(f"{text!r:.80} is not a list of counts such as 1,4") from error
 
 
 def names(text: str) -> tuple[str, ...]:

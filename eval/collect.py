@@ -1,7 +1,7 @@
 """One pass over an image set: what the chosen metrics need of every image is collected, and nothing else."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ class Seen:
         pictures: the first images by their numbers, uint8 [3, H, W] each.
         skipped: images that could not be used.
         flagged: images that the checkers of their pipeline flagged.
+        prompts: what was asked for, by the numbers in the column "conditions"; where that is kept.
     """
 
     count: int
@@ -40,6 +41,7 @@ class Seen:
     pictures: Mapping[int, Tensor]
     skipped: tuple[Skipped, ...]
     flagged: tuple[Flagged, ...] = ()
+    prompts: Mapping[int, str] = field(default_factory=dict)
 
     @classmethod
     def join(cls, parts: Sequence["Seen"]) -> "Seen":
@@ -61,6 +63,7 @@ class Seen:
             pictures={number: picture for part in parts for number, picture in part.pictures.items()},
             skipped=tuple(skip for part in parts for skip in part.skipped),
             flagged=tuple(flagged for part in parts for flagged in part.flagged),
+            prompts={number: prompt for part in parts for number, prompt in part.prompts.items()},
         )
 
     @property
@@ -100,6 +103,7 @@ class Collector:
         self._columns: dict[str, list[Tensor]] = {}
         self._pictures: dict[int, Tensor] = {}
         self._flagged: list[Flagged] = []
+        self._prompts: dict[int, str] = {}
 
     def update(self, batch: ImageBatch) -> None:
         """Looks at a batch.
@@ -124,6 +128,8 @@ class Collector:
         if sight is not None and self._moments is not None:
             self._moments.update(sight.features)
         self._sizes.add(tuple(images.shape[-2:]))
+        if batch.prompts is not None and batch.conditions is not None and "clip" in self._wanted:
+            self._prompts |= zip(batch.conditions.tolist(), batch.prompts, strict=True)
         view = View(batch, images, sight, numbers, self._eyes, self._seed)
         for name in self._wanted & COLUMNS.keys() | {"numbers"}:
             for column, rows in COLUMNS[name](view).items():
@@ -144,6 +150,7 @@ class Collector:
             pictures=self._pictures,
             skipped=tuple(skipped),
             flagged=tuple(self._flagged),
+            prompts=self._prompts,
         )
 
     @property

@@ -126,7 +126,9 @@ def _row(session: Session, side: Side, real: Reference, teacher: Mapping[str, Fi
         bill = Costs.bill(ledgers, session.options.batch_size) if ledgers else None
         if session.options.gallery and len(blocks) == 1 and side.against is None:
             _show(showcase, side, source, seen, real)
-    return replace(pooled(blocks), costs=bill, nfe=None if bill is None else bill.nfe)
+    first = side.sources[0]
+    latency = map(first.latency, session.options.latency) if isinstance(first, PipelineSource) else ()
+    return replace(pooled(blocks), costs=bill, nfe=None if bill is None else bill.nfe, latency=tuple(latency))
 
 
 def _collected(session: Session, side: Side) -> Iterator[tuple[Source, Seen | None, list[Costs]]]:

@@ -11,8 +11,9 @@ from .comparison import Comparison, Figures, Metric
 from .images.sources import Picture, RealSource, Source
 from .measures.figure import Figure, NotMeasured
 from .measures.frechet import Statistics, Target
+from .measures.prompts import per_prompt
 from .measures.spectrum import radial_profile, spectrum_db
-from .rows import ClassRow, Levels, Origin, Power, Role, Row
+from .rows import ClassRow, Levels, Origin, Power, PromptRow, Role, Row
 from .session import Session
 
 
@@ -112,6 +113,7 @@ def measured_row(
         flagged=seen.flagged,
         spectrum=_levels(seen, real.seen),
         per_class=_classes(session, compared),
+        per_prompt=_prompts(seen),
     )
 
 
@@ -160,6 +162,13 @@ def _levels(seen: Seen | None, real: Seen | None) -> Levels | None:
     bands = spectrum_db(spectrum, base) if base and comparable else ()
     radial = tuple(Power(cycles, power) for cycles, power in enumerate(radial_profile(spectrum), start=1))
     return Levels(min(spectrum.power.shape), bands, radial)
+
+
+def _prompts(seen: Seen) -> tuple[PromptRow, ...] | None:
+    alignment, conditions = (seen.columns.get(name) for name in ("alignment", "conditions"))
+    if alignment is None or conditions is None or not seen.prompts:
+        return None
+    return per_prompt(alignment, conditions, seen.prompts)
 
 
 def _classes(session: Session, side: Comparison) -> tuple[ClassRow, ...] | None:

@@ -210,7 +210,7 @@ METRICS: tuple[Metric, ...] = (
     Metric(
         "clip_score",
         {"clip_score": About("CLIP", "higher", paper="Hessel et al. 2021, 2104.08718", interval=_STANDARD)},
-        ("clip",),
+        ("clip", "conditions"),
         _clip_score,
         against_real=False,
     ),

@@ -38,6 +38,7 @@ class Options:
             notes and then to the pipelines.
         prompts, labels: files of what to ask for, one per line, in turn; labels default to all classes in turn.
         num: images per row of the report.
+        latency: batch sizes at which a pipeline's seconds per image are taken as well.
         seed: image i is drawn with seed + i.
         seeds: blocks of `num` seeds, one after the other, that a pipeline is measured on.
         device: "auto" or a torch device.
@@ -80,6 +81,7 @@ class Options:
     prompts: Path | None = None
     labels: Path | None = None
     num: int = 10_000
+    latency: tuple[int, ...] = ()
     seed: int = 0
     seeds: int = 1
     batch_size: int = 64

@@ -128,6 +128,28 @@ class ClassRow:
 
 
 @dataclass(frozen=True, config=PART)
+class PromptRow:
+    """One prompt of the table."""
+
+    prompt: str
+    """As the pipeline got it."""
+    num: int
+    """Images of it."""
+    clip_score: float
+    """100 times the mean cosine of its images and it."""
+
+
+@dataclass(frozen=True, config=PART)
+class Latency:
+    """How long images take that are drawn together."""
+
+    batch_size: int
+    """Images of one call."""
+    seconds_per_image: float | None
+    """Of the second of two calls, on the first process; null where memory did not suffice."""
+
+
+@dataclass(frozen=True, config=PART)
 class Row:
     """One image set of the report."""
 
@@ -159,3 +181,7 @@ class Row:
     """null where images differ in size or are small."""
     per_class: tuple[ClassRow, ...] | None = None
     """In the order of labels; null where labels are not known, never empty."""
+    per_prompt: tuple[PromptRow, ...] | None = None
+    """From the lowest CLIP score to the highest, of many prompts those at both ends; null without CLIP or prompts."""
+    latency: tuple[Latency, ...] = ()
+    """By the batch sizes of `--latency`, of pipelines."""

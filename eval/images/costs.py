@@ -36,6 +36,11 @@ class Costs:
     _peak: int | None = None
 
     @property
+    def last(self) -> float:
+        """Seconds per image of the last batch."""
+        return self._seconds[-1]
+
+    @property
     def images(self) -> int:
         """Drawn so far."""
         return self._images

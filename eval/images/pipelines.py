@@ -1,5 +1,6 @@
 """A stock pipeline as a source of images: sampled on the fly, at one step count, seed by seed."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -24,7 +25,7 @@ from fastgen.sampling import stock
 from fastgen.sampling.call import Asked, Settled, settle
 
 from ..networks.precision import autocasting
-from ..rows import Origin, Skipped
+from ..rows import Latency, Origin, Skipped
 from .costs import Costs, denoisers
 from .decode import ImageBatch
 from .guided import guiding
@@ -96,6 +97,18 @@ class PipelineSource:
     def at(self, seed: int) -> "PipelineSource":
         """The same pipeline and ledger of costs, image i with `seed` + i."""
         return replace(self, draw=replace(self.draw, seed=seed))
+
+    def latency(self, batch_size: int) -> Latency:
+        """How long so many images take that are drawn together: of the second of two calls, costs do not count."""
+        source = replace(self, draw=replace(self.draw, batch_size=batch_size))
+        watch, numbers = Costs(), range(batch_size)
+        try:
+            for _ in range(2):
+                deque(source._batches(numbers, numbers, watch=watch), maxlen=0)
+        except torch.cuda.OutOfMemoryError:
+            torch.cuda.empty_cache()
+            return Latency(batch_size, None)
+        return Latency(batch_size, watch.last)
 
     def strip(self, count: int) -> Iterator[ImageBatch]:
         """`count` images of what image 0 asks for, with the seeds of images 0, 1, 2 ...; costs do not count."""

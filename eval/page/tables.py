@@ -4,8 +4,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_lowercase
 
-from ..rows import ClassRow, Row
+from ..rows import ClassRow, PromptRow, Row
 from .sides import Column, Sides
+
+AT_AN_END = 20
+"""Prompts that are shown with the lowest scores, and with the highest."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,43 @@ class Classes:
         names = {label: one.name for _, rows in known for label, one in rows.items()}
         lines = ((label, name, tuple(rows.get(label) for _, rows in known)) for label, name in sorted(names.items()))
         return cls(tuple(column for column, _ in known), tuple(lines))
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """The table by prompt: its columns, and of a prompt a cell per column, None where that row did not keep it.
+
+    Attributes:
+        lines: the prompts of the lowest and the highest CLIP score in the last column, lowest first.
+        left_out: prompts between these.
+    """
+
+    columns: tuple[Column, ...]
+    lines: tuple[tuple[str, tuple[PromptRow | None, ...]], ...]
+    left_out: int
+
+    @classmethod
+    def of(cls, sides: Sides) -> "Prompts":
+        known = [(column, {one.prompt: one for one in row.per_prompt}) for column, row in sides.shown if row.per_prompt]
+        decisive = list(known[-1][1]) if known else []
+        shown = decisive if len(decisive) <= 2 * AT_AN_END else decisive[:AT_AN_END] + decisive[-AT_AN_END:]
+        lines = ((prompt, tuple(rows.get(prompt) for _, rows in known)) for prompt in shown)
+        return cls(tuple(column for column, _ in known), tuple(lines), len(decisive) - len(shown))
+
+
+@dataclass(frozen=True)
+class Latencies:
+    """The table of batch sizes: seconds per image of each row, None where memory did not suffice."""
+
+    batches: tuple[int, ...]
+    lines: tuple[tuple[Row, tuple[float | None, ...]], ...]
+
+    @classmethod
+    def of(cls, rows: Sequence[Row]) -> "Latencies":
+        timed = [row for row in rows if row.latency]
+        batches = tuple(dict.fromkeys(one.batch_size for row in timed for one in row.latency))
+        found = [(row, {one.batch_size: one.seconds_per_image for one in row.latency}) for row in timed]
+        return cls(batches, tuple((row, tuple(map(seconds.get, batches))) for row, seconds in found))
 
 
 def _letter(index: int) -> str:

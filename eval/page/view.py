@@ -10,7 +10,7 @@ from .pictures import LARGEST, Pictures
 from .quality import Quality
 from .sides import Sides
 from .spectrum import PROMINENT_DB, Spectrum
-from .tables import Classes, Headline
+from .tables import Classes, Headline, Latencies, Prompts
 
 
 @dataclass(frozen=True)
@@ -33,6 +33,8 @@ class View:
     quality: Quality
     spectrum: Spectrum | None
     classes: Classes
+    prompts: Prompts
+    latencies: Latencies
     training: Curves | None
     largest: int = LARGEST
     prominent_db: float = PROMINENT_DB
@@ -59,6 +61,8 @@ class View:
             quality=Quality.of(report),
             spectrum=Spectrum.of(sides),
             classes=Classes.of(sides),
+            prompts=Prompts.of(sides),
+            latencies=Latencies.of(report.rows),
             training=None if report.training is None else _curves(report.training),
         )
 

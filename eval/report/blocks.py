@@ -11,8 +11,8 @@ from ..rows import Row
 def pooled(blocks: Sequence[Row]) -> Row:
     """The rows of a pipeline's blocks as one; a single one as it is.
 
-    Images are counted per block, because a Frechet distance depends on their number. Spectrum and table by class
-    are the first block's. A figure that some block lacks is not measured.
+    Images are counted per block, because a Frechet distance depends on their number. Spectrum and tables by class and
+    prompt are the first block's. A figure that some block lacks is not measured.
     """
     first = blocks[0]
     if len(blocks) == 1:

@@ -17,6 +17,16 @@ from eval.options import Options
 __all__ = ["place"]
 
 
+def test_seconds_are_taken_at_the_batch_sizes_that_are_asked_for(place: Path, tmp_path: Path) -> None:
+    told = ("--student", str(place / "student"), "--steps", "2", "--latency", "1,3")
+    assert evaluate(place, tmp_path, *told) == 0
+    real, student = rows_of(tmp_path)
+    assert real["latency"] == []
+    assert [one["batch_size"] for one in student["latency"]] == [1, 3]
+    assert all(one["seconds_per_image"] > 0 for one in student["latency"])
+    assert student["nfe"] == 2
+
+
 def test_student_and_teacher_side_by_side(place: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sides = ["--student", str(place / "student"), "--teacher", str(place / "teacher"), "--teacher-steps", "3"]
     assert evaluate(place, tmp_path, *sides, "--seed", "5", reference="labelled.parquet") == 0

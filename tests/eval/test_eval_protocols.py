@@ -206,6 +206,11 @@ def test_the_clip_score_equals_torchmetrics(place: Path, tmp_path: Path) -> None
     assert float(cosine.mean().clamp(min=0)) == pytest.approx(float(expected), rel=1e-3, abs=1e-6)
     assert score.value == pytest.approx(float(expected), rel=1e-3, abs=1e-6)
     assert report.rows[-1].metrics["cmmd"].value > 0
+    means = cosine.view(3, 2).mean(0)
+    told = [(one.prompt, one.num, one.clip_score) for one in report.rows[-1].per_prompt]
+    expected = [(prompt, 3, pytest.approx(float(mean))) for prompt, mean in zip(PROMPTS, means, strict=True)]
+    assert told == sorted(expected, key=lambda one: one[2].expected)
+    assert report.rows[0].per_prompt is None
 
 
 def test_rewards_are_a_callable_or_a_model_in_the_clip_format(place: Path, tmp_path: Path) -> None:

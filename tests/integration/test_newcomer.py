@@ -1,10 +1,14 @@
-"""A newcomer's path on a tiny pipeline, command by command: doctor, init, plan, train, sample, eval, card, push."""
+"""A newcomer's path on a tiny pipeline: doctor, init, plan, train, watch, sample, eval, demo, card, push."""
 
 import json
+import re
+import signal
 import subprocess
 import sys
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from urllib.request import urlopen
 
 import fake_hub
 import numpy as np
@@ -46,6 +50,22 @@ def told(*arguments: str) -> None:
     assert main(list(arguments)) == 0, f"fastgen {' '.join(arguments)}"
 
 
+def page_of(*arguments: str) -> str:
+    """What `fastgen watch` or `demo` serves at the address that it prints; it ends by Ctrl-C."""
+    command = [sys.executable, "-c", "from fastgen.cli import entry; entry()", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as server:
+        try:
+            address = next(
+                found for line in server.stdout if (found := re.search(r"is at (http://127\.0\.0\.1\S+)", line))
+            )
+            with urlopen(address[1], timeout=60) as answer:
+                page = answer.read().decode()
+        finally:
+            server.send_signal(signal.SIGINT)
+        assert server.wait(60) in (0, 130)
+    return page
+
+
 def test_a_newcomer_comes_from_a_pipeline_to_a_student_on_the_hub(here, monkeypatch, capsys, verified_here):
     told("doctor", "--json")
     told("init", "--pipeline", "mine", "--memory", "12", "--height", "16", "--width", "16", "--steps", "2", "run.yaml")
@@ -56,12 +76,20 @@ def test_a_newcomer_comes_from_a_pipeline_to_a_student_on_the_hub(here, monkeypa
     run = Path("runs/mine_2step")
     assert {"student", "student-lora"} <= {path.name for path in run.iterdir()}
 
+    watched = page_of("watch", str(run))
+    assert "mine" in watched
+    assert watched.count("<img") >= 2, "pictures of teacher and student"
+
     told("sample", str(run / "student"), "--prompts", "prompts.txt", "--out", "samples", "--device", "cpu")
     told(
         *("eval", "--student", str(run / "student"), "--steps", "2", "--prompts", "prompts.txt", "--device", "cpu"),
         *("--teacher", "mine", "--teacher-steps", "3", "--reference", "real", "--extractor", "extractor"),
         *(*EXTRACTOR_OPTIONS, "--num-images", "10", "--allow-small", "--out", "report"),
     )
+    if find_spec("gradio"):
+        demo = page_of("demo", str(run / "student"), "--teacher", "mine", "--device", "cpu", "--port", "7871")
+        assert "student: steps and time" in demo
+        assert "teacher: steps and time" in demo
     for name in ("student", "student-lora"):
         told("card", str(run / name), "--report", "report", "--samples", "samples")
     card = ModelCard.load(run / "student-lora" / "README.md")

@@ -69,6 +69,21 @@ def row(role: str, steps: int | None, fid: float | None, peak: float = 0.0) -> d
         ]
         if drawn
         else None,
+        "per_prompt": [
+            {"prompt": text, "num": num, "clip_score": 0.01 * (steps or 0) + score}
+            for text, num, score in ((HOSTILE, 2, 17.5), ("a red bird in the snow, seen from below", 1, 24.25))
+        ]
+        if drawn
+        else None,
+        "latency": [
+            {
+                "batch_size": batch,
+                "seconds_per_image": None if batch > 8 * (steps or 0) else 0.03 * (steps or 0) / batch,
+            }
+            for batch in (1, 4, 16)
+        ]
+        if steps is not None
+        else [],
     }
 
 

@@ -165,6 +165,34 @@ def test_the_table_by_class_has_every_class_and_a_dash_for_what_was_not_measured
     ]
 
 
+def test_prompts_stand_from_the_worst_to_the_best_of_the_student_and_those_between_are_counted(
+    root: Element, folder: Path, data: Data
+):
+    head, *lines = table(section(root, "prompts"))
+    titles = ["teacher, 50 steps", *(f"{who}, {n} steps" for n in (1, 2, 4) for who in ("teacher", "student"))]
+    assert head == ["prompt", *titles]
+    assert [line[0] for line in lines] == [HOSTILE, "a red bird in the snow, seen from below"]
+    assert lines[0][1:] == ["18 of 2", *(f"17.5{n} of 2" for n in (1, 1, 2, 2, 4, 4))]
+    scores = [{"prompt": f"prompt {i}", "num": 1, "clip_score": float(i)} for i in range(50)]
+    data["rows"][-1]["per_prompt"] = scores
+    data["rows"][2]["per_prompt"] = scores[:1]
+    few = table(section(page := shown(folder, data), "prompts"))[1:]
+    assert [line[0] for line in few] == [f"prompt {i}" for i in (*range(20), *range(30, 50))]
+    assert [line[1] for line in few[:2]] == ["0", "\u2013"]
+    assert "10 prompts between the lowest and the highest are left out" in words(section(page, "prompts"))
+
+
+def test_seconds_by_batch_size_are_a_table_where_they_were_taken(root: Element, folder: Path, data: Data):
+    head, *lines = table(section(root, "latency"))
+    assert head == ["", "batch 1", "batch 4", "batch 16"]
+    assert len(lines) == 7
+    assert lines[0] == ["teacher, 50 steps", "1.5", "0.375", "0.09375"]
+    assert lines[1] == ["teacher, 1 steps", "0.03", "0.0075", "no memory"]
+    for row in data["rows"]:
+        row["latency"], row["per_prompt"] = [], None
+    assert not [one for one in shown(folder, data).iter() if one.get("id") in ("latency", "prompts")]
+
+
 def test_a_verdict_says_what_it_found(root: Element, folder: Path, data: Data):
     assert words(of_class(root, "ul", "verdicts")[0]) == "holds fid[4] < 5 (student-4: 3.9)"
     data["assertions"] = [

@@ -40,7 +40,7 @@ def test_a_report_without_some_sides_still_stands(folder: Path, data: Data, role
     assert len(table(section(shown(folder, data), "table"))) == 1 + len(data["rows"])
     bare = shown(folder, {**data, "gallery": None, "figures": {}, "assertions": []})
     names = {one.get("id") for one in bare.iter("section")}
-    assert {"table", "provenance"} <= names <= {"table", "provenance", "classes", "spectrum"}
+    assert {"table", "provenance"} <= names <= {"table", "provenance", "classes", "prompts", "latency", "spectrum"}
 
 
 def test_a_student_that_is_files_needs_no_slider(folder: Path, data: Data):
