@@ -8,6 +8,7 @@ from pathlib import Path
 from PIL import Image
 
 from fastgen.errors import UserError
+from fastgen.limits import plain
 
 LARGEST = 384
 """Longer side in pixels up to which a picture is embedded as it is; larger ones are reduced to it."""
@@ -45,18 +46,18 @@ class Pictures:
         """The picture of a file, or that it is missing or unreadable.
 
         Raises:
-            UserError: the path leads out of the report folder.
+            UserError: the path is no text, or leads out of the report folder.
         """
         file = self._inside(path)
-        if not file.is_file():
-            return Picture(f"{words}: picture is missing")
         try:
+            if not file.is_file():
+                return Picture(f"{words}: picture is missing")
             return Picture(words, *embedded(file.read_bytes()))
         except (OSError, ValueError):
             return Picture(f"{words}: picture is unreadable")
 
     def _inside(self, path: str) -> Path:
-        file = (self.folder / path).resolve()
+        file = (self.folder / plain(path, "the path of a picture in the report")).resolve()
         if not file.is_relative_to(self.folder.resolve()):
             raise UserError(
                 f"the picture {path!r} lies outside the report folder {self.folder}; only files inside it are "

@@ -105,7 +105,7 @@ changes = st.lists(_change, min_size=1, max_size=3)
 def after(made: list[tuple[str, float, Any]], original: Any) -> Any:
     """A JSON value in which values are replaced, left out or added."""
     value = {"": copy.deepcopy(original)}
-    for kind, where, new in made:
+    for kind, where, new in copy.deepcopy(made):
         places = list(_places(value))
         holder, key = places[int(where * len(places))]
         if kind == "drop" and holder is not value:

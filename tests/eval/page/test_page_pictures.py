@@ -47,6 +47,14 @@ def test_a_picture_outside_the_folder_is_refused(folder: Path, data: Data):
         shown(folder, data)
 
 
+def test_a_path_that_is_no_text_is_refused_and_one_that_no_file_can_have_is_unreadable(folder: Path, data: Data):
+    data["gallery"]["images"]["student-4"][0] = "a" * 5000
+    assert "picture is unreadable" in words(shown(folder, data))
+    data["gallery"]["images"]["student-4"][0] = "\0"
+    with pytest.raises(UserError, match="the path of a picture in the report holds a control character"):
+        shown(folder, data)
+
+
 def test_the_nearest_real_images_stand_beside_their_sample(root: Element):
     near = section(root, "neighbours")
     (card, *_) = of_class(near, "ol", "card")
