@@ -159,6 +159,7 @@ def stopping_run(folder: Path, out: Path) -> None:
     )
 
 
+@pytest.mark.slow  # two processes; in test_quick_protocols two measure, in tests/engine/test_distributed two agree
 def test_two_processes_stop_together(folder, tmp_path):
     assert small_run.in_processes(2, stopping_run, folder, tmp_path / "run") == [0, 0]
     assert [(r["stage"], r["images"]) for r in logged(tmp_path / "run")] == [(0, 0), (0, 2), (0, 4), (1, 0), (1, 2)]

@@ -138,6 +138,7 @@ def test_processes_with_disks_of_their_own_go_on_from_what_the_first_has(two):
     assert "state.json" in second["damaged"]
 
 
+@pytest.mark.slow  # three processes; above, two with disks of their own read what the first one has
 def test_a_run_whose_second_process_sees_no_checkpoint_goes_on_as_one(tmp_path):
     tiny.class_conditional(size=16, channels=1).save_pretrained(tmp_path / "teacher")
     train = {"images": 8, "batch": 2, "ema": 0.9}

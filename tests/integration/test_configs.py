@@ -252,7 +252,7 @@ def without_binning(monkeypatch):
 @pytest.mark.parametrize(
     ("config", "kohya"),
     [
-        ("sd15", True),
+        pytest.param("sd15", True, marks=pytest.mark.slow),  # below, SDXL
         pytest.param("flux", True, marks=pytest.mark.slow),
         pytest.param("sana", False, marks=pytest.mark.slow),
     ],
@@ -297,6 +297,8 @@ def test_sdxl_with_a_lora_of_the_user_is_distilled_and_diffusers_loads_both_expo
     said = capsys.readouterr().out
     assert said.count("verified") == 2
     assert Notes.read(out / "student").steps == (4,)
+    assert list((out / "previews").glob("*.png"))
+    assert (out / "student-lora" / "kohya_lora_weights.safetensors").is_file()
     full = snippet(out / "student" / "README.md", {"path/to/this/folder": str(out / "student")})
     places = {"path/to/teacher": str(tmp_path / "teacher"), "path/to/style": str(tmp_path / "style")}
     places["path/to/this/folder"] = str(out / "student-lora")

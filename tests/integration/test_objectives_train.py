@@ -164,10 +164,11 @@ def test_the_pipelines_share_the_objectives_out():
     assert sorted(name for names in USUAL.values() for name in names) == sorted(CASES)
 
 
+# A target with embeddings is killed among the fast tests, in test_trajectory_stages.
 @pytest.mark.parametrize(
     ("name", "kind", "told"),
     [
-        ("tdm", "classes", ["called", "landed"]),
+        pytest.param("tdm", "classes", ["called", "landed"], marks=pytest.mark.slow),
         pytest.param("dmd2", "classes", ["called"], marks=pytest.mark.slow),
         pytest.param("phased_dmd", "sd3", ["landed"], marks=pytest.mark.slow),
     ],
