@@ -36,7 +36,8 @@ def guided(
 ) -> Prediction:
     """The belief under classifier-free guidance; w = 1 is a plain call, w = 0 an unconditional one.
 
-    The two are combined by the denoiser's own `guide`. Both halves go in one call, but those of several large samples one after the other, which takes less memory.
+    The two are combined by the denoiser's own `guide`. Both go in one call, but those of several large samples one
+    after the other, which takes less memory.
     """
     if w in (0, 1):
         return call(model, x_t, t, cond if w else cond.unconditional, scalars)
