@@ -11,7 +11,7 @@ from typing import Any
 
 import diffusers
 import torch
-from huggingface_hub import get_hf_file_metadata, hf_hub_url, try_to_load_from_cache
+from huggingface_hub import get_hf_file_metadata, hf_hub_url, model_info, try_to_load_from_cache
 from huggingface_hub.errors import EntryNotFoundError, RepositoryNotFoundError
 
 from ..config.schema import Config
@@ -145,18 +145,22 @@ def _check_loras(config: Config) -> None:
     for lora in config.teacher.loras:
         if Path(lora.path).exists() or not HUB_ID.fullmatch(lora.path) or Path(lora.path).suffix:
             lora_file(lora)
-        elif lora.file:
+        else:
             _check_hub("teacher.loras", lora.path, lora.file, None)
 
 
-def _check_hub(setting: str, name: str, file: str, revision: str | None) -> None:
-    if isinstance(try_to_load_from_cache(name, file, revision=revision), str):
+def _check_hub(setting: str, name: str, file: str | None, revision: str | None) -> None:
+    """Asks for the headers of a file alone; where it is not named, whether there is such a repository."""
+    if file is not None and isinstance(try_to_load_from_cache(name, file, revision=revision), str):
         return
     try:
-        get_hf_file_metadata(hf_hub_url(name, file, revision=revision), timeout=HUB_S)
+        if file is None:
+            model_info(name, revision=revision, timeout=HUB_S)
+        else:
+            get_hf_file_metadata(hf_hub_url(name, file, revision=revision), timeout=HUB_S)
     except (EntryNotFoundError, RepositoryNotFoundError) as error:
         raise UserError(
-            f"{setting} is {name}, which is not here, and the hub has no such {file}: correct it"
+            f"{setting} is {name}, which is not here, and the hub has no such {file or 'model'}: correct it"
         ) from error
     except HUB_FAILURES as error:
         raise UserError(

@@ -72,6 +72,7 @@ def test_a_run_that_could_start_has_no_complaint(dry):
         ("teacher.loras=[{path: nowhere.safetensors}]", "there is no LoRA 'nowhere.safetensors'"),
         ("teacher.path=no/such/teacher", "there is no pipeline folder 'no/such/teacher'"),
         ("teacher.path=owner/name", "teacher.path is owner/name, which is neither here nor in the hub's cache"),
+        ("teacher.loras=[{path: owner/lora}]", "teacher.loras is owner/lora, which is neither here nor in the hub's"),
         ("evaluate={protocol: domain, extractor: ., reference: nowhere}", "evaluate.reference is nowhere"),
         ("evaluate={protocol: domain, extractor: nowhere}", "there is no model folder 'nowhere'"),
         ("evaluate={protocol: dinov2}", "there is no model folder 'facebook/dinov2-large'"),
@@ -85,7 +86,8 @@ def test_a_run_that_could_start_has_no_complaint(dry):
 def test_what_is_missing_is_a_complaint(dry, tmp_path, monkeypatch, override, complaint):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    monkeypatch.setattr("fastgen.distillation.preflight.get_hf_file_metadata", unreachable)
+    for asked in ("get_hf_file_metadata", "model_info"):
+        monkeypatch.setattr(f"fastgen.distillation.preflight.{asked}", unreachable)
     code, told = dry(override)
     assert code == 2
     assert complaint in told
