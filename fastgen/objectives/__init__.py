@@ -9,6 +9,7 @@ from .distribution.decoupled_dmd import DecoupledDMD
 from .distribution.diff_instruct import DiffInstruct
 from .distribution.dmd import DMD
 from .distribution.dmd2 import DMD2
+from .distribution.dp_dmd import DPDMD
 from .distribution.f_distill import FDistill
 from .distribution.phased_dmd import PhasedDMD
 from .distribution.sid import SiD, SiDLSG
@@ -59,6 +60,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "tdm": TDM,
     "phased_dmd": PhasedDMD,
     "decoupled_dmd": DecoupledDMD,
+    "dp_dmd": DPDMD,
     "dmdr": DMDR,
     # distribution matching through both scores
     "sid": SiD,

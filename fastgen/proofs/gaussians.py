@@ -28,6 +28,8 @@ COUNT, REACH, STILL = 4096, 1e-4, 1e-3
 
 def applies(objective: Objective) -> bool:
     """Whether an affine generator can stand in: the objective compares samples or trains one step, no whole path."""
+    if objective.needs.anchored:
+        return False
     return "fake_score" in roles_of(objective) or objective.needs.one_step
 
 

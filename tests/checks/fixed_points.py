@@ -100,7 +100,8 @@ def check_fixed_point(process: Process, name: str) -> None:
     batch.pairs = Pair(batch.noise(), batch.noise())
     with roles.training(("generator",)):
         terms = objective.generator(roles, batch)
-        terms.pop("regression", None)
+        for anchor in ("regression", "diversity"):
+            terms.pop(anchor, None)
         sum(terms.values()).backward()
     for parameter in roles.parameters("generator"):
         assert torch.equal(parameter.grad, torch.zeros_like(parameter))

@@ -44,6 +44,7 @@ MATCHING = {
     "tdm": "sdxl/tdm_4step_lora",
     "phased_dmd": "qwen_image/phased_dmd_4step_lora",
     "decoupled_dmd": "sdxl/decoupled_dmd_4step_lora",
+    "dp_dmd": "emoji/dp_dmd_4step_lora",
     "dmdr": "emoji/dmdr_4step_lora",
     "sid": "cifar10/sid_1step",
     "sida": "cifar10/sida_1step",

@@ -53,6 +53,7 @@ CASES = {
     "tdm": Case({"dm"}, student=ODE, settings="guidance: 2, huber: 0.001"),
     "phased_dmd": Case({"dm"}, student=ODE),
     "decoupled_dmd": Case({"dm", "augmentation"}, student="{steps: [2]}"),
+    "dp_dmd": Case({"dm", "diversity"}, student=ODE, settings="grid: 4, anchor: 1"),
     "dmdr": Case({"dm", "reward"}, student="{steps: [2]}", settings="form: grpo, group: 2", more=REWARDED),
     "sid": Case({"sid"}),
     "sida": Case({"sid", "gan"}, GAN),
@@ -64,7 +65,7 @@ CASES = {
 USUAL = {  # the pipeline that each is tried on
     "classes": ("diff_instruct", "dmd", "f_distill", "sid", "sid_few_step", "sida", "sim", "tdm", "uni_instruct"),
     "sdxl": ("dmd2",),
-    "sd3": ("decoupled_dmd", "dmdr", "phased_dmd", "sid_lsg", "swiftbrush", "vsd"),
+    "sd3": ("decoupled_dmd", "dmdr", "dp_dmd", "phased_dmd", "sid_lsg", "swiftbrush", "vsd"),
 }
 QUICK = {"dmd", "dmd2", "f_distill", "phased_dmd", "swiftbrush", "uni_instruct"}
 """One for each part that runs have beside scores: pairs; GAN, told steps and SDXL; means of ratios; phases; guidance of
