@@ -8,7 +8,7 @@ from typing import Any
 from ..errors import UserError
 from ..objectives import OBJECTIVE_KINDS, Objective, roles_of
 from ..objectives.parts.gan import GAN
-from ..objectives.parts.guidance_laws import Anti, Fixed, LongShort, Shared, Zero
+from ..objectives.parts.guidance_laws import Anti, Entropic, Fixed, LongShort, Shared, Zero
 from ..objectives.parts.solvers import Guidance
 from .check import Check, attempted
 from .convergence import ALL, convergence_checks
@@ -83,7 +83,7 @@ def _at_one(law: Any) -> Any:
             return replace(law, low=1.0, high=1.0)
         case LongShort():
             return replace(law, scale=1.0)
-        case Fixed() | Zero() | Anti():
+        case Fixed() | Zero() | Anti() | Entropic():
             return Fixed(1.0)
         case Guidance():
             return Guidance()

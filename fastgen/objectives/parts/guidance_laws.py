@@ -177,6 +177,38 @@ class Anti:
         return Scales(1.0, self.scale, 1.0)
 
 
+@dataclass(frozen=True)
+class Entropic:
+    """A guided real score beside a fake score that half forgets its condition (ESD, arXiv:2401.00909).
+
+    The fake prediction is entropy u + (1 - entropy) c: samples of all conditions together are to have a large entropy.
+    Between densities that is KL(q_c | p_c), averaged over the conditions c, less `entropy` times the mutual information
+    of sample and condition. At entropy 0 it is the fixed law, at 1 the fake score has no condition.
+
+    Args:
+        scale: w of the real score.
+        entropy: weight of the joint entropy, in [0, 1]; the authors' scale of the fake score is 1 - entropy.
+        dropout: share of the fake score's training rows that see no condition.
+    """
+
+    scale: float = 7.5
+    entropy: float = 0.5
+    dropout: float = 0.1
+    law: Literal["entropic"] = "entropic"
+
+    def __post_init__(self) -> None:
+        check_share(self.dropout)
+        if not 0 <= self.entropy <= 1:
+            raise ValueError(f"entropy is {self.entropy:g}: a weight between two entropies lies in [0, 1]")
+
+    @property
+    def null(self) -> bool:
+        return True
+
+    def drawn(self, rng: torch.Generator) -> Scales:
+        return Scales(self.scale, 1 - self.entropy, 1.0)
+
+
 def check_share(dropout: float) -> None:
     """Raises ValueError for a share of rows that is none."""
     if not 0 <= dropout < 1:
@@ -184,7 +216,7 @@ def check_share(dropout: float) -> None:
 
 
 AnyGuidance = Annotated[
-    Annotated[Fixed | Shared | LongShort | Zero | Anti, Field(discriminator="law")],
+    Annotated[Fixed | Shared | LongShort | Zero | Anti | Entropic, Field(discriminator="law")],
     BeforeValidator(lambda raw: shorthand(raw, Fixed)),
 ]
 """A guidance law as a config names it; a number is the fixed one."""
