@@ -60,9 +60,8 @@ def slope(guidance: GuidanceLaw) -> Tensor:
 def entropic(means: Tensor, entropy: float) -> Tensor:
     """Mean KL(q_c | p_c) - entropy I(sample; class) at T, by sums over a fine grid."""
     alpha, sigma = 1 - T, T
-    ours, theirs = (
-        Normal(alpha * m, (alpha**2 * s**2 + sigma**2).sqrt()) for m, s in zip((means, THEIRS), SPREAD, strict=True)
-    )
+    spreads = (alpha**2 * SPREAD**2 + sigma**2).sqrt()
+    ours, theirs = Normal(alpha * means, spreads[0]), Normal(alpha * THEIRS, spreads[1])
     x = torch.linspace(-6, 8, 20001, dtype=torch.float64)
     logs = ours.log_prob(x[:, None])
     mixed = logs.logsumexp(dim=1) - torch.tensor(2.0).log()
