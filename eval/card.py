@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from fastgen.command import positive
+from fastgen.command import place, positive
 from fastgen.errors import UserError, say
 from fastgen.files import atomic_text
 from fastgen.redaction import plain_markdown, within
@@ -38,9 +38,9 @@ ARROWS = {"lower": " ↓", "higher": " ↑", "one": " → 1"}
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen card`."""
-    parser.add_argument("folder", type=Path, help="an export: of a whole pipeline, or of a LoRA")
-    parser.add_argument("--report", type=Path, metavar="DIR", help="that `fastgen eval --out` wrote")
-    parser.add_argument("--samples", type=Path, metavar="DIR", help="that `fastgen sample --out` wrote")
+    parser.add_argument("folder", type=place, help="an export: of a whole pipeline, or of a LoRA")
+    parser.add_argument("--report", type=place, metavar="DIR", help="that `fastgen eval --out` wrote")
+    parser.add_argument("--samples", type=place, metavar="DIR", help="that `fastgen sample --out` wrote")
     parser.add_argument("--pictures", type=positive, default=8, metavar="N", help="of the samples (default: 8)")
 
 

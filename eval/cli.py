@@ -8,10 +8,9 @@ figures stay the same.
 """
 
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
-from pathlib import Path
 from typing import Any, get_args
 
-from fastgen.command import NUM, add_call, add_stack, device, natural, positive
+from fastgen.command import NUM, add_call, add_stack, device, natural, place, positive
 from fastgen.errors import ExitCode
 
 from .options import PROTOCOL_NAMES, Kernel, Options, Precision
@@ -86,15 +85,15 @@ def _add_sets(parser: ArgumentParser) -> None:
     group.add_argument("--teacher", metavar="PATH", help="rows to compare with: the same")
     group.add_argument(
         "--reference",
-        type=Path,
+        type=place,
         metavar="PATH",
         help=f"real images: {files}; or statistics (.npz); the protocol digits brings its own",
     )
     group.add_argument(
-        "--held-out", type=Path, metavar="PATH", help="real images that are not in the reference: the floor"
+        "--held-out", type=place, metavar="PATH", help="real images that are not in the reference: the floor"
     )
     group.add_argument(
-        "--real-images", type=Path, metavar="PATH", help="for pixel metrics, when --reference is a statistics file"
+        "--real-images", type=place, metavar="PATH", help="for pixel metrics, when --reference is a statistics file"
     )
     group.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, counted and reported")
     group.add_argument(
@@ -178,11 +177,13 @@ def _add_sampling(parser: ArgumentParser) -> None:
     add_call(group)
     group.add_argument(
         "--prompts",
-        type=Path,
+        type=place,
         metavar="FILE",
         help="of text pipelines, and of images drawn for them: line i is prompt i, an empty one the empty prompt",
     )
-    group.add_argument("--labels", type=Path, metavar="FILE", help="one class per line, in turn (default: all classes)")
+    group.add_argument(
+        "--labels", type=place, metavar="FILE", help="one class per line, in turn (default: all classes)"
+    )
     group.add_argument(*NUM, dest="num", type=positive, metavar="N", help=f"images per row (default: {Options.num})")
     group.add_argument("--seed", type=natural, metavar="S", help=f"image i uses seed S + i (default: {Options.seed})")
     group.add_argument(
@@ -221,12 +222,12 @@ def _add_output(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("output")
     group.add_argument(
         "--out",
-        type=Path,
+        type=place,
         metavar="DIR",
         help=f"gets report.html, metrics.json, images/ (default: {Options.out})",
     )
     group.add_argument("--gallery", type=natural, metavar="N", help=f"pictures per row (default: {Options.gallery})")
-    group.add_argument("--save-stats", type=Path, metavar="FILE", help="store the reference's statistics (.npz)")
+    group.add_argument("--save-stats", type=place, metavar="FILE", help="store the reference's statistics (.npz)")
     group.add_argument("--overwrite", action="store_true", help="replace an earlier report or statistics file")
     group.add_argument("--debug", action="store_true", default=False, help="show stack traces")
 

@@ -140,7 +140,7 @@ def stacked_file(text: str) -> tuple[Path, float | None]:
     """A LoRA file and its weight, if any, from "FILE" or "FILE=W"."""
     name, equals, weight = text.rpartition("=")
     try:
-        return (Path(name), float(weight)) if equals else (Path(text), None)
+        return (place(name), float(weight)) if equals else (place(text), None)
     except ValueError as error:
         raise ArgumentTypeError(f"{weight!r} in {text!r} is not a weight") from error
 
@@ -159,6 +159,17 @@ def prompt(text: str) -> str:
         return plain(text, "it")
     except UserError as error:
         raise ArgumentTypeError(str(error)) from error
+
+
+def place(text: str) -> Path:
+    """Where a file or folder is, or is to be."""
+    try:
+        held = os.fsencode(text)
+    except UnicodeEncodeError:
+        held = b"\0"
+    if b"\0" in held:
+        raise ArgumentTypeError(f"{text!r:.80} is no name that a file can have: it holds NUL, or half of a character")
+    return Path(text)
 
 
 def device(text: str) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from fastgen.command import guarded
+from fastgen.command import guarded, place
 from fastgen.files import atomic_text
 
 from ..metrics_json import Report
@@ -78,7 +78,7 @@ def _run(options: argparse.Namespace) -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m eval.page", description="metrics.json and images as one HTML file")
-    parser.add_argument("folder", type=Path, help="the folder that python -m eval --out wrote")
+    parser.add_argument("folder", type=place, help="the folder that python -m eval --out wrote")
     parser.add_argument("--debug", action="store_true", help="show stack traces")
     return parser
 

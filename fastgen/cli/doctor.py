@@ -12,13 +12,14 @@ import json
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
+from ..command import place
 from ..errors import ExitCode
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen doctor`."""
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--out", type=Path, default=Path("runs"), metavar="DIR", help="of runs (default: runs)")
+    parser.add_argument("--out", type=place, default=Path("runs"), metavar="DIR", help="of runs (default: runs)")
 
 
 def run(args: Namespace) -> int:

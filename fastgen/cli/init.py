@@ -17,7 +17,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from ..command import gib, positive
+from ..command import gib, place, positive
 from ..config.shipped import copied, named, written_anew
 from ..errors import UserError
 
@@ -29,13 +29,13 @@ T = TypeVar("T")
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen init`."""
     parser.add_argument("name", metavar="NAME", nargs="?", help="of a shipped config; with --pipeline, FILE")
-    parser.add_argument("file", metavar="FILE", type=Path, nargs="?", help="to write (default: named after the run)")
+    parser.add_argument("file", metavar="FILE", type=place, nargs="?", help="to write (default: named after the run)")
     wish = parser.add_argument_group("a config for a pipeline and a card")
     wish.add_argument("--pipeline", metavar="NAME|DIR|ID", help="known by a short name, a folder, or a hub id")
     wish.add_argument("--memory", type=gib, metavar="GB", help="of the card (default: that of the GPU here)")
     data = wish.add_mutually_exclusive_group()
-    data.add_argument("--prompts", type=Path, metavar="FILE", help="one a line (default: prompts.txt)")
-    data.add_argument("--images", type=Path, metavar="DIR", help="images, the caption of a.png in a.txt beside it")
+    data.add_argument("--prompts", type=place, metavar="FILE", help="one a line (default: prompts.txt)")
+    data.add_argument("--images", type=place, metavar="DIR", help="images, the caption of a.png in a.txt beside it")
     wish.add_argument("--steps", type=counts, metavar="N,...", help="of the student (default: 4)")
     wish.add_argument("--prefer", choices=PREFER, help="quality, or a training of a quarter of the images")
     wish.add_argument("--height", type=positive, metavar="PX", help="of its pictures (default: the pipeline's own)")

@@ -10,16 +10,15 @@ kernels on the card; `train.compile` makes them fewer. A hub id needs its config
 """
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
-from ..command import gib, positive
+from ..command import gib, place, positive
 
 CARDS = ("h100", "h200")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the run, see configs/")
+    parser.add_argument("config", type=place, metavar="CONFIG", help="YAML file of the run, see configs/")
     parser.add_argument("--gpus", type=positive, default=1, metavar="N", help="cards up to which several are told")
     parser.add_argument("--card", choices=CARDS, default="h100", help="whose speed is told (default: h100)")
     parser.add_argument("--memory", type=gib, metavar="GiB", help="of the card, where it is not that card's own")

@@ -11,12 +11,13 @@ contents of the data. What is there already is not made again, so that an interr
 
 import os
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
+
+from ..command import place
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("config", type=Path, metavar="CONFIG", help="YAML file of the run, see configs/")
+    parser.add_argument("config", type=place, metavar="CONFIG", help="YAML file of the run, see configs/")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings to change, by dotted path")
 
 

@@ -18,7 +18,7 @@ seed, label or prompt of each image, and the flags of a safety checker, which bl
 from argparse import ArgumentParser, Namespace
 from pathlib import Path
 
-from ..command import DTYPES, NUM, add_call, add_stack, device, label_list, natural, positive, prompt
+from ..command import DTYPES, NUM, add_call, add_stack, device, label_list, natural, place, positive, prompt
 from ..errors import UserError, warn
 
 ROUNDED = ("fp8", "int8", "nf4")
@@ -49,7 +49,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     source.add_argument("--prompt", action="append", type=prompt, metavar="TEXT", help="may be repeated")
     source.add_argument(
-        "--prompts", type=Path, metavar="FILE", help="text file: line i is prompt i, an empty line the empty prompt"
+        "--prompts", type=place, metavar="FILE", help="text file: line i is prompt i, an empty line the empty prompt"
     )
     how = parser.add_argument_group("how to sample")
     how.add_argument("--steps", type=positive, metavar="N", help="sampler steps (default: the student's first)")
@@ -65,7 +65,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         "--weights", choices=ROUNDED, help="of the denoiser's layers, in less memory; with --dtype bfloat16"
     )
     output = parser.add_argument_group("where to")
-    output.add_argument("--out", type=Path, default=Path("samples"), metavar="DIR", help="default: samples")
+    output.add_argument("--out", type=place, default=Path("samples"), metavar="DIR", help="default: samples")
     output.add_argument("--overwrite", action="store_true", help="replace files of the same name in DIR")
 
 

@@ -13,9 +13,9 @@ The student is left in OUT/student, a folder for plain DiffusionPipeline.from_pr
 
 from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from ..command import place
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("--config", type=Path, required=True, help="YAML file of the run, see configs/")
+    parser.add_argument("--config", type=place, required=True, help="YAML file of the run, see configs/")
     parser.add_argument("--resume", action="store_true", help="go on from the newest valid checkpoint in OUT")
     parser.add_argument(
         "--allow-changed",

@@ -8,15 +8,14 @@ Each step count that the export declares must agree to 1e-5 of the largest value
 """
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
-from pathlib import Path
 
-from ..command import add_stack, device
+from ..command import add_stack, device, place
 from ..errors import UserError
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen verify`."""
-    parser.add_argument("folder", type=Path, help="an export: a pipeline folder, or a LoRA folder with --lora")
+    parser.add_argument("folder", type=place, help="an export: a pipeline folder, or a LoRA folder with --lora")
     parser.add_argument("--lora", action="store_true", help="the folder holds a LoRA")
     add_stack(parser)
     parser.add_argument("--device", type=device, default="cpu", metavar="NAME", help="cpu or cuda (default cpu)")

@@ -9,14 +9,13 @@ through `ssh -L 8765:127.0.0.1:8765 HOST`. Ctrl-C ends the page, never the run.
 """
 
 from argparse import ArgumentParser, Namespace
-from pathlib import Path
 
-from ..command import port
+from ..command import place, port
 
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen watch`."""
-    parser.add_argument("run", type=Path, metavar="RUN", help="folder of a run: the `out` of its config")
+    parser.add_argument("run", type=place, metavar="RUN", help="folder of a run: the `out` of its config")
     parser.add_argument("--port", type=port, default=0, metavar="N", help="of 127.0.0.1 (default: a free one)")
 
 

@@ -103,3 +103,12 @@ def test_eval_brings_its_own_parser(monkeypatch):
     monkeypatch.setitem(sys.modules, "eval.cli", fake)
     assert main(["eval", "--student", "here"]) == 0
     assert [options.student for options in ran] == ["here"]
+
+
+@pytest.mark.parametrize("words", [["init", "digits/dmd2_1step"], ["plan"], ["verify"], ["watch"], ["sample", "--out"]])
+@pytest.mark.parametrize("name", ["\ud83d", "a\0b"])
+def test_what_no_file_can_be_called_is_refused(words: list[str], name: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as left:
+        main([*words, name])
+    assert left.value.code == 2
+    assert "is no name that a file can have" in capsys.readouterr().err
