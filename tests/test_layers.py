@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -119,9 +120,18 @@ def targets(node: ast.AST, package: str) -> Iterator[str]:
             yield f"{source}.{alias.name}" if inner.is_dir() or inner.with_suffix(".py").is_file() else source
 
 
-ALL_IMPORTS = [found for file in MODULES for found in imports(file)]
-OF_OURS = [found for found in ALL_IMPORTS if found.target.split(".")[0] in ("fastgen", "eval")]
-OURS = [found for found in OF_OURS if found.of != FACE]
+@cache
+def all_imports() -> list[Import]:
+    """Read once, and by no worker that has none of these tests."""
+    return [found for file in MODULES for found in imports(file)]
+
+
+def of_ours() -> list[Import]:
+    return [found for found in all_imports() if found.target.split(".")[0] in ("fastgen", "eval")]
+
+
+def ours() -> list[Import]:
+    return [found for found in of_ours() if found.of != FACE]
 
 
 def within(name: str, layers: set[str]) -> bool:
@@ -133,7 +143,7 @@ def told(imports: list[Import]) -> str:
 
 
 def test_the_reader_sees_absolute_relative_and_lazy_imports():
-    seen = {(found.of, found.target, found.lazy) for found in ALL_IMPORTS}
+    seen = {(found.of, found.target, found.lazy) for found in all_imports()}
     assert ("fastgen.engine.stage", "fastgen.objectives", False) in seen
     assert ("fastgen.engine.checkpoint", "fastgen.files", False) in seen
     assert ("fastgen.sampling.gallery", "fastgen.sampling.stock", False) in seen
@@ -143,12 +153,12 @@ def test_the_reader_sees_absolute_relative_and_lazy_imports():
 
 @pytest.mark.parametrize("room", MAY_IMPORT)
 def test_a_room_imports_only_those_below_it(room):
-    leaving = [i for i in OURS if within(i.of, {room}) and not within(i.target, {room, *MAY_IMPORT[room]})]
+    leaving = [i for i in ours() if within(i.of, {room}) and not within(i.target, {room, *MAY_IMPORT[room]})]
     assert not leaving, told(leaving)
 
 
 def test_the_face_imports_no_room_before_it_is_asked():
-    shown = [i for i in OF_OURS if i.of == FACE]
+    shown = [i for i in of_ours() if i.of == FACE]
     assert shown
     eager = [i for i in shown if not i.lazy]
     assert not eager, told(eager)
@@ -156,37 +166,37 @@ def test_the_face_imports_no_room_before_it_is_asked():
 
 @pytest.mark.parametrize("room", OUT_OF_BOUNDS)
 def test_a_room_stays_out_of(room):
-    inside = [i for i in OURS if within(i.of, {room}) and within(i.target, OUT_OF_BOUNDS[room])]
+    inside = [i for i in ours() if within(i.of, {room}) and within(i.target, OUT_OF_BOUNDS[room])]
     assert not inside, told(inside)
 
 
 def test_networks_know_nothing_of_stock_pipelines():
-    networks = [i for i in OURS if within(i.of, {"models"}) and not within(i.of, {"models.pipelines"})]
+    networks = [i for i in ours() if within(i.of, {"models"}) and not within(i.of, {"models.pipelines"})]
     assert networks
     knowing = [i for i in networks if within(i.target, {"models.pipelines"})]
     assert not knowing, told(knowing)
 
 
 def test_only_the_command_line_imports_a_distillation():
-    of_it = [i for i in OURS if within(i.target, {"distillation"})]
+    of_it = [i for i in ours() if within(i.target, {"distillation"})]
     assert of_it
     others = [i for i in of_it if not i.of.startswith(CONDUCTORS)]
     assert not others, told(others)
 
 
 def test_evaluation_imports_what_it_measures_and_the_ground():
-    of_ours = [i for i in OURS if i.of.startswith("eval") and i.target.startswith("fastgen")]
-    assert of_ours
-    others = [i for i in of_ours if not within(i.target, EVAL_MAY_IMPORT)]
+    by_eval = [i for i in ours() if i.of.startswith("eval") and i.target.startswith("fastgen")]
+    assert by_eval
+    others = [i for i in by_eval if not within(i.target, EVAL_MAY_IMPORT)]
     assert not others, told(others)
 
 
 def test_evaluation_is_imported_only_when_it_is_asked_for():
-    of_eval = [i for i in OURS if i.of.startswith("fastgen") and i.target.split(".")[0] == "eval"]
+    of_eval = [i for i in ours() if i.of.startswith("fastgen") and i.target.split(".")[0] == "eval"]
     assert of_eval
     eager = [i for i in of_eval if not (i.of == MONITOR or (i.lazy and i.of.startswith(CONDUCTORS[0])))]
     assert not eager, told(eager)
-    of_the_monitor = [i for i in OURS if i.target.startswith(MONITOR)]
+    of_the_monitor = [i for i in ours() if i.target.startswith(MONITOR)]
     assert any(i.late for i in of_the_monitor)
     assert all(i.lazy for i in of_the_monitor), told(of_the_monitor)
 
@@ -197,7 +207,7 @@ def reason(late: Import) -> tuple[str, str] | None:
 
 
 def test_what_a_function_imports_has_its_reason():
-    late = [i for i in ALL_IMPORTS if i.late]
+    late = [i for i in all_imports() if i.late]
     unexplained = [i for i in late if reason(i) is None]
     assert not unexplained, told(unexplained)
     assert set(LATE) == set(map(reason, late)), "a reason for nothing"
@@ -281,7 +291,7 @@ def test_only_commands_print():
 
 
 def test_one_function_suggests_what_was_meant():
-    assert {i.of for i in ALL_IMPORTS if i.target.startswith("difflib")} == {"fastgen.errors"}
+    assert {i.of for i in all_imports() if i.target.startswith("difflib")} == {"fastgen.errors"}
 
 
 def test_no_test_file_imports_another():
