@@ -31,9 +31,12 @@ from .regression.pretrain import Pretrain
 from .reward.advantage_flow import AdvantageFlow
 from .reward.dmdr import DMDR
 from .reward.refl import ReFL
+from .trajectory.alphaflow import AlphaFlow
+from .trajectory.ayf import AlignYourFlow
 from .trajectory.boot import Bootstrapping
 from .trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
 from .trajectory.freeflow import FreeFlow
+from .trajectory.improved_meanflow import ImprovedMeanFlow
 from .trajectory.lcm import LatentConsistency
 from .trajectory.meanflow import MeanFlow
 from .trajectory.pcm import PhasedConsistency
@@ -81,6 +84,9 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "tdd": TargetDriven,
     # flow maps and halved steps
     "meanflow": MeanFlow,
+    "improved_meanflow": ImprovedMeanFlow,
+    "alphaflow": AlphaFlow,
+    "ayf": AlignYourFlow,
     "shortcut": Shortcut,
     "self_shortcut": SelfShortcut,
     "progressive": Progressive,

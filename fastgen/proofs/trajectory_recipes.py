@@ -5,9 +5,12 @@ from typing import Any
 from ..objectives.parts.curricula import Doubling, Ratio
 from ..objectives.parts.gan import GAN
 from ..objectives.parts.solvers import Guidance
+from ..objectives.trajectory.alphaflow import AlphaFlow
+from ..objectives.trajectory.ayf import AlignYourFlow
 from ..objectives.trajectory.boot import Bootstrapping
 from ..objectives.trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
 from ..objectives.trajectory.freeflow import FreeFlow
+from ..objectives.trajectory.improved_meanflow import ImprovedMeanFlow
 from ..objectives.trajectory.lcm import LatentConsistency
 from ..objectives.trajectory.meanflow import MeanFlow
 from ..objectives.trajectory.pcm import PhasedConsistency
@@ -53,6 +56,9 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     ),
     "meanflow": Recipe(MeanFlow(diagonal=0.25, times=Uniform()), **ONE),
     "meanflow_2step": Recipe(MeanFlow(diagonal=0.25, times=Uniform()), **TWO),
+    "improved_meanflow": Recipe(ImprovedMeanFlow(diagonal=0.25, times=Uniform()), cycles=400),
+    "alphaflow": Recipe(AlphaFlow(times=Uniform(), end=800 * SIZE), **ONE),
+    "ayf": Recipe(AlignYourFlow(times=Uniform(), warmup=WARMUP, normaliser=SHARP), cycles=500),
     "shortcut": Recipe(Shortcut(bootstrapped=0.75, ema=0.95, levels=5), **ONE),
     "shortcut_4step": Recipe(Shortcut(bootstrapped=0.75, ema=0.95, levels=3), **FOUR),
     "scfm_4step": Recipe(SelfShortcut(substeps=8, ema=0.95), **FOUR),

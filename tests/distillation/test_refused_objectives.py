@@ -59,7 +59,7 @@ TRAJECTORY = [
     (["objective={name: meanflow}", ODE2], "told where a step leads, .* declares 2, 4: declare one"),
     *(
         ([f"objective={{name: {name}}}"], f"'{name}' trains deterministic steps, .* set student.sampler=ode")
-        for name in ("pcm", "tscd", "tdd", "meanflow", "shortcut", "self_shortcut", "progressive", "pdd", "boot")
+        for name in ("pcm", "tscd", "tdd", "meanflow", "shortcut", "self_shortcut", "progressive", "pdd", "boot", "ayf")
     ),
     (["objective={name: pcm, gan: {kind: relativistic}}"], "has hinge or logistic losses without r1"),
     (["objective={name: tscd, segments: 0}"], "segments is 0: need at least one"),

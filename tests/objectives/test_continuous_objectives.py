@@ -203,9 +203,9 @@ def test_data_velocities_ask_no_teacher():
 
 
 def test_the_share_of_the_diagonal():
-    objective = MeanFlow(diagonal=0.75)
+    objective, batch = MeanFlow(), gaussian_batch(size=4000)
     roles = knowing_roles(objective, Flow(), two_times)
-    t, s = objective._times(roles, gaussian_batch(size=4000))
+    t, s = meanflow.with_diagonal(*meanflow.two_draws(objective.times, roles, batch), 0.75, batch)
     assert (t == s).double().mean().item() == pytest.approx(0.75, abs=0.03)
     assert (t >= s).all()
 

@@ -11,7 +11,7 @@ import torch
 
 from ...models.calls import Scalars, through
 from ...models.roles import Roles
-from ...process import AnyTimeLaw, Latent, LogitNormal, Time, pad_like
+from ...process import AnyTimeLaw, Latent, LogitNormal, Time, TimeLaw, pad_like
 from ...seeds import uniform
 from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.derivative import along, check_step, needs_fine_times
@@ -57,7 +57,7 @@ class MeanFlow:
         return needs_velocity(self) | needs_fine_times(self.derivative_step) | own
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
-        t, s = self._times(roles, batch)
+        t, s = with_diagonal(*two_draws(self.times, roles, batch), self.diagonal, batch)
         start = noised(roles, batch, t)
         followed = trajectory_of(self, roles, batch, start)
         v, scalars = followed.belief.velocity, {"s": s, **followed.scalars}
@@ -65,11 +65,17 @@ class MeanFlow:
         u = through(roles.generator, start.x_t, t, batch.cond, scalars).velocity
         return {"mean_velocity": adaptive(u - aim, power=self.power, c=self.c).mean()}
 
-    def _times(self, roles: Roles, batch: Batch) -> tuple[Time, Time]:
-        a, b = (self.times.sample(roles.process, batch.size, batch.rng) for _ in range(2))
-        t, s = torch.maximum(a, b), torch.minimum(a, b)
-        same = uniform(batch.rng, batch.size) < self.diagonal
-        return t, torch.where(same, t, s)
+
+def two_draws(law: TimeLaw, roles: Roles, batch: Batch) -> tuple[Time, Time]:
+    """The larger and the smaller of two times of a law, [B] each."""
+    a, b = (law.sample(roles.process, batch.size, batch.rng) for _ in range(2))
+    return torch.maximum(a, b), torch.minimum(a, b)
+
+
+def with_diagonal(t: Time, s: Time, share: float, batch: Batch) -> tuple[Time, Time]:
+    """Both, with s = t in that share of the rows."""
+    same = uniform(batch.rng, batch.size) < share
+    return t, torch.where(same, t, s)
 
 
 def mean_velocity(
