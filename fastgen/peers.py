@@ -109,7 +109,6 @@ def together(patience_s: float) -> Iterator[None]:
         watch.say_done()
     except BaseException as error:
         verdict = watch.verdict_on(error)
-        _hang_up()
         if verdict is error:
             raise
         raise verdict from None
@@ -217,16 +216,6 @@ class _Watch:
         self._heard.set()
         if not self.over.wait(GRACE_S) and not self._leaving:
             stopping.leave(f"{who} {ending.text}", ending.exit_code)
-
-
-def _hang_up() -> None:
-    """Breaks off what this process exchanges with the others, which may wait in a kernel for one that is gone.
-
-    NCCL says so at length where a process ends without; a thread does it, since that may wait as well.
-    """
-    breaking = Thread(target=dist.distributed_c10d._abort_process_group, name="fastgen-peers", daemon=True)
-    breaking.start()
-    breaking.join(GRACE_S)
 
 
 def _lost(how: str) -> Ending:
