@@ -264,6 +264,11 @@ def _check_settings(stage: StageConfig, config: Config) -> None:
             f"stage {stage.name!r} weighs samples of a micro-batch against each other, and train.micro_batch is 1: "
             "make it larger"
         )
+    if (micro := train.micro_batch or train.batch) % needs.group:
+        raise UserError(
+            f"stage {stage.name!r} compares {needs.group} samples of one prompt, and a micro-batch has {micro}: set "
+            f"train.batch and train.micro_batch to multiples of {needs.group}, or objective.group to a divisor"
+        )
     reader = stage.discriminator.backbone
     reader = "fake_score" if reader == "auto" and "fake_score" in trained else reader
     if "discriminator" in trained and stage.discriminator.heads == "mean" and reader not in trained:

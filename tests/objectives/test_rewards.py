@@ -73,6 +73,7 @@ def test_a_group_is_asked_for_one_thing():
     labels, all_labels = (one.cond.batched["class_labels"] for one in (shared, batch))
     assert torch.equal(labels, all_labels[torch.tensor([0, 0, 0, 3, 3, 3])])
     assert shared.size == 6
+    assert AdvantageFlow(group=3).needs.group == 3
     with pytest.raises(UserError, match=r"group is 4, and a micro-batch has 6 .* multiple of 4"):
         grouped(batch, 4)
 

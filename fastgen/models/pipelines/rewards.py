@@ -50,4 +50,4 @@ def loaded(rewards: Weighted, judges: Weighted | None, codec: Codec, device: tor
     scorers = rewards.load(device)
     both = {name for name in watching if name in scorers}
     told = {f"judge_{name}" if name in both else name: judge for name, judge in watching.items()}
-    return Rewards(codec.images_of, scorers, rewards.weights, told)
+    return Rewards(codec.images_of, scorers, rewards.weights, told).to(device)

@@ -31,6 +31,7 @@ class Needs:
             `fastgen.models.head_bank`; 0 for the plain layer.
         sampler: the only one that a student of it can have.
         process: the only one that it holds on; others are retold.
+        group: samples that are compared with each other for one prompt, of which a micro-batch has a whole number.
         steps: fewest of a student that it can train.
         one_step: it trains the first time of a grid only, so that a student of more steps cannot end with it.
         anchored: the first of several steps is trained by a loss of its own, so that one step is no student of it.
@@ -58,6 +59,7 @@ class Needs:
     heads: int = 0
     sampler: Sampler | None = None
     process: ProcessNeed | None = None
+    group: int = 1
     steps: int = 1
     one_step: bool = False
     anchored: bool = False
@@ -81,9 +83,9 @@ class Needs:
         _check_known("scalars of the generator", self.scalars.get("generator", ()), BAKED)
         _check_known("sampler", [self.sampler] if self.sampler else [], get_args(Sampler))
         _check_known("process", [self.process] if self.process else [], get_args(ProcessNeed))
-        if self.steps < 1 or self.judged_from < 0 or self.heads < 0:
-            found = f"steps={self.steps}, judged_from={self.judged_from}, heads={self.heads}"
-            raise ValueError(f"needs {found}: at least 1, 0 and 0")
+        if self.steps < 1 or self.group < 1 or self.judged_from < 0 or self.heads < 0:
+            found = f"steps={self.steps}, group={self.group}, judged_from={self.judged_from}, heads={self.heads}"
+            raise ValueError(f"needs {found}: at least 1, 1, 0 and 0")
 
     def __or__(self, other: "Needs") -> "Needs":
         """Both together.

@@ -62,7 +62,7 @@ class AdvantageFlow:
 
     @property
     def needs(self) -> Needs:
-        return Needs(rewards=True, real_score=self.reference > 0, target=self.ema > 0)
+        return Needs(rewards=True, group=self.group, real_score=self.reference > 0, target=self.ema > 0)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         """The signed regression."""

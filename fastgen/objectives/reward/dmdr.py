@@ -64,7 +64,7 @@ class DMDR(ScoreMatching):
     @property
     def also(self) -> Needs:
         own = Needs(rewards=True, judged_from=self.start if self.reward else 0)
-        return own | Needs(sampler="renoise", steps=2) if self.form == "grpo" else own
+        return own | Needs(sampler="renoise", steps=2, group=self.group) if self.form == "grpo" else own
 
     def at(self, images: int) -> Matching:
         if images >= self.renoise:
