@@ -1,5 +1,6 @@
 """At its start a student is its teacher: before a first update it predicts what the teacher does, bit for bit."""
 
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import pytest
@@ -12,6 +13,8 @@ from fastgen.engine.roles import build_roles
 from fastgen.models.calls import look
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.models.pipelines.rewards import Weighted
+from fastgen.models.rewards import Scorer
 from fastgen.models.walk import Plan, scalars_at
 from fastgen.objectives import OBJECTIVES
 from fastgen.process import even_grid
@@ -28,6 +31,14 @@ class Teacher(NamedTuple):
     cond: Conditioning
     x_t: Tensor
     x0: dict[float, Tensor]
+
+
+@dataclass(frozen=True)
+class Nothing:
+    """Every picture is worth nothing."""
+
+    def load(self, device: torch.device) -> Scorer:
+        return lambda images, asked: 0 * images.mean((1, 2, 3))
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +58,9 @@ def at(t: float) -> Tensor:
 @pytest.mark.parametrize("name", OBJECTIVES)
 def test_before_its_first_update_a_student_is_its_teacher(teacher: Teacher, name: str, sharing: str):
     settings = TrainConfig.model_validate({"images": 10_000, "batch": ROWS})
-    stage = StageConfig(name="small", objective=OBJECTIVES[name](), train=settings)
+    objective = OBJECTIVES[name]()
+    rewards = Weighted((Nothing(),), (1.0,)) if objective.needs.rewards else None
+    stage = StageConfig(name="small", objective=objective, train=settings, rewards=rewards)
     lora = LORA if sharing == "lora" else None
     roles = build_roles(teacher.pipeline, stage, student=PLAN, weights={}, seed=0, sharing=sharing, lora=lora)
     model = roles.generator
