@@ -85,6 +85,7 @@ class Profile:
         kernels: launched; None without a GPU.
         busy: seconds in which at least one of them ran.
         top: (kernel, seconds, launches), the longest first.
+        idle: (seconds, times, kernel before, kernel after) in which none ran, the longest first.
         operations: dispatched by PyTorch, without views.
         syncs: times that the host waited for the device; None without a GPU.
     """
@@ -92,6 +93,7 @@ class Profile:
     kernels: int | None
     busy: float | None
     top: list[tuple[str, float, int]]
+    idle: list[tuple[float, int, str, str]]
     operations: int
     syncs: int | None
 
@@ -103,7 +105,7 @@ def profiled(call: Callable[[], Any], device: torch.device) -> Profile:
     count = operations.counted.total()
     if device.type != "cuda":
         top = [(name, 0.0, launches) for name, launches in operations.counted.most_common(TOP)]
-        return Profile(None, None, top, count, None)
+        return Profile(None, None, top, [], count, None)
     with profile(activities=[ProfilerActivity.CUDA]) as seen:
         call()
         synchronise(device)
@@ -114,8 +116,11 @@ def profiled(call: Callable[[], Any], device: torch.device) -> Profile:
         seconds[event.name] += event.time_range.elapsed_us() / 1e6
         launches[event.name] += 1
     top = [(name[:120], took, launches[name]) for name, took in seconds.most_common(TOP)]
-    spans = [(event.time_range.start, event.time_range.end) for event in events]
-    return Profile(len(kernels), _covered(spans) / 1e6, top, count, _syncs(call))
+    spans = [(event.time_range.start, event.time_range.end, event.name[:120]) for event in events]
+    gaps = _gaps(spans)
+    first, last = min(start for start, *_ in spans), max(end for _, end, _ in spans)
+    busy = (last - first - sum(length for length, *_ in gaps)) / 1e6
+    return Profile(len(kernels), busy, top, _longest(gaps), count, _syncs(call))
 
 
 def flops(call: Callable[[], Any]) -> int:
@@ -171,10 +176,21 @@ def _syncs(call: Callable[[], Any]) -> int:
     return sum("called a synchronizing" in str(warning.message) for warning in caught)
 
 
-def _covered(spans: list[tuple[float, float]]) -> float:
-    """The length of the union of intervals."""
-    total, reached = 0.0, float("-inf")
-    for start, end in sorted(spans):
-        total += max(0.0, end - max(start, reached))
-        reached = max(reached, end)
-    return total
+def _gaps(spans: list[tuple[float, float, str]]) -> list[tuple[float, str, str]]:
+    """What no span covers between the first and the last: its length, and the names before and after it."""
+    found, reached, before = [], float("inf"), ""
+    for start, end, name in sorted(spans):
+        if start > reached:
+            found.append((start - reached, before, name))
+        if before == "" or end > reached:
+            reached, before = end, name
+    return found
+
+
+def _longest(gaps: list[tuple[float, str, str]]) -> list[tuple[float, int, str, str]]:
+    """Gaps between the same names together: seconds, times, names; the longest first."""
+    seconds, times = Counter[tuple[str, str]](), Counter[tuple[str, str]]()
+    for length, before, after in gaps:
+        seconds[before, after] += length / 1e6
+        times[before, after] += 1
+    return [(took, times[names], *names) for names, took in seconds.most_common(TOP)]

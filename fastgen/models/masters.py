@@ -76,8 +76,10 @@ def values_of(parameters: Sequence[Tensor]) -> list[Tensor]:
     if not any(map(is_halved, parameters)):
         return [*parameters]
     split = [p for p in parameters if low_of(p) is not None]
-    joined = dict(zip(map(id, split), _values(split), strict=True)) if split else {}
-    return [joined[id(p)] if id(p) in joined else _wide(p) for p in parameters]
+    half = [p for p in parameters if is_halved(p) and low_of(p) is None]
+    whole = dict(zip(map(id, split), _values(split), strict=True)) if split else {}
+    whole |= dict(zip(map(id, half), gathered(half, torch.float32)[1], strict=True)) if half else {}
+    return [whole.get(id(p), p.detach()) for p in parameters]
 
 
 @torch.no_grad()
@@ -109,11 +111,6 @@ def rounded(values: Tensor, rng: torch.Generator) -> Tensor:
     bits = torch.randint(0, 2**16, values.shape, generator=rng, dtype=torch.int32, device=values.device)
     bits += values.view(torch.int32)
     return bits.bitwise_right_shift_(16).to(torch.int16).view(torch.bfloat16)
-
-
-def _wide(parameter: Tensor) -> Tensor:
-    value = parameter.detach()
-    return value.float() if is_halved(parameter) else value
 
 
 def _values(split: Sequence[Tensor]) -> list[Tensor]:

@@ -197,10 +197,15 @@ class Sums:
         if fresh:
             torch._foreach_zero_([self.places[i] for i in fresh])
         replay()
+        first = [i for i in fresh if weights[i].grad is None]
+        others = [i for i in fresh if weights[i].grad is not None]  # added to by other calls, or by others' graphs
+        if others:
+            torch._foreach_add_([weights[i].grad for i in others], [self.places[i] for i in others])
         for i in fresh:
-            before = weights[i].grad
-            weights[i].grad = self.places[i] if before is None else before + self.places[i]
-            self._holders[i] = weights[i] if before is None else None
+            self._holders[i] = None
+        for i in first:
+            weights[i].grad = self.places[i]
+            self._holders[i] = weights[i]
 
     def spare(self, reached: Sequence[int], replay: Callable[[], None]) -> None:
         """Leaves the gradients as they are."""

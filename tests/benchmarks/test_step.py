@@ -9,7 +9,7 @@ from benchmarks import operations
 from benchmarks.networks import SIZES
 from benchmarks.step import main
 from benchmarks.trio import Setting, config_of
-from benchmarks.watches import Operations, _covered, flops, medians
+from benchmarks.watches import Operations, _gaps, _longest, flops, medians
 from fastgen.models.targets import find_targets
 
 TINY = (
@@ -76,6 +76,12 @@ def test_an_adapted_layer_is_two_operations_more():
     assert backward < counts["backward, checkpointed"]["all"] < backward + counts["adapter"]["all"]
 
 
+def test_when_nothing_runs_is_told_by_what_ran_before_and_after():
+    spans = [(0, 2, "a"), (1, 3, "b"), (5, 9, "a"), (5.5, 5.6, "c"), (12, 13, "b"), (17, 18, "a")]
+    assert _gaps(spans) == [(2, "b", "a"), (3, "a", "b"), (4, "b", "a")]
+    assert _longest(_gaps(spans)) == [(pytest.approx(6e-6), 2, "b", "a"), (pytest.approx(3e-6), 1, "a", "b")]
+
+
 def test_what_is_counted():
     a = torch.ones(8, 8, requires_grad=True)
     with Operations() as seen:
@@ -84,6 +90,5 @@ def test_what_is_counted():
     assert not [name for name in seen.counted if "aten.t." in name or "expand" in name]
     assert flops(lambda: (a @ a).sum().backward()) == 3 * 2 * 8**3
     assert flops(lambda: torch.zeros(8, 8).addmm_(a.detach(), a.detach())) == 2 * 8**3
-    assert _covered([(0, 2), (1, 3), (5, 6), (5.5, 5.6)]) == 4
     laps = [[("a", 1.0), ("b", 2.0), ("b", 4.0)], [("a", 5.0), ("b", 1.0), ("b", 1.0)], [("a", 2.0), ("b", 9.0)]]
     assert medians(laps) == {"a": 2.0, "b": 3.0, "cycle": 7.0}

@@ -6,7 +6,7 @@ from torch import nn
 
 from fastgen.models.graphs import Graphs
 from fastgen.models.masters import halve
-from fastgen.models.recorded import Actor, Asked, Differentiated
+from fastgen.models.recorded import Actor, Asked, Differentiated, Sums
 
 CUDA = "cuda"
 
@@ -60,6 +60,32 @@ def test_other_trained_weights_are_another_kind_of_call():
         frozen.requires_grad_(False)
         kinds.append(Asked.of(Actor("net", net, tuple(net.parameters()), (), net), {"x": torch.ones(2, 8)}).kind)
     assert len(set(kinds)) == 2
+
+
+def test_calls_of_a_turn_add_to_one_gradient_and_another_turn_begins_anew():
+    weights = [nn.Parameter(torch.ones(2)) for _ in range(3)]
+    whole, part = Sums(weights), Sums(weights[:2])
+
+    def adding(sums, *values):
+        return lambda: [place.add_(value) for place, value in zip(sums.places, values, strict=True)]
+
+    for _ in range(2):  # turns
+        for weight in weights:
+            weight.grad = None
+        part.add(weights[:2], [0, 1], adding(part, 1.0, 2.0))
+        held = [weight.grad for weight in weights[:2]]
+        whole.add(weights, [1, 2], adding(whole, 0.0, 10.0, 20.0))
+        part.add(weights[:2], [0, 1], adding(part, 100.0, 200.0))
+        assert [weight.grad.tolist() for weight in weights] == [[101.0] * 2, [212.0] * 2, [20.0] * 2]
+        assert all(weight.grad is grad for weight, grad in zip(weights, held, strict=False)), "no memory besides"
+
+
+def test_another_role_s_calls_leave_a_gradient_that_is_still_to_be_read():
+    ours, theirs = [nn.Parameter(torch.ones(2))], [nn.Parameter(torch.ones(2))]
+    sums = Sums(ours)
+    sums.add(ours, [0], lambda: sums.places[0].add_(1.0))
+    sums.add(theirs, [0], lambda: sums.places[0].add_(5.0))
+    assert (ours[0].grad.tolist(), theirs[0].grad.tolist()) == ([1.0] * 2, [5.0] * 2)
 
 
 @torch.no_grad()
