@@ -198,9 +198,9 @@ class Sums:
             torch._foreach_zero_([self.places[i] for i in fresh])
         replay()
         first = [i for i in fresh if weights[i].grad is None]
-        others = [i for i in fresh if weights[i].grad is not None]  # added to by other calls, or by others' graphs
-        if others:
-            torch._foreach_add_([weights[i].grad for i in others], [self.places[i] for i in others])
+        summed = [(grad, self.places[i]) for i in fresh if (grad := weights[i].grad) is not None]  # of other graphs
+        if summed:
+            torch._foreach_add_([grad for grad, _ in summed], [place for _, place in summed])
         for i in fresh:
             self._holders[i] = None
         for i in first:
