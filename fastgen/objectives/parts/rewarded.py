@@ -56,11 +56,12 @@ def spread(x: Latent, group: int) -> Tensor:
 
 
 def reward_loss(roles: Roles, batch: Batch, x0: Latent) -> Tensor:
-    """Less for samples of higher reward, in units of its spread over the micro-batch; differentiates the rewards.
+    """A loss, itself 0, whose gradient is that of the rewards in units of their spread over the micro-batch.
 
-    ReFL (Xu et al. 2023, arXiv:2304.05977) without its margin.
+    ReFL (Xu et al. 2023, arXiv:2304.05977) without its margin; what rewards amount to is told by their figures.
     """
-    return -roles.rewards.standardised(roles.rewards(x0, batch.asked)).mean()
+    scores = roles.rewards(x0, batch.asked)
+    return -roles.rewards.standardised(scores - scores.detach().mean(dim=1, keepdim=True)).mean()
 
 
 def policy_loss(roles: Roles, batch: Batch, group: int) -> Tensor:
