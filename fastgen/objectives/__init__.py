@@ -42,6 +42,7 @@ from .trajectory.meanflow import MeanFlow
 from .trajectory.pcm import PhasedConsistency
 from .trajectory.pdd import ParallelDecoding
 from .trajectory.progressive import Progressive
+from .trajectory.rcm import RegularisedConsistency
 from .trajectory.sana_sprint import SanaSprint
 from .trajectory.scm import SimplifiedConsistency
 from .trajectory.self_shortcut import SelfShortcut
@@ -78,6 +79,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "lcm": LatentConsistency,
     "scm": SimplifiedConsistency,
     "sana_sprint": SanaSprint,
+    "rcm": RegularisedConsistency,
     # consistency up to the student's own times
     "pcm": PhasedConsistency,
     "tscd": SegmentedConsistency,

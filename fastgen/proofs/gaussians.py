@@ -27,8 +27,12 @@ COUNT, REACH, STILL = 4096, 1e-4, 1e-3
 
 
 def applies(objective: Objective) -> bool:
-    """Whether an affine generator can stand in: the objective compares samples or trains one step, no whole path."""
-    if objective.needs.anchored:
+    """Whether an affine generator can stand in: the objective compares samples or trains one step, no whole path.
+
+    Not where it is differentiated by time, or told where a step leads: there it would have to be the path itself.
+    """
+    needs = objective.needs
+    if needs.anchored or needs.fine_times or "s" in needs.scalars_of("generator"):
         return False
     return "fake_score" in roles_of(objective) or objective.needs.one_step
 

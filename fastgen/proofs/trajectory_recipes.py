@@ -4,6 +4,7 @@ from typing import Any
 
 from ..objectives.parts.curricula import Doubling, Ratio
 from ..objectives.parts.gan import GAN
+from ..objectives.parts.guidance_laws import Fixed
 from ..objectives.parts.solvers import Guidance
 from ..objectives.trajectory.alphaflow import AlphaFlow
 from ..objectives.trajectory.ayf import AlignYourFlow
@@ -16,6 +17,7 @@ from ..objectives.trajectory.meanflow import MeanFlow
 from ..objectives.trajectory.pcm import PhasedConsistency
 from ..objectives.trajectory.pdd import ParallelDecoding
 from ..objectives.trajectory.progressive import Progressive
+from ..objectives.trajectory.rcm import RegularisedConsistency
 from ..objectives.trajectory.sana_sprint import SanaSprint
 from ..objectives.trajectory.scm import SimplifiedConsistency
 from ..objectives.trajectory.self_shortcut import SelfShortcut
@@ -53,6 +55,17 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "scm_2step": Recipe(SimplifiedConsistency(warmup=WARMUP, normaliser=SHARP, times=ANY_TIME), **TWO),
     "sana_sprint": Recipe(
         SanaSprint(teacher_guidance=PLAIN, warmup=WARMUP, normaliser=SHARP, times=ANY_TIME, gan=SMALL_GAN), **ONE
+    ),
+    "rcm": Recipe(
+        RegularisedConsistency(
+            guidance=Fixed(1.0),
+            consistency=SimplifiedConsistency(warmup=WARMUP, normaliser=SHARP, times=ANY_TIME, weighting="uniform"),
+            tangent=1.0,
+            times=Uniform(0.02, 0.98),
+            fake_times=Uniform(),
+            ratio=2,
+        ),
+        cycles=300,
     ),
     "meanflow": Recipe(MeanFlow(diagonal=0.25, times=Uniform()), **ONE),
     "meanflow_2step": Recipe(MeanFlow(diagonal=0.25, times=Uniform()), **TWO),

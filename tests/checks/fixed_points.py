@@ -100,7 +100,7 @@ def check_fixed_point(process: Process, name: str) -> None:
     batch.pairs = Pair(batch.noise(), batch.noise())
     with roles.training(("generator",)):
         terms = objective.generator(roles, batch)
-        for anchor in ("regression", "diversity"):
+        for anchor in ("regression", "diversity", "tangent"):
             terms.pop(anchor, None)
         sum(terms.values()).backward()
     for parameter in roles.parameters("generator"):

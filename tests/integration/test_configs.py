@@ -58,6 +58,7 @@ TRAJECTORY = {
     "ct": "cifar10/ct_2step",
     "lcm": "sd15/lcm_4step",
     "scm": "cifar10/scm_2step",
+    "rcm": "cifar10/rcm_4step",
     "sana_sprint": "sana/sana_sprint_2step",
     "pcm": "sd15/pcm_4step_lora",
     "tscd": "sdxl/tscd_1step_lora",

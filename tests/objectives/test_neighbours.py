@@ -35,6 +35,7 @@ from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.guidance_laws import Fixed, LongShort, Shared
 from fastgen.objectives.parts.matching import Matching
 from fastgen.objectives.reward.dmdr import DMDR
+from fastgen.objectives.trajectory.rcm import RegularisedConsistency
 from fastgen.process import Flow, Process, Uniform, even_grid
 from fastgen.proofs.analytic import AffineGenerator, ExactDenoiser, ExactRatio, Mixture
 from fastgen.proofs.toy import toy_batch
@@ -134,6 +135,7 @@ SAME_BY_THE_PAPER = {
     "dmd2, phased_dmd": Same(DMD2(gan=NO_GAN), PhasedDMD(phases=1), 1, "one phase"),
     "tdm, phased_dmd": Same(TDM(), PhasedDMD(), 2, "phases of one step each"),
     "dmd2, decoupled_dmd": Same(DMD2(gan=NO_GAN), DecoupledDMD(augmentation=1.0, floor=1e-5), 2, "no augmentation"),
+    "rcm, dmd2": Same(RegularisedConsistency(guidance=PLAIN, tangent=0.0), DMD2(gan=NO_GAN), 2, "no tangents"),
     "vsd, dmd2": Same(VSD(weight="l1", guidance=PLAIN, gan=GAN()), DMD2(), 2, "DMD's weight, no guidance"),
     "diff_instruct, vsd": Same(DiffInstruct(weight="vsd"), VSD(guidance=PLAIN, rollout="one_step"), 2, "VSD's weight"),
     "tdm, dmd": Same(TDM(weight="kl", gan=GAN()), DMD(regression=0.0, weight="kl", gan=GAN()), 1, "one segment"),

@@ -53,6 +53,7 @@ CASES = {
         "{steps: [2], guidance: 4.5}",
         state=("log_variance",),
     ),
+    "rcm": Case({"generator/dm", "generator/tangent", "fake_score/denoise"}),
     "pcm": Case(RIVALS, ODE),
     "tscd": Case(CONSISTENCY, ODE, "segments: 4", ema=0.95),
     "tdd": Case(RIVALS, "{steps: [1, 2], sampler: ode}"),
