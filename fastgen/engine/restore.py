@@ -118,13 +118,16 @@ def put_together(snapshot: OptimizerSnapshot, parts: Owned) -> OptimizerSnapshot
         for name, value in states.get(number, {}).items():
             key = f"{place.tensor}.{name}"
             if name.endswith(SCALES):
-                scales = tensors.setdefault(key, value.new_zeros(blocks_of(whole.numel())))
-                blocks = place.blocks(scales, BLOCK)
+                if key not in tensors:
+                    tensors[key] = value.new_zeros(blocks_of(whole.numel()))
+                blocks = place.blocks(tensors[key], BLOCK)
                 if blocks.shape != value.shape:
                     raise UnfitError("optimizer", f"{number}.{name} is {list(value.shape)}, not {list(blocks.shape)}")
                 blocks.copy_(value)
             elif value.shape == place.whole:
-                place.part(tensors.setdefault(key, value.new_zeros(whole.shape))).copy_(place.cut(value))
+                if key not in tensors:
+                    tensors[key] = value.new_zeros(whole.shape)
+                place.part(tensors[key]).copy_(place.cut(value))
             else:
                 tensors[key] = torch.maximum(tensors.get(key, value), value)
     ordered = [records[index] for index in range(len(parts.tensors))]
