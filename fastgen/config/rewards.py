@@ -1,5 +1,6 @@
 """What generated samples are rewarded for."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import PlainValidator, ValidationInfo
@@ -13,7 +14,7 @@ _several: Any = one_or_several(REWARD_KINDS, "name", Weighted).func
 
 def _built(raw: Any, info: ValidationInfo) -> Weighted | None:
     """One mapping, or a list of them, each with its `weight`; None for no reward."""
-    found = None if raw is None else _several(raw, info)
+    found = None if raw is None else _several([raw] if isinstance(raw, Mapping) else raw, info)
     return found if found is None or isinstance(found, Weighted) else Weighted((found,), (1.0,))
 
 

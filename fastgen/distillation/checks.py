@@ -256,8 +256,9 @@ def _check_settings(stage: StageConfig, config: Config) -> None:
         )
     if needs.judged_from > (train.images - 1) // train.batch * train.batch:
         raise UserError(
-            f"stage {stage.name!r} has gan.start {needs.judged_from}, but train.images={train.images} with "
-            f"train.batch={train.batch} ends before the generator would be judged: lower it, or train for longer"
+            f"in stage {stage.name!r} a term of the generator's starts after {needs.judged_from} images, but "
+            f"train.images={train.images} with train.batch={train.batch} ends before: lower the start (gan.start of a "
+            "GAN, objective.start of a reward), or train for longer"
         )
     if needs.ratio_means and (train.micro_batch or train.batch) == 1:
         raise UserError(

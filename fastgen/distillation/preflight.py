@@ -33,9 +33,10 @@ HUB_S = 10.0  # in which the hub answers, or is asked once more
 
 
 def refusals(config: Config, *, recipes: Path, resume: bool = False) -> Iterator[str]:
-    """Every reason why the run could not start here: device, output, data, teacher, LoRAs, size, references.
+    """Every reason why the run could not start here: device, output, data, teacher, LoRAs, size, references, rewards.
 
-    Nothing is loaded, downloaded or written; whether a hub id exists is asked of the cache, then of the hub.
+    Nothing but rewards is loaded, nothing downloaded or written; whether a hub id exists is asked of the cache, then of
+    the hub.
     """
     checks: tuple[Callable[[Config], None], ...] = (
         check_device,
@@ -44,6 +45,7 @@ def refusals(config: Config, *, recipes: Path, resume: bool = False) -> Iterator
         check_init,
         _check_kernels,
         _check_evaluation,
+        _check_rewards,
     )
     recipe = recipe_of(config, recipes)
     room = partial(check_room, recipes=recipes, resume=resume)
@@ -128,6 +130,15 @@ def _check_evaluation(config: Config) -> None:
         from .monitor import check_measured
 
         check_measured(config.evaluate)
+
+
+def _check_rewards(config: Config) -> None:
+    """Loads what the stages are rewarded by and lets go of it: a later stage would do so after hours."""
+    several = [weighted for stage in config.stages for weighted in (stage.rewards, stage.judges) if weighted]
+    parts = [part for weighted in several for part in weighted.parts]
+    for number, part in enumerate(parts):
+        if part not in parts[:number]:
+            part.load(torch.device("cpu"))
 
 
 def _check_teacher(config: Config) -> None:

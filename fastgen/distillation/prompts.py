@@ -68,8 +68,9 @@ def encode(config: Config, pipeline: Pipeline, accelerator: Accelerator) -> None
     Where nodes have a disk each, those of a node then share what the other nodes did.
 
     Raises:
-        UserError: there is no room for them.
+        UserError: the data have none of what the teacher is conditioned on, or there is no room for them.
     """
+    pipeline.check_asked(prompts=config.data.prompts is not None, labels=config.data.num_classes is not None)
     shown = accelerator.is_main_process
     for size, prompts in drawn_by_size(config).items():
         _encode(config, pipeline if size is None else pipeline.sized(*size), prompts, accelerator, progress=shown)

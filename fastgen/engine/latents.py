@@ -40,7 +40,7 @@ class KeptImages:
 
     def __init__(self, folder: Path, data: object, contents: Mapping[str, str]) -> None:
         self._folder, self._views = folder, dict[tuple[int, ...], Latents]()
-        settings = [{name: getattr(part, name, None) for name in _DECISIVE} for part in parts_of(data)]
+        settings = [{name: getattr(part, name, None) for name in _DECISIVE} | _cropped(part) for part in parts_of(data)]
         self._data: dict[str, Any] = {"settings": settings, "contents": dict(contents)}
 
     def of(self, view: Pipeline) -> Latents:
@@ -138,6 +138,11 @@ def kept_images(
         )
     partly = f"{called}: {missing:,} of {drawn:,} images were not precomputed, so all are encoded while it trains"
     return None, partly if missing < drawn else None
+
+
+def _cropped(part: Any) -> dict[str, Any]:
+    """The size that images are brought to where no bucket tells it: several may give samples of one shape."""
+    return {"size": part.shapes} if part.buckets is None else {}
 
 
 def _at_hand(part: Any) -> bool:

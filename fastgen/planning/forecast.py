@@ -158,7 +158,7 @@ class Scene:
             self.pipeline,
             self.stage,
             student=Plan(grids, config.student.sampler, boundary=self.pipeline.boundary),
-            weights={},
+            weights=None,
             seed=config.seed,
             guidance=config.student.guidance,
             process=config.process,
@@ -220,7 +220,8 @@ class Scene:
         cond = pipeline.condition(rows, labels=labels, prompts=["a"] * rows).to(NOWHERE)
         sample = torch.empty((rows, *pipeline.shape), device=NOWHERE)
         pair = Pair(sample, sample) if needs.pairs else None
-        return Batch(cond, pipeline.shape, Numbers(), torch.Generator(), real=self._real(rows), pairs=pair)
+        given = {"real": self._real(rows), "pairs": pair, "asked": ("a",) * rows}
+        return Batch(cond, pipeline.shape, Numbers(), torch.Generator(), **given)
 
     def _real(self, rows: int) -> Callable[[], Tensor]:
         """Encodes images of the data's size, where there is data here; else the samples are there without work."""

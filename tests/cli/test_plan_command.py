@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import tiny
 from diffusers import ConsistencyModelPipeline, UNet2DModel
-from encoded import save
+from encoded import encoded, noise_image, save
+from small_clip import write_clip
 
 from fastgen.cli import main
 from fastgen.distillation import costs
@@ -55,6 +56,22 @@ def test_the_parts_of_memory_come_to_the_peak_and_seconds_to_the_stage(run, caps
     assert re.search(r"  2 cards: +[\d.]+ GiB each", text)
     assert "  3 cards: cannot share batches of 512" in text
     assert not (run.parent / "out").exists()
+
+
+def test_images_of_an_autoencoder_and_rewards_of_a_later_stage_are_counted(tmp_path, capsys):
+    tiny.stable_diffusion().save_pretrained(tmp_path / "teacher")
+    save(tmp_path / "images/0.png", encoded(noise_image(0, 16, 16)))
+    save(tmp_path / "images/0.txt", "fox")
+    stages = """
+  - {objective: {name: finetune}, train: {ema: 0.9}}
+  - {objective: {name: refl}, carry: {real_score: ema}, rewards: {name: clip, path: CLIP}}
+""".replace("CLIP", str(write_clip(tmp_path / "clip")))
+    data = f"{{source: folder, path: {tmp_path}/images, size: 16}}"
+    text = RUN.format(here=tmp_path).replace("{source: digits}", data).replace(", num_classes: 10, null_label: 10", "")
+    text = text.replace("objective: {name: dmd2, ratio: 2, guidance: 2}", f"stages: {stages}").replace("[1]", "[2]")
+    save(tmp_path / "run.yaml", text)
+    assert main(["plan", str(tmp_path / "run.yaml")]) == 0
+    assert capsys.readouterr().out.count("a cycle: ") == 2
 
 
 def test_only_what_cannot_be_counted_is_said_to_be_so(run, monkeypatch, capsys):

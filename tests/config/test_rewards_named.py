@@ -42,6 +42,8 @@ def run(tmp_path: Path) -> Path:
 
 def test_one_reward_needs_no_weight_and_several_have_theirs(run: Path):
     assert load(run).stages[0].rewards == Weighted((ClipReward("model"),), (1.0,))
+    weighed = load(run, ["rewards.weight=3"]).stages[0].rewards
+    assert weighed == Weighted((ClipReward("model"),), (3.0,)), "one may have a weight, as one of several has"
     several = "rewards=[{name: clip, path: a, weight: 3}, {name: 'light.py:Light', gain: 2}]"
     config = load(run, [several, "judges={name: clip, path: b}"])
     (stage,) = config.stages
@@ -76,6 +78,7 @@ def load_text(text: str, folder: Path) -> object:
         (["rewards={name: clop, path: a}"], "there is no reward 'clop'; did you mean clip"),
         (["rewards=[]"], "at least one"),
         (["rewards=[{name: clip, path: a, weight: 0}]"], "weight is 0: give a number above 0"),
+        (["rewards.weight=-1"], "weight is -1: give a number above 0"),
         (["rewards={name: clip}"], "path"),
     ],
 )

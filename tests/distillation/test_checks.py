@@ -47,10 +47,13 @@ stages:
         (["stages.1.discriminator={heads: mean, backbone: real_score}"], "set discriminator.heads=trained"),
         (["stages.1.carry={foo: generator}"], "carries 'foo', but its roles are fake_score, generator, real_score"),
         (["stages.1.carry={fake_score: generator}", "sharing=scores"], "set sharing=full"),
-        (["stages.1.objective.gan={start: 5}"], "gan.start 5, but train.images=8 with train.batch=4 ends before"),
-        (["stages.1.objective={name: pcm, gan: {weight: 0.1, start: 5, kind: hinge}}"], "gan.start 5, but"),
-        (["stages.1.objective={name: tdd, gan: {weight: 0.1, start: 5, kind: hinge}}"], "gan.start 5, but"),
-        (["stages.1.objective={name: tscd, gan: {weight: 0.1, start: 5, kind: hinge}}"], "gan.start 5, but"),
+        (
+            ["stages.1.objective.gan={start: 5}"],
+            "starts after 5 images, but train.images=8 with train.batch=4 ends",
+        ),
+        (["stages.1.objective={name: pcm, gan: {weight: 0.1, start: 5, kind: hinge}}"], "starts after 5 images, but"),
+        (["stages.1.objective={name: tdd, gan: {weight: 0.1, start: 5, kind: hinge}}"], "starts after 5 images, but"),
+        (["stages.1.objective={name: tscd, gan: {weight: 0.1, start: 5, kind: hinge}}"], "starts after 5 images, but"),
     ],
 )
 def test_a_stage_that_cannot_train_is_refused(options, words, tmp_path):

@@ -9,6 +9,7 @@ import pytest
 import tiny
 from encoded import save
 from families import FAMILIES
+from small_clip import write_clip
 
 from fastgen.cli import main
 from fastgen.config.yaml_file import load
@@ -123,6 +124,18 @@ def test_a_hub_that_does_not_answer_is_given_up(dry, monkeypatch):
     monkeypatch.setattr("fastgen.distillation.preflight.get_hf_file_metadata", silent)
     code, told = dry("teacher.path=owner/name")
     assert (code, "could not be asked (timed out)" in told) == (2, True)
+
+
+def test_what_a_later_stage_is_rewarded_by_is_asked_for_first(dry, tmp_path):
+    stages = (
+        "stages: [{objective: {name: dmd2, gan: 0}}, {objective: {name: refl}, rewards: {name: clip, path: nowhere}}]"
+    )
+    save(tmp_path / "run.yaml", RUN.format(here=tmp_path).replace("objective: {name: dmd2, gan: 0, ratio: 1}", stages))
+    code, told = dry()
+    assert (code, "the reward clip cannot load nowhere (" in told, len(told.strip().splitlines())) == (2, True, 1)
+    seen = f"stages.1.rewards.path={write_clip(tmp_path.parent / 'clip')}"
+    assert dry(seen) == (0, "")
+    assert "the reward clip cannot load judge (" in dry(seen, "stages.1.judges={name: clip, path: judge}")[1]
 
 
 def test_a_start_looks_at_what_a_dry_run_looks_at(dry, tmp_path, monkeypatch, capsys):

@@ -10,6 +10,8 @@ from isolated import HERE
 
 from fastgen.cli import main
 from fastgen.config.yaml_file import dump
+from fastgen.data.folder import ImageFolder
+from fastgen.data.prompts import Noise
 from fastgen.distillation.distil import ready
 from fastgen.distillation.precompute import precompute
 from fastgen.distillation.teacher import teacher_of
@@ -18,6 +20,7 @@ from fastgen.engine.materials import materials
 from fastgen.errors import UserError
 from fastgen.models.pipelines.codec import LatentCodec
 from fastgen.models.pipelines.encoding import Encoder
+from fastgen.objectives import VSD
 
 SIZES = ((16, 16), (24, 8), (8, 24))  # width and height
 
@@ -124,6 +127,20 @@ def test_an_image_that_cannot_be_read_and_a_missing_folder_are_refused(folder):
         precompute(config(folder), recipes=folder)
     with pytest.raises(UserError, match="cache is null"):
         precompute(config(folder, cache=None), recipes=folder)
+
+
+def test_images_of_another_size_are_others_though_their_samples_have_the_same_shape(folder):
+    settings = config(folder, flip=False)
+    nearby = [ImageFolder(folder / "images", size=size, text="caption") for size in (16, 17)]
+    first, second = (precompute(settings.model_copy(update={"data": data}), recipes=folder) for data in nearby)
+    assert first.fresh == second.fresh == 9
+
+
+def test_a_teacher_of_prompts_without_any_is_refused(folder):
+    settings = config(folder).model_copy(update={"data": Noise(), "flip": False})
+    vsd = settings.stages[0].model_copy(update={"objective": VSD()})
+    with pytest.raises(UserError, match="is conditioned on prompts and the data has none"):
+        precompute(settings.model_copy(update={"stages": (vsd,)}), recipes=folder)
 
 
 @pytest.mark.slow

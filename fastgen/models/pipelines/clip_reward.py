@@ -55,11 +55,15 @@ def _score(model: Any, tokenizer: Any, processor: Any, images: Tensor, asked: Se
 
 @torch.no_grad()
 def _read(model: Any, tokenizer: Any, asked: Sequence[str]) -> Tensor:
-    """Embeddings [B, e] of prompts, each read once, cut where the model's context ends."""
+    """Embeddings [B, e] of prompts, each read once, cut where the model's context ends.
+
+    What is padded stands behind a prompt's end, which sees nothing behind it: no mask is needed.
+    """
     different = list(dict.fromkeys(asked))
     limit = model.config.text_config.max_position_embeddings
-    tokens = tokenizer(different, padding=True, truncation=True, max_length=limit, return_tensors="pt")
-    read: Tensor = model.get_text_features(**tokens.to(model.device)).pooler_output
+    settings = {"padding": True, "padding_side": "right", "truncation": True, "max_length": limit}
+    tokens = tokenizer(different, **settings, return_tensors="pt")["input_ids"]
+    read: Tensor = model.get_text_features(tokens.to(model.device)).pooler_output
     place = {text: i for i, text in enumerate(different)}
     return torch.stack([read[place[text]] for text in asked])
 

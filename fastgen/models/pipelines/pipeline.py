@@ -259,14 +259,18 @@ class Pipeline:
             return Conditioning(rows, shared=self.encoder.shared)
         given = prompts if self.kind == "prompt" else None if labels is None else labels.tolist()
         keys: list[Any] = list(given or ())
-        if len(keys) != rows:
+        self.check_asked(prompts=len(keys) == rows, labels=len(keys) == rows)
+        if self.kind == "label":
+            self._check_classes(keys)
+        return self.encoder.rows(keys)
+
+    def check_asked(self, *, prompts: bool, labels: bool) -> None:
+        """Raises UserError where the pipeline is conditioned on what there is none of."""
+        if not {"prompt": prompts, "label": labels, "none": True}[self.kind]:
             raise UserError(
                 f"{type(self.pipe).__name__} is conditioned on {self.kind}s and the data has none for its rows: "
                 f"choose a data source with {self.kind}s"
             )
-        if self.kind == "label":
-            self._check_classes(keys)
-        return self.encoder.rows(keys)
 
     def _check_classes(self, labels: Sequence[int]) -> None:
         for label in labels:

@@ -31,7 +31,8 @@ class Wiring:
 
     def to_latents(self, x: Tensor) -> Tensor:
         """Samples [B, ...] to latents [B k, C, ...] in float32."""
-        z = x.flatten(1).float()[:, self.source] * self.scale + self.shift
+        source, scale, shift = self._beside(x)
+        z = x.flatten(1).float()[:, source] * scale + shift
         return z.reshape(-1, *self.latents[1:])
 
     def to_samples(self, z: Tensor, shape: torch.Size) -> Tensor:
@@ -45,5 +46,10 @@ class Wiring:
                 f"the images or videos have latents of {list(z.shape[1:])}, the teacher's samples of "
                 f"{list(self.latents[1:])}: bring the data to the size (and frames) that the teacher samples"
             )
-        flat = (z.float().reshape(-1, len(self.source)) - self.shift) / self.scale
-        return torch.empty_like(flat).index_copy_(1, self.source, flat).reshape(-1, *shape)
+        source, scale, shift = self._beside(z)
+        flat = (z.float().reshape(-1, len(source)) - shift) / scale
+        return torch.empty_like(flat).index_copy_(1, source, flat).reshape(-1, *shape)
+
+    def _beside(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """On the device of the values, which counting without weights has on none."""
+        return self.source.to(values.device), self.scale.to(values.device), self.shift.to(values.device)
