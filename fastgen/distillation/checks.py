@@ -1,7 +1,5 @@
 """What is refused before anything is trained: stages, data and students that do not fit each other."""
 
-from itertools import pairwise
-
 import torch
 
 from ..config.schema import Config, StageConfig, StudentConfig
@@ -14,14 +12,13 @@ from ..models.pipelines.halved import tells_apart
 from ..models.pipelines.pipeline import Pipeline
 from ..models.scalars import find_time_embedding
 from ..models.walk import Plan
-from ..objectives import denoisers_of, roles_of
+from ..objectives import roles_of
 from ..process import Flow
 from ..process.retold import retold
 from .offloading import check_memory
+from .origins import check_origins
 from .processes import check_processes
 
-SCALARS = {"s": "where its steps lead", "w": "its guidance", "heads": "an interval of time"}
-"""What a generator may be told beside its time, in words."""
 STEPS = {"ode": "deterministic", "renoise": "renoised"}
 """How a student steps by its samplers, in words."""
 
@@ -41,8 +38,8 @@ def check_stages(config: Config) -> None:
         _check_scalars(stage, config)
         _check_settings(stage, config)
         check_processes(stage, config)
-    for before, stage in pairwise(config.stages):
-        _check_goes_on(before, stage)
+    for before, stage in zip((None, *config.stages), config.stages, strict=False):
+        check_origins(before, stage, config)
     last, steps = config.stages[-1], config.student.steps
     if last.objective.needs.one_step and steps != (1,):
         raise UserError(
@@ -277,35 +274,3 @@ def _check_settings(stage: StageConfig, config: Config) -> None:
             f"stage {stage.name!r} has discriminator.heads=mean, without parameters, on a network that it does not "
             "train, so that nothing would learn to tell real from fake: set discriminator.heads=trained"
         )
-    roles = denoisers_of(stage.objective)
-    for role, origin in stage.carry.items():
-        if role not in roles:
-            raise UserError(f"stage {stage.name!r} carries {role!r}, but its roles are {', '.join(sorted(roles))}")
-        if origin != "teacher" and role == "target":
-            raise UserError(f"stage {stage.name!r} carries the target, which always starts as its generator: remove it")
-        if origin != "teacher" and config.sharing == "scores" and role != "generator":
-            raise UserError(
-                f"stage {stage.name!r} carries the {role} from a whole generator, but under sharing=scores it is a "
-                "LoRA on the teacher: set sharing=full, or start it from the teacher"
-            )
-
-
-def _check_goes_on(before: StageConfig, stage: StageConfig) -> None:
-    """Refuses a role that goes on from a generator that was told what this role is not."""
-    known = _told(before, "generator")
-    for role in denoisers_of(stage.objective):
-        origin = stage.carry.get(role, "generator" if role == "generator" else "teacher")
-        lost = [name for name in known if name not in _told(stage, role)]
-        if origin != "teacher" and lost:
-            what = " and ".join(SCALARS.get(name, name) for name in lost)
-            raise UserError(
-                f"the {role} of stage {stage.name!r} goes on from the generator of stage {before.name!r}, which is "
-                f"told {what}, and is not told it itself: start it from the teacher (carry: {{{role}: teacher}}), or "
-                "choose objectives that are told the same"
-            )
-
-
-def _told(stage: StageConfig, role: str) -> tuple[str, ...]:
-    """What a role is told beside the time."""
-    needs = stage.objective.needs
-    return (*needs.scalars_of(role), *["heads"] * (role == "generator" and needs.heads > 0))

@@ -13,6 +13,7 @@ from ..data.decode import Size
 from ..data.texts import Chained, Some
 from ..engine.distributed import meet
 from ..engine.loading import loader_of, positions_of
+from ..models.pipelines.arguments import check_given
 from ..models.pipelines.pipeline import Pipeline
 from .previews import PREVIEW_IMAGES
 
@@ -70,7 +71,8 @@ def encode(config: Config, pipeline: Pipeline, accelerator: Accelerator) -> None
     Raises:
         UserError: the data have none of what the teacher is conditioned on, or there is no room for them.
     """
-    pipeline.check_asked(prompts=config.data.prompts is not None, labels=config.data.num_classes is not None)
+    given = config.data.prompts if pipeline.kind == "prompt" else config.data.num_classes
+    check_given(pipeline.pipe, pipeline.kind, given=given is not None)
     shown = accelerator.is_main_process
     for size, prompts in drawn_by_size(config).items():
         _encode(config, pipeline if size is None else pipeline.sized(*size), prompts, accelerator, progress=shown)

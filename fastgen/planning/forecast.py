@@ -220,8 +220,8 @@ class Scene:
         cond = pipeline.condition(rows, labels=labels, prompts=["a"] * rows).to(NOWHERE)
         sample = torch.empty((rows, *pipeline.shape), device=NOWHERE)
         pair = Pair(sample, sample) if needs.pairs else None
-        given = {"real": self._real(rows), "pairs": pair, "asked": ("a",) * rows}
-        return Batch(cond, pipeline.shape, Numbers(), torch.Generator(), **given)
+        real, asked = self._real(rows), ("a",) * rows
+        return Batch(cond, pipeline.shape, Numbers(), torch.Generator(), real=real, pairs=pair, asked=asked)
 
     def _real(self, rows: int) -> Callable[[], Tensor]:
         """Encodes images of the data's size, where there is data here; else the samples are there without work."""

@@ -204,3 +204,12 @@ def _label_count(pipe: StockPipeline) -> int:
 def _denoiser_config(pipe: StockPipeline) -> dict[str, Any]:
     network = pipe.components.get("transformer") or pipe.components.get("unet")
     return dict(network.config) if network is not None else {}
+
+
+def check_given(pipe: StockPipeline, kind: str, *, given: bool) -> None:
+    """Raises UserError where a pipeline is conditioned on prompts or labels, its `kind`, and the data give none."""
+    if kind != "none" and not given:
+        raise UserError(
+            f"{type(pipe).__name__} is conditioned on {kind}s and the data has none for its rows: choose a data source "
+            f"with {kind}s"
+        )

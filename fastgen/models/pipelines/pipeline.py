@@ -20,6 +20,7 @@ from ..experts import Experts
 from ..head_bank import Intervals
 from .arguments import (
     FRAMES,
+    check_given,
     classifier_free,
     conditioning_kind,
     null_label_above,
@@ -259,18 +260,10 @@ class Pipeline:
             return Conditioning(rows, shared=self.encoder.shared)
         given = prompts if self.kind == "prompt" else None if labels is None else labels.tolist()
         keys: list[Any] = list(given or ())
-        self.check_asked(prompts=len(keys) == rows, labels=len(keys) == rows)
+        check_given(self.pipe, self.kind, given=len(keys) == rows)
         if self.kind == "label":
             self._check_classes(keys)
         return self.encoder.rows(keys)
-
-    def check_asked(self, *, prompts: bool, labels: bool) -> None:
-        """Raises UserError where the pipeline is conditioned on what there is none of."""
-        if not {"prompt": prompts, "label": labels, "none": True}[self.kind]:
-            raise UserError(
-                f"{type(self.pipe).__name__} is conditioned on {self.kind}s and the data has none for its rows: "
-                f"choose a data source with {self.kind}s"
-            )
 
     def _check_classes(self, labels: Sequence[int]) -> None:
         for label in labels:
