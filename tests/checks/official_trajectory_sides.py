@@ -27,7 +27,7 @@ from fastgen.objectives.parts.curricula import Ramp, Ratio
 from fastgen.objectives.parts.flow_map import Interval, cells, origin
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.solvers import Guidance
-from fastgen.objectives.trajectory import lcm, progressive, tdd
+from fastgen.objectives.trajectory import lcm, meanflow, progressive, tdd
 from fastgen.objectives.trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
 from fastgen.objectives.trajectory.lcm import LatentConsistency
 from fastgen.objectives.trajectory.meanflow import MeanFlow
@@ -187,7 +187,7 @@ def meanflow_slope(file: File, case: str) -> Tensor:
     objective = MeanFlow(velocity="data", power=there["power"], c=there["c"])
     roles = toys(objective, FLOW, row=ROWS["flow"])
     ours = partial(slope, objective, roles, waves(NOISE), "mean_velocity")
-    return with_given(MeanFlow, "_times", (real(file["t"]), real(file["s"])), ours)
+    return with_given(meanflow, "with_diagonal", (real(file["t"]), real(file["s"])), ours)
 
 
 # Several steps in one
