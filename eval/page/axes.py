@@ -10,6 +10,8 @@ At = tuple[float, float]
 """A position: right, down."""
 
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 466, 12, 292
+_LARGEST, _SMALLEST = 1e300, 1e-300
+"""What lies beyond is drawn here: sums and powers of such numbers are no numbers."""
 
 
 @dataclass(frozen=True)
@@ -25,16 +27,19 @@ class Scale:
     @classmethod
     def over(cls, values: Iterable[float], direction: Direction, *, log: bool, margin: float = 0.08) -> "Scale":
         """A scale with a margin, a share of it, around all values; a logarithmic one if `log` and all are positive."""
-        values = list(values)
-        log = log and min(values) > 0
-        low, high = ((math.log10(end) if log else end) for end in (min(values), max(values)))
+        ends = [max(-_LARGEST, min(_LARGEST, value)) for value in values]
+        log = log and min(ends) > 0
+        low, high = ((math.log10(max(_SMALLEST, end)) if log else end) for end in (min(ends), max(ends)))
         around = margin * (high - low) if high > low else (0.3 if log else 0.1 * abs(low) or 1.0)
         low, high = low - around, high + around
+        if log:
+            low, high = max(low, -307.0), min(high, 307.0)
         start, end = (_LEFT, _RIGHT) if direction == "x" else (_BOTTOM, _TOP)
         return cls(10**low if log else low, 10**high if log else high, log, start, end)
 
     def __call__(self, value: float) -> float:
-        low, high, value = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
+        inside = max(self.low, min(self.high, value))
+        low, high, value = (math.log10(v) if self.log else v for v in (self.low, self.high, inside))
         return self.start + (self.end - self.start) * (value - low) / (high - low)
 
     def ticks(self) -> list[float]:

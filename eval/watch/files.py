@@ -5,7 +5,7 @@ to be more than text and numbers.
 """
 
 import json
-import math
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import BytesIO
@@ -168,20 +168,24 @@ def _entries(path: Path) -> Iterator[Entry]:
     for line in text.splitlines():
         try:
             record = json.loads(line)
-            stage, cycle = int(record["stage"]), int(record["cycle"])
-        except (ValueError, KeyError, TypeError):  # torn, or none of ours
+            figures = _numbers(record)
+        except (ValueError, AttributeError, RecursionError):  # torn, or none of ours
             continue
-        figures = _numbers({name: value for name, value in record.items() if name not in ("stage", "cycle")})
+        stage, cycle = (figures.pop(name, -1.0) for name in ("stage", "cycle"))
+        if stage < 0 or cycle < 0:
+            continue
         said = record.get("note") or record.get("incident") or ""
-        yield Entry(stage, cycle, figures.pop("images", None), figures, str(said))
+        yield Entry(int(stage), int(cycle), figures.pop("images", None), figures, str(said))
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    return {
-        str(name): float(value)
-        for name, value in values.items()
-        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    }
+    """Those of the values that are numbers a plot can have."""
+    numbers = {str(name): value for name, value in values.items() if isinstance(value, int | float)}
+    return {name: float(value) for name, value in numbers.items() if _plotted(value)}
+
+
+def _plotted(value: float) -> bool:
+    return not isinstance(value, bool) and -sys.float_info.max <= value <= sys.float_info.max
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -65,6 +65,14 @@ def test_plots_place_more_to_the_right_and_higher():
     assert not Scale.over([0, 1], "x", log=True).log
 
 
+@pytest.mark.parametrize("log", [False, True])
+@pytest.mark.parametrize("values", [[1.0, 2.6e285], [1e308, -1e308], [5e-324, 1e308], [1e308], [5e-324], [0.0]])
+def test_numbers_of_any_size_have_a_place_in_a_plot(values: list[float], log: bool):
+    scale = Scale.over(values, "x", log=log)
+    assert all(58 <= scale(value) <= 466 for value in values)
+    assert len(scale.ticks()) >= 2
+
+
 def browse(page: Path, fragment: str) -> subprocess.CompletedProcess[str]:
     """Opens the page without a window and prints it after its script has run."""
     if CHROMIUM is None:

@@ -93,6 +93,15 @@ def test_a_long_log_is_thinned_to_means_and_keeps_its_last_value():
     assert plot.curves[0].last == "1"
 
 
+@pytest.mark.parametrize("stage", ["-3", "1e999", "null", "true", "9" * 400])
+def test_a_line_of_no_stage_is_left_out(folder, stage):
+    before = RunFiles.read(folder).log
+    with (folder / "log.jsonl").open("a") as log:
+        log.write(f'{{"stage": {stage}, "cycle": 1, "images": 4}}\n{{"stage": 0, "cycle": {stage}}}\n[1]\n')
+    assert RunFiles.read(folder).log == before
+    assert shown(folder)
+
+
 def test_what_is_torn_damaged_or_not_finite_is_left_out(folder):
     with (folder / "log.jsonl").open("a") as log:
         log.write('{"stage": 1, "cycle": 21, "images": 840, "generator/dm": NaN}\n["a"]\n{"stage": 1, "cyc')
