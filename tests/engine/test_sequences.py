@@ -31,10 +31,10 @@ def test_gradients_and_figures_are_those_of_one_process(two, name):
         assert set(rank["tokens"]) == {2 * 2 * 4 // 2}, "each has a half of them"
         for role, gradients in expected.items():
             assert gradients[0].any()
-            torch.testing.assert_close(rank["gradients"][role], gradients, atol=5e-6, rtol=1e-4)  # 1.7e-6 was seen
+            torch.testing.assert_close(rank["gradients"][role], gradients, atol=1e-6, rtol=1e-4)
         assert rank["figures"] == pytest.approx(figures, abs=1e-6, rel=1e-4)
         assert rank["again"] == pytest.approx(again, abs=1e-6, rel=1e-4), "drawing must change nothing"
-        torch.testing.assert_close(rank["entered"], entered, atol=1e-6, rtol=1e-4)
+        torch.testing.assert_close(rank["entered"], entered, atol=5e-6, rtol=1e-4)  # of values about 1; 1.9e-6 was seen
     assert two[name][0]["shown"].isfinite().all()
 
 
