@@ -59,6 +59,15 @@ def test_a_cycle_moves_exactly_the_roles_it_trains(pipeline):
     assert (stage.position.cycle, stage.position.images, stage.position.drawn) == (1, 4, 4 * 4)
 
 
+def test_a_stage_is_over_by_its_images_or_its_minutes_whichever_come_first(pipeline):
+    stage = small_run.stage(pipeline, small_run.KD, images=400, minutes=2.0)
+    position = stage.position
+    for position.images, position.seconds, share in [(0, 0.0, 0.0), (100, 12.0, 0.25), (100, 90.0, 0.75)]:
+        assert (stage.share, stage.done) == (share, False)
+    for position.images, position.seconds in [(100, 120.0), (400, 12.0), (500, 300.0)]:
+        assert (stage.share, stage.done) == (1.0, True)
+
+
 def test_the_average_follows_generator_updates_only(pipeline):
     stage = small_run.stage(pipeline, THREE_FAKE_TURNS, ema=0.25)
     expected = small_run.parameters(stage, "generator").clone()

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.watches import Operations
 from fastgen.models.masters import assign, halve, in_buckets, rounded, values_of
 
 TIE = torch.tensor([0x3F808000, 0x3F818000, 0x3F807FFF], dtype=torch.int32).view(torch.float32)
@@ -17,6 +18,17 @@ def network() -> nn.Module:
     net[2].weight = nn.Parameter(torch.randn(3, 5) * torch.logspace(-30, 30, 15).view(3, 5))
     net._keep_in_fp32_modules = ["1"]
     return net
+
+
+@pytest.mark.parametrize("masters", ["split", "bf16"])
+def test_the_numbers_that_are_trained_are_told_in_few_launches(masters):
+    net = halve(nn.Sequential(*(nn.Linear(8, 8) for _ in range(40))), masters, torch.float32)
+    parameters = [*net.parameters()]
+    with Operations() as seen:
+        values = values_of(parameters)
+    assert seen.counted.total() < 12
+    assert all(value.dtype == torch.float32 for value in values)
+    assert all(torch.equal(value.bfloat16(), p) for value, p in zip(values, parameters, strict=True))
 
 
 def test_a_split_network_computes_in_bf16_and_its_state_is_in_float32():
