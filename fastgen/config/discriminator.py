@@ -11,10 +11,10 @@ class DiscriminatorConfig(Strict):
     By default they read at the bottleneck, or at the middle of the longest stack of blocks.
 
     backbone: auto is the fake score, or the real one where there is no other.
-    layers: names of the layers that are read; where not given, those said above.
+    layers: names of the layers that are read, or blocks for every block as in LADD; where not given, those said above.
     heads: trained on the features, or their mean over channels, which has no parameters.
     """
 
     backbone: Literal["auto", "fake_score", "real_score"] = "auto"
-    layers: tuple[str, ...] | None = None
+    layers: tuple[str, ...] | Literal["blocks"] | None = None
     heads: Literal["trained", "mean"] = "trained"

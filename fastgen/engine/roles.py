@@ -16,7 +16,7 @@ from ..models.baking import check_bakeable, check_fusible
 from ..models.casting import cast, dtype_of
 from ..models.contract import Denoiser
 from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser
-from ..models.discriminator import Discriminator, default_layers
+from ..models.discriminator import Discriminator, block_layers, default_layers
 from ..models.graphs import Graphs
 from ..models.head_bank import Intervals
 from ..models.masters import halve
@@ -226,7 +226,8 @@ def _discriminator(pipeline: Pipeline, denoisers: Mapping[str, Denoiser], spec: 
     cond = pipeline.condition(2, labels=torch.tensor([0, 1]), prompts=["a", "a longer one"]).to(device)
     t = torch.full((2,), 0.5, dtype=torch.float64, device=device)
     backbone = denoisers[reader]
-    layers = spec.layers or default_layers(pipeline.network, backbone, (x, t, cond))
+    found = (pipeline.network, backbone, (x, t, cond))
+    layers = block_layers(*found) if spec.layers == "blocks" else spec.layers or default_layers(*found)
     known = [name for name, _ in pipeline.network.named_modules() if name]
     unknown = [layer for layer in layers if layer not in known]
     if unknown:

@@ -145,6 +145,24 @@ def default_layers(net: nn.Module, backbone: Denoiser, example: Example) -> tupl
     raise UserError(f"{type(net).__name__} has no bottleneck and no stack of blocks: name discriminator.layers")
 
 
+def block_layers(net: nn.Module, backbone: Denoiser, example: Example) -> tuple[str, ...]:
+    """Every block that the image passes through as a whole: those of all stacks, and a U-Net's bottleneck.
+
+    Args:
+        net, backbone, example: as of `default_layers`.
+
+    Raises:
+        UserError: the network has none.
+    """
+    blocks = [f"{name}.{i}" for name, stack in _stacks(net).items() for i in range(len(stack))]
+    blocks += ["mid_block"] * hasattr(net, "mid_block")
+    parts = image_parts(backbone, blocks, example)
+    found = tuple(layer for layer, part in zip(blocks, parts, strict=True) if part is not None)
+    if not found:
+        raise UserError(f"{type(net).__name__} has no block that the image passes through: name discriminator.layers")
+    return found
+
+
 def _stacks(net: nn.Module) -> dict[str, nn.ModuleList]:
     """The lists of modules that are no part of a member of another list."""
     lists = {name: module for name, module in net.named_modules() if isinstance(module, nn.ModuleList) and len(module)}

@@ -5,6 +5,7 @@ from typing import Any
 from ..models.roles import Roles
 from ..plugins import Kinds
 from ..process import Latent
+from .adversarial.ladd import LADD
 from .distribution.decoupled_dmd import DecoupledDMD
 from .distribution.diff_instruct import DiffInstruct
 from .distribution.dmd import DMD
@@ -73,6 +74,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "sid_few_step": FewStepSiD,
     "sim": SIM,
     "uni_instruct": UniInstruct,
+    # an adversary without a fake score
+    "ladd": LADD,
     # consistency: one step from anywhere on a trajectory
     "cd": ConsistencyDistillation,
     "ct": ConsistencyTraining,

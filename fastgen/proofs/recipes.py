@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from ..objectives.adversarial.ladd import LADD
 from ..objectives.distribution.decoupled_dmd import DecoupledDMD
 from ..objectives.distribution.diff_instruct import DiffInstruct
 from ..objectives.distribution.dmd import DMD
@@ -33,6 +34,8 @@ MIDDLE, WIDE, LOW = LogNormal(0.5, 1.0), LogNormal(0.0, 1.4), LogNormal(-0.4, 1.
 """Levels where the modes are told apart: on EDM's own times most are so noisy that only the mean is seen, and the two
 networks chase each other's."""
 
+ADVERSARY = GAN(weight=1.0, learned=1.0, kind="hinge", times=LogNormal(0.0, 1.0))
+
 RECIPES: dict[str, Recipe] = {
     "kd": Recipe(KnowledgeDistillation(), cycles=500),
     "vsd": Recipe(VSD(guidance=Fixed(1.0), ratio=2)),
@@ -63,5 +66,6 @@ RECIPES: dict[str, Recipe] = {
     ),
     "sim": Recipe(SIM(ratio=2)),
     "uni_instruct": Recipe(UniInstruct(ratio=2)),
+    "ladd": Recipe(LADD(gan=ADVERSARY, real="images"), cycles=600, rate=1e-3),
 }
 """A fake score that is not told the step sees the mixture of all landings, and only that mixture is matched."""

@@ -54,6 +54,7 @@ MATCHING = {
     "uni_instruct": "cifar10/uni_instruct_1step",
 }
 TRAJECTORY = {
+    "ladd": "emoji/ladd_4step_lora",
     "cd": "cifar10/cd_1step",
     "ct": "cifar10/ct_2step",
     "lcm": "sd15/lcm_4step",

@@ -7,7 +7,7 @@ from towers import NOTHING, T, Tower, network
 
 from fastgen.errors import UserError
 from fastgen.models.denoiser import NetworkDenoiser
-from fastgen.models.discriminator import Discriminator, default_layers
+from fastgen.models.discriminator import Discriminator, block_layers, default_layers
 
 
 class Shapes(nn.Module):
@@ -75,3 +75,10 @@ def test_default_layers_are_the_bottleneck_or_the_middle():
     assert default_layers(tower, network(tower), example) == ("mid_block",)
     with pytest.raises(UserError, match=r"name discriminator\.layers"):
         default_layers(Shapes(), network(Shapes()), (torch.randn(3, 3, 4, 4), T, NOTHING))
+
+
+def test_every_block_is_read_that_the_image_passes_through():
+    tower, example = Tower(order=(0, 2, 3)), (torch.randn(3, 4), T, NOTHING)
+    assert block_layers(tower, network(tower), example) == ("layers.0", "layers.2", "layers.3")
+    with pytest.raises(UserError, match=r"name discriminator\.layers"):
+        block_layers(Shapes(), network(Shapes()), (torch.randn(3, 3, 4, 4), T, NOTHING))

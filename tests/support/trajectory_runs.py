@@ -30,6 +30,7 @@ class Case:
 
 ODE = "{steps: [2], sampler: ode}"
 CONSISTENCY, SHORTCUT = {"generator/consistency"}, {"generator/shortcut"}
+ADVERSARIES = {"generator/gan", "discriminator/gan"}
 RIVALS = {"generator/consistency", "generator/gan", "discriminator/gan"}
 REWARDED = "rewards: {name: 'light.py:Light'}\njudges: [{name: 'light.py:Light'}]"
 REWARD = '''
@@ -44,6 +45,7 @@ class Light:
         return lambda images, asked: images.mean((1, 2, 3))
 '''
 CASES = {
+    "ladd": Case(ADVERSARIES, more="discriminator: {layers: blocks}"),
     "cd": Case(CONSISTENCY, ema=0.95),
     "ct": Case(CONSISTENCY, "{steps: [1]}"),
     "lcm": Case(CONSISTENCY, "{steps: [1, 2], guidance: 8.5}", ema=0.95),

@@ -13,7 +13,7 @@ from ...process import Latent, Time
 from .base import ONE_TURN, Batch, Cycle, Terms
 from .distances import DISTANCES, DistanceName
 from .flow_map import Interval, Jumps, cells, drawn_cell, follow, jumps, noised, segment_end
-from .gan import GAN, LOSSES, AnyGAN, acts, check_apart, starts
+from .gan import GAN, LOSSES, AnyGAN, acts, check_apart, needs_gan
 from .needs import Needs
 from .ops import Noised, renoised
 from .solvers import SOLVERS, AnyScale, Guidance, SolverName
@@ -98,7 +98,7 @@ class AdversarialConsistency(ABC):
     def needs(self) -> Needs:
         """Those of the settings, and the paper's own."""
         own = Needs(images=True, real_score=True) | self.teacher_guidance.needs(target=self.ema > 0)
-        return own | starts(self.gan) | self.also
+        return own | needs_gan(self.gan) | self.also
 
     @final
     def generator(self, roles: Roles, batch: Batch) -> Terms:

@@ -97,9 +97,9 @@ def acts(gan: GAN, batch: Batch) -> bool:
     return gan.weight > 0 and batch.images >= gan.start
 
 
-def starts(gan: GAN) -> Needs:
-    """Of a term that begins later than the stage."""
-    return Needs(judged_from=gan.start if gan.weight else 0)
+def needs_gan(gan: GAN) -> Needs:
+    """What the term asks for beside real samples."""
+    return Needs(judged_from=gan.start, second_derivative=gan.r1 > 0) if gan.weight else Needs()
 
 
 def generator_terms(

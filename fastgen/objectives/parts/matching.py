@@ -12,7 +12,7 @@ from ...models.roles import Roles
 from ...process import Latent, Prediction, Time, TimeLaw
 from ...seeds import uniform
 from .base import Batch, Cycle, Landing, Terms
-from .gan import GAN, discriminator_losses, starts
+from .gan import GAN, discriminator_losses, needs_gan
 from .guidance_laws import GuidanceLaw
 from .needs import Needs
 from .ops import Noised, RowName, denoising_loss, renoised
@@ -187,7 +187,6 @@ def reads(*, guidance: GuidanceLaw, rollout: RolloutName | Rollout, gan: GAN) ->
         images=gan.weight > 0 or rollout == "noised_data",
         null=guidance.null,
         one_step=rollout == "one_step",
-        second_derivative=gan.weight > 0 and gan.r1 > 0,
         sampler="ode" if rollout in ("trajectory", "phased") else None,
     )
-    return own | starts(gan)
+    return own | needs_gan(gan)

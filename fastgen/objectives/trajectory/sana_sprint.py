@@ -15,7 +15,7 @@ from ...process import AnyTimeLaw, LogNormal
 from ...seeds import uniform
 from ..parts.base import Batch, Cycle, Landing, Terms
 from ..parts.derivative import check_step, needs_fine_times
-from ..parts.gan import GAN, AnyGAN, check_apart, discriminator_losses, generator_terms, starts
+from ..parts.gan import GAN, AnyGAN, check_apart, discriminator_losses, generator_terms, needs_gan
 from ..parts.needs import Needs
 from ..parts.solvers import AnyScale, Guidance
 from ..parts.velocity import Velocity, check_velocity, needs_velocity
@@ -60,7 +60,7 @@ class SanaSprint:
 
     @property
     def needs(self) -> Needs:
-        own = Needs(log_variance=True) | starts(self.gan)
+        own = Needs(log_variance=True) | needs_gan(self.gan)
         return needs_velocity(self) | needs_fine_times(self.derivative_step) | own
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:

@@ -1,0 +1,1 @@
+"""Objectives whose generator learns from a discriminator, without a fake score."""
