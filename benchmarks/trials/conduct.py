@@ -19,7 +19,7 @@ from fastgen.errors import UserError
 from fastgen.files import atomic_text
 
 from ..record import ROOT
-from .protocols import Protocol
+from .protocols import PROTOCOLS, Protocol
 from .record import Record, course_of, rounded, rows_of
 from .table import Trial
 
@@ -35,7 +35,7 @@ class Terms:
     Attributes:
         out: folder of everything.
         assets: teachers, data and extractors.
-        protocol: how they are measured.
+        protocol: how those are measured that name no other.
         minutes: of training.
         deadline: by the monotonic clock; what runs then is ended, and found again as it is by a later call.
         cards: GPUs, over which trials are spread; 0 leaves the choice to the commands.
@@ -66,6 +66,10 @@ class Terms:
         """Folder of what all of them read."""
         return self.out / "shared"
 
+    def of(self, trial: Trial) -> Protocol:
+        """How this one is measured."""
+        return PROTOCOLS[trial.protocol] if trial.protocol else self.protocol
+
     def record(self, name: str) -> Path:
         """The file that a trial leaves."""
         return self.out / "records" / f"{name}.json"
@@ -81,7 +85,8 @@ class FailedError(Exception):
 
 def conduct(trials: dict[str, Trial], terms: Terms) -> dict[str, str]:
     """Carries them out, several at once; how each stands afterwards."""
-    terms.protocol.prepare(terms.assets, terms.shared)
+    for protocol in {trial.protocol: terms.of(trial) for trial in trials.values()}.values():
+        protocol.prepare(terms.assets, terms.shared)
     free: Queue[int | None] = Queue()
     for card in terms.places:
         free.put(card)
@@ -155,8 +160,9 @@ def _trained(folder: Path, trial: Trial, terms: Terms, card: int | None, source:
     if time.monotonic() + 60 * (trial.minutes or terms.minutes) > terms.deadline:
         raise OutOfTimeError
     run = folder / "run"
-    places = terms.protocol.places(terms.assets, terms.shared, source)
-    overrides = [f"out={run}", f"seed={trial.seed}", *places, *terms.protocol.watched(terms.assets, terms.shared)]
+    protocol = terms.of(trial)
+    places = protocol.places(terms.assets, terms.shared, source)
+    overrides = [f"out={run}", f"seed={trial.seed}", *places, *protocol.watched(terms.assets, terms.shared)]
     there = [setting.replace(ASSETS, str(terms.assets)) for setting in asked]
     command = ["train.py", "--config", str(named(trial.config).path), *overrides, *there]
     resumed = ["--resume"] if (run / "checkpoints").is_dir() else []
@@ -168,12 +174,12 @@ def _trained(folder: Path, trial: Trial, terms: Terms, card: int | None, source:
 def _measured(folder: Path, trial: Trial, terms: Terms, card: int | None) -> dict[str, Path]:
     """The reports by name."""
     found = {}
-    for name, options in terms.protocol.reports.items():
+    for name, options in terms.of(trial).reports(terms.assets, terms.shared).items():
         report = found[name] = folder / f"report-{name}".rstrip("-")
         if not (report / "report.html").is_file():  # which is written last
             steps = ["--steps", ",".join(map(str, trial.steps))] if trial.steps else []
             command = ["-m", "eval", "--student", str(folder / "run/student"), *steps]
-            command += [*options(terms.assets, terms.shared), "--out", str(report), "--overwrite", *terms.measured]
+            command += [*options, "--out", str(report), "--overwrite", *terms.measured]
             _carried_out(command, folder / report.name, terms, card)
     return found
 

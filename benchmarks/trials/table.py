@@ -24,7 +24,7 @@ class Trial(BaseModel):
     set: overrides.
     steps: that the student is measured at; those that it is made for where not given.
     seed: of the run.
-    minutes: of training, in place of the table's.
+    minutes, protocol: in place of the table's.
     note: what a reader of its figures should know.
     """
 
@@ -35,6 +35,7 @@ class Trial(BaseModel):
     steps: tuple[int, ...] = ()
     seed: int = 0
     minutes: Annotated[float, Field(gt=0)] | None = None
+    protocol: str | None = None
     note: str = ""
 
     def loaded(self, *more: str) -> Config:
@@ -90,8 +91,9 @@ class Table(BaseModel):
             found = cls.model_validate(yaml.safe_load(file.read_text(encoding="utf-8")))
         except (yaml.YAMLError, ValidationError) as error:
             raise UserError(f"{file} is no table of trials: {error}") from error
-        if found.protocol not in PROTOCOLS:
-            raise UserError(f"{file} has the protocol {found.protocol}: use {', '.join(PROTOCOLS)}")
+        for protocol in (found.protocol, *(trial.protocol for trial in found.trials.values() if trial.protocol)):
+            if protocol not in PROTOCOLS:
+                raise UserError(f"{file} has the protocol {protocol}: use {', '.join(PROTOCOLS)}")
         return found
 
     def only(self, patterns: list[str]) -> dict[str, Trial]:

@@ -1,5 +1,6 @@
 """Tables of trials: their budgets, what is done again and what is not, and the record that a trial leaves."""
 
+import dataclasses
 import json
 import math
 from decimal import Decimal
@@ -10,7 +11,7 @@ from made_up_report import report
 
 from benchmarks.trials import conduct as conducting
 from benchmarks.trials.conduct import FailedError, OutOfTimeError, Terms, conduct
-from benchmarks.trials.protocols import Protocol, unseen
+from benchmarks.trials.protocols import PROTOCOLS, Protocol, halves, unseen
 from benchmarks.trials.record import Record
 from benchmarks.trials.table import Table, Trial, tables
 from fastgen.config.shipped import shipped
@@ -59,6 +60,40 @@ def test_unseen_captions_are_of_names_and_styles_that_do_not_meet():
     assert sorted(unseen(rows)) == ["elk, a", "owl, b"]
 
 
+def test_halves_share_no_name():
+    rows = [{"name": f"thing {i}", "caption": f"thing {i}, {style}"} for i in range(200) for style in "abc"]
+    trained, other = halves(rows).values()
+    assert sorted(trained + other) == sorted(row["caption"] for row in rows)
+    assert not {line.partition(",")[0] for line in trained} & {line.partition(",")[0] for line in other}
+    assert 240 < len(trained) < 360
+    assert halves(rows[::-1])["trained"] == trained[::-1]
+
+
+def half(folder: Path) -> Protocol:
+    """The protocol of halves, with files of prompts."""
+    for name, lines in {"seen": 8, "trained": 3, "other": 5, "unseen": 1, "variety": 2}.items():
+        (folder / f"{name}.txt").write_text("a prompt\n" * lines)
+    return PROTOCOLS["emoji_half"]
+
+
+def test_a_rewarded_student_is_trained_on_half_and_judged_on_both(tmp_path):
+    protocol = half(tmp_path)
+    assert f"data.path={tmp_path}/trained.txt" in protocol.places(tmp_path, tmp_path, "prompts")
+    with pytest.raises(UserError, match="not on parquet"):
+        protocol.places(tmp_path, tmp_path, "parquet")
+    usual = ["seen", "unseen", "variety", "trained", "other"]
+    assert list(protocol.reports(tmp_path, tmp_path)) == usual
+    (tmp_path / "judge").mkdir()
+    reports = protocol.reports(tmp_path / "assets", tmp_path)
+    assert list(reports) == [*usual, "judge_trained", "judge_other"]
+    said = {name: " ".join(options) for name, options in reports.items()}
+    assert f"--clip {tmp_path}/judge " in said["judge_trained"]
+    assert f"--clip {tmp_path}/assets/extractors/emoji_clip " in said["trained"]
+    assert "--num-images 3 " in said["judge_trained"]
+    assert f"--prompts {tmp_path}/other.txt " in said["judge_other"]
+    assert "--num-images 8 " in said["variety"]
+
+
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory) -> str:
     """What an evaluation writes."""
@@ -97,7 +132,7 @@ def terms(folder: Path, *, cards: int = 0, deadline: float = math.inf) -> Terms:
         prepare=lambda assets, shared: shared.mkdir(parents=True, exist_ok=True),
         places=lambda assets, shared, source: [f"data.source={source}"],
         watched=lambda assets, shared: [],
-        reports={"seen": lambda assets, shared: ["--seen"], "unseen": lambda assets, shared: ["--unseen"]},
+        reports=lambda assets, shared: {"seen": ["--seen"], "unseen": ["--unseen"]},
     )
     return Terms(folder, folder, protocol, 3.5, deadline, cards, 1, "abc", (), ("--num-images", "64"))
 
@@ -122,6 +157,21 @@ def test_a_trial_leaves_a_record_and_is_not_done_again(tmp_path, commands):
     assert found.rows[0].figures["dB 4-8"] == 12
     assert conduct(trials, terms(tmp_path)) == {"mine": "done before"}
     assert len(commands) == 3
+
+
+def test_a_trial_may_have_a_protocol_of_its_own(tmp_path, commands, monkeypatch):
+    mine = dataclasses.replace(
+        terms(tmp_path).protocol, places=lambda *_: ["data.path=half"], reports=lambda *_: {"": ["--halves"]}
+    )
+    monkeypatch.setitem(PROTOCOLS, "mine", mine)
+    trials = {"a": Trial(config="cifar10/compare/dmd2", protocol="mine"), "b": Trial(config="cifar10/compare/dmd2")}
+    conduct(trials, terms(tmp_path))
+    assert ["data.path=half" in command for command in commands if "train.py" in command] == [True, False]
+    assert ["--halves" in command for command in commands if "eval" in command] == [True, False, False]
+    table = tmp_path / "odd.yaml"
+    table.write_text("{protocol: emoji, minutes: 1, trials: {a: {config: emoji/tdm_4step, protocol: nothing}}}")
+    with pytest.raises(UserError, match="the protocol nothing"):
+        Table.read(str(table))
 
 
 def test_what_was_cut_off_goes_on_and_what_failed_is_tried_again(tmp_path, commands):
