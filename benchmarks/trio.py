@@ -17,6 +17,7 @@ from fastgen.engine.memory import settle_recompute
 from fastgen.engine.roles import build_roles
 from fastgen.engine.sequences import part_sequences
 from fastgen.engine.stage import Stage
+from fastgen.models.calls import search_convolutions
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import CallForm
 from fastgen.models.offload import swap_blocks
@@ -174,6 +175,7 @@ def teacher_on(size: Size, setting: Setting, device: torch.device) -> Teacher:
 def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accelerator) -> Stage:
     """The stage of a run with these settings, of the given kind."""
     config, teacher, base = config_of(setting), teacher_on(size, setting, accelerator.device), setting.shared_in
+    search_convolutions(torch.Size(teacher.shape))
     if base in QUANTISED:
         teacher.net = quantise(teacher.net, base, accelerator.device)
     if setting.memory == "low":

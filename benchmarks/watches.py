@@ -16,7 +16,7 @@ from torch.profiler import ProfilerActivity, profile
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
-GIB, TOP = 2.0**30, 12
+GIB, TOP = 2.0**30, 40
 VIEWS = ("view", "detach", "alias", "expand", "permute", "transpose", "aten.t.", "squeeze", "select", "slice", "split")
 
 

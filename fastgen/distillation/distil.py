@@ -20,7 +20,7 @@ from ..engine.run import Run, Trained
 from ..engine.splitting import micro_batches
 from ..errors import VerificationError, say, warn
 from ..lock import held
-from ..models.calls import LARGE
+from ..models.calls import search_convolutions
 from ..models.pipelines.attention import avoid_cudnn, check_attention
 from ..models.pipelines.loading import answer_within
 from ..models.pipelines.repeats import said_once
@@ -136,7 +136,7 @@ def _written(config: Config) -> dict[Path, Path]:
 def _made(config: Config, accelerator: Accelerator) -> Ready:
     """The run with its teacher, once what could fail only at its end was rehearsed."""
     pipeline = teacher_of(config, accelerator.device)
-    torch.backends.cudnn.benchmark = torch.Size(pipeline.shape).numel() < LARGE  # trials of large maps cost much memory
+    search_convolutions(torch.Size(pipeline.shape))
     check_needs(config, pipeline)
     check_release(config, pipeline)
     student = Student(config, pipeline, accelerator.device)

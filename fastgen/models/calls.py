@@ -20,6 +20,17 @@ LARGE = 2**16
 NONE: Scalars = {}
 
 
+def search_convolutions(shape: torch.Size) -> None:
+    """Lets cuDNN time its convolutions before it chooses one, for samples that are not large.
+
+    With large maps the trials themselves take much memory.
+
+    Args:
+        shape: of one sample.
+    """
+    torch.backends.cudnn.benchmark = shape.numel() < LARGE
+
+
 def look(model: Denoiser, x_t: Latent, t: Time, cond: Conditioning, scalars: Scalars = NONE) -> Prediction:
     """The model's belief, evaluated without autograd."""
     with torch.no_grad():

@@ -55,7 +55,8 @@ def find_regions(net: nn.Module, ends: Sequence[str] = ()) -> dict[str, nn.Modul
 def compile_regions(net: nn.Module, ends: Sequence[str] = ()) -> None:
     """Compiles the regions of a network, in place; regions of one structure share their code, in copies as well.
 
-    Where most convolutions are compiled, images on a GPU are channels-last, which convolutions compute in there.
+    Where most convolutions are compiled, images on a GPU are channels-last, which convolutions compute in there, on
+    the way into each region too: a group norm that is not compiled turns them back.
     A compiled region is a subclass of its class, so that a copy computes with its own weights. What is compiled is
     kept for the next run, in the folder that PyTorch is told or in ours.
 
@@ -72,12 +73,13 @@ def compile_regions(net: nn.Module, ends: Sequence[str] = ()) -> None:
         )
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     _set_up()
-    for block in regions.values():
-        if not isinstance(block, Region):
-            kind: Any = type(block)
-            block.__class__ = _compiled(kind, _structure(block))
-    if _hold_convolutions(net, regions.values()):
-        net.register_forward_pre_hook(_channels_last, with_kwargs=True)
+    fresh = [block for block in regions.values() if not isinstance(block, Region)]
+    for block in fresh:
+        kind: Any = type(block)
+        block.__class__ = _compiled(kind, _structure(block))
+    if fresh and _hold_convolutions(net, regions.values()):
+        for part in (net, *fresh):
+            part.register_forward_pre_hook(_channels_last, with_kwargs=True)
 
 
 def as_written() -> AbstractContextManager[None]:
@@ -163,7 +165,7 @@ def _hold_convolutions(net: nn.Module, regions: Iterable[nn.Module]) -> bool:
 
 
 def _channels_last(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, ...]:
-    """What a network is told, images on a GPU in the memory format that its convolutions compute in."""
+    """What a network or a region is told, images on a GPU in the memory format that its convolutions compute in."""
 
     def turned(value: Any) -> Any:
         image = isinstance(value, Tensor) and value.ndim == 4 and value.is_cuda

@@ -226,6 +226,27 @@ def test_what_is_compiled_once_all_should_be_known_is_told_with_its_guard(compil
     assert all(reason.startswith("ResnetBlock2D (") and "expected 2, actual 3" in reason for reason in told[3])
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_images_come_channels_last_into_every_region_behind_norms_that_are_not_compiled(compiler: Compiler):
+    deep = {**SMALL.settings, "layers_per_block": 4}
+    net = replace(SMALL, settings=deep).built(torch.device("cuda"), torch.bfloat16)
+    compile_regions(net)
+    found = find_regions(net)
+    assert not any(name.startswith("mid_block") for name in found)
+    formats = dict[str, bool]()
+    for name, block in found.items():
+
+        def note(_module: nn.Module, args: tuple[Any, ...], name: str = name) -> None:
+            formats[name] = args[0].is_contiguous(memory_format=torch.channels_last)
+
+        block.register_forward_pre_hook(note)
+    x = torch.randn(2, 3, 8, 8, device="cuda", dtype=torch.bfloat16)
+    net(x, torch.full((2,), 500.0, device="cuda"), torch.zeros(2, dtype=torch.long, device="cuda"))
+    assert len(formats) == len(found)
+    assert all(formats.values())
+
+
 # How they train
 
 
