@@ -267,6 +267,12 @@ def _check_settings(stage: StageConfig, config: Config) -> None:
             f"stage {stage.name!r} compares {needs.group} samples of one prompt, and a micro-batch has {micro}: set "
             f"train.batch and train.micro_batch to multiples of {needs.group}, or objective.group to a divisor"
         )
+    if needs.follows and config.sharing == "scores":
+        raise UserError(
+            f"stage {stage.name!r} has stabilisers.follow, and under sharing=scores the fake score is a LoRA on the "
+            "teacher and the generator a whole network, of which no LoRA is a mean: set sharing=full or sharing=lora, "
+            "or leave follow out"
+        )
     reader = stage.discriminator.backbone
     reader = "fake_score" if reader == "auto" and "fake_score" in trained else reader
     if "discriminator" in trained and stage.discriminator.heads == "mean" and reader not in trained:

@@ -19,6 +19,7 @@ from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser
 from ..models.discriminator import Discriminator, block_layers, default_layers
 from ..models.graphs import Graphs
 from ..models.head_bank import Intervals
+from ..models.low_rank import DOWN
 from ..models.masters import halve
 from ..models.offload import is_swapped
 from ..models.pipelines.perceptual import Perceptual, lpips_network
@@ -112,6 +113,8 @@ def build_roles(
     for name, origin in origins.items():
         if weights is not None and origin in weights:
             put(denoisers[name], weights[origin])
+    if needs.follows and origins["fake_score"] == "teacher":
+        _begin_alike(denoisers["fake_score"], denoisers["generator"])
     if "target" in denoisers:
         denoisers["target"].load_state_dict(denoisers["generator"].state_dict())
     if spoken is not pipeline.reading.process:
@@ -134,6 +137,15 @@ def build_roles(
     if student.scalars:
         check_bakeable(denoisers["generator"], stops=len(student.scalars))
     return Roles(members, student, borrowed=[name for name, kind in kinds.items() if kind == "lent"])
+
+
+@torch.no_grad()
+def _begin_alike(follower: Speaker, leader: Speaker) -> None:
+    """Gives an adapter that adds nothing yet the A of another, so that the mean of their factors is that of both."""
+    theirs = dict(leader.named_parameters())
+    for name, parameter in follower.named_parameters():
+        if name.endswith(f".{DOWN}.weight"):
+            parameter.copy_(theirs[name])
 
 
 def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:

@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -139,9 +140,11 @@ class Stage:
         figures: dict[str, float] = {}
         taken: list[Turned] = []
         batches: list[Batch] = []
-        for number, turn in enumerate(self.config.objective.cycle):
+        for number, (after, turn) in enumerate(pairwise(((), *self.config.objective.cycle))):
             if not batches or not self.config.train.reuse:
                 batches = self._batches(number)
+            for batch in batches:
+                batch.after = after
             if "generator" in turn and not self._at_once:  # the average follows every update
                 figures |= self._settled(taken)
             taken.append(self._turn(turn, batches))

@@ -96,6 +96,24 @@ def assign(parameters: Sequence[Tensor], values: Sequence[Tensor], *, rng: torch
         parameters[i].detach().copy_(values[i])
 
 
+@torch.no_grad()
+def moved(
+    parameters: Sequence[Tensor], towards: Sequence[Tensor], share: float, *, rng: torch.Generator | None = None
+) -> None:
+    """Moves weights, in place, by a share of the way to others of their shapes, computed in float32 numbers.
+
+    Args:
+        rng: rounds by chance those that are bf16 alone, which else stay where they are if the share is small.
+    """
+    for bucket in in_buckets([*range(len(parameters))], parameters.__getitem__):
+        followers = [parameters[i] for i in bucket]
+        values = values_of(followers)
+        live = values_of([towards[i] for i in bucket])
+        torch._foreach_lerp_(values, [one.to(value.dtype) for one, value in zip(live, values, strict=True)], share)
+        if any(map(is_halved, followers)):
+            assign(followers, values, rng=rng)
+
+
 def gathered(
     tensors: Sequence[Tensor], dtype: torch.dtype, device: torch.device | None = None
 ) -> tuple[Tensor, list[Tensor]]:

@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import torch
@@ -52,8 +53,9 @@ def train(recipe: Recipe, roles: Roles, bed: Bed, *, seed: int) -> NetworkDenois
     assert isinstance(generator, NetworkDenoiser)
     ema, trained = copy.deepcopy(generator), list[Tensor](generator.parameters())
     for cycle in range(recipe.cycles):
-        for turn in objective.cycle:
+        for after, turn in pairwise(((), *objective.cycle)):
             batch = batch_for(objective, bed, SIZE, rng, shared_rng, images=cycle * SIZE)
+            batch.after = after
             with roles.training(turn):
                 torch.stack(list(getattr(objective, turn[0])(roles, batch).values())).sum().backward()
             for role in optimizers.keys() & turn:

@@ -125,7 +125,7 @@ MUTANTS = {
         lambda: check_tdm_direction(FLOW, huber=0.3),
     ),
     "phased by the clean prediction": Mutant(
-        [(phased_dmd, "land", lambda *a, **k: with_clean(rollout.land(*a, **k)))],
+        [(score_matching, "land", lambda *a, **k: with_clean(rollout.land(*a, **k)))],
         lambda: check_phased_is_the_kl_gradient(FLOW),
     ),
     "phased without its kernel's factor": Mutant(
@@ -233,7 +233,7 @@ MUTANTS = {
     "the fake turn's samples with a graph": Mutant.of(
         score_matching,
         "landed",
-        lambda way, roles, batch: batch.landing or rollout.land(way, roles, batch),
+        lambda way, roles, batch, first: batch.landing or rollout.land(way, roles, batch),
         lambda: check_the_fake_turn_learns_of_what_is_there("dmd2"),
     ),
     # scalars

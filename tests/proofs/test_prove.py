@@ -21,10 +21,9 @@ WHOLE = """\
 from dataclasses import dataclass
 
 from fastgen.models.calls import look
-from fastgen.objectives import AnyGuidance, Batch, Fixed, Needs, Roles, RolloutName, ScoreMatching, Terms
+from fastgen.objectives import AnyGuidance, Batch, Fixed, Landing, Needs, Roles, RolloutName, ScoreMatching, Terms
 from fastgen.objectives.parts.matching import compare
 from fastgen.objectives.parts.ops import surrogate
-from fastgen.objectives.parts.rollout import land
 
 
 @dataclass(frozen=True)
@@ -33,8 +32,7 @@ class Mine(ScoreMatching):
     guidance: AnyGuidance = Fixed(3.0)
     rollout: RolloutName = "one_step"
 
-    def generator(self, roles: Roles, batch: Batch) -> Terms:
-        landing = land(self.rollout, roles, batch)
+    def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
         scores = compare(look, self, roles, batch, landing)
         return {"mine": surrogate(landing.x0, scores.fake.x0 - scores.real.x0)}
 """
@@ -98,7 +96,7 @@ WRONG = {
         [["gaussians/flow", "rests where fake = real"]],
     ),
     "an undeclared teacher": (
-        ("    def generator", "    needs = Needs()\n\n    def generator"),
+        ("    def matched", "    needs = Needs()\n\n    def matched"),
         [["routing", "reads what it declares"]],
     ),
     "not finite": (("scores.fake.x0 - scores.real.x0", "scores.fake.x0 / 0"), [["routing", "turn generator"]]),
@@ -118,7 +116,7 @@ def test_a_wrong_objective_fails_at_the_right_line(name: str, verified):
 def test_a_gradient_into_the_fake_score_is_a_leak(verified):
     leaking = WHOLE.replace("compare(look,", "compare(through,").replace("import look\n", "import look, through\n")
     leaking = leaking.replace(
-        "        landing = land(", '        roles["fake_score"].requires_grad_(True)\n        landing = land('
+        "        scores = compare(", '        roles["fake_score"].requires_grad_(True)\n        scores = compare('
     )
     leaking = leaking.replace("surrogate(landing.x0, ", "(landing.x0 * (").replace(".real.x0)}", ".real.x0)).mean()}")
     code, report = verified(leaking, "--quick")

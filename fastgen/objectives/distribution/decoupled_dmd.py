@@ -17,7 +17,7 @@ from ..parts.guidance_laws import Fixed, GuidanceLaw
 from ..parts.matching import Scores, check_floor, compare
 from ..parts.needs import Needs
 from ..parts.ops import renoised, surrogate
-from ..parts.rollout import RolloutName, land
+from ..parts.rollout import RolloutName
 from ..parts.score_matching import ScoreMatching
 from ..parts.weights import weighed
 
@@ -51,8 +51,7 @@ class DecoupledDMD(ScoreMatching):
     def also(self) -> Needs:
         return Needs(null=self.augmentation != 1)
 
-    def generator(self, roles: Roles, batch: Batch) -> Terms:
-        landing = land(self.rollout, roles, batch)
+    def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
         scores = compare(look, self, roles, batch, landing, floor=self.floor)
         terms = {"dm": surrogate(landing.x0, weighed(self.weight, scores, landing.x0))}
         if self.augmentation != 1:

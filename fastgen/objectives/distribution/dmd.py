@@ -12,13 +12,13 @@ from torch import Tensor
 from ...models.calls import look
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, Uniform
-from ..parts.base import Batch, Terms
+from ..parts.base import Batch, Landing, Terms
 from ..parts.gan import generator_terms
 from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import compare
 from ..parts.needs import Needs
 from ..parts.ops import pseudo_huber, surrogate
-from ..parts.rollout import RolloutName, land
+from ..parts.rollout import RolloutName
 from ..parts.score_matching import ScoreMatching
 from ..parts.weights import weighed
 
@@ -51,8 +51,7 @@ class DMD(ScoreMatching):
     def also(self) -> Needs:
         return Needs(pairs=True, one_step=True, lpips=self.distance == "lpips")
 
-    def generator(self, roles: Roles, batch: Batch) -> Terms:
-        landing = land(self.rollout, roles, batch)
+    def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
         scores = compare(look, self, roles, batch, landing)
         t = batch.full(roles.student.grids[0][0])
         paired = roles.generator(roles.process.prior(batch.pair.eps, t), t, batch.cond).x0

@@ -7,17 +7,17 @@ drop modes, never reaches the step that chooses among them. Velocities are eps -
 """
 
 from dataclasses import dataclass
-from itertools import islice, pairwise
+from itertools import pairwise
 from typing import final
 
 from torch import Tensor
 
 from ...models.calls import look, through
 from ...models.roles import Roles
-from ...models.walk import walk
-from ...process import ROWS, Prediction
+from ...process import Prediction
+from ..parts.anchors import VELOCITY, anchored_start, check_anchor
 from ..parts.base import Batch, Landing, Terms
-from ..parts.flow_map import cells, edges_of
+from ..parts.flow_map import edges_of
 from ..parts.gan import generator_terms
 from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import compare
@@ -25,19 +25,23 @@ from ..parts.needs import Needs
 from ..parts.ops import surrogate
 from ..parts.rollout import Rollout
 from ..parts.score_matching import ScoreMatching
-from ..parts.solvers import landing_on
+from ..parts.solvers import Field
 from ..parts.weights import weighed
-
-VELOCITY = ROWS["difference"]
 
 
 @dataclass(frozen=True)
-class Run:
-    """A student's whole sampling: its noise [B, ...], its first belief, both with gradient, and where it ended."""
+class Run(Landing):
+    """A student's whole sampling: where it ended, and how it began.
 
+    Args:
+        edges: of its steps, [n + 1] descending times.
+        noise: the unit noise [B, ...] that it started from.
+        first: the belief of its first call, with gradient.
+    """
+
+    edges: Tensor
     noise: Tensor
     first: Prediction
-    landing: Landing
 
 
 @final
@@ -60,45 +64,45 @@ class DPDMD(ScoreMatching):
     def check(self) -> None:
         if self.diversity <= 0:
             raise ValueError(f"diversity is {self.diversity:g}: nothing else trains the first step, need above 0")
-        if not 1 <= self.anchor <= self.grid:
-            raise ValueError(f"anchor is {self.anchor} of {self.grid} steps of the grid: need 1 <= anchor <= grid")
+        check_anchor(self.anchor, self.grid)
+        if self.stabilisers.skip or self.stabilisers.diversity.weight:
+            raise ValueError(
+                "stabilisers.skip and stabilisers.diversity are what dp_dmd does by itself: leave them out, its own "
+                "settings are diversity, anchor and grid"
+            )
 
     @property
     def rollout(self) -> Rollout:
-        return lambda roles, batch: _sampled(roles, batch, edges_of(roles, batch)).landing
+        return _sampled
 
     @property
     def also(self) -> Needs:
         return Needs(sampler="ode", steps=2, anchored=True)
 
-    def generator(self, roles: Roles, batch: Batch) -> Terms:
-        edges = edges_of(roles, batch)
-        run = _sampled(roles, batch, edges)
-        batch.landing = run.landing.detach()
-        scores = compare(look, self.at(batch.images), roles, batch, run.landing)
-        gap = run.first.output(VELOCITY) - self._aim(roles, batch, run, edges).output(VELOCITY)
+    def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
+        assert isinstance(landing, Run), "the rollout's"
+        scores = compare(look, self.at(batch.images), roles, batch, landing)
+        gap = landing.first.output(VELOCITY) - self._aim(roles, batch, landing).output(VELOCITY)
         terms = {
-            "dm": surrogate(run.landing.x, weighed(self.weight, scores, run.landing.x0)),
+            "dm": surrogate(landing.x, weighed(self.weight, scores, landing.x0)),
             "diversity": self.diversity * gap.square().mean(),
         }
-        return terms | generator_terms(self.gan, roles, batch, run.landing, scores.noised)
+        return terms | generator_terms(self.gan, roles, batch, landing, scores.noised)
 
-    def _aim(self, roles: Roles, batch: Batch, run: Run, edges: Tensor) -> Prediction:
+    def _aim(self, roles: Roles, batch: Batch, run: Run) -> Prediction:
         """What leads from the noise to the teacher's trajectory after `anchor` of its steps."""
-        times, w = cells(edges, self.grid)[:-1].tolist(), self.guidance.drawn(batch.shared_rng).real
-        stops = walk(roles.real_score, lambda: run.noise, batch.cond, times, sampler="ode", guidance=w)
-        met = next(islice(stops, self.anchor, None))
-        start = roles.process.prior(run.noise, run.first.t)
-        return landing_on(roles.process, start, run.first.t, met.x_t, met.t)
+        field = Field(roles.real_score, batch.cond, self.guidance.drawn(batch.shared_rng).real)
+        return anchored_start(field, batch, run.noise, run.edges, anchor=self.anchor, grid=self.grid)
 
 
-def _sampled(roles: Roles, batch: Batch, edges: Tensor) -> Run:
+def _sampled(roles: Roles, batch: Batch) -> Run:
     """From noise to the end by the student's deterministic steps; what follows the first gives it no gradient."""
-    noise, t = batch.noise(), batch.full(edges[0])
+    edges, noise = edges_of(roles, batch), batch.noise()
+    t = batch.full(edges[0])
     first = through(roles.generator, roles.process.prior(noise, t), t, batch.cond)
     belief, x = first, first.at(batch.full(edges[1])).detach()
     for here, following in pairwise(edges[1:].tolist()):
         t = batch.full(here)
         belief = through(roles.generator, x, t, batch.cond)
         x = belief.at(batch.full(following))
-    return Run(noise, first, Landing(belief.x0, None, t, belief.x0))
+    return Run(belief.x0, None, t, belief.x0, edges, noise, first)

@@ -18,13 +18,13 @@ from typing import final
 from ...models.calls import look
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Uniform
-from ..parts.base import Batch, Terms
+from ..parts.base import Batch, Landing, Terms
 from ..parts.gan import generator_terms
 from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import check_floor, compare
 from ..parts.needs import Needs
 from ..parts.ops import RowName, surrogate
-from ..parts.rollout import Rollout, land, phased
+from ..parts.rollout import Rollout, phased
 from ..parts.score_matching import ScoreMatching
 from ..parts.weights import weighed
 
@@ -74,8 +74,7 @@ class PhasedDMD(ScoreMatching):
         known = {"called", "landed"} if self.step_aware else {"landed"}
         return Needs(scalars={"fake_score": known}, sampler="ode", steps=self.phases, experts=self.experts)
 
-    def generator(self, roles: Roles, batch: Batch) -> Terms:
-        landing = land(self.rollout, roles, batch)
+    def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
         scores = compare(look, self, roles, batch, landing, floor=self.floor)
         moved = landing.x if self.weight == "kl" else landing.x0
         matched = surrogate(moved, weighed(self.weight, scores, landing.x0))

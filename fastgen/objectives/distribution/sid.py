@@ -16,12 +16,12 @@ from torch import Tensor
 from ...models.calls import through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Karras, LogNormal, Uniform
-from ..parts.base import Batch, Terms
+from ..parts.base import Batch, Landing, Terms
 from ..parts.gan import generator_terms
 from ..parts.guidance_laws import AnyGuidance, Fixed, LongShort
 from ..parts.matching import Scores, compare
 from ..parts.ops import RowName
-from ..parts.rollout import RolloutName, land
+from ..parts.rollout import RolloutName
 from ..parts.score_matching import ScoreMatching
 from ..parts.weights import WEIGHTS
 
@@ -44,9 +44,8 @@ class IdentityMatching(ScoreMatching):
     alpha: float = 1.0
 
     @final
-    def generator(self, roles: Roles, batch: Batch) -> Terms:
+    def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
         """The integrand, and the GAN term under the same weight."""
-        landing = land(self.rollout, roles, batch)
         scores = compare(through, self, roles, batch, landing)
         weight = WEIGHTS[self.weight](scores, landing.x0)
         matched = identity_loss(scores, alpha=self.alpha, weight=weight)

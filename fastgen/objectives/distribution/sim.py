@@ -14,12 +14,12 @@ from torch import Tensor
 from ...models.calls import through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Karras, LogNormal
-from ..parts.base import Batch, Terms
+from ..parts.base import Batch, Landing, Terms
 from ..parts.gan import generator_terms
 from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import compare
 from ..parts.ops import RowName
-from ..parts.rollout import RolloutName, land
+from ..parts.rollout import RolloutName
 from ..parts.score_matching import ScoreMatching
 from ..parts.weights import WEIGHTS, WeightName
 
@@ -59,8 +59,7 @@ class SIM(ScoreMatching):
                 f"huber is {self.huber:g}: the distance has no slope where the scores agree, need huber > 0"
             )
 
-    def generator(self, roles: Roles, batch: Batch) -> Terms:
-        landing = land(self.rollout, roles, batch)
+    def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
         scores = compare(through, self, roles, batch, landing)
         gap = scores.real.x0 - scores.fake.x0
         square = gap.square().mean(dim=tuple(range(1, gap.ndim)), keepdim=True)

@@ -17,13 +17,13 @@ from torch import Tensor
 from ...models.calls import through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Karras, LogNormal, pad_like
-from ..parts.base import Batch, Terms
+from ..parts.base import Batch, Landing, Terms
 from ..parts.divergences import DIVERGENCES, DivergenceName, check_clip
 from ..parts.gan import AnyGAN, check_gives_ratio, generator_terms
 from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import Scores, compare
 from ..parts.ops import RowName
-from ..parts.rollout import RolloutName, land
+from ..parts.rollout import RolloutName
 from ..parts.score_matching import ScoreMatching
 from ..parts.weights import WEIGHTS
 from .sida import SHARED
@@ -54,8 +54,7 @@ class UniInstruct(ScoreMatching):
         check_gives_ratio(self.gan)
         check_clip(self.clip)
 
-    def generator(self, roles: Roles, batch: Batch) -> Terms:
-        landing = land(self.rollout, roles, batch)
+    def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
         scores = compare(through, self, roles, batch, landing)
         log_ratio = pad_like(self._log_ratio(roles, batch, scores), landing.x0)
         divergence = DIVERGENCES[self.divergence]

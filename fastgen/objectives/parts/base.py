@@ -68,6 +68,7 @@ class Batch:
         part: which of the micro-batches of its update it is, from 0.
         images: images seen by the generator so far in this stage, over all ranks.
         asked: what each row is asked for in words, its prompt or label, for rewards that read it.
+        after: the turn before, in the same cycle; none before the first.
         landing: the detached rollout of an earlier turn, where turns share a batch.
     """
 
@@ -80,6 +81,7 @@ class Batch:
     images: int = 0
     part: int = 0
     asked: Sequence[str] = ()
+    after: Turn = ()
     landing: Landing | None = field(default=None, repr=False)
 
     @property

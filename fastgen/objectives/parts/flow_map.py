@@ -12,7 +12,7 @@ from ...models.calls import NONE, Scalars, look, through
 from ...models.conditioning import sent
 from ...models.contract import Denoiser
 from ...models.head_bank import Intervals
-from ...models.masters import values_of
+from ...models.masters import moved
 from ...models.roles import Roles
 from ...process import Latent, Process, Time, pad_like
 from ...seeds import integers
@@ -128,7 +128,6 @@ def check_decay(ema: float) -> None:
         raise ValueError(f"ema is {ema}: need 0 (the target is the generator itself) <= ema < 1, such as 0.95")
 
 
-@torch.no_grad()
 def follow(roles: Roles, batch: Batch, ema: float) -> None:
     """Moves the target network towards the generator, once per generator update; it needs a target role of its own.
 
@@ -140,11 +139,10 @@ def follow(roles: Roles, batch: Batch, ema: float) -> None:
     if not ema or batch.part:
         return
     mean: list[Tensor] = [*roles.parameters("target")]
-    live = values_of(roles.parameters("generator"))
+    live = roles.parameters("generator")
     if not mean or [p.shape for p in mean] != [p.shape for p in live]:
         raise ValueError(f"the target has {len(mean)} parameters and the generator {len(live)}: give it its own copy")
-    now = [parameter.to(average.dtype) for parameter, average in zip(live, mean, strict=True)]
-    torch._foreach_lerp_(mean, now, 1 - ema)
+    moved(mean, live, 1 - ema)
 
 
 def target_of(roles: Roles, ema: float) -> Denoiser:

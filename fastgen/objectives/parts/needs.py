@@ -35,6 +35,7 @@ class Needs:
         steps: fewest of a student that it can train.
         one_step: it trains the first time of a grid only, so that a student of more steps cannot end with it.
         anchored: the first of several steps is trained by a loss of its own, so that one step is no student of it.
+        follows: its fake score takes over a share of the generator's weights, and so is a network of the same form.
         experts: it trains the two networks of a pipeline phase by phase.
         fine_times: it tells the generator times that are closer than half precision can tell apart.
         second_derivative: it differentiates a gradient.
@@ -63,6 +64,7 @@ class Needs:
     steps: int = 1
     one_step: bool = False
     anchored: bool = False
+    follows: bool = False
     experts: bool = False
     fine_times: bool = False
     second_derivative: bool = False

@@ -51,13 +51,19 @@ class Noised:
         return cls(x_t, t, kernel.scale, truth, (kernel.std / process.sigma(t)).square(), eps)
 
 
+def drawn_times(roles: Roles, batch: Batch, *, law: TimeLaw, s: Time | None = None, until: Time | None = None) -> Time:
+    """Times [B] of a law whose [0, 1] is laid over [s, until], from 0 and to 1 by default."""
+    t = law.sample(roles.process, batch.size, batch.rng)
+    if s is None and until is None:
+        return t
+    return laid(law, t, torch.zeros_like(t) if s is None else s, torch.ones_like(t) if until is None else until)
+
+
 def renoised(
     roles: Roles, batch: Batch, x: Latent, *, law: TimeLaw, s: Time | None = None, until: Time | None = None
 ) -> Noised:
-    """x [B, ...] at times s with fresh noise; the law's [0, 1] is laid over [s, until], from 0 and to 1 by default."""
-    t = law.sample(roles.process, len(x), batch.rng)
-    if s is not None or until is not None:
-        t = laid(law, t, torch.zeros_like(t) if s is None else s, torch.ones_like(t) if until is None else until)
+    """x [B, ...] at times s with fresh noise, at times that are drawn as `drawn_times` says."""
+    t = drawn_times(roles, batch, law=law, s=s, until=until)
     return Noised.of(roles.process, x, t, batch.noise(), s=s)
 
 

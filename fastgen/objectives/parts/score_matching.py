@@ -1,7 +1,8 @@
 """The family of score matching: what its papers share, and the form that most of them have.
 
 The classes here are abstract and a paper is final: it has settings and defaults of its own, writes what is abstract
-and may say `check`, `also`, `even` and `at`; nothing else is overridden.
+(`matched`, or of `DirectionMatching` the direction) and may say `check`, `also`, `even` and `at`; nothing else is
+overridden.
 """
 
 from abc import ABC, abstractmethod
@@ -12,13 +13,14 @@ from typing import final
 from ...models.calls import look
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, Uniform
-from .base import Batch, Cycle, Terms
+from .base import Batch, Cycle, Landing, Terms
 from .gan import NO_GAN, AnyGAN, generator_terms
 from .guidance_laws import GuidanceLaw
 from .matching import Matching, Scores, check_one_pass, check_ratio, compare, cycle_of, fake_terms, reads
 from .needs import Needs
 from .ops import RowName, surrogate
 from .rollout import Rollout, RolloutName, land, landed
+from .stabilisers import NO_STABILISERS, Stabilisers
 from .weights import WeightName
 
 
@@ -33,6 +35,7 @@ class ScoreMatching(ABC):
         fake_times: where the fake score is trained.
         fake_space: row in which the fake score's errors are squared; "edm" has EDM's weight.
         ratio: fake updates per generator update.
+        stabilisers: what steadies the two scores, beside the paper's loss.
         guidance: of the scores.
         rollout: how samples are generated.
 
@@ -46,6 +49,7 @@ class ScoreMatching(ABC):
     fake_times: AnyTimeLaw = Uniform()
     fake_space: RowName = "eps"
     ratio: int = 1
+    stabilisers: Stabilisers = NO_STABILISERS
 
     @property
     @abstractmethod
@@ -58,8 +62,8 @@ class ScoreMatching(ABC):
         """A setting of most papers; a function has its `Needs` in `also`."""
 
     @abstractmethod
-    def generator(self, roles: Roles, batch: Batch) -> Terms:
-        """The paper's loss and the GAN term."""
+    def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
+        """The paper's loss of what was generated, and the GAN term."""
 
     def check(self) -> None:  # noqa: B027 - most papers have nothing to say here
         """Raises ValueError for settings that do not fit the paper."""
@@ -81,6 +85,8 @@ class ScoreMatching(ABC):
     @final
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
+        if self.stabilisers.skip and self.rollout == "one_step":
+            raise ValueError("stabilisers.skip leaves out the first of several steps, and here is one: set it to 0")
         self.check()
         if self.gan.one_pass:
             check_one_pass(self, self.needs)
@@ -95,12 +101,22 @@ class ScoreMatching(ABC):
     @final
     def needs(self) -> Needs:
         """Those of the settings, and the paper's own."""
-        return reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan) | self.also
+        own = reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan)
+        return own | self.stabilisers.needs | self.also
+
+    @final
+    def generator(self, roles: Roles, batch: Batch) -> Terms:
+        """What the paper has the generator learn, and what steadies it."""
+        landing = land(self.rollout, roles, batch, first=self.stabilisers.skip)
+        return self.matched(roles, batch, landing) | self.stabilisers.of_generator(roles, batch)
 
     @final
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
         """What the fake score learns from the batch's samples, and the discriminator with it."""
-        return fake_terms(self.at(batch.images), roles, batch, landed(self.rollout, roles, batch))
+        self.stabilisers.before_fake_score(roles, batch)
+        landing, settings = landed(self.rollout, roles, batch, first=self.stabilisers.skip), self.at(batch.images)
+        terms = fake_terms(settings, roles, batch, landing)
+        return terms | self.stabilisers.of_fake_score(settings, roles, batch, landing)
 
 
 class DirectionMatching(ScoreMatching):
@@ -111,9 +127,8 @@ class DirectionMatching(ScoreMatching):
         """Where the generated samples x0 should not go, [B, ...]; a constant."""
 
     @final
-    def generator(self, roles: Roles, batch: Batch) -> Terms:
+    def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
         """The direction as a gradient, and the GAN term."""
-        landing = land(self.rollout, roles, batch)
         scores = compare(look, self.at(batch.images), roles, batch, landing)
         matched = surrogate(landing.x0, self.direction(roles, batch, scores, landing.x0))
         return {"dm": matched} | generator_terms(self.gan, roles, batch, landing, scores.noised)

@@ -15,14 +15,14 @@ from typing import Literal, final
 from ...models.calls import look
 from ...models.roles import Roles
 from ...process import Beta
-from ..parts.base import Batch, Terms
+from ..parts.base import Batch, Landing, Terms
 from ..parts.gan import generator_terms
 from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import Matching, compare
 from ..parts.needs import Needs
 from ..parts.ops import surrogate
 from ..parts.rewarded import check_group, policy_loss, reward_loss
-from ..parts.rollout import RolloutName, land
+from ..parts.rollout import RolloutName
 from ..parts.score_matching import ScoreMatching
 from ..parts.weights import weighed
 
@@ -73,8 +73,7 @@ class DMDR(ScoreMatching):
         a, b = (1 + early * (end - 1) for end in EARLY)
         return replace(self, times=Beta(a, b, *SPAN), fake_times=Beta(a, b), renoise=0)
 
-    def generator(self, roles: Roles, batch: Batch) -> Terms:
-        landing = land(self.rollout, roles, batch)
+    def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
         scores = compare(look, self.at(batch.images), roles, batch, landing)
         terms = {"dm": surrogate(landing.x0, weighed(self.weight, scores, landing.x0))}
         if self.reward and batch.images >= self.start:

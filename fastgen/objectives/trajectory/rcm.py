@@ -13,13 +13,13 @@ from typing import final
 from ...models.calls import look
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, LogNormal, Uniform
-from ..parts.base import Batch, Terms
+from ..parts.base import Batch, Landing, Terms
 from ..parts.gan import generator_terms
 from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import compare
 from ..parts.needs import Needs
 from ..parts.ops import RowName, surrogate
-from ..parts.rollout import RolloutName, land
+from ..parts.rollout import RolloutName
 from ..parts.score_matching import ScoreMatching
 from ..parts.solvers import Guidance
 from ..parts.weights import weighed
@@ -64,8 +64,7 @@ class RegularisedConsistency(ScoreMatching):
     def also(self) -> Needs:
         return self.consistency.needs
 
-    def generator(self, roles: Roles, batch: Batch) -> Terms:
-        landing = land(self.rollout, roles, batch)
+    def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
         scores = compare(look, self.at(batch.images), roles, batch, landing)
         matched = surrogate(landing.x0, weighed(self.weight, scores, landing.x0))
         _, errors = tangent_errors(self.consistency, roles, batch)
