@@ -146,7 +146,7 @@ def test_settings_that_cannot_work_are_refused(words: str):
 def test_what_they_need():
     plain = Needs(real_score=True)
     guided = Segments(teacher_guidance=Guidance(3.0, 3.0))
-    for stabilisers, needs in (
+    for setting, needs in (
         (Stabilisers(), plain),
         (Stabilisers(follow=0.03), plain | Needs(follows=True)),
         (Stabilisers(real=0.1), plain | Needs(images=True)),
@@ -154,4 +154,4 @@ def test_what_they_need():
         (Stabilisers(skip=1, segments=Segments()), plain | Needs(steps=2, anchored=True)),
         (Stabilisers(diversity=Diversity()), plain | Needs(sampler="ode")),
     ):
-        assert DMD2(gan=NO_GAN, stabilisers=stabilisers).needs == needs
+        assert DMD2(gan=NO_GAN, stabilisers=setting).needs == needs
