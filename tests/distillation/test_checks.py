@@ -47,6 +47,7 @@ stages:
         (["stages.1.discriminator={heads: mean, backbone: real_score}"], "set discriminator.heads=trained"),
         (["stages.1.carry={foo: generator}"], "carries 'foo', but its roles are fake_score, generator, real_score"),
         (["stages.1.carry={fake_score: generator}", "sharing=scores"], "set sharing=full"),
+        (["stages.1.objective.stabilisers={follow: 0.03}", "sharing=scores"], "of which no LoRA is a mean"),
         (["stages.0.carry={fake_score: generator}"], "from 'generator', which the stage before does not leave"),
         (
             ["stages.1.carry={real_score: ema}", "stages.0.train.ema=null"],
