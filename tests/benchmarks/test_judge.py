@@ -1,7 +1,9 @@
 """The second CLIP model: its loss and augmentation, what it is said to read, and that eval opens what is saved."""
 
 import io
+import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -11,7 +13,8 @@ import torch
 from PIL import Image
 from small_clip import write_clip
 
-from benchmarks.judge import augmented, contrastive, main, retrieved
+from benchmarks import judge
+from benchmarks.judge import Pairs, augmented, contrastive, read_of, retrieved
 from eval.networks.clip import Clip
 
 
@@ -26,10 +29,8 @@ def test_retrieval_is_counted_among_a_hundred_each_way():
     seen = torch.eye(200)
     assert retrieved(seen, seen) == {"image_to_text": 1, "text_to_image": 1}
     asked = seen.clone()
-    asked[0] = seen[1]  # the second image's text twice, the first image's none
-    found = retrieved(seen, asked)
-    assert found["text_to_image"] == pytest.approx(1 - 1 / 200)
-    assert found["image_to_text"] >= 1 - 1 / 100
+    asked[0] = 0.6 * seen[0] + 0.8 * seen[1]  # still the nearest text of the first image, which is not its nearest
+    assert retrieved(seen, asked) == {"image_to_text": 1, "text_to_image": pytest.approx(1 - 1 / 200)}
     apart = torch.cat([seen[:100], seen[:100]])  # alike, but in different hundreds
     assert retrieved(apart, apart)["image_to_text"] == 1
     assert retrieved(seen[:3], seen[:3].roll(1, 0)) == {"image_to_text": 0, "text_to_image": 0}
@@ -56,18 +57,38 @@ def encoded(shade: int) -> dict[str, bytes]:
     return {"bytes": buffer.getvalue()}
 
 
-def test_what_is_saved_is_a_clip_model_for_eval_and_says_what_it_reads(tmp_path, capsys):
+class Knows:
+    """Embeds picture i and the caption "i" alike."""
+
+    def __call__(self, images):
+        assert images.dtype == torch.uint8
+        return torch.eye(len(images))
+
+    def text(self, prompts):
+        return torch.eye(len(prompts))[[int(prompt) for prompt in prompts]]
+
+    def alignment(self, embeddings, prompts):
+        return torch.cosine_similarity(embeddings, self.text(prompts))
+
+
+def test_a_score_stands_beside_that_of_other_captions():
+    kept = Pairs(torch.zeros(3, 3, 4, 4), ["0", "1", "2"], torch.zeros(3, 1))
+    told = {"image_to_text": 1, "text_to_image": 1, "clip_score": 100, "clip_score_of_other_captions": 0}
+    assert read_of(Knows(), kept) == told
+
+
+def test_what_is_saved_is_a_trained_clip_model_for_eval(tmp_path, monkeypatch):
     write_clip(tmp_path / "extractors/emoji_clip")
     (tmp_path / "data/emoji").mkdir(parents=True)
     table = {"image": [encoded(6 * i) for i in range(40)], "caption": [f"thing {i}, kind" for i in range(40)]}
     pq.write_table(pa.table(table), tmp_path / "data/emoji/train.parquet")
-    small = ["--seconds", "0.01", "--batch", "8", "--width", "8", "--patch", "16", "--device", "cpu"]
-    found = main(["--assets", str(tmp_path), "--out", str(tmp_path / "judge"), *small])
+    ticks = itertools.count()
+    monkeypatch.setattr(judge, "time", SimpleNamespace(monotonic=lambda: float(next(ticks))))
+    small = ["--seconds", "6", "--batch", "8", "--width", "8", "--patch", "16", "--rate", "0.01", "--device", "cpu"]
+    found = judge.main(["--assets", str(tmp_path), "--out", str(tmp_path / "judge"), *small])
     assert found == json.loads((tmp_path / "judge/judge.json").read_text())
-    assert found["pairs"] == {"trained": 36, "held_out": 4}
-    assert found["updates"] >= 1
-    judge = Clip(tmp_path / "judge", device="cpu")
-    assert judge._model.config.vision_config.patch_size == 16
-    assert judge._model.vision_model.embeddings.patch_embedding.weight.shape[0] == 8
-    assert judge._model.logit_scale.item() != judge._model.config.logit_scale_init_value
-    assert "1 updates: loss" in capsys.readouterr().out
+    assert (found["pairs"], found["updates"]) == ({"trained": 36, "held_out": 4}, 5)
+    saved = Clip(tmp_path / "judge", device="cpu")
+    config = saved._model.config
+    assert (config.vision_config.patch_size, config.vision_config.hidden_size, saved.dim) == (16, 8, 12)
+    assert abs(saved._model.logit_scale.item() - config.logit_scale_init_value) > 0.01
