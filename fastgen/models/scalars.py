@@ -19,7 +19,7 @@ FREQUENCIES = 64
 
 
 class ScalarEmbeddings(nn.Module):
-    """Zero-initialised embeddings of named scalars in [0, 1], one perceptron each; none without names.
+    """Zero-initialised embeddings of named scalars in [-1, 1], one perceptron each; none without names.
 
     Args:
         net: network whose time embedding they are added to; of two experts, both.

@@ -51,6 +51,7 @@ from .trajectory.shortcut import Shortcut
 from .trajectory.tbcm import TrajectoryBackward
 from .trajectory.tdd import TargetDriven
 from .trajectory.tscd import SegmentedConsistency
+from .trajectory.twinflow import TwinFlow
 
 OBJECTIVES: dict[str, type[Objective]] = {
     # teachers
@@ -101,6 +102,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "freeflow": FreeFlow,
     "boot": Bootstrapping,
     "tbcm": TrajectoryBackward,
+    "twinflow": TwinFlow,
     # regression
     "kd": KnowledgeDistillation,
     "guidance_distillation": GuidanceDistillation,

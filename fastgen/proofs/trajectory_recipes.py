@@ -25,6 +25,7 @@ from ..objectives.trajectory.shortcut import Shortcut
 from ..objectives.trajectory.tbcm import TrajectoryBackward
 from ..objectives.trajectory.tdd import TargetDriven
 from ..objectives.trajectory.tscd import SegmentedConsistency
+from ..objectives.trajectory.twinflow import TwinFlow
 from ..process import Karras, LogNormal, Uniform
 from .recipes import SHIFT
 from .training import SIZE, Recipe
@@ -85,5 +86,6 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
         TrajectoryBackward(route=8, teacher_guidance=PLAIN, warmup=WARMUP, normaliser=SHARP, weighting="uniform"),
         cycles=600,
     ),
+    "twinflow": Recipe(TwinFlow(teacher_guidance=PLAIN), cycles=600, rate=5e-4),
 }
 """Objectives that hold on the flow process alone (process="flow" in their needs) have no recipe on others."""

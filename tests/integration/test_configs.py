@@ -75,6 +75,7 @@ TRAJECTORY = {
     "freeflow": "cifar10/freeflow_1step",
     "boot": "sd15/boot_1step",
     "tbcm": "sana/tbcm_1step",
+    "twinflow": "cifar10/twinflow_1step",
     "kd": "cifar10/kd_1step",
     "refl": "emoji/refl_4step_lora",
     "advantage_flow": "emoji/advantage_flow_4step_lora",
@@ -89,7 +90,7 @@ FOUND = [*MATCHING.items(), *TRAJECTORY.items(), *MORE.items()]
 COMPARED = ("dmd2", "sid", "sim", "f_distill", "dmd", "decoupled_dmd", "vsd", "swiftbrush", "diff_instruct", "sida")
 COMPARED += ("sid_lsg", "sid_few_step", "uni_instruct", "tdm", "phased_dmd")
 COMPARED_TRAJECTORY = ("lcm", "pcm", "scm", "meanflow", "shortcut", "progressive", "cd", "ct", "tscd", "tdd")
-COMPARED_TRAJECTORY += ("self_shortcut", "sana_sprint", "kd", "guidance_distillation")
+COMPARED_TRAJECTORY += ("self_shortcut", "sana_sprint", "kd", "guidance_distillation", "twinflow")
 UNGUIDED = {"decoupled_dmd", "sid_few_step", "ct", "kd"}  # by a guidance that is fixed at 1.5
 COUNTED = "scm_1step"
 """Of the digits, whose costs are counted as well: it differentiates in a way of its own."""

@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("verified_here")
 USUAL = {  # the pipeline that each is tried on
     "classes": (
         *("boot", "cd", "ct", "finetune", "guidance_distillation", "lcm", "kd", "meanflow", "progressive", "scm"),
-        *("alphaflow", "ayf", "improved_meanflow", "rcm", "shortcut", "tbcm"),
+        *("alphaflow", "ayf", "improved_meanflow", "rcm", "shortcut", "tbcm", "twinflow"),
     ),
     "sdxl": ("advantage_flow", "ladd", "pcm"),
     "sd3": ("freeflow", "pdd", "refl", "sana_sprint", "self_shortcut", "tdd", "tscd"),

@@ -74,6 +74,7 @@ CASES = {
     ),
     "boot": Case({"generator/bootstrapping"}, "{steps: [1], sampler: ode}", "steps: 4"),
     "tbcm": Case({"generator/tangent"}, "{steps: [2], guidance: 4.5}", "route: 3", state=("log_variance",)),
+    "twinflow": Case({"generator/flow", "generator/matching"}, "{steps: [2]}", process="flow"),
     "guidance_distillation": Case({"generator/guided"}, "{steps: [2], sampler: ode, guidance: 3}"),
     "finetune": Case({"generator/denoise", "generator/drift"}),
     "kd": Case({"generator/regression"}, "{steps: [1]}"),
