@@ -1,20 +1,42 @@
 """What tells real samples from generated ones."""
 
-from typing import Literal
+from typing import Annotated, Literal
 
+from pydantic import Field, PositiveInt
+
+from ..objectives import Needs
 from .strict import Strict
 
 
 class DiscriminatorConfig(Strict):
-    """Heads on features of `backbone`, which read the image alone.
+    """Heads on features of `backbone`, which read the image alone, or of decoded samples on those of `network`.
 
     By default they read at the bottleneck, or at the middle of the longest stack of blocks.
 
     backbone: auto is the fake score, or the real one where there is no other.
     layers: names of the layers that are read, or blocks for every block as in LADD; where not given, those said above.
     heads: trained on the features, or their mean over channels, which has no parameters.
+    network: under gan.pixels, folder of a transformers vision model such as DINOv2 or CLIP, or its id on the hub where
+        that is in the cache.
+    blocks: numbers of the blocks of `network` that are read, from 1; where not given, four of them up to the last.
     """
 
     backbone: Literal["auto", "fake_score", "real_score"] = "auto"
     layers: tuple[str, ...] | Literal["blocks"] | None = None
     heads: Literal["trained", "mean"] = "trained"
+    network: Annotated[str, Field(min_length=1)] | None = None
+    blocks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
+
+
+def check_judged(stage: str, needs: Needs, spec: DiscriminatorConfig) -> None:
+    """Raises ValueError for settings of a discriminator that is not the one which the objective has."""
+    if needs.pixels and spec.network is None:
+        raise ValueError(
+            f"{stage} judges decoded samples (gan.pixels) and no vision model is named: set discriminator.network to a "
+            "folder of DINOv2, CLIP or the like"
+        )
+    usual, others = DiscriminatorConfig(), ("backbone", "layers", "heads") if needs.pixels else ("network", "blocks")
+    unread = [name for name in others if getattr(spec, name) != getattr(usual, name)]
+    if unread:
+        other = "decoded samples (gan.pixels)" if needs.pixels else "no decoded samples (gan.pixels)"
+        raise ValueError(f"{stage} judges {other}, and does not read discriminator.{unread[0]}: leave it out")

@@ -15,7 +15,7 @@ from ..objectives import OBJECTIVE_KINDS, roles_of
 from ..plugins import Kinds
 from ..process.retold import ProcessName
 from ..user_file import short
-from .discriminator import DiscriminatorConfig
+from .discriminator import DiscriminatorConfig, check_judged
 from .evaluate import EvaluateConfig
 from .export import ExportConfig, ExportSetting
 from .guards import GuardsConfig
@@ -229,8 +229,9 @@ class StageConfig(Strict):
         return self
 
     @model_validator(mode="after")
-    def _is_rewarded_as_it_needs(self) -> Self:
+    def _is_rewarded_and_judged_as_it_needs(self) -> Self:
         check_rewarded(self.name, self.objective.needs, self.rewards, self.judges)
+        check_judged(self.name, self.objective.needs, self.discriminator)
         return self
 
 

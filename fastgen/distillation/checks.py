@@ -122,7 +122,7 @@ def _check_experts(stage: StageConfig, pipeline: Pipeline) -> None:
             f"stage {stage.name!r} has train.sharding {stage.train.sharding}, but of the two denoisers of the {name} "
             "each process would call the one that its own times ask for: set train.sharding=none"
         )
-    if "discriminator" in roles_of(stage.objective):
+    if "discriminator" in roles_of(stage.objective) and not needs.pixels:
         raise UserError(
             f"stage {stage.name!r} has a discriminator, which reads the features of one network, but the {name} has "
             "two denoisers: set objective.gan=0 where the objective allows it, or choose one without discriminator"
@@ -197,6 +197,7 @@ def _check_buckets(stage: StageConfig, config: Config) -> None:
         "reads pairs, which are samples of one shape": stage.objective.needs.pairs,
         "measures distances of pictures of one shape": stage.objective.needs.lpips,
         "decodes pictures of one shape for its rewards": stage.objective.needs.rewards,
+        "decodes pictures of one shape for its discriminator": stage.objective.needs.pixels,
         "shares the tokens of samples among processes": stage.train.sequence_parallel > 1,
     }
     for what, broken in rules.items():

@@ -24,6 +24,7 @@ from ..models.pipelines.attention import check_attention
 from ..models.pipelines.fuse import lora_file
 from ..models.pipelines.loading import HUB_FAILURES, HUB_ID, check_is_pipeline, line, locate
 from ..models.pipelines.notes import Notes
+from ..models.pipelines.vision import eyes
 from .initial import check_init
 from .plan import recipe_of
 from .room import check_room
@@ -35,8 +36,8 @@ HUB_S = 10.0  # in which the hub answers, or is asked once more
 def refusals(config: Config, *, recipes: Path, resume: bool = False) -> Iterator[str]:
     """Every reason why the run could not start here: device, output, data, teacher, LoRAs, size, references, rewards.
 
-    Nothing but rewards is loaded, nothing downloaded or written; whether a hub id exists is asked of the cache, then of
-    the hub.
+    Nothing but rewards and vision models is loaded, nothing downloaded or written; whether a hub id exists is asked of
+    the cache, then of the hub.
     """
     checks: tuple[Callable[[Config], None], ...] = (
         check_device,
@@ -46,6 +47,7 @@ def refusals(config: Config, *, recipes: Path, resume: bool = False) -> Iterator
         _check_kernels,
         _check_evaluation,
         _check_rewards,
+        _check_vision,
     )
     recipe = recipe_of(config, recipes)
     room = partial(check_room, recipes=recipes, resume=resume)
@@ -139,6 +141,13 @@ def _check_rewards(config: Config) -> None:
     for number, part in enumerate(parts):
         if part not in parts[:number]:
             part.load(torch.device("cpu"))
+
+
+def _check_vision(config: Config) -> None:
+    """Loads what discriminators see decoded samples by, and lets go of it."""
+    for spec in {stage.discriminator.network: stage.discriminator for stage in config.stages}.values():
+        if spec.network is not None:
+            eyes(spec.network, spec.blocks, torch.device("cpu"))
 
 
 def _check_teacher(config: Config) -> None:

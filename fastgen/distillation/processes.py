@@ -35,6 +35,7 @@ def _check_sharding(stage: StageConfig, config: Config) -> None:
         ),
         "train.ema_device cpu, where slices do not meet": (train.ema_device == "cpu", "train.ema_device=auto"),
         "gan.r1, a second derivative": (needs.second_derivative, "gan.approximate_r1 in its place"),
+        "gan.feature_r1, a second derivative": (needs.head_derivative, "gan.approximate_r1 in its place"),
         "calls of networks that depend on the samples drawn, where all processes have to make the same": (
             needs.uneven,
             "another objective",

@@ -83,7 +83,7 @@ def rehearse_pictures(student: Student, *, warn: Callable[[str], None]) -> bool:
             raise
         raise UserError(
             f"the samples of {type(student.pipeline.pipe).__name__} cannot be decoded ({cause(error)}), and this run "
-            "needs images: choose an objective without images, LPIPS or rewards, and evaluate.protocol=none"
+            "needs images: choose an objective without images, LPIPS, rewards or gan.pixels, and evaluate.protocol=none"
         ) from error
     return True
 

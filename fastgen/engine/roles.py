@@ -8,15 +8,13 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..config.discriminator import DiscriminatorConfig
 from ..config.schema import Base, LoRAConfig, Sharing, StageConfig, TrainConfig
-from ..errors import UserError, did_you_mean
+from ..errors import UserError
 from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias
 from ..models.baking import check_bakeable, check_fusible
 from ..models.casting import cast, dtype_of
-from ..models.contract import Denoiser
 from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser
-from ..models.discriminator import Discriminator, block_layers, default_layers
+from ..models.discriminator import Discriminator
 from ..models.graphs import Graphs
 from ..models.head_bank import Intervals
 from ..models.low_rank import DOWN
@@ -35,6 +33,7 @@ from ..objectives import denoisers_of, roles_of
 from ..objectives.parts.flow_map import intervals_of
 from ..process.retold import ProcessName, retold
 from ..seeds import seed_of
+from .discriminators import discriminator_of
 from .dtypes import QUANTISED, autocast_of
 
 Speaker = NetworkDenoiser | AdaptedDenoiser | RetargetedDenoiser
@@ -122,7 +121,7 @@ def build_roles(
     members: dict[str, nn.Module] = dict(denoisers)
     torch.manual_seed(seed_of(seed, stage.name, "discriminator"))
     if "discriminator" in trained:
-        members["discriminator"] = _discriminator(pipeline, denoisers, stage.discriminator)
+        members["discriminator"] = discriminator_of(pipeline, denoisers, stage)
     if stage.train.compile:
         _compile(members)
     device = next(pipeline.network.parameters()).device
@@ -226,23 +225,3 @@ def _compile(members: Mapping[str, nn.Module]) -> None:
     for denoiser in members.values():
         if isinstance(denoiser, Speaker):
             compile_regions(denoiser.net, ends)
-
-
-def _discriminator(pipeline: Pipeline, denoisers: Mapping[str, Denoiser], spec: DiscriminatorConfig) -> Discriminator:
-    automatic = "fake_score" if "fake_score" in denoisers else "real_score"
-    reader = automatic if spec.backbone == "auto" else spec.backbone
-    if reader not in denoisers:
-        raise UserError(f"discriminator.backbone is {reader}, a role that this objective does not have")
-    device = next(pipeline.network.parameters()).device
-    x = torch.zeros((2, *pipeline.shape), device=device)
-    cond = pipeline.condition(2, labels=torch.tensor([0, 1]), prompts=["a", "a longer one"]).to(device)
-    t = torch.full((2,), 0.5, dtype=torch.float64, device=device)
-    backbone = denoisers[reader]
-    found = (pipeline.network, backbone, (x, t, cond))
-    layers = block_layers(*found) if spec.layers == "blocks" else spec.layers or default_layers(*found)
-    known = [name for name, _ in pipeline.network.named_modules() if name]
-    unknown = [layer for layer in layers if layer not in known]
-    if unknown:
-        hint = did_you_mean(unknown[0], known, most=3, otherwise=f"it has e.g. {', '.join(known[:3])}")
-        raise UserError(f"discriminator.layers names {unknown[0]!r}, which the network does not have; {hint}")
-    return Discriminator(backbone, layers, (x, t, cond), heads=spec.heads).to(device)

@@ -6,7 +6,7 @@ from torch.distributed.fsdp import FSDPModule
 
 from ..models.adapters import AdaptedDenoiser
 from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser
-from ..models.discriminator import Discriminator
+from ..models.discriminator import FeatureDiscriminator
 from ..models.roles import Roles
 from ..models.sharding import Sharding, mesh_of, shard
 from .distributed import parallel
@@ -40,8 +40,9 @@ def networks_of(roles: Roles) -> dict[nn.Module, list[nn.Parameter]]:
     found: dict[nn.Module, list[nn.Parameter]] = {}
     for member in roles.members.values():
         speaker = member.inner if isinstance(member, RetargetedDenoiser) else member
-        if isinstance(speaker, Discriminator):
-            found |= {head: [] for head in speaker.heads if next(head.parameters(), None) is not None}
+        if isinstance(speaker, FeatureDiscriminator):
+            parts = (*speaker.heads, *(part for part in speaker.children() if part is not speaker.heads))
+            found |= {part: [] for part in parts if next(part.parameters(), None) is not None}
         elif isinstance(speaker, AdaptedDenoiser):
             found[speaker.net] = speaker.swapped
         elif isinstance(speaker, NetworkDenoiser):

@@ -1,6 +1,7 @@
 """Discriminator heads on a denoiser's intermediate features (DMD2, arXiv:2405.14867, section 4.3)."""
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any, Literal
 
@@ -26,7 +27,7 @@ class MapHead(nn.Module):
         for _ in range(halvings):
             blocks += [nn.Conv2d(channels, channels, 4, stride=2, padding=1), _norm(channels), nn.SiLU()]
         self.blocks = nn.Sequential(*blocks, nn.Conv2d(channels, channels, 3, padding=1), _norm(channels), nn.SiLU())
-        self.logit = _zeroed(nn.Conv2d(channels, 1, 1))
+        self.logit = zeroed(nn.Conv2d(channels, 1, 1))
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.logit(self.blocks(features))
@@ -39,7 +40,7 @@ class TokenHead(nn.Module):
     def __init__(self, width: int) -> None:
         super().__init__()
         self.body = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.SiLU())
-        self.logit = _zeroed(nn.Linear(width, 1))
+        self.logit = zeroed(nn.Linear(width, 1))
 
     def forward(self, features: Tensor) -> Tensor:
         logits: Tensor = self.logit(self.body(features))
@@ -67,8 +68,30 @@ class VideoHead(nn.Module):
         return logits.mean(dim=1)
 
 
-class Discriminator(nn.Module):
-    """(x_t, t, cond) -> logits [B, k], one per tapped layer or, of mean heads, per place in them; large means real.
+class FeatureDiscriminator(nn.Module, ABC):
+    """(x_t, t, cond) -> logits [B, k] by heads on features of a network that is no part of it; large means real."""
+
+    heads: nn.ModuleList
+
+    @abstractmethod
+    def features(self, x_t: Latent, t: Time, cond: Conditioning) -> list[Tensor]:
+        """What the heads read, one tensor for each."""
+
+    @abstractmethod
+    def judged(self, features: Sequence[Tensor], cond: Conditioning) -> Tensor:
+        """The logits [B, k] of such features."""
+
+    def forward(self, x_t: Latent, t: Time, cond: Conditioning) -> Tensor:
+        return self.judged(self.features(x_t, t, cond), cond)
+
+    def ratio(self, x_t: Latent, t: Time, cond: Conditioning) -> Tensor:
+        """log p_real / p_fake [B]: the optimum of the logistic loss, and of no other."""
+        logits: Tensor = self(x_t, t, cond)
+        return logits.mean(dim=1)
+
+
+class Discriminator(FeatureDiscriminator):
+    """Heads on layers of a denoiser: one logit per tapped layer or, of mean heads, per place in them.
 
     Of what a layer returns it reads the image's part alone, see `image_part`.
 
@@ -97,13 +120,10 @@ class Discriminator(nn.Module):
         """The image's part of what each layer returns: maps [B, C, ...], tokens [B, N, D] or vectors [B, D]."""
         return self._read(self.backbone.tap(x_t, t, cond, self.layers), cond)
 
-    def forward(self, x_t: Latent, t: Time, cond: Conditioning) -> Tensor:
-        return self._judged(self.features(x_t, t, cond))
-
     def with_belief(self, x_t: Latent, t: Time, cond: Conditioning) -> tuple[Tensor, Prediction]:
         """Logits, and what the backbone believes of the same samples: both of one call of it."""
         *outputs, belief = self.backbone.tap(x_t, t, cond, (*self.layers, BELIEF))
-        return self._judged(self._read(outputs, cond)), belief
+        return self.judged(self._read(outputs, cond), cond), belief
 
     @property
     def backbone(self) -> Denoiser:
@@ -113,14 +133,9 @@ class Discriminator(nn.Module):
     def _read(self, outputs: Sequence[Any], cond: Conditioning) -> list[Tensor]:
         return [part.of(output, cond) for part, output in zip(self.parts, outputs, strict=True)]
 
-    def _judged(self, features: Sequence[Tensor]) -> Tensor:
+    def judged(self, features: Sequence[Tensor], cond: Conditioning) -> Tensor:
         logits = [head(feature) for head, feature in zip(self.heads, features, strict=True)]
         return torch.cat([logit.reshape(len(logit), -1) for logit in logits], dim=1)
-
-    def ratio(self, x_t: Latent, t: Time, cond: Conditioning) -> Tensor:
-        """log p_real / p_fake [B]: the optimum of the logistic loss, and of no other."""
-        logits: Tensor = self(x_t, t, cond)
-        return logits.mean(dim=1)
 
 
 def default_layers(net: nn.Module, backbone: Denoiser, example: Example) -> tuple[str, ...]:
@@ -191,7 +206,8 @@ def _norm(channels: int) -> nn.GroupNorm:
     return nn.GroupNorm(math.gcd(channels, 32), channels)
 
 
-def _zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+def zeroed(layer: nn.Conv2d | nn.Linear) -> nn.Module:
+    """The layer with weights and bias of 0."""
     nn.init.zeros_(layer.weight)
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from ..process import Process
 from .contract import Denoiser, RoleNetwork
-from .discriminator import Discriminator
+from .discriminator import FeatureDiscriminator
 from .owned import collect_gradients, owned
 from .rewards import Rewards
 from .sharding import load, whole
@@ -60,8 +60,8 @@ class Roles:
         return cast(Denoiser, self["target"])
 
     @property
-    def discriminator(self) -> Discriminator:
-        return cast(Discriminator, self["discriminator"])
+    def discriminator(self) -> FeatureDiscriminator:
+        return cast(FeatureDiscriminator, self["discriminator"])
 
     @property
     def rewards(self) -> Rewards:

@@ -5,6 +5,7 @@ from typing import Any
 from ..models.roles import Roles
 from ..plugins import Kinds
 from ..process import Latent
+from .adversarial.add import ADD
 from .adversarial.ladd import LADD
 from .distribution.decoupled_dmd import DecoupledDMD
 from .distribution.diff_instruct import DiffInstruct
@@ -77,6 +78,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "uni_instruct": UniInstruct,
     # an adversary without a fake score
     "ladd": LADD,
+    "add": ADD,
     # consistency: one step from anywhere on a trajectory
     "cd": ConsistencyDistillation,
     "ct": ConsistencyTraining,

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from ..models.conditioning import Conditioning
 from ..models.denoiser import CallForm, NetworkDenoiser
 from ..models.discriminator import Discriminator
+from ..models.pixel_discriminator import PixelDiscriminator
 from ..models.rewards import Rewards
 from ..models.roles import Roles
 from ..models.state import STATES
@@ -128,11 +129,20 @@ def toy_roles_of(
     members: dict[str, nn.Module] = {
         **denoisers,
         "real_score": real,
-        "discriminator": Discriminator(denoisers["fake_score"], ["hidden.1"], example),
+        "discriminator": PixelDiscriminator(lambda x: x, sides, example)
+        if needs.pixels
+        else Discriminator(denoisers["fake_score"], ["hidden.1"], example),
     }
     members |= {name: STATES[name]() for name in needs.states}
     members |= {"rewards": rewards or indifferent()} if needs.rewards else {}
     return Roles(members, Plan(grids, sampler=sampler))
+
+
+def sides(points: Tensor) -> list[Tensor]:
+    """What a vision model would see of points [B, d]: on which sides of 64 random lines, as one token [B, 1, 64]."""
+    rng = torch.Generator().manual_seed(0)
+    axes, offsets = torch.randn(points.shape[1], 64, generator=rng), torch.randn(64, generator=rng)
+    return [torch.tanh(2 * (points @ axes.to(points) + offsets.to(points)))[:, None]]
 
 
 def indifferent() -> Rewards:

@@ -49,6 +49,17 @@ MATCHING = [
         for name in WITH_FAKE_SCORE
     ),
 ]
+ADVERSARIAL = [
+    (["objective={name: add}"], "no vision model is named: set discriminator.network"),
+    (["objective={name: dmd2, gan: {pixels: true}}"], "no vision model is named: set discriminator.network"),
+    (["objective={name: ladd}", "discriminator={network: a}"], "does not read discriminator.network: leave it out"),
+    (
+        ["objective={name: add}", "discriminator={network: a, layers: [b]}"],
+        "judges decoded samples .*, and does not read discriminator.layers",
+    ),
+    (["objective={name: add}", "discriminator={network: a}", NOISE], "'add' needs real images"),
+    (["objective={name: ladd}", NEW], "'ladd' learns from the teacher, but teacher.new"),
+]
 TRAJECTORY = [
     (["objective={name: cd}", NOISE], "'cd' needs real images .* use data.source folder, parquet or digits"),
     (["objective={name: lcm}"], "'lcm' .* told its guidance, .* such as student.guidance=8"),
@@ -119,7 +130,9 @@ def test_of_distribution_matching(options: list[str], words: str, tmp_path: Path
     refused(tmp_path, config, options, words, capsys)
 
 
-@pytest.mark.parametrize(("options", "words"), TRAJECTORY)
-def test_of_trajectories(options: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+@pytest.mark.parametrize(("options", "words"), TRAJECTORY + ADVERSARIAL)
+def test_of_trajectories_and_adversaries(
+    options: list[str], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     objective = "" if options[0].startswith("stages") else "objective: {name: ct}"
     refused(tmp_path, f"data: {{source: digits}}\n{objective}", options, words, capsys)

@@ -19,7 +19,7 @@ USUAL = {  # the pipeline that each is tried on
         *("alphaflow", "ayf", "improved_meanflow", "rcm", "shortcut", "tbcm", "twinflow"),
     ),
     "sdxl": ("advantage_flow", "ladd", "pcm"),
-    "sd3": ("freeflow", "pdd", "refl", "sana_sprint", "self_shortcut", "tdd", "tscd"),
+    "sd3": ("add", "freeflow", "pdd", "refl", "sana_sprint", "self_shortcut", "tdd", "tscd"),
 }
 QUICK = {"advantage_flow", "cd", "finetune", "freeflow", "kd", "pcm", "pdd", "sana_sprint", "scm", "self_shortcut"}
 QUICK |= {"tdd"}

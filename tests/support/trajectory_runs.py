@@ -11,6 +11,7 @@ from diffusers import DiffusionPipeline
 from families import FAMILIES
 from PIL import Image
 from safetensors.torch import load_file
+from small_vision import write_vision
 from torch import Tensor
 
 
@@ -46,6 +47,10 @@ class Light:
 '''
 CASES = {
     "ladd": Case(ADVERSARIES, more="discriminator: {layers: blocks}"),
+    "add": Case(
+        ADVERSARIES | {"generator/distillation", "discriminator/feature_r1"},
+        more="discriminator: {network: FOLDER/vision, blocks: [2, 4]}",
+    ),
     "cd": Case(CONSISTENCY, ema=0.95),
     "ct": Case(CONSISTENCY, "{steps: [1]}"),
     "lcm": Case(CONSISTENCY, "{steps: [1, 2], guidance: 8.5}", ema=0.95),
@@ -94,6 +99,8 @@ def write(folder: Path, kind: str, name: str, *, stages: str = "", rate: float =
         data, sharing, size = pictures(folder), "lora", ", height: 16, width: 16"
     objective = f"objective: {{name: {name}{', ' * bool(case.settings)}{case.settings}}}"
     (folder / "light.py").write_text(REWARD)
+    if "vision" in case.more:
+        write_vision(folder / "vision")
     file = folder / "run.yaml"
     file.write_text(f"""\
 out: {folder}/out
@@ -107,7 +114,7 @@ lora: {case.lora}
 data: {data}
 pairs: {{count: 4, steps: 2}}
 {stages or objective}
-{case.more}
+{case.more.replace("FOLDER", str(folder))}
 train: {{images: 4, batch: 2, ema: null, optim: {{lr: {rate}}}}}
 checkpoints: {{every: 2, keep: 9}}
 log: {{previews: 0, every: 1, trackers: []}}

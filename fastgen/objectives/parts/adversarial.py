@@ -13,7 +13,7 @@ from ...process import Latent, Time
 from .base import ONE_TURN, Batch, Cycle, Terms
 from .distances import DISTANCES, DistanceName
 from .flow_map import Interval, Jumps, cells, drawn_cell, follow, jumps, noised, segment_end
-from .gan import GAN, LOSSES, AnyGAN, acts, check_apart, needs_gan
+from .gan import GAN, LOSSES, AnyGAN, acts, check_apart, check_renoises, needs_gan
 from .needs import Needs
 from .ops import Noised, renoised
 from .solvers import SOLVERS, AnyScale, Guidance, SolverName
@@ -70,6 +70,7 @@ class AdversarialConsistency(ABC):
     @final
     def __post_init__(self) -> None:
         check_apart(self.gan)
+        check_renoises(self.gan)
         if self.gan.kind == "relativistic" or self.gan.r1 or self.gan.approximate_r1:
             raise ValueError(
                 "adversarial consistency has hinge or logistic losses without r1: set gan.kind=hinge, gan.r1=0"

@@ -53,7 +53,7 @@ class AdversarialDistillation(ABC):
 
     @final
     def __post_init__(self) -> None:
-        check_ratio(self.ratio)
+        check_ratio(self.ratio, "discriminator")
         check_apart(self.gan)
         if not self.gan.weight:
             raise ValueError("gan.weight is 0: the adversary trains the generator here, set it above 0")

@@ -1,6 +1,6 @@
-"""The GAN term that brings real samples in, on renoised samples (DMD2, arXiv:2405.14867, section 4.3)."""
+"""The GAN term that brings real samples in, renoised (DMD2, arXiv:2405.14867, section 4.3) or decoded."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -13,7 +13,7 @@ from torch.nn.functional import relu, softplus
 from ...models.conditioning import Conditioning
 from ...models.regions import as_written
 from ...models.roles import Roles
-from ...process import AnyTimeLaw, Latent, Uniform, joined
+from ...process import AnyTimeLaw, Latent, Time, Uniform, joined
 from .base import Batch, Landing, Terms, shorthand
 from .needs import Needs
 from .ops import Noised, renoised
@@ -37,10 +37,15 @@ class GAN:
             place of one of its own.
         paired: real and generated samples share their times and noises, or their "times" alone.
         even: the generator's term has the mean weight of the batch's samples, not each sample's own.
+        pixels: clean samples are judged, decoded, by what a vision model sees of them (`discriminator.network`), in
+            place of renoised ones by what a denoiser does.
         r1: gamma of gamma / 2 |grad D|^2 at real samples (Mescheder et al. 2018, arXiv:1801.04406).
         approximate_r1: weight of (D(x_t) - D(x_t + spread n))^2 at real samples (APT, arXiv:2501.08316), which needs
             no second derivative; for small spreads that is r1 = 2 spread^2 approximate_r1.
         spread: standard deviation of its perturbation.
+        feature_r1: gamma of gamma / 2 sum_k |grad D_k|^2 by what each head reads of real samples, mean over the batch
+            (ADD, arXiv:2311.17042, eq. 3, whose gamma is half of this one); the network that is read needs no second
+            derivative.
     """
 
     weight: float = 3e-3
@@ -52,12 +57,14 @@ class GAN:
     one_pass: bool = False
     paired: bool | Literal["times"] = False
     even: bool = False
+    pixels: bool = False
     r1: float = 0.0
     approximate_r1: float = 0.0
     spread: float = 0.01
+    feature_r1: float = 0.0
 
     def __post_init__(self) -> None:
-        amounts = {name: vars(self)[name] for name in ("weight", "start", "r1", "approximate_r1")}
+        amounts = {name: vars(self)[name] for name in ("weight", "start", "r1", "approximate_r1", "feature_r1")}
         for name, value in amounts.items():
             if value < 0:
                 raise ValueError(f"gan.{name} is {value:g}: need at least 0")
@@ -68,6 +75,13 @@ class GAN:
             )
         if self.joint and self.times != Uniform():
             raise ValueError("gan.times is not read where gan.joint is set: leave one of them out")
+        if self.pixels and (self.joint or self.paired or self.times != Uniform()):
+            raise ValueError("gan.pixels judges samples without noise: leave gan.times, gan.joint and gan.paired out")
+        if self.pixels and self.r1:
+            raise ValueError(
+                "gan.r1 would differentiate an autoencoder and a vision model twice: under gan.pixels set "
+                "gan.feature_r1, which differentiates the heads alone"
+            )
         if self.one_pass and not self.joint:
             raise ValueError(
                 "gan.one_pass reads the call that teaches the fake score: set gan.joint=true, or leave it out"
@@ -78,7 +92,8 @@ NO_GAN = GAN(0.0)
 
 
 def check_gives_ratio(gan: GAN) -> None:
-    """Raises ValueError for a GAN whose discriminator gives no density ratio."""
+    """Raises ValueError for a GAN whose discriminator gives no density ratio of noisy samples."""
+    check_renoises(gan)
     if gan.kind != "logistic" or not gan.weight:
         raise ValueError(
             f"gan.kind is {gan.kind} and gan.weight {gan.weight:g}: the density ratio comes from a logistic "
@@ -92,6 +107,12 @@ def check_apart(gan: GAN) -> None:
         raise ValueError("gan.joint looks where two scores are compared, and here are none: set gan.times")
 
 
+def check_renoises(gan: GAN) -> None:
+    """Raises ValueError for a GAN that judges clean samples where noisy ones are to be judged."""
+    if gan.pixels:
+        raise ValueError("gan.pixels judges clean samples, and here noisy ones are compared: leave it out")
+
+
 def acts(gan: GAN, batch: Batch) -> bool:
     """Whether the generator is judged yet."""
     return gan.weight > 0 and batch.images >= gan.start
@@ -99,7 +120,10 @@ def acts(gan: GAN, batch: Batch) -> bool:
 
 def needs_gan(gan: GAN) -> Needs:
     """What the term asks for beside real samples."""
-    return Needs(judged_from=gan.start, second_derivative=gan.r1 > 0) if gan.weight else Needs()
+    if not gan.weight:
+        return Needs()
+    own = Needs(judged_from=gan.start, pixels=gan.pixels)
+    return own | Needs(second_derivative=gan.r1 > 0, head_derivative=gan.feature_r1 > 0)
 
 
 def generator_terms(
@@ -155,10 +179,10 @@ def discriminator_losses(
     real = _real(gan, roles, batch, fake, landing)
     if judged is None:
         both = Conditioning.cat([batch.cond, batch.cond])
-        logits = roles.discriminator(torch.cat([real.x_t, fake.x_t]), joined([real.t, fake.t]), both)
+        logits, read = _read(gan, roles, torch.cat([real.x_t, fake.x_t]), joined([real.t, fake.t]), both)
         of_real, judged = logits.chunk(2)
     else:
-        of_real = roles.discriminator(real.x_t, real.t, batch.cond)
+        of_real, read = _read(gan, roles, real.x_t, real.t, batch.cond)
     terms = {"gan": gan.learned * LOSSES[gan.kind](of_real, judged)}
     if gan.r1:
         terms["r1"] = gan.learned * gan.r1 / 2 * _gradient_penalty(roles, batch, real)
@@ -166,6 +190,8 @@ def discriminator_losses(
         moved = real.x_t + gan.spread * batch.noise()
         change = roles.discriminator(moved, real.t, batch.cond) - of_real
         terms["r1"] = terms.get("r1", 0) + gan.learned * gan.approximate_r1 * change.square().mean()
+    if gan.feature_r1:
+        terms["feature_r1"] = gan.learned * gan.feature_r1 / 2 * _slope_of_heads(of_real, read)
     return terms
 
 
@@ -193,6 +219,8 @@ LOSSES: dict[GanKind, Callable[[Tensor, Tensor], Tensor]] = {
 
 def _looked_at(gan: GAN, roles: Roles, batch: Batch, landing: Landing, scored: Noised | None) -> Noised:
     """The noisy samples that are judged: those of the scores, or the landing at times of its own."""
+    if gan.pixels:
+        return _clean(roles, batch, landing.x0)
     if not gan.joint:
         return renoised(roles, batch, landing.x, law=gan.times, s=landing.s)
     assert scored is not None, "check_apart refuses joint where no scores are compared"
@@ -204,11 +232,32 @@ def _real(gan: GAN, roles: Roles, batch: Batch, fake: Noised, landing: Landing) 
 
     At their times also where those cannot lie everywhere, so that the time does not tell them apart.
     """
+    if gan.pixels:
+        return _clean(roles, batch, batch.x0)
     if gan.paired is True:
         return Noised.of(roles.process, batch.x0, fake.t, fake.eps)
     if gan.paired or gan.joint or landing.s is not None:
         return Noised.of(roles.process, batch.x0, fake.t, batch.noise())
     return renoised(roles, batch, batch.x0, law=gan.times)
+
+
+def _clean(roles: Roles, batch: Batch, x0: Latent) -> Noised:
+    """Samples as they are, at time 0."""
+    return Noised.of(roles.process, x0, batch.full(0.0), torch.zeros_like(x0))
+
+
+def _read(gan: GAN, roles: Roles, x_t: Latent, t: Time, cond: Conditioning) -> tuple[Tensor, list[Tensor]]:
+    """Logits, and what the heads read, where their slopes by it are wanted."""
+    if not gan.feature_r1:
+        return roles.discriminator(x_t, t, cond), []
+    read = [feature.requires_grad_() for feature in roles.discriminator.features(x_t, t, cond)]
+    return roles.discriminator.judged(read, cond), read
+
+
+def _slope_of_heads(of_real: Tensor, read: Sequence[Tensor]) -> Tensor:
+    """Squared norm of each head's slope by what it read of a real sample, summed over heads, mean over samples."""
+    slopes = torch.autograd.grad(of_real.sum(), read, create_graph=True)
+    return torch.stack([slope.square().sum() for slope in slopes]).sum() / len(of_real)
 
 
 def _gradient_penalty(roles: Roles, batch: Batch, real: Noised) -> Tensor:

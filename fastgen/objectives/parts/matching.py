@@ -1,13 +1,14 @@
 """Verbs of distribution matching: the two scores of a generated sample, and the training of the second."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol, runtime_checkable
+from typing import Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
 
 from ...errors import UserError
 from ...models.calls import Scalars, Verb, guided, through
+from ...models.discriminator import Discriminator
 from ...models.roles import Roles
 from ...process import Latent, Prediction, Time, TimeLaw
 from ...seeds import uniform
@@ -109,8 +110,7 @@ def fake_terms(settings: Matching, roles: Roles, batch: Batch, landing: Landing)
     if not gan.one_pass:
         terms = {"denoise": fake_denoising(settings, roles, batch, landing, noised)}
         return terms | discriminator_losses(gan, roles, batch, landing, noised)
-    check_reads(roles)
-    judged, belief = roles.discriminator.with_belief(noised.x_t, noised.t, batch.cond)
+    judged, belief = _reader(roles).with_belief(noised.x_t, noised.t, batch.cond)
     terms = {"denoise": taught(settings, belief, noised)}
     return terms | discriminator_losses(gan, roles, batch, landing, noised, judged=judged)
 
@@ -145,12 +145,12 @@ def check_floor(floor: float) -> None:
         raise ValueError(f"floor is {floor:g}: it keeps the direction finite where real and x0 agree, need floor > 0")
 
 
-def check_ratio(ratio: int) -> None:
-    """Raises ValueError for a fake score that never learns, or hardly lets the generator learn."""
+def check_ratio(ratio: int, learner: str = "fake score") -> None:
+    """Raises ValueError for a fake score or discriminator that never learns, or hardly lets the generator learn."""
     if not 1 <= ratio <= MOST_UPDATES:
         raise ValueError(
-            f"ratio is {ratio}: the fake score needs at least one update per generator update, or the generator chases "
-            f"a score that never learns of it, and at most {MOST_UPDATES}"
+            f"ratio is {ratio}: the {learner} needs at least one update per generator update, or the generator chases "
+            f"what never learns of it, and at most {MOST_UPDATES}"
         )
 
 
@@ -165,13 +165,19 @@ def check_one_pass(settings: Matching, needs: Needs) -> None:
         )
 
 
-def check_reads(roles: Roles) -> None:
-    """Raises UserError where the discriminator does not read the fake score."""
-    if roles.discriminator.backbone is not roles.fake_score:
+def _reader(roles: Roles) -> Discriminator:
+    """The discriminator.
+
+    Raises:
+        UserError: it does not read the fake score.
+    """
+    reader = cast(Discriminator, roles.discriminator)
+    if reader.backbone is not roles.fake_score:
         raise UserError(
             "gan.one_pass reads the fake score, and the discriminator another network: set "
             "discriminator.backbone=fake_score, or leave gan.one_pass out"
         )
+    return reader
 
 
 def cycle_of(ratio: int, gan: GAN) -> Cycle:

@@ -25,6 +25,7 @@ class Needs:
         null: an unconditional mode, for guidance or dropped conditions.
         lpips: the perceptual distance of decoded samples.
         rewards: scores of decoded samples, see `fastgen.models.rewards`.
+        pixels: a discriminator of decoded samples, see `fastgen.models.pixel_discriminator`.
         ratio_means, log_variance: states, see `fastgen.models.state`.
         scalars: role -> scalars that it is told and so has embeddings of, see `fastgen.models.scalars`.
         heads: fewest intervals that the generator has heads for in the place of its last linear layer, see
@@ -39,6 +40,7 @@ class Needs:
         experts: it trains the two networks of a pipeline phase by phase.
         fine_times: it tells the generator times that are closer than half precision can tell apart.
         second_derivative: it differentiates a gradient.
+        head_derivative: it differentiates a gradient of the discriminator's heads alone.
         uneven: which networks it calls depends on the samples drawn, and so differs between processes.
         judged_from: images of the generator before the last of its terms begins.
 
@@ -54,6 +56,7 @@ class Needs:
     null: bool = False
     lpips: bool = False
     rewards: bool = False
+    pixels: bool = False
     ratio_means: bool = False
     log_variance: bool = False
     scalars: Mapping[str, Set[str]] = field(default_factory=dict, hash=False)
@@ -68,6 +71,7 @@ class Needs:
     experts: bool = False
     fine_times: bool = False
     second_derivative: bool = False
+    head_derivative: bool = False
     uneven: bool = False
     judged_from: int = 0
 
@@ -112,7 +116,7 @@ class Needs:
     @property
     def pictures(self) -> bool:
         """Whether training encodes or decodes images."""
-        return self.images or self.lpips or self.rewards
+        return self.images or self.lpips or self.rewards or self.pixels
 
     @property
     def states(self) -> tuple[str, ...]:
