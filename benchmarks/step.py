@@ -119,9 +119,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--gradients", choices=("fp32", "bf16"), default="fp32")
     parser.add_argument("--ema-device", choices=("auto", "cpu"), default="auto")
     parser.add_argument("--sequence-parallel", type=int, default=1, help="processes that share a sample's tokens")
-    switches = {"gan": False, "one-pass": False, "checkpointing": True, "compile": False, "graphs": False}
+    switches = {"gan": False, "one-pass": False, "checkpointing": True, "graphs": False}
     for name, default in switches.items():
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=default)
+    parser.add_argument("--compile", nargs="?", const=True, default=False, choices=("all",), help="blocks that repeat")
+    parser.add_argument("--no-compile", dest="compile", action="store_const", const=False)
     parser.add_argument("--every", type=int, default=1, help="of so many blocks one is computed again, if any is")
     parser.add_argument("--cycles", type=int, default=3, help="that the medians are of")
     parser.add_argument("--warmup", type=int, default=2, help="cycles before them")

@@ -58,7 +58,7 @@ class Setting:
     one_pass: bool = False
     checkpointing: bool | Literal["auto"] = True
     every: int = 1
-    compile: bool = False
+    compile: bool | Literal["all"] = False
     graphs: bool = False
     precision: str = "bf16"
     base: Base | Literal["auto"] = "auto"

@@ -89,6 +89,14 @@ class Peer:
         return f"process {self.rank} (pid {self.pid} on {self.host})"
 
 
+def quiet_nccl() -> None:
+    """Leaves it to the threads of this module to miss a process, unless the environment says otherwise.
+
+    NCCL's own monitor asks the store, and where the process that holds it has left first, it prints a trace.
+    """
+    os.environ.setdefault("TORCH_NCCL_ENABLE_MONITORING", "0")
+
+
 @contextmanager
 def together(patience_s: float) -> Iterator[None]:
     """Within, what ends one process ends all of them, with the same words and exit code.

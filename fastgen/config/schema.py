@@ -131,7 +131,8 @@ class TrainConfig(Strict):
     ema_device: auto keeps the average beside the weights, cpu in main memory, where it follows while training goes on.
     reuse: the turns of a cycle share one batch and its rollout.
     gradient_checkpointing: blocks computed again in the backward pass, for memory: all, each n-th, or few (auto).
-    compile: the blocks that networks are stacked from are compiled by PyTorch.
+    compile: the blocks that networks are stacked from are compiled by PyTorch; those alone that repeat, or all, for a
+        first cycle of minutes.
     cuda_graphs: a network's call is one launch on CUDA devices, recorded when it comes again; for some more memory.
     sharding: none gives every process whole networks; full a slice of each, with its gradients, moments and average;
         host a slice over the processes of its host, so that only gradients travel between hosts.
@@ -152,7 +153,7 @@ class TrainConfig(Strict):
     ema_device: Literal["auto", "cpu"] = "auto"
     reuse: bool = False
     gradient_checkpointing: bool | PositiveInt | Literal["auto"] = False
-    compile: bool = False
+    compile: bool | Literal["all"] = False
     cuda_graphs: bool = True
     sharding: Sharding = "none"
     sequence_parallel: PositiveInt = 1

@@ -24,7 +24,7 @@ from ..models.calls import search_convolutions
 from ..models.pipelines.attention import avoid_cudnn, check_attention
 from ..models.pipelines.loading import answer_within
 from ..models.pipelines.repeats import said_once
-from ..peers import together
+from ..peers import quiet_nccl, together
 from .account import closing, header, now, told
 from .checks import check_grids, check_needs, check_stages
 from .exhausted import counted
@@ -190,6 +190,7 @@ def accelerator_of(config: Config) -> Accelerator:
     cpu = config.device == "cpu" or (config.device == "auto" and not torch.cuda.is_available())
     check_device(config)
     avoid_cudnn()
+    quiet_nccl()
     return Accelerator(cpu=cpu, log_with=list(config.log.trackers) or None, project_dir=config.out / "trackers")
 
 

@@ -123,7 +123,7 @@ def build_roles(
     if "discriminator" in trained:
         members["discriminator"] = discriminator_of(pipeline, denoisers, stage)
     if stage.train.compile:
-        _compile(members)
+        _compile(members, every=stage.train.compile == "all")
     device = next(pipeline.network.parameters()).device
     members |= {name: STATES[name]().to(device) for name in needs.states}
     if needs.lpips:
@@ -219,9 +219,9 @@ def _base(network: nn.Module, base: Base, *, alone: bool) -> nn.Module:
     return alias(cast(network, dtype)) if alone or dtype_of(network) == dtype else cast(copy.deepcopy(network), dtype)
 
 
-def _compile(members: Mapping[str, nn.Module]) -> None:
+def _compile(members: Mapping[str, nn.Module], *, every: bool) -> None:
     """Compiles the regions of all networks in place, once nothing more is changed or copied."""
     ends = [layer for module in members.values() if isinstance(module, Discriminator) for layer in module.layers]
     for denoiser in members.values():
         if isinstance(denoiser, Speaker):
-            compile_regions(denoiser.net, ends)
+            compile_regions(denoiser.net, ends, every=every)

@@ -235,7 +235,7 @@ class Run:
         Raises:
             Stopped: there was one.
         """
-        position, recompilations = stage.position, Recompilations(stage.config.train.compile)
+        position, recompilations = stage.position, Recompilations(bool(stage.config.train.compile))
         with Telling(self.log, self.config, stage, self.accelerator.device) as told, deferred():
             if position.cycle == 0 and self.yardstick is not None:
                 told.report(self._measured(stage, quality), quality)

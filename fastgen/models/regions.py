@@ -40,19 +40,20 @@ class Region(nn.Module):
     """A block whose `forward` is compiled; hooks on the block itself are called, those on its layers are not."""
 
 
-def find_regions(net: nn.Module, ends: Sequence[str] = ()) -> dict[str, nn.Module]:
+def find_regions(net: nn.Module, ends: Sequence[str] = (), *, every: bool = False) -> dict[str, nn.Module]:
     """The regions of a network by name, in its order: those of structures that repeat, or all where none does.
 
     Args:
         ends: names of layers whose output is read; none is left within a region.
+        every: those of all structures, however few are alike.
     """
     blocks = dict(_blocks(net, "", ends, listed=False))
     alike = Counter(map(_structure, blocks.values()))
     often = {name: block for name, block in blocks.items() if alike[_structure(block)] >= REPEATS}
-    return often or blocks
+    return blocks if every else often or blocks
 
 
-def compile_regions(net: nn.Module, ends: Sequence[str] = ()) -> None:
+def compile_regions(net: nn.Module, ends: Sequence[str] = (), *, every: bool = False) -> None:
     """Compiles the regions of a network, in place; regions of one structure share their code, in copies as well.
 
     Where most convolutions are compiled, images on a GPU are channels-last, which convolutions compute in there, on
@@ -62,11 +63,12 @@ def compile_regions(net: nn.Module, ends: Sequence[str] = ()) -> None:
 
     Args:
         ends: names of layers whose output is read, see `find_regions`.
+        every: blocks of all structures, each of which takes seconds to compile.
 
     Raises:
         UserError: the network has none.
     """
-    regions = find_regions(net, ends)
+    regions = find_regions(net, ends, every=every)
     if not regions:
         raise UserError(
             f"train.compile is on, and {type(net).__name__} has no stack of blocks to compile: switch it off"
@@ -74,12 +76,12 @@ def compile_regions(net: nn.Module, ends: Sequence[str] = ()) -> None:
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     _set_up()
     fresh = [block for block in regions.values() if not isinstance(block, Region)]
+    turned = _hold_convolutions(net, regions.values())
     for block in fresh:
         kind: Any = type(block)
-        block.__class__ = _compiled(kind, _structure(block))
-    if fresh and _hold_convolutions(net, regions.values()):
-        for part in (net, *fresh):
-            part.register_forward_pre_hook(_channels_last, with_kwargs=True)
+        block.__class__ = _compiled(kind, _structure(block), turned)
+    for part in (net, *fresh) if fresh and turned else ():
+        part.register_forward_pre_hook(_channels_last, with_kwargs=True)
 
 
 def as_written() -> AbstractContextManager[None]:
@@ -200,9 +202,15 @@ def _settings(part: nn.Module) -> Iterator[tuple[str, type, Any]]:
 
 
 @cache
-def _compiled(kind: Any, structure: tuple[Any, ...]) -> type[nn.Module]:
-    """The class of compiled regions of that class and structure, by the name that those who ask for it know."""
-    compiled = torch.compile(_own_code(kind), dynamic=False, options=OPTIONS)
+def _compiled(kind: Any, structure: tuple[Any, ...], turned: bool) -> type[nn.Module]:
+    """The class of compiled regions of that class and structure, by the name that those who ask for it know.
+
+    Args:
+        turned: images come channels-last. PyTorch's compiler would turn them back where a convolution leaves half of
+            its channels, as those behind a joined skip do.
+    """
+    options = {**OPTIONS, "force_layout_optimization": turned}
+    compiled = torch.compile(_own_code(kind), dynamic=False, options=options)
 
     @wraps(kind.forward)
     def forward(*args: Any, **kwargs: Any) -> Any:

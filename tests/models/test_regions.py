@@ -93,6 +93,14 @@ def test_regions_are_the_blocks_that_repeat_or_all(size: Size, expected: dict[st
     assert inside > share * sum(parameter.numel() for parameter in net.parameters())
 
 
+def test_blocks_of_structures_that_are_rare_are_regions_where_all_are_asked_for():
+    for size, rare in ((SIZES["sdxl"], {"ResnetBlock2D": 17}), (SIZES["cifar"], {"ResnetBlock2D": 2, "Attention": 1})):
+        net = size.built(torch.device("meta"), torch.bfloat16)
+        often, every = find_regions(net), find_regions(net, every=True)
+        assert often.items() < every.items()
+        assert Counter(type(every[name]).__name__ for name in every.keys() - often.keys()) == rare
+
+
 def test_a_region_ends_at_a_layer_that_is_read():
     net, block = network(), "mid_block.resnets.0"
     assert block in find_regions(net, [block])
