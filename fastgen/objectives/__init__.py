@@ -12,6 +12,7 @@ from .distribution.diff_instruct import DiffInstruct
 from .distribution.dmd import DMD
 from .distribution.dmd2 import DMD2
 from .distribution.dp_dmd import DPDMD
+from .distribution.emd import EMDistillation
 from .distribution.f_distill import FDistill
 from .distribution.phased_dmd import PhasedDMD
 from .distribution.sid import SiD, SiDLSG
@@ -68,6 +69,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "phased_dmd": PhasedDMD,
     "decoupled_dmd": DecoupledDMD,
     "dp_dmd": DPDMD,
+    "emd": EMDistillation,
     "dmdr": DMDR,
     # distribution matching through both scores
     "sid": SiD,

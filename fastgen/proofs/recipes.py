@@ -9,6 +9,7 @@ from ..objectives.distribution.diff_instruct import DiffInstruct
 from ..objectives.distribution.dmd import DMD
 from ..objectives.distribution.dmd2 import DMD2
 from ..objectives.distribution.dp_dmd import DPDMD
+from ..objectives.distribution.emd import EMDistillation
 from ..objectives.distribution.f_distill import FDistill
 from ..objectives.distribution.phased_dmd import PhasedDMD
 from ..objectives.distribution.sid import SiD, SiDLSG
@@ -57,6 +58,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "decoupled_dmd": Recipe(DecoupledDMD(augmentation=1.0, ratio=2)),
     "dp_dmd_2step": Recipe(DPDMD(guidance=Fixed(1.0), ratio=2), **TWO),
+    "emd": Recipe(EMDistillation(ratio=2, corrections=4)),
     "dmdr": Recipe(DMDR(ratio=2, renoise=100 * SIZE)),
     "sid": Recipe(SiD(ratio=2)),
     "sid_half": Recipe(SiD(alpha=0.5, ratio=2)),

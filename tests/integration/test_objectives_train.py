@@ -54,6 +54,7 @@ CASES = {
     "phased_dmd": Case({"dm"}, student=ODE),
     "decoupled_dmd": Case({"dm", "augmentation"}, student="{steps: [2]}"),
     "dp_dmd": Case({"dm", "diversity"}, student=ODE, settings="grid: 4, anchor: 1"),
+    "emd": Case({"dm"}, settings="corrections: 2"),
     "dmdr": Case({"dm", "reward"}, student="{steps: [2]}", settings="form: grpo, group: 2", more=REWARDED),
     "sid": Case({"sid"}),
     "sida": Case({"sid", "gan"}, GAN),
@@ -63,7 +64,18 @@ CASES = {
     "uni_instruct": Case({"fisher", "gan"}, GAN),
 }
 USUAL = {  # the pipeline that each is tried on
-    "classes": ("diff_instruct", "dmd", "f_distill", "sid", "sid_few_step", "sida", "sim", "tdm", "uni_instruct"),
+    "classes": (
+        "diff_instruct",
+        "dmd",
+        "emd",
+        "f_distill",
+        "sid",
+        "sid_few_step",
+        "sida",
+        "sim",
+        "tdm",
+        "uni_instruct",
+    ),
     "sdxl": ("dmd2",),
     "sd3": ("decoupled_dmd", "dmdr", "dp_dmd", "phased_dmd", "sid_lsg", "swiftbrush", "vsd"),
 }

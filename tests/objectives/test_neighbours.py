@@ -23,6 +23,7 @@ from fastgen.objectives.distribution.decoupled_dmd import DecoupledDMD
 from fastgen.objectives.distribution.diff_instruct import DiffInstruct
 from fastgen.objectives.distribution.dmd import DMD
 from fastgen.objectives.distribution.dmd2 import DMD2
+from fastgen.objectives.distribution.emd import EMDistillation
 from fastgen.objectives.distribution.f_distill import FDistill
 from fastgen.objectives.distribution.phased_dmd import PhasedDMD
 from fastgen.objectives.distribution.sid import SiD, SiDLSG
@@ -51,6 +52,8 @@ class Even(Uniform):
 
 
 TIMES = Even(0.3, 0.9)
+FEWER = {"emd": {"corrections": 2, "noise_step": 0.5, "latent_step": 0.3}}
+"""Settings that need no more noises than `drawn` has, where the usual ones do."""
 
 
 def fixture(objective: Objective, steps: int) -> Roles:
@@ -96,7 +99,7 @@ def settled(objective: Objective) -> Objective:
 
 @cache
 def of(name: str, seed: int = 0, steps: int = 2) -> Tensor:
-    return gradient(settled(OBJECTIVES[name]()), seed=seed, steps=steps)
+    return gradient(settled(OBJECTIVES[name](**FEWER.get(name, {}))), seed=seed, steps=steps)
 
 
 def angle(a: Tensor, b: Tensor) -> float:
@@ -126,6 +129,7 @@ class Same(NamedTuple):
 
 
 NO_GAN, PLAIN = GAN(0.0), Fixed(1.0)
+ONE_CORRECTION = EMDistillation(corrections=1, latent_step=0.0)
 SID = SiD(alpha=1.0)
 SAME_BY_THE_PAPER = {
     "swiftbrush, vsd": Same(SwiftBrush(), VSD(guidance=Shared(4.5, 4.5), rollout="one_step"), 2, "its settings"),
@@ -143,6 +147,7 @@ SAME_BY_THE_PAPER = {
     "sida, sim": Same(
         SiDA(weight="none", gan=GAN()), SIM(distance="square", gan=GAN()), 2, "d'(y) = y beside one adversary"
     ),
+    "emd, diff_instruct": Same(ONE_CORRECTION, DiffInstruct(), 2, "one step of the noise alone"),
     "dmd2, dmdr": Same(DMD2(gan=NO_GAN), DMDR(reward=0.0), 2, "nothing is rewarded"),
     "sid, sida": Same(SID, SiDA(gan=NO_GAN), 2, "no GAN"),
     "sid, sid_lsg": Same(SID, SiDLSG(guidance=LongShort(1.0)), 2, "no guidance"),

@@ -14,7 +14,7 @@ from ...process import Latent, Prediction, Time, TimeLaw
 from ...seeds import uniform
 from .base import Batch, Cycle, Landing, Terms
 from .gan import GAN, discriminator_losses, needs_gan
-from .guidance_laws import GuidanceLaw
+from .guidance_laws import GuidanceLaw, Scales
 from .needs import Needs
 from .ops import Noised, RowName, denoising_loss, renoised
 from .rollout import Rollout, RolloutName
@@ -96,6 +96,13 @@ def compare(
     """
     scales = settings.guidance.drawn(batch.shared_rng)
     noised = renoised(roles, batch, landing.x, law=settings.times, s=landing.s)
+    return scored(call, scales, roles, batch, landing, noised, floor=floor)
+
+
+def scored(
+    call: Verb, scales: Scales, roles: Roles, batch: Batch, landing: Landing, noised: Noised, *, floor: float = FLOOR
+) -> Scores:
+    """Both scores, at these scales, of a landing that is noised already."""
     real = guided(call, roles.real_score, noised.x_t, noised.t, batch.cond, w=scales.real)
     fake = guided(call, roles.fake_score, noised.x_t, noised.t, batch.cond, scalars_of(roles, landing), w=scales.fake)
     return Scores(noised, real, fake, floor)

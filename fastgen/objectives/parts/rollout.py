@@ -21,8 +21,13 @@ RolloutName = Literal["one_step", "backward_simulation", "noised_data", "traject
 
 def one_step(roles: Roles, batch: Batch) -> Landing:
     """Noise to a clean sample in one call, at the first time of a grid."""
-    t = batch.full(_drawn_grid(roles, batch)[0])
+    t = first_time(roles, batch)
     return _jump(roles, batch, roles.process.prior(batch.noise(), t), t)
+
+
+def first_time(roles: Roles, batch: Batch) -> Time:
+    """Where a grid begins, [B]."""
+    return batch.full(_drawn_grid(roles, batch)[0])
 
 
 def backward_simulation(roles: Roles, batch: Batch, *, first: int = 0) -> Landing:
