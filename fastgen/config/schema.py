@@ -19,6 +19,7 @@ from .discriminator import DiscriminatorConfig, check_judged
 from .evaluate import EvaluateConfig
 from .export import ExportConfig, ExportSetting
 from .guards import GuardsConfig
+from .origins import check_carried
 from .pairs import PairsConfig
 from .record import CheckpointsConfig, LogConfig, TimeoutsConfig
 from .rewards import SEVERAL_REWARDS, check_rewarded
@@ -197,7 +198,7 @@ class StageConfig(Strict):
     name: of the stage in the log, checkpoints and report; the objective's where not given.
     objective: what is minimised.
     train: budget, batches and optimizers.
-    carry: role -> whose weights it starts from: teacher, generator or ema (the stage before).
+    carry: role -> what it starts from: teacher, an earlier stage, or generator, ema, fake_score of the one before.
     discriminator: what it reads, for objectives that have one.
     rewards: what samples are to score high in, for objectives that read rewards; of several each has a `weight`.
     judges: rewards that are only watched, so that what is gained at their expense shows in the log.
@@ -206,7 +207,7 @@ class StageConfig(Strict):
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
     objective: Annotated[Any, named(OBJECTIVE_KINDS, "name")]
     train: TrainConfig
-    carry: dict[str, Literal["teacher", "generator", "ema"]] = Field(default_factory=dict)
+    carry: dict[str, str] = Field(default_factory=dict)
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     rewards: Annotated[Any, SEVERAL_REWARDS] = None
     judges: Annotated[Any, SEVERAL_REWARDS] = None
@@ -298,9 +299,9 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _stages_have_their_own_names(self) -> Self:
-        for name in (names := [stage.name for stage in self.stages]):
-            if names.count(name) > 1:
-                raise ValueError(f"two stages are called {name!r}: give each a `name` of its own")
+        names = [stage.name for stage in self.stages]
+        for index, stage in enumerate(self.stages):
+            check_carried(stage.name, stage.carry, names[:index])
         return self
 
     @property

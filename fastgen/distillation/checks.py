@@ -38,8 +38,8 @@ def check_stages(config: Config) -> None:
         _check_scalars(stage, config)
         _check_settings(stage, config)
         check_processes(stage, config)
-    for before, stage in zip((None, *config.stages), config.stages, strict=False):
-        check_origins(before, stage, config)
+    for number in range(len(config.stages)):
+        check_origins(config, number)
     last, steps = config.stages[-1], config.student.steps
     if last.objective.needs.one_step and steps != (1,):
         raise UserError(

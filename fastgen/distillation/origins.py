@@ -8,12 +8,13 @@ SCALARS = {"s": "where its steps lead", "w": "its guidance", "heads": "an interv
 """What a generator may be told beside its time, in words."""
 
 
-def check_origins(before: StageConfig | None, stage: StageConfig, config: Config) -> None:
-    """Refuses what a stage carries from the one before, None for the first.
+def check_origins(config: Config, number: int) -> None:
+    """Refuses what a stage starts from, by its number.
 
     Raises:
         UserError: naming the stage, the role and where it may start from.
     """
+    stage, earlier = config.stages[number], config.stages[:number]
     roles = denoisers_of(stage.objective)
     for role, origin in stage.carry.items():
         if role not in roles:
@@ -22,33 +23,48 @@ def check_origins(before: StageConfig | None, stage: StageConfig, config: Config
             continue
         if role == "target":
             raise UserError(f"stage {stage.name!r} carries the target, which always starts as its generator: remove it")
-        if config.init is None if before is None else origin == "ema" and before.train.ema is None:
+        _check_left(stage, role, origin, earlier[-1] if earlier else None, config)
+        if config.sharing == "scores" and (role == "generator") == (origin == "fake_score"):
             raise UserError(
-                f"stage {stage.name!r} carries {role} from {origin!r}, which the stage before does not leave: it must "
-                "exist, and keep an average (train.ema) for 'ema'"
+                f"stage {stage.name!r} carries the {role} from {_words(origin)}, of which under sharing=scores one is "
+                "a whole network and one a LoRA on the teacher: set sharing=full, or start it from the teacher"
             )
-        if config.sharing == "scores" and role != "generator":
-            raise UserError(
-                f"stage {stage.name!r} carries the {role} from a whole generator, but under sharing=scores it is a "
-                "LoRA on the teacher: set sharing=full, or start it from the teacher"
-            )
-    if before is not None:
-        _check_told(before, stage)
-
-
-def _check_told(before: StageConfig, stage: StageConfig) -> None:
-    """Refuses a role that goes on from a generator that was told what this role is not."""
-    known = _told(before, "generator")
-    for role in denoisers_of(stage.objective):
+    for role in roles if earlier else ():
         origin = stage.carry.get(role, "generator" if role == "generator" else "teacher")
-        lost = [name for name in known if name not in _told(stage, role)]
-        if origin != "teacher" and lost:
-            what = " and ".join(SCALARS.get(name, name) for name in lost)
-            raise UserError(
-                f"the {role} of stage {stage.name!r} goes on from the generator of stage {before.name!r}, which is "
-                f"told {what}, and is not told it itself: start it from the teacher (carry: {{{role}: teacher}}), or "
-                "choose objectives that are told the same"
-            )
+        if origin != "teacher":
+            _check_told(stage, role, origin, next((one for one in earlier if one.name == origin), earlier[-1]))
+
+
+def _check_left(stage: StageConfig, role: str, origin: str, before: StageConfig | None, config: Config) -> None:
+    """Refuses what the stage before, None for the first, does not leave."""
+    left = {
+        "generator": before is not None or config.init is not None,
+        "ema": before.train.ema is not None if before is not None else config.init is not None,
+        "fake_score": before is not None and "fake_score" in denoisers_of(before.objective),
+    }
+    if not left.get(origin, True):
+        raise UserError(
+            f"stage {stage.name!r} carries {role} from {origin!r}, which the stage before does not leave: it must "
+            "exist, keep an average (train.ema) for 'ema', and have one for 'fake_score'"
+        )
+
+
+def _check_told(stage: StageConfig, role: str, origin: str, before: StageConfig) -> None:
+    """Refuses a role that goes on from one that was told what this role is not."""
+    known = _told(before, "fake_score" if origin == "fake_score" else "generator")
+    fused = origin == before.name  # what it was told is in the weights that an earlier stage leaves
+    lost = known if fused else [name for name in known if name not in _told(stage, role)]
+    if lost:
+        what = " and ".join(SCALARS.get(name, name) for name in lost)
+        raise UserError(
+            f"the {role} of stage {stage.name!r} goes on from {_words(origin)} of stage {before.name!r}, which is "
+            f"told {what}, and is not told it itself: start it from the teacher (carry: {{{role}: teacher}}), or "
+            "choose objectives that are told the same"
+        )
+
+
+def _words(origin: str) -> str:
+    return "the fake score" if origin == "fake_score" else "the generator"
 
 
 def _told(stage: StageConfig, role: str) -> tuple[str, ...]:

@@ -89,10 +89,11 @@ def build_stage(student: Student, stage: int = 0, *, after: Stage | None = None)
 
     Args:
         stage: number of the stage.
-        after: the stage before, whose generator goes on; None starts from the teacher, or from `init`.
+        after: the stage before, whose generator goes on; None starts from the teacher, or from `init`. What still
+            earlier stages left is not there.
     """
-    run = _run(student)
-    return run.stage(stage, left_by(after) if after else run.begin(None))
+    run, carried = _run(student), student.config.stages[stage].carry.values()
+    return run.stage(stage, left_by(after, asked=carried) if after else run.begin(None))
 
 
 def batches(student: Student, stage: int = 0) -> Iterator[Batch]:

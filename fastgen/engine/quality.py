@@ -5,7 +5,7 @@ training itself; what a stage leaves to the next one and to the export is its be
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -186,9 +186,12 @@ def copied(stage: Stage) -> dict[str, Tensor]:
     return taken(stage.roles.network("generator"))
 
 
-def left_by(stage: Stage) -> dict[str, dict[str, Tensor]]:
-    """The generator's weights that a stage leaves to the next: its last, and their average where one is kept."""
-    weights = {"generator": copied(stage)}
+def left_by(stage: Stage, *, asked: Collection[str] = ()) -> dict[str, dict[str, Tensor]]:
+    """The weights that a stage leaves to the next: its generator's last, and their average where one is kept.
+
+    Those of its fake score only where they are `asked` for.
+    """
+    weights = {role: taken(stage.roles.network(role)) for role in ("generator", *{"fake_score"}.intersection(asked))}
     if stage.ema is not None:
         with averaged(stage):
             weights["ema"] = copied(stage)

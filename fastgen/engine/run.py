@@ -11,7 +11,6 @@ from torch import Tensor
 
 from ..config.schema import Config, StageConfig
 from ..config.yaml_file import digest, fingerprint, save
-from ..errors import CheckpointError
 from ..models.pipelines.pipeline import Pipeline
 from ..models.regions import Recompilations
 from ..models.roles import Roles
@@ -22,6 +21,7 @@ from .distributed import alone, is_first, shared, signal_of_any
 from .dtypes import autocast_of, base_of
 from .exhaustion import memory_told
 from .feed import Feed, PairSet
+from .finished import carried, finished_before, named
 from .incidents import Incidents
 from .latents import KeptImages, kept_images
 from .loading import loader_of
@@ -31,7 +31,7 @@ from .memory import settle_recompute
 from .pairs import teacher_pairs
 from .previews import Preview, Previews
 from .progress import Boundary
-from .quality import Quality, Yardstick, left_by, passed, plain, read_weights, write_weights
+from .quality import Quality, Yardstick, left_by, passed, plain, write_weights
 from .resume import due_again, resumed
 from .roles import Weights, build_roles
 from .saved import FORMAT
@@ -102,12 +102,13 @@ class Run:
         self.log.rewind(start, at["cycle"], due=due)
         self.log.begin(step_at(self.config, start, at["images"] + (not due)))
         alone(lambda: save(self.config, self.config.out))
-        finished = self._finished_before(start)
+        finished = finished_before(self.config, start, say=self.log.say) if is_first() else {}
         weights = {} if snapshot else self.begin(self.log)
         for index, stage_config in enumerate(self.config.stages[start:], start):
             begun = snapshot if index == start else None
             with memory_told(f"building stage {stage_config.name!r}", stage=index):
-                stage = self.stage(index, weights if begun is None else None)
+                known = {**weights, **named(self.config, index, finished)} if begun is None else None
+                stage = self.stage(index, known)
             if begun is not None:
                 self._check_pairs(begun, stage, allow_changed)
             quality = Quality(self.yardstick, self.config.evaluate, self.config.out / "best")
@@ -115,7 +116,7 @@ class Run:
                 stage.restore(begun)
                 self._restore(quality, begun, stage)
             self._run(stage, quality, Boundary.of(begun.state.get("boundary")) if begun else None)
-            weights = _left_by(stage, quality)
+            weights = _left_by(stage, quality, asked=carried(self.config, index + 1))
             latest = weights.get("ema", weights["generator"])
             finished[stage_config.name] = plain(stage.roles, latest, stage.feed)
             self._finish(stage, quality, finished[stage_config.name])
@@ -128,16 +129,6 @@ class Run:
         if config.train.sharding != "none":
             gc.collect()  # slices and their parameters hold each other
             self.pipeline.network.to(self.accelerator.device)
-
-    def _finished_before(self, start: int) -> dict[str, dict[str, Tensor]]:
-        """What the stages before `start` left on the first process's disk, which alone reports of them."""
-        finished: dict[str, dict[str, Tensor]] = {}
-        for stage in self.config.stages[:start] if self.accelerator.is_main_process else ():
-            try:
-                finished[stage.name] = read_weights(self.config.out / "stages" / stage.name)
-            except CheckpointError as error:
-                self.log.say(f"the report will lack stage {stage.name!r}: {error}")
-        return finished
 
     def _check_pairs(self, snapshot: checkpoint.Snapshot, stage: Stage, allowed: Collection[Material]) -> None:
         """Pairs follow the teacher and the data, and are others only where these were allowed to be."""
@@ -304,8 +295,8 @@ class Run:
         checkpoint.written_together(checkpoint.Snapshot({**held.tensors, **best}, {**held.state, **about}), write)
 
 
-def _left_by(stage: Stage, quality: Quality) -> dict[str, dict[str, Tensor]]:
-    weights = left_by(stage)
+def _left_by(stage: Stage, quality: Quality, *, asked: Collection[str]) -> dict[str, dict[str, Tensor]]:
+    weights = left_by(stage, asked=asked)
     if quality.weights:
         weights["generator" if stage.ema is None else "ema"] = quality.weights
     return weights

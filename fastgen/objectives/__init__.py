@@ -27,6 +27,7 @@ from .parts.matching import Scores
 from .parts.needs import Needs
 from .parts.rollout import RolloutName
 from .parts.score_matching import DirectionMatching, ScoreMatching
+from .regression.degradation import Degradation
 from .regression.finetune import Finetune
 from .regression.guidance_distillation import GuidanceDistillation
 from .regression.kd import KnowledgeDistillation
@@ -58,6 +59,7 @@ from .trajectory.twinflow import TwinFlow
 OBJECTIVES: dict[str, type[Objective]] = {
     # teachers
     "pretrain": Pretrain,
+    "degradation": Degradation,
     # distribution matching by a direction
     "vsd": VSD,
     "swiftbrush": SwiftBrush,

@@ -22,11 +22,11 @@ import torch
 
 from ..errors import UserError
 from ..files import atomic_json
-from .bed import PROCESSES, bed_of, distance, generated, integrated, sampler_of, started
+from .bed import PROCESSES, bed_of, distance, generated, integrated, sampler_of
 from .check import Check
 from .page import commit, put
 from .recipes import RECIPES
-from .training import Recipe, train
+from .training import Recipe, trained
 from .trajectory_recipes import TRAJECTORY_RECIPES
 
 ALL = RECIPES | TRAJECTORY_RECIPES
@@ -54,7 +54,7 @@ def measured(recipe: Recipe, process: str, *, seed: int) -> Distances:
     """Trains on one process and measures."""
     objective, grid = recipe.objective, recipe.grid
     bed = bed_of(objective, process)
-    student = train(recipe, started(objective, bed, grid, seed=seed), bed, seed=seed)
+    student = trained(recipe, bed, seed=seed)
     landings = generated(student, bed, grid, sampler_of(objective))
     mixed = torch.cat([x[: len(x) // recipe.steps] for x in landings])
     return Distances(distance(landings[-1], bed), distance(mixed, bed), distance(integrated(bed, grid), bed))

@@ -19,10 +19,10 @@ from torch import Tensor
 
 from ..process import even_grid
 from .analytic import Mixture
-from .bed import DATA, PROCESSES, SAMPLES, bed_of, distance, generated, integrated, sampler_of, started
+from .bed import DATA, PROCESSES, SAMPLES, bed_of, distance, generated, integrated, sampler_of
 from .convergence import ALL
 from .page import commit, put
-from .training import train
+from .training import trained
 
 SEED, PIXELS, HALF_WIDTH, DRAWN, MANY = 0, 240, 1.5, 3000, 32
 GREY, COLOUR = (200, 200, 200), (200, 40, 90)
@@ -85,7 +85,7 @@ def row_of(name: str, process: str, folder: Path) -> Row:
     torch.set_num_threads(1)
     recipe = replace(ALL[name], cycles=8 * ALL[name].cycles)
     bed, grid = bed_of(recipe.objective, process, "eight"), recipe.grid
-    student = train(recipe, started(recipe.objective, bed, grid, seed=SEED), bed, seed=SEED)
+    student = trained(recipe, bed, seed=SEED)
     samples = generated(student, bed, grid, sampler_of(recipe.objective))[-1]
     teacher = integrated(bed, grid)
     drawing(integrated(bed, even_grid(MANY)), samples).save(folder / f"{name}.png", optimize=True)

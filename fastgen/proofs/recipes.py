@@ -20,6 +20,7 @@ from ..objectives.distribution.uni_instruct import UniInstruct
 from ..objectives.distribution.vsd import VSD, SwiftBrush
 from ..objectives.parts.gan import GAN
 from ..objectives.parts.guidance_laws import Fixed, LongShort, Shared
+from ..objectives.regression.degradation import Degradation
 from ..objectives.regression.kd import KnowledgeDistillation
 from ..objectives.reward.dmdr import DMDR
 from ..process import LogNormal
@@ -35,6 +36,16 @@ LONG: dict[str, Any] = {"steps": 4, "shift": 8.0, "cycles": 1000}
 MIDDLE, WIDE, LOW = LogNormal(0.5, 1.0), LogNormal(0.0, 1.4), LogNormal(-0.4, 1.4)
 """Levels where the modes are told apart: on EDM's own times most are so noisy that only the mean is seen, and the two
 networks chase each other's."""
+DISBACK = (
+    Recipe(Degradation(), cycles=50, name="half"),
+    Recipe(Degradation(), cycles=50, name="whole"),
+    Recipe(
+        DMD2(gan=NO_GAN, ratio=2),
+        cycles=100,
+        carry={"generator": "teacher", "real_score": "half", "fake_score": "whole"},
+    ),
+)
+"""The way out, and back as far as half of it."""
 
 ADVERSARY = GAN(weight=1.0, learned=1.0, kind="hinge", times=LogNormal(0.0, 1.0))
 
@@ -58,6 +69,7 @@ RECIPES: dict[str, Recipe] = {
     ),
     "decoupled_dmd": Recipe(DecoupledDMD(augmentation=1.0, ratio=2)),
     "dp_dmd_2step": Recipe(DPDMD(guidance=Fixed(1.0), ratio=2), **TWO),
+    "disback": Recipe(DMD2(gan=NO_GAN, ratio=2), cycles=250, before=DISBACK, carry={"fake_score": "fake_score"}),
     "emd": Recipe(EMDistillation(ratio=2, corrections=4)),
     "dmdr": Recipe(DMDR(ratio=2, renoise=100 * SIZE)),
     "sid": Recipe(SiD(ratio=2)),

@@ -1,18 +1,19 @@
 """Training on the proof bed: a plain loop that knows no objective."""
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..models.denoiser import NetworkDenoiser
 from ..models.roles import Roles
 from ..objectives import Objective, roles_of
 from ..process import even_grid
-from .bed import Bed, batch_for, seeded
+from .bed import Bed, batch_for, seeded, started
 
 SIZE = 256
 
@@ -29,6 +30,9 @@ class Recipe:
         rate: learning rate of the generator.
         other_rate: learning rate of every other role that is trained.
         judged: the student's "last" samples, or the mixture of all its steps' "landings".
+        name: what later stages call it.
+        before: the stages before it.
+        carry: role -> whose weights it starts from, as of a run's stage.
     """
 
     objective: Objective
@@ -38,10 +42,25 @@ class Recipe:
     rate: float = 2e-3
     other_rate: float = 4e-3
     judged: Literal["last", "landings"] = "last"
+    name: str = ""
+    before: "tuple[Recipe, ...]" = ()
+    carry: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def grid(self) -> Tensor:
         return even_grid(self.steps, shift=self.shift)
+
+
+def trained(recipe: Recipe, bed: Bed, *, seed: int) -> NetworkDenoiser:
+    """The moving average of the generator after the recipe and the stages before it."""
+    left: dict[str, nn.Module] = {}
+    for stage in (*recipe.before, recipe):
+        roles = started(stage.objective, bed, stage.grid, seed=seed)
+        for role, origin in ({"generator": "generator"} | dict(stage.carry)).items():
+            roles.members[role] = copy.deepcopy(left.get(origin, roles[role]))
+        generator = train(stage, roles, bed, seed=seed)
+        left |= {"generator": generator, "fake_score": roles["fake_score"], stage.name: generator}
+    return generator
 
 
 def train(recipe: Recipe, roles: Roles, bed: Bed, *, seed: int) -> NetworkDenoiser:

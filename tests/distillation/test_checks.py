@@ -53,6 +53,12 @@ stages:
             ["stages.1.carry={real_score: ema}", "stages.0.train.ema=null"],
             "from 'ema', which the stage before does not",
         ),
+        (["stages.1.carry={generator: fake_score}", "sharing=scores"], "carries the generator from the fake score, of"),
+        (["stages.0.carry={fake_score: fake_score}"], "from 'fake_score', which the stage before does not leave"),
+        (
+            ["stages.0.objective={name: meanflow}", "process=flow", "stages.1.carry={real_score: first}"],
+            "where its steps",
+        ),
         (
             ["stages.1.objective.gan={start: 5}"],
             "starts after 5 images, but train.images=8 with train.batch=4 ends",
@@ -67,6 +73,21 @@ def test_a_stage_that_cannot_train_is_refused(options, words, tmp_path):
     check_stages(load(tmp_path / "run.yaml"))
     with pytest.raises(UserError, match=re.escape(words)):
         check_stages(load(tmp_path / "run.yaml", options))
+
+
+@pytest.mark.parametrize(
+    ("option", "words"),
+    [
+        ("stages.1.carry={real_score: frist}", "from 'frist', which is no earlier stage: did you mean first?"),
+        ("stages.0.carry={real_score: last}", "from 'last', which is no earlier stage"),
+        ("stages.0.name=ema", "which `carry` means otherwise"),
+    ],
+)
+def test_a_stage_that_is_not_there_is_refused(option, words, tmp_path):
+    (tmp_path / "run.yaml").write_text(RUN)
+    assert load(tmp_path / "run.yaml", ["stages.1.carry={real_score: first}"]).stages[1].carry
+    with pytest.raises(UserError, match=re.escape(words)):
+        load(tmp_path / "run.yaml", [option])
 
 
 def test_an_adversary_that_is_asked_once_is_not_refused(tmp_path):

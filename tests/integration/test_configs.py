@@ -110,7 +110,7 @@ def test_a_shipped_config_can_be_planned(config: Path, capsys, monkeypatch):
 
 
 def test_every_objective_that_distils_has_a_config():
-    assert {*MATCHING, *TRAJECTORY} == OBJECTIVES.keys() - {"pretrain", "finetune"}
+    assert {*MATCHING, *TRAJECTORY} == OBJECTIVES.keys() - {"pretrain", "degradation", "finetune"}
 
 
 @pytest.mark.parametrize(("name", "config"), FOUND)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ...models.calls import through
+from ...models.contract import Denoiser
 from ...models.roles import Roles
 from ...models.walk import walk
 from ...process import Latent, Time
@@ -43,6 +44,15 @@ def jumped_off(roles: Roles, batch: Batch, *, first: int = 0) -> tuple[Latent, T
     """x_t and t where the generator's own sampling stands before a random step of a grid, without gradient."""
     grid = _drawn_grid(roles, batch)
     return sampled(roles, batch, grid, depth=_drawn(len(grid), batch, first=first))
+
+
+def predicted(model: Denoiser, roles: Roles, batch: Batch) -> Latent:
+    """The clean samples that a denoiser predicts at a random step of its own sampling by the student's plan."""
+    grid = _drawn_grid(roles, batch)
+    stops = walk(model, batch.noise, batch.cond, grid.tolist(), sampler=roles.student.sampler)
+    (reached,) = islice(stops, _drawn(len(grid), batch) + 1, None, len(grid) + 1)
+    assert reached.belief is not None, "there is a stop before it"
+    return reached.belief.x0
 
 
 def noised_data(roles: Roles, batch: Batch, *, first: int = 0) -> Landing:
