@@ -59,7 +59,6 @@ from .trajectory.twinflow import TwinFlow
 OBJECTIVES: dict[str, type[Objective]] = {
     # teachers
     "pretrain": Pretrain,
-    "degradation": Degradation,
     # distribution matching by a direction
     "vsd": VSD,
     "swiftbrush": SwiftBrush,
@@ -109,6 +108,8 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "boot": Bootstrapping,
     "tbcm": TrajectoryBackward,
     "twinflow": TwinFlow,
+    # teachers of a first student
+    "degradation": Degradation,
     # regression
     "kd": KnowledgeDistillation,
     "guidance_distillation": GuidanceDistillation,
