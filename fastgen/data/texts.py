@@ -45,6 +45,19 @@ class Chained(Texts):
         return self._parts[place][number - (self._ends[place - 1] if place else 0)]
 
 
+class Reworded(Texts):
+    """Each of some texts within others words, at their "{}"."""
+
+    def __init__(self, texts: Sequence[str], words: str) -> None:
+        self._texts, self._words = texts, words
+
+    def __len__(self) -> int:
+        return len(self._texts)
+
+    def text(self, number: int) -> str:
+        return self._words.replace("{}", self._texts[number])
+
+
 class Some(Texts):
     """Some of many texts."""
 

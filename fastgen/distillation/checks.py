@@ -72,6 +72,11 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
             _check_embeds_time(stage, pipeline)
         if needs.heads:
             _check_heads(stage, pipeline)
+        if needs.context and pipeline.kind != "prompt":
+            raise UserError(
+                f"stage {stage.name!r} asks its teacher in other words, but {type(pipeline.pipe).__name__} takes no "
+                "prompts: choose a teacher that does"
+            )
         if needs.pairs and config.pairs.guidance != 1 and not pipeline.has_null:
             raise UserError(
                 f"stage {stage.name!r} reads pairs under guidance {config.pairs.guidance:g}, but the teacher has no "

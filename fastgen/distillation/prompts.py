@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..config.schema import Config
 from ..data.captions import Captions
 from ..data.decode import Size
-from ..data.texts import Chained, Some
+from ..data.texts import Chained, Reworded, Some
 from ..engine.distributed import meet
 from ..engine.loading import loader_of, positions_of
 from ..models.pipelines.arguments import check_given
@@ -63,6 +63,12 @@ def _trained(config: Config, captions: Captions) -> NDArray[np.bool_]:
     return asked
 
 
+def in_contexts(config: Config, asked: Sequence[str]) -> Sequence[str]:
+    """The prompts, and all of them again within the words of each context that a stage asks in."""
+    contexts = dict.fromkeys(stage.objective.needs.context for stage in config.stages)
+    return Chained([asked, *(Reworded(asked, words) for words in contexts if words)])
+
+
 def encode(config: Config, pipeline: Pipeline, accelerator: Accelerator) -> None:
     """The drawn prompts' conditioning: on disk once, each process with its share; in memory by every process.
 
@@ -74,7 +80,8 @@ def encode(config: Config, pipeline: Pipeline, accelerator: Accelerator) -> None
     given = config.data.prompts if pipeline.kind == "prompt" else config.data.num_classes
     check_given(pipeline.pipe, pipeline.kind, given=given is not None)
     shown = accelerator.is_main_process
-    for size, prompts in drawn_by_size(config).items():
+    for size, asked in drawn_by_size(config).items():
+        prompts = in_contexts(config, asked)
         _encode(config, pipeline if size is None else pipeline.sized(*size), prompts, accelerator, progress=shown)
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import Items, Loader
+from ..data.texts import Reworded
 from ..errors import SilentError, UserError
 from ..models.conditioning import Conditioning, sent
 from ..models.pipelines.framing import Framing
@@ -53,6 +54,7 @@ class _Read:
     pair: Pair | None
     shape: tuple[int, ...]
     asked: Sequence[str]
+    changed: Conditioning | None
 
 
 @dataclass
@@ -96,7 +98,16 @@ class Feed:
         ahead, self._ahead = self._ahead, None
         positions = range(position, position + size)
         read = ahead if ahead is not None and ahead.positions == positions else self._read(positions)
-        return Batch(read.cond, read.shape, rng, shared_rng, real=read.real, pairs=read.pair, asked=read.asked)
+        return Batch(
+            read.cond,
+            read.shape,
+            rng,
+            shared_rng,
+            real=read.real,
+            pairs=read.pair,
+            asked=read.asked,
+            changed=read.changed,
+        )
 
     def _read(self, positions: range) -> _Read:
         pair, size = None, len(positions)
@@ -116,7 +127,14 @@ class Feed:
             frames = self.loader.frames(items.numbers or self.loader.numbers(positions))
             cond = cond if frames is None else self.framing.told(cond, frames)
         cond = cond.to(self.device)
-        return _Read(positions, cond, real, pair, view.shape, _words(items) if self.needs.rewards else ())
+        words = _words(items) if self.needs.rewards else ()
+        return _Read(positions, cond, real, pair, view.shape, words, self._changed(view, items))
+
+    def _changed(self, view: Pipeline, items: Items) -> Conditioning | None:
+        if not self.needs.context or items.prompts is None:
+            return None
+        texts = Reworded(items.prompts, self.needs.context)
+        return view.condition(len(texts), prompts=texts[:]).to(self.device)
 
     def view(self, items: Items) -> Pipeline:
         """The pipeline as it is asked for samples of these items' bucket."""

@@ -27,11 +27,13 @@ from .parts.matching import Scores
 from .parts.needs import Needs
 from .parts.rollout import RolloutName
 from .parts.score_matching import DirectionMatching, ScoreMatching
+from .regression.d_opsd import SelfDistillation
 from .regression.degradation import Degradation
 from .regression.finetune import Finetune
 from .regression.guidance_distillation import GuidanceDistillation
 from .regression.kd import KnowledgeDistillation
 from .regression.pretrain import Pretrain
+from .regression.reflow import Reflow
 from .reward.advantage_flow import AdvantageFlow
 from .reward.dmdr import DMDR
 from .reward.refl import ReFL
@@ -45,6 +47,7 @@ from .trajectory.lcm import LatentConsistency
 from .trajectory.meanflow import MeanFlow
 from .trajectory.pcm import PhasedConsistency
 from .trajectory.pdd import ParallelDecoding
+from .trajectory.perflow import PiecewiseRectifiedFlow
 from .trajectory.progressive import Progressive
 from .trajectory.rcm import RegularisedConsistency
 from .trajectory.sana_sprint import SanaSprint
@@ -101,6 +104,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "shortcut": Shortcut,
     "self_shortcut": SelfShortcut,
     "progressive": Progressive,
+    "perflow": PiecewiseRectifiedFlow,
     # many steps of the teacher in one call
     "pdd": ParallelDecoding,
     # from noise alone
@@ -112,12 +116,14 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "degradation": Degradation,
     # regression
     "kd": KnowledgeDistillation,
+    "reflow": Reflow,
     "guidance_distillation": GuidanceDistillation,
     # rewards
     "advantage_flow": AdvantageFlow,
     "refl": ReFL,
     # training on a distilled model
     "finetune": Finetune,
+    "d_opsd": SelfDistillation,
 }
 
 

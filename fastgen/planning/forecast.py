@@ -221,7 +221,10 @@ class Scene:
         sample = torch.empty((rows, *pipeline.shape), device=NOWHERE)
         pair = Pair(sample, sample) if needs.pairs else None
         real, asked = self._real(rows), ("a",) * rows
-        return Batch(cond, pipeline.shape, Numbers(), torch.Generator(), real=real, pairs=pair, asked=asked)
+        changed = cond if needs.context else None
+        return Batch(
+            cond, pipeline.shape, Numbers(), torch.Generator(), real=real, pairs=pair, asked=asked, changed=changed
+        )
 
     def _real(self, rows: int) -> Callable[[], Tensor]:
         """Encodes images of the data's size, where there is data here; else the samples are there without work."""

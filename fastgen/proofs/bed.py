@@ -77,7 +77,7 @@ class Bed:
 
 def bed_of(objective: Objective, process: str, data: str = "five") -> Bed:
     """The bed with the conditioning that the objective needs."""
-    return Bed(process, data, classes=objective.needs.null)
+    return Bed(process, data, classes=objective.needs.null or bool(objective.needs.context))
 
 
 def sampler_of(objective: Objective) -> Sampler:
@@ -121,14 +121,16 @@ def pairs(bed: Bed) -> Rows:
 def batch_for(
     objective: Objective, bed: Bed, size: int, rng: torch.Generator, shared_rng: torch.Generator, *, images: int = 0
 ) -> Batch:
-    """A batch with exactly what the objective says it needs."""
+    """A batch with exactly what the objective says it needs; the context of a class is the one after it."""
     labels, drawn, real = bed.labels(size, rng), None, None
     if objective.needs.pairs:
         stored, rows = pairs(bed), torch.randint(PAIRS, (size,), generator=rng)
         labels, drawn = stored.labels[rows], Pair(stored.eps[rows], stored.x0[rows])
     if objective.needs.images:
         real = DATA[bed.data].sample(size, rng, labels=labels if bed.classes else None).float()
-    return Batch(bed.cond(labels), (2,), rng, shared_rng, real=real, pairs=drawn, images=images)
+    changed = bed.cond((labels + 1) % DATA[bed.data].num_classes) if objective.needs.context else None
+    cond = bed.cond(labels)
+    return Batch(cond, (2,), rng, shared_rng, real=real, pairs=drawn, images=images, changed=changed)
 
 
 def generated(generator: Denoiser, bed: Bed, grid: Tensor, sampler: Sampler) -> list[Tensor]:

@@ -22,6 +22,7 @@ from ..objectives.parts.gan import GAN
 from ..objectives.parts.guidance_laws import Fixed, LongShort, Shared
 from ..objectives.regression.degradation import Degradation
 from ..objectives.regression.kd import KnowledgeDistillation
+from ..objectives.regression.reflow import Reflow
 from ..objectives.reward.dmdr import DMDR
 from ..process import LogNormal
 from .training import SIZE, Recipe
@@ -51,6 +52,7 @@ ADVERSARY = GAN(weight=1.0, learned=1.0, kind="hinge", times=LogNormal(0.0, 1.0)
 
 RECIPES: dict[str, Recipe] = {
     "kd": Recipe(KnowledgeDistillation(), cycles=500),
+    "reflow": Recipe(Reflow(), cycles=1000),
     "vsd": Recipe(VSD(guidance=Fixed(1.0), ratio=2)),
     "swiftbrush": Recipe(SwiftBrush(guidance=Shared(1.0, 1.0), ratio=2), cycles=500),
     "diff_instruct": Recipe(DiffInstruct(ratio=2)),

@@ -16,6 +16,7 @@ from ..objectives.trajectory.lcm import LatentConsistency
 from ..objectives.trajectory.meanflow import MeanFlow
 from ..objectives.trajectory.pcm import PhasedConsistency
 from ..objectives.trajectory.pdd import ParallelDecoding
+from ..objectives.trajectory.perflow import PiecewiseRectifiedFlow
 from ..objectives.trajectory.progressive import Progressive
 from ..objectives.trajectory.rcm import RegularisedConsistency
 from ..objectives.trajectory.sana_sprint import SanaSprint
@@ -26,7 +27,7 @@ from ..objectives.trajectory.tbcm import TrajectoryBackward
 from ..objectives.trajectory.tdd import TargetDriven
 from ..objectives.trajectory.tscd import SegmentedConsistency
 from ..objectives.trajectory.twinflow import TwinFlow
-from ..process import Karras, LogNormal, Uniform
+from ..process import Beta, Karras, LogNormal, Uniform
 from .recipes import SHIFT
 from .training import SIZE, Recipe
 
@@ -78,6 +79,7 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "scfm_4step": Recipe(SelfShortcut(substeps=8, ema=0.95), **FOUR),
     "progressive": Recipe(Progressive(substeps=32), **ONE),
     "progressive_4step": Recipe(Progressive(substeps=8), **FOUR),
+    "perflow_4step": Recipe(PiecewiseRectifiedFlow(times=Beta(32.0, 1.0)), **FOUR),
     "pdd": Recipe(ParallelDecoding(heads=32), **ONE),
     "pdd_midpoint_4step": Recipe(ParallelDecoding(heads=16, target="midpoint"), **FOUR),
     "freeflow": Recipe(FreeFlow(power=0.0, times=Uniform()), cycles=600),

@@ -10,10 +10,11 @@ from trajectories import loss_and_slope
 
 from fastgen.models.roles import Roles
 from fastgen.objectives import Objective
+from fastgen.objectives.parts.routes import route_of
 from fastgen.objectives.parts.solvers import SOLVERS, Field, Guidance
 from fastgen.objectives.trajectory.boot import Bootstrapping
 from fastgen.objectives.trajectory.freeflow import FreeFlow, generating_velocity
-from fastgen.objectives.trajectory.tbcm import TrajectoryBackward, route_of
+from fastgen.objectives.trajectory.tbcm import TrajectoryBackward
 from fastgen.process import Flow, Process
 from fastgen.proofs.analytic import ExactDenoiser, Mixture
 

@@ -1,6 +1,7 @@
 """Guidance that the student is told, and adversaries of jumps, by hand."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
@@ -29,7 +30,7 @@ from fastgen.objectives.trajectory.self_shortcut import SelfShortcut
 from fastgen.objectives.trajectory.shortcut import Shortcut
 from fastgen.objectives.trajectory.tdd import TargetDriven
 from fastgen.objectives.trajectory.tscd import SegmentedConsistency
-from fastgen.process import Flow, Prediction, Process, Uniform
+from fastgen.process import ROWS, Flow, Prediction, Process, Uniform
 
 
 def guided_roles(objective: Objective, process: Process) -> Roles:
@@ -44,25 +45,66 @@ def classed(size: int = 64) -> Batch:
     return batch
 
 
-def check_guidance_distillation(process: Process) -> None:
+def guided_belief(process: Process, x: Tensor, t: Tensor, scalars: Mapping[str, Tensor]) -> Prediction:
+    """What is true of N(m_w, S) at the told w."""
+    w = 20 * scalars["w"][:, None]
+    mean = (1 - w) * torch.tensor([-0.5, 0.4]) + w * torch.tensor([1.0, 0.0])
+    return Prediction.of_x0(process, x, t, at_mean(process, mean, x, t))
+
+
+NOISED, PASSED = GuidanceDistillation(times=only(0.6)), GuidanceDistillation(route=4)
+
+
+def check_guidance_distillation(process: Process, objective: GuidanceDistillation = NOISED) -> None:
     """The generator that knows the belief of N(m_w, S) at the told w has no loss; the conditional one has."""
 
-    def belief(process: Process, x: Tensor, t: Tensor, scalars: dict[str, Tensor]) -> Prediction:
-        w = 20 * scalars["w"][:, None]
-        mean = (1 - w) * torch.tensor([-0.5, 0.4]) + w * torch.tensor([1.0, 0.0])
-        alpha, sigma = process.alpha(t)[0], process.sigma(t)[0]
-        x0 = mean + believed(torch.zeros(2).double(), COVARIANCE, x - alpha * mean, alpha, sigma)
-        return Prediction.of_x0(process, x, t, x0)
-
-    objective = GuidanceDistillation(times=only(0.6))
     roles = guided_roles(objective, process)
-    roles.generator.belief = belief
+    roles.generator.belief = guided_belief
     assert objective.generator(roles, classed())["guided"].item() < 1e-10
     told = torch.cat([scalars["w"] for scalars in roles.generator.told])
     assert 0.05 <= told.min() < 0.08
     assert 0.22 < told.max() <= 0.25
-    roles.generator.belief = lambda process, x, t, scalars: roles.real_score(x, t, classed().cond)
+    roles.generator.belief = lambda process, x, t, scalars: roles.real_score(x, t, classed(len(x)).cond)
     assert objective.generator(roles, classed())["guided"].item() > 1e-3
+
+
+def check_slope(objective: GuidanceDistillation) -> None:
+    """The gradient is that of the mean square, in the objective's row, at every row that is learned."""
+    roles, (bias, batch) = guided_roles(objective, Flow()), (torch.tensor([0.3, -0.2]).double(), classed())
+    roles.generator.row = ROWS[objective.space]
+    roles.generator.belief = guided_belief
+    roles.generator.bias.data.copy_(bias)
+    with roles.training(("generator",)):
+        loss = objective.generator(roles, batch)["guided"]
+        assert loss.requires_grad, "the loss does not reach the generator"
+        (slope,) = torch.autograd.grad(loss, roles.generator.bias)
+    close(slope, bias, tolerance=1e-4)
+
+
+def at_mean(process: Process, mean: Tensor, x: Tensor, t: Tensor) -> Tensor:
+    """E[x0 | x_t] of N(mean, COVARIANCE) row by row, at times of their own."""
+    rows = zip(x - process.alpha(t)[:, None] * mean, process.alpha(t), process.sigma(t), strict=True)
+    zero = torch.zeros(2).double()
+    return mean + torch.cat([believed(zero, COVARIANCE, row[None], alpha, sigma) for row, alpha, sigma in rows])
+
+
+def check_guided_route(process: Process) -> None:
+    """From noise on each sample is led under its own w, by DDIM's step, to a time in each quarter of the way."""
+    roles, batch, seen = guided_roles(PASSED, process), classed(size=16), []
+    roles.generator.register_forward_pre_hook(lambda module, given: seen.extend(given))
+    noise, batch.real = batch.script[0], None
+    PASSED.generator(roles, batch)
+    (x_t, t, cond, _), w = seen, 20 * roles.generator.told[0]["w"].view(4, 16)
+    assert cond.size == 64
+    assert torch.equal(w, w[:1].expand(4, 16))
+    mean = torch.tensor([-0.5, 0.4]) + w[0][:, None] * torch.tensor([1.5, -0.4])
+    states, times = x_t.view(4, 16, 2), t.view(4, 16)
+    close(states[0], process.prior(noise, times[0]))
+    assert (times.diff(dim=0) < 0).all()
+    for here, following, at, to in zip(states, states[1:], times, times[1:], strict=False):
+        x0 = at_mean(process, mean, here, at)
+        eps = (here - process.alpha(at)[:, None] * x0) / process.sigma(at)[:, None]
+        close(following, process.alpha(to)[:, None] * x0 + process.sigma(to)[:, None] * eps, tolerance=1e-5)
 
 
 LEARNERS: dict[str, Objective] = {

@@ -9,7 +9,7 @@ import pytest
 from fastgen.config.schema import Config
 from fastgen.config.yaml_file import load
 from fastgen.data import Loader
-from fastgen.distillation.prompts import drawn
+from fastgen.distillation.prompts import drawn, in_contexts
 from fastgen.seeds import seed_of
 
 MANY = 300
@@ -70,6 +70,17 @@ def test_pairs_are_drawn_from_a_stream_of_their_own(tmp_path):
     pairs = Loader(config.data, seed=seed_of(config.seed, "pairs")).take(0, 5).prompts
     assert set(pairs) <= set(drawn(config))
     assert not set(pairs) <= set(walked(config, turns=1, cycles=2))
+
+
+def test_prompts_are_asked_for_in_each_stages_context_too(tmp_path):
+    contexts = {what: {"name": "d_opsd", "context": f"{{}} of {what}"} for what in ("clay", "ice")}
+    stages = [{"name": name, "objective": kind} for name, kind in {"first": {"name": "cd"}, **contexts}.items()]
+    (tmp_path / "prompts.txt").write_text("a fox\n")
+    settings = {"out": str(tmp_path), "teacher": {"path": str(tmp_path)}, "train": {"images": 16, "batch": 8}}
+    staged = load({**settings, "data": {"source": "prompts", "path": str(tmp_path / "prompts.txt")}, "stages": stages})
+    asked = in_contexts(staged, ["a fox", "two"])
+    assert list(asked) == ["a fox", "two", "a fox of clay", "two of clay", "a fox of ice", "two of ice"]
+    assert list(in_contexts(config_of(tmp_path), ["a fox"])) == ["a fox"]
 
 
 def test_images_alone_have_no_prompts(tmp_path):

@@ -72,6 +72,8 @@ TRAJECTORY = [
         ([f"objective={{name: {name}}}"], f"'{name}' trains deterministic steps, .* set student.sampler=ode")
         for name in ("pcm", "tscd", "tdd", "meanflow", "shortcut", "self_shortcut", "progressive", "pdd", "boot", "ayf")
     ),
+    (["objective={name: perflow, substeps: 1}"], "substeps is 1: need at least 2, a single step is a line"),
+    (["objective={name: reflow}"], "'reflow' trains deterministic steps, .* set student.sampler=ode"),
     (["objective={name: pcm, gan: {kind: relativistic}}"], "has hinge or logistic losses without r1"),
     (["objective={name: tscd, segments: 0}"], "segments is 0: need at least one"),
     (["objective={name: tdd, jitter: 2}"], r"jitter is 2.0 and dropout 0.2: both lie in \[0, 1\]"),

@@ -4,8 +4,9 @@ import pytest
 import small_run
 import tiny
 import torch
+from families import FAMILIES
 
-from fastgen.data import Items, Loader
+from fastgen.data import Items, Loader, PromptFile
 from fastgen.engine.feed import Feed, PairSet
 from fastgen.engine.stage import Stage, Turned
 from fastgen.errors import UserError
@@ -44,6 +45,19 @@ def test_a_batch_that_was_read_ahead_is_the_same(pipeline: Pipeline, needs: Need
         if needs.pairs:
             assert torch.equal(got.pair.eps, wanted.pair.eps)
             assert torch.equal(got.pair.x0, wanted.pair.x0)
+
+
+def test_a_context_is_asked_for_row_by_row(tmp_path):
+    pipeline, file = Pipeline(FAMILIES["stable_diffusion"].build()), tmp_path / "prompts.txt"
+    file.write_text("a fox\ntwo\n", encoding="utf-8")
+    loader, needs = Loader(PromptFile(path=file), seed=0), Needs(context="a {} of clay")
+    found = batch(Feed(pipeline, loader, small_run.CPU, needs), 0)
+    prompts = loader.take(0, 4).prompts
+    for cond, words in ((found.cond, "{}"), (found.context, "a {} of clay")):
+        wanted = pipeline.condition(4, prompts=[words.replace("{}", prompt) for prompt in prompts])
+        assert torch.equal(cond.kwargs["encoder_hidden_states"], wanted.kwargs["encoder_hidden_states"])
+    assert not torch.equal(found.cond.kwargs["encoder_hidden_states"], found.context.kwargs["encoder_hidden_states"])
+    assert batch(Feed(pipeline, loader, small_run.CPU, Needs()), 0).changed is None
 
 
 def small_stage(pipeline: Pipeline) -> Stage:

@@ -73,18 +73,22 @@ TRAJECTORY = {
     "shortcut": "cifar10/shortcut_4step",
     "self_shortcut": "flux/self_shortcut_4step_lora",
     "progressive": "cifar10/progressive_4step",
+    "perflow": "sd15/perflow_4step",
     "pdd": "sdxl/pdd_4step_lora",
     "freeflow": "cifar10/freeflow_1step",
     "boot": "sd15/boot_1step",
     "tbcm": "sana/tbcm_1step",
     "twinflow": "cifar10/twinflow_1step",
     "kd": "cifar10/kd_1step",
+    "d_opsd": "emoji/d_opsd_4step_lora",
+    "reflow": "sd15/reflow_4step",
     "refl": "emoji/refl_4step_lora",
     "advantage_flow": "emoji/advantage_flow_4step_lora",
     "guidance_distillation": "sd15/guidance_distillation_20step",
 }
 MORE = {
     "lcm": "sdxl/lcm_4step_lora",
+    "guidance_distillation": "sdxl/agd_20step_lora",
     "meanflow": "sana/meanflow_4step_lora",
     "phased_dmd": "wan/phased_dmd_4step_lora",
 }
@@ -92,8 +96,8 @@ FOUND = [*MATCHING.items(), *TRAJECTORY.items(), *MORE.items()]
 COMPARED = ("dmd2", "sid", "sim", "f_distill", "dmd", "decoupled_dmd", "vsd", "swiftbrush", "diff_instruct", "sida")
 COMPARED += ("sid_lsg", "sid_few_step", "uni_instruct", "tdm", "phased_dmd")
 COMPARED_TRAJECTORY = ("lcm", "pcm", "scm", "meanflow", "shortcut", "progressive", "cd", "ct", "tscd", "tdd")
-COMPARED_TRAJECTORY += ("self_shortcut", "sana_sprint", "kd", "guidance_distillation", "twinflow")
-UNGUIDED = {"decoupled_dmd", "sid_few_step", "ct", "kd"}  # by a guidance that is fixed at 1.5
+COMPARED_TRAJECTORY += ("self_shortcut", "sana_sprint", "kd", "reflow", "perflow", "guidance_distillation", "twinflow")
+UNGUIDED = {"decoupled_dmd", "sid_few_step", "ct", "kd", "reflow"}  # by a guidance that is fixed at 1.5
 COUNTED = "scm_1step"
 """Of the digits, whose costs are counted as well: it differentiates in a way of its own."""
 pytestmark = pytest.mark.usefixtures("verified_here", "few_previews")
@@ -245,6 +249,7 @@ def run(config: str, folder: Path, *more: str, name: str = "dmd2_4step_lora") ->
         f"out={out}",
         "log.previews=1",
         "device=cpu",
+        "pairs={count: 4, steps: 2}",
     ]
     assert main(["train", "--config", str(CONFIGS / config / f"{name}.yaml"), *options, *small, *more]) == 0
     return out

@@ -16,21 +16,21 @@ pytestmark = pytest.mark.usefixtures("verified_here")
 USUAL = {  # the pipeline that each is tried on
     "classes": (
         *("boot", "cd", "ct", "finetune", "guidance_distillation", "lcm", "kd", "meanflow", "progressive", "scm"),
-        *("alphaflow", "ayf", "improved_meanflow", "rcm", "shortcut", "tbcm", "twinflow"),
+        *("alphaflow", "ayf", "improved_meanflow", "perflow", "rcm", "reflow", "shortcut", "tbcm", "twinflow"),
     ),
     "sdxl": ("advantage_flow", "ladd", "pcm"),
-    "sd3": ("add", "freeflow", "pdd", "refl", "sana_sprint", "self_shortcut", "tdd", "tscd"),
+    "sd3": ("add", "d_opsd", "freeflow", "pdd", "refl", "sana_sprint", "self_shortcut", "tdd", "tscd"),
 }
 QUICK = {"advantage_flow", "cd", "finetune", "freeflow", "kd", "pcm", "pdd", "sana_sprint", "scm", "self_shortcut"}
-QUICK |= {"tdd"}
+QUICK |= {"d_opsd", "tdd"}
 """One for each part that runs have: rewards, a target that follows, images on a distilled model, a fake score, pairs,
-phases with a discriminator on SDXL, heads, a GAN of derivatives, a state, its own target, solvers. lcm,
+phases with a discriminator on SDXL, heads, a context, a GAN of derivatives, a state, its own target, solvers. lcm,
 guidance_distillation and meanflow are trained in test_trajectory_told, progressive in test_trajectory_stages."""
 
 
 def products():
     for kind, usual in USUAL.items():
-        for name in CASES:
+        for name in [name for name in CASES if kind != "classes" or not CASES[name].prompts]:
             slow = name not in usual or name not in QUICK
             yield pytest.param(kind, name, id=f"{name}-{kind}", marks=[pytest.mark.slow] * slow)
 
@@ -65,6 +65,12 @@ def test_an_objective_makes_a_verified_student_of_a_stock_pipeline(kind, name, t
 
 def test_the_pipelines_share_the_objectives_out():
     assert sorted(name for names in USUAL.values() for name in names) == sorted(CASES)
+
+
+def test_a_context_of_words_is_refused_of_a_teacher_of_classes(tmp_path, capsys):
+    assert main(["train", "--config", str(write(tmp_path, "classes", "d_opsd"))]) == 2
+    assert "asks its teacher in other words, but ConsistencyModelPipeline takes no prompts" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
 
 
 def test_mean_velocities_of_a_teacher_of_another_process_are_refused_with_the_remedy(tmp_path, capsys):

@@ -22,12 +22,13 @@ from torch import Tensor
 from fastgen.models.calls import look, through
 from fastgen.objectives.parts.derivative import Derivative, along
 from fastgen.objectives.parts.ops import surrogate
+from fastgen.objectives.parts.routes import route_of
 from fastgen.objectives.parts.solvers import Field, Guidance
 from fastgen.objectives.trajectory import boot, freeflow, tbcm
 from fastgen.objectives.trajectory.boot import Bootstrapping
 from fastgen.objectives.trajectory.freeflow import FreeFlow
 from fastgen.objectives.trajectory.scm import errors_at
-from fastgen.objectives.trajectory.tbcm import TrajectoryBackward, route_of
+from fastgen.objectives.trajectory.tbcm import TrajectoryBackward
 from fastgen.process import Process
 
 VP, FLOW = PROCESSES["vp"], PROCESSES["flow"]

@@ -67,6 +67,7 @@ def batch_for(objective: Objective) -> Batch:
     """A batch with exactly what the objective says it needs."""
     batch = toy_batch(PLANE, 16, *streams().values())
     batch.pairs = Pair(batch.noise(), batch.noise()) if objective.needs.pairs else None
+    batch.changed = batch.cond if objective.needs.context else None
     batch.real = batch.real if objective.needs.images else None
     batch.cond = batch.cond if objective.needs.null else replace(batch.cond, null=None)
     return batch

@@ -1,28 +1,40 @@
 """Guidance that the student is told, and adversaries of jumps, by hand."""
 
+from collections.abc import Iterator
+from functools import partial
+
 import pytest
 import torch
 from adversaries import Judge
 from closed_forms import PLANE, close, processes, streams
 from flow_maps import clean_at, gaussian_batch, knowing_roles
+from mutants import Mutant
 from told_guidance import (
     LEARNERS,
+    PASSED,
     check_adversarial_consistency,
     check_guidance_distillation,
+    check_guided_route,
     check_guided_teacher,
+    check_slope,
     classed,
     guided_roles,
 )
+from torch import Tensor
 
-from fastgen.objectives import Needs
+from fastgen.models.calls import look
+from fastgen.models.roles import Roles
+from fastgen.objectives import Batch, Needs
 from fastgen.objectives.parts.adversarial import discriminator_loss
 from fastgen.objectives.parts.flow_map import Jumps
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.solvers import Guidance
+from fastgen.objectives.parts.routes import in_rows, teacher_states
+from fastgen.objectives.parts.solvers import Field, Guidance
+from fastgen.objectives.regression import guidance_distillation
 from fastgen.objectives.regression.guidance_distillation import GuidanceDistillation
 from fastgen.objectives.trajectory.lcm import LatentConsistency
 from fastgen.objectives.trajectory.pcm import PhasedConsistency
-from fastgen.process import Flow, Process, even_grid
+from fastgen.process import Flow, Prediction, Process, even_grid
 from fastgen.proofs.toy import toy_batch, toy_roles
 
 # Guidance that is told
@@ -31,6 +43,47 @@ from fastgen.proofs.toy import toy_batch, toy_roles
 @processes
 def test_guidance_distillation_learns_the_guided_belief(process: Process):
     check_guidance_distillation(process)
+    check_guidance_distillation(process, PASSED)
+
+
+@processes
+def test_guidance_is_learned_where_the_guided_teacher_passes(process: Process):
+    check_guided_route(process)
+
+
+def unguided_way(roles: Roles, batch: Batch, field: Field, edges: Tensor) -> Iterator[tuple[Tensor, Prediction]]:
+    for x_t, belief in teacher_states(roles, batch, Field(field.model, field.cond), edges):
+        yield x_t, field(x_t, belief.t)
+
+
+def first_scale(self: Guidance, batch: Batch, field: Field) -> dict[str, Tensor]:
+    return {name: w[:1].expand(len(w)) for name, w in SCALARS(self, batch, field).items()}
+
+
+SCALARS = Guidance.scalars
+LEARNED, WAY = partial(check_guidance_distillation, Flow(), PASSED), partial(check_guided_route, Flow())
+MUTANTS = {
+    "detached generator": Mutant.of(guidance_distillation, "through", look, partial(check_slope, PASSED)),
+    "an unguided way": Mutant.of(guidance_distillation, "teacher_states", unguided_way, WAY),
+    "beliefs of other states": Mutant.of(
+        guidance_distillation, "in_rows", lambda beliefs: in_rows(beliefs[::-1]), LEARNED
+    ),
+    "one sample's scale": Mutant.of(Guidance, "scalars", first_scale, LEARNED),
+    "the noise left out": Mutant.of(
+        guidance_distillation, "teacher_states", lambda *given: 2 * list(teacher_states(*given))[2:], WAY
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MUTANTS)
+def test_a_wrong_route_fails_its_check(name: str, monkeypatch: pytest.MonkeyPatch):
+    MUTANTS[name].must_be_noticed(monkeypatch)
+
+
+def test_a_route_reads_no_images():
+    assert PASSED.needs == Needs(real_score=True, null=True, scalars={"generator": {"w"}})
+    with pytest.raises(ValueError, match="route is 1: need 0"):
+        GuidanceDistillation(route=1)
 
 
 @pytest.mark.parametrize("ema", [0.0, 0.95])

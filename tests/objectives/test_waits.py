@@ -43,6 +43,7 @@ def unwaiting_turns(objective: Objective) -> None:
         for turn in dict.fromkeys(objective.cycle):
             batch = replace(toy_batch(PLANE, 8, **streams()), rng=DeviceStream())
             batch.pairs = Pair(batch.noise(), batch.noise()) if needs.pairs else None
+            batch.changed = batch.cond if needs.context else None
             with roles.training(turn):
                 if not again:
                     getattr(objective, turn[0])(roles, batch)

@@ -8,6 +8,7 @@ import torch
 
 from fastgen.objectives import OBJECTIVES, Finetune, Pretrain
 from fastgen.objectives.distribution.dmd2 import DMD2
+from fastgen.objectives.regression.d_opsd import SelfDistillation
 from fastgen.objectives.regression.degradation import Degradation
 from fastgen.objectives.regression.guidance_distillation import GuidanceDistillation
 from fastgen.objectives.regression.kd import KnowledgeDistillation
@@ -55,10 +56,7 @@ def test_the_last_of_two_steps_learns_the_distribution_by_itself():
     assert found.last < SHARE * found.teacher
 
 
-OTHERS = {Pretrain, Degradation, Finetune, GuidanceDistillation, AdvantageFlow, ReFL}
-
-
-OTHERS = {Pretrain, Degradation, Finetune, GuidanceDistillation, AdvantageFlow, ReFL}
+OTHERS = {Pretrain, Degradation, Finetune, SelfDistillation, GuidanceDistillation, AdvantageFlow, ReFL}
 
 
 def test_every_students_objective_has_a_recipe():

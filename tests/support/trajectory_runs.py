@@ -17,7 +17,7 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Case:
-    """What an objective has to log, the student that it needs, and its settings."""
+    """What an objective has to log, the student that it needs, its settings, and whether classes are not enough."""
 
     losses: set[str]
     student: str = "{steps: [2]}"
@@ -27,6 +27,7 @@ class Case:
     ema: float = 0.0
     lora: str = "{rank: 2, alpha: 3}"
     more: str = ""
+    prompts: bool = False
 
 
 ODE = "{steps: [2], sampler: ode}"
@@ -71,6 +72,7 @@ CASES = {
     "shortcut": Case(SHORTCUT, ODE, "bootstrapped: 0.5, levels: 2", process="flow", ema=0.999),
     "self_shortcut": Case(SHORTCUT, "{steps: [1, 2], sampler: ode}", ema=0.999),
     "progressive": Case({"generator/progressive"}, ODE),
+    "perflow": Case({"generator/reflow"}, ODE, "substeps: 2"),
     "pdd": Case({"generator/velocity"}, "{steps: [1], sampler: ode}", "heads: 8", lora="{rank: 16, alpha: 24}"),
     "freeflow": Case(
         {"generator/prediction", "generator/correction", "fake_score/denoise"},
@@ -82,6 +84,8 @@ CASES = {
     "twinflow": Case({"generator/flow", "generator/matching"}, "{steps: [2]}", process="flow"),
     "guidance_distillation": Case({"generator/guided"}, "{steps: [2], sampler: ode, guidance: 3}"),
     "finetune": Case({"generator/denoise", "generator/drift"}),
+    "reflow": Case({"generator/reflow"}, ODE),
+    "d_opsd": Case({"generator/context"}, ema=0.9999, prompts=True),
     "kd": Case({"generator/regression"}, "{steps: [1]}"),
     "refl": Case({"generator/reward", "generator/reference"}, more=REWARDED),
     "advantage_flow": Case({"generator/advantage"}, settings="group: 2", ema=0.9, more=REWARDED),

@@ -69,6 +69,7 @@ class Batch:
         images: images seen by the generator so far in this stage, over all ranks.
         asked: what each row is asked for in words, its prompt or label, for rewards that read it.
         after: the turn before, in the same cycle; none before the first.
+        changed: the conditioning of the same rows under the objective's context, None where it has none.
         landing: the detached rollout of an earlier turn, where turns share a batch.
     """
 
@@ -82,6 +83,7 @@ class Batch:
     part: int = 0
     asked: Sequence[str] = ()
     after: Turn = ()
+    changed: Conditioning | None = None
     landing: Landing | None = field(default=None, repr=False)
 
     @property
@@ -103,6 +105,13 @@ class Batch:
         if self.pairs is None:
             raise ValueError("this batch has no teacher pairs: set pairs=True in the objective's `needs`")
         return self.pairs
+
+    @property
+    def context(self) -> Conditioning:
+        """What the rows are asked for in other words; an objective that reads it says so in `needs`."""
+        if self.changed is None:
+            raise ValueError("this batch has no context: set context='... {} ...' in the objective's `needs`")
+        return self.changed
 
     def noise(self) -> Tensor:
         """Fresh unit noise [B, *shape] in fp32."""

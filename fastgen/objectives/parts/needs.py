@@ -32,6 +32,8 @@ class Needs:
             `fastgen.models.head_bank`; 0 for the plain layer.
         sampler: the only one that a student of it can have.
         process: the only one that it holds on; others are retold.
+        context: what is asked in the place of each prompt in a second conditioning of its rows, with the prompt
+            at "{}"; "" for none.
         group: samples that are compared with each other for one prompt, of which a micro-batch has a whole number.
         steps: fewest of a student that it can train.
         one_step: it trains the first time of a grid only, so that a student of more steps cannot end with it.
@@ -63,6 +65,7 @@ class Needs:
     heads: int = 0
     sampler: Sampler | None = None
     process: ProcessNeed | None = None
+    context: str = ""
     group: int = 1
     steps: int = 1
     one_step: bool = False
@@ -81,6 +84,8 @@ class Needs:
             if isinstance(usual, int) and type(value) is not type(usual):
                 rule, remedy = ("True or False", True) if isinstance(usual, bool) else ("a whole number", 4)
                 raise _mistyped(one.name, value, rule, remedy)
+            if isinstance(usual, str) and not isinstance(value, str):
+                raise _mistyped(one.name, value, "a text", "a drawing of {}")
             if usual is None and not isinstance(value, str | None):
                 raise _mistyped(one.name, value, "a name or None", None)
         if not isinstance(self.scalars, Mapping) or not all(isinstance(some, Set) for some in self.scalars.values()):
@@ -104,7 +109,7 @@ class Needs:
     def __str__(self) -> str:
         usual = vars(Needs())
         changed = {name: value for name, value in vars(self).items() if name != "scalars" and value != usual[name]}
-        words = [name if value is True else f"{name}={value}" for name, value in changed.items()]
+        words = [name if value is True or name == "context" else f"{name}={value}" for name, value in changed.items()]
         words += [f"{role}.{name}" for role in self.scalars for name in self.scalars_of(role)]
         return ", ".join(sorted(words))
 

@@ -6,19 +6,18 @@ comes by after the noise are states that `scm` is trained at; the teacher's velo
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from itertools import islice, pairwise
+from itertools import islice
 from typing import Literal
 
 import torch
 
-from ...models.conditioning import Conditioning, sent
+from ...models.conditioning import Conditioning
 from ...models.roles import Roles
-from ...process import Flow, Prediction, Process, Time, even_grid
-from ...seeds import uniform
+from ...process import Latent, Prediction
 from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.derivative import check_step, needs_fine_times
-from ..parts.flow_map import origin
 from ..parts.needs import Needs
+from ..parts.routes import in_rows, route_of, teacher_states
 from ..parts.solvers import AnyScale, Field, Guidance
 from ..parts.velocity import Trajectory
 from .scm import Norm, State, adaptive_mean, errors_at
@@ -65,7 +64,7 @@ class TrajectoryBackward:
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         field = self.teacher_guidance.field(roles, batch)
         x_t, beliefs = zip(*islice(self._states(roles, batch, field), 1, None), strict=True)
-        belief = _rows(beliefs)
+        belief = in_rows(beliefs)
         scalars = {name: w.repeat(len(x_t)) for name, w in self.teacher_guidance.scalars(batch, field).items()}
         rows = replace(batch, cond=Conditioning.cat([batch.cond] * len(x_t)))
         start = State(torch.cat(x_t), belief.t)
@@ -74,29 +73,6 @@ class TrajectoryBackward:
         mean = adaptive_mean(roles, start.t, errors, sigma_data=self.sigma_data) if adaptive else errors.mean()
         return {"tangent": mean}
 
-    def _states(self, roles: Roles, batch: Batch, field: Field) -> Iterator[tuple[torch.Tensor, Prediction]]:
+    def _states(self, roles: Roles, batch: Batch, field: Field) -> Iterator[tuple[Latent, Prediction]]:
         """The samples [B, ...] that the teacher comes by, and what it believes of each; the first are noise."""
-        process = roles.process
-        edges = sent(route_of(process, self.route, shift=self.shift), batch.rng.device)
-        t = batch.full(roles.student.grids[0][0])
-        x_t = process.prior(batch.noise(), t)
-        belief = field(x_t, t)
-        yield x_t, belief
-        for high, low in pairwise(edges[1:]):
-            u = uniform(batch.rng, batch.size, dtype=torch.float64)
-            t = (high - (high - low) * u).clamp(min=origin(process, u.device))
-            x_t = belief.at(t)
-            belief = field(x_t, t)
-            yield x_t, belief
-
-
-def route_of(process: Process, intervals: int, *, shift: float) -> Time:
-    """The descending edges [intervals + 1] of even flow times, at the same noise levels of any process."""
-    levels = process.time_of(Flow().logsnr(even_grid(intervals, shift=shift)))
-    return torch.cat([levels, levels.new_zeros(1)])
-
-
-def _rows(beliefs: tuple[Prediction, ...]) -> Prediction:
-    """One after the other."""
-    t, x0, eps = (torch.cat(parts) for parts in zip(*((b.t, b.x0, b.eps) for b in beliefs), strict=True))
-    return Prediction(beliefs[0].process, t, x0, eps)
+        return teacher_states(roles, batch, field, route_of(roles.process, self.route, shift=self.shift))
