@@ -19,6 +19,7 @@ from .discriminator import DiscriminatorConfig, check_judged
 from .evaluate import EvaluateConfig
 from .export import ExportConfig, ExportSetting
 from .guards import GuardsConfig
+from .optimizer import Fraction, OptimConfig, checked
 from .origins import check_carried
 from .pairs import PairsConfig
 from .record import CheckpointsConfig, LogConfig, TimeoutsConfig
@@ -26,7 +27,6 @@ from .rewards import SEVERAL_REWARDS, check_rewarded
 from .strict import Strict, named, one_or_several
 from .teacher import TeacherConfig
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
 Precision = Literal["fp32", "bf16", "fp16"]
 Base = Literal["fp32", "bf16", "fp8", "int8", "nf4"]
 Sharing = Literal["full", "lora", "scores"]
@@ -85,37 +85,6 @@ class LoRAConfig(Strict):
     base: Base | Literal["auto"] = "auto"
 
 
-class OptimConfig(Strict):
-    """The optimizer of one role.
-
-    name: adamw; adamw8bit keeps moments in 8 bits; muon makes the updates of hidden matrices orthogonal, and steps all
-        else by adamw.
-    lr: learning rate after the warm-up.
-    betas: decays of AdamW's first and second moments; a first one of 0 keeps none.
-    momentum: decay of Muon's.
-    eps: what is added to the root of the second moment.
-    weight_decay: share of the weights that an update takes off, in units of the learning rate.
-    clip: largest norm of the role's gradient.
-    warmup: updates over which the learning rate rises from zero.
-    schedule: course of the learning rate afterwards; linear and cosine end at zero.
-    """
-
-    name: Literal["adamw", "adamw8bit", "muon"] = "adamw"
-    lr: Annotated[float, Field(gt=0)] = 1e-4
-    betas: tuple[Fraction, Fraction] = (0.9, 0.999)
-    momentum: Fraction = 0.95
-    eps: Annotated[float, Field(gt=0)] = 1e-8
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip: Annotated[float, Field(gt=0)] | None = 10.0
-    warmup: Annotated[int, Field(ge=0)] = 0
-    schedule: Literal["constant", "linear", "cosine"] = "constant"
-
-
-def _optim_settings(raw: dict[str, Any]) -> dict[str, Any]:
-    OptimConfig.model_validate(raw)
-    return raw
-
-
 class TrainConfig(Strict):
     """How a stage is trained.
 
@@ -159,7 +128,7 @@ class TrainConfig(Strict):
     sharding: Sharding = "none"
     sequence_parallel: PositiveInt = 1
     optim: OptimConfig = OptimConfig()
-    roles: dict[str, Annotated[dict[str, Any], AfterValidator(_optim_settings)]] = Field(default_factory=dict)
+    roles: dict[str, Annotated[dict[str, Any], AfterValidator(checked)]] = Field(default_factory=dict)
 
     @property
     def graphed(self) -> bool:

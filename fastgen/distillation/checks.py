@@ -5,11 +5,13 @@ import torch
 from ..config.schema import Config, StageConfig, StudentConfig
 from ..data import Mixture
 from ..engine.dtypes import autocast_of, check_dtypes
+from ..engine.frozen import frozen_in
 from ..errors import UserError
 from ..models.baking import TWO_TOLD
 from ..models.head_bank import Intervals, ends_with_heads
 from ..models.pipelines.halved import tells_apart
 from ..models.pipelines.pipeline import Pipeline
+from ..models.roles import DENOISERS
 from ..models.scalars import find_time_embedding
 from ..models.walk import Plan
 from ..objectives import roles_of
@@ -83,6 +85,8 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
                 "unconditional mode: set pairs.guidance=1, or name its null class with teacher.null_label"
             )
         _check_experts(stage, pipeline)
+        for role in set(roles_of(stage.objective)).intersection(DENOISERS):
+            frozen_in(role, pipeline.network, stage, config.sharing)
     if pipeline.kind == "none" and config.data.prompts is not None and not config.data.has_images:
         raise UserError(
             f"the data are prompts, but {type(pipeline.pipe).__name__} takes none: use data={{source: noise}}"

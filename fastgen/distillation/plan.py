@@ -16,7 +16,7 @@ from ..config.yaml_file import load
 from ..data import SOURCE_KINDS
 from ..engine.dtypes import base_of, teacher_dtype
 from ..engine.eight_bits import BLOCK
-from ..engine.roles import SHARED
+from ..engine.frozen import SHARED
 from ..errors import UserError
 from ..models.experts import Experts
 from ..models.pipelines.components import NETWORKS, SECOND, network_of

@@ -33,6 +33,10 @@ def _check_sharding(stage: StageConfig, config: Config) -> None:
             any(train.optim_of(role).name != "adamw" for role in roles_of(stage.objective)),
             "optim.name=adamw",
         ),
+        "frozen parameters, which slices do not know by name": (
+            any(train.optim_of(role).frozen for role in roles_of(stage.objective)),
+            "the roles' frozen=[]",
+        ),
         "train.ema_device cpu, where slices do not meet": (train.ema_device == "cpu", "train.ema_device=auto"),
         "gan.r1, a second derivative": (needs.second_derivative, "gan.approximate_r1 in its place"),
         "gan.feature_r1, a second derivative": (needs.head_derivative, "gan.approximate_r1 in its place"),

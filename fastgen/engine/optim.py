@@ -5,7 +5,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from ..config.schema import OptimConfig
+from ..config.optimizer import OptimConfig
 from ..models.casting import HALF
 from ..models.owned import Owned
 from ..models.sharding import gradient_norm

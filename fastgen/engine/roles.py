@@ -26,7 +26,7 @@ from ..models.pipelines.rewards import loaded
 from ..models.pipelines.source import DTYPES
 from ..models.quantised import quantise
 from ..models.regions import compile_regions
-from ..models.roles import DENOISERS, Roles, put
+from ..models.roles import Roles, put
 from ..models.state import STATES
 from ..models.walk import Plan
 from ..objectives import denoisers_of, roles_of
@@ -35,6 +35,7 @@ from ..process.retold import ProcessName, retold
 from ..seeds import seed_of
 from .discriminators import discriminator_of
 from .dtypes import QUANTISED, autocast_of
+from .frozen import SHARED, frozen_in
 
 Speaker = NetworkDenoiser | AdaptedDenoiser | RetargetedDenoiser
 """A denoiser that may play a role."""
@@ -52,10 +53,6 @@ class Told:
 
     scalars: Sequence[str]
     heads: Intervals | None
-
-
-SHARED: dict[Sharing, tuple[str, ...]] = {"full": (), "scores": ("real_score", "fake_score"), "lora": DENOISERS}
-"""The roles on the teacher's own network."""
 
 
 def build_roles(
@@ -135,7 +132,8 @@ def build_roles(
         check_fusible(denoisers["generator"])
     if student.scalars:
         check_bakeable(denoisers["generator"], stops=len(student.scalars))
-    return Roles(members, student, borrowed=[name for name, kind in kinds.items() if kind == "lent"])
+    frozen = {name: frozen_in(name, members[name], stage, sharing) for name in trained}
+    return Roles(members, student, frozen=frozen, borrowed=[name for name, kind in kinds.items() if kind == "lent"])
 
 
 @torch.no_grad()

@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from ..config.guards import USUAL, GuardsConfig
 from ..config.schema import StageConfig
 from ..errors import TrainingError
-from ..models.owned import owned
 from ..models.precision import allowing_tf32
 from ..models.roles import Roles
 from ..models.sharding import Slice, collect
@@ -87,7 +86,7 @@ class Stage:
         self._first: int = accelerator.process_index // settings.sequence_parallel * self._parts
         self.optimizers = {
             role: RoleOptimizer(
-                owned(roles[role]),
+                roles.trained(role),
                 settings.optim_of(role),
                 total=self.cycles * sum(role in turn for turn in cycle),
                 seed=(seed, index, role),
@@ -266,7 +265,7 @@ class Stage:
         tensors |= {"guard": past} if (past := self.guard.state()) else {}
         groups = {}
         for role, optimizer in self.optimizers.items():
-            packed = in_pieces(optimizer_snapshot(optimizer.optimizer), owned(self.roles[role]))
+            packed = in_pieces(optimizer_snapshot(optimizer.optimizer), self.roles.trained(role))
             tensors[f"optimizer.{role}"] = packed.tensors
             groups[role] = {"groups": packed.groups, "updates": optimizer.updates}
         state: dict[str, Any] = {
@@ -300,7 +299,7 @@ class Stage:
     def _restore_optimizer(self, role: str, snapshot: Snapshot) -> None:
         optimizer, saved = self.optimizers[role], snapshot.state["optimizers"].get(role, NO_OPTIMIZER)
         packed = OptimizerSnapshot(dict(snapshot.group(f"optimizer.{role}")), saved["groups"])
-        restore_optimizer(optimizer.optimizer, put_together(packed, owned(self.roles[role])))
+        restore_optimizer(optimizer.optimizer, put_together(packed, self.roles.trained(role)))
         optimizer.updates = saved["updates"]
 
 

@@ -1,6 +1,6 @@
 """What a module trains: its parameters by name, as the pieces of few tensors, for which an update is a single call."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -77,11 +77,13 @@ class Owned:
         return {name: part if (of := slices[name]) is None else of.sharded(part) for name, part in parts.items()}
 
 
-def owned(module: nn.Module) -> Owned:
-    """What a module trains."""
+def owned(module: nn.Module, *, but: Collection[str] = ()) -> Owned:
+    """What a module trains, parameters of the names `but` left out."""
     wholes: dict[int, nn.Parameter] = {}
     places: dict[str, Place] = {}
     for name, parameter in module.named_parameters():
+        if name in but:
+            continue
         held = stepped(parameter)
         whole = held.whole if isinstance(held, Piece) else held
         wholes.setdefault(id(whole), whole)

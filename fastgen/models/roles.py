@@ -1,6 +1,6 @@
 """The trio and its companions, and who of them is being trained."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import cast
 
@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from ..process import Process
 from .contract import Denoiser, RoleNetwork
 from .discriminator import FeatureDiscriminator
-from .owned import collect_gradients, owned
+from .owned import Owned, collect_gradients, owned
 from .rewards import Rewards
 from .sharding import load, whole
 from .walk import Plan
@@ -24,12 +24,19 @@ class Roles:
         members: role name -> module. The denoisers all speak one process.
         student: how the generator steps where it samples; rollouts keep to it.
         borrowed: roles whose weights are the teacher's for good, so that a checkpoint need not hold them.
+        frozen: role -> names of its parameters that stay as they are while it is trained.
     """
 
     def __init__(
-        self, members: Mapping[str, nn.Module], student: Plan, *, borrowed: Sequence[str] = ("real_score",)
+        self,
+        members: Mapping[str, nn.Module],
+        student: Plan,
+        *,
+        borrowed: Sequence[str] = ("real_score",),
+        frozen: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.members = dict(members)
+        self._frozen = dict(frozen or {})
         self.student = student
         self.own = tuple(name for name in self.members if name not in borrowed)
         for module in self.members.values():
@@ -75,9 +82,13 @@ class Roles:
         """A denoiser among the roles, with what it has of its own."""
         return cast(RoleNetwork, self[role])
 
+    def trained(self, role: str) -> Owned:
+        """What is trained of a role, by name."""
+        return owned(self[role], but=self._frozen.get(role, ()))
+
     def parameters(self, role: str) -> list[nn.Parameter]:
         """What an optimizer of that role owns: of an adapter, the tensor that it lies in."""
-        return list(owned(self[role]).tensors)
+        return list(self.trained(role).tensors)
 
     def collect_gradients(self, turn: Sequence[str]) -> None:
         """Gives the parameters of the turn's roles what a backward pass left, added to what they have."""
@@ -86,11 +97,14 @@ class Roles:
 
     @contextmanager
     def training(self, turn: Sequence[str]) -> Iterator[None]:
-        """Within, the parameters of the turn's roles require gradients and all others do not."""
+        """Within, the parameters of the turn's roles that are not frozen require gradients and all others do not."""
         acting = [self[role] for role in turn]
         try:
             for module in acting:
                 module.requires_grad_(True)
+            for role in turn:
+                for name in self._frozen.get(role, ()):
+                    self[role].get_parameter(name).requires_grad_(False)
             yield
         finally:
             for module in acting:

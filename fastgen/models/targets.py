@@ -1,7 +1,8 @@
 """Which layers of a network get an adapter: found by what the modules are, not by what they are called."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -9,6 +10,7 @@ from ..errors import UserError, did_you_mean
 from .experts import networks_in
 
 Convolution = nn.Conv2d | nn.Conv3d
+SETTING = "lora.targets"
 
 
 def find_targets(net: nn.Module, wanted: Sequence[str] | None = None) -> list[str]:
@@ -36,6 +38,32 @@ def find_targets(net: nn.Module, wanted: Sequence[str] | None = None) -> list[st
     return [name for name in layers if name in found]
 
 
+def find_frozen(module: nn.Module, wanted: Sequence[str], *, setting: str) -> frozenset[str]:
+    """Names of the parameters that stay as they are.
+
+    Args:
+        module: what would train all of them.
+        wanted: regular expressions, each for a part of a name as the network itself has it.
+        setting: what a config calls them, for errors.
+
+    Raises:
+        UserError: one of `wanted` fits no parameter or is no regular expression, or nothing would be left to train.
+    """
+    if not wanted:
+        return frozenset()
+    names = {name: re.sub(r"^(inner\.)?net\.", "", name) for name, _ in module.named_parameters()}
+    found: set[str] = set()
+    for one in wanted:
+        fitting = {name for name, bare in names.items() if _fits(re.search, one, bare, setting)}
+        if not fitting:
+            some = ", ".join([*names.values()][:3])
+            raise UserError(f"{setting} has {one!r}, which fits no parameter; there are e.g. {some}")
+        found |= fitting
+    if len(found) == len(names):
+        raise UserError(f"{setting} fits all {len(names)} parameters, so that nothing would learn: name fewer")
+    return frozenset(found)
+
+
 def one_dimensional(net: nn.Module) -> list[tuple[str, nn.Module, str]]:
     """(module name, module, parameter name) of what norm layers own and of the biases of linear layers."""
     return [
@@ -48,7 +76,11 @@ def one_dimensional(net: nn.Module) -> list[tuple[str, nn.Module, str]]:
 
 def _named(layers: dict[str, nn.Module], wanted: Sequence[str]) -> Iterator[str]:
     for one in wanted:
-        fitting = [name for name in layers if name == one or name.endswith(f".{one}") or _fullmatch(one, name)]
+        fitting = [
+            name
+            for name in layers
+            if name == one or name.endswith(f".{one}") or _fits(re.fullmatch, one, name, SETTING)
+        ]
         if not fitting:
             ends = list(dict.fromkeys(end for name in layers for end in _ends(name)))
             hint = did_you_mean(one, ends, most=3, otherwise=f"the network has e.g. {', '.join(list(layers)[:3])}")
@@ -56,13 +88,11 @@ def _named(layers: dict[str, nn.Module], wanted: Sequence[str]) -> Iterator[str]
         yield from fitting
 
 
-def _fullmatch(pattern: str, name: str) -> bool:
+def _fits(match: Callable[[str, str], Any], pattern: str, name: str, setting: str) -> bool:
     try:
-        return re.fullmatch(pattern, name) is not None
+        return match(pattern, name) is not None
     except re.error as error:
-        raise UserError(
-            f"lora.targets has {pattern!r}, which is no regular expression ({error}): correct it"
-        ) from error
+        raise UserError(f"{setting} has {pattern!r}, which is no regular expression ({error}): correct it") from error
 
 
 def _ends(name: str) -> Iterator[str]:

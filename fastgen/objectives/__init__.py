@@ -6,6 +6,7 @@ from ..models.roles import Roles
 from ..plugins import Kinds
 from ..process import Latent
 from .adversarial.add import ADD
+from .adversarial.gdd import GDD
 from .adversarial.ladd import LADD
 from .distribution.decoupled_dmd import DecoupledDMD
 from .distribution.diff_instruct import DiffInstruct
@@ -85,6 +86,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     # an adversary without a fake score
     "ladd": LADD,
     "add": ADD,
+    "gdd": GDD,
     # consistency: one step from anywhere on a trajectory
     "cd": ConsistencyDistillation,
     "ct": ConsistencyTraining,

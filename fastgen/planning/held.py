@@ -14,7 +14,6 @@ from ..engine.optim import RoleOptimizer
 from ..engine.sharding import networks_of
 from ..models.masters import low_of
 from ..models.offload import bytes_with_swap
-from ..models.owned import owned
 from ..models.pipelines.components import autoencoder_of, encoders_of
 from ..models.pipelines.pipeline import Pipeline
 from ..models.roles import Roles
@@ -137,7 +136,7 @@ class Held:
 
     def _moments(self, role: str) -> int:
         """An optimizer's states, which its first step makes; the second one tells what a step computes with."""
-        optimizer = RoleOptimizer(owned(self.roles[role]), self.stage.train.optim_of(role), total=2)
+        optimizer = RoleOptimizer(self.roles.trained(role), self.stage.train.optim_of(role), total=2)
         blocked, peak = torch.zeros((), device=NOWHERE), self.meter.peak
         self._step(optimizer, blocked)
         self.optimizers[role], self.updates[role] = optimizer, self._step(optimizer, blocked)

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..objectives.adversarial.add import ADD
+from ..objectives.adversarial.gdd import GDD
 from ..objectives.adversarial.ladd import LADD
 from ..objectives.distribution.decoupled_dmd import DecoupledDMD
 from ..objectives.distribution.diff_instruct import DiffInstruct
@@ -84,6 +85,7 @@ RECIPES: dict[str, Recipe] = {
     "sim": Recipe(SIM(ratio=2)),
     "uni_instruct": Recipe(UniInstruct(ratio=2)),
     "add": Recipe(ADD(), cycles=600, rate=1e-3),
+    "gdd": Recipe(GDD(), cycles=600, other_rate=1e-2),
     "ladd": Recipe(LADD(gan=ADVERSARY, real="images"), cycles=600, rate=1e-3),
 }
 """A fake score that is not told the step sees the mixture of all landings, and only that mixture is matched."""

@@ -57,6 +57,7 @@ ADVERSARIAL = [
         ["objective={name: add}", "discriminator={network: a, layers: [b]}"],
         "judges decoded samples .*, and does not read discriminator.layers",
     ),
+    (["objective={name: gdd, gan: {pixels: false}}", "discriminator={network: a}"], "gan.pixels is false"),
     (["objective={name: add}", "discriminator={network: a}", NOISE], "'add' needs real images"),
     (["objective={name: ladd}", NEW], "'ladd' learns from the teacher, but teacher.new"),
 ]

@@ -10,7 +10,7 @@ import tiny
 import torch
 from torch import nn
 
-from fastgen.config.schema import OptimConfig
+from fastgen.config.optimizer import OptimConfig
 from fastgen.engine import optim, pairs
 from fastgen.engine.ema import EMA
 from fastgen.engine.optim import RoleOptimizer

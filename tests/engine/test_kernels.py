@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from fastgen.config.schema import OptimConfig
+from fastgen.config.optimizer import OptimConfig
 from fastgen.engine import eight_bits, stepper
 from fastgen.engine.optim import RoleOptimizer
 from fastgen.models.masters import halve, low_of, values_of

@@ -57,6 +57,7 @@ MATCHING = {
 TRAJECTORY = {
     "ladd": "emoji/ladd_4step_lora",
     "add": "emoji/add_4step_lora",
+    "gdd": "cifar10/gdd_1step",
     "cd": "cifar10/cd_1step",
     "ct": "cifar10/ct_2step",
     "lcm": "sd15/lcm_4step",

@@ -15,7 +15,19 @@ from fastgen.models.pipelines.loading import load
 pytestmark = pytest.mark.usefixtures("verified_here")
 USUAL = {  # the pipeline that each is tried on
     "classes": (
-        *("boot", "cd", "ct", "finetune", "guidance_distillation", "lcm", "kd", "meanflow", "progressive", "scm"),
+        *(
+            "boot",
+            "cd",
+            "ct",
+            "finetune",
+            "gdd",
+            "guidance_distillation",
+            "lcm",
+            "kd",
+            "meanflow",
+            "progressive",
+            "scm",
+        ),
         *("alphaflow", "ayf", "improved_meanflow", "perflow", "rcm", "reflow", "shortcut", "tbcm", "twinflow"),
     ),
     "sdxl": ("advantage_flow", "ladd", "pcm"),

@@ -30,6 +30,7 @@ from fastgen.models.discriminator import FeatureDiscriminator
 from fastgen.objectives import Batch
 from fastgen.objectives.adversarial import add as module
 from fastgen.objectives.adversarial.add import ADD
+from fastgen.objectives.adversarial.gdd import GDD
 from fastgen.objectives.distribution.dmd2 import DMD2
 from fastgen.objectives.distribution.f_distill import FDistill
 from fastgen.objectives.distribution.sida import SiDA
@@ -74,6 +75,7 @@ def test_clean_samples_are_judged(objective: DMD2 | SiDA | ADD):
         (lambda: GAN(feature_r1=-1.0), "feature_r1 is -1"),
         (lambda: FDistill(gan=GAN(pixels=True)), "noisy ones are compared"),
         (lambda: PhasedConsistency(gan=PIXELS), "noisy ones are compared"),
+        (lambda: GDD(gan=GAN(1.0)), "gan.pixels is false"),
         (lambda: ADD(distillation=-1.0), "distillation is -1"),
         (lambda: ADD(teacher_guidance=Guidance(2.0, 3.0, told=True)), "told is true"),
     ],
@@ -155,6 +157,18 @@ def check_without_distance() -> None:
     assert all(check.holds for check in checks), checks
 
 
+def check_alone(process: str = "flow") -> None:
+    """GDD, at its defaults but for the slope of heads that a perfect adversary has not."""
+    checks = gaussian_checks(GDD(gan=replace(GDD().gan, feature_r1=0.0)), process)
+    assert all(check.holds for check in checks), checks
+
+
+@pytest.mark.parametrize("process", ["flow", "vp", "edm", "trig"])
+def test_gdd_leads_to_the_data_by_its_adversary_alone(process: str):
+    check_alone(process)
+    assert not GDD().needs.real_score
+
+
 def test_a_perfect_adversary_of_clean_samples_leads_to_the_data_and_rests_there():
     check_without_distance()
 
@@ -167,6 +181,9 @@ def exchanged(logits: Tensor, read: list[Tensor]) -> tuple[Tensor, list[Tensor]]
 
 
 MUTANTS = {
+    "GDD away from the data": Mutant.of(
+        parts, "_clean", lambda roles, batch, x: CLEAN(roles, batch, 2 * x.detach() - x), check_alone
+    ),
     "weighed by c squared": Mutant.of(module, "pad_like", lambda weight, like: PAD(weight**2, like), check_distance),
     "renoised elsewhere": Mutant.of(
         module, "renoised", lambda *given, law: NOISED(*given, law=only(0.5)), check_distance

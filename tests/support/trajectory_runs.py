@@ -52,6 +52,9 @@ CASES = {
         ADVERSARIES | {"generator/distillation", "discriminator/feature_r1"},
         more="discriminator: {network: FOLDER/vision, blocks: [2, 4]}",
     ),
+    "gdd": Case(
+        ADVERSARIES | {"discriminator/feature_r1"}, "{steps: [1]}", more="discriminator: {network: FOLDER/vision}"
+    ),
     "cd": Case(CONSISTENCY, ema=0.95),
     "ct": Case(CONSISTENCY, "{steps: [1]}"),
     "lcm": Case(CONSISTENCY, "{steps: [1, 2], guidance: 8.5}", ema=0.95),

@@ -10,7 +10,7 @@ from typing import final
 
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Uniform, pad_like
-from ..parts.adversarial_distillation import AdversarialDistillation
+from ..parts.adversarial_distillation import AdversarialDistillation, CleanRollout
 from ..parts.base import Batch, Landing, Terms
 from ..parts.gan import GAN, AnyGAN
 from ..parts.needs import Needs
@@ -33,6 +33,7 @@ class ADD(AdversarialDistillation):
     """
 
     gan: AnyGAN = GAN(weight=1.0, learned=1.0, kind="hinge", pixels=True, feature_r1=2e-5)
+    rollout: CleanRollout = "noised_data"
     distillation: float = 2.5
     times: AnyTimeLaw = Uniform()
     teacher_guidance: AnyScale = Guidance()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import final
 
 from ...process import LogitNormal
-from ..parts.adversarial_distillation import AdversarialDistillation, Real
+from ..parts.adversarial_distillation import AdversarialDistillation, CleanRollout, Real
 from ..parts.gan import GAN, AnyGAN
 from ..parts.needs import Needs
 
@@ -25,6 +25,7 @@ class LADD(AdversarialDistillation):
 
     gan: AnyGAN = GAN(weight=1.0, learned=1.0, kind="hinge", times=LogitNormal(1.0, 1.0))
     real: Real = "teacher"
+    rollout: CleanRollout = "noised_data"
 
     @property
     def also(self) -> Needs:

@@ -36,8 +36,12 @@ class AdversarialDistillation(ABC):
 
     gan: AnyGAN = GAN(weight=1.0, learned=1.0)
     real: Real = "images"
-    rollout: CleanRollout = "noised_data"
     ratio: int = 1
+
+    @property
+    @abstractmethod
+    def rollout(self) -> CleanRollout:
+        """A setting of most papers."""
 
     @property
     @abstractmethod
