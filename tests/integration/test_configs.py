@@ -14,6 +14,7 @@ from families import FAMILIES
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from PIL import Image
+from small_vision import write_vision
 
 from fastgen.cli import main
 from fastgen.config.yaml_file import load
@@ -218,6 +219,8 @@ def test_a_config_of_cifar10_runs_on_a_stand_in(config, tmp_path, capsys):
     options += ["pairs.count=4", "pairs.steps=2", f"out={tmp_path / 'run'}", "device=cpu", "log.previews=1"]
     place = f"stages.{len(stages) - 1}.objective" if staged else "objective"
     options += [f"{place}.gan.start=0"] * ("sida" in config or "uni_instruct" in config)
+    if load(file).stages[-1].objective.needs.pixels:
+        options.append(f"discriminator.network={write_vision(tmp_path / 'vision')}")
     assert main(["train", "--config", str(file), *options]) == 0, capsys.readouterr().err
     assert "verified" in capsys.readouterr().out
 
