@@ -1,7 +1,7 @@
 """Positions of the data stream into batches on the device."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import torch
@@ -55,6 +55,7 @@ class _Read:
     shape: tuple[int, ...]
     asked: Sequence[str]
     changed: Conditioning | None
+    kept: Conditioning | None
 
 
 @dataclass
@@ -107,6 +108,7 @@ class Feed:
             pairs=read.pair,
             asked=read.asked,
             changed=read.changed,
+            kept=read.kept,
         )
 
     def _read(self, positions: range) -> _Read:
@@ -122,13 +124,19 @@ class Feed:
             real = self._kept(self.kept.of(view), positions, view)
         elif self.needs.images and items.images is not None:
             real = partial(samples_of, items.images, view, self.device)
-        cond = view.condition(size, labels=items.labels, prompts=items.prompts)
-        if self.framing is not None and pair is None:
+        cond = self._told(items, positions, framed=pair is None)
+        asked, others, kept = _words(items) if self.needs.rewards else (), self.needs.instead, None
+        if others:
+            kept = self._told(asked_instead(items, others), positions, framed=pair is None)
+        return _Read(positions, cond, real, pair, view.shape, asked, self._changed(view, items), kept)
+
+    def _told(self, items: Items, positions: range, *, framed: bool) -> Conditioning:
+        """Of items, and of how their images are framed."""
+        cond = self.view(items).condition(len(positions), labels=items.labels, prompts=items.prompts)
+        if self.framing is not None and framed:
             frames = self.loader.frames(items.numbers or self.loader.numbers(positions))
             cond = cond if frames is None else self.framing.told(cond, frames)
-        cond = cond.to(self.device)
-        words = _words(items) if self.needs.rewards else ()
-        return _Read(positions, cond, real, pair, view.shape, words, self._changed(view, items))
+        return cond.to(self.device)
 
     def _changed(self, view: Pipeline, items: Items) -> Conditioning | None:
         if not self.needs.context or items.prompts is None:
@@ -155,6 +163,17 @@ class Feed:
         images = self.loader.again(positions, images=True).images
         assert images is not None
         return partial(samples_of, images, view, self.device)
+
+
+def asked_instead(items: Items, others: Sequence[tuple[str, str]]) -> Items:
+    """The items, asked for otherwise: classes by their numbers, prompts wherever the words stand."""
+    labels, prompts = items.labels, items.prompts
+    if labels is not None:
+        number = {int(one): int(other) for one, other in others}
+        labels = torch.tensor([number.get(label, label) for label in labels.tolist()])
+    for one, other in others if prompts is not None else ():
+        prompts = tuple(prompt.replace(one, other) for prompt in prompts or ())
+    return replace(items, labels=labels, prompts=prompts)
 
 
 def _words(items: Items) -> Sequence[str]:

@@ -16,6 +16,7 @@ from .distribution.dp_dmd import DPDMD
 from .distribution.emd import EMDistillation
 from .distribution.f_distill import FDistill
 from .distribution.phased_dmd import PhasedDMD
+from .distribution.sfd import ScoreForgetting
 from .distribution.sid import SiD, SiDLSG
 from .distribution.sida import FewStepSiD, SiDA
 from .distribution.sim import SIM
@@ -80,6 +81,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "sid": SiD,
     "sida": SiDA,
     "sid_lsg": SiDLSG,
+    "sfd": ScoreForgetting,
     "sid_few_step": FewStepSiD,
     "sim": SIM,
     "uni_instruct": UniInstruct,

@@ -54,11 +54,13 @@ class Bed:
         process: a name of `PROCESSES`.
         data: a name of `DATA`.
         classes: whether samples are asked for by class.
+        instead: (class, class that the teacher is asked for in its place), where something is to be forgotten.
     """
 
     process: str
     data: str = "five"
     classes: bool = False
+    instead: tuple[tuple[int, int], ...] = ()
 
     @property
     def real(self) -> ExactDenoiser:
@@ -70,6 +72,11 @@ class Bed:
         drawn = torch.multinomial(data.weights, count, replacement=True, generator=rng)
         return data.labels[drawn] if self.classes else torch.full((count,), -1)
 
+    def kept(self, labels: Tensor) -> Tensor:
+        """The classes that the teacher is asked for."""
+        others = dict(self.instead)
+        return torch.tensor([others.get(label, label) for label in labels.tolist()])
+
     def cond(self, labels: Tensor) -> Conditioning:
         """With a null twin only where there are classes."""
         return DATA[self.data].cond(labels) if self.classes else DATA[self.data].uncond(len(labels))
@@ -77,7 +84,9 @@ class Bed:
 
 def bed_of(objective: Objective, process: str, data: str = "five") -> Bed:
     """The bed with the conditioning that the objective needs."""
-    return Bed(process, data, classes=objective.needs.null or bool(objective.needs.context))
+    instead = tuple((int(one), int(other)) for one, other in objective.needs.instead)
+    asked = objective.needs.null or bool(objective.needs.context) or bool(instead)
+    return Bed(process, data, classes=asked, instead=instead)
 
 
 def sampler_of(objective: Objective) -> Sampler:
@@ -129,8 +138,9 @@ def batch_for(
     if objective.needs.images:
         real = DATA[bed.data].sample(size, rng, labels=labels if bed.classes else None).float()
     changed = bed.cond((labels + 1) % DATA[bed.data].num_classes) if objective.needs.context else None
+    kept = bed.cond(bed.kept(labels)) if bed.instead else None
     cond = bed.cond(labels)
-    return Batch(cond, (2,), rng, shared_rng, real=real, pairs=drawn, images=images, changed=changed)
+    return Batch(cond, (2,), rng, shared_rng, real=real, pairs=drawn, images=images, changed=changed, kept=kept)
 
 
 def generated(generator: Denoiser, bed: Bed, grid: Tensor, sampler: Sampler) -> list[Tensor]:
@@ -144,13 +154,15 @@ def generated(generator: Denoiser, bed: Bed, grid: Tensor, sampler: Sampler) -> 
 
 def integrated(bed: Bed, grid: Tensor) -> Tensor:
     """Samples of the teacher's deterministic sampler on the same grid."""
-    cond = bed.cond(bed.labels(SAMPLES, seeded(0)))
+    cond = bed.cond(bed.kept(bed.labels(SAMPLES, seeded(0))))
     return sample(bed.real, lambda: noise(2, SAMPLES), cond, grid.tolist(), sampler="ode")
 
 
 def distance(samples: Tensor, bed: Bed) -> float:
-    """Sliced Wasserstein distance to as many samples of the data."""
-    return sliced_wasserstein(samples, DATA[bed.data].sample(len(samples), seeded(3)))
+    """Sliced Wasserstein distance to as many samples of the data, without what is to be forgotten."""
+    count, rng = len(samples), seeded(3)
+    labels = bed.kept(bed.labels(count, seeded(0))) if bed.instead else None
+    return sliced_wasserstein(samples, DATA[bed.data].sample(count, rng, labels=labels))
 
 
 def noise(seed: int, count: int) -> Tensor:

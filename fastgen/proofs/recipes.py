@@ -13,6 +13,7 @@ from ..objectives.distribution.dp_dmd import DPDMD
 from ..objectives.distribution.emd import EMDistillation
 from ..objectives.distribution.f_distill import FDistill
 from ..objectives.distribution.phased_dmd import PhasedDMD
+from ..objectives.distribution.sfd import ScoreForgetting
 from ..objectives.distribution.sid import SiD, SiDLSG
 from ..objectives.distribution.sida import FewStepSiD, SiDA
 from ..objectives.distribution.sim import SIM
@@ -79,6 +80,7 @@ RECIPES: dict[str, Recipe] = {
     "sid_half": Recipe(SiD(alpha=0.5, ratio=2)),
     "sida": Recipe(SiDA(ratio=2)),
     "sid_lsg": Recipe(SiDLSG(guidance=LongShort(1.0), ratio=2)),
+    "sfd": Recipe(ScoreForgetting(times=LOW, fake_times=LOW, ratio=2, instead={"0": "1"}), cycles=500),
     "sid_few_step": Recipe(
         FewStepSiD(guidance=Fixed(1.0), times=LOW, fake_times=LOW, fake_space="edm", ratio=2), **TWO, judged="landings"
     ),

@@ -7,7 +7,7 @@ import torch
 from families import FAMILIES
 
 from fastgen.data import Items, Loader, PromptFile
-from fastgen.engine.feed import Feed, PairSet
+from fastgen.engine.feed import Feed, PairSet, asked_instead
 from fastgen.engine.stage import Stage, Turned
 from fastgen.errors import UserError
 from fastgen.models.pipelines.pipeline import Pipeline
@@ -58,6 +58,22 @@ def test_a_context_is_asked_for_row_by_row(tmp_path):
         assert torch.equal(cond.kwargs["encoder_hidden_states"], wanted.kwargs["encoder_hidden_states"])
     assert not torch.equal(found.cond.kwargs["encoder_hidden_states"], found.context.kwargs["encoder_hidden_states"])
     assert batch(Feed(pipeline, loader, small_run.CPU, Needs()), 0).changed is None
+
+
+def test_the_teacher_is_asked_for_something_else_where_that_is_to_be_forgotten(pipeline: Pipeline):
+    others = (("6", "4"), ("4", "7"))
+    got = batch(feed(pipeline, Needs(instead=others)), 0)
+    asked, taught = (cond.kwargs["class_labels"].tolist() for cond in (got.cond, got.taught))
+    assert 6 in asked
+    assert taught == [{6: 4, 4: 7}.get(label, label) for label in asked]
+    plain = batch(feed(pipeline, Needs()), 0)
+    assert plain.kept is None
+    assert plain.taught is plain.cond
+
+
+def test_words_are_replaced_wherever_they_stand_in_a_prompt():
+    items = Items(prompts=("a fox", "a red fox and a hen", "two hens"))
+    assert asked_instead(items, [("fox", "dog"), ("red ", "")]).prompts == ("a dog", "a dog and a hen", "two hens")
 
 
 def small_stage(pipeline: Pipeline) -> Stage:

@@ -50,6 +50,7 @@ MATCHING = {
     "dmdr": "emoji/dmdr_4step_lora",
     "sid": "cifar10/sid_1step",
     "sida": "cifar10/sida_1step",
+    "sfd": "cifar10/sfd_1step",
     "sid_lsg": "sd15/sid_lsg_1step_lora",
     "sid_few_step": "sdxl/sid_few_step_4step_lora",
     "sim": "cifar10/sim_1step",

@@ -26,6 +26,7 @@ from fastgen.objectives.distribution.dmd2 import DMD2
 from fastgen.objectives.distribution.emd import EMDistillation
 from fastgen.objectives.distribution.f_distill import FDistill
 from fastgen.objectives.distribution.phased_dmd import PhasedDMD
+from fastgen.objectives.distribution.sfd import ScoreForgetting
 from fastgen.objectives.distribution.sid import SiD, SiDLSG
 from fastgen.objectives.distribution.sida import FewStepSiD, SiDA
 from fastgen.objectives.distribution.sim import SIM
@@ -52,8 +53,8 @@ class Even(Uniform):
 
 
 TIMES = Even(0.3, 0.9)
-FEWER = {"emd": {"corrections": 2, "noise_step": 0.5, "latent_step": 0.3}}
-"""Settings that need no more noises than `drawn` has, where the usual ones do."""
+OWN = {"emd": {"corrections": 2, "noise_step": 0.5, "latent_step": 0.3}, "sfd": {"instead": {"0": "1"}}}
+"""Settings that need no more noises than `drawn` has, where the usual ones do, and those that no default has."""
 
 
 def fixture(objective: Objective, steps: int) -> Roles:
@@ -87,7 +88,9 @@ def gradient(objective: Objective, *, steps: int = 2, seed: int = 0) -> Tensor:
     roles = fixture(objective, steps)
     for depth_seed in (1, 3):  # of the shared stream: it draws the grid and then a depth
         with roles.training(("generator",)):
-            sum(objective.generator(roles, drawn(seed + depth_seed, depth_seed)).values()).backward()
+            batch = drawn(seed + depth_seed, depth_seed)
+            batch.kept = PLANE.cond(torch.ones(SIZE, dtype=torch.long)) if objective.needs.instead else None
+            sum(objective.generator(roles, batch).values()).backward()
     return torch.cat([parameter.grad.flatten() for parameter in roles.parameters("generator")]) / 2
 
 
@@ -99,7 +102,7 @@ def settled(objective: Objective) -> Objective:
 
 @cache
 def of(name: str, seed: int = 0, steps: int = 2) -> Tensor:
-    return gradient(settled(OBJECTIVES[name](**FEWER.get(name, {}))), seed=seed, steps=steps)
+    return gradient(settled(OBJECTIVES[name](**OWN.get(name, {}))), seed=seed, steps=steps)
 
 
 def angle(a: Tensor, b: Tensor) -> float:
@@ -149,6 +152,7 @@ SAME_BY_THE_PAPER = {
     ),
     "emd, diff_instruct": Same(ONE_CORRECTION, DiffInstruct(), 2, "one step of the noise alone"),
     "dmd2, dmdr": Same(DMD2(gan=NO_GAN), DMDR(reward=0.0), 2, "nothing is rewarded"),
+    "sid, sfd": Same(SID, ScoreForgetting(), 2, "nothing is forgotten"),
     "sid, sida": Same(SID, SiDA(gan=NO_GAN), 2, "no GAN"),
     "sid, sid_lsg": Same(SID, SiDLSG(guidance=LongShort(1.0)), 2, "no guidance"),
     "sida, sid_few_step": Same(SiDA(gan=GAN()), FewStepSiD(guidance=PLAIN, gan=GAN()), 1, "one step, no guidance"),

@@ -89,7 +89,7 @@ def test_gradients_reach_exactly_the_turns_roles(name: str):
             roles[role].zero_grad()
 
 
-THROUGH_THE_SCORES = {"sid", "sida", "sid_lsg", "sid_few_step", "sim", "uni_instruct"}
+THROUGH_THE_SCORES = {"sfd", "sid", "sida", "sid_lsg", "sid_few_step", "sim", "uni_instruct"}
 
 
 @pytest.mark.parametrize("name", MATCHING)

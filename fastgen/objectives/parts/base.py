@@ -70,6 +70,7 @@ class Batch:
         asked: what each row is asked for in words, its prompt or label, for rewards that read it.
         after: the turn before, in the same cycle; none before the first.
         changed: the conditioning of the same rows under the objective's context, None where it has none.
+        kept: conditioning that the real score is told in the place of `cond`, where something is to be forgotten.
         landing: the detached rollout of an earlier turn, where turns share a batch.
     """
 
@@ -84,11 +85,17 @@ class Batch:
     asked: Sequence[str] = ()
     after: Turn = ()
     changed: Conditioning | None = None
+    kept: Conditioning | None = None
     landing: Landing | None = field(default=None, repr=False)
 
     @property
     def size(self) -> int:
         return self.cond.size
+
+    @property
+    def taught(self) -> Conditioning:
+        """What the real score is told."""
+        return self.cond if self.kept is None else self.kept
 
     @property
     def x0(self) -> Tensor:

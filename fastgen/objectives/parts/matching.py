@@ -103,7 +103,7 @@ def scored(
     call: Verb, scales: Scales, roles: Roles, batch: Batch, landing: Landing, noised: Noised, *, floor: float = FLOOR
 ) -> Scores:
     """Both scores, at these scales, of a landing that is noised already."""
-    real = guided(call, roles.real_score, noised.x_t, noised.t, batch.cond, w=scales.real)
+    real = guided(call, roles.real_score, noised.x_t, noised.t, batch.taught, w=scales.real)
     fake = guided(call, roles.fake_score, noised.x_t, noised.t, batch.cond, scalars_of(roles, landing), w=scales.fake)
     return Scores(noised, real, fake, floor)
 

@@ -24,6 +24,7 @@ class Needs:
         pairs: noises with the teacher's own samples of them.
         null: an unconditional mode, for guidance or dropped conditions.
         lpips: the perceptual distance of decoded samples.
+        instead: (what a row is asked for, what the teacher is asked in its place) for all that is to be forgotten.
         rewards: scores of decoded samples, see `fastgen.models.rewards`.
         pixels: a discriminator of decoded samples, see `fastgen.models.pixel_discriminator`.
         ratio_means, log_variance: states, see `fastgen.models.state`.
@@ -57,6 +58,7 @@ class Needs:
     pairs: bool = False
     null: bool = False
     lpips: bool = False
+    instead: tuple[tuple[str, str], ...] = ()
     rewards: bool = False
     pixels: bool = False
     ratio_means: bool = False
