@@ -20,6 +20,7 @@ from .distribution.sfd import ScoreForgetting
 from .distribution.sid import SiD, SiDLSG
 from .distribution.sida import FewStepSiD, SiDA
 from .distribution.sim import SIM
+from .distribution.smd import ScoreOfMixture
 from .distribution.tdm import TDM
 from .distribution.uni_instruct import UniInstruct
 from .distribution.vsd import VSD, SwiftBrush
@@ -71,6 +72,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dmd": DMD,
     "dmd2": DMD2,
     "f_distill": FDistill,
+    "smd": ScoreOfMixture,
     "tdm": TDM,
     "phased_dmd": PhasedDMD,
     "decoupled_dmd": DecoupledDMD,

@@ -17,6 +17,7 @@ from ..objectives.distribution.sfd import ScoreForgetting
 from ..objectives.distribution.sid import SiD, SiDLSG
 from ..objectives.distribution.sida import FewStepSiD, SiDA
 from ..objectives.distribution.sim import SIM
+from ..objectives.distribution.smd import ScoreOfMixture
 from ..objectives.distribution.tdm import TDM
 from ..objectives.distribution.uni_instruct import UniInstruct
 from ..objectives.distribution.vsd import VSD, SwiftBrush
@@ -66,6 +67,7 @@ RECIPES: dict[str, Recipe] = {
     "dmd2_aware_4step": Recipe(DMD2(gan=NO_GAN, ratio=2, step_aware=True), **FOUR),
     "f_distill": Recipe(FDistill(ratio=2)),
     "f_distill_forward_kl": Recipe(FDistill(divergence="forward_kl", ratio=2)),
+    "smd": Recipe(ScoreOfMixture(ratio=2)),
     "tdm": Recipe(TDM(ratio=2)),
     "tdm_4step": Recipe(TDM(weight="vsd", times=MIDDLE, fake_times=WIDE, fake_space="difference", ratio=2), **LONG),
     "phased_dmd_4step": Recipe(

@@ -42,6 +42,7 @@ MATCHING = {
     "dmd": "cifar10/dmd_1step",
     "dmd2": "cifar10/dmd2_1step",
     "f_distill": "cifar10/f_distill_1step",
+    "smd": "cifar10/smd_1step",
     "tdm": "sdxl/tdm_4step_lora",
     "phased_dmd": "qwen_image/phased_dmd_4step_lora",
     "decoupled_dmd": "sdxl/decoupled_dmd_4step_lora",

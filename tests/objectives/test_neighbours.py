@@ -30,6 +30,7 @@ from fastgen.objectives.distribution.sfd import ScoreForgetting
 from fastgen.objectives.distribution.sid import SiD, SiDLSG
 from fastgen.objectives.distribution.sida import FewStepSiD, SiDA
 from fastgen.objectives.distribution.sim import SIM
+from fastgen.objectives.distribution.smd import BESIDE, ScoreOfMixture
 from fastgen.objectives.distribution.tdm import TDM
 from fastgen.objectives.distribution.uni_instruct import UniInstruct
 from fastgen.objectives.distribution.vsd import VSD, SwiftBrush
@@ -132,12 +133,14 @@ class Same(NamedTuple):
 
 
 NO_GAN, PLAIN = GAN(0.0), Fixed(1.0)
+ALL_OF_THE_DATA = ScoreOfMixture(shares=(1.0, 1.0), gan=replace(BESIDE, start=10**9))
 ONE_CORRECTION = EMDistillation(corrections=1, latent_step=0.0)
 SID = SiD(alpha=1.0)
 SAME_BY_THE_PAPER = {
     "swiftbrush, vsd": Same(SwiftBrush(), VSD(guidance=Shared(4.5, 4.5), rollout="one_step"), 2, "its settings"),
     "dmd, dmd2": Same(DMD(regression=0.0), DMD2(gan=NO_GAN, rollout="one_step"), 2, "regression and GAN left out"),
     "dmd2, f_distill": Same(DMD2(), FDistill(divergence="reverse_kl"), 2, "h = 1"),
+    "dmd2, smd": Same(DMD2(gan=NO_GAN, rollout="one_step"), ALL_OF_THE_DATA, 2, "a mixture of the data alone"),
     "dmd2, tdm": Same(DMD2(gan=NO_GAN), TDM(), 1, "one segment that ends at clean data"),
     "dmd2, phased_dmd": Same(DMD2(gan=NO_GAN), PhasedDMD(phases=1), 1, "one phase"),
     "tdm, phased_dmd": Same(TDM(), PhasedDMD(), 2, "phases of one step each"),

@@ -1,8 +1,8 @@
 """The family of score matching: what its papers share, and the form that most of them have.
 
 The classes here are abstract and a paper is final: it has settings and defaults of its own, writes what is abstract
-(`matched`, or of `DirectionMatching` the direction) and may say `check`, `also`, `even` and `at`; nothing else is
-overridden.
+(`matched`, or of `DirectionMatching` the direction) and may say `check`, `learned`, `also`, `even` and `at`; nothing
+else is overridden.
 """
 
 from abc import ABC, abstractmethod
@@ -68,6 +68,10 @@ class ScoreMatching(ABC):
     def check(self) -> None:  # noqa: B027 - most papers have nothing to say here
         """Raises ValueError for settings that do not fit the paper."""
 
+    def learned(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
+        """What the fake score learns of what was generated, and the discriminator with it."""
+        return fake_terms(self.at(batch.images), roles, batch, landing)
+
     @property
     def also(self) -> Needs:
         """What the paper needs beside two scores, its rollout and its GAN term."""
@@ -115,7 +119,7 @@ class ScoreMatching(ABC):
         """What the fake score learns from the batch's samples, and the discriminator with it."""
         self.stabilisers.before_fake_score(roles, batch)
         landing, settings = landed(self.rollout, roles, batch, first=self.stabilisers.skip), self.at(batch.images)
-        terms = fake_terms(settings, roles, batch, landing)
+        terms = self.learned(roles, batch, landing)
         return terms | self.stabilisers.of_fake_score(settings, roles, batch, landing)
 
 
