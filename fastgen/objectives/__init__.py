@@ -47,6 +47,7 @@ from .trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
 from .trajectory.freeflow import FreeFlow
 from .trajectory.improved_meanflow import ImprovedMeanFlow
 from .trajectory.lcm import LatentConsistency
+from .trajectory.mdt_dist import MarginalDataTransport
 from .trajectory.meanflow import MeanFlow
 from .trajectory.pcm import PhasedConsistency
 from .trajectory.pdd import ParallelDecoding
@@ -107,6 +108,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "improved_meanflow": ImprovedMeanFlow,
     "alphaflow": AlphaFlow,
     "ayf": AlignYourFlow,
+    "mdt_dist": MarginalDataTransport,
     "shortcut": Shortcut,
     "self_shortcut": SelfShortcut,
     "progressive": Progressive,

@@ -13,6 +13,7 @@ from ..objectives.trajectory.consistency import ConsistencyDistillation, Consist
 from ..objectives.trajectory.freeflow import FreeFlow
 from ..objectives.trajectory.improved_meanflow import ImprovedMeanFlow
 from ..objectives.trajectory.lcm import LatentConsistency
+from ..objectives.trajectory.mdt_dist import MarginalDataTransport
 from ..objectives.trajectory.meanflow import MeanFlow
 from ..objectives.trajectory.pcm import PhasedConsistency
 from ..objectives.trajectory.pdd import ParallelDecoding
@@ -74,6 +75,7 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "improved_meanflow": Recipe(ImprovedMeanFlow(diagonal=0.25, times=Uniform()), cycles=400),
     "alphaflow": Recipe(AlphaFlow(times=Uniform(), end=800 * SIZE), **ONE),
     "ayf": Recipe(AlignYourFlow(times=Uniform(), warmup=WARMUP, normaliser=SHARP), cycles=500),
+    "mdt_dist": Recipe(MarginalDataTransport(times=Uniform()), cycles=600),
     "shortcut": Recipe(Shortcut(bootstrapped=0.75, ema=0.95, levels=5), **ONE),
     "shortcut_4step": Recipe(Shortcut(bootstrapped=0.75, ema=0.95, levels=3), **FOUR),
     "scfm_4step": Recipe(SelfShortcut(substeps=8, ema=0.95), **FOUR),

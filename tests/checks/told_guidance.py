@@ -21,6 +21,7 @@ from fastgen.objectives.parts.solvers import Guidance
 from fastgen.objectives.regression.guidance_distillation import GuidanceDistillation
 from fastgen.objectives.trajectory.consistency import ConsistencyDistillation
 from fastgen.objectives.trajectory.lcm import LatentConsistency
+from fastgen.objectives.trajectory.mdt_dist import MarginalDataTransport
 from fastgen.objectives.trajectory.meanflow import MeanFlow
 from fastgen.objectives.trajectory.pcm import PhasedConsistency
 from fastgen.objectives.trajectory.pdd import ParallelDecoding
@@ -118,6 +119,7 @@ LEARNERS: dict[str, Objective] = {
     "self_shortcut": SelfShortcut(ema=0.0),
     "scm": SimplifiedConsistency(times=Uniform(0.2, 0.8)),
     "meanflow": MeanFlow(),
+    "mdt_dist": MarginalDataTransport(),
     "pdd": ParallelDecoding(heads=4),
 }
 

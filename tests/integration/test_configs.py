@@ -74,6 +74,7 @@ TRAJECTORY = {
     "improved_meanflow": "cifar10/improved_meanflow_1step",
     "alphaflow": "cifar10/alphaflow_1step",
     "ayf": "cifar10/ayf_4step",
+    "mdt_dist": "cifar10/mdt_dist_1step",
     "shortcut": "cifar10/shortcut_4step",
     "self_shortcut": "flux/self_shortcut_4step_lora",
     "progressive": "cifar10/progressive_4step",
@@ -101,6 +102,7 @@ COMPARED = ("dmd2", "sid", "sim", "f_distill", "dmd", "decoupled_dmd", "vsd", "s
 COMPARED += ("sid_lsg", "sid_few_step", "uni_instruct", "tdm", "phased_dmd")
 COMPARED_TRAJECTORY = ("lcm", "pcm", "scm", "meanflow", "shortcut", "progressive", "cd", "ct", "tscd", "tdd")
 COMPARED_TRAJECTORY += ("self_shortcut", "sana_sprint", "kd", "reflow", "perflow", "guidance_distillation", "twinflow")
+COMPARED_TRAJECTORY += ("mdt_dist",)
 UNGUIDED = {"decoupled_dmd", "sid_few_step", "ct", "kd", "reflow"}  # by a guidance that is fixed at 1.5
 COUNTED = "scm_1step"
 """Of the digits, whose costs are counted as well: it differentiates in a way of its own."""

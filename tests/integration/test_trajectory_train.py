@@ -15,20 +15,9 @@ from fastgen.models.pipelines.loading import load
 pytestmark = pytest.mark.usefixtures("verified_here")
 USUAL = {  # the pipeline that each is tried on
     "classes": (
-        *(
-            "boot",
-            "cd",
-            "ct",
-            "finetune",
-            "gdd",
-            "guidance_distillation",
-            "lcm",
-            "kd",
-            "meanflow",
-            "progressive",
-            "scm",
-        ),
-        *("alphaflow", "ayf", "improved_meanflow", "perflow", "rcm", "reflow", "shortcut", "tbcm", "twinflow"),
+        *("boot", "cd", "ct", "finetune", "gdd", "guidance_distillation", "lcm", "kd", "meanflow", "mdt_dist"),
+        *("alphaflow", "ayf", "improved_meanflow", "perflow", "progressive", "rcm", "reflow", "scm", "shortcut"),
+        *("tbcm", "twinflow"),
     ),
     "sdxl": ("advantage_flow", "ladd", "pcm"),
     "sd3": ("add", "d_opsd", "freeflow", "pdd", "refl", "sana_sprint", "self_shortcut", "tdd", "tscd"),
