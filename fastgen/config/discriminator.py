@@ -1,5 +1,6 @@
 """What tells real samples from generated ones."""
 
+from collections.abc import Collection
 from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
@@ -13,7 +14,8 @@ class DiscriminatorConfig(Strict):
 
     By default they read at the bottleneck, or at the middle of the longest stack of blocks.
 
-    backbone: auto is the fake score, or the real one where there is no other.
+    backbone: auto is the fake score, or the real one where there is no other, or own where there is neither; own is a
+        copy of the teacher's network that learns with the heads.
     layers: names of the layers that are read, or blocks for every block as in LADD; where not given, those said above.
     heads: trained on the features, or their mean over channels, which has no parameters.
     network: under gan.pixels, folder of a transformers vision model such as DINOv2 or CLIP, or its id on the hub where
@@ -21,11 +23,18 @@ class DiscriminatorConfig(Strict):
     blocks: numbers of the blocks of `network` that are read, from 1; where not given, four of them up to the last.
     """
 
-    backbone: Literal["auto", "fake_score", "real_score"] = "auto"
+    backbone: Literal["auto", "fake_score", "real_score", "own"] = "auto"
     layers: tuple[str, ...] | Literal["blocks"] | None = None
     heads: Literal["trained", "mean"] = "trained"
     network: Annotated[str, Field(min_length=1)] | None = None
     blocks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None
+
+
+def reader_of(spec: DiscriminatorConfig, denoisers: Collection[str]) -> str:
+    """The backbone's role among the denoisers that there are, or own."""
+    if spec.backbone != "auto":
+        return spec.backbone
+    return next((name for name in ("fake_score", "real_score") if name in denoisers), "own")
 
 
 def check_judged(stage: str, needs: Needs, spec: DiscriminatorConfig) -> None:

@@ -2,6 +2,7 @@
 
 import torch
 
+from ..config.discriminator import reader_of
 from ..config.schema import Config, StageConfig, StudentConfig
 from ..data import Mixture
 from ..engine.dtypes import autocast_of, check_dtypes
@@ -14,7 +15,7 @@ from ..models.pipelines.pipeline import Pipeline
 from ..models.roles import DENOISERS
 from ..models.scalars import find_time_embedding
 from ..models.walk import Plan
-from ..objectives import roles_of
+from ..objectives import denoisers_of, roles_of
 from ..process import Flow
 from ..process.retold import retold
 from .offloading import check_memory
@@ -283,9 +284,9 @@ def _check_settings(stage: StageConfig, config: Config) -> None:
             "teacher and the generator a whole network, of which no LoRA is a mean: set sharing=full or sharing=lora, "
             "or leave follow out"
         )
-    reader = stage.discriminator.backbone
-    reader = "fake_score" if reader == "auto" and "fake_score" in trained else reader
-    if "discriminator" in trained and stage.discriminator.heads == "mean" and reader not in trained:
+    reader = reader_of(stage.discriminator, denoisers_of(stage.objective))
+    learns = reader == "own" or reader in trained
+    if "discriminator" in trained and stage.discriminator.heads == "mean" and not learns:
         raise UserError(
             f"stage {stage.name!r} has discriminator.heads=mean, without parameters, on a network that it does not "
             "train, so that nothing would learn to tell real from fake: set discriminator.heads=trained"

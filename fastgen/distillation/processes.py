@@ -1,9 +1,10 @@
 """What networks and samples that lie on several processes cannot be combined with."""
 
+from ..config.discriminator import reader_of
 from ..config.schema import Config, StageConfig
 from ..engine.dtypes import QUANTISED, base_of
 from ..errors import UserError
-from ..objectives import roles_of
+from ..objectives import denoisers_of, roles_of
 
 
 def check_processes(stage: StageConfig, config: Config) -> None:
@@ -36,6 +37,12 @@ def _check_sharding(stage: StageConfig, config: Config) -> None:
         "frozen parameters, which slices do not know by name": (
             any(train.optim_of(role).frozen for role in roles_of(stage.objective)),
             "the roles' frozen=[]",
+        ),
+        "a discriminator with a backbone of its own, which slices do not reach": (
+            "discriminator" in roles_of(stage.objective)
+            and not needs.pixels
+            and reader_of(stage.discriminator, denoisers_of(stage.objective)) == "own",
+            "discriminator.backbone to a role that the objective has, or gan.pixels=true",
         ),
         "train.ema_device cpu, where slices do not meet": (train.ema_device == "cpu", "train.ema_device=auto"),
         "gan.r1, a second derivative": (needs.second_derivative, "gan.approximate_r1 in its place"),

@@ -1,18 +1,24 @@
-"""The discriminator of a stage: heads on a denoiser among its roles, or on a vision model that sees decoded samples."""
+"""The discriminator of a stage: heads on a denoiser among its roles or of its own, or on a vision model."""
 
-from collections.abc import Mapping
+import copy
+from collections.abc import Mapping, Sequence
 
 import torch
 
-from ..config.discriminator import DiscriminatorConfig
+from ..config.discriminator import DiscriminatorConfig, reader_of
 from ..config.schema import StageConfig
 from ..errors import UserError, did_you_mean
-from ..models.contract import Denoiser
+from ..models.casting import cast
+from ..models.contract import Denoiser, RoleNetwork
+from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser
 from ..models.discriminator import Discriminator, FeatureDiscriminator, block_layers, default_layers
 from ..models.image_part import Example
+from ..models.own_backbone import OwnDiscriminator
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.vision import eyes
 from ..models.pixel_discriminator import PixelDiscriminator
+from ..process import Process
+from .dtypes import autocast_of
 
 
 def discriminator_of(pipeline: Pipeline, denoisers: Mapping[str, Denoiser], stage: StageConfig) -> FeatureDiscriminator:
@@ -30,21 +36,37 @@ def discriminator_of(pipeline: Pipeline, denoisers: Mapping[str, Denoiser], stag
         assert spec.network is not None, "StageConfig refuses such a stage without"
         vision = eyes(spec.network, spec.blocks, device)
         return PixelDiscriminator(pipeline.codec.images_of, vision, example).to(device)
-    return _on_a_denoiser(pipeline, denoisers, spec, example).to(device)
-
-
-def _on_a_denoiser(
-    pipeline: Pipeline, denoisers: Mapping[str, Denoiser], spec: DiscriminatorConfig, example: Example
-) -> Discriminator:
-    automatic = "fake_score" if "fake_score" in denoisers else "real_score"
-    reader = automatic if spec.backbone == "auto" else spec.backbone
+    reader = reader_of(spec, denoisers)
+    if reader == "own":
+        backbone: RoleNetwork = _own(pipeline, stage, next(iter(denoisers.values())).process)
+        layers = _layers(pipeline, backbone, spec, example)
+        return OwnDiscriminator(backbone, layers, example, heads=spec.heads).to(device)
     if reader not in denoisers:
         raise UserError(f"discriminator.backbone is {reader}, a role that this objective does not have")
-    found = (pipeline.network, denoisers[reader], example)
-    layers = block_layers(*found) if spec.layers == "blocks" else spec.layers or default_layers(*found)
+    layers = _layers(pipeline, denoisers[reader], spec, example)
+    return Discriminator(denoisers[reader], layers, example, heads=spec.heads).to(device)
+
+
+def _own(pipeline: Pipeline, stage: StageConfig, spoken: Process) -> NetworkDenoiser | RetargetedDenoiser:
+    """A copy of the teacher's network that speaks the roles' process."""
+    net = cast(copy.deepcopy(pipeline.network), torch.float32)
+    backbone = pipeline.speaking(net, autocast=autocast_of(net, stage.train.precision, pipeline.told_in))
+    return backbone if spoken is pipeline.reading.process else RetargetedDenoiser(backbone, spoken)
+
+
+def _layers(pipeline: Pipeline, backbone: Denoiser, spec: DiscriminatorConfig, example: Example) -> Sequence[str]:
+    """The names of the layers that are read.
+
+    Raises:
+        UserError: the network has no such layers.
+    """
+    if spec.layers == "blocks":
+        return block_layers(pipeline.network, backbone, example)
+    if spec.layers is None:
+        return default_layers(pipeline.network, backbone, example)
     known = [name for name, _ in pipeline.network.named_modules() if name]
-    unknown = [layer for layer in layers if layer not in known]
+    unknown = [layer for layer in spec.layers if layer not in known]
     if unknown:
         hint = did_you_mean(unknown[0], known, most=3, otherwise=f"it has e.g. {', '.join(known[:3])}")
         raise UserError(f"discriminator.layers names {unknown[0]!r}, which the network does not have; {hint}")
-    return Discriminator(denoisers[reader], layers, example, heads=spec.heads)
+    return spec.layers

@@ -20,6 +20,7 @@ from ..models.head_bank import Intervals
 from ..models.low_rank import DOWN
 from ..models.masters import halve
 from ..models.offload import is_swapped
+from ..models.own_backbone import OwnDiscriminator
 from ..models.pipelines.perceptual import Perceptual, lpips_network
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.rewards import loaded
@@ -133,6 +134,8 @@ def build_roles(
     if student.scalars:
         check_bakeable(denoisers["generator"], stops=len(student.scalars))
     frozen = {name: frozen_in(name, members[name], stage, sharing) for name in trained}
+    if isinstance(judge := members.get("discriminator"), OwnDiscriminator):
+        frozen["discriminator"] |= judge.unread
     return Roles(members, student, frozen=frozen, borrowed=[name for name, kind in kinds.items() if kind == "lent"])
 
 

@@ -6,6 +6,7 @@ from ..models.roles import Roles
 from ..plugins import Kinds
 from ..process import Latent
 from .adversarial.add import ADD
+from .adversarial.apt import APT
 from .adversarial.gdd import GDD
 from .adversarial.ladd import LADD
 from .distribution.decoupled_dmd import DecoupledDMD
@@ -92,6 +93,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ladd": LADD,
     "add": ADD,
     "gdd": GDD,
+    "apt": APT,
     # consistency: one step from anywhere on a trajectory
     "cd": ConsistencyDistillation,
     "ct": ConsistencyTraining,

@@ -3,6 +3,7 @@
 from typing import Any
 
 from ..objectives.adversarial.add import ADD
+from ..objectives.adversarial.apt import APT
 from ..objectives.adversarial.gdd import GDD
 from ..objectives.adversarial.ladd import LADD
 from ..objectives.distribution.decoupled_dmd import DecoupledDMD
@@ -89,6 +90,7 @@ RECIPES: dict[str, Recipe] = {
     "sim": Recipe(SIM(ratio=2)),
     "uni_instruct": Recipe(UniInstruct(ratio=2)),
     "add": Recipe(ADD(), cycles=600, rate=1e-3),
+    "apt": Recipe(APT(), cycles=400),
     "gdd": Recipe(GDD(), cycles=600, other_rate=1e-2),
     "ladd": Recipe(LADD(gan=ADVERSARY, real="images"), cycles=600, rate=1e-3),
 }

@@ -8,13 +8,15 @@ from torch import Tensor, nn
 
 from ..models.conditioning import Conditioning
 from ..models.denoiser import CallForm, NetworkDenoiser
-from ..models.discriminator import Discriminator
+from ..models.discriminator import Discriminator, FeatureDiscriminator
+from ..models.image_part import Example
+from ..models.own_backbone import OwnDiscriminator
 from ..models.pixel_discriminator import PixelDiscriminator
 from ..models.rewards import Rewards
 from ..models.roles import Roles
 from ..models.state import STATES
 from ..models.walk import Plan, Sampler
-from ..objectives import Batch, Needs, Objective
+from ..objectives import Batch, Needs, Objective, denoisers_of
 from ..objectives.parts.flow_map import intervals_of
 from ..process import Process, Reading, Uniform
 from ..process.prediction import edm_row
@@ -129,13 +131,22 @@ def toy_roles_of(
     members: dict[str, nn.Module] = {
         **denoisers,
         "real_score": real,
-        "discriminator": PixelDiscriminator(lambda x: x, sides, example)
-        if needs.pixels
-        else Discriminator(denoisers["fake_score"], ["hidden.1"], example),
+        "discriminator": judge_of(objective, denoisers["fake_score"], example),
     }
     members |= {name: STATES[name]() for name in needs.states}
     members |= {"rewards": rewards or indifferent()} if needs.rewards else {}
-    return Roles(members, Plan(grids, sampler=sampler))
+    judge = members["discriminator"]
+    frozen = {"discriminator": judge.unread} if isinstance(judge, OwnDiscriminator) else {}
+    return Roles(members, Plan(grids, sampler=sampler), frozen=frozen)
+
+
+def judge_of(objective: Objective | None, learned: NetworkDenoiser, example: Example) -> FeatureDiscriminator:
+    """Heads on the fake score, on sides of points, or where neither is read on a copy that learns with them."""
+    if objective is not None and objective.needs.pixels:
+        return PixelDiscriminator(lambda x: x, sides, example)
+    if objective is not None and denoisers_of(objective) == ("generator",):
+        return OwnDiscriminator(copy.deepcopy(learned), ["hidden.1"], example)
+    return Discriminator(learned, ["hidden.1"], example)
 
 
 def sides(points: Tensor) -> list[Tensor]:

@@ -59,6 +59,15 @@ ADVERSARIAL = [
     ),
     (["objective={name: gdd, gan: {pixels: false}}", "discriminator={network: a}"], "gan.pixels is false"),
     (["objective={name: add}", "discriminator={network: a}", NOISE], "'add' needs real images"),
+    (["objective={name: apt}", "train.sharding=full"], "backbone of its own, which slices .* or gan.pixels=true"),
+    (
+        ["objective={name: dmd2, gan: {feature_r1: 1e-3}}", "train.sharding=full"],
+        "gan.feature_r1, a second derivative: set gan.approximate_r1",
+    ),
+    (
+        ["objective={name: ladd, real: images}", "train.sharding=full", "train.optim.frozen=[conv]"],
+        "frozen parameters, which slices .* set the roles' frozen",
+    ),
     (["objective={name: ladd}", NEW], "'ladd' learns from the teacher, but teacher.new"),
 ]
 TRAJECTORY = [

@@ -61,6 +61,7 @@ TRAJECTORY = {
     "ladd": "emoji/ladd_4step_lora",
     "add": "emoji/add_4step_lora",
     "gdd": "cifar10/gdd_1step",
+    "apt": "cifar10/apt_1step",
     "cd": "cifar10/cd_1step",
     "ct": "cifar10/ct_2step",
     "lcm": "sd15/lcm_4step",

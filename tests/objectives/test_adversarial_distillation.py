@@ -16,6 +16,7 @@ from torch.nn.functional import relu
 from fastgen.models.roles import Roles
 from fastgen.models.walk import Plan
 from fastgen.objectives import Pair
+from fastgen.objectives.adversarial.apt import APT
 from fastgen.objectives.adversarial.ladd import LADD
 from fastgen.objectives.parts import adversarial_distillation as family
 from fastgen.objectives.parts.gan import GAN
@@ -36,7 +37,7 @@ class Seen(NamedTuple):
     made: Tensor
 
 
-def seen(objective: LADD, turn: str, *noises: Tensor, pairs: Pair, real: Tensor) -> Seen:
+def seen(objective: LADD, turn: str, *noises: Tensor, pairs: Pair, real: Tensor, term: str = "gan") -> Seen:
     """Of a student of the one time 0.5, which is not the process's last."""
     judge = Judge()
     judge.weight.data += TILT
@@ -45,9 +46,9 @@ def seen(objective: LADD, turn: str, *noises: Tensor, pairs: Pair, real: Tensor)
     roles = Roles(members, Plan([torch.tensor([1.0, AT], dtype=torch.float64)]))
     batch = replace(scripted(*noises, real=real), pairs=pairs)
     batch.shared_rng.manual_seed(at_the_second_stop())
-    term = getattr(objective, turn)(roles, batch)["gan"]
+    value = getattr(objective, turn)(roles, batch)[term]
     (call,) = generator.calls
-    return Seen(term.detach(), call.x_t, judge.x_t, call.x0)
+    return Seen(value.detach(), call.x_t, judge.x_t, call.x0)
 
 
 def at_the_second_stop() -> int:
@@ -107,6 +108,24 @@ def test_a_perfect_adversary_leads_to_the_data_and_rests_there(process: str):
     check_between_gaussians(process)
 
 
+@pytest.mark.parametrize("process", ["flow", "vp", "edm", "trig"])
+def test_apt_leads_to_the_data_by_its_adversary_alone(process: str):
+    checks = gaussian_checks(APT(), process)
+    assert all(check.holds for check in checks), checks
+
+
+def check_slope() -> None:
+    """0.3 of 100 (D(x_t) - D(x_t + 0.1 n))^2 at the noised real samples."""
+    images, ends, *noises = drawn()
+    gan = replace(HINGE, approximate_r1=100.0, spread=0.1)
+    found = seen(LADD(gan=gan, real="images"), "discriminator", *noises, pairs=Pair(ends, ends), real=images, term="r1")
+    close(found.term, 0.3 * 100 * (0.1 * noises[3] @ TILT).square().mean())
+
+
+def test_the_slope_at_real_samples_is_a_difference():
+    check_slope()
+
+
 def test_the_teachers_samples_need_no_images_and_images_no_pairs():
     assert (LADD().needs.images, LADD().needs.pairs) == (False, True)
     assert (LADD(real="images").needs.images, LADD(real="images").needs.pairs) == (True, False)
@@ -141,6 +160,9 @@ def mutant(name: str, wrong: object, check: Callable[[], None]) -> Mutant:
 
 
 MUTANTS = {
+    "half the slope": mutant(
+        "discriminator_losses", lambda gan, *given: LOSSES(replace(gan, spread=gan.spread / 2), *given), check_slope
+    ),
     "the generator flees": mutant(
         "generator_terms", lambda *given: {"gan": -TERMS(*given)["gan"]}, check_between_gaussians
     ),

@@ -55,6 +55,7 @@ CASES = {
     "gdd": Case(
         ADVERSARIES | {"discriminator/feature_r1"}, "{steps: [1]}", more="discriminator: {network: FOLDER/vision}"
     ),
+    "apt": Case(ADVERSARIES | {"discriminator/r1"}, "{steps: [1]}"),
     "cd": Case(CONSISTENCY, ema=0.95),
     "ct": Case(CONSISTENCY, "{steps: [1]}"),
     "lcm": Case(CONSISTENCY, "{steps: [1, 2], guidance: 8.5}", ema=0.95),
