@@ -140,7 +140,7 @@ def _made(config: Config, accelerator: Accelerator) -> Ready:
     check_needs(config, pipeline)
     check_release(config, pipeline)
     student = Student(config, pipeline, accelerator.device)
-    check_grids(config, student.plan)
+    check_grids(config, student.plan, pipeline.reading.process)
     encode(config, pipeline, accelerator)
     alone(lambda: rehearse_export(student))
     shown = rehearse_pictures(student, warn=warn if accelerator.is_main_process else _unsaid)

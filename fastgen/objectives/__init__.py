@@ -45,6 +45,7 @@ from .trajectory.alphaflow import AlphaFlow
 from .trajectory.ayf import AlignYourFlow
 from .trajectory.boot import Bootstrapping
 from .trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
+from .trajectory.ctm import ConsistencyTrajectory
 from .trajectory.freeflow import FreeFlow
 from .trajectory.improved_meanflow import ImprovedMeanFlow
 from .trajectory.lcm import LatentConsistency
@@ -60,6 +61,7 @@ from .trajectory.scm import SimplifiedConsistency
 from .trajectory.self_shortcut import SelfShortcut
 from .trajectory.shortcut import Shortcut
 from .trajectory.tbcm import TrajectoryBackward
+from .trajectory.tcm import TruncatedConsistency
 from .trajectory.tdd import TargetDriven
 from .trajectory.tscd import SegmentedConsistency
 from .trajectory.twinflow import TwinFlow
@@ -97,6 +99,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     # consistency: one step from anywhere on a trajectory
     "cd": ConsistencyDistillation,
     "ct": ConsistencyTraining,
+    "tcm": TruncatedConsistency,
     "lcm": LatentConsistency,
     "scm": SimplifiedConsistency,
     "sana_sprint": SanaSprint,
@@ -111,6 +114,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "alphaflow": AlphaFlow,
     "ayf": AlignYourFlow,
     "mdt_dist": MarginalDataTransport,
+    "ctm": ConsistencyTrajectory,
     "shortcut": Shortcut,
     "self_shortcut": SelfShortcut,
     "progressive": Progressive,

@@ -10,6 +10,7 @@ from ..objectives.trajectory.alphaflow import AlphaFlow
 from ..objectives.trajectory.ayf import AlignYourFlow
 from ..objectives.trajectory.boot import Bootstrapping
 from ..objectives.trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
+from ..objectives.trajectory.ctm import ConsistencyTrajectory
 from ..objectives.trajectory.freeflow import FreeFlow
 from ..objectives.trajectory.improved_meanflow import ImprovedMeanFlow
 from ..objectives.trajectory.lcm import LatentConsistency
@@ -25,6 +26,7 @@ from ..objectives.trajectory.scm import SimplifiedConsistency
 from ..objectives.trajectory.self_shortcut import SelfShortcut
 from ..objectives.trajectory.shortcut import Shortcut
 from ..objectives.trajectory.tbcm import TrajectoryBackward
+from ..objectives.trajectory.tcm import TruncatedConsistency
 from ..objectives.trajectory.tdd import TargetDriven
 from ..objectives.trajectory.tscd import SegmentedConsistency
 from ..objectives.trajectory.twinflow import TwinFlow
@@ -44,10 +46,13 @@ SOFT = 0.1
 SHARP = 0.0015
 """c of the tangents: the paper's 0.1 is beside the norm of thousands of elements, of which the plane has two."""
 
+ECT = Recipe(ConsistencyTraining(curriculum=Ratio(images=WARMUP, times=Karras()), huber=SOFT), **ONE)
+
 TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "cd": Recipe(ConsistencyDistillation(), **ONE),
     "ict": Recipe(ConsistencyTraining(curriculum=Doubling(images=1000 * SIZE, last=160)), **ONE),
-    "ect": Recipe(ConsistencyTraining(curriculum=Ratio(images=WARMUP, times=Karras()), huber=SOFT), **ONE),
+    "ect": ECT,
+    "tcm": Recipe(TruncatedConsistency(huber=SOFT), cycles=400, before=(ECT,), carry={"real_score": "generator"}),
     "lcm": Recipe(LatentConsistency(teacher_guidance=PLAIN, huber=SOFT), **ONE),
     "lcm_2step": Recipe(LatentConsistency(teacher_guidance=PLAIN, huber=SOFT), **TWO),
     "pcm_2step": Recipe(PhasedConsistency(teacher_guidance=PLAIN, huber=SOFT), **TWO),
@@ -76,6 +81,7 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "alphaflow": Recipe(AlphaFlow(times=Uniform(), end=800 * SIZE), **ONE),
     "ayf": Recipe(AlignYourFlow(times=Uniform(), warmup=WARMUP, normaliser=SHARP), cycles=500),
     "mdt_dist": Recipe(MarginalDataTransport(times=Uniform()), cycles=600),
+    "ctm": Recipe(ConsistencyTrajectory(ema=0.95, gan=SMALL_GAN), cycles=300),
     "shortcut": Recipe(Shortcut(bootstrapped=0.75, ema=0.95, levels=5), **ONE),
     "shortcut_4step": Recipe(Shortcut(bootstrapped=0.75, ema=0.95, levels=3), **FOUR),
     "scfm_4step": Recipe(SelfShortcut(substeps=8, ema=0.95), **FOUR),

@@ -11,18 +11,20 @@ from families import FAMILIES
 from torch import Tensor
 
 from fastgen.config.yaml_file import load
-from fastgen.distillation.checks import check_needs, check_stages
+from fastgen.distillation.checks import check_grids, check_needs, check_stages
 from fastgen.distillation.distil import distil
 from fastgen.errors import UserError
 from fastgen.models.calls import through
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import CallForm, NetworkDenoiser, RetargetedDenoiser
 from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.models.walk import Plan
 from fastgen.objectives import Batch, Landing
 from fastgen.objectives.distribution.sid import SiD
 from fastgen.objectives.parts.gan import GAN, discriminator_losses
 from fastgen.objectives.parts.guidance_laws import Anti, LongShort, Shared
 from fastgen.objectives.parts.matching import compare
+from fastgen.objectives.trajectory.tcm import TruncatedConsistency
 from fastgen.process import Flow, LogitNormal, LogNormal, Prediction, Reading, Trig, even_grid
 from fastgen.process.prediction import flow_row
 from fastgen.proofs.analytic import AffineGenerator
@@ -199,3 +201,11 @@ def test_a_batch_that_the_processes_cannot_share_is_refused_before_anything_is_l
     three.num_processes = 2
     with pytest.raises(UserError, match="no pipeline folder"):
         distil(config, recipes=tmp_path)
+
+
+def test_a_step_below_the_noise_that_is_trained_is_refused():
+    last = SimpleNamespace(name="last", objective=TruncatedConsistency(truncation=0.5))
+    config = SimpleNamespace(stages=[last])
+    check_grids(config, Plan([even_grid(1), even_grid(2)]), Flow())
+    with pytest.raises(UserError, match=r"'last' trains nothing below noise 0.5 .* starts at 0.333: lower the"):
+        check_grids(config, Plan([even_grid(1), even_grid(4)]), Flow())

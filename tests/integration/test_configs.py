@@ -64,6 +64,7 @@ TRAJECTORY = {
     "apt": "cifar10/apt_1step",
     "cd": "cifar10/cd_1step",
     "ct": "cifar10/ct_2step",
+    "tcm": "cifar10/tcm_1step",
     "lcm": "sd15/lcm_4step",
     "scm": "cifar10/scm_2step",
     "rcm": "cifar10/rcm_4step",
@@ -76,6 +77,7 @@ TRAJECTORY = {
     "alphaflow": "cifar10/alphaflow_1step",
     "ayf": "cifar10/ayf_4step",
     "mdt_dist": "cifar10/mdt_dist_1step",
+    "ctm": "cifar10/ctm_1step",
     "shortcut": "cifar10/shortcut_4step",
     "self_shortcut": "flux/self_shortcut_4step_lora",
     "progressive": "cifar10/progressive_4step",
@@ -104,6 +106,7 @@ COMPARED += ("sid_lsg", "sid_few_step", "uni_instruct", "tdm", "phased_dmd")
 COMPARED_TRAJECTORY = ("lcm", "pcm", "scm", "meanflow", "shortcut", "progressive", "cd", "ct", "tscd", "tdd")
 COMPARED_TRAJECTORY += ("self_shortcut", "sana_sprint", "kd", "reflow", "perflow", "guidance_distillation", "twinflow")
 COMPARED_TRAJECTORY += ("mdt_dist",)
+COMPARED_TRAJECTORY += ("ctm",)
 UNGUIDED = {"decoupled_dmd", "sid_few_step", "ct", "kd", "reflow"}  # by a guidance that is fixed at 1.5
 COUNTED = "scm_1step"
 """Of the digits, whose costs are counted as well: it differentiates in a way of its own."""
@@ -223,7 +226,7 @@ def test_a_config_of_cifar10_runs_on_a_stand_in(config, tmp_path, capsys):
     options += [f"teacher.path={tmp_path / 'teacher'}", f"data={{source: folder, path: {images}, size: 32}}"]
     options += ["pairs.count=4", "pairs.steps=2", f"out={tmp_path / 'run'}", "device=cpu", "log.previews=1"]
     place = f"stages.{len(stages) - 1}.objective" if staged else "objective"
-    options += [f"{place}.gan.start=0"] * ("sida" in config or "uni_instruct" in config)
+    options += [f"{place}.gan.start=0"] * any(name in config for name in ("sida", "uni_instruct", "ctm_1step"))
     if load(file).stages[-1].objective.needs.pixels:
         options.append(f"discriminator.network={write_vision(tmp_path / 'vision')}")
     assert main(["train", "--config", str(file), *options]) == 0, capsys.readouterr().err

@@ -3,7 +3,7 @@
 import pytest
 import small_run
 import torch
-from trajectory_runs import differ, saved, write
+from trajectory_runs import differ, log, losses, saved, write
 
 from fastgen.cli import main
 from fastgen.config import yaml_file as configfile
@@ -50,6 +50,23 @@ def test_a_round_of_progressive_distillation_learns_from_the_round_before(kind, 
         assert now.keys() == before.keys()
         for key, value in before.items():
             torch.testing.assert_close(now[key], value, rtol=0, atol=1e-9, msg=f"{role} {key}")
+
+
+TRUNCATED = """\
+stages:
+  - {name: whole, objective: {name: ct}, train: {images: 4}}
+  - {objective: {name: tcm}, carry: {real_score: generator}, train: {images: 4}}
+"""
+
+
+def test_a_truncated_model_agrees_with_the_stage_before(tmp_path, capsys):
+    file, out = write(tmp_path, "classes", "ct", stages=TRUNCATED), tmp_path / "out"
+    assert main(["train", "--config", str(file)]) == 0, capsys.readouterr().err
+    assert "verified" in capsys.readouterr().out
+    _, left, begun, _ = saved(out)
+    assert not differ(left["generator"], begun["real_score"])
+    assert differ(left["generator"], begun["generator"])
+    assert losses(log(out)[-1]).keys() == {"generator/consistency", "generator/boundary"}
 
 
 def test_in_bf16_the_target_is_kept_in_full_precision(tmp_path, capsys):

@@ -243,7 +243,11 @@ def test_experts_of_a_teacher_of_one_are_refused_by_name(tmp_path):
 @pytest.mark.parametrize(("times", "where"), [([1.0, 0.875], "below"), ([0.8, 0.5], "at or above")])
 def test_a_student_that_leaves_an_expert_untrained_is_refused(pipeline, times, where, tmp_path):
     with pytest.raises(UserError, match=f"of 2 steps, at the times {times[0]:.3g}, .* none lies {where} the boundary"):
-        check_grids(config(tmp_path), Plan([torch.tensor(times, dtype=torch.float64)], boundary=pipeline.boundary))
+        check_grids(
+            config(tmp_path),
+            Plan([torch.tensor(times, dtype=torch.float64)], boundary=pipeline.boundary),
+            pipeline.reading.process,
+        )
 
 
 def test_adapters_of_one_network_alone_are_refused(pipeline):

@@ -74,6 +74,7 @@ CASES = {
     "alphaflow": Case({"generator/mean_velocity"}, ODE, process="flow"),
     "mdt_dist": Case({"generator/matching", "generator/distillation"}, "{steps: [1]}", process="flow"),
     "ayf": Case({"generator/map"}, ODE, "warmup: 4", process="flow"),
+    "ctm": Case({"generator/denoise", *RIVALS}, ema=0.999),
     "shortcut": Case(SHORTCUT, ODE, "bootstrapped: 0.5, levels: 2", process="flow", ema=0.999),
     "self_shortcut": Case(SHORTCUT, "{steps: [1, 2], sampler: ode}", ema=0.999),
     "progressive": Case({"generator/progressive"}, ODE),

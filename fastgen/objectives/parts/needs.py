@@ -38,6 +38,8 @@ class Needs:
         group: samples that are compared with each other for one prompt, of which a micro-batch has a whole number.
         steps: fewest of a student that it can train.
         one_step: it trains the first time of a grid only, so that a student of more steps cannot end with it.
+        succeeds: its real score is the generator of a stage before, not the teacher.
+        noise: sigma / alpha below which it trains nothing, so that no step of a student may start there.
         anchored: the first of several steps is trained by a loss of its own, so that one step is no student of it.
         follows: its fake score takes over a share of the generator's weights, and so is a network of the same form.
         experts: it trains the two networks of a pipeline phase by phase.
@@ -71,6 +73,8 @@ class Needs:
     group: int = 1
     steps: int = 1
     one_step: bool = False
+    succeeds: bool = False
+    noise: float = 0.0
     anchored: bool = False
     follows: bool = False
     experts: bool = False
@@ -136,7 +140,7 @@ class Needs:
 
 
 def _joined(name: str, one: Any, other: Any) -> Any:
-    if isinstance(one, int):
+    if isinstance(one, int | float):
         return max(one, other)
     if isinstance(one, Mapping):
         return {role: one.get(role, frozenset()) | other.get(role, frozenset()) for role in {**one, **other}}
