@@ -58,6 +58,27 @@ class Reworded(Texts):
         return self._words.replace("{}", self._texts[number])
 
 
+def instead(text: str, others: Sequence[tuple[str, str]]) -> str:
+    """A text with others words wherever some stand: pairs of what is replaced and what comes there, in turn."""
+    for one, other in others:
+        text = text.replace(one, other)
+    return text
+
+
+class Instead(Texts):
+    """Those of some texts that `instead` changes, as it changes them."""
+
+    def __init__(self, texts: Sequence[str], others: Sequence[tuple[str, str]]) -> None:
+        self._texts, self._others = texts, others
+        self._numbers = [number for number, text in enumerate(texts) if instead(text, others) != text]
+
+    def __len__(self) -> int:
+        return len(self._numbers)
+
+    def text(self, number: int) -> str:
+        return instead(self._texts[self._numbers[number]], self._others)
+
+
 class Some(Texts):
     """Some of many texts."""
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ..config.schema import Config
 from ..data.captions import Captions
 from ..data.decode import Size
-from ..data.texts import Chained, Reworded, Some
+from ..data.texts import Chained, Instead, Reworded, Some
 from ..engine.distributed import meet
 from ..engine.loading import loader_of, positions_of
 from ..models.pipelines.arguments import check_given
@@ -64,9 +64,11 @@ def _trained(config: Config, captions: Captions) -> NDArray[np.bool_]:
 
 
 def in_contexts(config: Config, asked: Sequence[str]) -> Sequence[str]:
-    """The prompts, and all of them again within the words of each context that a stage asks in."""
-    contexts = dict.fromkeys(stage.objective.needs.context for stage in config.stages)
-    return Chained([asked, *(Reworded(asked, words) for words in contexts if words)])
+    """The prompts, all of them again within the words of each context, and those asked in place of forgotten ones."""
+    needs = [stage.objective.needs for stage in config.stages]
+    contexts, forgotten = dict.fromkeys(each.context for each in needs), dict.fromkeys(each.instead for each in needs)
+    reworded = [Reworded(asked, words) for words in contexts if words]
+    return Chained([asked, *reworded, *(Instead(asked, others) for others in forgotten if others)])
 
 
 def encode(config: Config, pipeline: Pipeline, accelerator: Accelerator) -> None:

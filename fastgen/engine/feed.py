@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..data import Items, Loader
-from ..data.texts import Reworded
+from ..data.texts import Reworded, instead
 from ..errors import SilentError, UserError
 from ..models.conditioning import Conditioning, sent
 from ..models.pipelines.framing import Framing
@@ -171,8 +171,8 @@ def asked_instead(items: Items, others: Sequence[tuple[str, str]]) -> Items:
     if labels is not None:
         number = {int(one): int(other) for one, other in others}
         labels = torch.tensor([number.get(label, label) for label in labels.tolist()])
-    for one, other in others if prompts is not None else ():
-        prompts = tuple(prompt.replace(one, other) for prompt in prompts or ())
+    if prompts is not None:
+        prompts = tuple(instead(prompt, others) for prompt in prompts)
     return replace(items, labels=labels, prompts=prompts)
 
 

@@ -83,5 +83,11 @@ def test_prompts_are_asked_for_in_each_stages_context_too(tmp_path):
     assert list(in_contexts(config_of(tmp_path), ["a fox"])) == ["a fox"]
 
 
+def test_what_is_asked_in_the_place_of_what_is_forgotten_is_encoded_too(tmp_path):
+    forgets = config_of(tmp_path, objective={"name": "sfd", "instead": {"fox": "dog", "red": "green"}})
+    asked = in_contexts(forgets, ["a fox", "two", "a red fox"])
+    assert list(asked) == ["a fox", "two", "a red fox", "a dog", "a green dog"]
+
+
 def test_images_alone_have_no_prompts(tmp_path):
     assert list(drawn(config_of(tmp_path, data={"source": "noise", "num_classes": 3}))) == []
