@@ -22,8 +22,10 @@ from ..objectives.distribution.smd import ScoreOfMixture
 from ..objectives.distribution.tdm import TDM
 from ..objectives.distribution.uni_instruct import UniInstruct
 from ..objectives.distribution.vsd import VSD, SwiftBrush
+from ..objectives.parts.anchors import Diversity, Segments
 from ..objectives.parts.gan import GAN
 from ..objectives.parts.guidance_laws import Fixed, LongShort, Shared
+from ..objectives.parts.stabilisers import Stabilisers
 from ..objectives.regression.degradation import Degradation
 from ..objectives.regression.kd import KnowledgeDistillation
 from ..objectives.regression.reflow import Reflow
@@ -53,6 +55,8 @@ DISBACK = (
 """The way out, and back as far as half of it."""
 
 ADVERSARY = GAN(weight=1.0, learned=1.0, kind="hinge", times=LogNormal(0.0, 1.0))
+WITHIN, BEGUN = Stabilisers(skip=1, segments=Segments()), Stabilisers(skip=1, diversity=Diversity(1.0, anchor=10))
+"""What trains the first step where nothing is matched at it."""
 
 RECIPES: dict[str, Recipe] = {
     "kd": Recipe(KnowledgeDistillation(), cycles=500),
@@ -66,11 +70,14 @@ RECIPES: dict[str, Recipe] = {
     "dmd2_4step": Recipe(DMD2(gan=NO_GAN, ratio=2), **FOUR, judged="landings"),
     "dmd2_aware_2step": Recipe(DMD2(gan=NO_GAN, ratio=2, step_aware=True), **TWO),
     "dmd2_aware_4step": Recipe(DMD2(gan=NO_GAN, ratio=2, step_aware=True), **FOUR),
+    "dmd2_following": Recipe(DMD2(gan=NO_GAN, ratio=2, stabilisers=Stabilisers(follow=0.03))),
+    "dmd2_segments_2step": Recipe(DMD2(gan=NO_GAN, ratio=2, step_aware=True, stabilisers=WITHIN), **TWO),
     "f_distill": Recipe(FDistill(ratio=2)),
     "f_distill_forward_kl": Recipe(FDistill(divergence="forward_kl", ratio=2)),
     "smd": Recipe(ScoreOfMixture(ratio=2)),
     "tdm": Recipe(TDM(ratio=2)),
     "tdm_4step": Recipe(TDM(weight="vsd", times=MIDDLE, fake_times=WIDE, fake_space="difference", ratio=2), **LONG),
+    "tdm_diversity_2step": Recipe(TDM(ratio=2, stabilisers=BEGUN), **TWO),
     "phased_dmd_4step": Recipe(
         PhasedDMD(weight="kl", even=False, times=MIDDLE, fake_times=WIDE, ratio=2, step_aware=True), **LONG
     ),
