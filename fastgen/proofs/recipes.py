@@ -55,7 +55,8 @@ DISBACK = (
 """The way out, and back as far as half of it."""
 
 ADVERSARY = GAN(weight=1.0, learned=1.0, kind="hinge", times=LogNormal(0.0, 1.0))
-WITHIN, BEGUN = Stabilisers(skip=1, segments=Segments()), Stabilisers(skip=1, diversity=Diversity(1.0, anchor=10))
+WITHIN = Stabilisers(segments=Segments(0.1))
+BEGUN = Stabilisers(skip=True, diversity=Diversity())
 """What trains the first step where nothing is matched at it."""
 
 RECIPES: dict[str, Recipe] = {

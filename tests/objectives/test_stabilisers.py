@@ -8,8 +8,8 @@ from stabilisers import (
     check_real_samples_are_believed_in_by_their_weight,
     check_that_shrinks_the_direction_where_data_are_likely,
     check_the_fake_score_learns_of_what_is_matched,
+    check_the_first_step_is_not_matched,
     check_the_first_step_is_the_teachers_mean_velocity,
-    check_the_first_steps_are_not_matched,
     check_the_segments_teacher_is_guided,
     check_the_segments_term_by_hand,
 )
@@ -52,8 +52,8 @@ def test_the_first_step_is_the_teachers_mean_velocity():
     check_the_first_step_is_the_teachers_mean_velocity()
 
 
-def test_the_first_steps_are_not_matched():
-    check_the_first_steps_are_not_matched()
+def test_the_first_step_is_not_matched():
+    check_the_first_step_is_not_matched()
 
 
 def test_the_fake_score_learns_of_what_is_matched():
@@ -107,7 +107,7 @@ MUTANTS = {
         score_matching,
         "land",
         lambda way, roles, batch, first: land(way, roles, batch),
-        check_the_first_steps_are_not_matched,
+        check_the_first_step_is_not_matched,
     ),
     "the fake score learns of the first step": Mutant.of(
         score_matching,
@@ -126,13 +126,12 @@ def test_mutants(name: str, monkeypatch: pytest.MonkeyPatch):
 REFUSED = {
     "takes over": lambda: Stabilisers(follow=1.0),
     "stabilisers.real is -1": lambda: Stabilisers(real=-1.0),
-    "nothing trains the steps": lambda: Stabilisers(skip=1),
-    "stabilisers.skip is 2": lambda: Stabilisers(skip=2, diversity=Diversity()),
+    "nothing trains the first step": lambda: Stabilisers(skip=True, segments=Segments()),
     "segments.weight is -1": lambda: Segments(-1.0),
     "margin is 0.5": lambda: Segments(margin=0.5),
     "segments.teacher_guidance.told": lambda: Segments(teacher_guidance=Guidance(1.0, 2.0, told=True)),
     "anchor is 31 of 30": lambda: Diversity(anchor=31),
-    "here is one": lambda: SiD(stabilisers=Stabilisers(skip=1, segments=Segments())),
+    "here is one": lambda: SiD(stabilisers=Stabilisers(skip=True, diversity=Diversity())),
     "dp_dmd does by itself": lambda: DPDMD(stabilisers=Stabilisers(diversity=Diversity())),
 }
 
@@ -151,7 +150,7 @@ def test_what_they_need():
         (Stabilisers(follow=0.03), plain | Needs(follows=True)),
         (Stabilisers(real=0.1), plain | Needs(images=True)),
         (Stabilisers(segments=guided), plain | Needs(null=True)),
-        (Stabilisers(skip=1, segments=Segments()), plain | Needs(steps=2, anchored=True)),
         (Stabilisers(diversity=Diversity()), plain | Needs(sampler="ode")),
+        (Stabilisers(skip=True, diversity=Diversity()), plain | Needs(sampler="ode", steps=2, anchored=True)),
     ):
         assert DMD2(gan=NO_GAN, stabilisers=setting).needs == needs

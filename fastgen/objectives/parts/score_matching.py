@@ -90,7 +90,7 @@ class ScoreMatching(ABC):
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
         if self.stabilisers.skip and self.rollout == "one_step":
-            raise ValueError("stabilisers.skip leaves out the first of several steps, and here is one: set it to 0")
+            raise ValueError("stabilisers.skip leaves out the first of several steps, and here is one: set it to false")
         self.check()
         if self.gan.one_pass:
             check_one_pass(self, self.needs)
@@ -111,14 +111,14 @@ class ScoreMatching(ABC):
     @final
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         """What the paper has the generator learn, and what steadies it."""
-        landing = land(self.rollout, roles, batch, first=self.stabilisers.skip)
+        landing = land(self.rollout, roles, batch, first=int(self.stabilisers.skip))
         return self.matched(roles, batch, landing) | self.stabilisers.of_generator(roles, batch)
 
     @final
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
         """What the fake score learns from the batch's samples, and the discriminator with it."""
         self.stabilisers.before_fake_score(roles, batch)
-        landing, settings = landed(self.rollout, roles, batch, first=self.stabilisers.skip), self.at(batch.images)
+        landing, settings = landed(self.rollout, roles, batch, first=int(self.stabilisers.skip)), self.at(batch.images)
         terms = self.learned(roles, batch, landing)
         return terms | self.stabilisers.of_fake_score(settings, roles, batch, landing)
 

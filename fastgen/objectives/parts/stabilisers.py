@@ -26,7 +26,8 @@ class Stabilisers:
         real: weight of real samples in the fake score's loss beside 1 of generated ones; it then believes in the
             mixture of both, so that the direction at x_t shrinks to q / (q + real p) of itself, with q the generated
             samples' density there and p the data's. 0.1 in an open trainer of Phased DMD.
-        skip: first steps of the student at which no distributions are matched; they learn by `segments` or `diversity`.
+        skip: no distributions are matched at the first of several steps, which learns by `diversity` alone. (By
+            `segments` it could not: their second part is the student itself, at times where nothing trains it.)
         segments: steps are held to the teacher's within their own segment.
         diversity: the first step is held to the teacher's trajectory.
 
@@ -36,7 +37,7 @@ class Stabilisers:
 
     follow: float = 0.0
     real: float = 0.0
-    skip: int = 0
+    skip: bool = False
     segments: AnySegments = NO_SEGMENTS
     diversity: AnyDiversity = NO_DIVERSITY
 
@@ -47,16 +48,14 @@ class Stabilisers:
                 f"stabilisers.follow is {self.follow:g}: the share of the generator that the fake score takes over, "
                 "need 0 (none) <= follow < 1 (it would be the generator), such as 0.03"
             )
-        held = 1 if self.diversity.weight else 0
-        if self.skip < 0 or (self.skip > held and not self.segments.weight):
+        if self.skip and not self.diversity.weight:
             raise ValueError(
-                f"stabilisers.skip is {self.skip}: nothing trains the steps that are left out, set "
-                "stabilisers.segments for any of them, or stabilisers.diversity for the first"
+                "stabilisers.skip is true: nothing trains the first step, set stabilisers.diversity or leave skip out"
             )
 
     @property
     def needs(self) -> Needs:
-        own = Needs(images=self.real > 0, follows=self.follow > 0, steps=self.skip + 1, anchored=self.skip > 0)
+        own = Needs(images=self.real > 0, follows=self.follow > 0, steps=1 + self.skip, anchored=self.skip)
         return own | self.segments.needs | self.diversity.needs
 
     def of_generator(self, roles: Roles, batch: Batch) -> Terms:
