@@ -17,6 +17,7 @@ from stabilisers import (
 from fastgen.models.calls import through
 from fastgen.objectives import DMD2, Needs
 from fastgen.objectives.distribution.dp_dmd import DPDMD
+from fastgen.objectives.distribution.emd import EMDistillation
 from fastgen.objectives.distribution.sid import SiD
 from fastgen.objectives.parts import anchors, score_matching, stabilisers
 from fastgen.objectives.parts.anchors import Diversity, Segments
@@ -132,6 +133,7 @@ REFUSED = {
     "segments.teacher_guidance.told": lambda: Segments(teacher_guidance=Guidance(1.0, 2.0, told=True)),
     "anchor is 31 of 30": lambda: Diversity(anchor=31),
     "here is one": lambda: SiD(stabilisers=Stabilisers(skip=True, diversity=Diversity())),
+    "set it to false": lambda: EMDistillation(stabilisers=Stabilisers(skip=True, diversity=Diversity())),
     "dp_dmd does by itself": lambda: DPDMD(stabilisers=Stabilisers(diversity=Diversity())),
 }
 

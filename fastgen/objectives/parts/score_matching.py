@@ -89,7 +89,7 @@ class ScoreMatching(ABC):
     @final
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
-        if self.stabilisers.skip and self.rollout == "one_step":
+        if self.stabilisers.skip and self.needs.one_step:
             raise ValueError("stabilisers.skip leaves out the first of several steps, and here is one: set it to false")
         self.check()
         if self.gan.one_pass:
