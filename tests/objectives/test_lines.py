@@ -4,7 +4,8 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from closed_forms import PROCESSES, processes
+import torch
+from closed_forms import PROCESSES, close, processes
 from lines import (
     EXACT,
     check_every_grid_is_exact,
@@ -55,6 +56,16 @@ def test_reflow_looks_up_to_the_students_first_stop():
     seen = seen_times("reflow")()
     assert 0 < seen.min() < 0.01
     assert 0.99 < seen.max() <= 1
+
+
+def test_the_noise_of_a_window_is_that_of_the_published_code():
+    """`ddim_eps` of magic-research/piecewise-rectified-flow: (z_e - l z_s) / h, whose DDIM step ends in z_e."""
+    z_s, z_e = torch.randn(2, 5, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    s, e = (torch.full((5,), time, dtype=torch.float64) for time in (0.75, 0.5))
+    kept_s, kept_e = (float(VP.alphas_cumprod[step - 1]) for step in (750, 500))
+    scale = (kept_e / kept_s) ** 0.5
+    noise = (z_e - scale * z_s) / ((1 - kept_e) ** 0.5 - (kept_e / kept_s * (1 - kept_s)) ** 0.5)
+    close(LANDING(VP, z_s, s, z_e, e).eps, noise, tolerance=1e-5)
 
 
 def test_what_they_need_and_refuse():
