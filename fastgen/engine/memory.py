@@ -18,8 +18,8 @@ from .splitting import micro_batches
 from .stage import Stage
 
 ROOM = 0.8
-"""Share of the free memory that is given away; the rest is for what single calls and updates compute with, for the
-pools of graphs, and for gaps."""
+"""Share of the free memory that is given away; the rest is for what single calls and updates compute with, and for
+gaps."""
 SHARES = (4, 3, 2, 1)
 """Of so many blocks one is computed again: what is tried, one after the other."""
 GIB = 2**30
@@ -33,19 +33,26 @@ class Room:
         kept: for its backward pass.
         state: its gradients, and the moments still to come.
         free: left by what is there, which is all else: weights, what stands beside them, and the average.
+        recorded: what graphs of another turn keep meanwhile; a turn's first calls come before they are recorded, and
+            have memory of their own.
     """
 
     kept: int
     state: int
     free: int
+    recorded: int = 0
 
     @property
     def enough(self) -> bool:
-        return self.kept + self.state <= ROOM * self.free
+        return self.kept + self.recorded + self.state <= ROOM * self.free
 
     def __str__(self) -> str:
-        kept, state, free = (f"{size / GIB:.1f}" for size in (self.kept, self.state, self.free))
-        return f"a turn keeps {kept} GiB for its backward pass and training {state} GiB, of {free} GiB that are free"
+        kept, state, free, graphs = (f"{n / GIB:.1f}" for n in (self.kept, self.state, self.free, self.recorded))
+        beside = f", graphs of another one {graphs} GiB" if self.recorded else ""
+        return (
+            f"a turn keeps {kept} GiB for its backward pass{beside} and training {state} GiB, of {free} GiB that are "
+            "free"
+        )
 
 
 def settle_recompute(stage: Stage) -> str | None:
@@ -69,7 +76,10 @@ def settle_recompute(stage: Stage) -> str | None:
 def room_for(stage: Stage) -> Room:
     """What the turns of a stage need, measured by one of each, without updates; nothing of the stage changes."""
     needs = [(_kept(stage, turn), _state(stage, turn)) for turn in dict.fromkeys(stage.config.objective.cycle)]
-    return Room(*max(needs, key=sum), free_bytes(stage.accelerator.device))
+    most = max(needs, key=sum)
+    needs.remove(most)
+    recorded = max((kept for kept, _ in needs), default=0) if stage.graphed else 0
+    return Room(*most, free_bytes(stage.accelerator.device), recorded)
 
 
 def _compute_again(stage: Stage, share: int) -> None:

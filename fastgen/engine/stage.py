@@ -94,9 +94,9 @@ class Stage:
             for role in roles_of(config.objective)
             if roles.parameters(role)
         }
-        graphed = settings.graphed and accelerator.device.type == "cuda"
+        self.graphed = settings.graphed and accelerator.device.type == "cuda"
         self._trained = {turn: self._trained_in(turn) for turn in cycle}
-        self._averagers = {turn: Averager(_whole(p), early=not graphed) for turn, p in self._trained.items()}
+        self._averagers = {turn: Averager(_whole(p), early=not self.graphed) for turn, p in self._trained.items()}
         aside = settings.ema_device == "cpu"
         self.ema = None if settings.ema is None else EMA(roles["generator"], decay=settings.ema, aside=aside)
         half, device = settings.precision == "fp16", accelerator.device.type

@@ -151,6 +151,17 @@ def test_blocks_are_computed_again_where_there_is_no_room(
     assert small_run.recorded(auto, 1).figures == expected.figures
 
 
+def test_graphs_of_one_turn_stand_beside_the_first_calls_of_another(pipeline: Pipeline):
+    measured = stage(pipeline, WITH_GAN)
+    turns = sorted(memory._kept(measured, turn) for turn in set(measured.config.objective.cycle))
+    assert len(turns) == 2
+    plain = room_for(measured)
+    measured.graphed = True
+    recorded = room_for(measured)
+    assert (plain.kept, plain.recorded) == (turns[1], 0)
+    assert (recorded.kept, recorded.recorded) == (turns[1], turns[0])
+
+
 def test_only_auto_decides(pipeline: Pipeline):
     assert settle_recompute(stage(pipeline, gradient_checkpointing=False)) is None
 
@@ -158,6 +169,12 @@ def test_only_auto_decides(pipeline: Pipeline):
 def test_enough_leaves_a_share_free():
     assert Room(kept=700, state=100, free=1000).enough
     assert not Room(kept=701, state=100, free=1000).enough
+    assert Room(kept=400, state=100, free=1000, recorded=300).enough
+    assert not Room(kept=400, state=100, free=1000, recorded=301).enough
     assert str(Room(2**30, 2**29, 2**31)) == (
         "a turn keeps 1.0 GiB for its backward pass and training 0.5 GiB, of 2.0 GiB that are free"
+    )
+    assert str(Room(2**30, 2**29, 2**32, recorded=2**30)) == (
+        "a turn keeps 1.0 GiB for its backward pass, graphs of another one 1.0 GiB and training 0.5 GiB, of 4.0 GiB that "
+        "are free"
     )
