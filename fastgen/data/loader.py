@@ -113,11 +113,22 @@ class Loader:
         seen = np.zeros(len(self._captions.texts) + 1, bool)
         step = self._stream.length
         for start in range(0, count, step):
-            if not self._dropout and seen[:-1].all():
+            if seen[:-1].all() and (seen[-1] or not self._dropout):
                 break
             positions = range(start, min(start + step, count))
             seen[self._asked(self._stream.at(positions), positions)] = True
         return seen
+
+    def pictured(self, count: int) -> list[tuple[int, bool]]:
+        """The images that are read at the first `count` positions, each once: their numbers, and whether mirrored."""
+        seen = np.zeros((len(self._source), 2), bool)
+        step = self._stream.length
+        for start in range(0, count, step):
+            if seen[:, : 1 + self._flip].all():
+                break
+            positions = range(start, min(start + step, count))
+            seen[self._stream.at(positions), np.array(self.mirrored(positions), np.intp)] = True
+        return [(int(number), bool(mirrored)) for number, mirrored in np.argwhere(seen)]
 
     def numbers(self, positions: Sequence[int]) -> list[int]:
         """The numbers in the source of what stands at these positions."""

@@ -4,7 +4,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,6 +48,11 @@ class KeptImages:
             self._views[view.shape] = Latents(self._folder, view.codec, self._data)
         return self._views[view.shape]
 
+    def empty(self, config: Config, pipeline: Pipeline) -> bool:
+        """Whether there is none of this teacher and these data."""
+        sizes = (None,) if config.data.bucket is None else config.data.shapes
+        return all(self.of(sized(pipeline, size)).empty for size in sizes)
+
     def missing(self, config: Config, stage: StageConfig, pipeline: Pipeline) -> tuple[int, int]:
         """How many of the images that a stage draws are not there, and how many it draws."""
         drawn = drawn_images(config, stage)
@@ -80,9 +84,7 @@ def samples_of(images: Tensor, view: Pipeline, device: torch.device) -> Tensor:
 
 def drawn_images(config: Config, stage: StageConfig) -> dict[Size | None, list[Image]]:
     """The images that a stage reads, each once, by the size of their bucket; None where all have the student's."""
-    loader, positions = loader_of(config, "data", batch=stage.train.batch), range(positions_of(stage))
-    drawn = np.unique(2 * np.array(loader.numbers(positions)) + np.array(loader.mirrored(positions)))
-    images = [(int(one) // 2, bool(one % 2)) for one in drawn]
+    images = loader_of(config, "data", batch=stage.train.batch).pictured(positions_of(stage))
     bucket = config.data.bucket
     if bucket is None:
         return {None: images}
@@ -125,12 +127,14 @@ def kept_images(
     """
     if config.cache is None or not contents or not parts_of(config.data):
         return None, None
-    kept = KeptImages(config.cache, config.data, contents)
+    kept, away = KeptImages(config.cache, config.data, contents), any(map(_is_known, parts_of(config.data)))
+    if kept.empty(config, pipeline) and not away:
+        return None, None
     missing, drawn = kept.missing(config, stage, pipeline)
     called = f"stage {stage.name!r}"
     if not missing:
         return kept, f"{called} reads the samples of {drawn:,} images from {config.cache}, and no image"
-    if any(isinstance(part.records, Known) for part in parts_of(config.data)):
+    if away:
         raise UserError(
             f"{called} draws {drawn:,} images that are not at hand, and {missing:,} of them were not precomputed for "
             f"this teacher and this run in {config.cache}: bring the data back, or run fastgen precompute with these "
@@ -145,8 +149,13 @@ def _cropped(part: Any) -> dict[str, Any]:
     return {"size": part.shapes} if part.buckets is None else {}
 
 
+def _is_known(part: Any) -> bool:
+    """Whether what is known of the images stands in their place."""
+    return isinstance(part.records, Known)
+
+
 def _at_hand(part: Any) -> bool:
     try:
-        return isinstance(part.records, Known) or len(part.records) > 0
+        return _is_known(part) or len(part.records) > 0
     except UserError:
         return False

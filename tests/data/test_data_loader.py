@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from fastgen.data import Items, Loader, Noise, Source
+from fastgen.data.prompts import PromptFile
 from fastgen.errors import UserError
 
 
@@ -217,3 +218,19 @@ def test_what_is_drawn_is_what_stands_at_the_positions():
     loader = Loader(source, seed=4)
     for count in (1, 7, 10, 23):
         assert loader.drawn(count).nonzero()[0].tolist() == sorted(set(loader.take(0, count).labels.tolist()))
+
+
+@pytest.mark.parametrize("flip", [False, True])
+def test_the_images_of_so_many_positions_are_found_once_and_those_of_a_huge_budget_soon(flip):
+    loader = Loader(Numbers(7), seed=3, flip=flip)
+    for count in (0, 5, 16, 40):
+        walked = set(zip(loader.numbers(range(count)), loader.mirrored(range(count)), strict=True))
+        assert loader.pictured(count) == sorted(walked)
+    every = [(number, mirrored) for number in range(7) for mirrored in (False, True)[: 1 + flip]]
+    assert loader.pictured(10**15) == every
+
+
+def test_the_captions_of_a_huge_budget_are_found_soon_also_where_some_are_left_out(tmp_path):
+    words = tmp_path / "prompts.txt"
+    words.write_text("one\ntwo\nthree\n")
+    assert Loader(PromptFile(words), seed=0, dropout=0.5, images=False).drawn(10**15).all()

@@ -111,6 +111,13 @@ def test_what_is_there_is_not_made_again_and_only_what_fits_is_used(folder, caps
     assert not used(settings, teacher_of(settings, small_run.CPU), changed=1e-3)
 
 
+def test_a_run_of_any_length_asks_no_position_where_nothing_was_made(folder, monkeypatch):
+    monkeypatch.setattr("fastgen.engine.latents.drawn_images", forbidden)
+    settings = config(folder)
+    long = settings.model_copy(update={"stages": tuple(_of_images(stage, 10**12) for stage in settings.stages)})
+    assert not used(long, teacher_of(settings, small_run.CPU))
+
+
 def used(settings, pipeline, *, changed=0.0):
     """Whether a run reads what was made before; of an autoencoder whose first weight is changed."""
     next(pipeline.pipe.vae.parameters()).data += changed

@@ -31,6 +31,11 @@ class Latents:
         identity = digest_of([codec.identity, dict(data)], {}).hexdigest()
         self._store = Store(folder / FOLDER / identity)
 
+    @property
+    def empty(self) -> bool:
+        """Whether none is kept."""
+        return self._store.empty
+
     def missing(self, images: Sequence[Image]) -> NDArray[np.int64]:
         """The places of those that are not kept yet, of equal ones the first."""
         return self._store.missing(images)

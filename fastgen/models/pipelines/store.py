@@ -65,6 +65,11 @@ class Store:
         fresh = [(file, _hashes_in(file)) for file in sorted(self._folder.glob("*.safetensors")) if file not in known]
         self._enter({file: hashes for file, hashes in fresh if hashes is not None})
 
+    @property
+    def empty(self) -> bool:
+        """Whether it has no row."""
+        return not len(self._hashes)
+
     def missing(self, values: Sequence[Any]) -> NDArray[np.int64]:
         """The numbers of those values that have no row here, of equal ones the first."""
         hashes = hashes_of(values)
