@@ -175,6 +175,6 @@ def test_enough_leaves_a_share_free():
         "a turn keeps 1.0 GiB for its backward pass and training 0.5 GiB, of 2.0 GiB that are free"
     )
     assert str(Room(2**30, 2**29, 2**32, recorded=2**30)) == (
-        "a turn keeps 1.0 GiB for its backward pass, graphs of another one 1.0 GiB and training 0.5 GiB, of 4.0 GiB that "
-        "are free"
+        "a turn keeps 1.0 GiB for its backward pass, graphs of another one 1.0 GiB and training 0.5 GiB, of 4.0 GiB "
+        "that are free"
     )
