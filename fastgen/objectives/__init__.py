@@ -58,6 +58,7 @@ from .trajectory.progressive import Progressive
 from .trajectory.rcm import RegularisedConsistency
 from .trajectory.sana_sprint import SanaSprint
 from .trajectory.scm import SimplifiedConsistency
+from .trajectory.scott import StochasticConsistency
 from .trajectory.self_shortcut import SelfShortcut
 from .trajectory.shortcut import Shortcut
 from .trajectory.tbcm import TrajectoryBackward
@@ -101,6 +102,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ct": ConsistencyTraining,
     "tcm": TruncatedConsistency,
     "lcm": LatentConsistency,
+    "scott": StochasticConsistency,
     "scm": SimplifiedConsistency,
     "sana_sprint": SanaSprint,
     "rcm": RegularisedConsistency,

@@ -1,5 +1,6 @@
 """How the consistency family is trained on the proof bed: without guidance, from the exact teacher or from data."""
 
+from dataclasses import replace
 from typing import Any
 
 from ..objectives.parts.curricula import Doubling, Ratio
@@ -23,6 +24,7 @@ from ..objectives.trajectory.progressive import Progressive
 from ..objectives.trajectory.rcm import RegularisedConsistency
 from ..objectives.trajectory.sana_sprint import SanaSprint
 from ..objectives.trajectory.scm import SimplifiedConsistency
+from ..objectives.trajectory.scott import StochasticConsistency
 from ..objectives.trajectory.self_shortcut import SelfShortcut
 from ..objectives.trajectory.shortcut import Shortcut
 from ..objectives.trajectory.tbcm import TrajectoryBackward
@@ -55,6 +57,9 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "tcm": Recipe(TruncatedConsistency(huber=SOFT), cycles=400, before=(ECT,), carry={"real_score": "generator"}),
     "lcm": Recipe(LatentConsistency(teacher_guidance=PLAIN, huber=SOFT), **ONE),
     "lcm_2step": Recipe(LatentConsistency(teacher_guidance=PLAIN, huber=SOFT), **TWO),
+    "scott": Recipe(
+        StochasticConsistency(teacher_guidance=PLAIN, grid=18, ema=0.5, gan=replace(SMALL_GAN, weight=0.4)), **ONE
+    ),
     "pcm_2step": Recipe(PhasedConsistency(teacher_guidance=PLAIN, huber=SOFT), **TWO),
     "pcm_4step": Recipe(PhasedConsistency(teacher_guidance=PLAIN, huber=SOFT, gan=NO_GAN), **FOUR),
     "tscd_4step": Recipe(SegmentedConsistency(teacher_guidance=PLAIN, segments=4), **FOUR),

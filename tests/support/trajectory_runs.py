@@ -59,6 +59,7 @@ CASES = {
     "cd": Case(CONSISTENCY, ema=0.95),
     "ct": Case(CONSISTENCY, "{steps: [1]}"),
     "lcm": Case(CONSISTENCY, "{steps: [1, 2], guidance: 8.5}", ema=0.95),
+    "scott": Case(RIVALS, "{steps: [1, 2], guidance: 8.5}", ema=0.95),
     "scm": Case({"generator/tangent"}, state=("log_variance",)),
     "sana_sprint": Case(
         {"generator/tangent", "generator/gan", "discriminator/gan"},
