@@ -11,9 +11,11 @@ from fastgen.models.conditioning import sent
 from fastgen.objectives import OBJECTIVES, Objective, Pair
 from fastgen.objectives.distribution.f_distill import FDistill
 from fastgen.objectives.distribution.tdm import TDM
+from fastgen.objectives.parts.anchors import Diversity, Segments
 from fastgen.objectives.parts.curricula import Doubling, Even, Root
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.guidance_laws import Shared
+from fastgen.objectives.parts.stabilisers import Stabilisers
 from fastgen.objectives.trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
 from fastgen.objectives.trajectory.self_shortcut import SelfShortcut
 from fastgen.process import Discrete, Flow, even_grid
@@ -23,6 +25,7 @@ VP = Discrete(torch.linspace(0.9991, 0.0047, 1000, dtype=torch.float64))
 SETTINGS = {
     "gan on segments": TDM(gan=GAN()),
     "paired gan": FDistill(gan=GAN(r1=1.0, approximate_r1=1.0, paired="times"), guidance=Shared(1.0, 3.0)),
+    "stabilisers": TDM(stabilisers=Stabilisers(0.03, 0.1, True, segments=Segments(), diversity=Diversity())),
     "even curriculum": ConsistencyDistillation(curriculum=Even()),
     "root curriculum": ConsistencyDistillation(curriculum=Root()),
     "doubling curriculum": ConsistencyTraining(curriculum=Doubling()),
@@ -41,7 +44,7 @@ def unwaiting_turns(objective: Objective) -> None:
     tables = process._tables(torch.device("cpu")) if isinstance(process, Discrete) else ()
     for again in (False, True):
         for turn in dict.fromkeys(objective.cycle):
-            batch = replace(toy_batch(PLANE, 8, **streams()), rng=DeviceStream())
+            batch = replace(toy_batch(PLANE, 8, **streams()), rng=DeviceStream(), after=("generator",))
             batch.pairs = Pair(batch.noise(), batch.noise()) if needs.pairs else None
             batch.changed = batch.cond if needs.context else None
             with roles.training(turn):
