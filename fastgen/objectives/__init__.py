@@ -9,6 +9,7 @@ from .adversarial.add import ADD
 from .adversarial.apt import APT
 from .adversarial.gdd import GDD
 from .adversarial.ladd import LADD
+from .distribution.anyflow import AnyFlow
 from .distribution.decoupled_dmd import DecoupledDMD
 from .distribution.diff_instruct import DiffInstruct
 from .distribution.dmd import DMD
@@ -82,6 +83,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "phased_dmd": PhasedDMD,
     "decoupled_dmd": DecoupledDMD,
     "dp_dmd": DPDMD,
+    "anyflow": AnyFlow,
     "emd": EMDistillation,
     "dmdr": DMDR,
     # distribution matching through both scores

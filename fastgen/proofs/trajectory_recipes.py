@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from ..objectives.distribution.anyflow import AnyFlow
 from ..objectives.parts.curricula import Doubling, Ratio
 from ..objectives.parts.gan import GAN
 from ..objectives.parts.guidance_laws import Fixed
@@ -87,6 +88,13 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "ayf": Recipe(AlignYourFlow(times=Uniform(), warmup=WARMUP, normaliser=SHARP), cycles=500),
     "mdt_dist": Recipe(MarginalDataTransport(times=Uniform()), cycles=600),
     "ctm": Recipe(ConsistencyTrajectory(ema=0.95, gan=SMALL_GAN), cycles=300),
+    "anyflow_4step": Recipe(
+        AnyFlow(guidance=Fixed(1.0), ratio=2, counts=(2, 4, 8)),
+        before=(Recipe(MeanFlow(diagonal=0.25, times=Uniform()), steps=4, shift=SHIFT, cycles=500),),
+        steps=4,
+        shift=SHIFT,
+        rate=5e-4,
+    ),
     "shortcut": Recipe(Shortcut(bootstrapped=0.75, ema=0.95, levels=5), **ONE),
     "shortcut_4step": Recipe(Shortcut(bootstrapped=0.75, ema=0.95, levels=3), **FOUR),
     "scfm_4step": Recipe(SelfShortcut(substeps=8, ema=0.95), **FOUR),

@@ -47,6 +47,7 @@ MATCHING = {
     "phased_dmd": "qwen_image/phased_dmd_4step_lora",
     "decoupled_dmd": "sdxl/decoupled_dmd_4step_lora",
     "dp_dmd": "emoji/dp_dmd_4step_lora",
+    "anyflow": "cifar10/anyflow_4step",
     "emd": "cifar10/emd_1step",
     "dmdr": "emoji/dmdr_4step_lora",
     "sid": "cifar10/sid_1step",

@@ -55,6 +55,7 @@ CASES = {
     "phased_dmd": Case({"dm"}, student=ODE),
     "decoupled_dmd": Case({"dm", "augmentation"}, student="{steps: [2]}"),
     "dp_dmd": Case({"dm", "diversity"}, student=ODE, settings="grid: 4, anchor: 1"),
+    "anyflow": Case({"dm"}, student=ODE),
     "emd": Case({"dm"}, settings="corrections: 2"),
     "dmdr": Case({"dm", "reward"}, student="{steps: [2]}", settings="form: grpo, group: 2", more=REWARDED),
     "sid": Case({"sid"}),
@@ -81,7 +82,7 @@ USUAL = {  # the pipeline that each is tried on
         "uni_instruct",
     ),
     "sdxl": ("dmd2",),
-    "sd3": ("decoupled_dmd", "dmdr", "dp_dmd", "phased_dmd", "sid_lsg", "swiftbrush", "vsd"),
+    "sd3": ("anyflow", "decoupled_dmd", "dmdr", "dp_dmd", "phased_dmd", "sid_lsg", "swiftbrush", "vsd"),
 }
 QUICK = {"dmd", "dmd2", "f_distill", "phased_dmd", "swiftbrush", "uni_instruct"}
 """One for each part that runs have beside scores: pairs; GAN, told steps and SDXL; means of ratios; phases; guidance of
