@@ -68,6 +68,7 @@ class PixelCache:
         self._skipped: set[int] = set()
         self._noting = Lock()
         self._threads = ThreadPoolExecutor(min(THREADS, os.cpu_count() or 1), "fastgen-decode")
+        self._begun = False
 
     def images(self, indices: Sequence[int]) -> tuple[Tensor, list[int]]:
         """uint8 [B, C, H, W] of the items at `indices`, and which items they are in the end.
@@ -75,6 +76,9 @@ class PixelCache:
         Raises:
             UserError: more images than may cannot be read; the message names the last of them.
         """
+        if not self._begun:
+            self._readable(indices[0])  # alone: what all of them read is made ready once, not by each thread
+            self._begun = True
         found = list(self._threads.map(self._readable, indices))
         pixels = np.stack([pixels for _, pixels in found])
         return torch.from_numpy(pixels), [index for index, _ in found]

@@ -1,5 +1,6 @@
 """Decoding: whatever users put into an image file becomes square pixels, or a refusal that names the file."""
 
+import time
 from io import BytesIO
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image, ImageOps
 
 from fastgen.data import ImageFolder
 from fastgen.data.decode import decode, size_of
-from fastgen.data.pixels import to_images, to_uint8
+from fastgen.data.pixels import PixelCache, to_images, to_uint8
 from fastgen.errors import UserError
 
 
@@ -162,3 +163,21 @@ def test_a_background_that_is_no_colour_is_refused(tmp_path):
     save(tmp_path / "a.png", encoded(noise_image(0)))
     with pytest.raises(UserError, match="'blurple', which is no colour"):
         ImageFolder(tmp_path, 8, background="blurple").check()
+
+
+def test_what_all_images_are_read_from_is_made_ready_once():
+    """A cached property is made by every thread that asks for it at the same time, from Python 3.12 on."""
+    made, ready = 0, False
+
+    def pixels(index: int) -> np.ndarray:
+        nonlocal made, ready
+        if not ready:
+            made += 1
+            time.sleep(0.05)
+            ready = True
+        return np.full((1, 2, 2), index, np.uint8)
+
+    cache = PixelCache(pixels, 16, size=64, limit_gib=1.0, unreadable=0)
+    images, found = cache.images(range(16))
+    assert (made, found) == (1, list(range(16)))
+    assert images[:, 0, 0, 0].tolist() == found
