@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from ..models.conditioning import Conditioning
+from ..models.conditioning import Conditioning, sent
 from ..models.denoiser import CallForm, NetworkDenoiser
 from ..models.discriminator import Discriminator, FeatureDiscriminator
 from ..models.image_part import Example
@@ -152,8 +152,9 @@ def judge_of(objective: Objective | None, learned: NetworkDenoiser, example: Exa
 def sides(points: Tensor) -> list[Tensor]:
     """What a vision model would see of points [B, d]: on which sides of 64 random lines, as one token [B, 1, 64]."""
     rng = torch.Generator().manual_seed(0)
-    axes, offsets = torch.randn(points.shape[1], 64, generator=rng), torch.randn(64, generator=rng)
-    return [torch.tanh(2 * (points @ axes.to(points) + offsets.to(points)))[:, None]]
+    lines = torch.randn(points.shape[1], 64, generator=rng), torch.randn(64, generator=rng)
+    axes, offsets = (sent(line.to(points.dtype), points.device) for line in lines)
+    return [torch.tanh(2 * (points @ axes + offsets))[:, None]]
 
 
 def indifferent() -> Rewards:

@@ -1,13 +1,16 @@
 """At its start a student is its teacher: before a first update it predicts what the teacher does, bit for bit."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 import tiny
 import torch
+from small_vision import write_vision
 from torch import Tensor
 
+from fastgen.config.discriminator import DiscriminatorConfig
 from fastgen.config.schema import LoRAConfig, StageConfig, TrainConfig
 from fastgen.engine.roles import build_roles
 from fastgen.models.calls import look
@@ -50,17 +53,24 @@ def teacher() -> Teacher:
     return Teacher(pipeline, cond, x_t, {t: look(model, x_t, at(t), cond).x0 for t in PLAN.grids[0].tolist()})
 
 
+@pytest.fixture(scope="module")
+def vision(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A vision model that judges decoded samples."""
+    return write_vision(tmp_path_factory.mktemp("first") / "vision")
+
+
 def at(t: float) -> Tensor:
     return torch.full((ROWS,), t, dtype=torch.float64)
 
 
 @pytest.mark.parametrize("sharing", ["full", "lora"])
 @pytest.mark.parametrize("name", OBJECTIVES)
-def test_before_its_first_update_a_student_is_its_teacher(teacher: Teacher, name: str, sharing: str):
+def test_before_its_first_update_a_student_is_its_teacher(teacher: Teacher, vision: Path, name: str, sharing: str):
     settings = TrainConfig.model_validate({"images": 10_000, "batch": ROWS})
     objective = OBJECTIVES[name]()
     rewards = Weighted((Nothing(),), (1.0,)) if objective.needs.rewards else None
-    stage = StageConfig(name="small", objective=objective, train=settings, rewards=rewards)
+    judge = DiscriminatorConfig(network=str(vision)) if objective.needs.pixels else DiscriminatorConfig()
+    stage = StageConfig(name="small", objective=objective, train=settings, rewards=rewards, discriminator=judge)
     lora = LORA if sharing == "lora" else None
     roles = build_roles(teacher.pipeline, stage, student=PLAN, weights={}, seed=0, sharing=sharing, lora=lora)
     model = roles.generator
