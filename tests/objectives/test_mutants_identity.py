@@ -106,17 +106,17 @@ MUTANTS = {
         sid, "identity_loss", "- scores.fake.x0", "- 1.000001 * scores.fake.x0", lambda: check_fixed_point(FLOW, "sid")
     ),
     "one weight for the batch": Mutant.of(gan, "generator_loss", lambda *a: RIGHT_LOSS(*a).mean()[None], weighed_gan),
-    "gan without weights": changed(sid.IdentityMatching, "generator", "noised, weight=weight", "noised", weighed_gan),
+    "gan without weights": changed(sid.IdentityMatching, "matched", "noised, weight=weight", "noised", weighed_gan),
     "gan's weight with a gradient": Mutant.of(sid, "WEIGHTS", ATTACHED, weighed_gan),
     "gan from the start": changed(gan, "acts", "batch.images >= gan.start", "True", check_gan_waits),
     "gan one image late": changed(gan, "acts", ">= gan.start", "> gan.start", check_gan_waits),
     "zero guidance of nothing": changed(Zero, "drawn", "(1.0, 0.0, 0.0)", "(1.0, 1.0, 0.0)", check_zero_guidance),
     "zero guidance not learned": changed(Zero, "drawn", "(1.0, 0.0, 0.0)", "(1.0, 0.0, 1.0)", check_zero_guidance),
     "sim only looks": Mutant.of(sim, "through", look, huber),
-    "sim with a detached denominator": changed(SIM, "generator", "](square,", "](square.detach(),", huber),
-    "sim with a detached slope": changed(SIM, "generator", "* gap *", "* gap.detach() *", huber),
-    "sim from the real score": changed(SIM, "generator", "(scores.fake.x0 - s", "(scores.real.x0 - s", huber),
-    "sim of a summed square": changed(SIM, "generator", "gap.square().mean", "gap.square().sum", huber),
+    "sim with a detached denominator": changed(SIM, "matched", "](square,", "](square.detach(),", huber),
+    "sim with a detached slope": changed(SIM, "matched", "* gap *", "* gap.detach() *", huber),
+    "sim from the real score": changed(SIM, "matched", "(scores.fake.x0 - s", "(scores.real.x0 - s", huber),
+    "sim of a summed square": changed(SIM, "matched", "gap.square().mean", "gap.square().sum", huber),
     "sim's quartic halved": Mutant.of(
         sim,
         "SLOPES",
@@ -151,12 +151,12 @@ MUTANTS = {
     "ratio's slope averaged": changed(
         UniInstruct, "_log_ratio", ".sum(dim=1)", ".mean(dim=1)", fisher_in_two_dimensions
     ),
-    "no slope": changed(UniInstruct, "generator", "(h - slope)", "h", fisher_of_jensen_shannon),
-    "slope added": changed(UniInstruct, "generator", "(h - slope)", "(h + slope)", fisher_of_jensen_shannon),
-    "half of the cross term": changed(UniInstruct, "generator", "2 * h", "h", fisher_of_jensen_shannon),
+    "no slope": changed(UniInstruct, "matched", "(h - slope)", "h", fisher_of_jensen_shannon),
+    "slope added": changed(UniInstruct, "matched", "(h - slope)", "(h + slope)", fisher_of_jensen_shannon),
+    "half of the cross term": changed(UniInstruct, "matched", "2 * h", "h", fisher_of_jensen_shannon),
     "uni-instruct only looks": Mutant.of(uni_instruct, "through", look, fisher_of_jensen_shannon),
     "uni-instruct from the real score": changed(
-        UniInstruct, "generator", "(scores.fake.x0 - scores", "(scores.real.x0 - scores", fisher_of_jensen_shannon
+        UniInstruct, "matched", "(scores.fake.x0 - scores", "(scores.real.x0 - scores", fisher_of_jensen_shannon
     ),
 }
 
