@@ -11,6 +11,7 @@ import argparse
 import gc
 import json
 import platform
+import traceback
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -54,6 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
             _carry_out(config, meter, cycles=told.cycles)
         except (UserError, torch.OutOfMemoryError, KeyboardInterrupt) as error:
             found["failed"] = f"{type(error).__name__}: {''.join(str(error).splitlines()[:1])}"
+            found["failed_at"] = _way(error)
         found["exported_gib"] = {place.name: _size(place) / GIB for place in (config.exported, config.exported_lora)}
         found["stages"] = {name: asdict(spent) for name, spent in meter.spent.items()}
     text = json.dumps(found, indent=2)
@@ -61,6 +63,12 @@ def main(arguments: Sequence[str] | None = None) -> dict[str, Any]:
     if told.out:
         told.out.write_text(text + "\n", encoding="utf-8")
     return found
+
+
+def _way(error: BaseException) -> list[str]:
+    """The calls that led to an error, the outermost first."""
+    calls = traceback.extract_tb(error.__traceback__)
+    return [f"{Path(call.filename).name}:{call.lineno} {call.name}" for call in calls]
 
 
 def _build(model: Model, config: Config, meter: Meter) -> None:

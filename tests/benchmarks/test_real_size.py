@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks import real_size
 from benchmarks.memory import Meter
 from benchmarks.pipelines import MODELS
 from benchmarks.real_size import main
@@ -29,6 +30,16 @@ def test_a_peak_within_a_stage_is_seen():
     idle, much = (meter.spent[name] for name in ("idle", "much"))
     assert much.host_gib - much.before_gib >= 60 / 1024
     assert idle.host_gib - idle.before_gib < 30 / 1024
+
+
+def test_where_a_stage_broke_off_is_told(monkeypatch):
+    def built_and_cut_off(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(real_size, "_build", built_and_cut_off)
+    found = main(["--model", "tiny", "--device", "cpu"])
+    assert found["failed"] == "KeyboardInterrupt: "
+    assert found["failed_at"][-1].endswith(" built_and_cut_off")
 
 
 @pytest.mark.slow
