@@ -14,9 +14,8 @@ from ..models.pipelines.halved import tells_apart
 from ..models.pipelines.pipeline import Pipeline
 from ..models.roles import DENOISERS
 from ..models.scalars import find_time_embedding
-from ..models.walk import Plan
 from ..objectives import denoisers_of, roles_of
-from ..process import Flow, Process
+from ..process import Flow
 from ..process.retold import retold
 from .offloading import check_memory
 from .origins import check_origins
@@ -96,37 +95,6 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
         raise UserError(
             f"the data has {config.data.num_classes} classes, the teacher {len(pipeline.classes)}: use the data that "
             "the teacher was trained on, or set teacher.num_classes if its folder does not say it right"
-        )
-
-
-def check_grids(config: Config, student: Plan, process: Process) -> None:
-    """Refuses, before anything is trained, a student of this process with steps that a stage leaves untrained.
-
-    Raises:
-        UserError: naming the stage, the step count and its times.
-    """
-    for stage in config.stages:
-        _check_noise(stage, student, process)
-        for grid in student.grids if stage.objective.needs.experts else ():
-            above, n = int((grid >= student.boundary).sum()), len(grid)
-            if above in (0, n):
-                raise UserError(
-                    f"stage {stage.name!r} trains each expert in a phase of its own, but of {n} steps, at the times "
-                    f"{', '.join(f'{t:.3g}' for t in grid.tolist())}, none lies "
-                    f"{'below' if above else 'at or above'} the boundary {student.boundary:.3g}: choose student.shift "
-                    "or student.steps so that each expert has a step, or set objective.experts=false"
-                )
-
-
-def _check_noise(stage: StageConfig, student: Plan, process: Process) -> None:
-    """Refuses a student with a step below the noise that the stage trains."""
-    wanted = stage.objective.needs.noise
-    least = min(float(process.sigma(grid[-1]) / process.alpha(grid[-1])) for grid in student.grids)
-    if least < wanted:
-        raise UserError(
-            f"stage {stage.name!r} trains nothing below noise {wanted:g} (objective.truncation), but a step of the "
-            f"student starts at {least:.3g}: lower the truncation, declare fewer student.steps, or move a flow's up by "
-            "student.shift"
         )
 
 

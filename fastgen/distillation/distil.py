@@ -26,8 +26,9 @@ from ..models.pipelines.loading import answer_within
 from ..models.pipelines.repeats import said_once
 from ..peers import quiet_nccl, together
 from .account import closing, header, now, told
-from .checks import check_grids, check_needs, check_stages
+from .checks import check_needs, check_stages
 from .exhausted import counted
+from .grids import check_grids
 from .initial import initial
 from .plan import recipe_of
 from .preflight import check_device, check_start

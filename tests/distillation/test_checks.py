@@ -11,8 +11,9 @@ from families import FAMILIES
 from torch import Tensor
 
 from fastgen.config.yaml_file import load
-from fastgen.distillation.checks import check_grids, check_needs, check_stages
+from fastgen.distillation.checks import check_needs, check_stages
 from fastgen.distillation.distil import distil
+from fastgen.distillation.grids import check_grids
 from fastgen.errors import UserError
 from fastgen.models.calls import through
 from fastgen.models.conditioning import Conditioning

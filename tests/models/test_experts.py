@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from fastgen.config import yaml_file as configfile
 from fastgen.config.schema import Config, LoRAConfig, StageConfig, TrainConfig
-from fastgen.distillation.checks import check_grids, check_needs
+from fastgen.distillation.checks import check_needs
 from fastgen.distillation.distil import distil
+from fastgen.distillation.grids import check_grids
 from fastgen.distillation.plan import plan
 from fastgen.engine.roles import build_roles
 from fastgen.errors import UserError
