@@ -22,10 +22,17 @@ FLOW = Flow()
 
 
 class Linear(nn.Module):
-    """A discriminator whose logit is the first coordinate."""
+    """A discriminator whose logit is the first coordinate; it counts how often a backward pass comes by."""
+
+    passes = 0
 
     def forward(self, x_t: Tensor, t: Tensor, cond: object) -> Tensor:
-        return x_t[:, :1]
+        logits = x_t[:, :1]
+        logits.register_hook(self._passed)
+        return logits
+
+    def _passed(self, _: Tensor) -> None:
+        self.passes += 1
 
 
 def exact_solver(process: Process) -> pytest.MonkeyPatch:
@@ -93,6 +100,7 @@ def check_balance() -> None:
     try:
         with roles.training(("generator",)):
             terms = objective.generator(roles, gaussian_batch())
+            (slope,) = torch.autograd.grad(terms["gan"], roles.generator.bias)
     finally:
         patch.undo()
     made, gap = gap_of(x_t, interval, C)
@@ -103,6 +111,10 @@ def check_balance() -> None:
     close(terms["denoise"], 0.7 * pull * error.norm() / 2, tolerance=1e-5)
     judged = -(0.5 * made + 0.5 * batch.script[2])[:, 0].mean()
     close(terms["gan"], 3.0 * pull / (0.5 / len(gap) ** 0.5) * judged, tolerance=1e-5)
+    c = C.clone().requires_grad_()
+    (wanted,) = torch.autograd.grad(-0.5 * gap_of(x_t, interval, c)[0][:, 0].mean(), c)
+    close(slope, 3.0 * pull / (0.5 / len(gap) ** 0.5) * wanted, tolerance=1e-5)
+    assert roles.members["discriminator"].passes == 1, "a recorded call of a network has one backward pass"
 
 
 def check_times() -> None:

@@ -104,7 +104,9 @@ class ConsistencyTrajectory:
         if self.denoising:
             terms["denoise"] = self.denoising * self._denoising(roles, batch, told, pull)
         if acts(self.gan, batch):
-            (judged,) = generator_terms(self.gan, roles, batch, Landing(made, None, t, made)).values()
+            there = made.detach().requires_grad_()
+            (judged,) = generator_terms(self.gan, roles, batch, Landing(there, None, t, there)).values()
+            judged = along_slope(judged, there, made)
             balance = self.gan.weight * pull / strength(judged, made)
             terms["gan"] = balance.clamp(LEAST, MOST) * judged
         return terms
@@ -148,6 +150,12 @@ def jumped(model: Denoiser, batch: Batch, x: Latent, t: Time, s: Time, told: Sca
     there = t <= s.clamp(min=origin(model.process, t.device))
     asked = torch.where(there, torch.ones_like(t), t)
     return torch.where(pad_like(there, x), x, through(model, x, asked, batch.cond, {"s": s, **told}).at(s))
+
+
+def along_slope(loss: Tensor, there: Latent, x: Latent) -> Tensor:
+    """A loss of `there`, which is x without its graph, as one of x: what is between them is differentiated but once."""
+    (slope,) = torch.autograd.grad(loss, there)
+    return loss.detach() + (slope * (x - there.detach())).sum()
 
 
 def strength(loss: Tensor, x: Latent) -> Tensor:
