@@ -125,10 +125,12 @@ class Feed:
         elif self.needs.images and items.images is not None:
             real = partial(samples_of, items.images, view, self.device)
         cond = self._told(items, positions, framed=pair is None)
-        asked, others, kept = _words(items) if self.needs.rewards else (), self.needs.instead, None
-        if others:
-            kept = self._told(asked_instead(items, others), positions, framed=pair is None)
-        return _Read(positions, cond, real, pair, view.shape, asked, self._changed(view, items), kept)
+        asked, others = _words(items) if self.needs.rewards else (), self.needs.instead
+        changed, kept = (
+            None if other is None else self._told(other, positions, framed=pair is None)
+            for other in (_in_context(items, self.needs.context), asked_instead(items, others) if others else None)
+        )
+        return _Read(positions, cond, real, pair, view.shape, asked, changed, kept)
 
     def _told(self, items: Items, positions: range, *, framed: bool) -> Conditioning:
         """Of items, and of how their images are framed."""
@@ -137,12 +139,6 @@ class Feed:
             frames = self.loader.frames(items.numbers or self.loader.numbers(positions))
             cond = cond if frames is None else self.framing.told(cond, frames)
         return cond.to(self.device)
-
-    def _changed(self, view: Pipeline, items: Items) -> Conditioning | None:
-        if not self.needs.context or items.prompts is None:
-            return None
-        texts = Reworded(items.prompts, self.needs.context)
-        return view.condition(len(texts), prompts=texts[:]).to(self.device)
 
     def view(self, items: Items) -> Pipeline:
         """The pipeline as it is asked for samples of these items' bucket."""
@@ -163,6 +159,13 @@ class Feed:
         images = self.loader.again(positions, images=True).images
         assert images is not None
         return partial(samples_of, images, view, self.device)
+
+
+def _in_context(items: Items, words: str) -> Items | None:
+    """The items, asked for within other words; None where there are none."""
+    if not words or items.prompts is None:
+        return None
+    return replace(items, prompts=tuple(Reworded(items.prompts, words)))
 
 
 def asked_instead(items: Items, others: Sequence[tuple[str, str]]) -> Items:

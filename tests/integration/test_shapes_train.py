@@ -96,14 +96,15 @@ def test_networks_are_told_of_each_image_s_own_size_and_crop(folder, tmp_path):
         settings = config(folder, "unused", data={"path": str(tmp_path / "images"), **more})
         pipeline = teacher_of(settings, CPU)
         loader = Loader(settings.data, seed=0, batch=1)
-        feed = Feed(pipeline, loader, CPU, Needs(images=True), framing=pipeline.framing)
+        needs = Needs(images=True, context="a {}", instead=(("x", "y"),))
+        feed = Feed(pipeline, loader, CPU, needs, framing=pipeline.framing)
         for start in range(8):
             items = loader.take(start, 1)
-            cond = feed.batch(start, 1, rng=torch.Generator(), shared_rng=torch.Generator()).cond
+            batch = feed.batch(start, 1, rng=torch.Generator(), shared_rng=torch.Generator())
             target = list(items.size or (16, 16))
             told = [*wanted[items.prompts[0]][place], *target]
-            assert cond.kwargs["added_cond_kwargs"]["time_ids"].tolist() == [told]
-            assert cond.null.kwargs["added_cond_kwargs"]["time_ids"].tolist() == [told]
+            for cond in (batch.cond, batch.cond.null, batch.context, batch.taught):
+                assert cond.kwargs["added_cond_kwargs"]["time_ids"].tolist() == [told]
     assert Feed(pipeline, loader, CPU, Needs(images=True)).batch(
         0, 1, rng=torch.Generator(), shared_rng=torch.Generator()
     ).cond.kwargs["added_cond_kwargs"]["time_ids"].tolist()[0][2:4] == [0, 0]
