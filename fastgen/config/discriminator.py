@@ -24,7 +24,7 @@ class DiscriminatorConfig(Strict):
     """
 
     backbone: Literal["auto", "fake_score", "real_score", "own"] = "auto"
-    layers: tuple[str, ...] | Literal["blocks"] | None = None
+    layers: Annotated[tuple[str, ...], Field(min_length=1)] | Literal["blocks"] | None = None
     heads: Literal["trained", "mean"] = "trained"
     network: Annotated[str, Field(min_length=1)] | None = None
     blocks: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] | None = None

@@ -20,6 +20,7 @@ from ..process.retold import retold
 from .offloading import check_memory
 from .origins import check_origins
 from .processes import check_processes
+from .questions import check_questions
 
 STEPS = {"ode": "deterministic", "renoise": "renoised"}
 """How a student steps by its samplers, in words."""
@@ -74,11 +75,7 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
             _check_embeds_time(stage, pipeline)
         if needs.heads:
             _check_heads(stage, pipeline)
-        if needs.context and pipeline.kind != "prompt":
-            raise UserError(
-                f"stage {stage.name!r} asks its teacher in other words, but {type(pipeline.pipe).__name__} takes no "
-                "prompts: choose a teacher that does"
-            )
+        check_questions(stage, config, pipeline)
         if needs.pairs and config.pairs.guidance != 1 and not pipeline.has_null:
             raise UserError(
                 f"stage {stage.name!r} reads pairs under guidance {config.pairs.guidance:g}, but the teacher has no "

@@ -1,6 +1,8 @@
 """Settings that would break a stage's training off, or leave a role without any, are refused from the config alone."""
 
+import json
 import re
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -83,6 +85,7 @@ def test_a_stage_that_cannot_train_is_refused(options, words, tmp_path):
     [
         ("stages.1.carry={real_score: frist}", "from 'frist', which is no earlier stage: did you mean first?"),
         ("stages.0.carry={real_score: last}", "from 'last', which is no earlier stage"),
+        ("stages.1.discriminator={layers: []}", "at least 1 item"),
         ("stages.0.name=ema", "which `carry` means otherwise"),
     ],
 )
@@ -105,6 +108,27 @@ def test_a_network_without_a_time_embedding_is_told_nothing_more(tmp_path):
     check_needs(load(tmp_path / "run.yaml"), pipeline)
     with pytest.raises(UserError, match=r"stage 'last' tells .* ChromaTransformer2DModel has no time embedding"):
         check_needs(load(tmp_path / "run.yaml", ["stages.1.objective.step_aware=true"]), pipeline)
+
+
+@pytest.mark.parametrize(
+    ("family", "others", "words"),
+    [
+        ("dit", {"3": "5"}, ""),
+        ("dit", {"4": "10000"}, "has '10000' in objective.instead, but the teacher's classes are 0 to"),
+        ("dit", {"owl": "fox"}, "has 'owl' in objective.instead"),
+        ("stable_diffusion", {"fox": "dog"}, ""),
+        ("stable_diffusion", {"fox": "dog", "owl": "dog"}, "is to forget 'owl' .*, which stands in no prompt"),
+        ("stable_diffusion", {"fox": "a foxhound"}, "asks for 'a foxhound' in the place of 'fox'"),
+        ("ddpm", {"3": "5"}, "is to forget what DDPMPipeline is never asked for"),
+    ],
+)
+def test_what_is_to_be_forgotten_is_asked_for(family, others, words, tmp_path):
+    (tmp_path / "prompts.txt").write_text("a fox\ntwo\n", encoding="utf-8")
+    data = f"{{source: prompts, path: {tmp_path}/prompts.txt}}" if family == "stable_diffusion" else "{source: noise}"
+    (tmp_path / "run.yaml").write_text(RUN.partition("stages:")[0] + "objective: {name: sfd}")
+    config = load(tmp_path / "run.yaml", [f"data={data}", f"objective.instead={json.dumps(others)}"])
+    with pytest.raises(UserError, match=words) if words else nullcontext():
+        check_needs(config, Pipeline(FAMILIES[family].build()))
 
 
 @pytest.mark.parametrize(

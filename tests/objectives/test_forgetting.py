@@ -97,6 +97,7 @@ def test_the_law_is_of_the_kept_components():
     ("settings", "words"),
     [
         ({"instead": {"0": "1", "1": "2"}}, "name something that is kept"),
+        ({"instead": {"": "1"}}, "an empty text, which stands everywhere"),
         ({"gan": GAN()}, "bring in real samples"),
         ({"stabilisers": Stabilisers(real=0.1)}, "bring in real samples"),
         ({"stabilisers": Stabilisers(segments=Segments(weight=1.0))}, "hold the student to the teacher's trajectory"),

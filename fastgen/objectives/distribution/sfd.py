@@ -37,6 +37,8 @@ class ScoreForgetting(IdentityMatching):
     instead: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     def check(self) -> None:
+        if not all(self.instead):
+            raise ValueError("instead names an empty text, which stands everywhere: name what is to be forgotten")
         again = [safe for safe in self.instead.values() if safe in self.instead]
         if again:
             raise ValueError(
