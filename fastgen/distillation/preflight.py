@@ -145,9 +145,10 @@ def _check_rewards(config: Config) -> None:
 
 def _check_vision(config: Config) -> None:
     """Loads what discriminators see decoded samples by, and lets go of it."""
-    for spec in {stage.discriminator.network: stage.discriminator for stage in config.stages}.values():
-        if spec.network is not None:
-            eyes(spec.network, spec.blocks, torch.device("cpu"))
+    specs = (stage.discriminator for stage in config.stages)
+    for network, blocks in dict.fromkeys((spec.network, spec.blocks) for spec in specs):
+        if network is not None:
+            eyes(network, blocks, torch.device("cpu"))
 
 
 def _check_teacher(config: Config) -> None:

@@ -10,6 +10,7 @@ import tiny
 from encoded import save
 from families import FAMILIES
 from small_clip import write_clip
+from small_vision import write_vision
 
 from fastgen.cli import main
 from fastgen.config.yaml_file import load
@@ -136,6 +137,20 @@ def test_what_a_later_stage_is_rewarded_by_is_asked_for_first(dry, tmp_path):
     seen = f"stages.1.rewards.path={write_clip(tmp_path.parent / 'clip')}"
     assert dry(seen) == (0, "")
     assert "the reward clip cannot load judge (" in dry(seen, "stages.1.judges={name: clip, path: judge}")[1]
+
+
+def test_what_every_discriminator_sees_by_is_asked_for_first(dry, tmp_path):
+    stages = ", ".join(
+        f"{{name: {name}, objective: {{name: gdd}}, discriminator: {{network: {tmp_path.parent}/vision, {blocks}}}}}"
+        for name, blocks in (("a", "blocks: [9]"), ("b", "blocks: [2]"))
+    )
+    write_vision(tmp_path.parent / "vision")
+    objective = "objective: {name: dmd2, gan: 0, ratio: 1}"
+    save(tmp_path / "run.yaml", RUN.format(here=tmp_path).replace(objective, f"stages: [{stages}]"))
+    assert (
+        "discriminator.blocks is [9], but the network has blocks 1 to 4"
+        in dry("data={source: digits}", "student.steps=[1]")[1]
+    )
 
 
 def test_a_start_looks_at_what_a_dry_run_looks_at(dry, tmp_path, monkeypatch, capsys):

@@ -121,6 +121,11 @@ def test_what_cannot_be_read_is_refused_in_words(folder: Path, tmp_path: Path):
         eyes(str(folder), (9,), CPU)
     with pytest.raises(UserError, match="cannot load"):
         eyes(str(tmp_path), None, CPU)
+    unsaid = tmp_path / "unsaid"
+    shutil.copytree(folder, unsaid)
+    (unsaid / "preprocessor_config.json").write_text('{"size": 28}')
+    with pytest.raises(UserError, match=r"cannot load .*image_mean"):
+        eyes(str(unsaid), None, CPU)
     copy = tmp_path / "without"
     shutil.copytree(folder, copy)
     (copy / "preprocessor_config.json").unlink()

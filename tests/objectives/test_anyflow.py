@@ -87,6 +87,7 @@ def test_what_it_needs():
     [
         (partial(AnyFlow, counts=()), r"counts is \[\]"),
         (partial(AnyFlow, counts=(4, 0)), r"counts is \[4, 0\]"),
+        (partial(AnyFlow, stabilisers=Stabilisers(follow=0.03)), "the generator is told s beside its time"),
         (partial(AnyFlow, stabilisers=Stabilisers(diversity=Diversity(weight=0.1))), "is not told where they lead"),
     ],
 )

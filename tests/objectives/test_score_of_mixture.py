@@ -62,6 +62,7 @@ def test_a_wrong_mixture_fails_its_check(name: str, monkeypatch: pytest.MonkeyPa
         ({"shares": (0.0, 1.0)}, "need 0 < low <= high <= 1"),
         ({"gan": GAN()}, "joint and paired"),
         ({"gan": GAN(joint=True, paired=True, r1=1.0)}, "here is none"),
+        ({"gan": GAN(joint=True, paired=True, feature_r1=1.0)}, "here is none"),
         ({"gan": GAN(0.0)}, "the density ratio comes from"),
     ],
 )

@@ -74,6 +74,8 @@ def eyes(path: str, blocks: Sequence[int] | None, device: torch.device) -> Eyes:
                 path, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **local
             )
             told, _ = transformers.CLIPImageProcessor.get_image_processor_dict(path, local_files_only=True)
+        mean, std = (torch.tensor(told[name], device=device) for name in ("image_mean", "image_std"))
+        size = _side(told)
     except Exception as error:  # whatever a foreign folder can raise, the remedy is in the folder
         raise UserError(
             f"discriminator.network cannot load {path} ({' '.join(str(error).split())[:300]}): give the folder of a "
@@ -85,9 +87,8 @@ def eyes(path: str, blocks: Sequence[int] | None, device: torch.device) -> Eyes:
             f"{path} lacks {len(missing)} weights of a {type(model).__name__}, the first being {min(missing)}: copy or "
             "download it again"
         )
-    mean, std = (torch.tensor(told[name], device=device) for name in ("image_mean", "image_std"))
     vision = vision.to(device).eval().requires_grad_(False)
-    return Eyes(vision, size=_side(told), mean=mean, std=std, blocks=blocks)
+    return Eyes(vision, size=size, mean=mean, std=std, blocks=blocks)
 
 
 def _side(told: dict[str, Any]) -> int:
