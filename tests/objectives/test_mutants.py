@@ -105,7 +105,7 @@ MUTANTS = {
         lambda: check_backward_simulation(Flow()),
     ),
     "one step too deep": Mutant(
-        [(rollout, "_drawn", lambda count, batch: count - 1)], lambda: check_backward_simulation(Flow())
+        [(rollout, "_drawn", lambda count, batch, **_: count - 1)], lambda: check_backward_simulation(Flow())
     ),
     "squared error": Mutant(
         [(kd, "pseudo_huber", lambda d, *, c: d.square().mean())], lambda: check_regression(Flow(), "kd")
