@@ -44,6 +44,11 @@ def check_judged(stage: str, needs: Needs, spec: DiscriminatorConfig) -> None:
             f"{stage} judges decoded samples (gan.pixels) and no vision model is named: set discriminator.network to a "
             "folder of DINOv2, CLIP or the like"
         )
+    if needs.head_derivative and not needs.pixels and spec.heads == "mean":
+        raise ValueError(
+            f"{stage} holds the slope of heads small (gan.feature_r1), and discriminator.heads=mean have a slope that "
+            "nothing trains: leave one of them out"
+        )
     usual, others = DiscriminatorConfig(), ("backbone", "layers", "heads") if needs.pixels else ("network", "blocks")
     unread = [name for name in others if getattr(spec, name) != getattr(usual, name)]
     if unread:

@@ -61,10 +61,13 @@ def _check_told(stage: StageConfig, role: str, origin: str, before: StageConfig)
     lost = known if fused else [name for name in known if name not in _told(stage, role)]
     if lost:
         what = " and ".join(SCALARS.get(name, name) for name in lost)
+        why, told = "and is not told it itself", "are told the same"
+        if fused:
+            why, told = "and it is baked into what a stage leaves under its name", "are told nothing"
         raise UserError(
             f"the {role} of stage {stage.name!r} goes on from {_words(origin)} of stage {before.name!r}, which is "
-            f"told {what}, and is not told it itself: start it from the teacher (carry: {{{role}: teacher}}), or "
-            "choose objectives that are told the same"
+            f"told {what}, {why}: start it from the teacher (carry: {{{role}: teacher}}), or choose objectives that "
+            f"{told}"
         )
 
 

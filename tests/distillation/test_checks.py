@@ -61,8 +61,12 @@ stages:
         (["stages.1.carry={generator: fake_score}", "sharing=scores"], "carries the generator from the fake score, of"),
         (["stages.0.carry={fake_score: fake_score}"], "from 'fake_score', which the stage before does not leave"),
         (
-            ["stages.0.objective={name: meanflow}", "process=flow", "stages.1.carry={real_score: first}"],
-            "where its steps",
+            [
+                "stages.0.objective={name: meanflow}",
+                "process=flow",
+                "stages.1.carry={generator: teacher, real_score: first}",
+            ],
+            "told where its steps lead, and it is baked into what a stage leaves under its name",
         ),
         (
             ["stages.1.objective.gan={start: 5}"],
@@ -85,6 +89,7 @@ def test_a_stage_that_cannot_train_is_refused(options, words, tmp_path):
     [
         ("stages.1.carry={real_score: frist}", "from 'frist', which is no earlier stage: did you mean first?"),
         ("stages.0.carry={real_score: last}", "from 'last', which is no earlier stage"),
+        ("stages.1={objective: {name: dmd2, gan: {feature_r1: 1}}, discriminator: {heads: mean}}", "nothing trains"),
         ("stages.1.discriminator={layers: []}", "at least 1 item"),
         ("stages.0.name=ema", "which `carry` means otherwise"),
     ],
