@@ -1,5 +1,6 @@
 """What is wrong with a config in words: a line for each setting, with its path and what was probably meant."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass
 from typing import Any, get_type_hints
@@ -10,6 +11,8 @@ from ..errors import did_you_mean
 from .schema import NAMED, Config
 
 MAX_LISTED = 20
+_UNSAID = re.compile(r"settings|bool|int|float|str|constrained-\w+|(tuple|list|dict|literal)\[.*\]")
+"""Parts of a path that no file has: a name's settings, and the types that a value is tried as."""
 _PLAINER = {  # types of pydantic's errors in the words of a YAML file
     "extra_forbidden": "no such setting",
     "unexpected_keyword_argument": "no such setting",
@@ -32,7 +35,7 @@ def listed(error: ValidationError, raw: Mapping[str, Any]) -> list[str]:
 
 
 def _explained(item: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
-    where = ".".join(str(part) for part in item["loc"] if part != "settings") or "the file"
+    where = ".".join(part for part in map(str, item["loc"]) if not _UNSAID.fullmatch(part)) or "the file"
     message = _PLAINER.get(item["type"], str(item["msg"]).removeprefix("Value error, "))
     if item["type"] == "union_tag_invalid":
         message = f"there is no law {item['ctx']['tag']!r}; known: {item['ctx']['expected_tags']}"

@@ -67,6 +67,8 @@ def test_all_mistakes_are_told_at_once_with_their_paths(refusal):
         ("objective.name=dmd3", "stages.0.objective: there is no objective 'dmd3'; did you mean dmd?"),
         ("objective.name=[dmd]", "stages.0.objective: there is no objective \"['dmd']\""),
         ("objective=dmd2", "stages.0.objective: give a mapping with `name`, one of pretrain, vsd"),
+        ("train.compile=some", "stages.0.train.compile: Input should be 'all' (got 'some')"),
+        ("discriminator.layers=mid_block", "stages.0.discriminator.layers: this must be a list (got 'mid_block')"),
         ("objective.times.low=0.1", "stages.0.objective.times: this needs a `law`"),
         ("data.source=nose", "data: there is no source 'nose'; did you mean noise?"),
         ("data.num_classes=ten", "data.num_classes: Input should be a valid integer"),
