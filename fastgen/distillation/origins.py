@@ -37,7 +37,9 @@ def check_origins(config: Config, number: int) -> None:
     for role in roles if earlier else ():
         origin = stage.carry.get(role, "generator" if role == "generator" else "teacher")
         if origin != "teacher":
-            _check_told(stage, role, origin, next((one for one in earlier if one.name == origin), earlier[-1]))
+            before = next((one for one in earlier if one.name == origin), earlier[-1])
+            _check_told(stage, role, origin, before)
+            _check_null(stage, role, before)
 
 
 def _check_left(stage: StageConfig, role: str, origin: str, before: StageConfig | None, config: Config) -> None:
@@ -68,6 +70,16 @@ def _check_told(stage: StageConfig, role: str, origin: str, before: StageConfig)
             f"the {role} of stage {stage.name!r} goes on from {_words(origin)} of stage {before.name!r}, which is "
             f"told {what}, {why}: start it from the teacher (carry: {{{role}: teacher}}), or choose objectives that "
             f"{told}"
+        )
+
+
+def _check_null(stage: StageConfig, role: str, before: StageConfig) -> None:
+    """Refuses to guide by a real score whose unconditional mode an earlier stage left behind."""
+    if role == "real_score" and stage.objective.needs.null and not before.objective.needs.null:
+        raise UserError(
+            f"stage {stage.name!r} guides by a real_score that stage {before.name!r} trained without an unconditional "
+            f"mode: set a dropout of conditions there, such as objective.dropout=0.1 of degradation, or no guidance in "
+            f"{stage.name!r}"
         )
 
 

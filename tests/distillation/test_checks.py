@@ -69,6 +69,14 @@ stages:
             "told where its steps lead, and it is baked into what a stage leaves under its name",
         ),
         (
+            [
+                "stages.0.objective={name: degradation}",
+                "stages.1.objective.guidance=2",
+                "stages.1.carry={real_score: first}",
+            ],
+            "trained without an unconditional mode: set a dropout",
+        ),
+        (
             ["stages.1.objective.gan={start: 5}"],
             "starts after 5 images, but train.images=8 with train.batch=4 ends",
         ),
@@ -99,6 +107,17 @@ def test_a_stage_that_is_not_there_is_refused(option, words, tmp_path):
     assert load(tmp_path / "run.yaml", ["stages.1.carry={real_score: first}"]).stages[1].carry
     with pytest.raises(UserError, match=re.escape(words)):
         load(tmp_path / "run.yaml", [option])
+
+
+def test_a_copy_that_has_an_unconditional_mode_may_guide(tmp_path):
+    (tmp_path / "run.yaml").write_text(RUN)
+    first = "stages.0.objective={name: degradation, dropout: 0.1}"
+    check_stages(
+        load(
+            tmp_path / "run.yaml",
+            [first, "stages.1={objective: {name: dmd2, gan: 0, guidance: 2}, carry: {real_score: first}}"],
+        )
+    )
 
 
 def test_an_adversary_that_is_asked_once_is_not_refused(tmp_path):
