@@ -76,10 +76,9 @@ class PixelCache:
         Raises:
             UserError: more images than may cannot be read; the message names the last of them.
         """
-        if not self._begun:
-            self._readable(indices[0])  # alone: what all of them read is made ready once, not by each thread
-            self._begun = True
-        found = list(self._threads.map(self._readable, indices))
+        alone = 0 if self._begun else 1  # what all of them read is made ready by the first, not by each thread
+        found = [*map(self._readable, indices[:alone]), *self._threads.map(self._readable, indices[alone:])]
+        self._begun = True
         pixels = np.stack([pixels for _, pixels in found])
         return torch.from_numpy(pixels), [index for index, _ in found]
 

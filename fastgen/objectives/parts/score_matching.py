@@ -92,12 +92,8 @@ class ScoreMatching(ABC):
         if self.stabilisers.skip and self.needs.one_step:
             raise ValueError("stabilisers.skip leaves out the first of several steps, and here is one: set it to false")
         self.check()
-        told = {*self.needs.scalars_of("generator")}.difference(self.needs.scalars_of("fake_score"))
-        if self.stabilisers.follow and told:
-            raise ValueError(
-                f"stabilisers.follow is {self.stabilisers.follow:g}, but the generator is told {' and '.join(told)} "
-                "beside its time and the fake score is not, so that it is no network to follow: set it to 0"
-            )
+        if self.stabilisers.follow:
+            self.stabilisers.check_followed(self.needs)
         if self.gan.one_pass:
             check_one_pass(self, self.needs)
 

@@ -53,6 +53,15 @@ class Stabilisers:
                 "stabilisers.skip is true: nothing trains the first step, set stabilisers.diversity or leave skip out"
             )
 
+    def check_followed(self, needs: Needs) -> None:
+        """Raises ValueError for a fake score that is to follow a generator, and is not told all that it is told."""
+        told = {*needs.scalars_of("generator")}.difference(needs.scalars_of("fake_score"))
+        if told:
+            raise ValueError(
+                f"stabilisers.follow is {self.follow:g}, but the generator is told {' and '.join(told)} beside its "
+                "time and the fake score is not, so that it is no network to follow: set it to 0"
+            )
+
     @property
     def needs(self) -> Needs:
         own = Needs(images=self.real > 0, follows=self.follow > 0, steps=1 + self.skip, anchored=self.skip)
