@@ -110,6 +110,7 @@ def test_a_stream_is_shuffled_in_windows_and_reads_each_row_once_an_epoch(unlabe
 def test_a_stream_goes_on_where_it_stopped_without_reading_what_came_before(unlabelled, monkeypatch):
     whole = Loader(streamed(unlabelled), seed=0)
     expected = [whole.take(start, 5) for start in range(0, ROWS, 5)]
+    whole._thread.shutdown()  # what it reads ahead is over
     reads: list[int] = []
     iterate = datasets.IterableDataset.__iter__
 
