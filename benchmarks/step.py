@@ -122,7 +122,9 @@ def _parser() -> argparse.ArgumentParser:
     switches = {"gan": False, "one-pass": False, "checkpointing": True, "graphs": False}
     for name, default in switches.items():
         parser.add_argument(f"--{name}", action=argparse.BooleanOptionalAction, default=default)
-    parser.add_argument("--compile", nargs="?", const=True, default=False, choices=("all",), help="blocks that repeat")
+    parser.add_argument(
+        "--compile", nargs="?", const=True, default=False, choices=("all",), help="blocks that repeat, or all"
+    )
     parser.add_argument("--no-compile", dest="compile", action="store_const", const=False)
     parser.add_argument("--every", type=int, default=1, help="of so many blocks one is computed again, if any is")
     parser.add_argument("--cycles", type=int, default=3, help="that the medians are of")

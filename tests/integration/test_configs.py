@@ -107,8 +107,7 @@ COMPARED = ("dmd2", "sid", "sim", "f_distill", "dmd", "decoupled_dmd", "vsd", "s
 COMPARED += ("sid_lsg", "sid_few_step", "uni_instruct", "tdm", "phased_dmd")
 COMPARED_TRAJECTORY = ("lcm", "pcm", "scm", "meanflow", "shortcut", "progressive", "cd", "ct", "tscd", "tdd")
 COMPARED_TRAJECTORY += ("self_shortcut", "sana_sprint", "kd", "reflow", "perflow", "guidance_distillation", "twinflow")
-COMPARED_TRAJECTORY += ("mdt_dist",)
-COMPARED_TRAJECTORY += ("ctm",)
+COMPARED_TRAJECTORY += ("mdt_dist", "ctm", "improved_meanflow", "alphaflow", "ayf")
 UNGUIDED = {"decoupled_dmd", "sid_few_step", "ct", "kd", "reflow"}  # by a guidance that is fixed at 1.5
 COUNTED = "scm_1step"
 """Of the digits, whose costs are counted as well: it differentiates in a way of its own."""
@@ -212,7 +211,7 @@ def test_the_config_of_images_of_any_shape_runs_on_a_stand_in(tmp_path, capsys):
 
 
 CIFAR10 = [config for _, config in FOUND if "cifar10" in config]
-CIFAR10 += [f"cifar10/compare/{name}" for name in (*COMPARED, *COMPARED_TRAJECTORY)]
+CIFAR10 += sorted(f"cifar10/compare/{file.stem}" for file in (CONFIGS / "cifar10/compare").glob("*.yaml"))
 
 
 @pytest.mark.slow

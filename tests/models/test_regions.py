@@ -1,4 +1,4 @@
-"""Regions of a network: which blocks they are, and that compiled ones compute, train and are copied as written ones."""
+"""Regions of a network: which blocks they are, and that compiled ones compute and are copied as written ones."""
 
 import copy
 import os
@@ -6,45 +6,20 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import pytest
-import small_run
 import torch
-from accelerate import Accelerator
-from compiling import Compiler, compiling
+from compiling import SMALL, Compiler, compiling
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.checkpoint import CheckpointError
 
 from benchmarks.networks import SIZES, Size
-from benchmarks.trio import Setting, stage_on
-from fastgen.engine.stage import Stage
 from fastgen.errors import UserError
 from fastgen.models import regions
-from fastgen.models.adapters import SharedNetwork
 from fastgen.models.recompute import computed_again
 from fastgen.models.regions import Recompilations, as_written, compile_regions, find_regions, layer_to_hook
-
-SMALL = Size(
-    "UNet2DModel",
-    {
-        "sample_size": 8,
-        "block_out_channels": (8,),
-        "layers_per_block": 1,
-        "down_block_types": ("DownBlock2D",),
-        "up_block_types": ("UpBlock2D",),
-        "add_attention": False,
-        "norm_num_groups": 4,
-        "num_class_embeds": 11,
-    },
-    (3, 8, 8),
-    {"class_labels": ()},
-    {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"},
-)
-TRIO = Setting(rank=2, batch=2, gan=True, checkpointing=True, compile=True, precision="fp32", fake_turns=2)
 
 
 @pytest.fixture
@@ -253,79 +228,3 @@ def test_images_come_channels_last_into_every_region_behind_norms_that_are_not_c
     net(x, torch.full((2,), 500.0, device="cuda"), torch.zeros(2, dtype=torch.long, device="cuda"))
     assert len(formats) == len(found)
     assert all(formats.values())
-
-
-# How they train
-
-
-def trained(setting: Setting, cycles: int) -> small_run.Record:
-    torch.manual_seed(0)
-    return small_run.recorded(stage_on(SMALL, setting, Stage, Accelerator(cpu=True)), cycles)
-
-
-def furthest(found: small_run.Record, expected: small_run.Record) -> float:
-    """The largest distance of two gradients of one role in one update, relative to the larger."""
-    return max(
-        float((a - b).norm() / b.norm())
-        for role, gradients in expected.gradients.items()
-        for a, b in zip(found.gradients[role], gradients, strict=True)
-    )
-
-
-def ways() -> Iterator[Any]:
-    """All with a discriminator but the quickest, which alone is not slow."""
-    for sharing, checkpointing, gan in product(("lora", "full"), (True, False), (True, False)):
-        quick = (sharing, checkpointing, gan) == ("lora", True, False)
-        if gan or quick:
-            yield pytest.param(sharing, checkpointing, gan, marks=[pytest.mark.slow] * (not quick))
-
-
-@pytest.mark.parametrize(("sharing", "checkpointing", "gan"), ways())
-def test_compiled_roles_train_in_turn_as_written_ones(sharing: Any, checkpointing: bool, gan: bool, compiler: Compiler):
-    setting = replace(TRIO, sharing=sharing, checkpointing=checkpointing, gan=gan)
-    expected = trained(replace(setting, compile=False), 3)
-    torch.manual_seed(0)
-    stage = stage_on(SMALL, setting, Stage, Accelerator(cpu=True))
-    found = small_run.recorded(stage, 1)
-    counted = compiler.count
-    assert counted > 0
-    stage.cycle()
-    stage.cycle()
-    assert compiler.count == counted, "compiled again after the first cycle"
-    assert furthest(found, expected) < 1e-5
-    assert len(found.gradients["fake_score"]) == 6
-
-
-@pytest.mark.slow
-def test_a_role_that_is_left_before_its_blocks_are_computed_again_is_noticed(
-    compiler: Compiler, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(SharedNetwork, "_switches_in", lambda self, block: [])
-    with pytest.raises(CheckpointError, match="different number of tensors"):
-        trained(TRIO, 2)
-
-
-@pytest.mark.slow
-def test_inductor_trains_alike():
-    expected = trained(replace(TRIO, compile=False), 2)
-    assert furthest(trained(TRIO, 2), expected) < 1e-4
-
-
-@pytest.mark.gpu
-@pytest.mark.parametrize("checkpointing", [False, True])
-@pytest.mark.parametrize("sharing", ["lora", "full"])
-def test_compiled_blocks_train_alike_on_a_card_under_graphs(sharing: Any, checkpointing: bool):
-    """The kernels of a card round otherwise than written ones: sums in float32, which TF32 must not shorten."""
-    setting = replace(TRIO, sharing=sharing, checkpointing=checkpointing, graphs=True)
-    torch.manual_seed(0)
-    written = small_run.recorded(
-        stage_on(SMALL, replace(setting, compile=False, graphs=False), Stage, Accelerator()), 4
-    )
-    torch.manual_seed(0)
-    stage = stage_on(SMALL, setting, Stage, Accelerator())
-    recompilations, found = Recompilations(watched=True), small_run.recorded(stage, 0)
-    for _ in range(4):
-        with recompilations.cycle() as reasons:
-            stage.cycle()
-        assert not reasons
-    assert furthest(found, written) < 3e-3  # measured: 1.7e-3

@@ -7,6 +7,26 @@ from typing import Any
 import torch
 from torch._dynamo.backends.debugging import aot_eager
 
+from benchmarks.networks import Size
+
+SMALL = Size(
+    "UNet2DModel",
+    {
+        "sample_size": 8,
+        "block_out_channels": (8,),
+        "layers_per_block": 1,
+        "down_block_types": ("DownBlock2D",),
+        "up_block_types": ("UpBlock2D",),
+        "add_attention": False,
+        "norm_num_groups": 4,
+        "num_class_embeds": 11,
+    },
+    (3, 8, 8),
+    {"class_labels": ()},
+    {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"},
+)
+"""A network whose blocks are all regions, since no four of them are alike."""
+
 
 class Compiler:
     """A backend that leaves the arithmetic as it was written.
