@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, PositiveInt
 
-from ..objectives import Needs
+from ..objectives import Objective, roles_of
 from .strict import Strict
 
 
@@ -37,8 +37,16 @@ def reader_of(spec: DiscriminatorConfig, denoisers: Collection[str]) -> str:
     return next((name for name in ("fake_score", "real_score") if name in denoisers), "own")
 
 
-def check_judged(stage: str, needs: Needs, spec: DiscriminatorConfig) -> None:
-    """Raises ValueError for settings of a discriminator that is not the one which the objective has."""
+def check_judged(stage: str, objective: Objective, spec: DiscriminatorConfig) -> None:
+    """Raises ValueError for settings of a discriminator that is not the one which the objective has, if any."""
+    needs, given = objective.needs, _given(spec)
+    if given and "discriminator" not in roles_of(objective):
+        value = getattr(spec, given[0])
+        raise ValueError(
+            f"{stage} has discriminator.{given[0]}={value if isinstance(value, str) else list(value)}, and its "
+            "objective trains no discriminator: leave it out (discriminator={}), or choose an objective with a GAN "
+            "term and objective.gan above 0"
+        )
     if needs.pixels and spec.network is None:
         raise ValueError(
             f"{stage} judges decoded samples (gan.pixels) and no vision model is named: set discriminator.network to a "
@@ -49,8 +57,14 @@ def check_judged(stage: str, needs: Needs, spec: DiscriminatorConfig) -> None:
             f"{stage} holds the slope of heads small (gan.feature_r1), and discriminator.heads=mean have a slope that "
             "nothing trains: leave one of them out"
         )
-    usual, others = DiscriminatorConfig(), ("backbone", "layers", "heads") if needs.pixels else ("network", "blocks")
-    unread = [name for name in others if getattr(spec, name) != getattr(usual, name)]
+    others = ("backbone", "layers", "heads") if needs.pixels else ("network", "blocks")
+    unread = [name for name in given if name in others]
     if unread:
         other = "decoded samples (gan.pixels)" if needs.pixels else "no decoded samples (gan.pixels)"
         raise ValueError(f"{stage} judges {other}, and does not read discriminator.{unread[0]}: leave it out")
+
+
+def _given(spec: DiscriminatorConfig) -> list[str]:
+    """The settings that are not as they are where nothing is said."""
+    usual = DiscriminatorConfig()
+    return [name for name in DiscriminatorConfig.model_fields if getattr(spec, name) != getattr(usual, name)]

@@ -202,7 +202,7 @@ class StageConfig(Strict):
     @model_validator(mode="after")
     def _is_rewarded_and_judged_as_it_needs(self) -> Self:
         check_rewarded(self.name, self.objective.needs, self.rewards, self.judges)
-        check_judged(self.name, self.objective.needs, self.discriminator)
+        check_judged(self.name, self.objective, self.discriminator)
         return self
 
 

@@ -20,7 +20,7 @@ from ..process.retold import retold
 from .offloading import check_memory
 from .origins import check_origins
 from .processes import check_processes
-from .questions import check_questions
+from .questions import check_forgets, check_questions
 
 STEPS = {"ode": "deterministic", "renoise": "renoised"}
 """How a student steps by its samplers, in words."""
@@ -40,6 +40,7 @@ def check_stages(config: Config) -> None:
         _check_steps(stage, config.student)
         _check_scalars(stage, config)
         _check_settings(stage, config)
+        check_forgets(stage)
         check_processes(stage, config)
     for number in range(len(config.stages)):
         check_origins(config, number)

@@ -6,6 +6,21 @@ from ..errors import UserError
 from ..models.pipelines.pipeline import Pipeline
 
 
+def check_forgets(stage: StageConfig) -> None:
+    """Refuses, before anything is loaded, to forget nothing.
+
+    Raises:
+        UserError: naming the stage and the setting.
+    """
+    needs = stage.objective.needs
+    if needs.forgets and not needs.instead:
+        raise UserError(
+            f"stage {stage.name!r} forgets, but its objective.instead is {{}}, and what forgets nothing is sid: name "
+            "what is to be forgotten and what the teacher is asked in its place (objective.instead={'3': '5'}), or "
+            "choose objective sid"
+        )
+
+
 def check_questions(stage: StageConfig, config: Config, pipeline: Pipeline) -> None:
     """Refuses other words that nobody is asked in, and to forget what is asked for nowhere or all the same.
 

@@ -53,7 +53,7 @@ def test_a_stage_changes_what_train_says_for_all(read):
 def test_a_single_objective_is_a_list_of_one(read):
     long = PLAIN.replace("objective: {name: dmd2, gan: 0}", "stages: [{name: dmd2, objective: {name: dmd2, gan: 0}}]")
     assert read(long) == read(PLAIN)
-    carried = read(PLAIN, "carry.fake_score=teacher", "discriminator.layers=[mid_block]").stages[0]
+    carried = read(PLAIN, "carry.fake_score=teacher", "objective.gan=1", "discriminator.layers=[mid_block]").stages[0]
     assert carried.carry == {"fake_score": "teacher"}
     assert carried.discriminator.layers == ("mid_block",)
     assert [stage.name for stage in read(STAGED).stages] == ["kd", "last"]

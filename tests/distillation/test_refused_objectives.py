@@ -28,6 +28,7 @@ MATCHING = [
         ["objective={name: uni_instruct, gan: {kind: relativistic}}"],
         "gan.kind is relativistic .* set gan.kind=logistic",
     ),
+    (["objective={name: sfd}"], r"'sfd' forgets, but its objective.instead is \{\}, .* or choose objective sid"),
     (["objective={name: sida}"], "'sida' needs real images .* use data.source folder, parquet or digits"),
     (["objective={name: uni_instruct}"], "'uni_instruct' needs real images .* use data.source folder"),
     (["objective={name: vsd, rollout: noised_data}"], "'vsd' needs real images"),
@@ -67,6 +68,18 @@ ADVERSARIAL = [
     (
         ["objective={name: ladd, real: images}", "train.sharding=full", "train.optim.frozen=[conv]"],
         "frozen parameters, which slices .* set the roles' frozen",
+    ),
+    *(
+        (
+            [f"objective={{name: {objective}}}", f"discriminator={{{given}}}", "student.steps=[1]"],
+            f"has {told}, and its objective trains no discriminator: leave it out",
+        )
+        for objective, given, told in (
+            ("dmd2, gan: 0", "backbone: own", "discriminator.backbone=own"),
+            ("dmd2, gan: {weight: 0}", "layers: [a, b]", r"discriminator.layers=\['a', 'b'\]"),
+            ("kd", "network: a, blocks: [3]", "discriminator.network=a"),
+            ("cd", "heads: mean", "discriminator.heads=mean"),
+        )
     ),
     (["objective={name: ladd}", NEW], "'ladd' learns from the teacher, but teacher.new"),
 ]

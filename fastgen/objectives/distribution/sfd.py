@@ -57,4 +57,4 @@ class ScoreForgetting(IdentityMatching):
 
     @property
     def also(self) -> Needs:
-        return Needs(instead=tuple(self.instead.items()))
+        return Needs(forgets=True, instead=tuple(self.instead.items()))

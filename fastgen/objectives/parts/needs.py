@@ -24,6 +24,7 @@ class Needs:
         pairs: noises with the teacher's own samples of them.
         null: an unconditional mode, for guidance or dropped conditions.
         lpips: the perceptual distance of decoded samples.
+        forgets: something is to be forgotten, which a setting of it names.
         instead: (what a row is asked for, what the teacher is asked in its place) for all that is to be forgotten.
         rewards: scores of decoded samples, see `fastgen.models.rewards`.
         pixels: a discriminator of decoded samples, see `fastgen.models.pixel_discriminator`.
@@ -60,6 +61,7 @@ class Needs:
     pairs: bool = False
     null: bool = False
     lpips: bool = False
+    forgets: bool = False
     instead: tuple[tuple[str, str], ...] = ()
     rewards: bool = False
     pixels: bool = False
