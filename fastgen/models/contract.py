@@ -87,3 +87,13 @@ class RoleNetwork(Denoiser, Protocol):
             UserError: the network does not support it.
         """
         ...
+
+
+@runtime_checkable
+class Published(Protocol):
+    """A role that computes with networks of published weights, which are no part of its state."""
+
+    @property
+    def published(self) -> Mapping[str, nn.Module]:
+        """Those that are known to be there, by what they are."""
+        ...

@@ -4,7 +4,7 @@ As in StyleGAN-T (Sauer et al. 2023, arXiv:2301.09515), after which ADD's is mad
 and is told what was asked for by a projection (Miyato & Koyama 2018, arXiv:1802.05637).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -53,7 +53,7 @@ class PixelDiscriminator(FeatureDiscriminator):
 
     def __init__(self, decode: Callable[[Latent], Tensor], vision: Vision, example: Example) -> None:
         super().__init__()
-        self._decode, self._vision = decode, vision
+        self._parts = (decode, vision)  # a tuple, so that neither's weights, which are published files, are its state
         x0, t, cond = example
         asked = Asked(cond, WIDTH)
         self.asked = asked if asked.says_something else None
@@ -62,12 +62,19 @@ class PixelDiscriminator(FeatureDiscriminator):
         told = WIDTH if asked.says_something else 0
         self.heads = nn.ModuleList(PixelHead(tokens.shape[-1], told) for tokens in features)
 
+    @property
+    def published(self) -> Mapping[str, nn.Module]:
+        """The vision model, where it is a module."""
+        _, vision = self._parts
+        return {"vision model": vision} if isinstance(vision, nn.Module) else {}
+
     def features(self, x_t: Latent, t: Time, cond: Conditioning) -> list[Tensor]:
         """Tokens [B, N, D] of each block, those of all frames one after the other."""
-        images = self._decode(x_t)
+        decode, vision = self._parts
+        images = decode(x_t)
         frames = images.transpose(1, 2).flatten(0, 1) if images.ndim == 5 else images
         colours = frames.expand(-1, 3, *frames.shape[2:]) if frames.ndim == 4 and frames.shape[1] == 1 else frames
-        return [tokens.unflatten(0, (len(images), -1)).flatten(1, 2) for tokens in self._vision(colours)]
+        return [tokens.unflatten(0, (len(images), -1)).flatten(1, 2) for tokens in vision(colours)]
 
     def judged(self, features: Sequence[Tensor], cond: Conditioning) -> Tensor:
         asked = None if self.asked is None else self.asked(cond)

@@ -19,7 +19,7 @@ class Rewards(nn.Module):
 
     Args:
         decode: samples [B, ...] -> images [B, 3, H, W] in [-1, 1], with the graph to the samples.
-        scorers: name -> what scores; objectives train by these.
+        scorers: name -> what scores; objectives train by these. The memory of those that are modules can be foretold.
         weights: of the scorers; normalised here.
         judges: name -> what scores and is only watched: a reward that is trained by and grows without its judges does
             so at the expense of what they see.
@@ -52,6 +52,12 @@ class Rewards(nn.Module):
         for name, value in {**scores, **watched}.items():
             self.note(name, value.detach().mean())
         return torch.stack(list(scores.values()))
+
+    @property
+    def published(self) -> Mapping[str, nn.Module]:
+        """The scorers and judges that are modules."""
+        _, scorers, judges = self._parts
+        return {name: scorer for name, scorer in {**scorers, **judges}.items() if isinstance(scorer, nn.Module)}
 
     def note(self, name: str, value: Tensor) -> None:
         """Keeps a figure of the cycle for the log."""

@@ -12,6 +12,7 @@ from ..engine.dtypes import base_of
 from ..engine.ema import EMA
 from ..engine.optim import RoleOptimizer
 from ..engine.sharding import networks_of
+from ..models.contract import Published
 from ..models.masters import low_of
 from ..models.offload import bytes_with_swap
 from ..models.pipelines.components import autoencoder_of, encoders_of
@@ -72,8 +73,9 @@ class Held:
         """Weights, copies, moments and average."""
         own = self._own()
         weights = [Part(f"{name}: weights", size, self._sliced(name)) for name, size in own.items() if size]
-        copies = self.meter.level - sum(own.values())
-        held = [*self._teacher(), *weights]
+        published = self._published()
+        copies = self.meter.level - sum(own.values()) - sum(part.bytes for part in published)
+        held = [*self._teacher(), *weights, *published]
         held += [Part("copies that layers compute with", copies)] if copies > SMALL else []
         moments = {name: self._moments(name) for name in roles_of(self.stage.objective) if self.roles.parameters(name)}
         held += self._staying(moments)
@@ -125,6 +127,15 @@ class Held:
             own = [p for p in self.roles.parameters(name) if id(p) not in lent]
             found[name] = bytes_of([*own, *(low for p in own if (low := low_of(p)) is not None)])
         return found
+
+    def _published(self) -> list[Part]:
+        """What sees, scores or compares samples beside the roles' own networks."""
+        roles = ((name, role) for name, role in self.roles.members.items() if isinstance(role, Published))
+        return [
+            Part(f"{name}: {what}", weights_of(network))
+            for name, role in roles
+            for what, network in role.published.items()
+        ]
 
     def _staying(self, moments: Mapping[str, int]) -> list[Part]:
         """Moments of every role, or where idle ones are in main memory, of those of the turn that has most."""

@@ -8,6 +8,7 @@ import tiny
 from diffusers import ConsistencyModelPipeline, UNet2DModel
 from encoded import encoded, noise_image, save
 from small_clip import write_clip
+from small_vision import write_vision
 
 from fastgen.cli import main
 from fastgen.distillation import costs
@@ -71,7 +72,17 @@ def test_images_of_an_autoencoder_and_rewards_of_a_later_stage_are_counted(tmp_p
     text = text.replace("objective: {name: dmd2, ratio: 2, guidance: 2}", f"stages: {stages}").replace("[1]", "[2]")
     save(tmp_path / "run.yaml", text)
     assert main(["plan", str(tmp_path / "run.yaml")]) == 0
-    assert capsys.readouterr().out.count("a cycle: ") == 2
+    *_, first, last = capsys.readouterr().out.split("\nstage ")
+    assert "a cycle: " in first
+    assert "rewards: " not in first
+    assert "a cycle: " in last
+    assert sizes(last).keys() >= {"codec", "rewards: clip"}
+
+
+def test_the_vision_model_of_a_discriminator_is_counted(run, capsys):
+    vision = write_vision(run.parent / "vision")
+    assert main(["plan", str(run), "objective={name: gdd}", f"discriminator.network={vision}"]) == 0
+    assert sizes(capsys.readouterr().out).keys() >= {"discriminator: weights", "discriminator: vision model"}
 
 
 def test_only_what_cannot_be_counted_is_said_to_be_so(run, monkeypatch, capsys):

@@ -14,6 +14,7 @@ from fastgen.engine.stage import Stage
 from fastgen.models.masters import low_of
 from fastgen.models.offload import bytes_with_swap
 from fastgen.models.recorded import Actor
+from fastgen.models.rewards import Rewards
 from fastgen.models.sharding import bytes_together
 from fastgen.planning import meter as meters
 from fastgen.planning.card import NOWHERE, on_card, weights_of
@@ -89,6 +90,18 @@ def test_blocks_are_counted_where_they_are_swapped_and_where_they_lie_in_slices(
     net = nn.ModuleDict({"first": nn.Linear(16, 16), "blocks": blocks})
     assert bytes_with_swap(net) == LINEAR + 2 * LINEAR + 3 * 4 * 16, "biases stay"
     assert bytes_together(net) == LINEAR + 2 * LINEAR
+
+
+def test_networks_that_see_and_score_samples_have_lines_of_their_own():
+    found = held()
+    with on_card(found.meter):
+        clip, judge = nn.Linear(1024, 512, device=NOWHERE), nn.Linear(1024, 1024, device=NOWHERE)
+        scorers = {"clip": clip, "bright": lambda images, asked: images.mean((1, 2, 3))}
+        rewards = Rewards(lambda x0: x0, scorers, [1.0, 1.0], {"judge": judge})
+        found.roles.members["rewards"] = rewards.to(NOWHERE)
+    told = {name: part.bytes for name, part in parts(found).items() if part.name.startswith(("rewards", "copies"))}
+    assert told == {"rewards: clip": 4 * 1025 * 512, "rewards: judge": 4 * 1025 * 1024}, "none are layers' copies"
+    assert not parts(found)["rewards: clip"].sliced
 
 
 def test_adapters_stay_whole_where_networks_lie_in_slices():

@@ -3,16 +3,15 @@
 PickScore (Kirstain et al. 2023, arXiv:2305.01569) and its like are fine-tuned CLIP models in transformers' format.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import UserError
 from .foreign import check_part
@@ -31,26 +30,38 @@ class ClipReward:
 
     path: str
 
-    def load(self, device: torch.device) -> Callable[[Tensor, Sequence[str]], Tensor]:
-        """Images [B, 3, H, W] in [0, 1] and their prompts -> scores [B], differentiable in the images.
+    def load(self, device: torch.device) -> "ClipScorer":
+        """What scores, with its model on the device.
 
         Raises:
             UserError: there is no such model, or it lacks weights.
         """
-        model, tokenizer, processor = _loaded(self.path)
-        return partial(_score, model.to(device), tokenizer, processor)
+        return ClipScorer(*_loaded(self.path)).to(device)
 
 
-def _score(model: Any, tokenizer: Any, processor: Any, images: Tensor, asked: Sequence[str]) -> Tensor:
-    if images.ndim != 4:
-        raise UserError(f"the reward clip looks at images, and was given {list(images.shape)}: it cannot judge videos")
-    if len(asked) != len(images):
-        raise UserError(
-            f"the reward clip reads prompts, and was given {len(asked)} for {len(images)} images: use data with "
-            "prompts, or another reward"
-        )
-    seen = model.get_image_features(_prepared(images, processor)).pooler_output
-    return PERCENT * F.cosine_similarity(seen, _read(model, tokenizer, asked))
+class ClipScorer(nn.Module):
+    """Images [B, 3, H, W] in [0, 1] and their prompts -> scores [B], differentiable in the images.
+
+    Args:
+        model, tokenizer, processor: of a transformers CLIPModel; the model is frozen.
+    """
+
+    def __init__(self, model: Any, tokenizer: Any, processor: Any) -> None:
+        super().__init__()
+        self._model, self._tokenizer, self._processor = model, tokenizer, processor
+
+    def forward(self, images: Tensor, asked: Sequence[str]) -> Tensor:
+        if images.ndim != 4:
+            raise UserError(
+                f"the reward clip looks at images, and was given {list(images.shape)}: it cannot judge videos"
+            )
+        if len(asked) != len(images):
+            raise UserError(
+                f"the reward clip reads prompts, and was given {len(asked)} for {len(images)} images: use data with "
+                "prompts, or another reward"
+            )
+        seen = self._model.get_image_features(_prepared(images, self._processor)).pooler_output
+        return PERCENT * F.cosine_similarity(seen, _read(self._model, self._tokenizer, asked))
 
 
 @torch.no_grad()

@@ -1,5 +1,7 @@
 """LPIPS between samples of the denoiser's space, through the autoencoder (Zhang et al. 2018, arXiv:1801.03924)."""
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor, nn
 
@@ -19,6 +21,11 @@ class Perceptual(nn.Module):
         super().__init__()
         frozen = network.requires_grad_(False).eval()
         self._parts = (codec, frozen)  # a tuple, so that neither's weights, which are published files, are its state
+
+    @property
+    def published(self) -> Mapping[str, nn.Module]:
+        """LPIPS' network."""
+        return {"network": self._parts[1]}
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         codec, network = self._parts

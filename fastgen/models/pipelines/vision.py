@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 import transformers
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...errors import UserError
 from .foreign import check_part, unasked
@@ -16,7 +16,7 @@ HEADS = 4
 """Blocks that are read where none are named, spread evenly up to the last (StyleGAN-T, arXiv:2301.09515)."""
 
 
-class Eyes:
+class Eyes(nn.Module):
     """Images [B, 3, H, W] in [-1, 1] -> tokens [B, N, D] of each block that is read.
 
     Images are seen as a whole, squeezed to the model's square.
@@ -34,6 +34,7 @@ class Eyes:
     def __init__(
         self, model: Any, *, size: int, mean: Tensor, std: Tensor, blocks: Sequence[int] | None = None
     ) -> None:
+        super().__init__()
         self._model, self._size = model, size
         self._mean, self._std = (values.reshape(3, 1, 1) for values in (mean, std))
         seen = self._states(torch.zeros((1, 3, size, size), device=mean.device))
@@ -47,7 +48,7 @@ class Eyes:
         if not all(1 <= block <= count for block in self._blocks):
             raise UserError(f"discriminator.blocks is {list(self._blocks)}, but the network has blocks 1 to {count}")
 
-    def __call__(self, images: Tensor) -> list[Tensor]:
+    def forward(self, images: Tensor) -> list[Tensor]:
         sides = (self._size, self._size)
         if images.shape[-2:] != sides:
             images = F.interpolate(images, sides, mode="bicubic", antialias=True)
