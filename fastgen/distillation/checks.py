@@ -254,7 +254,7 @@ def _check_settings(stage: StageConfig, config: Config) -> None:
         )
     if (micro := train.micro_batch or train.batch) % needs.group:
         raise UserError(
-            f"stage {stage.name!r} compares {needs.group} samples of one prompt, and a micro-batch has {micro}: set "
+            f"stage {stage.name!r} compares {needs.group} samples with each other, and a micro-batch has {micro}: set "
             f"train.batch and train.micro_batch to multiples of {needs.group}, or objective.group to a divisor"
         )
     if needs.follows and config.sharing == "scores":

@@ -48,6 +48,7 @@ from .trajectory.boot import Bootstrapping
 from .trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
 from .trajectory.ctm import ConsistencyTrajectory
 from .trajectory.freeflow import FreeFlow
+from .trajectory.imm import InductiveMomentMatching
 from .trajectory.improved_meanflow import ImprovedMeanFlow
 from .trajectory.lcm import LatentConsistency
 from .trajectory.mdt_dist import MarginalDataTransport
@@ -119,6 +120,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "ayf": AlignYourFlow,
     "mdt_dist": MarginalDataTransport,
     "ctm": ConsistencyTrajectory,
+    "imm": InductiveMomentMatching,
     "shortcut": Shortcut,
     "self_shortcut": SelfShortcut,
     "progressive": Progressive,

@@ -14,6 +14,7 @@ from ..objectives.trajectory.boot import Bootstrapping
 from ..objectives.trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
 from ..objectives.trajectory.ctm import ConsistencyTrajectory
 from ..objectives.trajectory.freeflow import FreeFlow
+from ..objectives.trajectory.imm import InductiveMomentMatching
 from ..objectives.trajectory.improved_meanflow import ImprovedMeanFlow
 from ..objectives.trajectory.lcm import LatentConsistency
 from ..objectives.trajectory.mdt_dist import MarginalDataTransport
@@ -88,6 +89,10 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "ayf": Recipe(AlignYourFlow(times=Uniform(), warmup=WARMUP, normaliser=SHARP), cycles=500),
     "mdt_dist": Recipe(MarginalDataTransport(times=Uniform()), cycles=600),
     "ctm": Recipe(ConsistencyTrajectory(ema=0.95, gan=SMALL_GAN), cycles=300),
+    "imm": Recipe(InductiveMomentMatching(group=16, k=7, b=0.0, dropout=0.0), cycles=1000, rate=4e-3),
+    "imm_teacher": Recipe(
+        InductiveMomentMatching(velocity="real_score", group=16, k=10, dropout=0.0), cycles=1000, rate=4e-3
+    ),
     "anyflow_4step": Recipe(
         AnyFlow(guidance=Fixed(1.0), ratio=2, counts=(2, 4, 8)),
         before=(Recipe(MeanFlow(diagonal=0.25, times=Uniform()), steps=4, shift=SHIFT, cycles=500),),

@@ -126,7 +126,7 @@ TRAJECTORY = [
     ([TOLD_FIRST, "student.guidance=3", "student.sampler=ode"], "told its guidance, and is not told it itself"),
     (
         ["objective={name: advantage_flow, group: 3}", "rewards={name: clip, path: x}"],
-        "compares 3 samples of one prompt, and a micro-batch has 4: .* multiples of 3",
+        "compares 3 samples with each other, and a micro-batch has 4: .* multiples of 3",
     ),
     (["student.guidance=40"], "student.guidance: .* less than or equal to 20"),
 ]

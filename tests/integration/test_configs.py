@@ -80,6 +80,7 @@ TRAJECTORY = {
     "ayf": "cifar10/ayf_4step",
     "mdt_dist": "cifar10/mdt_dist_1step",
     "ctm": "cifar10/ctm_1step",
+    "imm": "cifar10/imm_2step",
     "shortcut": "cifar10/shortcut_4step",
     "self_shortcut": "flux/self_shortcut_4step_lora",
     "progressive": "cifar10/progressive_4step",
@@ -107,7 +108,7 @@ COMPARED = ("dmd2", "sid", "sim", "f_distill", "dmd", "decoupled_dmd", "vsd", "s
 COMPARED += ("sid_lsg", "sid_few_step", "uni_instruct", "tdm", "phased_dmd")
 COMPARED_TRAJECTORY = ("lcm", "pcm", "scm", "meanflow", "shortcut", "progressive", "cd", "ct", "tscd", "tdd")
 COMPARED_TRAJECTORY += ("self_shortcut", "sana_sprint", "kd", "reflow", "perflow", "guidance_distillation", "twinflow")
-COMPARED_TRAJECTORY += ("mdt_dist", "ctm", "improved_meanflow", "alphaflow", "ayf")
+COMPARED_TRAJECTORY += ("mdt_dist", "ctm", "improved_meanflow", "alphaflow", "ayf", "imm")
 UNGUIDED = {"decoupled_dmd", "sid_few_step", "ct", "kd", "reflow"}  # by a guidance that is fixed at 1.5
 COUNTED = "scm_1step"
 """Of the digits, whose costs are counted as well: it differentiates in a way of its own."""
@@ -219,7 +220,8 @@ CIFAR10 += sorted(f"cifar10/compare/{file.stem}" for file in (CONFIGS / "cifar10
 def test_a_config_of_cifar10_runs_on_a_stand_in(config, tmp_path, capsys):
     tiny.class_conditional(size=32).save_pretrained(tmp_path / "teacher")
     images = save_images(tmp_path / "images", classes=10)
-    file, shape = CONFIGS / f"{config}.yaml", {"images": 4, "batch": 2, "precision": "fp32"}
+    file = CONFIGS / f"{config}.yaml"
+    shape = {"images": 4, "batch": max(2, load(file).stages[-1].objective.needs.group), "precision": "fp32"}
     stages = range(len(load(file).stages))
     staged = (CONFIGS / f"{config}.yaml").read_text().count("stages:")
     short = [f"stages.{i}.train.{key}={value}" for i in stages for key, value in shape.items()]

@@ -17,7 +17,7 @@ USUAL = {  # the pipeline that each is tried on
     "classes": (
         *("boot", "cd", "ct", "finetune", "gdd", "guidance_distillation", "lcm", "kd", "meanflow", "mdt_dist"),
         *("alphaflow", "ayf", "improved_meanflow", "perflow", "progressive", "rcm", "reflow", "scm", "shortcut"),
-        *("apt", "tbcm", "twinflow", "ctm"),
+        *("apt", "tbcm", "twinflow", "ctm", "imm"),
     ),
     "sdxl": ("advantage_flow", "ladd", "pcm", "scott"),
     "sd3": ("add", "d_opsd", "freeflow", "pdd", "refl", "sana_sprint", "self_shortcut", "tdd", "tscd"),

@@ -76,6 +76,7 @@ CASES = {
     "mdt_dist": Case({"generator/matching", "generator/distillation"}, "{steps: [1]}", process="flow"),
     "ayf": Case({"generator/map"}, ODE, "warmup: 4", process="flow"),
     "ctm": Case({"generator/denoise", *RIVALS}, ema=0.999),
+    "imm": Case({"generator/moments"}, ODE, "group: 2"),
     "shortcut": Case(SHORTCUT, ODE, "bootstrapped: 0.5, levels: 2", process="flow", ema=0.999),
     "self_shortcut": Case(SHORTCUT, "{steps: [1, 2], sampler: ode}", ema=0.999),
     "progressive": Case({"generator/progressive"}, ODE),

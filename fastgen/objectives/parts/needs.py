@@ -36,7 +36,8 @@ class Needs:
         process: the only one that it holds on; others are retold.
         context: what is asked in the place of each prompt in a second conditioning of its rows, with the prompt
             at "{}"; "" for none.
-        group: samples that are compared with each other for one prompt, of which a micro-batch has a whole number.
+        group: samples that are compared with each other, of one prompt where rewards are; a micro-batch has a whole
+            number of groups.
         steps: fewest of a student that it can train.
         one_step: it trains the first time of a grid only, so that a student of more steps cannot end with it.
         succeeds: its real score is the generator of a stage before, not the teacher.

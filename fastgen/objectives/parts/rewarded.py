@@ -6,12 +6,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ...errors import UserError
 from ...models.calls import look, through
 from ...models.roles import Roles
 from ...process import Latent, pad_like
 from .base import Batch
 from .flow_map import edges_of
+from .moments import check_whole_groups
 from .rollout import sampled
 
 
@@ -27,11 +27,7 @@ def grouped(batch: Batch, group: int) -> Batch:
     Raises:
         UserError: the batch cannot be divided so.
     """
-    if batch.size % group:
-        raise UserError(
-            f"objective.group is {group}, and a micro-batch has {batch.size} samples: set train.batch (or "
-            f"train.micro_batch) to a multiple of {group} on each process"
-        )
+    check_whole_groups(batch, group)
     rows = torch.arange(batch.size) // group * group
     asked = [batch.asked[row] for row in rows.tolist()] if batch.asked else ()
     return replace(batch, cond=batch.cond.index(rows), asked=asked)
