@@ -48,7 +48,7 @@ def header(config: Config, pipeline: Pipeline, accelerator: Accelerator) -> dict
         lines[f"stage {number}/{len(stages)}"] = (
             f"{stage.name}: {train.images:,} images in {cycles:,} cycles of {train.batch}{until}"
         )
-    lines["time"] = "said as soon as some cycles are timed"
+    lines["time"] = "told once some cycles have been timed"
     return lines
 
 
@@ -93,7 +93,8 @@ def _next(config: Config) -> Iterator[str]:
     asked = ' --prompt "..."' if config.data.prompts is not None else ""
     yield f"fastgen sample {student}{asked}"
     if config.teacher.path is not None:
-        yield f"fastgen eval --student {student} --teacher {teacher} --reference IMAGES --out report"
+        judged = "--protocol digits" if config.evaluate.protocol == "digits" else "--reference IMAGES --extractor MODEL"
+        yield f"fastgen eval --student {student} --teacher {teacher} {judged} --out report"
     yield f"fastgen watch {shlex.quote(str(config.out))}"
 
 
