@@ -39,9 +39,11 @@ ARROWS = {"lower": " ↓", "higher": " ↑", "one": " → 1"}
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen card`."""
     parser.add_argument("folder", type=place, help="an export: of a whole pipeline, or of a LoRA")
-    parser.add_argument("--report", type=place, metavar="DIR", help="that `fastgen eval --out` wrote")
-    parser.add_argument("--samples", type=place, metavar="DIR", help="that `fastgen sample --out` wrote")
-    parser.add_argument("--pictures", type=positive, default=8, metavar="N", help="of the samples (default: 8)")
+    parser.add_argument("--report", type=place, metavar="DIR", help="folder that `fastgen eval --out` wrote")
+    parser.add_argument("--samples", type=place, metavar="DIR", help="folder that `fastgen sample --out` wrote")
+    parser.add_argument(
+        "--pictures", type=positive, default=8, metavar="N", help="pictures to take from the samples (default: 8)"
+    )
 
 
 def run(args: Namespace) -> None:

@@ -82,7 +82,7 @@ def _add_sets(parser: ArgumentParser) -> None:
     what = f"pipeline folder (model_index.json), hub id, or {files}"
     group.add_argument("--student", metavar="PATH", help=f"{what}; or a LoRA student's folder")
     add_stack(group)
-    group.add_argument("--teacher", metavar="PATH", help="rows to compare with: the same")
+    group.add_argument("--teacher", metavar="PATH", help="likewise, to compare with")
     group.add_argument(
         "--reference",
         type=place,
@@ -90,24 +90,32 @@ def _add_sets(parser: ArgumentParser) -> None:
         help=f"real images: {files}; or statistics (.npz); the protocol digits brings its own",
     )
     group.add_argument(
-        "--held-out", type=place, metavar="PATH", help="real images that are not in the reference: the floor"
+        "--held-out",
+        type=place,
+        metavar="PATH",
+        help="real images that are not in the reference; their row is the best that can be reached",
     )
     group.add_argument(
-        "--real-images", type=place, metavar="PATH", help="for pixel metrics, when --reference is a statistics file"
+        "--real-images",
+        type=place,
+        metavar="PATH",
+        help="real images for pixel metrics, when --reference is a file of statistics",
     )
-    group.add_argument("--skip-bad", action="store_true", help="leave out unreadable images, counted and reported")
+    group.add_argument(
+        "--skip-bad", action="store_true", help="leave out unreadable images; they are counted and reported"
+    )
     group.add_argument(
         "--skip-flagged",
         action="store_true",
-        help="leave out of the figures what a pipeline's safety checker blackened; counted and reported in any case",
+        help="leave out images that a safety checker blackened; they are counted and reported in any case",
     )
 
 
 def _add_extractor(parser: ArgumentParser) -> None:
     group = parser.add_argument_group(
         "protocol",
-        "How images are made for a domain extractor is read from its preprocessor_config.json, or said here: squashed "
-        "to a square, (x / 255 - mean) / std per channel. The other protocols are fixed.",
+        "A domain extractor's preprocessing is read from its preprocessor_config.json, or given here: images are "
+        "resized to a square, then (x / 255 - mean) / std per channel. That of the other protocols is fixed.",
     )
     group.add_argument("--protocol", choices=PROTOCOL_NAMES, help=f"default: {Options.protocol}")
     group.add_argument(
@@ -115,10 +123,14 @@ def _add_extractor(parser: ArgumentParser) -> None:
         metavar="PATH",
         help="folder or hub name of a transformers image model; for clean, edm, adm a file",
     )
-    group.add_argument("--extractor-sha256", metavar="HEX", help="refuse another file, for clean, edm and adm")
+    group.add_argument("--extractor-sha256", metavar="HEX", help="refuse any other file, for clean, edm and adm")
     group.add_argument("--extractor-size", type=positive, metavar="PX", help="side of the square")
     group.add_argument(
-        "--extractor-range", type=float, nargs=2, metavar=("LOW", "HIGH"), help="values of black and white: -1 1"
+        "--extractor-range",
+        type=float,
+        nargs=2,
+        metavar=("LOW", "HIGH"),
+        help="values of black and white, such as -1 1",
     )
     for name in ("mean", "std"):
         group.add_argument(
@@ -130,18 +142,24 @@ def _add_extractor(parser: ArgumentParser) -> None:
         )
     group.add_argument("--extractor-kernel", choices=get_args(Kernel), help=f"default: {Options.extractor_kernel}")
     group.add_argument("--extractor-antialias", action="store_true", help="widen the kernel when shrinking")
-    group.add_argument("--fast", action="store_true", help="TF32 in the extractors; named in every result")
-    group.add_argument("--allow-small", action="store_true", help="accept fewer images than the protocol: mostly bias")
+    group.add_argument("--fast", action="store_true", help="use TF32 in the extractors; every result says so")
+    group.add_argument(
+        "--allow-small",
+        action="store_true",
+        help="accept fewer images than the protocol asks for; such figures are mostly bias",
+    )
 
 
 def _add_metrics(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("metrics")
     group.add_argument(
-        "--metrics", type=names, metavar="LIST", help="such as fid,kid,prdc,vendi (default: those that are quick)"
+        "--metrics", type=names, metavar="LIST", help="metrics, such as fid,kid,prdc,vendi (default: the quick ones)"
     )
-    group.add_argument("--clip", metavar="MODEL", help="folder or hub name of a CLIP model: CLIP score and CMMD")
+    group.add_argument("--clip", metavar="MODEL", help="folder or hub id of a CLIP model, for CLIP score and CMMD")
     group.add_argument(
-        "--lpips", metavar="FILE", help="AlexNet weights (.safetensors): LPIPS between images of one prompt or class"
+        "--lpips",
+        metavar="FILE",
+        help="AlexNet weights (.safetensors), for LPIPS between images of one prompt or class",
     )
     group.add_argument(
         "--reward",
@@ -162,16 +180,19 @@ def _add_metrics(parser: ArgumentParser) -> None:
 def _add_sampling(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("sampling")
     group.add_argument(
-        "--steps", type=step_counts, metavar="LIST", help="of the student, such as 1,4 (default: those it was made for)"
+        "--steps",
+        type=step_counts,
+        metavar="LIST",
+        help="steps of the student, such as 1,4 (default: those it was trained for)",
     )
     group.add_argument(
         "--teacher-steps",
         type=step_counts,
         metavar="LIST",
-        help=f"such as 50,20 (default: {_listed(Options.teacher_steps)}); the student's step counts are added",
+        help=f"of the teacher, such as 50,20 (default: {_listed(Options.teacher_steps)}); the student's are added",
     )
     group.add_argument(
-        "--guidance", type=float, metavar="W", help="of the student: uncond + W (cond - uncond), 1 is none"
+        "--guidance", type=float, metavar="W", help="guidance of the student: uncond + W (cond - uncond); 1 is none"
     )
     group.add_argument("--teacher-guidance", type=float, metavar="W", help="the same for the teacher")
     add_call(group)
@@ -179,7 +200,7 @@ def _add_sampling(parser: ArgumentParser) -> None:
         "--prompts",
         type=place,
         metavar="FILE",
-        help="of text pipelines, and of images drawn for them: line i is prompt i, an empty one the empty prompt",
+        help="prompts of text pipelines, or of images drawn for them: line i is prompt i, empty lines too",
     )
     group.add_argument(
         "--labels", type=place, metavar="FILE", help="one class per line, in turn (default: all classes)"
@@ -193,19 +214,21 @@ def _add_sampling(parser: ArgumentParser) -> None:
         help="measure pipelines on K blocks of N seeds, S, S + N ...: means and their spread "
         f"(default: {Options.seeds})",
     )
-    group.add_argument("--batch-size", type=positive, metavar="B", help=f"default: {Options.batch_size}")
+    group.add_argument(
+        "--batch-size", type=positive, metavar="B", help=f"images per call (default: {Options.batch_size})"
+    )
     group.add_argument(
         "--latency",
         type=step_counts,
         metavar="LIST",
-        help="batch sizes, such as 1,4,16, at which seconds per image of each pipeline are taken as well",
+        help="also measure seconds per image of each pipeline at these batch sizes, such as 1,4,16",
     )
     group.add_argument("--workers", type=positive, metavar="N", help=f"decoding processes (default: {Options.workers})")
     group.add_argument(
         "--timeout",
         type=positive,
         metavar="SECONDS",
-        help=f"of several processes, until one that gives no sign of life is lost (default: {Options.timeout:g})",
+        help=f"with several processes, how long one may give no sign of life (default: {Options.timeout:g})",
     )
     group.add_argument(
         "--device", type=device, metavar="NAME", help=f"auto, cpu, cuda, cuda:1 (default: {Options.device})"
@@ -213,8 +236,7 @@ def _add_sampling(parser: ArgumentParser) -> None:
     group.add_argument(
         "--dtype",
         choices=get_args(Precision),
-        help=f"of the pipelines (default: {Options.dtype}); autocast: bfloat16 inside the networks alone, weights are "
-        "float32",
+        help=f"dtype of the pipelines (default: {Options.dtype}); autocast: bfloat16 in the networks, float32 weights",
     )
 
 
@@ -224,9 +246,11 @@ def _add_output(parser: ArgumentParser) -> None:
         "--out",
         type=place,
         metavar="DIR",
-        help=f"gets report.html, metrics.json, images/ (default: {Options.out})",
+        help=f"folder for report.html, metrics.json and images/ (default: {Options.out})",
     )
-    group.add_argument("--gallery", type=natural, metavar="N", help=f"pictures per row (default: {Options.gallery})")
+    group.add_argument(
+        "--gallery", type=natural, metavar="N", help=f"pictures shown per row (default: {Options.gallery})"
+    )
     group.add_argument("--save-stats", type=place, metavar="FILE", help="store the reference's statistics (.npz)")
     group.add_argument("--overwrite", action="store_true", help="replace an earlier report or statistics file")
     group.add_argument("--debug", action="store_true", default=False, help="show stack traces")

@@ -125,14 +125,14 @@ def failed(error: UserError) -> int:
 
 def add_stack(parser: ArgumentParser | _ArgumentGroup) -> None:
     """Declare --base and --stack."""
-    parser.add_argument("--base", metavar="PIPELINE", help="pipeline below a LoRA (default: its teacher)")
+    parser.add_argument("--base", metavar="PIPELINE", help="pipeline that a LoRA is put on (default: its teacher)")
     parser.add_argument(
         "--stack",
         action="append",
         type=stacked_file,
         default=[],
         metavar="FILE[=W]",
-        help="LoRA that the teacher was made with and its weight, where its notes cannot tell; may be repeated",
+        help="LoRA in the teacher and its weight, if the export's notes do not say; may be repeated",
     )
 
 
@@ -147,10 +147,10 @@ def stacked_file(text: str) -> tuple[Path, float | None]:
 
 def add_call(group: _ArgumentGroup) -> None:
     """Declare what a pipeline's call is told beside steps and guidance."""
-    group.add_argument("--negative-prompt", type=prompt, metavar="TEXT", help="what guidance leads away from")
-    group.add_argument("--height", type=positive, metavar="PX", help="of the pictures (default: the student's own)")
-    group.add_argument("--width", type=positive, metavar="PX", help="likewise")
-    group.add_argument("--frames", type=positive, metavar="N", help="of a video (default: the student's own)")
+    group.add_argument("--negative-prompt", type=prompt, metavar="TEXT", help="prompt that guidance leads away from")
+    group.add_argument("--height", type=positive, metavar="PX", help="height (default: the student's own)")
+    group.add_argument("--width", type=positive, metavar="PX", help="width (default: the student's own)")
+    group.add_argument("--frames", type=positive, metavar="N", help="frames of a video (default: the student's own)")
 
 
 def prompt(text: str) -> str:

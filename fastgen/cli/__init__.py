@@ -25,20 +25,27 @@ class Command:
 COMMANDS: dict[str, Command] = {
     "train": Command("fastgen.cli.train", "distil a teacher pipeline into a student of a few steps", "--resume"),
     "watch": Command(
-        "fastgen.cli.watch", "a run as a page on this machine: curves, pictures, log, a button to stop it"
+        "fastgen.cli.watch", "show a run as a page on this machine: curves, pictures, log, a button to stop it"
     ),
-    "plan": Command("fastgen.cli.plan", "what a run costs: memory by part, seconds, and what would make it fit"),
-    "precompute": Command("fastgen.cli.precompute", "encode a run's images and prompts before it, on all GPUs"),
+    "plan": Command(
+        "fastgen.cli.plan", "count what a run would cost: memory by part, seconds, and what would make it fit"
+    ),
+    "precompute": Command("fastgen.cli.precompute", "encode a run's images and prompts in advance, on all GPUs"),
     "sample": Command("fastgen.cli.sample", "draw images from a student or any other stock pipeline", "--overwrite"),
-    "demo": Command("fastgen.cli.demo", "try a student out in the browser, its teacher beside it, with their times"),
-    "eval": Command("eval.cli", "measure a student beside its teacher", "--overwrite"),
-    "verify": Command("fastgen.cli.verify", "check that an export samples as it was trained"),
-    "card": Command("eval.card", "complete an export's model card: figures, pictures, settings"),
-    "prove": Command("fastgen.cli.prove", "check an objective, a file of your own included"),
-    "list": Command("fastgen.cli.listing", "objectives, sources of data and shipped configs"),
-    "init": Command("fastgen.cli.init", "a config to start from: for a pipeline and a card, or a shipped one"),
-    "doctor": Command("fastgen.cli.doctor", "whether a run could start on this machine, and what it brings"),
-    "completion": Command("fastgen.cli.completion", "a script by which bash, zsh or fish complete commands"),
+    "demo": Command("fastgen.cli.demo", "try a student out in the browser, beside its teacher, with their times"),
+    "eval": Command(
+        "eval.cli", "measure a student beside its teacher: FID, CLIP score, diversity and more", "--overwrite"
+    ),
+    "verify": Command("fastgen.cli.verify", "check that an exported student samples as it was trained"),
+    "card": Command("eval.card", "complete a student's model card: figures, pictures, settings"),
+    "prove": Command("fastgen.cli.prove", "prove an objective, also one in a file of your own"),
+    "list": Command("fastgen.cli.listing", "list objectives, sources of data, or the configs that come with fastgen"),
+    "init": Command(
+        "fastgen.cli.init",
+        "write a config to start from: for your pipeline and card, or a copy of one that comes with fastgen",
+    ),
+    "doctor": Command("fastgen.cli.doctor", "examine this machine, and say whether a run could start on it"),
+    "completion": Command("fastgen.cli.completion", "print a script by which bash, zsh or fish complete commands"),
 }
 
 

@@ -12,7 +12,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen completion`."""
-    parser.add_argument("shell", choices=SHELLS, help="whose script is printed")
+    parser.add_argument("shell", choices=SHELLS, help="shell that the script is for")
 
 
 def run(args: Namespace) -> None:

@@ -1,11 +1,10 @@
-"""Try a student out in the browser: a prompt or a class, steps and a seed; teacher beside student, with their times.
+"""Try a student out in the browser, beside its teacher: choose prompt or class, steps and seed, and see the times.
 
   fastgen demo runs/digits/dmd2_1step/student
   fastgen demo out/student --teacher my-finetune --teacher-guidance 5 --dtype bfloat16
 
-Needs Gradio: pip install 'fastgen[demo]'. It listens on this machine alone; from elsewhere it is reached through
-`ssh -L 7860:127.0.0.1:7860 HOST`. The times are those of the whole call of either pipeline; the first call of each
-also loads and warms up.
+Needs Gradio: pip install 'fastgen[demo]'. The page is served on this machine only; to see it from another one, use
+`ssh -L 7860:127.0.0.1:7860 HOST`. Times are of a pipeline's whole call; the first call of each also warms up.
 """
 
 import os
@@ -32,13 +31,17 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "student", metavar="STUDENT", help="a stock pipeline folder, a LoRA student's folder or a hub id"
     )
-    parser.add_argument("--teacher", metavar="PIPELINE", help="beside it (default: its teacher, where that is here)")
-    parser.add_argument("--base", metavar="PIPELINE", help="pipeline below a LoRA (default: its teacher)")
-    parser.add_argument("--teacher-steps", type=positive, metavar="N", help="of the teacher (default: its own)")
-    parser.add_argument("--teacher-guidance", type=float, metavar="W", help="of the teacher (default: its own)")
+    parser.add_argument(
+        "--teacher", metavar="PIPELINE", help="pipeline to compare with (default: its teacher, if it is found)"
+    )
+    parser.add_argument("--base", metavar="PIPELINE", help="pipeline that a LoRA is put on (default: its teacher)")
+    parser.add_argument("--teacher-steps", type=positive, metavar="N", help="steps of the teacher (default: its own)")
+    parser.add_argument(
+        "--teacher-guidance", type=float, metavar="W", help="guidance of the teacher (default: its own)"
+    )
     parser.add_argument("--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda (default auto)")
-    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default float32)")
-    parser.add_argument("--port", type=port, default=7860, metavar="N", help="of 127.0.0.1 (default 7860)")
+    parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the weights (default float32)")
+    parser.add_argument("--port", type=port, default=7860, metavar="N", help="port on 127.0.0.1 (default 7860)")
 
 
 def run(args: Namespace) -> None:

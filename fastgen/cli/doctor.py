@@ -1,11 +1,11 @@
-"""Look at this machine: packages, kernels, GPUs, memory, disks, the hub; and say whether a run could start.
+"""Examine this machine: packages, kernels, GPUs, memory, disks, the hub; and say whether a run could start.
 
   fastgen doctor
-  fastgen doctor --json               the same for programs
-  fastgen doctor --out /data/runs     a run's folder there
+  fastgen doctor --json               the same, for programs
+  fastgen doctor --out /data/runs     where runs will be written
 
-The exit code is 0 where a run could start here and 2 where it could not. A machine without a GPU is no fault: small
-runs train on the CPU. Whether there is a login to the hub is said, never the token.
+The exit code is 0 where a run could start here and 2 where it could not. A missing GPU is no fault: small runs
+train on the CPU. It says whether you are logged in to the hub, and never shows the token.
 """
 
 import json
@@ -19,7 +19,13 @@ from ..errors import ExitCode
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen doctor`."""
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--out", type=place, default=Path("runs"), metavar="DIR", help="of runs (default: runs)")
+    parser.add_argument(
+        "--out",
+        type=place,
+        default=Path("runs"),
+        metavar="DIR",
+        help="folder in which runs will be written (default: runs)",
+    )
 
 
 def run(args: Namespace) -> int:

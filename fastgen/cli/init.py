@@ -1,14 +1,14 @@
-"""Write a config to start from: one for a pipeline and a card, or a copy of a shipped one.
+"""Write a config to start from: for your pipeline and card, or a copy of one that comes with fastgen.
 
-  fastgen init                                        asks, on a terminal
+  fastgen init                                        asks what it needs to know
   fastgen init --pipeline sdxl --memory 24            your prompts.txt, 4 steps; writes sdxl_4step.yaml here
   fastgen init --pipeline my-finetune --memory 12 --images photos --steps 2 --prefer speed mine.yaml
-  fastgen init digits/dmd2_1step mine/run.yaml        a shipped config, and the one that trains its teacher beside it
+  fastgen init digits/dmd2_1step mine/run.yaml        a copy, with the config that trains its teacher beside it
 
-A config for a card is chosen by counting what ways of training would allocate there, without weights and without a
-GPU (`fastgen plan`). A pipeline is a folder, a hub id, or one of these, whose sizes are known even where their configs
-are not here: sd15, sdxl, sd3, flux, sana, qwen_image, z_image, ltx, wan. `fastgen list configs` shows the names of
-shipped configs. A file that is already there is never replaced.
+For a card, fastgen counts what several ways of training would allocate (`fastgen plan`), without weights and without
+a GPU, and takes the first that fits. A pipeline is a folder, a hub id, or one of these, whose sizes are known without
+their files: sd15, sdxl, sd3, flux, sana, qwen_image, z_image, ltx, wan. `fastgen list configs` shows the names of the
+configs that come with fastgen. An existing file is never replaced.
 """
 
 import sys
@@ -28,19 +28,29 @@ T = TypeVar("T")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen init`."""
-    parser.add_argument("name", metavar="NAME", nargs="?", help="of a shipped config; with --pipeline, FILE")
-    parser.add_argument("file", metavar="FILE", type=place, nargs="?", help="to write (default: named after the run)")
-    wish = parser.add_argument_group("a config for a pipeline and a card")
-    wish.add_argument("--pipeline", metavar="NAME|DIR|ID", help="known by a short name, a folder, or a hub id")
-    wish.add_argument("--memory", type=gib, metavar="GB", help="of the card (default: that of the GPU here)")
+    parser.add_argument("name", metavar="NAME", nargs="?", help="config to copy; with --pipeline, the FILE to write")
+    parser.add_argument(
+        "file", metavar="FILE", type=place, nargs="?", help="file to write (default: named after the run)"
+    )
+    wish = parser.add_argument_group("for a pipeline and a card")
+    wish.add_argument("--pipeline", metavar="NAME|DIR|ID", help="one of the names above, a folder, or a hub id")
+    wish.add_argument(
+        "--memory", type=gib, metavar="GB", help="memory of the card (default: that of this machine's GPU)"
+    )
     data = wish.add_mutually_exclusive_group()
-    data.add_argument("--prompts", type=place, metavar="FILE", help="one a line (default: prompts.txt)")
-    data.add_argument("--images", type=place, metavar="DIR", help="images, the caption of a.png in a.txt beside it")
-    wish.add_argument("--steps", type=counts, metavar="N,...", help="of the student (default: 4)")
-    wish.add_argument("--prefer", choices=PREFER, help="quality, or a training of a quarter of the images")
-    wish.add_argument("--height", type=positive, metavar="PX", help="of its pictures (default: the pipeline's own)")
-    wish.add_argument("--width", type=positive, metavar="PX", help="likewise")
-    wish.add_argument("--frames", type=positive, metavar="N", help="of its videos, likewise")
+    data.add_argument(
+        "--prompts", type=place, metavar="FILE", help="text file with one prompt per line (default: prompts.txt)"
+    )
+    data.add_argument(
+        "--images", type=place, metavar="DIR", help="folder of images, the caption of a.png in a.txt beside it"
+    )
+    wish.add_argument("--steps", type=counts, metavar="N,...", help="steps of the student (default: 4)")
+    wish.add_argument("--prefer", choices=PREFER, help="speed trains on a quarter of the images")
+    wish.add_argument(
+        "--height", type=positive, metavar="PX", help="height of its pictures (default: the pipeline's own)"
+    )
+    wish.add_argument("--width", type=positive, metavar="PX", help="width, likewise")
+    wish.add_argument("--frames", type=positive, metavar="N", help="frames of its videos, likewise")
 
 
 def run(args: Namespace) -> None:

@@ -1,10 +1,10 @@
-"""List what a config can name, one line each.
+"""List what a config can name, one per line.
 
-  fastgen list objectives    what each needs, and its paper
-  fastgen list sources       of training data, with the settings of each
-  fastgen list configs       shipped ones; `fastgen init NAME` copies one
+  fastgen list objectives    with what each needs, and its paper
+  fastgen list sources       of training data, with their settings
+  fastgen list configs       that come with fastgen; `fastgen init NAME` copies one
 
-Objectives and sources of installed packages are listed with the package that they are from.
+Those that an installed package adds are listed with the package's name.
 """
 
 from argparse import ArgumentParser, Namespace

@@ -1,12 +1,13 @@
-"""Say what a run costs before it is one: memory by part, seconds of a cycle and of the run, on 1 to N cards.
+"""Count what a run would cost before it starts: memory by part, seconds of a cycle and of the run, on 1 to N cards.
 
   fastgen plan configs/sdxl/dmd2_4step_lora.yaml
-  fastgen plan run.yaml train.batch=8 --gpus 8           every number of cards up to eight
-  fastgen plan run.yaml --memory 24                      a card of 24 GiB; what would make the run fit it
+  fastgen plan run.yaml train.batch=8 --gpus 8           for every number of cards from 1 to 8
+  fastgen plan run.yaml --memory 24                      for a card of 24 GiB, and what would make the run fit
 
-Nothing is trained and no weights are read: the roles are built of the configs alone, and their turns counted. Where
-it does not fit, the settings that would make it fit are named, each with what it saves. Seconds are those of eager
-kernels on the card; `train.compile` makes them fewer. A hub id needs its configs in the cache, or a network.
+Nothing is trained and no weights are read: the networks are built from their configs alone, and their work is
+counted. Where the run does not fit, the settings that would make it fit are named, each with what it saves. Seconds
+are for kernels that are not compiled; `train.compile` makes the run faster. For a hub id, its configs must be in the
+cache or the hub must be reachable.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -18,10 +19,12 @@ CARDS = ("h100", "h200")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("config", type=place, metavar="CONFIG", help="YAML file of the run, see configs/")
-    parser.add_argument("--gpus", type=positive, default=1, metavar="N", help="cards up to which several are told")
-    parser.add_argument("--card", choices=CARDS, default="h100", help="whose speed is told (default: h100)")
-    parser.add_argument("--memory", type=gib, metavar="GiB", help="of the card, where it is not that card's own")
+    parser.add_argument("config", type=place, metavar="CONFIG", help="YAML file of the run, such as those in configs/")
+    parser.add_argument(
+        "--gpus", type=positive, default=1, metavar="N", help="largest number of cards to plan for (default: 1)"
+    )
+    parser.add_argument("--card", choices=CARDS, default="h100", help="card whose speed is assumed (default: h100)")
+    parser.add_argument("--memory", type=gib, metavar="GiB", help="memory of your card, if it differs from that card's")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings to change, by dotted path")
 
 

@@ -1,12 +1,12 @@
-"""Encode a run's images and prompts before it trains, so that it needs neither the images nor their encoding.
+"""Encode a run's images and prompts in advance, so that training reads no images and encodes nothing.
 
   fastgen precompute configs/sdxl/dmd2_4step_lora.yaml
-  torchrun --nproc-per-node 8 --no-python fastgen precompute run.yaml     each process with its share
-  fastgen train --config run.yaml                                reads what is there
+  torchrun --nproc-per-node 8 --no-python fastgen precompute run.yaml     on 8 GPUs, each with its share
+  fastgen train --config run.yaml                                uses what was encoded
 
-Samples of the images that the run draws (of mirrored ones by themselves) and the conditioning of its prompts go to
-`cache`, in safetensors files that are named after what they were made with: the encoders' weights, the size, the
-contents of the data. What is there already is not made again, so that an interrupted command goes on where it stopped.
+The latents of the images that the run draws (mirrored ones separately) and the embeddings of its prompts go to the
+config's `cache`, in safetensors files named after what they were made from: the encoders' weights, the size, the
+contents of the data. What is there already is not made again, so an interrupted command continues where it stopped.
 """
 
 import os
@@ -17,7 +17,7 @@ from ..command import place
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("config", type=place, metavar="CONFIG", help="YAML file of the run, see configs/")
+    parser.add_argument("config", type=place, metavar="CONFIG", help="YAML file of the run, such as those in configs/")
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings to change, by dotted path")
 
 

@@ -3,16 +3,16 @@
   fastgen prove dmd2
   fastgen prove mine.py                       the only objective in a file of your own
   fastgen prove mine.py:Mine --process flow   one of several, on one process: faster
-  fastgen prove mine.py --quick               closed forms and routing alone: seconds
+  fastgen prove mine.py --quick               only closed forms and routing: seconds
 
 `fastgen list objectives` shows the names. A file is run as Python code, as any import is; every setting of its
 objective needs a default. Guidance is set to 1, so that the student's target is the data. One line per check:
 
   gaussians    on exact scores the generator's gradient lowers the KL divergence to the data, and is zero at the data
   routing      the gradients of a turn reach its roles and no others, and it reads what `needs` declares
-  convergence  a small student comes within a quarter of its teacher's distance to the data, as many steps taken
+  convergence  a small student comes within a quarter of the distance of its teacher after as many steps
 
-The exit code is 1 if one fails. Where a check says that an objective has no business there, that is no failure.
+The exit code is 1 if a check fails. A check that does not apply to an objective says so, and does not fail.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
         default=list(PROCESSES),
         help="noise processes: variance preserving, rectified flow, EDM, TrigFlow (default: all)",
     )
-    parser.add_argument("--quick", action="store_true", help="leave out convergence, which takes most of the time")
+    parser.add_argument("--quick", action="store_true", help="skip the convergence check, which takes most of the time")
 
 
 def run(args: Namespace) -> int:

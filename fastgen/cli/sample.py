@@ -8,11 +8,13 @@
   fastgen sample out/student --prompts prompts.txt --dtype bfloat16 --weights fp8 --compile
   fastgen sample owner/text-to-video --prompt "a red fox runs" --num-images 1 --frames 33
 
-A student is sampled as it was trained: its steps, size and guidance are in its notes (fastgen.json). What is asked for
-beside them and changes nothing on this pipeline is a warning, and is not recorded as used.
-Image i uses the seed SEED + i and does not depend on the batch size. The output folder gets one lossless PNG
-per image (of a video an animated one), a grid.png of the first 100, and samples.json: what the pipeline was told, the
-seed, label or prompt of each image, and the flags of a safety checker, which blackens what it flags.
+A student is sampled as it was trained: its steps, size and guidance are in its notes (fastgen.json). An option that
+this pipeline cannot use gives a warning and is not recorded as used. Image i has the seed SEED + i, whatever the batch
+size.
+
+DIR gets one lossless PNG per image (an animated one per video), grid.png with the first 100, and samples.json: the
+arguments of the pipeline's call, the seed and the label or prompt of each image, and which images a safety checker
+flagged, and so blackened.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -38,34 +40,43 @@ def add_arguments(parser: ArgumentParser) -> None:
         dest="num",
         type=positive,
         metavar="N",
-        help="images; labels and prompts are cycled (default: one of each, or 16)",
+        help="number of images; labels and prompts are used in turn (default: one for each, or 16)",
     )
-    source.add_argument("--seed", type=natural, default=0, metavar="S", help="image i uses S + i (default 0)")
+    source.add_argument("--seed", type=natural, default=0, metavar="S", help="image i has the seed S + i (default 0)")
     source.add_argument(
         "--labels",
         type=label_list,
         metavar="LIST",
         help="classes such as 0,1,2 or 0-9 (default: every real class in turn)",
     )
-    source.add_argument("--prompt", action="append", type=prompt, metavar="TEXT", help="may be repeated")
+    source.add_argument("--prompt", action="append", type=prompt, metavar="TEXT", help="a prompt; may be repeated")
     source.add_argument(
         "--prompts", type=place, metavar="FILE", help="text file: line i is prompt i, an empty line the empty prompt"
     )
     how = parser.add_argument_group("how to sample")
-    how.add_argument("--steps", type=positive, metavar="N", help="sampler steps (default: the student's first)")
+    how.add_argument(
+        "--steps",
+        type=positive,
+        metavar="N",
+        help="sampler steps (default: the first count that the student was trained for)",
+    )
     how.add_argument("--guidance", type=float, metavar="W", help="uncond + W (cond - uncond); 1 is none")
     add_call(how)
-    how.add_argument("--batch-size", type=positive, default=16, metavar="B", help="images at once (default 16)")
+    how.add_argument("--batch-size", type=positive, default=16, metavar="B", help="images per call (default 16)")
     how.add_argument(
         "--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default auto)"
     )
-    how.add_argument("--dtype", choices=DTYPES, default="float32", help="of the weights (default float32)")
-    how.add_argument("--compile", action="store_true", help="the denoiser's blocks: slow to begin, then faster")
+    how.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the weights (default float32)")
     how.add_argument(
-        "--weights", choices=ROUNDED, help="of the denoiser's layers, in less memory; with --dtype bfloat16"
+        "--compile", action="store_true", help="compile the denoiser's blocks: slower to start, then faster"
     )
-    output = parser.add_argument_group("where to")
-    output.add_argument("--out", type=place, default=Path("samples"), metavar="DIR", help="default: samples")
+    how.add_argument(
+        "--weights", choices=ROUNDED, help="round the denoiser's weights to save memory; needs --dtype bfloat16"
+    )
+    output = parser.add_argument_group("output")
+    output.add_argument(
+        "--out", type=place, default=Path("samples"), metavar="DIR", help="folder to write to (default: samples)"
+    )
     output.add_argument("--overwrite", action="store_true", help="replace files of the same name in DIR")
 
 

@@ -1,14 +1,15 @@
 """Distil a teacher pipeline into a student of a few steps, or pretrain a teacher.
 
-A run is one YAML file; any of its settings can be changed behind it:
+A run is one YAML file; any of its settings can be changed after it, by dotted path:
 
     fastgen train --config configs/digits/dmd2_1step.yaml
     fastgen train --config configs/digits/dmd2_1step.yaml out=runs/mine stages.1.objective.guidance=1.5
-    fastgen train --config configs/digits/dmd2_1step.yaml --dry-run     what would be done, nothing is written
-    fastgen train --config configs/digits/dmd2_1step.yaml --resume      go on after an interruption
-    fastgen train --config configs/digits/dmd2_1step.yaml --find-batch  the largest micro batch that fits this device
+    fastgen train --config configs/digits/dmd2_1step.yaml --dry-run     show what would be done; write nothing
+    fastgen train --config configs/digits/dmd2_1step.yaml --resume      continue after an interruption
+    fastgen train --config configs/digits/dmd2_1step.yaml --find-batch  find the largest micro batch that fits
 
-The student is left in OUT/student, a folder for plain DiffusionPipeline.from_pretrained.
+OUT is the config's `out`. The student is written to OUT/student, a folder that plain Diffusers opens by
+DiffusionPipeline.from_pretrained.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -24,27 +25,29 @@ if TYPE_CHECKING:
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declares the command's arguments."""
-    parser.add_argument("--config", type=place, required=True, help="YAML file of the run, see configs/")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest valid checkpoint in OUT")
+    parser.add_argument("--config", type=place, required=True, help="YAML file of the run, such as those in configs/")
+    parser.add_argument("--resume", action="store_true", help="continue from the newest valid checkpoint in OUT")
     parser.add_argument(
         "--allow-changed",
         action="append",
         choices=("teacher", "init", "data", "pairs"),
         default=[],
-        help="resume although this has other contents than when the checkpoint was written; may be repeated",
+        help="with --resume: accept that this has changed since the checkpoint was written; may be repeated",
     )
     parser.add_argument(
-        "--take-over", action="store_true", help="the run on another host that left OUT locked is known to be over"
+        "--take-over",
+        action="store_true",
+        help="train although a run on another host left OUT locked, because you know that it has ended",
     )
     parser.add_argument(
         "--dry-run",
         action="store_true",
-        help="print the resolved config and the plan, say what would be refused here, write nothing",
+        help="print the resolved config, the plan and every reason why the run could not start; write nothing",
     )
     parser.add_argument(
         "--find-batch",
         action="store_true",
-        help="try out which train.micro_batch fits this device, say it, and train nothing",
+        help="find out which train.micro_batch fits this device, print it, and train nothing",
     )
     parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings to change, by dotted path")
 

@@ -1,10 +1,11 @@
-"""Check that an export samples as it was trained: a fresh process that knows only Diffusers against our sampler.
+"""Check that an export samples as it was trained.
 
   fastgen verify out/student
   fastgen verify out/student --push OWNER/NAME
   fastgen verify out/lora --lora --base my-finetune --stack style.safetensors=0.8
 
-Each step count that the export declares must agree to 1e-5 of the largest value in float32.
+A fresh process that knows only Diffusers samples the export, and fastgen's own sampler draws from the same noise. For
+each step count that the export declares, the two must agree in float32 to 1e-5 of the largest value.
 """
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -19,7 +20,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--lora", action="store_true", help="the folder holds a LoRA")
     add_stack(parser)
     parser.add_argument("--device", type=device, default="cpu", metavar="NAME", help="cpu or cuda (default cpu)")
-    parser.add_argument("--push", type=hub_id, metavar="OWNER/NAME", help="upload it to the hub once it is verified")
+    parser.add_argument(
+        "--push", type=hub_id, metavar="OWNER/NAME", help="upload it to this hub repository once it is verified"
+    )
 
 
 def hub_id(text: str) -> str:

@@ -1,11 +1,11 @@
 """Serve the page of a run, while it trains and afterwards.
 
   fastgen watch runs/digits/dmd2_1step
-  fastgen watch runs/digits/dmd2_1step --port 8765     the same address each time, but for its key
+  fastgen watch runs/digits/dmd2_1step --port 8765     the same address each time, except for its key
 
 The page has the run's curves, the student's pictures beside the teacher's, its plan and the end of its log, and a
-button that stops the run once it has saved. It listens on this machine alone (127.0.0.1); from elsewhere it is reached
-through `ssh -L 8765:127.0.0.1:8765 HOST`. Ctrl-C ends the page, never the run.
+button that stops the run once it has saved. It is served on this machine only (127.0.0.1); to see it from another
+one, use `ssh -L 8765:127.0.0.1:8765 HOST`. Ctrl-C ends the page, never the run.
 """
 
 from argparse import ArgumentParser, Namespace
@@ -16,7 +16,7 @@ from ..command import place, port
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen watch`."""
     parser.add_argument("run", type=place, metavar="RUN", help="folder of a run: the `out` of its config")
-    parser.add_argument("--port", type=port, default=0, metavar="N", help="of 127.0.0.1 (default: a free one)")
+    parser.add_argument("--port", type=port, default=0, metavar="N", help="port on 127.0.0.1 (default: a free one)")
 
 
 def run(args: Namespace) -> None:
