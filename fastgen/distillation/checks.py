@@ -210,6 +210,11 @@ def _check_steps(stage: StageConfig, student: StudentConfig) -> None:
             f"stage {stage.name!r} needs at least {needs.steps} steps, but student.steps declares "
             f"{min(student.steps)}: declare more, or choose an objective of one step"
         )
+    if max(student.steps) < needs.longest:
+        raise UserError(
+            f"stage {stage.name!r} holds few steps against more, but student.steps declares {max(student.steps)} at "
+            "most: declare several numbers of steps, such as student.steps=[1,2,4]"
+        )
 
 
 def _check_scalars(stage: StageConfig, config: Config) -> None:

@@ -10,6 +10,7 @@ from .adversarial.apt import APT
 from .adversarial.gdd import GDD
 from .adversarial.ladd import LADD
 from .distribution.anyflow import AnyFlow
+from .distribution.asd import AdversarialSelfDistillation
 from .distribution.decoupled_dmd import DecoupledDMD
 from .distribution.diff_instruct import DiffInstruct
 from .distribution.dmd import DMD
@@ -85,6 +86,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "decoupled_dmd": DecoupledDMD,
     "dp_dmd": DPDMD,
     "anyflow": AnyFlow,
+    "asd": AdversarialSelfDistillation,
     "emd": EMDistillation,
     "dmdr": DMDR,
     # distribution matching through both scores

@@ -6,6 +6,7 @@ from ..objectives.adversarial.add import ADD
 from ..objectives.adversarial.apt import APT
 from ..objectives.adversarial.gdd import GDD
 from ..objectives.adversarial.ladd import LADD
+from ..objectives.distribution.asd import AdversarialSelfDistillation
 from ..objectives.distribution.decoupled_dmd import DecoupledDMD
 from ..objectives.distribution.diff_instruct import DiffInstruct
 from ..objectives.distribution.dmd import DMD
@@ -55,6 +56,7 @@ DISBACK = (
 """The way out, and back as far as half of it."""
 
 ADVERSARY = GAN(weight=1.0, learned=1.0, kind="hinge", times=LogNormal(0.0, 1.0))
+OWN = GAN(0.1, learned=0.5, kind="relativistic", approximate_r1=1.0, approximate_r2=1.0, spread=0.05)
 WITHIN = Stabilisers(segments=Segments(0.1))
 BEGUN = Stabilisers(skip=True, diversity=Diversity())
 """What trains the first step where nothing is matched at it."""
@@ -82,6 +84,7 @@ RECIPES: dict[str, Recipe] = {
     "phased_dmd_4step": Recipe(
         PhasedDMD(weight="kl", even=False, times=MIDDLE, fake_times=WIDE, ratio=2, step_aware=True), **LONG
     ),
+    "asd_2step": Recipe(AdversarialSelfDistillation(gan=OWN, guidance=Fixed(1.0), ratio=2), **TWO),
     "decoupled_dmd": Recipe(DecoupledDMD(augmentation=1.0, ratio=2)),
     "dp_dmd_2step": Recipe(DPDMD(guidance=Fixed(1.0), ratio=2), **TWO),
     "disback": Recipe(DMD2(gan=NO_GAN, ratio=2), cycles=250, before=DISBACK, carry={"fake_score": "fake_score"}),

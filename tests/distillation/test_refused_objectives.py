@@ -60,6 +60,7 @@ ADVERSARIAL = [
     ),
     (["objective={name: gdd, gan: {pixels: false}}", "discriminator={network: a}"], "gan.pixels is false"),
     (["objective={name: add}", "discriminator={network: a}", NOISE], "'add' needs real images"),
+    (["objective={name: asd}", "student.steps=[1]"], "holds few steps against more, .* declares 1 at most"),
     (["objective={name: apt}", "train.sharding=full"], "backbone of its own, which slices .* or gan.pixels=true"),
     (
         ["objective={name: dmd2, gan: {feature_r1: 1e-3}}", "train.sharding=full"],

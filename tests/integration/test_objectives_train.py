@@ -36,12 +36,9 @@ class Case:
     settings: str = ""
     more: str = ""
 
-    @property
-    def images(self) -> bool:
-        return "gan" in self.fake
-
 
 GAN = frozenset({"denoise", "gan"})
+SLOPES = GAN | {"r1", "r2"}
 ODE = "{steps: [2], sampler: ode}"
 CASES = {
     "vsd": Case({"dm"}),
@@ -56,6 +53,7 @@ CASES = {
     "decoupled_dmd": Case({"dm", "augmentation"}, student="{steps: [2]}"),
     "dp_dmd": Case({"dm", "diversity"}, student=ODE, settings="grid: 4, anchor: 1"),
     "anyflow": Case({"dm"}, student=ODE),
+    "asd": Case({"dm", "gan"}, SLOPES, "{steps: [4]}"),
     "emd": Case({"dm"}, settings="corrections: 2"),
     "dmdr": Case({"dm", "reward"}, student="{steps: [2]}", settings="form: grpo, group: 2", more=REWARDED),
     "sid": Case({"sid"}),
@@ -81,7 +79,7 @@ USUAL = {  # the pipeline that each is tried on
         "tdm",
         "uni_instruct",
     ),
-    "sdxl": ("dmd2",),
+    "sdxl": ("asd", "dmd2"),
     "sd3": ("anyflow", "decoupled_dmd", "dmdr", "dp_dmd", "phased_dmd", "sid_lsg", "swiftbrush", "vsd"),
 }
 QUICK = {"dmd", "dmd2", "f_distill", "phased_dmd", "swiftbrush", "uni_instruct"}
@@ -92,13 +90,13 @@ tests/objectives has."""
 
 def write(folder: Path, kind: str, name: str) -> Path:
     """The config of two cycles, and all that it names: teacher, prompts, images."""
-    case = CASES[name]
+    case, images = CASES[name], OBJECTIVES[name]().needs.images
     if kind == "classes":
         tiny.class_conditional(size=16, channels=1).save_pretrained(folder / "teacher")
-        data, sharing = "{source: digits}" if case.images else "{source: noise, num_classes: 10}", "full"
+        data, sharing = "{source: digits}" if images else "{source: noise, num_classes: 10}", "full"
     else:
         FAMILIES[kind].build().save_pretrained(folder / "teacher")
-        data, sharing = pictures(folder, images=case.images), "lora"
+        data, sharing = pictures(folder, images=images), "lora"
     size = "" if kind == "classes" else ", height: 16, width: 16"
     (folder / "light.py").write_text(REWARD)
     file = folder / "run.yaml"

@@ -196,11 +196,11 @@ MUTANTS = {
         [(gan, "generator_loss", lambda *a: -GENERATOR(*a))], lambda: check_generator_kind("hinge", FLOW)
     ),
     "relativistic without real samples": Mutant(
-        [(gan, "_real", lambda g, roles, batch, other, _landing: other)],
+        [(gan, "_real", lambda g, roles, batch, other, *_: other)],
         lambda: check_generator_kind("relativistic", FLOW),
     ),
     "pairs of their own noises": Mutant(
-        [(gan, "_real", lambda g, roles, batch, other, _landing: ops.renoised(roles, batch, batch.x0, law=g.times))],
+        [(gan, "_real", lambda g, roles, batch, other, *_: ops.renoised(roles, batch, batch.x0, law=g.times))],
         check_pairs_share_times_and_noises,
     ),
     "penalty at generated samples": Mutant(
@@ -212,7 +212,7 @@ MUTANTS = {
     ),
     # rollouts
     "a segment too far": Mutant(
-        [(rollout, "_jump", lambda *a, to: JUMP(*a, to=0.0))],
+        [(rollout, "_jump", lambda *a, to, **named: JUMP(*a, to=0.0, **named))],
         lambda: check_deterministic_rollout(FLOW, "trajectory", [0.7, 0.4, 0.2, 0.0]),
     ),
     "noise along a trajectory": Mutant(

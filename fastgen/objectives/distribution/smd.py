@@ -61,9 +61,10 @@ class ScoreOfMixture(ScoreMatching):
                 "gan has other settings than joint and paired: the discriminator looks where the scores do, at real "
                 "and generated samples with the same noises; leave them out"
             )
-        if self.gan.r1 or self.gan.approximate_r1 or self.gan.feature_r1:
+        if self.gan.r1 or self.gan.approximate_r1 or self.gan.approximate_r2 or self.gan.feature_r1:
             raise ValueError(
-                "gan.r1, approximate_r1 and feature_r1 steady a classification, and here is none: set them to 0"
+                "gan.r1, approximate_r1, approximate_r2 and feature_r1 steady a classification, and here is none: set "
+                "them to 0"
             )
         low, high = self.shares
         if not 0 < low <= high <= 1:

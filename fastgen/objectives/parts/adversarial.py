@@ -71,9 +71,9 @@ class AdversarialConsistency(ABC):
     def __post_init__(self) -> None:
         check_apart(self.gan)
         check_renoises(self.gan)
-        if self.gan.kind == "relativistic" or self.gan.r1 or self.gan.approximate_r1:
+        if self.gan.kind == "relativistic" or self.gan.r1 or self.gan.approximate_r1 or self.gan.approximate_r2:
             raise ValueError(
-                "adversarial consistency has hinge or logistic losses without r1: set gan.kind=hinge, gan.r1=0"
+                "adversarial consistency has hinge or logistic losses without r1 and r2: set gan.kind=hinge, gan.r1=0"
             )
         self.check()
 

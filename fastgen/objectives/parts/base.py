@@ -30,12 +30,14 @@ class Landing:
         s: its time [B]; None for a clean sample, of which much less has to be computed.
         t: the time [B] of the last call.
         x0: the clean sample that the last call predicted, with gradient; `x` itself where that is clean.
+        calls: how many of the generator led here.
     """
 
     x: Latent
     s: Time | None
     t: Time
     x0: Latent
+    calls: int = field(default=1, kw_only=True)
 
     @property
     def landed(self) -> Time:
@@ -43,7 +45,7 @@ class Landing:
         return torch.zeros_like(self.t) if self.s is None else self.s
 
     def detach(self) -> "Landing":
-        return Landing(self.x.detach(), self.s, self.t, self.x0.detach())
+        return Landing(self.x.detach(), self.s, self.t, self.x0.detach(), calls=self.calls)
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ from ...process import AnyTimeLaw, Latent, Time, Uniform, joined
 from .base import Batch, Landing, Terms, shorthand
 from .needs import Needs
 from .ops import Noised, renoised
+from .originals import DATA, Originals
 
 GanKind = Literal["logistic", "hinge", "relativistic"]
 
@@ -43,6 +44,7 @@ class GAN:
         approximate_r1: weight of (D(x_t) - D(x_t + spread n))^2 at real samples (APT, arXiv:2501.08316), which needs
             no second derivative; for small spreads that is r1 = 2 spread^2 approximate_r1.
         spread: standard deviation of its perturbation.
+        approximate_r2: the same at generated samples.
         feature_r1: gamma of gamma / 2 sum_k |grad D_k|^2 by what each head reads of real samples, mean over the batch
             (ADD, arXiv:2311.17042, eq. 3, whose gamma is half of this one); the network that is read needs no second
             derivative.
@@ -60,13 +62,13 @@ class GAN:
     pixels: bool = False
     r1: float = 0.0
     approximate_r1: float = 0.0
+    approximate_r2: float = 0.0
     spread: float = 0.01
     feature_r1: float = 0.0
 
     def __post_init__(self) -> None:
-        amounts = {name: vars(self)[name] for name in ("weight", "start", "r1", "approximate_r1", "feature_r1")}
-        for name, value in amounts.items():
-            if value < 0:
+        for name in ("weight", "start", "r1", "approximate_r1", "approximate_r2", "feature_r1"):
+            if (value := vars(self)[name]) < 0:
                 raise ValueError(f"gan.{name} is {value:g}: need at least 0")
         if self.spread <= 0 or (self.weight and self.learned <= 0):
             raise ValueError(
@@ -134,6 +136,7 @@ def generator_terms(
     compared: Noised | None = None,
     *,
     weight: Tensor | None = None,
+    originals: Originals = DATA,
 ) -> Terms:
     """The generator's adversarial term, if there is one yet.
 
@@ -142,21 +145,23 @@ def generator_terms(
     """
     if not acts(gan, batch):
         return {}
-    loss = generator_loss(gan, roles, batch, landing, compared)
+    loss = generator_loss(gan, roles, batch, landing, compared, originals)
     if weight is not None:
         weights = weight.to(loss).flatten()
         loss = (weights.mean() if gan.even else weights) * loss
     return {"gan": gan.weight * loss.mean()}
 
 
-def generator_loss(gan: GAN, roles: Roles, batch: Batch, landing: Landing, compared: Noised | None = None) -> Tensor:
+def generator_loss(
+    gan: GAN, roles: Roles, batch: Batch, landing: Landing, compared: Noised | None = None, originals: Originals = DATA
+) -> Tensor:
     """What the generator pays to be taken for real, [B]."""
     noised = _looked_at(gan, roles, batch, landing, compared)
     logits: Tensor = roles.discriminator(noised.x_t, noised.t, batch.cond)
     if gan.kind == "hinge":
         return -logits.mean(dim=1)
     if gan.kind == "relativistic":
-        real = _real(gan, roles, batch, noised, landing)
+        real = _real(gan, roles, batch, noised, landing, originals)
         logits = logits - roles.discriminator(real.x_t, real.t, batch.cond)
     return softplus(-logits).mean(dim=1)
 
@@ -169,6 +174,7 @@ def discriminator_losses(
     taught: Noised | None = None,
     *,
     judged: Tensor | None = None,
+    originals: Originals = DATA,
 ) -> Terms:
     """The discriminator's loss on real and generated samples, and its regularisers.
 
@@ -176,7 +182,7 @@ def discriminator_losses(
     Otherwise real and generated samples are judged in one call.
     """
     fake = _looked_at(gan, roles, batch, landing, taught)
-    real = _real(gan, roles, batch, fake, landing)
+    real = _real(gan, roles, batch, fake, landing, originals)
     if judged is None:
         both = Conditioning.cat([batch.cond, batch.cond])
         logits, read = _read(gan, roles, torch.cat([real.x_t, fake.x_t]), joined([real.t, fake.t]), both)
@@ -187,9 +193,10 @@ def discriminator_losses(
     if gan.r1:
         terms["r1"] = gan.learned * gan.r1 / 2 * _gradient_penalty(roles, batch, real)
     if gan.approximate_r1:
-        moved = real.x_t + gan.spread * batch.noise()
-        change = roles.discriminator(moved, real.t, batch.cond) - of_real
-        terms["r1"] = terms.get("r1", 0) + gan.learned * gan.approximate_r1 * change.square().mean()
+        slope = gan.learned * gan.approximate_r1 * _moved(gan, roles, batch, real, of_real)
+        terms["r1"] = terms.get("r1", 0) + slope
+    if gan.approximate_r2:
+        terms["r2"] = gan.learned * gan.approximate_r2 * _moved(gan, roles, batch, fake, judged)
     if gan.feature_r1:
         terms["feature_r1"] = gan.learned * gan.feature_r1 / 2 * _slope_of_heads(of_real, read)
     return terms
@@ -227,18 +234,19 @@ def _looked_at(gan: GAN, roles: Roles, batch: Batch, landing: Landing, scored: N
     return scored
 
 
-def _real(gan: GAN, roles: Roles, batch: Batch, fake: Noised, landing: Landing) -> Noised:
+def _real(gan: GAN, roles: Roles, batch: Batch, fake: Noised, landing: Landing, originals: Originals) -> Noised:
     """The real samples; in pairs at the times, and maybe with the noises, of the generated ones.
 
     At their times also where those cannot lie everywhere, so that the time does not tell them apart.
     """
+    x, s = originals.rows(roles, batch, landing)
     if gan.pixels:
-        return _clean(roles, batch, batch.x0)
+        return _clean(roles, batch, x)
     if gan.paired is True:
-        return Noised.of(roles.process, batch.x0, fake.t, fake.eps)
+        return Noised.of(roles.process, x, fake.t, fake.eps, s=s)
     if gan.paired or gan.joint or landing.s is not None:
-        return Noised.of(roles.process, batch.x0, fake.t, batch.noise())
-    return renoised(roles, batch, batch.x0, law=gan.times)
+        return Noised.of(roles.process, x, fake.t, batch.noise(), s=s)
+    return renoised(roles, batch, x, law=gan.times, s=s)
 
 
 def _clean(roles: Roles, batch: Batch, x0: Latent) -> Noised:
@@ -258,6 +266,13 @@ def _slope_of_heads(of_real: Tensor, read: Sequence[Tensor]) -> Tensor:
     """Squared norm of each head's slope by what it read of a real sample, summed over heads, mean over samples."""
     slopes = torch.autograd.grad(of_real.sum(), read, create_graph=True)
     return torch.stack([slope.square().sum() for slope in slopes]).sum() / len(of_real)
+
+
+def _moved(gan: GAN, roles: Roles, batch: Batch, shown: Noised, logits: Tensor) -> Tensor:
+    """Mean squared change of the logits where the samples move by `spread`."""
+    there = shown.x_t + gan.spread * batch.noise()
+    change: Tensor = roles.discriminator(there, shown.t, batch.cond) - logits
+    return change.square().mean()
 
 
 def _gradient_penalty(roles: Roles, batch: Batch, real: Noised) -> Tensor:

@@ -17,6 +17,7 @@ from .gan import GAN, discriminator_losses, needs_gan
 from .guidance_laws import GuidanceLaw, Scales
 from .needs import Needs
 from .ops import Noised, RowName, denoising_loss, renoised
+from .originals import DATA, Originals
 from .rollout import Rollout, RolloutName
 
 FLOOR = 1e-5
@@ -86,6 +87,11 @@ class Matching(Protocol):
     @property
     def gan(self) -> GAN: ...
 
+    @property
+    def originals(self) -> Originals:
+        """What the GAN term's discriminator tells generated samples from."""
+        ...
+
 
 def compare(
     call: Verb, settings: Matching, roles: Roles, batch: Batch, landing: Landing, *, floor: float = FLOOR
@@ -111,15 +117,15 @@ def scored(
 def fake_terms(settings: Matching, roles: Roles, batch: Batch, landing: Landing) -> Terms:
     """What the fake score learns from a detached landing, and the discriminator on the same noisy samples."""
     noised = renoised(roles, batch, landing.x, law=settings.fake_times, s=landing.s)
-    gan = settings.gan
+    gan, originals = settings.gan, settings.originals
     if not gan.weight:
         return {"denoise": fake_denoising(settings, roles, batch, landing, noised)}
     if not gan.one_pass:
         terms = {"denoise": fake_denoising(settings, roles, batch, landing, noised)}
-        return terms | discriminator_losses(gan, roles, batch, landing, noised)
+        return terms | discriminator_losses(gan, roles, batch, landing, noised, originals=originals)
     judged, belief = _reader(roles).with_belief(noised.x_t, noised.t, batch.cond)
     terms = {"denoise": taught(settings, belief, noised)}
-    return terms | discriminator_losses(gan, roles, batch, landing, noised, judged=judged)
+    return terms | discriminator_losses(gan, roles, batch, landing, noised, judged=judged, originals=originals)
 
 
 def fake_denoising(settings: Matching, roles: Roles, batch: Batch, landing: Landing, noised: Noised) -> Tensor:
@@ -193,13 +199,13 @@ def cycle_of(ratio: int, gan: GAN) -> Cycle:
     return (("generator",), *ratio * (turn,))
 
 
-def reads(*, guidance: GuidanceLaw, rollout: RolloutName | Rollout, gan: GAN) -> Needs:
+def reads(*, guidance: GuidanceLaw, rollout: RolloutName | Rollout, gan: GAN, originals: Originals = DATA) -> Needs:
     """Of an objective that compares scores under these settings."""
     own = Needs(
         real_score=True,
-        images=gan.weight > 0 or rollout == "noised_data",
+        images=rollout == "noised_data",
         null=guidance.null,
         one_step=rollout == "one_step",
         sampler="ode" if rollout in ("trajectory", "phased") else None,
     )
-    return own | needs_gan(gan)
+    return own | needs_gan(gan) | (originals.needs if gan.weight else Needs())

@@ -39,6 +39,7 @@ class Needs:
         group: samples that are compared with each other, of one prompt where rewards are; a micro-batch has a whole
             number of groups.
         steps: fewest of a student that it can train.
+        longest: fewest in the largest of a student's numbers of steps.
         one_step: it trains the first time of a grid only, so that a student of more steps cannot end with it.
         succeeds: its real score is the generator of a stage before, not the teacher.
         noise: sigma / alpha below which it trains nothing, so that no step of a student may start there.
@@ -75,6 +76,7 @@ class Needs:
     context: str = ""
     group: int = 1
     steps: int = 1
+    longest: int = 1
     one_step: bool = False
     succeeds: bool = False
     noise: float = 0.0

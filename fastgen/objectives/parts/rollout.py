@@ -36,14 +36,16 @@ def backward_simulation(roles: Roles, batch: Batch, *, first: int = 0) -> Landin
 
     Earlier steps go as the exported sampler goes, without gradient; the depth is the same on every rank.
     """
-    x_t, t = jumped_off(roles, batch, first=first)
-    return _jump(roles, batch, x_t, t)
+    grid = _drawn_grid(roles, batch)
+    depth = _drawn(len(grid), batch, first=first)
+    x_t, t = sampled(roles, batch, grid, depth=depth)
+    return _jump(roles, batch, x_t, t, calls=depth + 1)
 
 
-def jumped_off(roles: Roles, batch: Batch, *, first: int = 0) -> tuple[Latent, Time]:
+def jumped_off(roles: Roles, batch: Batch) -> tuple[Latent, Time]:
     """x_t and t where the generator's own sampling stands before a random step of a grid, without gradient."""
     grid = _drawn_grid(roles, batch)
-    return sampled(roles, batch, grid, depth=_drawn(len(grid), batch, first=first))
+    return sampled(roles, batch, grid, depth=_drawn(len(grid), batch))
 
 
 def predicted(model: Denoiser, roles: Roles, batch: Batch) -> Latent:
@@ -72,7 +74,7 @@ def trajectory(roles: Roles, batch: Batch, *, first: int = 0) -> Landing:
     grid = _drawn_grid(roles, batch)
     depth = _drawn(len(grid), batch, first=first)
     x_t, t = sampled(roles, batch, grid, depth=depth)
-    return _jump(roles, batch, x_t, t, to=([*grid.tolist(), 0.0])[depth + 1])
+    return _jump(roles, batch, x_t, t, to=([*grid.tolist(), 0.0])[depth + 1], calls=depth + 1)
 
 
 def phased(roles: Roles, batch: Batch, *, phases: int = 2, experts: bool = False, first: int = 0) -> Landing:
@@ -86,7 +88,8 @@ def phased(roles: Roles, batch: Batch, *, phases: int = 2, experts: bool = False
     x_t, t = sampled(roles, batch, grid, depth=depth)
     split = [int((grid >= roles.student.boundary).sum())] if experts else phases
     ends = torch.tensor_split(torch.cat([grid[1:], grid.new_zeros(1)]), split)
-    return _jump(roles, batch, x_t, t, to=[float(end[-1]) for end in ends for _ in end][depth])
+    to = [float(end[-1]) for end in ends for _ in end][depth]
+    return _jump(roles, batch, x_t, t, to=to, calls=depth + 1)
 
 
 ROLLOUTS: dict[RolloutName, Rollout] = {
@@ -128,16 +131,16 @@ def _drawn(count: int, batch: Batch, *, first: int = 0) -> int:
 
 
 def sampled(roles: Roles, batch: Batch, grid: Tensor, *, depth: int) -> tuple[Latent, Time]:
-    """x_t and t after `depth` steps of the exported sampler, without gradient."""
+    """x_t and t after `depth` steps of the exported sampler, without gradient; after all of them the clean sample."""
     stops = walk(roles.generator, batch.noise, batch.cond, grid.tolist(), sampler=roles.student.sampler)
     reached = next(islice(stops, depth, None))
     return reached.x_t, reached.t
 
 
-def _jump(roles: Roles, batch: Batch, x_t: Tensor, t: Tensor, *, to: float = 0.0) -> Landing:
+def _jump(roles: Roles, batch: Batch, x_t: Tensor, t: Tensor, *, to: float = 0.0, calls: int = 1) -> Landing:
     """One call of the generator with gradient, and its deterministic step to that time."""
     belief = through(roles.generator, x_t, t, batch.cond)
     if not to:
-        return Landing(belief.x0, None, t, belief.x0)
+        return Landing(belief.x0, None, t, belief.x0, calls=calls)
     s = batch.full(to)
-    return Landing(belief.at(s), s, t, belief.x0)
+    return Landing(belief.at(s), s, t, belief.x0, calls=calls)

@@ -1,8 +1,8 @@
 """The family of score matching: what its papers share, and the form that most of them have.
 
 The classes here are abstract and a paper is final: it has settings and defaults of its own, writes what is abstract
-(`matched`, or of `DirectionMatching` the direction) and may say `check`, `learned`, `also`, `even` and `at`; nothing
-else is overridden.
+(`matched`, or of `DirectionMatching` the direction) and may say `check`, `learned`, `originals`, `also`, `even` and
+`at`; nothing else is overridden.
 """
 
 from abc import ABC, abstractmethod
@@ -19,6 +19,7 @@ from .guidance_laws import GuidanceLaw
 from .matching import Matching, Scores, check_one_pass, check_ratio, compare, cycle_of, fake_terms, reads
 from .needs import Needs
 from .ops import RowName, surrogate
+from .originals import DATA, Originals
 from .rollout import Rollout, RolloutName, land, landed
 from .stabilisers import NO_STABILISERS, Stabilisers
 from .weights import WeightName
@@ -73,6 +74,11 @@ class ScoreMatching(ABC):
         return fake_terms(self.at(batch.images), roles, batch, landing)
 
     @property
+    def originals(self) -> Originals:
+        """What the GAN term's discriminator tells generated samples from; a paper hands its own to its terms."""
+        return DATA
+
+    @property
     def also(self) -> Needs:
         """What the paper needs beside two scores, its rollout and its GAN term."""
         return Needs()
@@ -107,7 +113,7 @@ class ScoreMatching(ABC):
     @final
     def needs(self) -> Needs:
         """Those of the settings, and the paper's own."""
-        own = reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan)
+        own = reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan, originals=self.originals)
         return own | self.stabilisers.needs | self.also
 
     @final
