@@ -26,7 +26,7 @@ def health_of(pictures: Tensor) -> dict[str, float]:
 def alarms(
     pictures: Tensor, generator: nn.Module, *, captions: Sequence[str] = (), usual: float | None = None
 ) -> Iterator[str]:
-    """Sentences, of a generator that draws what no teacher does.
+    """Sentences about a generator whose pictures have collapsed, narrowed or saturated; none if they are healthy.
 
     Args:
         pictures: of several seeds, [B, C, H, W] in [-1, 1].
@@ -49,7 +49,7 @@ def alarms(
 
 
 def _alike(pictures: Tensor, captions: Sequence[str]) -> Iterator[str]:
-    """What does not differ, the gravest first."""
+    """Sentences about pictures that should differ and do not, the most serious first."""
     if _equal(pictures):
         yield f"its {len(pictures)} pictures of different seeds are equal: it has collapsed"
     if float(pictures.flatten(1).std(dim=1).max()) < LEVEL:

@@ -196,7 +196,7 @@ def accelerator_of(config: Config) -> Accelerator:
 
 
 def _unsaid(message: str) -> None:
-    """What another process says already."""
+    """Drop a message that another process already prints."""
 
 
 def _ensure_teacher(config: Config, recipes: Path, accelerator: Accelerator, *, take_over: bool) -> None:

@@ -40,7 +40,7 @@ AT_ONCE = 32  # images that are decoded together
 
 @dataclass(frozen=True)
 class Made:
-    """What there is now, of how much this command made how many.
+    """What the cache of a run holds after `precompute`, and how much of it is new.
 
     Attributes:
         folder: of the cache.

@@ -123,7 +123,7 @@ class Gallery:
             warn(f"{name}: {alarm}")
 
     def _more_of_the_first(self) -> range:
-        """Numbers of samples that are asked for what the first is, where each of the pictures is asked for another."""
+        """Numbers of further samples with the first picture's prompt or class, if no two pictures share theirs."""
         student = self._student
         kinds = len(student.pipeline.classes if student.pipeline.kind == "label" else student.config.data.prompts or ())
         return range(kinds, 4 * kinds, kinds) if kinds >= self._count else range(0)

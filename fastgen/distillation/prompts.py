@@ -42,7 +42,7 @@ def drawn_by_size(config: Config) -> dict[Size | None, Sequence[str]]:
 
 
 def _some(captions: Captions, asked: NDArray[np.bool_]) -> Sequence[str]:
-    """The texts, and last the empty prompt, that are asked for."""
+    """The texts that `asked` marks; its last entry stands for the empty prompt."""
     return Some(Chained([captions.texts, ("",)]), np.flatnonzero(asked))
 
 
@@ -64,7 +64,7 @@ def _trained(config: Config, captions: Captions) -> NDArray[np.bool_]:
 
 
 def in_contexts(config: Config, asked: Sequence[str]) -> Sequence[str]:
-    """The prompts, all of them again within the words of each context, and those asked in place of forgotten ones."""
+    """The prompts; then all of them put into each stage's `context`, and with its `instead` replaced."""
     needs = [stage.objective.needs for stage in config.stages]
     contexts, forgotten = dict.fromkeys(each.context for each in needs), dict.fromkeys(each.instead for each in needs)
     reworded = [Reworded(asked, words) for words in contexts if words]

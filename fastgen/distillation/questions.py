@@ -1,4 +1,4 @@
-"""What a teacher is asked in the place of what its student is asked."""
+"""Checks of objectives that ask the teacher with another prompt or class than the student (`context`, `instead`)."""
 
 from ..config.schema import Config, StageConfig
 from ..data.texts import instead
@@ -7,7 +7,7 @@ from ..models.pipelines.pipeline import Pipeline
 
 
 def check_forgets(stage: StageConfig) -> None:
-    """Refuses, before anything is loaded, to forget nothing.
+    """Refuse, before anything is loaded, an objective that forgets but does not say what.
 
     Raises:
         UserError: naming the stage and the setting.
@@ -22,7 +22,7 @@ def check_forgets(stage: StageConfig) -> None:
 
 
 def check_questions(stage: StageConfig, config: Config, pipeline: Pipeline) -> None:
-    """Refuses other words that nobody is asked in, and to forget what is asked for nowhere or all the same.
+    """Refuse a `context` for a teacher without prompts, and to forget what no prompt or class asks for.
 
     Raises:
         UserError: naming the stage and what it does not find.

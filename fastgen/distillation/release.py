@@ -153,7 +153,7 @@ class Judge:
         )
 
     def _asked(self, pipe: Callable[..., StockPipeline], network: nn.Module, *, smaller: bool) -> Pipeline:
-        """What others' pipeline tells its denoiser; a network that is there already stands in for that."""
+        """The written pipeline under the teacher's reading; a network that is loaded already stands in for its own."""
         teacher = self.student.pipeline
         here = next(teacher.network.parameters()).device.type == torch.device(self.device).type
         stand_in = parts_of(teacher.pipe, teacher.network if here else network)

@@ -62,7 +62,7 @@ class Student:
         self.plan = Plan(grids, config.student.sampler, boundary=pipeline.boundary)
 
     def generator(self, weights: Mapping[str, Tensor]) -> NetworkDenoiser | Headed:
-        """The generator with the weights that a stage left, in a network of its own; it takes the first step count."""
+        """A generator in a network of its own, with the weights that a stage left, for the first step count."""
         network, grid = self.network(weights), self.plan.grids[0]
         heads = self.heads(weights, network)
         model = self.pipeline.speaking(network.to(self.device))
@@ -71,7 +71,7 @@ class Student:
         return Headed(model, dict(zip(grid.tolist(), heads.weights[len(grid)], strict=True)))
 
     def heads(self, weights: Mapping[str, Tensor], network: nn.Module) -> StepHeads | None:
-        """The last layers of the steps, where a stage left one for each: of its `network`."""
+        """The last layer of each step, if the stage left one for each; `network` is what `self.network` returned."""
         others = {int(name.removeprefix(HEADS)): value for name, value in weights.items() if name.startswith(HEADS)}
         if not others:
             return None
@@ -81,7 +81,7 @@ class Student:
         return StepHeads(layer, {n: own + value for n, value in others.items()})
 
     def network(self, weights: Mapping[str, Tensor]) -> nn.Module:
-        """A stock network in float32 with the weights that a stage left, which may be its own; in main memory."""
+        """A stock network in float32, in main memory, with the weights that a stage left; it may share theirs."""
         weights = {name: value for name, value in weights.items() if not name.startswith(HEADS)}
         if self.config.sharing == "lora":
             return merge(self.teachers(), weights, alpha=self.config.lora.alpha)
@@ -90,7 +90,7 @@ class Student:
         return cast(net, torch.float32)
 
     def teachers(self) -> nn.Module:
-        """The teacher's network in float32, from its files where the run has lost some of what is there."""
+        """The teacher's network in float32, read anew from its files if the run holds it in fewer bits."""
         config, network = self.config, self.pipeline.network
         as_loaded = teacher_dtype(config) == torch.float32 and (config.sharing != "lora" or base_of(config) == "fp32")
         pipe = self.pipeline.pipe

@@ -70,7 +70,8 @@ class Averager:
 
     Args:
         parameters: parameters that optimizers step after the turn.
-        early: send a gradient as soon as PyTorch says that it is whole, which it cannot say of what graphs add to it.
+        early: send a gradient as soon as PyTorch reports that it is complete. Set this to false where CUDA graphs add
+            to gradients, because PyTorch does not see that.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], *, early: bool = True) -> None:
@@ -83,7 +84,7 @@ class Averager:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Within, the turn's last backward pass: what it has finished may travel."""
+        """A context for the turn's last backward pass, during which complete gradients may already be sent."""
         if not self._buckets:
             self._listen()
         self._listening = self._early
@@ -133,7 +134,7 @@ class Averager:
                 p.register_post_accumulate_grad_hook(_heard_by(weakref.ref(self), number))
 
     def _having(self, lacking: Sequence[nn.Parameter]) -> Tensor:
-        """How many processes have a gradient of each parameter, this one of all but those that it is `lacking`."""
+        """Count for each parameter the processes that have a gradient; this process has all but the `lacking` ones."""
         here = torch.ones(len(self._parameters), device=self._parameters[0].device)
         absent = set(map(id, lacking))
         for number, p in enumerate(self._parameters):

@@ -31,13 +31,14 @@ class Begun:
     state: Mapping[str, Any]
 
     def new_budget(self, index: int, stage: StageConfig, was: Budget) -> str:
-        """What is told of a stage's new budget, which may be any before it begins, and none once it is over.
+        """Check that a resumed run may give a stage another budget, and return the sentence that says so.
 
-        What is under way may end later, or earlier if not before now, unless learning rates that were used already
-        followed from its end. Nothing else does: what objectives begin or change with is counted from the start.
+        A stage that has not begun may get any budget, and a stage that is over must keep its own. The current stage may
+        end at any point that is not yet passed, unless learning rates that were already used depend on where it ends.
+        Nothing else depends on that: what an objective starts or changes is counted from the stage's beginning.
 
         Raises:
-            CheckpointError: it would not be the run that the checkpoint is of.
+            CheckpointError: with the new budget it would be another run than the checkpoint's.
         """
         now, current = Budget(stage.train.images, stage.train.minutes), self.state["stage"]
         if index < current:

@@ -124,10 +124,12 @@ def save(root: Path, step: int, snapshot: Snapshot, *, keep: int) -> Path:
 
 
 def written_together(snapshot: Snapshot, write: Callable[[Snapshot], object]) -> None:
-    """`write` on the first process, of a snapshot whose groups all processes bring together as it asks for each.
+    """Call `write` on the first process with a snapshot of whole tensors, gathered from all processes.
+
+    The groups are gathered one by one, when `write` reads them, so that only one is in memory at a time.
 
     Args:
-        snapshot: on every process, which may leave out of it what is not sharded, but for the first.
+        snapshot: this process's part. Tensors that are not sharded are needed on the first process only.
 
     Raises:
         UserError: as in `alone`.

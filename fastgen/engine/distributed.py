@@ -41,9 +41,9 @@ def average(values: Tensor) -> Tensor:
 
 
 def agreed(seconds: float, wish: bool, device: torch.device) -> tuple[float, bool]:
-    """The mean of a number over all processes, and whether any of them has a wish: both in one exchange.
+    """The mean of `seconds` over all processes, and whether `wish` is true on any of them, in a single exchange.
 
-    One process alone need not ask its device.
+    With one process, the values are returned as they are and the device is not used.
     """
     if not parallel():
         return seconds, wish

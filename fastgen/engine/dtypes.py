@@ -44,13 +44,13 @@ def teacher_dtype(config: Config) -> torch.dtype:
 
 
 def autocast_of(net: nn.Module, precision: Precision, told: Collection[torch.dtype]) -> torch.dtype | None:
-    """The autocast around a network.
+    """The dtype of the autocast around a network's forward pass, or None for no autocast.
 
-    None around one in half precision, which runs as stock pipelines run it, unless it was cast from a pipeline in
-    float32, which goes on telling it float32.
+    A network in half precision has none, as in a stock pipeline. The exception is one that was cast from a float32
+    pipeline: the pipeline still passes it float32 arguments, which autocast has to convert.
 
     Args:
-        told: dtypes of the numbers that its pipeline tells it, see `Pipeline.told_in`.
+        told: dtypes of the arguments that its pipeline passes to it, see `Pipeline.told_in`.
     """
     own, autocast = dtype_of(net), AUTOCAST[precision]
     cast = own == autocast and torch.float32 in told and not any(dtype in HALF for dtype in told)

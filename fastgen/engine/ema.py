@@ -56,8 +56,8 @@ class EMA:
         """Lets the average follow the parameters as they are now.
 
         Args:
-            blocked: on the device; where it is 1, neither the average nor the count of updates changes. Who follows
-                it waits for it: a thread of its own, or where the average is not aside, the host.
+            blocked: flag on the device; where it is 1, neither the average nor the count of updates changes. Reading
+                it waits for the device: in the average's own thread if that is `aside`, otherwise on the host.
         """
         count = self.updates + 1
         weight = 1 - min(self.decay, (1 + count) / (10 + count))

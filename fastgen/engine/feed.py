@@ -133,7 +133,7 @@ class Feed:
         return _Read(positions, cond, real, pair, view.shape, asked, changed, kept)
 
     def _told(self, items: Items, positions: range, *, framed: bool) -> Conditioning:
-        """Of items, and of how their images are framed."""
+        """The conditioning of these items, with the size and crop of their images where the network takes these."""
         cond = self.view(items).condition(len(positions), labels=items.labels, prompts=items.prompts)
         if self.framing is not None and framed:
             frames = self.loader.frames(items.numbers or self.loader.numbers(positions))
@@ -152,7 +152,7 @@ class Feed:
         return torch.zeros((1, *view.shape), device=self.device), cond
 
     def _kept(self, latents: Latents, positions: range, view: Pipeline) -> Callable[[], Tensor]:
-        """Samples that were made before; of a batch that is not all there, made of the images."""
+        """A function that returns the cached samples of a batch, or encodes its images if some are not cached."""
         found = latents.rows(list(zip(self.loader.numbers(positions), self.loader.mirrored(positions), strict=True)))
         if found is not None:
             return partial(sent, found, self.device)
@@ -162,14 +162,14 @@ class Feed:
 
 
 def _in_context(items: Items, words: str) -> Items | None:
-    """The items, asked for within other words; None where there are none."""
+    """The items with each prompt put into a context such as "{}, in oil"; None without a context or prompts."""
     if not words or items.prompts is None:
         return None
     return replace(items, prompts=tuple(Reworded(items.prompts, words)))
 
 
 def asked_instead(items: Items, others: Sequence[tuple[str, str]]) -> Items:
-    """The items, asked for otherwise: classes by their numbers, prompts wherever the words stand."""
+    """The items with what is to be forgotten replaced: class numbers, or these words wherever a prompt has them."""
     labels, prompts = items.labels, items.prompts
     if labels is not None:
         number = {int(one): int(other) for one, other in others}

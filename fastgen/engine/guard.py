@@ -64,9 +64,15 @@ class Guard:
         self._broken = torch.zeros((), device=device)
 
     def judged(self, turn: Turn, values: Tensor) -> Tensor:
-        """The figures of a turn [n] and, below them, by how many deviations those that spike exceed the median [2, n].
+        """The figures of a turn with a second row that says which of them spike.
 
-        They are the same on every process, and so is what is found.
+        Args:
+            turn: the turn.
+            values: its figures [n], which are the same on every process.
+
+        Returns:
+            [2, n]: the figures, and for each that spikes the number of deviations by which it exceeds the median of
+            its past; 0 for all others.
         """
         if self._settings.spikes == "ignore":
             return torch.stack([values, torch.zeros_like(values)])

@@ -33,13 +33,15 @@ def materials(config: Config) -> dict[Material, Mapping[str, str]]:
 
 
 def check_materials(saved: Materials, now: Materials, checkpoint: Path, *, allowed: Collection[Material] = ()) -> None:
-    """Compare what a checkpoint was made of with what there is; of an older version's, which says nothing, all fits.
+    """Check that the files a checkpoint was made with have not changed since.
+
+    A checkpoint of an older version does not name them, and passes.
 
     Args:
-        allowed: materials that may be others.
+        allowed: materials that may have changed.
 
     Raises:
-        CheckpointError: one is another, and not allowed to be.
+        CheckpointError: one that is not allowed to has changed.
     """
     for name, held in now.items():
         changes = _changes(saved.get(name, held), held)

@@ -81,7 +81,7 @@ def _renamed_in(stage: dict[str, Any]) -> dict[str, Any]:
 
 
 def _completed(fingerprint: dict[str, Any]) -> dict[str, Any]:
-    """With the settings that its version did not have yet at their defaults, at which they change nothing."""
+    """The fingerprint with settings that its version did not know yet, at defaults that leave the run as it was."""
     known = {name: value for name, value in _defaults(Config).items() if name not in VOLATILE}
     data, stages = fingerprint["data"], fingerprint["stages"]
     told = {
@@ -113,7 +113,7 @@ def _defaults(kind: Any) -> dict[str, Any]:
 
 
 def _over(defaults: Any, saved: Any) -> Any:
-    """What was saved, and where it says nothing at any depth, the default."""
+    """The saved settings, completed at every depth by the defaults of those that were not saved."""
     if not (isinstance(defaults, dict) and isinstance(saved, dict)):
         return saved
     return {**defaults, **{name: _over(defaults.get(name), value) for name, value in saved.items()}}

@@ -11,10 +11,11 @@ from ..models.offload import Lane, locked_like
 
 
 class Moments:
-    """Moments of several optimizers, of which those of the acting roles alone are on the device.
+    """Moments of several optimizers; only those of the acting roles are on the device, all others in main memory.
 
-    Copies run beside the turns: those of a role that acts no longer, then into the same memory those of one that acts
-    from now on, which are there when its optimizer steps. What no role takes over is given back.
+    They are copied while the turns compute. When another role begins to act, the moments of the previous one move to
+    main memory, and those of the new one arrive in the memory that this frees, in time for its optimizer's step. Memory
+    that no role takes over is released.
 
     Args:
         optimizers: role -> its optimizer, whose moments are on the device.
@@ -37,7 +38,7 @@ class Moments:
                 self._arrive(role)
 
     def wait(self) -> None:
-        """What is computed on the device from here on finds what was moved there, and has the room of what left."""
+        """Let the device's next computations wait for the copies, and release memory that no role took over."""
         self._lane.wait(self._lane.mark())
         self._spare.clear()
 

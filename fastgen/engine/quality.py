@@ -199,9 +199,10 @@ def left_by(stage: Stage, *, asked: Collection[str] = ()) -> dict[str, dict[str,
 
 
 def plain(roles: Roles, weights: Mapping[str, Tensor], feed: Feed) -> dict[str, Tensor]:
-    """What was `copied`, for a stock network: what the embeddings are told at the student's stops is baked in.
+    """Turn weights from `copied` into weights of a stock network, without embeddings of further values.
 
-    See `fastgen.models.baking`. The generator of the roles, whose training is over, gets these weights.
+    What the embeddings add at the student's stops is baked into the time embedding, see `fastgen.models.baking`. As a
+    side effect the generator among the roles, whose training is over, gets these weights.
     """
     generator = roles.network("generator")
     if not generator.scalars:

@@ -141,7 +141,7 @@ def build_roles(
 
 @torch.no_grad()
 def _begin_alike(follower: Speaker, leader: Speaker) -> None:
-    """Gives an adapter that adds nothing yet the A of another, so that the mean of their factors is that of both."""
+    """Give a new adapter (B = 0) the factor A of another: averaging factors is exact as long as their A agree."""
     theirs = dict(leader.named_parameters())
     for name, parameter in follower.named_parameters():
         if name.endswith(f".{DOWN}.weight"):
@@ -170,7 +170,7 @@ def _kind(name: str, origin: str, trained: Sequence[str]) -> Kind:
 
 
 def _alone(pipeline: Pipeline, settings: TrainConfig, kind: Kind, told: Told, graphs: Graphs | None) -> NetworkDenoiser:
-    """A role with a network of its own; one that is lent is the teacher's unless it computes in another dtype."""
+    """A role with a network of its own; a frozen one uses the teacher's weights, unless it needs another dtype."""
     dtype = dtype_of(pipeline.network) if settings.precision != "bf16" else torch.bfloat16
     if kind == "lent" and dtype == dtype_of(pipeline.network):
         net = alias(pipeline.network)

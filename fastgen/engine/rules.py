@@ -153,7 +153,7 @@ class Muon:
 
 
 def rules_of(name: RuleName, betas: tuple[float, float], parts: Owned) -> list[tuple[Rule, list[Unit]]]:
-    """Who steps what: every parameter is one rule's."""
+    """The update rules of an optimizer, each with the parameters that it steps; every parameter belongs to one."""
     moments = ("exp_avg", "exp_avg_sq") if betas[0] else ("exp_avg_sq",)
     plain, wholes = AdamW(moments), [Unit(index) for index in range(len(parts.tensors))]
     if name == "adamw":
@@ -171,7 +171,10 @@ def rules_of(name: RuleName, betas: tuple[float, float], parts: Owned) -> list[t
 
 
 def hidden_matrices(parts: Owned) -> list[str]:
-    """The weights of layers in stacks of blocks: what reads the sample, the time or the text, or writes, is in none."""
+    """Names of the weight matrices inside stacks of blocks, which Muon steps.
+
+    Layers that read the sample, the time or the text, and the output layer, are in no stack and so not among them.
+    """
 
     def is_hidden(name: str, shape: torch.Size) -> bool:
         stacked = any(step.isdigit() for step in name.split("."))

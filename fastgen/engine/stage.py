@@ -192,7 +192,7 @@ class Stage:
         return taken
 
     def _settled(self, taken: list[Turned]) -> dict[str, float]:
-        """The figures of turns, which are over with that: what moves an average only then follows one that stepped."""
+        """Read the figures of the turns taken, and let the average follow those generator turns that were stepped."""
         figures: dict[str, float] = {}
         for place, one in enumerate(taken):
             if not self._waits:
@@ -204,7 +204,7 @@ class Stage:
         return figures
 
     def _confirm(self, turns: Sequence[Turned]) -> None:
-        """Reads whether the device stepped the first of some turns; of those that it did not, nothing counts."""
+        """Learn whether the device stepped the first of these turns; if not, take its images and updates back."""
         first = turns[0]
         try:
             first.stepped = self.guard.passes(first, self.position.cycle)
@@ -304,5 +304,5 @@ class Stage:
 
 
 def _whole(parameters: list[nn.Parameter]) -> list[nn.Parameter]:
-    """Those that are not sharded, whose gradients nobody else averages."""
+    """The parameters that are not sharded: their gradients are averaged here, those of slices by FSDP2."""
     return [p for p in parameters if not isinstance(p, Slice)]

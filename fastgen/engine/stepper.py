@@ -97,7 +97,7 @@ class Stepper(torch.optim.Optimizer):
                 del state[name]
 
     def _check_whole(self, states: Mapping[int, Mapping[str, Any]]) -> None:
-        """A tensor that was stepped has all that its rule keeps of it; under two rules, of one of them."""
+        """Check that every tensor with a state has all that its rule keeps, or if two rules share it, one of them."""
         for index, state in states.items():
             kept = [set(one.names) for one in self._rules[index]]
             whole = [names for names in kept if names <= state.keys()]

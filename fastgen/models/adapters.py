@@ -59,8 +59,8 @@ class SharedNetwork:
     """A frozen network that several roles act on, one at a time.
 
     Args:
-        net: network without adapters; its layers become adaptable and its parameters are frozen. Given an `alias` of a
-            network, that one keeps its structure, state dict and outputs, and in memory there still is only one.
+        net: network without adapters; its layers become adaptable and its parameters are frozen. To leave a network
+            as it is, pass an `alias` of it, which shares the memory of its weights.
         roles: the roles that get an adapter; it starts as an exact zero update.
         adaptation: form of the adapters.
         compute: dtype that the updates are computed in, where it is not that of the layers.
@@ -248,7 +248,7 @@ class AdaptedDenoiser(nn.Module):
 
 
 def alias(net: nn.Module) -> nn.Module:
-    """The network's modules anew on the same tensors: what is added to the one is not seen by the other."""
+    """A copy of the network's modules that shares its tensors: layers added to one do not change the other."""
     held = [*net.parameters(), *net.buffers(), *beside_weights(net)]
     return copy.deepcopy(net, {id(value): value for value in held})
 

@@ -37,7 +37,7 @@ def baked(
     stops: Mapping[float, Scalars],
     example: tuple[Tensor, Conditioning],
 ) -> dict[str, Tensor]:
-    """A role's own weights, changed so that its plain network says at each stop what it says when told the scalars.
+    """A role's own weights, changed so that at each stop the plain network returns what it returns with the scalars.
 
     Args:
         state: state dict of `weights_of(model)`, on the CPU; not changed.
@@ -58,7 +58,9 @@ def baked(
 
 @torch.no_grad()
 def fused(model: RoleNetwork, state: Mapping[str, Tensor], grids: Sequence[Tensor]) -> dict[str, Tensor]:
-    """A role's own weights with the fused head of the first of fewest steps, and what all others add to that.
+    """A role's own weights with one fused head as the last layer, and the offsets of all other heads from it.
+
+    The head in the weights is that of the first step of the smallest step count.
 
     Args:
         state: state dict of `weights_of(model)`, on the CPU; not changed.

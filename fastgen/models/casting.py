@@ -65,10 +65,10 @@ def renewed(net: nn.Module, change: Callable[[str, Tensor], Tensor]) -> nn.Modul
 
 
 def fitting(told: Any, dtype: torch.dtype) -> Any:
-    """What a network is told, with all that is in half precision in `dtype`.
+    """The arguments of a network's call, with tensors in half precision cast to `dtype`.
 
-    A pipeline gives text in the dtype that it was loaded in, which need not be that of the network now called; what
-    it gives in float32 it gives so to networks of every dtype.
+    A pipeline passes text embeddings in the dtype in which it was loaded, which may differ from that of the network
+    being called. Float32 arguments stay as they are, because a pipeline passes these to networks of every dtype.
     """
     return tree_map(lambda x: x.to(dtype) if isinstance(x, Tensor) and x.dtype in HALF else x, told)
 

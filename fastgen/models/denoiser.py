@@ -256,7 +256,7 @@ class RetargetedDenoiser(nn.Module):
         return self.inner.own
 
     def requires_grad_(self, requires_grad: bool = True) -> "RetargetedDenoiser":
-        """What a denoiser trains is not always its parameters themselves, see `AdaptedDenoiser`."""
+        """Passed on to the inner denoiser, whose trained tensors need not be its parameters, see `AdaptedDenoiser`."""
         self.inner.requires_grad_(requires_grad)
         return self
 

@@ -151,7 +151,9 @@ def weight_shape(layer: Any) -> tuple[int, ...]:
 
 @torch.no_grad()
 def ends_with_heads(model: Any, shape: Sequence[int], cond: Any) -> bool:
-    """Whether what a denoiser says is linear in its heads, and each row has its own: they really come last.
+    """Whether the heads really are the last thing that a denoiser does to each sample.
+
+    It is tested by drawing offsets: the prediction must be linear in a row's own head and not depend on other rows'.
 
     Args:
         model: a denoiser with heads for two intervals, whose offsets are drawn here.

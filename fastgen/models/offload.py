@@ -101,7 +101,7 @@ class BlockSwap:
         net.register_forward_pre_hook(self._begin)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
-        """An alias has the same weights, and so the same swap; in a copy there is nothing that it would move."""
+        """The swap itself: an alias of the network shares its weights, and in a real copy there are none to move."""
         return self
 
     def serves(self, net: nn.Module) -> bool:

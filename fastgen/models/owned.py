@@ -51,7 +51,7 @@ class Place:
         return tensor.detach()[self.start : self.start + self.shape.numel()].view(self.shape)
 
     def blocks(self, scales: Tensor, size: int) -> Tensor:
-        """Of one number for every `size` values of the owned tensor, those that values of the parameter have."""
+        """The entries of `scales`, which has one per `size` values of the owned tensor, that cover this parameter."""
         return scales[self.start // size : -(-(self.start + self.shape.numel()) // size)]
 
 

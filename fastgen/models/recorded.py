@@ -87,7 +87,7 @@ class Asked:
         return tuple(weight.data_ptr() for weight in (*self.actor.parameters, *self.actor.weights))
 
     def again(self, tensors: Sequence[Tensor]) -> Any:
-        """The call with these in the place of its tensors."""
+        """Make the same call with these tensors as its arguments."""
         values = iter(tensors)
         leaves = [next(values) if isinstance(leaf, Tensor) else leaf for leaf in self.leaves]
         return self.actor.function(tree_unflatten(leaves, self.form))
@@ -177,10 +177,10 @@ class Differentiated(Recorded):
 
 
 class Sums:
-    """The gradients of weights, where recorded backward passes add to them.
+    """Fixed memory to which recorded backward passes add the gradients of weights.
 
-    Roles whose weights are alike use one after the other: seldom two of them have gradients at once, and then one of
-    them gets memory of its own.
+    Roles with weights of the same shapes take turns in using it. Should two of them have gradients at once, the earlier
+    one's are moved to memory of their own.
     """
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
@@ -188,7 +188,7 @@ class Sums:
         self._holders: list[nn.Parameter | None] = [None] * len(weights)
 
     def add(self, weights: Sequence[nn.Parameter], reached: Sequence[int], replay: Callable[[], None]) -> None:
-        """Adds what `replay` adds to the places to the gradients of these weights."""
+        """Run `replay`, which adds to the fixed memory, and hand the result on to the gradients of these weights."""
         fresh = [i for i in reached if weights[i].grad is not self.places[i]]
         for i in fresh:
             holder = self._holders[i]
@@ -208,7 +208,7 @@ class Sums:
             self._holders[i] = weights[i]
 
     def spare(self, reached: Sequence[int], replay: Callable[[], None]) -> None:
-        """Leaves the gradients as they are."""
+        """Run `replay` without changing any gradient."""
         before = [self.places[i].clone() for i in reached]
         replay()
         if before:

@@ -48,7 +48,7 @@ class ScalarEmbeddings(nn.Module):
         return torch.stack([self.embed[name](_waves(value)) for name, value in values.items()]).sum(dim=0)
 
     def words(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What `told` is given for the values [B]; what is not given keeps its zero.
+        """The argument of `told` for these values [B]; a scalar without a value adds nothing.
 
         Raises:
             ValueError: a scalar is given that was not declared.
@@ -58,7 +58,7 @@ class ScalarEmbeddings(nn.Module):
 
     @contextmanager
     def told(self, net: nn.Module, words: Mapping[str, Tensor]) -> Iterator[None]:
-        """Within, `net` knows what the words say, and nothing where there are none."""
+        """A context in which `net` adds these words, made by `words`, to its time embedding; without words, nothing."""
         if not words:
             yield
             return
