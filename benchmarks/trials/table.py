@@ -2,7 +2,7 @@
 
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Annotated, Self
+from typing import Annotated, Literal, Self
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -25,6 +25,7 @@ class Trial(BaseModel):
     steps: that the student is measured at; those that it is made for where not given.
     seed: of the run.
     minutes, protocol: in place of the table's.
+    ends: by its minutes, or by the config's images, for which the minutes are then an estimate.
     note: what a reader of its figures should know.
     """
 
@@ -35,6 +36,7 @@ class Trial(BaseModel):
     steps: tuple[int, ...] = ()
     seed: int = 0
     minutes: Annotated[float, Field(gt=0)] | None = None
+    ends: Literal["minutes", "images"] = "minutes"
     protocol: str | None = None
     note: str = ""
 
@@ -47,11 +49,13 @@ class Trial(BaseModel):
         return load(named(self.config).path, [*self.set, *more])
 
     def budget(self, minutes: float) -> list[str]:
-        """Overrides that give its stages so many minutes in all, in their own proportions.
+        """Overrides that give its stages so many minutes in all, in their own proportions; none if images end it.
 
         Raises:
             UserError: a stage has no minutes.
         """
+        if self.ends == "images":
+            return []
         stages = self.loaded().stages
         own = [stage.train.minutes for stage in stages]
         if None in own:

@@ -21,6 +21,7 @@ from .conditioning import Conditioning
 from .contract import RoleNetwork
 from .denoiser import RetargetedDenoiser
 from .head_bank import HEADS, HeadBank, steps_of, weight_shape
+from .recorded import listened
 from .roles import weights_of
 from .scalars import ScalarEmbeddings
 
@@ -159,7 +160,8 @@ def _input_of(layer: nn.Linear, model: RoleNetwork, t: float, example: tuple[Ten
     hook = layer.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
     x, cond = example
     try:
-        model(x, torch.full((len(x),), t, dtype=torch.float64, device=x.device), cond)
+        with listened():
+            model(x, torch.full((len(x),), t, dtype=torch.float64, device=x.device), cond)
     finally:
         hook.remove()
     return seen[0].reshape(-1, seen[0].shape[-1])[0]

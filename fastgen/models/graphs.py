@@ -1,8 +1,9 @@
 """CUDA graphs of a network's calls: one launch in the place of thousands.
 
-A call and its backward pass are recorded when the same kind of call comes for the second time, and replayed from the
-third on: the same kernels on the same memory, so that the numbers are those of the call itself. What changes between
-calls is copied into the places that were recorded; weights are read where they are, so that they must stay there.
+A call and its backward pass are recorded when the same kind of call comes again after one has gone by with its
+backward pass, in which libraries choose their kernels, and replayed from then on: the same kernels on the same memory, so
+that the numbers are those of the call itself. What changes between calls is copied into the places that were recorded;
+weights are read where they are, so that they must stay there.
 
 A graph keeps the memory of its intermediate values. Those of calls without a backward pass share one pool, since such
 a call is over when the next begins; so do all backward passes. A call that waits for its backward pass has a pool to
@@ -15,7 +16,8 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.utils._pytree import tree_iter
 
 from .recorded import Actor, Asked, Differentiated, Recorded, Slot, Sums
 
@@ -31,7 +33,7 @@ class Graphs:
     """The graphs of the networks of a stage."""
 
     def __init__(self) -> None:
-        self._once: set[Hashable] = set()
+        self._gone_by: set[Hashable] = set()
         self._recorded: dict[Hashable, Recorded | None] = {}
         self._slots: list[Slot] = []
         self._pools: dict[str, Any] = {}
@@ -52,9 +54,8 @@ class Graphs:
         if kind not in self._recorded:
             if len(self._recorded) == MOST:
                 return actor.function(told)
-            if kind not in self._once:
-                self._once.add(kind)
-                return actor.function(told)
+            if kind not in self._gone_by:
+                return self._itself(kind, actor, told)
             self._recorded[kind] = self._record(asked, slot)
         recorded = self._recorded[kind]
         if recorded is None:
@@ -63,6 +64,16 @@ class Graphs:
             self._moved(kind, actor)
             return actor.function(told)
         return recorded(asked)
+
+    def _itself(self, kind: Hashable, actor: Actor, told: Mapping[str, Any]) -> Any:
+        """The call, which has gone by when its backward pass is under way, or at once where it has none."""
+        output = actor.function(told)
+        nodes = {y.grad_fn for y in tree_iter(output) if isinstance(y, Tensor) and y.grad_fn is not None}
+        for node in nodes:
+            node.register_hook(lambda *_: self._gone_by.add(kind))
+        if not nodes:
+            self._gone_by.add(kind)
+        return output
 
     def _moved(self, kind: Hashable, actor: Actor) -> None:
         """The graph reads where weights are no more; those that move again and again have none."""

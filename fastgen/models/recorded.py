@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,6 +14,19 @@ from torch.autograd import forward_ad
 from torch.autograd.function import once_differentiable
 from torch.autograd.graph import get_gradient_edge
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+
+_LISTENED = ContextVar("listened", default=False)
+
+
+@contextmanager
+def listened() -> Iterator[None]:
+    """Within, calls are made kernel by kernel, so that hooks of the layers are run: a replay runs none."""
+    before = _LISTENED.set(True)
+    try:
+        yield
+    finally:
+        _LISTENED.reset(before)
 
 
 @dataclass(frozen=True)
@@ -66,9 +80,9 @@ class Asked:
 
     @property
     def plain(self) -> bool:
-        """Whether no derivative is pushed forward, and nobody asks what is kept for backward."""
+        """Whether no derivative is pushed forward, and nobody asks what is kept for backward or `listened` to layers."""
         pushed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-        return not pushed and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
+        return not (pushed or _LISTENED.get()) and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
 
     @property
     def differentiated(self) -> bool:
@@ -248,10 +262,21 @@ class _Replayed(torch.autograd.Function):
 
 
 class recording(torch.cuda.graph):
-    """Records what is launched within; other threads may go on using the device."""
+    """Records what is launched within; other threads may go on using the device.
+
+    What is raised within says why a recording failed, not the error of ending it that follows.
+    """
 
     def __init__(self, graph: Any, pool: Any) -> None:
         super().__init__(graph, pool=pool, capture_error_mode="thread_local")
+
+    def __exit__(self, *raised: Any) -> None:
+        try:
+            super().__exit__(*raised)
+        except RuntimeError:
+            self.stream_ctx.__exit__(*raised)
+            if raised[0] is None:
+                raise
 
 
 def _kind(leaf: Any) -> Hashable:

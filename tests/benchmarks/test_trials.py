@@ -52,6 +52,9 @@ def test_every_trial_of_a_table_has_its_budget(name):
     table = Table.read(name)
     for trial in table.trials.values():
         stages = trial.loaded(*trial.budget(table.minutes)).stages
+        if trial.ends == "images":
+            assert {stage.train.minutes for stage in stages} == {None}
+            continue
         assert sum(stage.train.minutes for stage in stages) == pytest.approx(table.minutes, rel=1e-3)
 
 

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from fastgen.errors import UserError
 from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias
 from fastgen.models.baking import baked
+from fastgen.models.graphs import Graphs
 from fastgen.models.merging import merged
 from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.models.recorded import Actor, Asked
 from fastgen.models.roles import weights_of
 from fastgen.models.walk import sample, scalars_at
 
@@ -69,6 +71,21 @@ def test_the_baked_network_samples_as_the_told_one(pipeline, make, sampler):
 
     close(drawn(plain(pipeline, model, told)), drawn(model, scalars=told))
     assert (drawn(model) - drawn(model, scalars=told)).abs().max() > 1e-2, "what is told makes no difference"
+
+
+def test_layers_are_listened_to_in_calls_that_no_graph_replays(pipeline):
+    seen = []
+
+    class Spy(Graphs):
+        def call(self, actor: Actor, told) -> object:
+            seen.append(Asked.of(actor, told).plain)
+            return actor.function(told)
+
+    for make in (whole, adapted):
+        model = make(pipeline)
+        (model._shared[0] if make is adapted else model).graphs = Spy()
+        plain(pipeline, model, scalars_at(GRID, NAMES, sampler="ode", guidance=None))
+    assert seen == [False] * 2 * len(GRID)
 
 
 def test_each_stop_is_told_where_its_step_leads():

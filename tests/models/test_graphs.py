@@ -88,6 +88,24 @@ def test_another_role_s_calls_leave_a_gradient_that_is_still_to_be_read():
     assert (ours[0].grad.tolist(), theirs[0].grad.tolist()) == ([1.0] * 2, [5.0] * 2)
 
 
+def test_nothing_is_recorded_before_a_backward_pass_has_gone_by(monkeypatch):
+    asked_for = []
+    monkeypatch.setattr(Asked, "recordable", True)
+    monkeypatch.setattr(Graphs, "_slot", lambda _: None)
+    monkeypatch.setattr(Graphs, "_record", lambda *_: asked_for.append(True))
+    _, call = caller(Net())
+    one, other = (call(torch.ones(2, 8), torch.ones(2)) for _ in range(2))
+    assert not asked_for, "its backward pass has not chosen its kernels"
+    (one + other).sum().backward()
+    call(torch.ones(2, 8), torch.ones(2))
+    assert asked_for
+    with torch.no_grad():
+        call(torch.ones(2, 8), torch.ones(2))
+        assert len(asked_for) == 1, "another kind"
+        call(torch.ones(2, 8), torch.ones(2))
+    assert len(asked_for) == 2
+
+
 @torch.no_grad()
 @pytest.mark.gpu
 def test_a_replay_is_the_call():
@@ -185,9 +203,41 @@ def test_calls_that_wait_for_one_backward_pass_do_not_share_memory():
 def test_a_forgotten_call_frees_its_memory():
     net = Net().to(CUDA)
     graphs, call = caller(net)
+    call(*drawn(0)).sum().backward()
     for seed in range(6):
         call(*drawn(seed))  # nobody differentiates it
     assert len(graphs._slots) == 1
+    assert recorded(graphs)
+
+
+@pytest.mark.gpu
+def test_kernels_are_chosen_before_a_backward_pass_is_recorded(monkeypatch):
+    """Two calls of a turn: cuDNN times its kernels in the first backward pass, which no recording may do."""
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", True)
+    net = nn.Conv2d(13, 11, 3, padding=1).to(CUDA)  # of no size that another test has timed
+    graphs = Graphs()
+    actor = Actor("conv", net, tuple(net.parameters()), (), lambda told: net(**told))
+    for seed in range(4):
+        torch.manual_seed(seed)
+        images = torch.randn(2, 5, 13, 17, 19, device=CUDA)
+        found = []
+        for function in (lambda x: graphs.call(actor, {"input": x}), net):
+            net.zero_grad()
+            sum(function(x).square().sum() for x in images).backward()
+            found.append([p.grad.clone() for p in net.parameters()])
+        assert all(torch.allclose(a, b, rtol=1e-3) for a, b in zip(*found, strict=True))
+    assert len(recorded(graphs)) == 2
+
+
+@pytest.mark.gpu
+def test_a_recording_that_failed_says_why_and_leaves_the_stream(caplog):
+    net = Waiter().to(CUDA)
+    _, call = caller(net, "waiter")
+    stream = torch.cuda.current_stream()
+    for seed in range(4):
+        call(*drawn(seed)).sum().backward()
+    assert torch.cuda.current_stream() == stream
+    assert "previous error" not in caplog.text
 
 
 @pytest.mark.gpu
