@@ -21,7 +21,7 @@ from .conditioning import Conditioning
 from .contract import RoleNetwork
 from .denoiser import RetargetedDenoiser
 from .head_bank import HEADS, HeadBank, steps_of, weight_shape
-from .recorded import listened
+from .recordable import listened
 from .roles import weights_of
 from .scalars import ScalarEmbeddings
 

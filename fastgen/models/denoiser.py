@@ -17,7 +17,7 @@ from .head_bank import HeadBank, Intervals
 from .layout import Layout
 from .owned import collect_gradients
 from .recompute import enable_checkpointing
-from .recorded import Actor
+from .recordable import Actor
 from .scalars import ScalarEmbeddings
 from .sequences import Parts
 from .taps import Taps

@@ -19,7 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
-from .recorded import Actor, Asked, Differentiated, Recorded, Slot, Sums
+from .recordable import Actor, Asked
+from .recorded import Differentiated, Recorded, Slot, Sums
 
 LOG = logging.getLogger(__name__)
 

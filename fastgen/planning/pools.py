@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_iter
 
 from ..models.graphs import Graphs
-from ..models.recorded import Actor, Asked
+from ..models.recordable import Actor, Asked
 from .meter import Measured, Meter
 
 KEPT = "what graphs keep"

@@ -11,7 +11,7 @@ from fastgen.models.baking import baked
 from fastgen.models.graphs import Graphs
 from fastgen.models.merging import merged
 from fastgen.models.pipelines.pipeline import Pipeline
-from fastgen.models.recorded import Actor, Asked
+from fastgen.models.recordable import Actor, Asked
 from fastgen.models.roles import weights_of
 from fastgen.models.walk import sample, scalars_at
 

@@ -6,7 +6,8 @@ from torch import nn
 
 from fastgen.models.graphs import Graphs
 from fastgen.models.masters import halve
-from fastgen.models.recorded import Actor, Asked, Differentiated, Sums
+from fastgen.models.recordable import Actor, Asked
+from fastgen.models.recorded import Differentiated, Sums
 
 CUDA = "cuda"
 

@@ -13,7 +13,7 @@ from benchmarks.trio import Setting, stage_on
 from fastgen.engine.stage import Stage
 from fastgen.models.masters import low_of
 from fastgen.models.offload import bytes_with_swap
-from fastgen.models.recorded import Actor
+from fastgen.models.recordable import Actor
 from fastgen.models.rewards import Rewards
 from fastgen.models.sharding import bytes_together
 from fastgen.planning import meter as meters

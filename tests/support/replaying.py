@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from fastgen.models.recorded import Actor, Asked
+from fastgen.models.recordable import Actor, Asked
 
 
 class Replaying:
