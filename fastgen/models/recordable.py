@@ -76,7 +76,7 @@ class Asked:
 
     @property
     def plain(self) -> bool:
-        """Whether no derivative is pushed forward, and nobody asks what is kept for backward or `listened` to layers."""
+        """Whether no derivative is pushed forward, and nobody asks what is kept for backward or has `listened`."""
         pushed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
         return not (pushed or _LISTENED.get()) and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
 
