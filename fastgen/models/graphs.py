@@ -1,9 +1,9 @@
 """CUDA graphs of a network's calls: one launch in the place of thousands.
 
-A call and its backward pass are recorded when its kind comes again after one has gone by with its backward pass, in which
-libraries choose their kernels, and replayed from then on: the same kernels on the same memory, so that the numbers are
-those of the call itself. What changes between calls is copied into the places that were recorded; weights are read where
-they are, so that they must stay there.
+A call and its backward pass are recorded when its kind comes again after one has gone by with its backward pass, in
+which libraries choose their kernels, and replayed from then on: the same kernels on the same memory, so that the
+numbers are those of the call itself. What changes between calls is copied into the places that were recorded; weights
+are read where they are, so that they must stay there.
 
 A graph keeps the memory of its intermediate values. Those of calls without a backward pass share one pool, since such
 a call is over when the next begins; so do all backward passes. A call that waits for its backward pass has a pool to
