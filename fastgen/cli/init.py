@@ -101,6 +101,7 @@ def _chosen(args: Namespace) -> Path:
     print(f"counting what {wish.teacher} needs on {wish.memory:g} GB")
     preset = choose(wish, said=lambda line: print(f"  {line}", flush=True))
     written_anew({file: preset.text})
+    print(f"taken, as the fastest that fits: {preset.way.said}")
     return file
 
 

@@ -173,7 +173,9 @@ def _stage_lines(index: int, stage: StageConfig, forecast: Forecast, card: Card)
     if forecast.recorded:
         yield f"  {'of it allocated':<34}{_gib(forecast.allocated + card.workspace)} at most, as PyTorch counts"
     work = forecast.work
-    yield f"  a cycle: {work.launches:,} launches, {work.flops / 1e12:.3g} TFLOP, {_time(card.cycle(forecast))}"
+    tflop = work.flops / 1e12
+    counted = f"{tflop:,.0f}" if tflop >= 100 else f"{tflop:.3g}"
+    yield f"  a cycle: {work.launches:,} launches, {counted} TFLOP, {_time(card.cycle(forecast))}"
     yield f"  the stage: {forecast.cycles:,} cycles, {_time(forecast.cycles * card.cycle(forecast))}"
 
 

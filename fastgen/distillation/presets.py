@@ -42,16 +42,16 @@ class Way:
 
 _AGAIN = {"gradient_checkpointing": True}
 WAYS = (
-    Way("four images at a time, nothing computed again", train={"micro_batch": 4}),
-    Way("four at a time, blocks computed again in the backward pass", train={"micro_batch": 4, **_AGAIN}),
-    Way("one at a time, blocks computed again", train={"micro_batch": 1, **_AGAIN}),
+    Way("four images at a time, nothing recomputed", train={"micro_batch": 4}),
+    Way("four images at a time, blocks recomputed in the backward pass", train={"micro_batch": 4, **_AGAIN}),
+    Way("one image at a time, blocks recomputed", train={"micro_batch": 1, **_AGAIN}),
     Way(
-        "one at a time, blocks computed again, weights in main memory between their calls",
+        "one image at a time, blocks recomputed, weights in main memory between their calls",
         memory="low",
         train={"micro_batch": 1, **_AGAIN},
     ),
     Way(
-        "one at a time, blocks computed again, weights in main memory between their calls, LoRAs of rank 16",
+        "one image at a time, blocks recomputed, weights in main memory between their calls, LoRAs of rank 16",
         rank=16,
         memory="low",
         train={"micro_batch": 1, **_AGAIN},

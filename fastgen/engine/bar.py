@@ -1,11 +1,14 @@
 """The progress of a stage: a bar on a terminal, and now and then a line where nobody sees a bar."""
 
 import sys
+import time
 from collections.abc import Callable, Iterable, Mapping
 from itertools import groupby
 from typing import Any
 
 from tqdm import tqdm
+
+from .pace import spoken
 
 MARKS = 10
 """Lines of a stage where there is no terminal."""
@@ -23,6 +26,7 @@ class Bar:
 
     def __init__(self, name: str, *, share: float, say: Callable[[str], None], hidden: bool) -> None:
         self._name, self._say, self._images, self._share, self._marks = name, say, 0, share, -1
+        self._began = time.monotonic(), share
         self._lines = not hidden and not sys.stderr.isatty()
         self._tqdm: tqdm[Any] = tqdm(
             total=1.0,
@@ -52,7 +56,14 @@ class Bar:
             return
         before, self._marks = self._marks, int(self._share * MARKS + 1e-9)
         if self._marks > before:
-            self._say(f"{self._name}: {self._share:.0%}; {'; '.join(told)}")
+            self._say(f"{self._name}: {self._share:.0%}{self._left()}; {'; '.join(told)}")
+
+    def _left(self) -> str:
+        """The time left at the pace of this process so far; nothing before the first mark, or at the end."""
+        since, share = self._began
+        if self._marks < 1 or self._share >= 1 or self._share <= share:
+            return ""
+        return f", about {spoken((time.monotonic() - since) * (1 - self._share) / (self._share - share))} left"
 
 
 def by_role(figures: Mapping[str, float]) -> list[str]:

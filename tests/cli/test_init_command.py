@@ -29,6 +29,7 @@ def test_a_config_for_a_folder_is_written_counted_and_planned(here, capsys):
     flags = ["--pipeline", "mine", "--memory", "24", "--height", "16", "--width", "16", "--steps", "2,1"]
     assert main(["init", *flags]) == 0
     said = capsys.readouterr().out
+    assert "taken, as the fastest that fits: four images at a time, nothing recomputed" in said
     assert "wrote mine_2step.yaml" in said
     assert "next: fastgen train --config mine_2step.yaml --dry-run" in said
     config = load(here / "mine_2step.yaml")

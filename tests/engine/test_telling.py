@@ -62,12 +62,19 @@ def lines(total: int, moves: range) -> list[str]:
     return said
 
 
-def test_without_a_terminal_a_stage_is_a_dozen_lines(capsys):
+def test_without_a_terminal_a_stage_is_a_dozen_lines_with_the_time_left(capsys, monkeypatch):
+    seconds = iter(range(100))  # asked when the stage begins, then once a mark between its ends
+    monkeypatch.setattr(bars.time, "monotonic", lambda: next(seconds))
     said = lines(1000, range(0, 1001, 5))
     assert len(said) == 11
+    assert [line.partition(";")[0] for line in (said[0], said[2], said[-1])] == [
+        "stage 1/2 kd: 0%",
+        "stage 1/2 kd: 20%, about 8 s left",
+        "stage 1/2 kd: 100%",
+    ]
     assert said[5] == (
-        "stage 1/2 kd: 50%; 500 images; 12.3 images/s; 1.50 GiB; frechet 3 (best 2); generator dm 0.123 grad 1.5; "
-        "fake_score eps 0.5 grad 2"
+        "stage 1/2 kd: 50%, about 5 s left; 500 images; 12.3 images/s; 1.50 GiB; frechet 3 (best 2); "
+        "generator dm 0.123 grad 1.5; fake_score eps 0.5 grad 2"
     )
     assert capsys.readouterr().err == ""
 
