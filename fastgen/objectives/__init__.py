@@ -64,6 +64,7 @@ from .trajectory.scm import SimplifiedConsistency
 from .trajectory.scott import StochasticConsistency
 from .trajectory.self_shortcut import SelfShortcut
 from .trajectory.shortcut import Shortcut
+from .trajectory.std import SingleTrajectory
 from .trajectory.tbcm import TrajectoryBackward
 from .trajectory.tcm import TruncatedConsistency
 from .trajectory.tdd import TargetDriven
@@ -115,6 +116,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "pcm": PhasedConsistency,
     "tscd": SegmentedConsistency,
     "tdd": TargetDriven,
+    "std": SingleTrajectory,
     # flow maps and halved steps
     "meanflow": MeanFlow,
     "improved_meanflow": ImprovedMeanFlow,

@@ -29,6 +29,7 @@ from ..objectives.trajectory.scm import SimplifiedConsistency
 from ..objectives.trajectory.scott import StochasticConsistency
 from ..objectives.trajectory.self_shortcut import SelfShortcut
 from ..objectives.trajectory.shortcut import Shortcut
+from ..objectives.trajectory.std import SingleTrajectory
 from ..objectives.trajectory.tbcm import TrajectoryBackward
 from ..objectives.trajectory.tcm import TruncatedConsistency
 from ..objectives.trajectory.tdd import TargetDriven
@@ -66,6 +67,14 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "pcm_4step": Recipe(PhasedConsistency(teacher_guidance=PLAIN, huber=SOFT, gan=NO_GAN), **FOUR),
     "tscd_4step": Recipe(SegmentedConsistency(teacher_guidance=PLAIN, segments=4), **FOUR),
     "tdd_4step": Recipe(TargetDriven(teacher_guidance=PLAIN, huber=SOFT, gan=NO_GAN, dropout=0.0, jitter=0.0), **FOUR),
+    "std_4step": Recipe(
+        SingleTrajectory(
+            teacher_guidance=PLAIN, grid=16, huber=SOFT, gan=GAN(0.1, learned=1.0, kind="hinge", pixels=True)
+        ),
+        steps=4,
+        shift=SHIFT,
+        cycles=800,
+    ),
     "scm": Recipe(SimplifiedConsistency(warmup=WARMUP, normaliser=SHARP, times=ANY_TIME), **ONE),
     "scm_2step": Recipe(SimplifiedConsistency(warmup=WARMUP, normaliser=SHARP, times=ANY_TIME), **TWO),
     "sana_sprint": Recipe(

@@ -76,6 +76,7 @@ TRAJECTORY = {
     "pcm": "sd15/pcm_4step_lora",
     "tscd": "sdxl/tscd_1step_lora",
     "tdd": "sdxl/tdd_4step_lora",
+    "std": "sdxl/std_8step_lora",
     "meanflow": "cifar10/meanflow_1step",
     "improved_meanflow": "cifar10/improved_meanflow_1step",
     "alphaflow": "cifar10/alphaflow_1step",
@@ -196,9 +197,11 @@ def test_a_config_of_text_to_image_runs_on_a_stand_in(config, tmp_path, capsys, 
     if place == "sana":
         request.getfixturevalue("without_binning")
     data = f"data={{source: folder, path: {save_images(tmp_path / 'images')}, size: {32 if place == 'sana' else 16}}}"
-    images = load(CONFIGS / f"{config}.yaml").data.has_images
-    shallow = ["discriminator.layers=[blocks.0]"] * (place == "wan21")
-    run(place, tmp_path, *[data] * images, *shallow, "train.optim.eps=1e-8", "lora.rank=4", name=name)
+    file = load(CONFIGS / f"{config}.yaml")
+    options = [data] * file.data.has_images + ["discriminator.layers=[blocks.0]"] * (place == "wan21")
+    if file.stages[-1].objective.needs.pixels:
+        options.append(f"discriminator.network={write_vision(tmp_path / 'vision')}")
+    run(place, tmp_path, *options, "train.optim.eps=1e-8", "lora.rank=4", name=name)
     assert "verified" in capsys.readouterr().out
 
 

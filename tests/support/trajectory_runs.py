@@ -70,6 +70,7 @@ CASES = {
     "pcm": Case(RIVALS, ODE),
     "tscd": Case(CONSISTENCY, ODE, "segments: 4", ema=0.95),
     "tdd": Case(RIVALS, "{steps: [1, 2], sampler: ode}"),
+    "std": Case(RIVALS, ODE, "grid: 4", more="discriminator: {network: FOLDER/vision}"),
     "meanflow": Case({"generator/mean_velocity"}, ODE, "diagonal: 0", process="flow"),
     "improved_meanflow": Case({"generator/mean_velocity"}, ODE, "diagonal: 0", process="flow"),
     "alphaflow": Case({"generator/mean_velocity"}, ODE, process="flow"),
