@@ -93,7 +93,8 @@ def _next(config: Config) -> Iterator[str]:
     asked = ' --prompt "..."' if config.data.prompts is not None else ""
     yield f"fastgen sample {student}{asked}"
     if config.teacher.path is not None:
-        judged = "--protocol digits" if config.evaluate.protocol == "digits" else "--reference IMAGES --extractor MODEL"
+        digits = config.evaluate.protocol == "digits"
+        judged = "--protocol digits --num-images 1797" if digits else "--reference IMAGES --extractor MODEL"
         yield f"fastgen eval --student {student} --teacher {teacher} {judged} --out report"
     yield f"fastgen watch {shlex.quote(str(config.out))}"
 

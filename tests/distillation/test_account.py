@@ -72,7 +72,7 @@ def test_it_ends_with_where_the_student_is_and_three_commands(ran):
     assert all(command in left for command in commands)
     assert "--reference IMAGES --extractor MODEL" in commands[1]
     digits = made.model_copy(update={"evaluate": made.evaluate.model_copy(update={"protocol": "digits"})})
-    assert "--protocol digits" in closing(digits).commands[1]
+    assert "--protocol digits --num-images 1797" in closing(digits).commands[1]
 
 
 def test_figures_stand_beside_the_teachers_where_a_report_has_them(ran):
