@@ -54,7 +54,7 @@ class TeacherConfig(Strict):
 
     @model_validator(mode="after")
     def _new_networks_have_no_files(self) -> Self:
-        for name in ("config", "loras", "variant", "revision"):
+        for name in ("config", "loras", "variant", "revision", "recipe"):
             if self.new is not None and getattr(self, name):
                 raise ValueError(f"`{name}` belongs to a pipeline that is loaded: remove it beside `new`")
         return self

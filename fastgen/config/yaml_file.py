@@ -200,8 +200,14 @@ def _position(node: list[Any], key: str, override: str) -> int:
 
 def _with_source(raw: dict[str, Any]) -> dict[str, Any]:
     data = raw.get("data")
-    if isinstance(data, dict) and "prompts" in data and data.get("source", "prompts") == "prompts":
-        return {**raw, "data": {"source": "prompts", "path": data["prompts"]}}
+    if (
+        isinstance(data, dict)
+        and data.get("source", "prompts") == "prompts"
+        and "prompts" in data
+        and "path" not in data
+    ):
+        others = {name: value for name, value in data.items() if name != "prompts"}
+        return {**raw, "data": {"source": "prompts", **others, "path": data["prompts"]}}
     return raw
 
 

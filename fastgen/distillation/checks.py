@@ -21,6 +21,7 @@ from .offloading import check_memory
 from .origins import check_origins
 from .processes import check_processes
 from .questions import check_forgets, check_questions
+from .unread import check_unasked, check_unread
 
 STEPS = {"ode": "deterministic", "renoise": "renoised"}
 """How a student steps by its samplers, in words."""
@@ -42,6 +43,7 @@ def check_stages(config: Config) -> None:
         _check_settings(stage, config)
         check_forgets(stage)
         check_processes(stage, config)
+    check_unread(config)
     for number in range(len(config.stages)):
         check_origins(config, number)
     last, steps = config.stages[-1], config.student.steps
@@ -59,6 +61,7 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
     Raises:
         UserError: naming the stage, what it needs and how to give it.
     """
+    check_unasked(config, pipeline)
     for stage in config.stages:
         needs = stage.objective.needs
         if needs.null and not pipeline.has_null:

@@ -24,10 +24,10 @@ def check_origins(config: Config, number: int) -> None:
     for role, origin in stage.carry.items():
         if role not in roles:
             raise UserError(f"stage {stage.name!r} carries {role!r}, but its roles are {', '.join(sorted(roles))}")
-        if origin == "teacher":
-            continue
         if role == "target":
             raise UserError(f"stage {stage.name!r} carries the target, which always starts as its generator: remove it")
+        if origin == "teacher":
+            continue
         _check_left(stage, role, origin, earlier[-1] if earlier else None, config)
         if config.sharing == "scores" and (role == "generator") == (origin == "fake_score"):
             raise UserError(

@@ -137,7 +137,7 @@ def check_zero_guidance() -> None:
 
 
 def implicit(distance: ScoreDistance, huber: float = 0.8) -> SIM:
-    return SIM(distance=distance, huber=huber, times=only(T))
+    return SIM(distance=distance, times=only(T), **({"huber": huber} if distance == "pseudo_huber" else {}))
 
 
 DISTANCES = {

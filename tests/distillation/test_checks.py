@@ -53,6 +53,10 @@ stages:
         (["stages.1.carry={foo: generator}"], "carries 'foo', but its roles are fake_score, generator, real_score"),
         (["stages.1.carry={fake_score: generator}", "sharing=scores"], "set sharing=full"),
         (["stages.1.objective.stabilisers={follow: 0.03}", "sharing=scores"], "of which no LoRA is a mean"),
+        (
+            ["stages.1.objective={name: lcm}", "student.guidance=3", "stages.1.carry={target: teacher}"],
+            "carries the target, which always starts as its generator",
+        ),
         (["stages.0.carry={fake_score: generator}"], "from 'generator', which the stage before does not leave"),
         (
             ["stages.1.carry={real_score: ema}", "stages.0.train.ema=null"],

@@ -29,6 +29,18 @@ MATCHING = [
         "gan.kind is relativistic .* set gan.kind=logistic",
     ),
     (["objective={name: sfd}"], r"'sfd' forgets, but its objective.instead is \{\}, .* or choose objective sid"),
+    (["objective={name: dmd, distance: lpips, huber: 1}"], "huber is 1.0, which is not read where distance is lpips"),
+    (["objective={name: sim, distance: square, huber: 1}"], "huber is 1.0, .* where distance is square: leave it out"),
+    (
+        ["objective.gan={spread: 0.5}"],
+        "gan.spread is 0.5, which is not read where gan.approximate_r1 and approximate_r2 are 0",
+    ),
+    (["objective={name: dmdr, group: 4}"], "group is 4, which is not read where form is refl: leave it out"),
+    (
+        ["objective={name: decoupled_dmd, weight: none, floor: 1}"],
+        "floor is 1.0, which is not read where weight is none",
+    ),
+    (["objective={name: phased_dmd, weight: kl, floor: 1}"], "floor is 1.0, which is not read where weight is kl"),
     (["objective={name: sida}"], "'sida' needs real images .* use data.source folder, parquet or digits"),
     (["objective={name: uni_instruct}"], "'uni_instruct' needs real images .* use data.source folder"),
     (["objective={name: vsd, rollout: noised_data}"], "'vsd' needs real images"),
@@ -88,6 +100,10 @@ TRAJECTORY = [
     (["objective={name: cd}", NOISE], "'cd' needs real images .* use data.source folder, parquet or digits"),
     (["objective={name: lcm}"], "'lcm' .* told its guidance, .* such as student.guidance=8"),
     (["objective={name: sana_sprint}"], "'sana_sprint' .* told its guidance, .* such as student.guidance=8"),
+    *(
+        ([f"objective={{name: {name}, distance: l1, huber: 1}}"], "huber is 1.0, .* where distance is l1: leave it out")
+        for name in ("cd", "ct", "tcm", "lcm", "scott", "ctm", "std", "pcm", "tscd", "tdd")
+    ),
     (["objective={name: lcm, ema: 1}"], "ema is 1.0: need 0 .* <= ema < 1"),
     (["objective={name: lcm, teacher_guidance: {low: 6, high: 26}}"], r"from \[6, 26\]: need 0 <= low .* <= 20"),
     (["objective={name: shortcut}", ODE2], "told where a step leads, .* declares 2, 4: declare one"),

@@ -151,6 +151,7 @@ device: cpu
 cache: null
 teacher: {{path: {folder}/teacher}}
 student: {{steps: [4], sampler: ode, height: 16, width: 16, frames: 5}}
+sharing: full
 lora: {{rank: 2, alpha: 3}}
 data: {{source: prompts, path: {folder}/prompts.txt}}
 objective: {{name: phased_dmd, experts: true, ratio: 1}}

@@ -19,6 +19,7 @@ from ..parts.needs import Needs
 from ..parts.ops import renoised, surrogate
 from ..parts.rollout import RolloutName
 from ..parts.score_matching import ScoreMatching
+from ..parts.unread import check_unread
 from ..parts.weights import weighed
 
 
@@ -46,6 +47,8 @@ class DecoupledDMD(ScoreMatching):
 
     def check(self) -> None:
         check_floor(self.floor)
+        if self.weight != "l1":
+            check_unread(self, "floor", because=f"weight is {self.weight}")
 
     @property
     def also(self) -> Needs:

@@ -20,6 +20,7 @@ from ..parts.needs import Needs
 from ..parts.ops import pseudo_huber, surrogate
 from ..parts.rollout import RolloutName
 from ..parts.score_matching import ScoreMatching
+from ..parts.unread import check_huber
 from ..parts.weights import weighed
 
 
@@ -42,6 +43,7 @@ class DMD(ScoreMatching):
     huber: float = 0.03
 
     def check(self) -> None:
+        check_huber(self)
         if self.regression < 0:
             raise ValueError(
                 f"regression is {self.regression:g}: a negative weight trains away from the teacher's pairs"

@@ -21,6 +21,7 @@ from ..parts.matching import compare
 from ..parts.ops import RowName
 from ..parts.rollout import RolloutName
 from ..parts.score_matching import ScoreMatching
+from ..parts.unread import check_huber
 from ..parts.weights import WEIGHTS, WeightName
 
 ScoreDistance = Literal["pseudo_huber", "square", "quartic"]
@@ -54,6 +55,7 @@ class SIM(ScoreMatching):
     huber: float = 5.4e-4
 
     def check(self) -> None:
+        check_huber(self)
         if self.huber <= 0:
             raise ValueError(
                 f"huber is {self.huber:g}: the distance has no slope where the scores agree, need huber > 0"

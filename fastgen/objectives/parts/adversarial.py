@@ -17,6 +17,7 @@ from .gan import GAN, LOSSES, AnyGAN, acts, check_apart, check_renoises, needs_g
 from .needs import Needs
 from .ops import Noised, renoised
 from .solvers import SOLVERS, AnyScale, Guidance, SolverName
+from .unread import check_huber
 
 
 class Judged(NamedTuple):
@@ -71,6 +72,7 @@ class AdversarialConsistency(ABC):
     def __post_init__(self) -> None:
         check_apart(self.gan)
         check_renoises(self.gan)
+        check_huber(self)
         if self.gan.kind == "relativistic" or self.gan.r1 or self.gan.approximate_r1 or self.gan.approximate_r2:
             raise ValueError(
                 "adversarial consistency has hinge or logistic losses without r1 and r2: set gan.kind=hinge, gan.r1=0"

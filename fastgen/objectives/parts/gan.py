@@ -18,6 +18,7 @@ from .base import Batch, Landing, Terms, shorthand
 from .needs import Needs
 from .ops import Noised, renoised
 from .originals import DATA, Originals
+from .unread import check_unread
 
 GanKind = Literal["logistic", "hinge", "relativistic"]
 
@@ -75,6 +76,8 @@ class GAN:
                 f"gan.learned is {self.learned:g} and gan.spread {self.spread:g}: need spread above 0, and learned "
                 "above 0 beside a weight, or nothing teaches the discriminator"
             )
+        if not (self.approximate_r1 or self.approximate_r2):
+            check_unread(self, "spread", because="gan.approximate_r1 and approximate_r2 are 0", within="gan.")
         if self.joint and self.times != Uniform():
             raise ValueError("gan.times is not read where gan.joint is set: leave one of them out")
         if self.pixels and (self.joint or self.paired or self.times != Uniform()):

@@ -24,6 +24,7 @@ from ..parts.ops import surrogate
 from ..parts.rewarded import check_group, policy_loss, reward_loss
 from ..parts.rollout import RolloutName
 from ..parts.score_matching import ScoreMatching
+from ..parts.unread import check_unread
 from ..parts.weights import weighed
 
 EARLY, SPAN = (4.0, 1.5), (0.02, 0.98)
@@ -55,6 +56,8 @@ class DMDR(ScoreMatching):
 
     def check(self) -> None:
         check_group(self.group)
+        if self.form == "refl":
+            check_unread(self, "group", because="form is refl")
         if self.reward < 0 or self.start < 0 or self.renoise < 0:
             found = f"reward is {self.reward:g}, start {self.start} and renoise {self.renoise}"
             raise ValueError(f"{found}: need at least 0, a negative reward is a punishment")

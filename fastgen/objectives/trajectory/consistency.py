@@ -19,6 +19,7 @@ from ..parts.flow_map import Interval, edges_of, follow, jumps, noised
 from ..parts.needs import Needs
 from ..parts.ops import Noised
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName
+from ..parts.unread import check_huber
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,9 @@ class ConsistencyDistillation:
     substeps: int = 1
     distance: DistanceName = "l2"
     huber: float = 0.00054
+
+    def __post_init__(self) -> None:
+        check_huber(self)
 
     @property
     def needs(self) -> Needs:
@@ -69,6 +73,9 @@ class ConsistencyTraining:
     curriculum: AnyCurriculum = Ratio()
     distance: DistanceName = "pseudo_huber"
     huber: float = 0.00054
+
+    def __post_init__(self) -> None:
+        check_huber(self)
 
     @property
     def needs(self) -> Needs:

@@ -27,6 +27,7 @@ from ..parts.gan import GAN, AnyGAN, acts, check_apart, discriminator_losses, ge
 from ..parts.needs import Needs
 from ..parts.ops import denoising_loss
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName
+from ..parts.unread import check_huber
 
 NOISY = Uniform(0.3, 1.0)
 """The noisier 0.7 of the times, where a share of the denoised samples lies."""
@@ -67,6 +68,7 @@ class ConsistencyTrajectory:
     def __post_init__(self) -> None:
         check_decay(self.ema)
         check_apart(self.gan)
+        check_huber(self)
         if not self.ema:
             raise ValueError("ema is 0: what carries jumps to clean data is an average, need above 0, such as 0.999")
         if self.grid < 1 or self.most < 1 or self.denoising < 0 or not 0 <= self.noisy <= 1:

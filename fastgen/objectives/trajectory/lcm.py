@@ -14,6 +14,7 @@ from ..parts.distances import DISTANCES, DistanceName
 from ..parts.flow_map import Interval, cells, check_decay, drawn_cell, edges_of, follow, jumps, noised
 from ..parts.needs import Needs
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName
+from ..parts.unread import check_huber
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,7 @@ class LatentConsistency:
 
     def __post_init__(self) -> None:
         check_decay(self.ema)
+        check_huber(self)
 
     @property
     def needs(self) -> Needs:

@@ -21,6 +21,7 @@ from ..parts.flow_map import Interval, cells, check_decay, drawn_cell, edges_of,
 from ..parts.gan import GAN, AnyGAN, check_apart, discriminator_losses, generator_terms, needs_gan
 from ..parts.needs import Needs
 from ..parts.solvers import AnyScale, Guidance, stochastic
+from ..parts.unread import check_huber
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,7 @@ class StochasticConsistency:
     def __post_init__(self) -> None:
         check_decay(self.ema)
         check_apart(self.gan)
+        check_huber(self)
         if self.grid < 1 or self.substeps < 1 or not 0 <= self.eta <= 1:
             raise ValueError(
                 f"grid is {self.grid}, substeps {self.substeps} and eta {self.eta:g}: need at least 1, 1, and a share "

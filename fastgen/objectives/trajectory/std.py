@@ -30,6 +30,7 @@ from ..parts.gan import GAN, AnyGAN, discriminator_losses, generator_terms, need
 from ..parts.needs import Needs
 from ..parts.originals import Originals, Rows
 from ..parts.solvers import SOLVERS, AnyScale, Field, Guidance, SolverName
+from ..parts.unread import check_huber
 
 
 @dataclass(frozen=True)
@@ -59,6 +60,7 @@ class SingleTrajectory:
     gan: AnyGAN = GAN(weight=0.7, learned=1.0, kind="hinge", pixels=True)
 
     def __post_init__(self) -> None:
+        check_huber(self)
         if self.grid < 1 or not (0 < self.strength <= 1 and 0 < self.reach <= 1):
             raise ValueError(
                 f"grid is {self.grid}, strength {self.strength:g} and reach {self.reach:g}: need at least 1, a time in "

@@ -23,6 +23,7 @@ from ..parts.curricula import AnyCurriculum, Ratio, apart
 from ..parts.distances import DISTANCES, DistanceName
 from ..parts.flow_map import edges_of, noised, origin, same_masks
 from ..parts.needs import Needs
+from ..parts.unread import check_huber
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class TruncatedConsistency:
     huber: float = 0.00054
 
     def __post_init__(self) -> None:
+        check_huber(self)
         if self.curriculum.averaged:
             raise ValueError(
                 f"curriculum {self.curriculum.law} gives its target by an average, here the generator and the stage "

@@ -1,0 +1,110 @@
+"""Settings of a run that nothing of it reads: what is asked for and would not be done is refused, not ignored."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from pydantic import BaseModel
+
+from ..config.schema import Config
+from ..errors import UserError
+from ..models.pipelines.pipeline import Pipeline
+from ..objectives import roles_of
+
+
+class Rule(NamedTuple):
+    """Settings that are read on a condition.
+
+    Attributes:
+        section: path of their mapping with a dot at its end, "" at the top.
+        settings: the mapping.
+        names: of the settings.
+        read: whether something of the run reads them.
+        why: what leaves them without a reader.
+        remedy: what would give them one.
+    """
+
+    section: str
+    settings: BaseModel
+    names: tuple[str, ...]
+    read: bool
+    why: str
+    remedy: str
+
+
+def check_unread(config: Config) -> None:
+    """Refuses, before anything is loaded, settings that neither the stages, nor their data, nor their roles read.
+
+    What one stage reads may stand in all of them, so that `train` at the top can hold it.
+
+    Raises:
+        UserError: naming the setting, why nothing reads it, and the remedy.
+    """
+    _refuse(_of_the_run(config))
+    _refuse(_of_its_stages(config))
+
+
+def check_unasked(config: Config, pipeline: Pipeline) -> None:
+    """Refuses, before anything is trained, settings of how a teacher is asked that is not asked so.
+
+    Raises:
+        UserError: naming the setting, what the teacher takes, and the remedy.
+    """
+    prompts, classes = pipeline.kind == "prompt", pipeline.kind == "label"
+    taken = {"none": "neither prompts nor classes", "label": "classes", "prompt": "prompts"}[pipeline.kind]
+    told = f"{type(pipeline.pipe).__name__} takes {taken}", "choose another teacher"
+    _refuse(
+        [
+            Rule("", config, ("caption_dropout",), prompts, *told),
+            Rule("teacher.", config.teacher, ("negative_prompt",), prompts, *told),
+            Rule("teacher.", config.teacher, ("num_classes", "null_label"), classes, *told),
+        ]
+    )
+
+
+def _of_the_run(config: Config) -> Iterator[Rule]:
+    lora, protocol = config.lora, config.evaluate.protocol
+    said = config.sharing != "full" or "sharing" in config.model_fields_set  # who says full lays adapters aside
+    told = "sharing is full where it is not given, and no role has an adapter", "set sharing=lora"
+    yield Rule("lora.", lora, tuple(type(lora).model_fields), said, *told)
+    told = "under sharing=scores the student is a whole network", "set sharing=lora"
+    yield Rule("lora.", lora, ("keys",), config.sharing != "scores", *told)
+    yield Rule("", config, ("flip",), config.data.has_images, "the data source has no images", "choose one that does")
+    here = config.teacher.path is not None and Path(config.teacher.path).is_dir()
+    told = f"teacher.path {config.teacher.path} is a folder", "give a hub id or a single file"
+    yield Rule("teacher.", config.teacher, ("config", "revision"), not here, *told)
+    starts = dict(config.stages[0].carry)
+    begun = starts.get("generator") != "teacher" or "generator" in starts.values()
+    told = "the first stage carries its generator from the teacher", "let it go on from the student"
+    yield Rule("", config, ("init",), begun, *told)
+    guided = any("w" in stage.objective.needs.scalars_of("generator") for stage in config.stages)
+    told = "no stage trains a generator that is told its guidance", "set the guidance of the objective"
+    yield Rule("student.", config.student, ("guidance",), guided, *told)
+    reported = protocol in ("none", "digits")  # none switches all of its section off
+    told = f"under evaluate.protocol={protocol} the report has no row of the teacher", "set evaluate.protocol=digits"
+    yield Rule("evaluate.", config.evaluate, ("teacher_steps", "teacher_guidance"), reported, *told)
+
+
+def _of_its_stages(config: Config) -> Iterator[Rule]:
+    stages = config.stages
+    turns = any(len(stage.objective.cycle) > 1 for stage in stages)
+    averaged = any(stage.train.ema is not None for stage in stages)
+    optimizers = [stage.train.optim_of(role) for stage in stages for role in roles_of(stage.objective)]
+    muon = any(optimizer.name == "muon" for optimizer in optimizers)
+    for train in (stage.train for stage in stages):
+        told = "no stage has several turns that could share a batch", "choose an objective that does"
+        yield Rule("train.", train, ("reuse",), turns, *told)
+        yield Rule("train.", train, ("ema_device",), averaged, "no stage keeps an average", "set train.ema")
+    for optimizer in optimizers:
+        told = "it is Muon's, which no role has", "set train.optim.name=muon"
+        yield Rule("train.optim.", optimizer, ("momentum",), muon, *told)
+
+
+def _refuse(rules: Iterable[Rule]) -> None:
+    for section, settings, names, read, why, remedy in rules:
+        for name in names:
+            value = getattr(settings, name)
+            if not read and value != type(settings).model_fields[name].get_default():
+                raise UserError(
+                    f"{section}{name} is {value}, but {why}, so that it would be ignored: {remedy}, or leave it out"
+                )
