@@ -36,15 +36,15 @@ def discriminator_of(pipeline: Pipeline, denoisers: Mapping[str, Denoiser], stag
         assert spec.network is not None, "StageConfig refuses such a stage without"
         vision = eyes(spec.network, spec.blocks, device)
         return PixelDiscriminator(pipeline.codec.images_of, vision, example).to(device)
-    reader = reader_of(spec, denoisers)
+    reader, width = reader_of(spec, denoisers), 1 + stage.objective.needs.jumps
     if reader == "own":
         backbone: RoleNetwork = _own(pipeline, stage, next(iter(denoisers.values())).process)
         layers = _layers(pipeline, backbone, spec, example)
-        return OwnDiscriminator(backbone, layers, example, heads=spec.heads).to(device)
+        return OwnDiscriminator(backbone, layers, example, heads=spec.heads, width=width).to(device)
     if reader not in denoisers:
         raise UserError(f"discriminator.backbone is {reader}, a role that this objective does not have")
     layers = _layers(pipeline, denoisers[reader], spec, example)
-    return Discriminator(denoisers[reader], layers, example, heads=spec.heads).to(device)
+    return Discriminator(denoisers[reader], layers, example, heads=spec.heads, width=width).to(device)
 
 
 def _own(pipeline: Pipeline, stage: StageConfig, spoken: Process) -> NetworkDenoiser | RetargetedDenoiser:

@@ -100,20 +100,27 @@ class Discriminator(FeatureDiscriminator):
         layers: names of its layers.
         example: an input of the backbone, to find the image's parts and to size the heads by.
         heads: "trained" on the features, or their "mean" without parameters of its own.
+        width: features of a layer that a head reads side by side; 2 for jumps, see `JumpJudge`.
 
     Raises:
         UserError: a layer returns nothing of the image.
     """
 
     def __init__(
-        self, backbone: Denoiser, layers: Sequence[str], example: Example, *, heads: HeadKind = "trained"
+        self,
+        backbone: Denoiser,
+        layers: Sequence[str],
+        example: Example,
+        *,
+        heads: HeadKind = "trained",
+        width: int = 1,
     ) -> None:
         super().__init__()
         self._backbone = (backbone,)  # a tuple, so that it is not registered as a submodule
         self.layers = tuple(layers)
         self.parts = _found(self.layers, image_parts(backbone, self.layers, example))
         with torch.no_grad():
-            features = self.features(*example)
+            features = [side_by_side([feature] * width) for feature in self.features(*example)]
         self.heads = nn.ModuleList(MeanHead() if heads == "mean" else _head_for(feature) for feature in features)
 
     def features(self, x_t: Latent, t: Time, cond: Conditioning) -> list[Tensor]:
@@ -136,6 +143,11 @@ class Discriminator(FeatureDiscriminator):
     def judged(self, features: Sequence[Tensor], cond: Conditioning) -> Tensor:
         logits = [head(feature) for head, feature in zip(self.heads, features, strict=True)]
         return torch.cat([logit.reshape(len(logit), -1) for logit in logits], dim=1)
+
+
+def side_by_side(features: Sequence[Tensor]) -> Tensor:
+    """Features of one form, [B, C, ...] or [B, N, D], channel by channel."""
+    return torch.cat(list(features), dim=1 if features[0].ndim > 3 else -1)
 
 
 def default_layers(net: nn.Module, backbone: Denoiser, example: Example) -> tuple[str, ...]:

@@ -14,7 +14,7 @@ class OwnDiscriminator(Discriminator):
 
     Args:
         backbone: a denoiser with a network of its own, usually a copy of the teacher's.
-        layers, example, heads: as of `Discriminator`.
+        layers, example, heads, width: as of `Discriminator`.
 
     Attributes:
         unread: names of the parameters that no logit depends on, those behind the last layer.
@@ -24,9 +24,15 @@ class OwnDiscriminator(Discriminator):
     """
 
     def __init__(
-        self, backbone: RoleNetwork, layers: Sequence[str], example: Example, *, heads: HeadKind = "trained"
+        self,
+        backbone: RoleNetwork,
+        layers: Sequence[str],
+        example: Example,
+        *,
+        heads: HeadKind = "trained",
+        width: int = 1,
     ) -> None:
-        super().__init__(backbone, layers, example, heads=heads)
+        super().__init__(backbone, layers, example, heads=heads, width=width)
         self.trunk = backbone
         names = [name for name, _ in self.named_parameters() if name.startswith("trunk.")]
         read = [self.get_parameter(name).requires_grad_() for name in names]

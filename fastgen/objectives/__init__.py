@@ -9,6 +9,7 @@ from .adversarial.add import ADD
 from .adversarial.apt import APT
 from .adversarial.gdd import GDD
 from .adversarial.ladd import LADD
+from .adversarial.lightning import Lightning
 from .distribution.anyflow import AnyFlow
 from .distribution.asd import AdversarialSelfDistillation
 from .distribution.decoupled_dmd import DecoupledDMD
@@ -103,6 +104,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "add": ADD,
     "gdd": GDD,
     "apt": APT,
+    "lightning": Lightning,
     # consistency: one step from anywhere on a trajectory
     "cd": ConsistencyDistillation,
     "ct": ConsistencyTraining,

@@ -141,9 +141,11 @@ def toy_roles_of(
 
 
 def judge_of(objective: Objective | None, learned: NetworkDenoiser, example: Example) -> FeatureDiscriminator:
-    """Heads on the fake score, on sides of points, or where neither is read on a copy that learns with them."""
+    """Heads on the fake score, on sides of points, or where neither is read or jumps are, on a copy that learns too."""
     if objective is not None and objective.needs.pixels:
         return PixelDiscriminator(lambda x: x, sides, example)
+    if objective is not None and objective.needs.jumps:
+        return OwnDiscriminator(copy.deepcopy(learned), ["hidden.1"], example, width=2)
     if objective is not None and denoisers_of(objective) == ("generator",):
         return OwnDiscriminator(copy.deepcopy(learned), ["hidden.1"], example)
     return Discriminator(learned, ["hidden.1"], example)

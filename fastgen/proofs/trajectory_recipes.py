@@ -3,6 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
+from ..objectives.adversarial.lightning import Lightning
 from ..objectives.distribution.anyflow import AnyFlow
 from ..objectives.parts.curricula import Doubling, Ratio
 from ..objectives.parts.gan import GAN
@@ -51,6 +52,9 @@ SOFT = 0.1
 SHARP = 0.0015
 """c of the tangents: the paper's 0.1 is beside the norm of thousands of elements, of which the plane has two."""
 
+FIRST = Recipe(Progressive(divided=4, substeps=8), cycles=300, name="first")
+LIGHTNING: dict[str, Any] = {"cycles": 300, "rate": 1e-3, "carry": {"real_score": "first"}}
+"""A round from four steps to one."""
 ECT = Recipe(ConsistencyTraining(curriculum=Ratio(images=WARMUP, times=Karras()), huber=SOFT), **ONE)
 
 TRAJECTORY_RECIPES: dict[str, Recipe] = {
@@ -114,6 +118,9 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "scfm_4step": Recipe(SelfShortcut(substeps=8, ema=0.95), **FOUR),
     "progressive": Recipe(Progressive(substeps=32), **ONE),
     "progressive_4step": Recipe(Progressive(substeps=8), **FOUR),
+    "lightning": Recipe(
+        Lightning(judged="end", substeps=4), before=(FIRST, Recipe(Lightning(substeps=4), **LIGHTNING)), **LIGHTNING
+    ),
     "perflow_4step": Recipe(PiecewiseRectifiedFlow(times=Beta(32.0, 1.0)), **FOUR),
     "pdd": Recipe(ParallelDecoding(heads=32), **ONE),
     "pdd_midpoint_4step": Recipe(ParallelDecoding(heads=16, target="midpoint"), **FOUR),

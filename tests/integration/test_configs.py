@@ -65,6 +65,7 @@ TRAJECTORY = {
     "add": "emoji/add_4step_lora",
     "gdd": "cifar10/gdd_1step",
     "apt": "cifar10/apt_1step",
+    "lightning": "sdxl/lightning_4step_lora",
     "cd": "cifar10/cd_1step",
     "ct": "cifar10/ct_2step",
     "tcm": "cifar10/tcm_1step",

@@ -56,6 +56,7 @@ CASES = {
         ADVERSARIES | {"discriminator/feature_r1"}, "{steps: [1]}", more="discriminator: {network: FOLDER/vision}"
     ),
     "apt": Case(ADVERSARIES | {"discriminator/r1"}, "{steps: [1]}"),
+    "lightning": Case(ADVERSARIES, ODE, more="discriminator: {backbone: own}"),
     "cd": Case(CONSISTENCY, ema=0.95),
     "ct": Case(CONSISTENCY, "{steps: [1]}"),
     "lcm": Case(CONSISTENCY, "{steps: [1, 2], guidance: 8.5}", ema=0.95),

@@ -2,12 +2,27 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
+from torch import Tensor
+
+from ...models.conditioning import Conditioning
+from ...models.discriminator import Discriminator
+from ...models.jumps import JumpJudge
 from ...models.roles import Roles
 from ...process import Latent, Time
 from .base import Batch, Landing
 from .needs import Needs
+
+Judge = Callable[[Latent, Time, Conditioning], Tensor]
+"""(x_t, t, cond) -> logits [B, k], large for real samples: a `FeatureDiscriminator`."""
+
+
+@dataclass(frozen=True)
+class Jump(Landing):
+    """A step of the student that began at `start` [B, ...], at times t [B]."""
+
+    start: Latent
 
 
 class Rows(NamedTuple):
@@ -28,6 +43,13 @@ class Originals:
 
     rows: Callable[[Roles, Batch, Landing], Rows]
     needs: Needs
+
+    def judge(self, roles: Roles, batch: Batch, landing: Landing) -> Judge:
+        """Who tells generated samples from them: one that reads where a jump began, where `needs` say so."""
+        if not self.needs.jumps:
+            return roles.discriminator
+        assert isinstance(landing, Jump), "objectives that need jumps make them"
+        return JumpJudge(cast(Discriminator, roles.discriminator), landing.start, landing.t, batch.cond)
 
 
 DATA = Originals(lambda _roles, batch, _landing: Rows(batch.x0), Needs(images=True))
