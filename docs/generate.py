@@ -31,9 +31,9 @@ ABOUT_SETTINGS = """# Settings
 
 <!-- Written by `python docs/generate.py` from the code: change the docstrings there. -->
 
-What a config may hold. Dotted paths change a setting behind it: `fastgen train --config FILE train.batch=64`. A wrong
-name or value is an error that names the right one. Short forms: a top-level `objective` is a single stage; `train` at
-the top holds for every stage, whose own `train` changes it; `data.prompts=FILE` is a source of prompts.
+All settings of a config. On the command line, a dotted path changes one: `fastgen train --config FILE train.batch=64`.
+A wrong name or value is an error that names the right one. Short forms: a top-level `objective` is a single stage;
+`train` at the top applies to every stage, whose own `train` changes it; `data.prompts=FILE` is a source of prompts.
 """
 
 

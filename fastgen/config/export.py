@@ -12,9 +12,9 @@ from .strict import Strict
 class ExportConfig(Strict):
     """Where the exported pipeline goes, and how its network is saved.
 
-    path: its folder, OUT/student where not given.
-    dtype: of its weights; auto saves in the run's half precision what that holds exactly and the rest in fp32, so
-        that at most 1 % of the trained update is lost.
+    path: folder of the export; OUT/student if not given.
+    dtype: dtype of its weights; auto saves in the run's half precision what that represents exactly and the rest in
+        fp32, so that at most 1 % of the trained update is lost.
     """
 
     path: Path | None = None

@@ -12,8 +12,8 @@ class GuardsConfig(Strict):
 
     What is not finite stops a run in any case.
 
-    spikes: of a loss or gradient norm: ignore; warn; skip, where the turn's roles are not stepped; stop the run, before
-        they are stepped.
+    spikes: what to do when a loss or gradient norm spikes: ignore; warn; skip the step of the turn's roles; stop
+        the run, before they are stepped.
     spike_at: robust standard deviations above the median of its last 64 turns from which a figure is a spike; none
         counts as smaller than a tenth of that median.
     """

@@ -9,7 +9,7 @@ class PairsConfig(Strict):
     """Teacher samples for objectives that regress them: deterministic sampling from stored noises.
 
     count: pairs of noise and sample.
-    steps: of the teacher's sampler.
+    steps: steps of the teacher's sampler.
     guidance: w of the teacher's samples; 1 is none.
     """
 

@@ -11,8 +11,8 @@ class LogConfig(Strict):
     """What a run says while it trains.
 
     every: generator updates between log lines.
-    previews: grids of samples per stage, beside one of the teacher's of the same seeds.
-    trackers: of Accelerate, which get every logged value, and the pictures.
+    previews: grids of samples per stage, beside one of the teacher's at the same seeds.
+    trackers: Accelerate's trackers that get every logged value, and the pictures.
     """
 
     every: PositiveInt = 10
@@ -23,9 +23,9 @@ class LogConfig(Strict):
 class TimeoutsConfig(Strict):
     """How long a run waits for what does not answer, in seconds, before it ends with a message.
 
-    data: for a batch of the data source.
-    process: for a sign of life of another process; one that works alone gives them, however long it works.
-    hub: for an answer of the Hugging Face hub, and for every next part of a file from there.
+    data: seconds for a batch of the data source.
+    process: seconds for a sign of life of another process; one that works alone gives them, however long it works.
+    hub: seconds for an answer of the Hugging Face hub, and for every next part of a file from there.
     """
 
     data: Annotated[float, Field(gt=0)] = 300.0
@@ -37,7 +37,7 @@ class CheckpointsConfig(Strict):
     """When a run can be resumed from.
 
     every: images between checkpoints, null for a tenth of the stage's.
-    keep: how many stay on disk.
+    keep: number of checkpoints that stay on disk.
     """
 
     every: PositiveInt | None = None

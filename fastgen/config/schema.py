@@ -43,11 +43,12 @@ class StudentConfig(Strict):
 
     steps: step counts that the student serves; the first is the default of `sample`.
     sampler: renoise (predict x0, add fresh noise) or ode (deterministic).
-    height, width: of its pictures in pixels; the pipeline's own default where not given.
-    frames: of its videos, likewise.
-    guidance: w that a student with guidance as an input is made for; others have none.
-    shift: of a flow student's times towards the noise (SD3, arXiv:2403.03206, eq. 23); the teacher's own if not given.
-        Where a pipeline in bf16 rounds its times, they are moved by up to 0.03 to times that it does not round.
+    height, width: size of its pictures in pixels; the pipeline's own default if not given.
+    frames: frames of its videos; the pipeline's own default if not given.
+    guidance: w for which a student with guidance as an input is made; others have none.
+    shift: shift of a flow student's times towards the noise (SD3, arXiv:2403.03206, eq. 23); the teacher's own if
+        not given. Where a pipeline in bf16 rounds its times, they are moved by up to 0.03 to times that it does not
+        round.
     """
 
     steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
@@ -69,10 +70,11 @@ class LoRAConfig(Strict):
     """Roles on one frozen network (`sharing: lora` or `scores`): each trains a low-rank adapter of its own.
 
     rank, alpha: the updates are alpha / rank times B A; alpha is the rank where it is not given.
-    targets: ends of layer names or regular expressions; the attention and feed-forward layers where not given.
+    targets: layers to adapt: ends of their names, or regular expressions; the attention and feed-forward layers if
+        not given.
     norms: each role also has norm layers and biases of its own.
-    keys: of the exported LoRA's files: diffusers, kohya (kohya-ss, ComfyUI; for Stable Diffusion, SDXL and Flux); all
-        that are known for the network where not given.
+    keys: key formats of the exported LoRA's files: diffusers, kohya (kohya-ss, ComfyUI; for Stable Diffusion, SDXL
+        and Flux); if not given, all that are known for the network.
     base: dtype of the frozen network; auto is bf16 where all stages have precision bf16, and fp32 otherwise. fp8 halves
         its memory and needs no other package; int8 and nf4 need bitsandbytes. All three are slower than bf16.
     """
@@ -89,26 +91,32 @@ class TrainConfig(Strict):
     """How a stage is trained.
 
     images: budget, counted in samples of the generator's turns over all processes.
-    minutes: of training after which a stage ends before its budget; none where not given.
+    minutes: minutes of training after which the stage ends even if its budget is not used up; no limit if not
+        given.
     batch: samples per update over all processes.
     micro_batch: samples per forward pass; the rest of the batch is accumulated.
-    precision: what networks compute in; times, losses and averages stay in fp32.
-    masters: what a trained network's weights are: fp32; split, the same numbers as bf16 weights that no call casts and
-        16 bits beside each; bf16, which updates round up or down by chance. The latter two need precision bf16.
-    gradients: of such bf16 weights, those of several micro-batches being added up.
-    tf32: matrix products of fp32 numbers may be rounded to TF32, as PyTorch lets convolutions be.
-    ema: decay per generator update; the average, in fp32, is what is exported.
-    ema_device: auto keeps the average beside the weights, cpu in main memory, where it follows while training goes on.
+    precision: dtype in which networks compute; times, losses and averages stay in fp32.
+    masters: how the weights of trained networks are held: fp32; split, as bf16 weights that networks compute with,
+        and 16 more bits each, together the same numbers; bf16 alone, which updates round up or down at random. The
+        latter two need precision bf16.
+    gradients: dtype of the gradients of such bf16 weights, in which those of several micro-batches are added up.
+    tf32: let matrix products of fp32 numbers be rounded to TF32, as PyTorch lets convolutions.
+    ema: decay of the weight average per generator update; the average, in fp32, is what is exported.
+    ema_device: auto keeps the average beside the weights; cpu keeps it in main memory, where it is updated while
+        training continues.
     reuse: the turns of a cycle share one batch and its rollout.
-    gradient_checkpointing: blocks computed again in the backward pass, for memory: all, each n-th, or few (auto).
-    compile: the blocks that networks are stacked from are compiled by PyTorch; those alone that repeat, or all, for a
-        first cycle of minutes.
-    cuda_graphs: a network's call is one launch on CUDA devices, recorded when it comes again; for some more memory.
-    sharding: none gives every process whole networks; full a slice of each, with its gradients, moments and average;
-        host a slice over the processes of its host, so that only gradients travel between hosts.
-    sequence_parallel: processes that share the tokens of each sample, for long videos; groups of them share the batch.
+    gradient_checkpointing: recompute blocks in the backward pass to save memory: all (true), every n-th, or as few
+        as needed (auto).
+    compile: let PyTorch compile the blocks that networks are stacked from: those that repeat (true), or all of
+        them, for a first cycle of minutes.
+    cuda_graphs: record network calls on CUDA devices, so that each is one launch when it comes again; takes some
+        more memory.
+    sharding: none gives every process whole networks; full gives it a slice of each, with its gradients, moments
+        and average; host slices over the processes of a host, so that only gradients travel between hosts.
+    sequence_parallel: number of processes that share the tokens of each sample, for long videos; groups of so many
+        share the batch.
     optim: optimizer of every role.
-    roles: mapping of single roles to what differs from `optim` for them.
+    roles: role -> settings that differ from `optim` for it.
     """
 
     images: PositiveInt
@@ -164,13 +172,14 @@ class TrainConfig(Strict):
 class StageConfig(Strict):
     """One objective, its budget and where its roles start from.
 
-    name: of the stage in the log, checkpoints and report; the objective's where not given.
+    name: name of the stage in the log, checkpoints and report; the objective's if not given.
     objective: what is minimised.
     train: budget, batches and optimizers.
     carry: role -> what it starts from: teacher, an earlier stage, or generator, ema, fake_score of the one before.
-    discriminator: what it reads, for objectives that have one.
-    rewards: what samples are to score high in, for objectives that read rewards; of several each has a `weight`.
-    judges: rewards that are only watched, so that what is gained at their expense shows in the log.
+    discriminator: what the discriminator reads, for objectives that have one.
+    rewards: what samples should score high in, for objectives that read rewards; if there are several, each has a
+        `weight`.
+    judges: rewards that are only watched, so that the log shows what is gained at their expense.
     """
 
     name: Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
@@ -210,34 +219,37 @@ class Config(Strict):
     """A whole run.
 
     out: folder of checkpoints, log and pictures.
-    export: folder of the exported pipeline, or a mapping of that as `path` and of a `dtype`.
-    seed: of weights, noise and the order of the data.
-    device: auto is cuda where there is one.
-    cache: folder for the encoded prompts, which later runs find again; null keeps them in memory.
+    export: where the exported pipeline goes: a folder, or a mapping with `path` and `dtype`.
+    seed: seed of weights, noise and the order of the data.
+    device: auto takes cuda if there is one.
+    cache: folder for encoded prompts, which later runs find again; null keeps them in memory.
     teacher: the pipeline that is distilled.
     student: what is exported: step counts, sampler, size.
-    init: whose weights the generator starts from: an exported student, a run, a checkpoint, a LoRA; or the teacher's.
-    process: that the roles speak in training; flow and trig retarget networks of another process.
+    init: what the generator starts from: an exported student, a run, a checkpoint or a LoRA; the teacher if not
+        given.
+    process: process in which the roles are trained; flow and trig convert networks of another process.
     attention: kernel of the denoisers; auto and native leave the choice to PyTorch.
-    memory: low keeps in main memory what is not computed with: text encoders and autoencoder, moments of roles that a
-        turn does not train, and the blocks of a network that all roles share. For small GPUs; slower.
+    memory: low is for small GPUs, and slower: it keeps in main memory what is not being computed with, which is
+        text encoders and autoencoder, moments of roles that a turn does not train, and the blocks of a network that
+        all roles share.
     sharing: full gives every role a network of its own; lora puts all of them on the teacher's, see `lora`; scores
         puts the real and the fake score there, beside a generator of its own (SwiftBrush).
     lora: adapters of shared roles.
-    data: images, labels or prompts to train on; of a list of sources each has a `weight` that it is drawn in.
-    flip: images are mirrored at random.
-    micro_conditioning: what SDXL and its like are told of with a real image: image, its own size and crop; target, what
-        the pipeline's call tells at the size that is trained, as it does where no images are read.
-    caption_dropout: share of the samples that are asked for by the empty prompt.
-    workers: processes that decode images, of sources that are files; 0 leaves it to threads, which suffice where images
-        are large or batches slow.
+    data: images, labels or prompts to train on; in a list of sources, each has a `weight` for how often it is
+        drawn.
+    flip: mirror images at random.
+    micro_conditioning: size and crop that SDXL and its like are given with a real image: image gives the image's
+        own; target gives what the pipeline's call gives at the trained size, as always where no images are read.
+    caption_dropout: share of the samples whose prompt is replaced by the empty one.
+    workers: processes that decode images of sources that are files; 0 decodes in threads, which suffice where
+        images are large or batches slow.
     pairs: teacher samples for objectives that regress them.
-    stages: one after the other; the generator goes on from the one before.
-    log: what is said while it trains.
-    checkpoints: when the run can be resumed from.
-    timeouts: how long what does not answer is waited for.
-    evaluate: quality while it trains.
-    guards: what is done where training goes wrong without breaking.
+    stages: stages, one after the other; each continues with the generator of the one before.
+    log: what is logged during training.
+    checkpoints: when checkpoints are written, from which a run can be resumed.
+    timeouts: how long to wait for what does not answer.
+    evaluate: measurements of quality during training.
+    guards: what to do where training goes wrong without breaking off.
     """
 
     out: Path

@@ -26,10 +26,10 @@ class TeacherConfig(Strict):
     path: folder or hub id of a Diffusers pipeline, or a single-file checkpoint (.safetensors).
     config: folder or hub id of a pipeline with the single file's architecture; Diffusers recognises common ones.
     loras: LoRAs fused into the pipeline, each a `path`, a `weight` and, where there are several, a `file`.
-    dtype: of the weights; auto follows the run's precision.
+    dtype: dtype of the weights; auto follows the run's precision.
     variant, revision: which weight files (such as fp16), and which branch, tag or commit on the hub.
-    negative_prompt: what guidance leads away from, in place of an empty prompt.
-    recipe: config that trains it when the folder does not exist yet, relative to this config.
+    negative_prompt: prompt that guidance leads away from, in place of an empty one.
+    recipe: config that trains the teacher if its folder does not exist yet, relative to this config.
     new: instead of a path, a network with random weights (objective `pretrain`).
     num_classes, null_label: of a class-conditional pipeline, where its folder does not say them.
     """
