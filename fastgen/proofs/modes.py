@@ -4,10 +4,12 @@
   python -m fastgen.proofs.modes --only dmd2 sid --process flow --out modes
 
 Writes FOLDER/NAME.png (grey: the teacher's samples after 32 steps, in colour: the student's), and the table into the
-page FOLDER.md between its markers, where the rows of other recipes stay as they are.
+page FOLDER.md between its markers as rows come, where those of other recipes stay as they are. What has to be asked for
+by class has no row, since the eight modes are of one.
 """
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from multiprocessing import get_context
@@ -26,6 +28,7 @@ from .training import trained
 
 SEED, PIXELS, HALF_WIDTH, DRAWN, MANY = 0, 240, 1.5, 3000, 32
 GREY, COLOUR = (200, 200, 200), (200, 40, 90)
+RECIPES = {name: recipe for name, recipe in ALL.items() if not recipe.objective.needs.instead}
 HEADER = (
     "| recipe | steps | modes found | mass error | off all modes | distance | teacher's | commit | |\n"
     + "|---" * 9
@@ -72,18 +75,18 @@ class Row:
     distance: float
     teacher: float
 
-    def markdown(self, pictures: str) -> str:
-        found, steps = self.coverage, ALL[self.name].steps
+    def markdown(self, pictures: str, made: str) -> str:
+        found, steps = self.coverage, RECIPES[self.name].steps
         figures = f"{found.modes} of 8 | {found.mass_error:.3f} | {found.off:.3f}"
         picture = f"![{self.name}]({pictures}/{self.name}.png)"
         distances = f"{self.distance:.3f} | {self.teacher:.3f}"
-        return f"| `{self.name}` | {steps} | {figures} | {distances} | {commit()} | {picture} |"
+        return f"| `{self.name}` | {steps} | {figures} | {distances} | {made} | {picture} |"
 
 
 def row_of(name: str, process: str, folder: Path) -> Row:
     """Trains a recipe eight times as long as on five modes, draws its picture and measures."""
     torch.set_num_threads(1)
-    recipe = replace(ALL[name], cycles=8 * ALL[name].cycles)
+    recipe = replace(RECIPES[name], cycles=8 * RECIPES[name].cycles)
     bed, grid = bed_of(recipe.objective, process, "eight"), recipe.grid
     student = trained(recipe, bed, seed=SEED)
     samples = generated(student, bed, grid, sampler_of(recipe.objective))[-1]
@@ -104,20 +107,21 @@ def drawing(teacher: Tensor, student: Tensor) -> Image.Image:
     return image
 
 
-def rows_of(names: list[str], process: str, folder: Path, *, jobs: int) -> dict[str, str]:
-    """Lines of the table by recipe; pictures go to the folder."""
+def rows_of(names: Sequence[str], process: str, folder: Path, *, jobs: int) -> Iterator[Row]:
+    """Rows in the order of the recipes, as they come; pictures go to the folder."""
     folder.mkdir(parents=True, exist_ok=True)
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-        rows = list(pool.map(row_of, names, [process] * len(names), [folder] * len(names)))
-    return {row.name: row.markdown(folder.name) for row in rows}
+        yield from pool.map(row_of, names, [process] * len(names), [folder] * len(names))
 
 
 def table(process: str, folder: Path, page: str, rows: dict[str, str]) -> str:
-    """The markdown table with its heading: these rows, and a page's own of other recipes."""
-    known = {name: line for name in ALL for line in page.splitlines() if line.endswith(f"/{name}.png) |")} | rows
+    """The markdown table with its heading: these rows, a page's own of other recipes, and whose rows are missing."""
+    known = {name: line for name in RECIPES for line in page.splitlines() if line.endswith(f"/{name}.png) |")} | rows
     command = f"python -m fastgen.proofs.modes --process {process} --out {folder}"
     heading = f"`{command}`, seed {SEED}, {SAMPLES:,} samples, the last step's."
-    return "\n".join([heading, "", HEADER, *(known[name] for name in ALL if name in known)])
+    missing = ", ".join(f"`{name}`" for name in RECIPES if name not in known)
+    told = ["", f"Not measured yet: {missing}."] if missing else []
+    return "\n".join([heading, "", HEADER, *(known[name] for name in RECIPES if name in known), *told])
 
 
 def main() -> None:
@@ -125,14 +129,16 @@ def main() -> None:
     parser = ArgumentParser(prog="python -m fastgen.proofs.modes", description=__doc__)
     parser.formatter_class = RawDescriptionHelpFormatter
     parser.add_argument("--jobs", type=int, default=1, metavar="N", help="processes (default 1)")
-    parser.add_argument("--only", nargs="+", choices=ALL, default=list(ALL), metavar="NAME", help="recipes")
+    parser.add_argument("--only", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME", help="recipes")
     parser.add_argument("--process", choices=PROCESSES, default="flow", help="default: flow")
     parser.add_argument("--out", type=Path, required=True, metavar="FOLDER", help="of the pictures and the table")
     options = parser.parse_args()
-    page = options.out.with_suffix(".md")
-    rows = rows_of(options.only, options.process, options.out, jobs=options.jobs)
-    print("\n".join(rows.values()))
-    put(page, "modes", table(options.process, options.out, page.read_text() if page.exists() else "", rows))
+    page, made = options.out.with_suffix(".md"), commit()  # of the tree before anything is written into it
+    for row in rows_of(options.only, options.process, options.out, jobs=options.jobs):
+        line = row.markdown(options.out.name, made)
+        print(line, flush=True)
+        known = page.read_text() if page.exists() else ""
+        put(page, "modes", table(options.process, options.out, known, {row.name: line}))
 
 
 if __name__ == "__main__":

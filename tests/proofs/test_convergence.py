@@ -18,6 +18,7 @@ from fastgen.process import even_grid
 from fastgen.proofs.bed import DATA, Bed, batch_for, bed_of, distance, generated, pairs, seeded, started
 from fastgen.proofs.convergence import ALL, MEASURED, SHARE, judged, markdown, measured
 from fastgen.proofs.modes import COLOUR, GREY, Coverage, drawing, table
+from fastgen.proofs.modes import RECIPES as MODES
 from fastgen.proofs.page import inserted
 from fastgen.proofs.recipes import NO_GAN, RECIPES
 from fastgen.proofs.training import Recipe, train
@@ -150,5 +151,11 @@ def test_the_page_has_the_measured_distances():
 def test_rows_of_other_recipes_stay_in_the_table():
     old = {name: f"| `{name}` | old | ![{name}](pictures/{name}.png) |" for name in ("dmd2", "dmd2_2step", "tdm")}
     page = "\n".join(old.values())
-    lines = table("flow", Path("pictures"), page, {"dmd2": "new", "cd": "also new"}).splitlines()[-4:]
-    assert lines == ["new", old["dmd2_2step"], old["tdm"], "also new"]
+    *lines, _, missing = table("flow", Path("pictures"), page, {"dmd2": "new", "cd": "also new"}).splitlines()
+    assert lines[-4:] == ["new", old["dmd2_2step"], old["tdm"], "also new"]
+    assert missing.startswith("Not measured yet: `kd`, `reflow`, ")
+    assert not {f"`{name}`" for name in ("dmd2", "tdm", "cd", "sfd")} & set(missing.replace(",", "").split())
+
+
+def test_what_is_asked_for_by_class_has_no_row_and_hinders_no_other():
+    assert {name: recipe for name, recipe in ALL.items() if name != "sfd"} == MODES
