@@ -1,4 +1,4 @@
-"""Distances between distributions of which few particles are known each: maximum mean discrepancy."""
+"""Maximum mean discrepancy (MMD) between groups of particles."""
 
 import torch
 from torch import Tensor
@@ -12,7 +12,7 @@ NEAREST = 1e-8
 
 
 def check_whole_groups(batch: Batch, group: int) -> None:
-    """Raises UserError for a micro-batch that is no whole number of groups."""
+    """Raise UserError if the batch is not a whole number of groups."""
     if batch.size % group:
         raise UserError(
             f"objective.group is {group}, and a micro-batch has {batch.size} samples: set train.batch (or "
@@ -21,17 +21,17 @@ def check_whole_groups(batch: Batch, group: int) -> None:
 
 
 def of_first(values: Tensor, group: int) -> Tensor:
-    """What the first row of every `group` rows has, for all of them, [B]."""
+    """Values [B] in which all rows of a group have the value of its first row."""
     firsts: Tensor = values.unflatten(0, (-1, group))[:, :1]
     return firsts.expand(-1, group).flatten(0, 1)
 
 
 def laplace_discrepancy(x: Latent, y: Latent, rate: Tensor) -> Tensor:
-    """Squared MMD of particles x and y [G, M, ...] in each of G groups, [G], under Laplace kernels.
+    """Squared MMD [G] between the particles x and y [G, M, ...] of each group, under Laplace kernels.
 
-    k(a, b) = exp(-rate |a - b| / D) of D elements, with rates [G]; all M^2 pairs count, a particle's with itself too
-    (V-statistic; Gretton et al. 2012; IMM, arXiv:2503.07565, eq. 67). Kernels are summed as k - 1, which are small
-    where there are many elements.
+    The kernel of two particles of D elements is exp(-rate |a - b| / D), with one rate [G] for each group. All M^2 pairs
+    are averaged, also those of a particle with itself: a V-statistic (IMM, arXiv:2503.07565, eq. 67). k - 1 is summed
+    in place of k, because k is near 1 for samples of many elements.
     """
 
     def mean_kernel(a: Tensor, b: Tensor) -> Tensor:

@@ -1,18 +1,20 @@
-"""IMM: inductive moment matching (Zhou et al. 2025, arXiv:2503.07565, v7, and its code): jumps that agree in law.
+"""IMM: inductive moment matching (Zhou et al. 2025, arXiv:2503.07565, version 7).
 
-The generator that is told a time s jumps there from t: the deterministic step f(x_t, s, t) of what it believes. Jumps
-from t, and from r a little below, have to end in the same distribution at s, which at r = s is that of noised data; so
-t learns from r by induction down to s (theorem 1). Distributions are compared by the M particles of a group that
-shares its times, by the squared MMD of Laplace kernels; a single particle would be consistency training (lemma 1).
+The generator is told a time s and jumps there from t: f(x_t, s, t) is the deterministic step of its prediction. Jumps
+from t, and from a time r a little below it, have to end in the same distribution at s. At r = s the target is noised
+data itself, and so t learns from r by induction (theorem 1). A group of M particles shares t, r and s; the loss is the
+squared MMD between the two ends of the group, under Laplace kernels (eq. 67). A group of one is consistency training
+(lemma 1). Each row has its own condition, also within a group.
 
-Single pairs need not agree, and the V-statistic, which counts M pairs of one particle's two ends among M^2, pulls those
-together nevertheless: by 1 / M of the loss it is a consistency loss, biased as consistency training is. Its exact fixed
-points are exact jumps for x_r of an exact teacher; for x_r of data they are one as M grows.
+The estimate is a V-statistic: M of its M^2 pairs are the two ends of one particle, which it pulls together as
+consistency training does. Only if x_r lies on x_t's own trajectory do exact jumps have no gradient at all; if x_r is
+made from data they have none in the limit of many particles.
 
-With `velocity: data`, the paper's, x_r is made of x_t and its own clean sample x, and no teacher is asked: its weights
-are where a student starts. With `velocity: real_score` it is the (guided) teacher's step from x_t, in place of x what
-it believes. That is not in the paper: a step along the probability flow leads to the distribution at r as well, which
-is all that theorem 1 asks of x_r, and it alone can be guided. Conditions are each row's own, also within a group.
+`velocity: data` is the paper's form: x_r is the DDIM interpolation between x_t and its clean sample x, and no teacher
+is asked; the student merely starts from its weights. `velocity: real_score` is a distillation form that the paper does
+not have: x_r is the teacher's step from x_t, its prediction taking the place of x. Without guidance such a step also
+leads to the distribution at r, which is what theorem 1 needs, up to the step's error. With guidance the trajectories of
+the guided teacher are learned, as in consistency distillation.
 """
 
 from dataclasses import dataclass, replace
@@ -37,19 +39,19 @@ from ..parts.velocity import Velocity, check_velocity, needs_velocity, trajector
 class InductiveMomentMatching:
     """IMM; a student that renoises is told s = 0, one that steps deterministically where each step leads.
 
-    Noise levels sigma / alpha count in units of the data's deviation. Defaults are those of the paper's latents.
+    Noise levels are sigma / alpha in units of the data's standard deviation. Defaults are the paper's for latents.
 
     Args:
-        group: M, particles that are compared; a multiple of it is a micro-batch.
-        velocity: what leads from x_t to x_r: the clean sample of x_t, or the teacher's belief.
+        group: M, the particles that are compared with each other; a micro-batch is a multiple of it.
+        velocity: what x_r is made from: data (the clean sample of x_t) or real_score (the teacher's prediction).
         teacher_guidance: of the teacher.
-        times: of t; those of s are even below it. The paper's end at 0.994, where it begins to sample.
-        highest: noise level that higher ones count as.
-        k: r lies a noise level of `highest` / 2^k below t, and at s where that is higher.
-        gap: r lies at least so far below t, 1e-4 in half precision, and at s where that is higher.
-        a, b: of the weight of a group's discrepancy, see `weight_of`.
-        sigma_data: deviation of the data.
-        dropout: share of rows without condition.
+        times: law of t; s is uniform in [0, t]. The paper's t ends at 0.994, where its samplers begin.
+        highest: the largest noise level; times above it are treated as if they had this one.
+        k: the noise level of r is `highest` / 2^k below that of t, but r is never below s.
+        gap: least distance of r from t in process time, 1e-4 in the paper's runs in half precision.
+        a, b: exponent and bias of the weight, see `weight_of`.
+        sigma_data: standard deviation of the data, in units of the noise's.
+        dropout: share of rows without condition, in both jumps.
     """
 
     cycle: ClassVar[Cycle] = ONE_TURN
@@ -100,28 +102,28 @@ class InductiveMomentMatching:
         return {"moments": (weight.to(apart) * apart).mean()}
 
     def interval(self, process: Process, batch: Batch) -> Interval:
-        """The times of each group, in all of its rows."""
+        """Draw t, r and s [B], the same for all rows of a group."""
         t = of_first(self.times.sample(process, batch.size, batch.rng), self.group)
         s = t * of_first(uniform(batch.rng, batch.size, dtype=torch.float64), self.group)
         return Interval(t, torch.maximum(s, self.below(process, t)), s)
 
     def below(self, process: Process, t: Time) -> Time:
-        """The time to which t [B] is led where s does not lie above it: a constant decrement of the noise level."""
+        """r [B] before s bounds it: the noise level of t less a constant decrement (appendix C.6)."""
         noise = noise_level(process, self._seen(process, t)) / self.sigma_data - self.highest / 2**self.k
         r = process.time_of(-2 * (noise.clamp(min=0) * self.sigma_data).log())
         return torch.minimum(r, t - self.gap).clamp(min=0)
 
     def _seen(self, process: Process, t: Time) -> Time:
-        """The times t, but for those that are noisier than what they count as."""
+        """t [B], or the time of the highest noise level where t is noisier."""
         highest = torch.full_like(t, self.highest * self.sigma_data)
         return torch.minimum(t, process.time_of(-2 * highest.log()))
 
 
 def scale_of(process: Process, interval: Interval, sigma_data: float) -> Tensor:
-    """c_out(s, t) [G]: how far jumps from t to s move what a preconditioned network says in units of deviation 1.
+    """c_out(s, t) [G], by which the jump from t to s scales the output of a preconditioned network of unit variance.
 
-    sigma_data (alpha_s sigma_t - alpha_t sigma_s) / sqrt((sigma_data alpha_t)^2 + sigma_t^2), the paper's Simple-EDM
-    (appendix C.5) for noise of unit variance.
+    sigma_data (alpha_s sigma_t - alpha_t sigma_s) / sqrt((sigma_data alpha_t)^2 + sigma_t^2): the paper's Simple-EDM
+    (appendix C.5), for noise of unit variance. Its inverse is the rate of the kernels.
     """
     alpha, sigma = process.alpha(interval.t), process.sigma(interval.t)
     turned = process.alpha(interval.s) * sigma - alpha * process.sigma(interval.s)
@@ -129,10 +131,10 @@ def scale_of(process: Process, interval: Interval, sigma_data: float) -> Tensor:
 
 
 def weight_of(process: Process, t: Time, *, a: float, b: float, sigma_data: float) -> Tensor:
-    """Eq. 13, [G]: sigmoid(b - l) / 2 (-dl / dt) alpha^a / (alpha^2 + sigma^2) of the log-SNR l.
+    """The weight of a group at t [G]: sigmoid(b - l) / 2 (-dl / dt) alpha^a / (alpha^2 + sigma^2) (eq. 13).
 
-    Alpha and sigma are those of a flow at the same noise level, as in the paper's best runs, so that even times weigh
-    noise levels alike on every process.
+    l is the log-SNR. Alpha and sigma are those of the flow process at the same noise level, as in the paper's best
+    runs, so that under uniform times each span of log-SNR has the same weight on every process.
     """
     u = t.detach().requires_grad_()
     with torch.enable_grad():

@@ -1,14 +1,14 @@
 """STD: single trajectory distillation (Xu et al. 2024, arXiv:2412.18945, and its code), of image-to-image students.
 
-Noised images begin, at one time, where image-to-image calls of that strength do, and all that the student is trained
-at lies on the guided teacher's own way from there. Jumps from neighbouring states to one time s below both have to
-agree. The code walks a few trajectories on by one step an update and keeps their states in a bank; here a batch walks
-anew to a depth that is drawn, so that states have the same law and nothing has to be remembered.
+Image-to-image calls of one strength all begin at one time. Training begins there too, at noised images, and goes along
+the guided teacher's trajectory: jumps from two neighbouring states of it have to end in the same point at a time s
+below both. The code keeps a few trajectories in a bank and moves one of them a step further in each update. Here each
+batch begins anew and walks to a random depth, which gives states of the same distribution without a memory.
 
-The adversary is asymmetric. A vision model sees the decoded x_s, noise and all, beside decoded images at less noise,
-r uniform below s. That is no distance between the two jumps: exact jumps to s are not its fixed point, since it asks
-them for less noise than they have there; where s is clean data, it asks for the data. Its published loss, a WGAN's
-that is cut off at a margin, has the hinge loss's gradient. Not there: the penalty of weight 1e-5 on its slope.
+The adversary is asymmetric. A vision model sees the decoded x_s with the noise that is in it, and beside it decoded
+images that are noised to r, uniform in [0, s]. So exact jumps are not its fixed point where s > 0: it asks them for
+less noise than there is at s. At s = 0 it compares with the data. The published WGAN loss is cut off at a margin, which
+gives it the gradient of the hinge loss used here. Its penalty on slopes, of weight 1e-5, is left out.
 """
 
 import math
@@ -38,12 +38,12 @@ class SingleTrajectory:
     """STD; the student steps deterministically.
 
     Args:
-        teacher_guidance: of the teacher, one along a whole trajectory; the paper's 5 to 15 are 6 to 16 in Diffusers'
+        teacher_guidance: of the teacher, constant along a trajectory; the paper's 5 to 15 are 6 to 16 in Diffusers'
             convention.
-        strength: time where trajectories begin. The paper's is 0.75, for image-to-image calls of that strength; a
-            student that is to sample from noise needs 1.
+        strength: process time at which trajectories begin. The paper has 0.75, for image-to-image calls of that
+            strength; a student that samples from noise needs 1.
         grid: solver steps from noise to data, rounded up to a whole number in each of the student's steps.
-        reach: s lies at most that share of the trajectory's steps below t.
+        reach: largest distance of s from t, as a share of the trajectory's steps.
         solver: of one step.
         distance: between the two jumps.
         huber: c of the Huber distances.
@@ -92,7 +92,7 @@ class SingleTrajectory:
         return discriminator_losses(self.gan, roles, batch, as_it_is(ends), originals=CLEANER)
 
     def jumps(self, roles: Roles, batch: Batch) -> Jumps:
-        """From two neighbouring states of each row's trajectory, all rows at one depth, to a time of its own."""
+        """Jump from two neighbouring states of each trajectory, at one depth for all rows, to a drawn s of each row."""
         route, field = self._route(roles, batch), self.teacher_guidance.field(roles, batch)
         depth, x_t = self._state(roles, batch, field, route)
         below = integers(batch.rng, min(math.ceil(self.reach * (len(route) - 1)), len(route) - 1 - depth), batch.size)
@@ -108,7 +108,7 @@ class SingleTrajectory:
         return grid[min(int((grid > self.strength + SAME).sum()), len(grid) - 2) :]
 
     def _state(self, roles: Roles, batch: Batch, field: Field, route: Tensor) -> tuple[int, Latent]:
-        """How many steps the teacher has come, but for the last one, and where it is."""
+        """Draw a depth, the same for all processes, and return it with the teacher's state after as many steps."""
         shared = batch.shared_rng
         depth = int(torch.randint(len(route) - 1, (), generator=shared, device=shared.device))
         times: Sequence[Tensor] = [batch.full(float(t)) for t in route[: depth + 1]]
@@ -119,12 +119,12 @@ class SingleTrajectory:
 
 
 def as_it_is(ends: Jumps) -> Landing:
-    """The generated sample, at the noise that it has, in the place of a clean one."""
+    """A landing whose sample is judged without being denoised or renoised first."""
     return Landing(ends.generated, None, ends.s, ends.generated)
 
 
 def cleaner(roles: Roles, batch: Batch, landing: Landing) -> Rows:
-    """Images at times that are uniform below that of the generated samples, as they are."""
+    """Images noised to times that are uniform in [0, s], s being the time of the generated samples."""
     r = landing.t * uniform(batch.rng, batch.size, dtype=torch.float64)
     return Rows(roles.process.renoise(batch.x0, r, batch.noise()))
 
