@@ -14,6 +14,7 @@ from ..engine.dtypes import teacher_dtype
 from ..engine.run import Trained
 from ..errors import NoRoomError, VerificationError, say, warn
 from ..export.adapter import Adapter
+from ..export.by_layer import written_by_layer
 from ..export.card import licence_of
 from ..export.export import export
 from ..export.fidelity import check_sound, saved_as
@@ -25,7 +26,9 @@ from ..export.scheduler_export import SchedulerExport
 from ..export.stops import difference, stops_of
 from ..export.unguided import unguided
 from ..export.verify import Agreement, Export, Ours, verify
-from ..models.casting import cast, dtype_of
+from ..models.casting import dtype_of
+from ..models.contract import Denoiser
+from ..models.made import Made, in_float32
 from ..models.merging import lora_layers, low_rank_updates
 from ..models.pipelines.arguments import call_arguments
 from ..models.pipelines.components import denoisers_of, parts_of
@@ -51,19 +54,19 @@ def release(student: Student, trained: Trained) -> None:
     """
     config, pipeline = student.config, student.pipeline
     weights = trained.weights[config.stages[-1].name]
-    network = student.network(weights).to("cpu")
+    network = student.trained(weights)
     heads = student.heads(weights, network)
     updates = check_sound(network, _updates(student, weights, network))
     saved = saved_as(network, updates, half=teacher_dtype(config), choice=config.export.dtype)
     if notice := saved.notice():
         say(notice)
-    pipe = pipeline.student(saved.network, student.schedules[0].scheduler)
+    pipe = pipeline.student(saved.outline, student.schedules[0].scheduler)
     silent = unguided(pipe)
     notes = replace(notes_for(student, guidance=1.0 if silent is pipe else None), unchanged=not updates)
-    export(silent, notes, config.exported, student.schedules, frozen=_frozen(student), heads=heads)
-    del pipe, silent
+    with written_by_layer(silent, saved.network):
+        export(silent, notes, config.exported, student.schedules, frozen=_frozen(student), heads=heads)
     judge = Judge(student, _roomy(student), [], heads.weights if heads else {})
-    rounded = None if saved.exact else cast(saved.network, torch.float32)
+    rounded = None if saved.exact else saved.network.then(in_float32)
     for schedule in student.schedules:
         place = config.exported / schedule.folder
         turns = heads and heads.of(schedule.steps)
@@ -117,10 +120,10 @@ class Judge:
         written: Export,
         schedule: SchedulerExport,
         pipe: Callable[..., StockPipeline],
-        network: nn.Module,
+        network: Made,
         notes: Notes,
         *,
-        rounded: nn.Module | None = None,
+        rounded: Made | None = None,
     ) -> None:
         """Verifies one export; at a smaller size where the student's own needs more memory than there is.
 
@@ -152,11 +155,11 @@ class Judge:
             "`fastgen verify` on it where there is more"
         )
 
-    def _asked(self, pipe: Callable[..., StockPipeline], network: nn.Module, *, smaller: bool) -> Pipeline:
+    def _asked(self, pipe: Callable[..., StockPipeline], network: Made, *, smaller: bool) -> Pipeline:
         """The written pipeline under the teacher's reading; a network that is loaded already stands in for its own."""
         teacher = self.student.pipeline
         here = next(teacher.network.parameters()).device.type == torch.device(self.device).type
-        stand_in = parts_of(teacher.pipe, teacher.network if here else network)
+        stand_in = parts_of(teacher.pipe, teacher.network if here else network.whole(self.device))
         return teacher.told_by(pipe(parts=stand_in), smaller=smaller)
 
     def _fits(self, asked: Pipeline, schedule: SchedulerExport) -> bool:
@@ -172,18 +175,20 @@ class Judge:
         written: Export,
         schedule: SchedulerExport,
         asked: Pipeline,
-        network: nn.Module,
+        network: Made,
         notes: Notes,
-        rounded: nn.Module | None,
+        rounded: Made | None,
     ) -> list[Agreement]:
         arguments = {**call_arguments(asked.pipe, notes), **asked.size}
         calls, cond = calls_for(asked, arguments), conditions_for(asked).to(self.device)
-        speaking, config = self.student.pipeline.speaking, self.student.config
-        model, sampler = speaking(rounded or network), config.student.sampler
-        ours = Ours(model, cond, calls, sampler, self.student.stops, heads=self.heads)
+        sampler = self.student.config.student.sampler
+        ours = Ours(self._model(rounded or network), cond, calls, sampler, self.student.stops, heads=self.heads)
         if rounded is not None:
-            ours = replace(ours, trained=speaking(network))
+            ours = replace(ours, trained=self._model(network))
         return verify(written, schedule, ours, device=self.device)
+
+    def _model(self, network: Made) -> Callable[[], Denoiser]:
+        return lambda: self.student.pipeline.speaking(network.whole(self.device))
 
 
 def told_size(size: Mapping[str, Any]) -> str:
@@ -196,7 +201,7 @@ def _told(agreement: Agreement) -> str:
     return f"difference {agreement.difference:.1e}{far}"
 
 
-def _release_lora(student: Student, weights: Mapping[str, Tensor], network: nn.Module, judge: Judge) -> None:
+def _release_lora(student: Student, weights: Mapping[str, Tensor], network: Made, judge: Judge) -> None:
     config, source = student.config, student.config.teacher.source
     stacked = [recorded(lora)[0] for lora in source.loras]
     adapter = Adapter(*lora_layers(weights, alpha=config.lora.alpha))
@@ -216,14 +221,13 @@ def _release_lora(student: Student, weights: Mapping[str, Tensor], network: nn.M
         judge(exported, schedule, loaded, network, notes)
 
 
-def _updates(student: Student, weights: Mapping[str, Tensor], network: nn.Module) -> Iterator[tuple[str, Tensor]]:
+def _updates(student: Student, weights: Mapping[str, Tensor], network: Made) -> Iterator[tuple[str, Tensor]]:
     """(parameter, what training added to the teacher's), one after the other."""
     if student.config.sharing == "lora":
         yield from low_rank_updates(weights, alpha=student.config.lora.alpha)
-    before = dict(student.pipeline.network.named_parameters())
-    for name, parameter in network.named_parameters():
+    for name, before in student.pipeline.network.named_parameters():
         if name in weights:
-            yield name, parameter - before[name].to("cpu", torch.float32)
+            yield name, network[name] - before.to("cpu", torch.float32)
 
 
 def _frozen(student: Student) -> Frozen | None:

@@ -13,12 +13,13 @@ from ..export.held import NetworkTimes
 from ..export.scheduler_export import SchedulerExport, scheduler_exports
 from ..export.stops import stops_of
 from ..models.adapters import alias
-from ..models.casting import cast, renewed
+from ..models.casting import renewed
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
 from ..models.denoiser import NetworkDenoiser
 from ..models.head_bank import HEADS, Headed, last_linear
-from ..models.merging import merge
+from ..models.made import Made, in_float32
+from ..models.merging import adding
 from ..models.pipelines.arguments import in_turn
 from ..models.pipelines.canonical import reading_of
 from ..models.pipelines.components import denoiser_name, denoisers_of, network_of
@@ -63,39 +64,43 @@ class Student:
 
     def generator(self, weights: Mapping[str, Tensor]) -> NetworkDenoiser | Headed:
         """A generator in a network of its own, with the weights that a stage left, for the first step count."""
-        network, grid = self.network(weights), self.plan.grids[0]
-        heads = self.heads(weights, network)
-        model = self.pipeline.speaking(network.to(self.device))
+        trained, grid = self.trained(weights), self.plan.grids[0]
+        heads = self.heads(weights, trained)
+        model = self.pipeline.speaking(trained.whole(self.device))
         if heads is None or len(grid) == 1:
             return model
         return Headed(model, dict(zip(grid.tolist(), heads.weights[len(grid)], strict=True)))
 
-    def heads(self, weights: Mapping[str, Tensor], network: nn.Module) -> StepHeads | None:
-        """The last layer of each step, if the stage left one for each; `network` is what `self.network` returned."""
+    def heads(self, weights: Mapping[str, Tensor], trained: Made) -> StepHeads | None:
+        """The last layer of each step, if the stage left one for each; `trained` is what `self.trained` returned."""
         others = {int(name.removeprefix(HEADS)): value for name, value in weights.items() if name.startswith(HEADS)}
         if not others:
             return None
-        name = last_linear(network)
-        own = network.get_parameter(f"{name}.weight").detach().cpu()
+        name = last_linear(trained.like)
+        own = trained[f"{name}.weight"]
         layer = f"{denoiser_name(self.pipeline.pipe)}.{name}"
         return StepHeads(layer, {n: own + value for n, value in others.items()})
 
-    def network(self, weights: Mapping[str, Tensor]) -> nn.Module:
-        """A stock network in float32, in main memory, with the weights that a stage left; it may share theirs."""
+    def trained(self, weights: Mapping[str, Tensor]) -> Made:
+        """A stock network in float32 with the weights that a stage left, made tensor by tensor in main memory."""
         weights = {name: value for name, value in weights.items() if not name.startswith(HEADS)}
         if self.config.sharing == "lora":
-            return merge(self.teachers(), weights, alpha=self.config.lora.alpha)
+            return Made(self._unspoilt(), in_float32).then(adding(weights, alpha=self.config.lora.alpha))
         net = alias(self.pipeline.network)
         net.load_state_dict(weights, assign=True)
-        return cast(net, torch.float32)
+        return Made(net, in_float32)
 
     def teachers(self) -> nn.Module:
-        """The teacher's network in float32, read anew from its files if the run holds it in fewer bits."""
+        """The teacher's network in float32, in tensors of its own in main memory."""
+        return renewed(alias(self._unspoilt()), lambda path, tensor: in_float32(path, tensor).clone())
+
+    def _unspoilt(self) -> nn.Module:
+        """The teacher's network, read anew from its files if the run holds it in fewer bits."""
         config, network = self.config, self.pipeline.network
         as_loaded = teacher_dtype(config) == torch.float32 and (config.sharing != "lora" or base_of(config) == "fp32")
         pipe = self.pipeline.pipe
         if as_loaded or config.teacher.path is None or held_exactly(config.teacher.source, pipe, teacher_dtype(config)):
-            return renewed(alias(network), lambda _, tensor: _in_float32(tensor))
+            return network
         source = replace(config.teacher.source, dtype="fp32")
         others = {name: part for name, part in pipe.components.items() if name not in denoisers_of(pipe)}
         whole: nn.Module = network_of(load_teacher(source, device="cpu", parts=others))
@@ -143,11 +148,6 @@ class Student:
 
     def _stops(self, schedule: SchedulerExport, steps: int) -> tuple[Stop, ...]:
         return stops_of(reading_of(schedule.scheduler), self.pipeline.emitted(schedule.scheduler, steps))
-
-
-def _in_float32(tensor: Tensor) -> Tensor:
-    """A copy in main memory; of whole numbers, in their own dtype."""
-    return tensor.to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype, copy=True)
 
 
 def _network_times(pipeline: Pipeline) -> NetworkTimes | None:

@@ -122,7 +122,8 @@ def _verified(
             raise UserError(f"{export.scheduler or export.pipeline} was changed since it was trained: {fault}")
     calls = calls_for(pipeline, call_arguments(pipe, notes))
     cond = conditions_for(pipeline).to(device)
-    ours = Ours(pipeline.speaking(pipeline.network), cond, calls, notes.sampler, notes.stops, heads=heads)
+    network = pipeline.network.to("cpu")  # while the isolated process samples
+    ours = Ours(lambda: pipeline.speaking(network.to(device)), cond, calls, notes.sampler, notes.stops, heads=heads)
     return verify(export, SchedulerExport(notes.steps, scheduler), ours, device=device)
 
 

@@ -40,7 +40,7 @@ def unguided(pipe: StockPipeline) -> StockPipeline:
 def _with_embedding(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     with torch.device("meta"):
         wider: UNet2DConditionModel = UNet2DConditionModel.from_config(unet.config, time_cond_proj_dim=_WIDTH)
-    zeros = torch.zeros(wider.get_parameter(SILENT).shape, dtype=unet.dtype, device=unet.device)
+    zeros = torch.zeros(wider.get_parameter(SILENT).shape, dtype=unet.dtype)
     wider.load_state_dict({**unet.state_dict(), SILENT: zeros}, assign=True)
     return wider.eval().requires_grad_(False)
 

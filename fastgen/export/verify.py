@@ -4,8 +4,7 @@ import json
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -73,31 +72,37 @@ class Ours:
     """The student as training knows it; nothing of it comes from the export.
 
     Args:
-        model: the trained generator, float32.
+        model: makes the trained generator, float32, on the device that the export is sampled on.
         cond: what it is told, one row for each seed.
         calls: what the stock call is told for each seed: prompt or labels as lists of one, size, guidance.
         sampler: sampler that was trained for.
         stops: step count -> where it was trained to stop.
         seeds: one for each row.
-        trained: the generator before its weights were rounded for the file; None where `model` is not rounded.
+        trained: makes the generator before its weights were rounded for the file; None where `model` is not rounded.
         heads: step count -> weights of the last layer at its stops, where each has its own.
     """
 
-    model: Denoiser
+    model: Callable[[], Denoiser]
     cond: Conditioning
     calls: Sequence[Mapping[str, Any]]
     sampler: Sampler
     stops: Mapping[int, Sequence[Stop]]
     seeds: Sequence[int] = SEEDS
-    trained: Denoiser | None = None
+    trained: Callable[[], Denoiser] | None = None
     heads: Mapping[int, Tensor] = field(default_factory=dict)
+
+    def made(self) -> "Ours":
+        """The same, whose generators are made now and not again."""
+        model, trained = self.model(), self.trained and self.trained()
+        return replace(self, model=lambda: model, trained=None if trained is None else lambda: trained)
 
     def at(self, n: int) -> Denoiser:
         """The generator that takes n steps."""
+        model = self.model()
         if n not in self.heads:
-            return self.model
+            return model
         times = [stop.time for stop in self.stops[n]]
-        return Headed(self.model, dict(zip(times, self.heads[n], strict=True)))
+        return Headed(model, dict(zip(times, self.heads[n], strict=True)))
 
 
 def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, device: str = "cpu") -> list[Agreement]:
@@ -106,7 +111,7 @@ def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, device: str
     Args:
         device: device that the isolated process samples on.
 
-    The isolated process has the device to itself, and the models here wait in main memory.
+    The isolated process has the device to itself: the models here are made when it is over.
 
     Raises:
         NoRoomError: the isolated process or the models here need more memory than there is.
@@ -114,26 +119,11 @@ def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, device: str
             away (and what float32 rounds: where an EDM scheduler subtracts noise of sigma 80, and between the kernels
             of one sample, as the isolated process calls, and of several, as ours does, which a GPU chooses anew).
     """
-    with _waiting(ours, device):
-        seen = _ask_isolated(export, schedule, ours, device)
-    try:
-        return list(_agreements(export, schedule, ours, seen))
-    except torch.OutOfMemoryError as error:
-        raise NoRoomError(str(error).splitlines()[0]) from error
-
-
-@contextmanager
-def _waiting(ours: Ours, device: str) -> Iterator[None]:
-    """Within, the models are in main memory; afterwards on the device."""
-    models: list[Any] = [model for model in (ours.model, ours.trained) if isinstance(model, torch.nn.Module)]
-    for model in models:
-        model.to("cpu")
     if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()
-    yield
+    seen = _ask_isolated(export, schedule, ours, device)
     try:
-        for model in models:
-            model.to(device)
+        return list(_agreements(export, schedule, ours.made(), seen))
     except torch.OutOfMemoryError as error:
         raise NoRoomError(str(error).splitlines()[0]) from error
 
@@ -217,7 +207,7 @@ def _wrong_noise(rows: Sequence[Mapping[str, Tensor]], schedule: SchedulerExport
     for row, seed in zip(rows, ours.seeds, strict=True):
         drawn = torch.randn(row["start"].numel(), generator=torch.Generator().manual_seed(seed))[None]
         t = torch.tensor([stop.time], dtype=torch.float64)
-        expected = ours.model.process.prior(factor * drawn, t)[0].sort().values
+        expected = ours.model().process.prior(factor * drawn, t)[0].sort().values
         start = (row["start"] / unit(schedule.scheduler)).flatten().sort().values
         gap = float((start - expected).abs().max() / expected.abs().max())
         if not gap <= TOLERANCE:
@@ -239,9 +229,10 @@ def _noises(rows: Sequence[Mapping[str, Tensor]], schedule: SchedulerExport, our
     A pipeline that does not hand its generator on draws those from the global generator, seeded alike.
     """
     t = torch.full((1,), ours.stops[n][0].time, dtype=torch.float64)
-    device = next(iter(ours.model.parameters())).device if isinstance(ours.model, torch.nn.Module) else "cpu"
+    model = ours.model()
+    device = next(model.parameters()).device if isinstance(model, torch.nn.Module) else "cpu"
     start = torch.cat([row["start"] for row in rows]) / unit(schedule.scheduler)
-    yield (start / ours.model.process.prior(torch.ones(1), t)).to(device)
+    yield (start / model.process.prior(torch.ones(1), t)).to(device)
     streams = [torch.Generator().manual_seed(seed) for seed in ours.seeds]
     for stream, row in zip(streams, rows, strict=True):
         if row["handed"]:

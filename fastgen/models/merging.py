@@ -12,6 +12,8 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from ..errors import UserError
+from .low_rank import DOWN, UP
+from .made import Change, path_of
 
 
 def merged(base: nn.Module, state: Mapping[str, Tensor], *, alpha: float | None = None) -> nn.Module:
@@ -28,24 +30,45 @@ def merge(net: nn.Module, state: Mapping[str, Tensor], *, alpha: float | None = 
         state: state dict of an `AdaptedDenoiser.adapter`.
         alpha: alpha that the adapter was trained with.
     """
-    weights = dict(net.named_parameters())
-    for name, update in low_rank_updates(state, alpha=alpha):
-        weight = weights[name]
-        weight.copy_(weight + update.view_as(weight).to(weight.device))
-    for key, value in state.items():
-        if not key.endswith((".lora_A.weight", ".lora_B.weight")):
-            weights[key].copy_(value)
+    weights, change = dict(net.named_parameters()), adding(state, alpha=alpha)
+    for name in adapted(state):
+        weights[name].copy_(change(path_of(name), weights[name]))
     return net
+
+
+def adding(state: Mapping[str, Tensor], *, alpha: float | None = None) -> Change:
+    """What `merge` makes of each tensor of a base, one at a time; a sum has the wider dtype of its two parts."""
+
+    def change(path: str, weight: Tensor) -> Tensor:
+        name = path.removeprefix(".")
+        if (update := low_rank_update(state, name, alpha=alpha)) is not None:
+            return weight + update.view_as(weight).to(weight.device)
+        return state[name].to(weight) if name in state else weight
+
+    return change
+
+
+def adapted(state: Mapping[str, Tensor]) -> list[str]:
+    """The weights of its base that a role's adapter changes, by name."""
+    down, up = f".{DOWN}.weight", f".{UP}.weight"
+    names = [key for key in state if not key.endswith(down)]
+    return [f"{key.removesuffix(up)}.weight" if key.endswith(up) else key for key in names]
 
 
 def low_rank_updates(state: Mapping[str, Tensor], *, alpha: float | None = None) -> Iterator[tuple[str, Tensor]]:
     """(name of a weight, what a role's adapter adds to it, [out, in ...] flattened), one after the other."""
-    for key, value in state.items():
-        if key.endswith(".lora_B.weight"):
-            name = key.removesuffix(".lora_B.weight")
-            down = state[f"{name}.lora_A.weight"].float()
-            update = value.float().flatten(1) @ down.flatten(1) * ((alpha or len(down)) / len(down))
-            yield f"{name}.weight", update
+    for name in adapted(state):
+        if (update := low_rank_update(state, name, alpha=alpha)) is not None:
+            yield name, update
+
+
+def low_rank_update(state: Mapping[str, Tensor], name: str, *, alpha: float | None = None) -> Tensor | None:
+    """What a role's adapter adds to a weight, [out, in ...] flattened; None where it has no factors for it."""
+    layer = name.removesuffix(".weight")
+    up, down = (state.get(f"{layer}.{factor}.weight") for factor in (UP, DOWN))
+    if up is None or down is None:
+        return None
+    return up.float().flatten(1) @ down.float().flatten(1) * ((alpha or len(down)) / len(down))
 
 
 def lora_layers(state: Mapping[str, Tensor], *, alpha: float | None = None) -> tuple[dict[str, Tensor], LoraConfig]:

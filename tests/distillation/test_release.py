@@ -17,10 +17,13 @@ from fastgen.distillation.student import Student
 from fastgen.distillation.teacher import teacher_of
 from fastgen.engine.run import Trained
 from fastgen.errors import NoRoomError, VerificationError
+from fastgen.export.by_layer import write
 from fastgen.export.fidelity import saved_as
 from fastgen.export.verify import verify
 from fastgen.models.adapters import alias
 from fastgen.models.casting import cast, renewed
+from fastgen.models.made import Made
+from fastgen.models.pipelines.loading import dtypes_in
 from fastgen.models.pipelines.source import DTYPES, TeacherSource
 from fastgen.models.pipelines.teacher import held_exactly, load_teacher
 
@@ -63,21 +66,22 @@ def weights_of(student: Student) -> dict[str, torch.Tensor]:
     return {name: value.clone() for name, value in student.pipeline.network.state_dict().items()}
 
 
-def test_a_network_to_be_saved_is_held_once():
-    net = nn.Sequential(*(nn.Linear(256, 256, bias=False) for _ in range(8)))
+def test_of_a_network_to_be_saved_one_layer_at_a_time_is_held(tmp_path):
+    net = nn.Sequential(*(nn.Linear(256, 256, bias=False) for _ in range(16)))
     one = 4 * 256**2
-    kept = {f"{i}.weight": 1e-3 for i in range(6)}  # an update far below what bf16 holds
-    assert peak_bytes(lambda: saved_as(net, kept, half=torch.bfloat16, choice="auto")) <= 4 * one
-    saved = saved_as(net, kept, half=torch.bfloat16, choice="bf16").network
-    assert {p.dtype for p in net.parameters()} == {torch.float32}
-    assert {p.dtype for p in saved.parameters()} == {torch.bfloat16}
+    kept = {f"{i}.weight": 1e-3 for i in range(12)}  # an update far below what bf16 holds
+    doubled = Made(net, lambda _, tensor: 2 * tensor)
+    assert peak_bytes(lambda: saved_as(doubled, kept, half=torch.bfloat16, choice="auto")) <= 4 * one
+    saved, file = saved_as(doubled, kept, half=torch.bfloat16, choice="auto"), tmp_path / "net.safetensors"
+    assert peak_bytes(lambda: write(file, saved.outline.state_dict(), saved.network.__getitem__)) <= 3 * one
+    assert dtypes_in(file) == {torch.float32}
 
 
 def test_weights_of_a_whole_network_are_not_copied(student):
     weights = weights_of(student)
     held = sum(value.nbytes for value in weights.values())
-    assert peak_bytes(lambda: student.network(weights)) < held / 10
-    made = dict(student.network(weights).named_parameters())
+    assert peak_bytes(lambda: student.trained(weights).whole("cpu")) < held / 10
+    made = dict(student.trained(weights).whole("cpu").named_parameters())
     assert all(made[name].data_ptr() == value.data_ptr() for name, value in weights.items() if name in made)
     assert not any(made[name] is p for name, p in student.pipeline.network.named_parameters())
 

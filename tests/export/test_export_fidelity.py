@@ -18,6 +18,7 @@ from fastgen.errors import UserError
 from fastgen.export.export import export
 from fastgen.export.fidelity import check_adapter, check_sound, saved_as
 from fastgen.export.frozen import frozen_parts, touched
+from fastgen.models.made import Made
 from fastgen.models.pipelines.loading import load
 from fastgen.models.pipelines.notes import Notes
 
@@ -39,8 +40,8 @@ def network(*, base: float = 1.0, update: float = 0.0) -> tuple[nn.Module, dict[
 
 def test_an_update_below_the_steps_of_half_precision_is_kept_in_float32():
     net, updates = network(update=1e-4)
-    saved = saved_as(net, updates, half=BF16, choice="auto")
-    assert {name: p.dtype for name, p in saved.network.named_parameters()} == {
+    saved = saved_as(Made(net), updates, half=BF16, choice="auto")
+    assert {name: p.dtype for name, p in saved.network.parameters()} == {
         "trained.weight": torch.float32,
         "left.weight": BF16,
     }
@@ -52,8 +53,8 @@ def test_an_update_below_the_steps_of_half_precision_is_kept_in_float32():
 
 def test_an_update_that_half_precision_holds_is_saved_in_it():
     net, updates = network(base=0.0, update=1.0)
-    saved = saved_as(net, updates, half=BF16, choice="auto")
-    assert {p.dtype for p in saved.network.parameters()} == {BF16}
+    saved = saved_as(Made(net), updates, half=BF16, choice="auto")
+    assert {p.dtype for _, p in saved.network.parameters()} == {BF16}
     right = (net["trained"].weight.to(BF16).float() - net["trained"].weight).norm() / updates["trained.weight"]
     assert saved.lost == pytest.approx(float(right.detach()), rel=1e-5)
     assert 0 < saved.lost < 0.01
@@ -62,20 +63,22 @@ def test_an_update_that_half_precision_holds_is_saved_in_it():
 
 def test_a_chosen_dtype_holds_for_all_and_says_what_it_loses():
     net, updates = network(update=1e-4)
-    saved = saved_as(net, updates, half=BF16, choice="bf16")
-    assert {p.dtype for p in saved.network.parameters()} == {BF16}
+    saved = saved_as(Made(net), updates, half=BF16, choice="bf16")
+    assert {p.dtype for _, p in saved.network.parameters()} == {BF16}
     assert saved.notice().startswith("WARNING: bfloat16 loses ")
-    assert saved_as(net, updates, half=BF16, choice="fp32").network is net
-    assert saved_as(net, updates, half=torch.float32, choice="auto").network is net
+    for half, choice in ((BF16, "fp32"), (torch.float32, "auto")):
+        saved = saved_as(Made(net), updates, half=half, choice=choice)
+        assert saved.exact
+        assert all(torch.equal(saved.network[name], weight) for name, weight in net.named_parameters())
 
 
 def test_weights_that_the_runs_half_precision_cannot_hold_keep_their_own():
     net, updates = network(update=1e-4)
     net["left"].weight.data = torch.randn(64, 64).to(FP16).float()
-    saved = saved_as(net, updates, half=BF16, choice="auto")
-    assert saved.network["left"].weight.dtype == FP16
+    saved = saved_as(Made(net), updates, half=BF16, choice="auto")
+    assert saved.network["left.weight"].dtype == FP16
     net["left"].weight.data += 1e-6
-    assert saved_as(net, updates, half=BF16, choice="auto").network["left"].weight.dtype == torch.float32
+    assert saved_as(Made(net), updates, half=BF16, choice="auto").network["left.weight"].dtype == torch.float32
 
 
 # Sound weights
@@ -84,17 +87,17 @@ def test_weights_that_the_runs_half_precision_cannot_hold_keep_their_own():
 def test_weights_that_are_no_student_are_refused_by_name(caplog):
     net, _ = network(update=1e-4)
     changed = {"trained.weight": torch.ones(2), "left.weight": torch.zeros(2)}
-    assert check_sound(net, changed.items()) == {"trained.weight": pytest.approx(2**0.5)}
-    assert check_sound(net, [("left.weight", torch.zeros(2))]) == {}
+    assert check_sound(Made(net), changed.items()) == {"trained.weight": pytest.approx(2**0.5)}
+    assert check_sound(Made(net), [("left.weight", torch.zeros(2))]) == {}
     assert "left.weight and all others were not changed" in caplog.text
-    assert saved_as(net, {}, half=BF16, choice="auto").exact
+    assert saved_as(Made(net), {}, half=BF16, choice="auto").exact
     net["trained"].weight.data.zero_()
     with pytest.raises(UserError, match=r"trained.weight has nothing but zeros"):
-        check_sound(net, changed.items())
+        check_sound(Made(net), changed.items())
     for spoilt in (torch.nan, torch.inf):
         net["left"].weight.data[3, 4] = spoilt
         with pytest.raises(UserError, match=r"left.weight has NaN or infinite values"):
-            check_sound(net, changed.items())
+            check_sound(Made(net), changed.items())
 
 
 def test_a_lora_that_is_none_is_refused_by_name():
@@ -149,7 +152,7 @@ def test_an_exported_student_is_the_trained_one_among_the_teachers_files(here, s
     assert "half precision would lose" in said
     assert "from the weights before rounding" not in said
     student = load(here / "run/student", device="cpu")
-    trained = dict(kept[0].named_parameters())
+    trained = dict(kept[0].parameters())
     for name, weight in student.unet.named_parameters():
         assert name in trained or name == "time_embedding.cond_proj.weight"
         assert name not in trained or torch.equal(weight, trained[name])

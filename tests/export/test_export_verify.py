@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
-from diffusers import EDMEulerScheduler
+from diffusers import EDMEulerScheduler, UNet2DModel
 from exporting import Student, family_student, student_of
 from families import FAMILIES
 
@@ -153,7 +153,7 @@ def test_other_weights_and_other_samplers_fail(tmp_path):
     (schedule,) = student.schedules
     with pytest.raises(UserError, match="differs from the sampler of training"):
         verify(Export(str(folder)), schedule, replace(student.ours, sampler="ode"))
-    next(student.ours.model.parameters()).data.add_(0.1)
+    next(student.ours.model().parameters()).data.add_(0.1)
     with pytest.raises(UserError, match=r"differs from the sampler of training by .*, allowed 1e-05. Do not publish"):
         verify(Export(str(folder)), schedule, student.ours)
 
@@ -177,11 +177,11 @@ class Rounded(torch.nn.Module):
 def test_kernels_may_round_but_weights_may_not_differ(tmp_path, share, always, passes):
     student = family_student("ddpm", (2,), "ode")
     folder = exported(student, tmp_path / "student")
-    model = copy.copy(student.ours.model)
+    model = copy.copy(student.ours.model())
     model.net = Rounded(model.net, share, always=always)
     check = nullcontext() if passes else pytest.raises(UserError, match="differs from the sampler of training")
     with check:
-        (agreement,) = verify(Export(str(folder)), student.schedules[0], replace(student.ours, model=model))
+        (agreement,) = verify(Export(str(folder)), student.schedules[0], replace(student.ours, model=lambda: model))
         assert 1e-5 < agreement.difference < 1e-4
 
 
@@ -260,13 +260,25 @@ def test_a_push_without_a_login_is_refused_before_any_work(tmp_path, capsys, mon
 @pytest.mark.usefixtures("verified_here")
 def test_the_isolated_process_has_the_device_to_itself(tmp_path, monkeypatch):
     student = family_student("ddpm", (1,), "ode")
-    folder, model, seen = exported(student, tmp_path / "student"), student.ours.model, []
+    folder, model, seen = exported(student, tmp_path / "student"), student.ours.model(), []
     ask = verification._ask_isolated
-    monkeypatch.setattr(model, "to", lambda place: seen.append(f"to {place}"))
+    ours = replace(student.ours, model=lambda: seen.append("made") or model)
     monkeypatch.setattr(verification, "_ask_isolated", lambda *told: seen.append("asked") or ask(*told))
     model.register_forward_pre_hook(lambda *_: seen.append("samples"))
-    verify(Export(str(folder)), student.schedules[0], student.ours, device="cpu:0")
-    assert seen[:4] == ["to cpu", "asked", "to cpu:0", "samples"]
+    verify(Export(str(folder)), student.schedules[0], ours)
+    assert seen[:3] == ["asked", "made", "samples"]
+    assert seen.count("made") == 1
+
+
+@pytest.mark.usefixtures("verified_here")
+def test_a_network_that_was_opened_waits_in_main_memory_meanwhile(tmp_path, monkeypatch):
+    folder, seen = exported(family_student("ddpm", (1,), "ode"), tmp_path / "student"), []
+    ask, move = verification._ask_isolated, UNet2DModel.to
+    monkeypatch.setattr(verification, "_ask_isolated", lambda *told: seen.append("asked") or ask(*told))
+    monkeypatch.setattr(UNet2DModel, "to", lambda net, place, *told: seen.append(place) or move(net, place, *told))
+    verify_folder(folder, device="cpu:0")
+    asked = seen.index("asked")
+    assert (seen[asked - 1], seen[-1]) == ("cpu", "cpu:0")
 
 
 @pytest.mark.parametrize(("code", "said"), [(1, "torch.OutOfMemoryError: CUDA out of memory"), (-9, "")])

@@ -80,7 +80,7 @@ def student_of(pipe: DiffusionPipeline, steps, sampler, size=None, **told) -> St
         stops |= {n: stops_of(seen.reading, emitted_by(teacher)(schedule.scheduler, n)) for n in schedule.steps}
     notes = Notes(steps=tuple(steps), sampler=sampler, stops=stops, arguments=dict(size or {}), **told)
     calls = calls_for(teacher, call_arguments(pipe, notes))
-    return Student(teacher, served, notes, Ours(model, conditions_for(teacher), calls, sampler, stops))
+    return Student(teacher, served, notes, Ours(lambda: model, conditions_for(teacher), calls, sampler, stops))
 
 
 def family_student(name: str, steps, sampler) -> Student:

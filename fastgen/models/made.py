@@ -1,0 +1,64 @@
+"""A network whose tensors are made one by one, where all of them at once take more memory than there is."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from .adapters import alias
+from .casting import renewed, saved
+
+Change = Callable[[str, Tensor], Tensor]
+"""(path as in `saved`, tensor) -> the tensor that comes in its place; the given one is not written to."""
+
+
+def as_it_is(_: str, tensor: Tensor) -> Tensor:
+    """The change that is none."""
+    return tensor
+
+
+def in_float32(_: str, tensor: Tensor) -> Tensor:
+    """The tensor in float32 and in main memory, itself where it is so already; whole numbers keep their dtype."""
+    return tensor.to("cpu", torch.float32 if tensor.is_floating_point() else tensor.dtype)
+
+
+@dataclass(frozen=True)
+class Made:
+    """A network like another one, of which each tensor is made when it is asked for, anew each time.
+
+    Args:
+        like: what it is made of; left as it is.
+        change: of each of its tensors.
+    """
+
+    like: nn.Module
+    change: Change = as_it_is
+
+    def then(self, change: Change) -> "Made":
+        """The same with a further change of each tensor."""
+        return Made(self.like, lambda path, tensor: change(path, self.change(path, tensor)))
+
+    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+        """(name, parameter), one after the other, those in two places once."""
+        for name, parameter in self.like.named_parameters():
+            yield name, self.change(path_of(name), parameter.detach())
+
+    def __getitem__(self, name: str) -> Tensor:
+        """The tensor of a name in the state dict; raises KeyError where there is none."""
+        return self.change(path_of(name), self._held[path_of(name)])
+
+    def whole(self, device: torch.device | str) -> nn.Module:
+        """All of it at once, on a device; tensors that no change concerned may be those of `like`."""
+        return renewed(alias(self.like), lambda path, tensor: self.change(path, tensor).to(device)).to(device)
+
+    @cached_property
+    def _held(self) -> dict[str, Tensor]:
+        return {path: tensor.detach() for path, tensor in saved(self.like)}
+
+
+def path_of(name: str) -> str:
+    """A state dict's name of a tensor as `saved` gives it."""
+    module, _, slot = name.rpartition(".")
+    return f"{module}.{slot}"
