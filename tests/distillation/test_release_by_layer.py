@@ -112,7 +112,7 @@ def in_files_dtypes(net: nn.Module, before: nn.Module, half: torch.dtype, *, aut
 def test_the_files_are_those_of_a_whole_network(sharing, held, choice, size, student_of, tmp_path, monkeypatch):
     monkeypatch.setattr(Judge, "__call__", lambda *_, **__: None)
     monkeypatch.setattr(release, "makes_lora", lambda *_: False)
-    monkeypatch.setattr(by_layer, "LARGEST", "60KB")
+    monkeypatch.setattr(by_layer, "LARGEST", "20KB")
     student = copy.copy(student_of(sharing, held))
     dtype = student.config.export.model_copy(update={"dtype": choice})
     student.config = student.config.model_copy(update={"out": tmp_path / "run", "export": dtype})
@@ -126,7 +126,7 @@ def test_the_files_are_those_of_a_whole_network(sharing, held, choice, size, stu
     found = set[str]()
     for part in ("unet", "transformer", "transformer_2"):
         if part in pipe.components:
-            pipe.components[part].save_pretrained(tmp_path / part, max_shard_size="60KB")
+            pipe.components[part].save_pretrained(tmp_path / part, max_shard_size="20KB")
             expected = {file.name: file.read_bytes() for file in (tmp_path / part).glob("diffusion*")}
             assert {f.name: f.read_bytes() for f in (student.config.exported / part).glob("diffusion*")} == expected
             found |= expected.keys()
