@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from accelerate import Accelerator
 from torch import Tensor
 
@@ -120,15 +121,16 @@ class Run:
             latest = weights.get("ema", weights["generator"])
             finished[stage_config.name] = plain(stage.roles, latest, stage.feed)
             self._finish(stage, quality, finished[stage_config.name])
-            del stage  # its networks and moments must not stand beside the next stage's
-            self._bring_back(stage_config)
+            del stage
+            self._let_go(stage_config)
         return Trained(finished)
 
-    def _bring_back(self, config: StageConfig) -> None:
-        """The teacher's whole network, in whose place there were slices."""
+    def _let_go(self, config: StageConfig) -> None:
+        """Frees a stage that is over, whose networks and graphs hold each other, before the next stands in its place."""
+        gc.collect()
+        torch.cuda.empty_cache()
         if config.train.sharding != "none":
-            gc.collect()  # slices and their parameters hold each other
-            self.pipeline.network.to(self.accelerator.device)
+            self.pipeline.network.to(self.accelerator.device)  # whole, where its slices were
 
     def _check_pairs(self, snapshot: checkpoint.Snapshot, stage: Stage, allowed: Collection[Material]) -> None:
         """Pairs follow the teacher and the data, and are others only where these were allowed to be."""
