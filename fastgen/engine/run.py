@@ -126,7 +126,7 @@ class Run:
         return Trained(finished)
 
     def _let_go(self, config: StageConfig) -> None:
-        """Frees a stage that is over, whose networks and graphs hold each other, before the next stands in its place."""
+        """Frees a stage that is over, whose networks and graphs hold each other, before the next is built."""
         gc.collect()
         torch.cuda.empty_cache()
         if config.train.sharding != "none":
