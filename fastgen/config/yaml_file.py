@@ -181,6 +181,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
         node[_position(node, last, override)] = value
     else:
         node[last] = value
+    if keys == ["data", "prompts"] and node.get("source", "prompts") == "prompts":
+        node.pop("path", None)  # that of the file, which the override takes the place of
 
 
 def _entered(node: Any, key: str, override: str) -> Any:

@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from config_texts import PLAIN, STAGED
 
-from fastgen.config.yaml_file import dump
+from fastgen.config.yaml_file import dump, load
 from fastgen.objectives.parts.guidance_laws import Fixed
+
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 @pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.0e-4", "0.0001", ".0001", "+1e-4"])
@@ -27,6 +29,12 @@ def test_other_words_stay_text(read, text):
 @pytest.mark.parametrize("marks", [b"\xef\xbb\xbf%s", b"%s", b"---\n%s...\n"])
 def test_byte_order_marks_and_line_ends_do_not_matter(read, marks):
     assert read(marks % PLAIN.encode()) == read(marks % PLAIN.replace("\n", "\r\n").encode()) == read(PLAIN)
+
+
+def test_prompts_of_an_override_take_the_place_of_a_files_own():
+    """As the shipped configs of prompts say in their first lines."""
+    for config in (CONFIGS / "sdxl/dmd2_4step_lora.yaml", CONFIGS / "wan/phased_dmd_4step_lora.yaml"):
+        assert load(config, ["data.prompts=mine.txt"]).data.path == Path("mine.txt")
 
 
 def test_overrides_reach_settings_lists_and_sections_that_are_not_there(read):
