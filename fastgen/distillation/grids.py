@@ -1,5 +1,7 @@
 """Whether a student's steps are trained by the stages of a run."""
 
+import torch
+
 from ..config.schema import Config, StageConfig
 from ..errors import UserError
 from ..models.walk import Plan
@@ -28,7 +30,8 @@ def check_grids(config: Config, student: Plan, process: Process) -> None:
 def _check_noise(stage: StageConfig, student: Plan, process: Process) -> None:
     """Refuses a student with a step below the noise that the stage trains."""
     wanted = stage.objective.needs.noise
-    least = min(float(process.sigma(grid[-1]) / process.alpha(grid[-1])) for grid in student.grids)
+    t = torch.stack([grid[-1] for grid in student.grids]).min().clamp(max=1)  # float32 leads a little beyond 1
+    least = float(process.sigma(t) / process.alpha(t))
     if least < wanted:
         raise UserError(
             f"stage {stage.name!r} trains nothing below noise {wanted:g} (objective.truncation), but a step of the "

@@ -27,6 +27,7 @@ from fastgen.objectives.distribution.sid import SiD
 from fastgen.objectives.parts.gan import GAN, discriminator_losses
 from fastgen.objectives.parts.guidance_laws import Anti, LongShort, Shared
 from fastgen.objectives.parts.matching import compare
+from fastgen.objectives.parts.needs import Needs
 from fastgen.objectives.trajectory.tcm import TruncatedConsistency
 from fastgen.process import Flow, LogitNormal, LogNormal, Prediction, Reading, Trig, even_grid
 from fastgen.process.prediction import flow_row
@@ -262,3 +263,10 @@ def test_a_step_below_the_noise_that_is_trained_is_refused():
     check_grids(config, Plan([even_grid(1), even_grid(2)]), Flow())
     with pytest.raises(UserError, match=r"'last' trains nothing below noise 0.5 .* starts at 0.333: lower the"):
         check_grids(config, Plan([even_grid(1), even_grid(4)]), Flow())
+
+
+def test_a_first_step_that_float32_leads_beyond_the_noisiest_time_is_no_step_of_too_little_noise():
+    beyond = torch.tensor([1.0000001], dtype=torch.float64)
+    for truncation in (0.0, 0.5):
+        last = SimpleNamespace(name="last", objective=SimpleNamespace(needs=Needs(noise=truncation)))
+        check_grids(SimpleNamespace(stages=[last]), Plan([beyond, even_grid(2)]), Flow())

@@ -109,7 +109,7 @@ class InductiveMomentMatching:
 
     def below(self, process: Process, t: Time) -> Time:
         """r [B] before s bounds it: the noise level of t less a constant decrement (appendix C.6)."""
-        noise = noise_level(process, self._seen(process, t)) / self.sigma_data - self.highest / 2**self.k
+        noise = noise_level(process, self._seen(process, t)) / self.sigma_data - self.highest * 2.0**-self.k
         r = process.time_of(-2 * (noise.clamp(min=0) * self.sigma_data).log())
         return torch.minimum(r, t - self.gap).clamp(min=0)
 
