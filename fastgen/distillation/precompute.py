@@ -39,7 +39,7 @@ AT_ONCE = 32  # images that are decoded together
 
 
 @dataclass(frozen=True)
-class Made:
+class Precomputed:
     """What the cache of a run holds after `precompute`, and how much of it is new.
 
     Attributes:
@@ -55,7 +55,7 @@ class Made:
     fresh: int
 
 
-def precompute(config: Config, *, recipes: Path) -> Made:
+def precompute(config: Config, *, recipes: Path) -> Precomputed:
     """Fills the cache of a run with all that its stages draw; what is there already is left as it is.
 
     Args:
@@ -82,7 +82,7 @@ def precompute(config: Config, *, recipes: Path) -> Made:
         encode(config, pipeline, accelerator)
         alone(lambda: pipeline.encode(EXAMPLES, progress=False))  # the building of roles asks for them
         images, fresh = _images(config, folder, pipeline, accelerator)
-        made = Made(folder, len(drawn(config)), images, fresh)
+        made = Precomputed(folder, len(drawn(config)), images, fresh)
         leave()
     return made
 

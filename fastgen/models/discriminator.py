@@ -100,7 +100,7 @@ class Discriminator(FeatureDiscriminator):
         layers: names of its layers.
         example: an input of the backbone, to find the image's parts and to size the heads by.
         heads: "trained" on the features, or their "mean" without parameters of its own.
-        width: features of a layer that a head reads side by side; 2 for jumps, see `JumpJudge`.
+        width: features of a layer that a head reads side by side; 2 for jumps, see `JumpDiscriminator`.
 
     Raises:
         UserError: a layer returns nothing of the image.

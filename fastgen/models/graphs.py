@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
-from .recordable import Actor, Asked
+from .recordable import Actor, Invocation
 from .recorded import Differentiated, Recorded, Slot, Sums
 
 LOG = logging.getLogger(__name__)
@@ -47,24 +47,24 @@ class Graphs:
 
     def call(self, actor: Actor, told: Mapping[str, Any]) -> Any:
         """`actor.function(told)`; tensors among the arguments may have other values at each call."""
-        asked = Asked.of(actor, told)
-        if not asked.recordable:
+        invocation = Invocation.of(actor, told)
+        if not invocation.recordable:
             return actor.function(told)
-        slot = self._slot() if asked.differentiated else None
-        kind = (asked.kind, None if slot is None else self._slots.index(slot))
+        slot = self._slot() if invocation.differentiated else None
+        kind = (invocation.kind, None if slot is None else self._slots.index(slot))
         if kind not in self._recorded:
             if len(self._recorded) == MOST:
                 return actor.function(told)
             if kind not in self._gone_by:
                 return self._itself(kind, actor, told)
-            self._recorded[kind] = self._record(asked, slot)
+            self._recorded[kind] = self._record(invocation, slot)
         recorded = self._recorded[kind]
         if recorded is None:
             return actor.function(told)
-        if recorded.places != asked.places:
+        if recorded.places != invocation.places:
             self._moved(kind, actor)
             return actor.function(told)
-        return recorded(asked)
+        return recorded(invocation)
 
     def _itself(self, kind: Hashable, actor: Actor, told: Mapping[str, Any]) -> Any:
         """The call, which has gone by when its backward pass is under way, or at once where it has none."""
@@ -101,13 +101,13 @@ class Graphs:
             self._sums[alike] = Sums(weights)
         return self._sums[alike]
 
-    def _record(self, asked: Asked, slot: Slot | None) -> Recorded | None:
+    def _record(self, invocation: Invocation, slot: Slot | None) -> Recorded | None:
         try:
             if slot is None:
-                return Recorded.of(asked, self._pool("calls"))
-            return Differentiated.of(asked, slot, self._sums_of(asked.trained), self._pool("backward"))
+                return Recorded.of(invocation, self._pool("calls"))
+            return Differentiated.of(invocation, slot, self._sums_of(invocation.trained), self._pool("backward"))
         except RuntimeError as error:  # of a call that waits for the device, or for memory
             torch.cuda.synchronize()
-            name = type(asked.actor.net).__name__
+            name = type(invocation.actor.net).__name__
             LOG.warning("calls of %s are launched kernel by kernel: %s", name, str(error).splitlines()[0])
             return None

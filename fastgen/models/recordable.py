@@ -45,7 +45,7 @@ class Actor:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Invocation:
     """A call.
 
     Args:
@@ -60,7 +60,7 @@ class Asked:
     trained: list[nn.Parameter]
 
     @classmethod
-    def of(cls, actor: Actor, told: Mapping[str, Any]) -> "Asked":
+    def of(cls, actor: Actor, told: Mapping[str, Any]) -> "Invocation":
         trained = [p for p in actor.parameters if p.requires_grad] if torch.is_grad_enabled() else []
         return cls(actor, *tree_flatten(dict(told)), trained)
 

@@ -12,7 +12,7 @@ from torch.autograd.function import once_differentiable
 from torch.autograd.graph import get_gradient_edge
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from .recordable import Asked
+from .recordable import Invocation
 
 
 class Waiting:
@@ -39,22 +39,22 @@ class Slot:
 class Recorded:
     """A call without a backward pass."""
 
-    def __init__(self, asked: Asked) -> None:
-        self.places = asked.places
-        self.inputs = [x.detach().clone().requires_grad_(x.requires_grad) for x in asked.tensors]
+    def __init__(self, invocation: Invocation) -> None:
+        self.places = invocation.places
+        self.inputs = [x.detach().clone().requires_grad_(x.requires_grad) for x in invocation.tensors]
         self.graph = torch.cuda.CUDAGraph()
         self.outputs: list[Tensor] = []
         self.form: Any = None
 
     @classmethod
-    def of(cls, asked: Asked, pool: Any) -> "Recorded":
-        self = cls(asked)
+    def of(cls, invocation: Invocation, pool: Any) -> "Recorded":
+        self = cls(invocation)
         with recording(self.graph, pool):  # in the grad mode of the call, which compiled blocks were compiled for
-            self.outputs, self.form = _flat(asked.again(self.inputs))
+            self.outputs, self.form = _flat(invocation.again(self.inputs))
         return self
 
-    def __call__(self, asked: Asked) -> Any:
-        _fill(self.inputs, asked.tensors)
+    def __call__(self, invocation: Invocation) -> Any:
+        _fill(self.inputs, invocation.tensors)
         self.graph.replay()
         return tree_unflatten([output.clone() for output in self.outputs], self.form)
 
@@ -62,23 +62,23 @@ class Recorded:
 class Differentiated(Recorded):
     """A call with its backward pass, which adds to the gradients of the trained weights by itself."""
 
-    def __init__(self, asked: Asked, slot: Slot, sums: "Sums") -> None:
-        super().__init__(asked)
+    def __init__(self, invocation: Invocation, slot: Slot, sums: "Sums") -> None:
+        super().__init__(invocation)
         self.slot, self.sums = slot, sums
-        self.anchor = torch.zeros((), requires_grad=True) if asked.trained else None
+        self.anchor = torch.zeros((), requires_grad=True) if invocation.trained else None
         self.backward = torch.cuda.CUDAGraph()
         self.upstream: list[Tensor] = []
         self.reached: list[int] = []
         """Which of the trained weights the results depend on."""
 
     @classmethod
-    def of(cls, asked: Asked, slot: Slot, sums: "Sums", pool: Any) -> "Differentiated":  # type: ignore[override]
-        self = cls(asked, slot, sums)
-        with _leaves_anew(asked.actor.net, asked.trained, sums.places) as trained:
+    def of(cls, invocation: Invocation, slot: Slot, sums: "Sums", pool: Any) -> "Differentiated":  # type: ignore[override]
+        self = cls(invocation, slot, sums)
+        with _leaves_anew(invocation.actor.net, invocation.trained, sums.places) as trained:
             for number, weight in enumerate(trained):
                 weight.register_post_accumulate_grad_hook(lambda _, number=number: self.reached.append(number))
             with recording(self.graph, slot.pool):
-                outputs, self.form = _flat(asked.again(self.inputs))
+                outputs, self.form = _flat(invocation.again(self.inputs))
             self.upstream = [torch.zeros_like(output) for output in outputs]
             roots = [y for y in outputs if y.requires_grad]
             upstream = [dy for y, dy in zip(outputs, self.upstream, strict=True) if y.requires_grad]
@@ -93,8 +93,8 @@ class Differentiated(Recorded):
         self.outputs = [output.detach() for output in outputs]
         return self
 
-    def __call__(self, asked: Asked) -> Any:
-        outputs = _Replayed.apply(self, asked.trained, self.anchor, *asked.tensors)
+    def __call__(self, invocation: Invocation) -> Any:
+        outputs = _Replayed.apply(self, invocation.trained, self.anchor, *invocation.tensors)
         return tree_unflatten(list(outputs), self.form)
 
 

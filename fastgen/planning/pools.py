@@ -7,7 +7,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_iter
 
 from ..models.graphs import Graphs
-from ..models.recordable import Actor, Asked
+from ..models.recordable import Actor, Invocation
 from .meter import Measured, Meter
 
 KEPT = "what graphs keep"
@@ -38,21 +38,21 @@ class Pools(Graphs):
         return self._calls + self._backward + sum(self._waiting) + self._places
 
     def call(self, actor: Actor, told: Mapping[str, Any]) -> Any:
-        asked = Asked.of(actor, told)
-        if not asked.plain:
+        invocation = Invocation.of(actor, told)
+        if not invocation.plain:
             return actor.function(told)
         with self._meter.measured() as seen:
             output = actor.function(told)
-        sizes = [x.nbytes for x in (*asked.tensors, *tree_iter(output)) if isinstance(x, Tensor)]
-        kind = asked.kind
-        if asked.differentiated:
+        sizes = [x.nbytes for x in (*invocation.tensors, *tree_iter(output)) if isinstance(x, Tensor)]
+        kind = invocation.kind
+        if invocation.differentiated:
             kind = kind, self._number
             self._wait(seen)
         else:
             self._calls = max(self._calls, seen.peak)
         if kind not in self._kinds:
             self._kinds.add(kind)
-            self._places += sum(sizes) * (2 if asked.differentiated else 1)
+            self._places += sum(sizes) * (2 if invocation.differentiated else 1)
         return output
 
     def begin(self) -> None:

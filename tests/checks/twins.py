@@ -13,7 +13,7 @@ from trajectories import loss_and_slope
 
 from fastgen.models.roles import Roles
 from fastgen.objectives.parts.solvers import Guidance
-from fastgen.objectives.trajectory.twinflow import Jump, TwinFlow
+from fastgen.objectives.trajectory.twinflow import JumpTimes, TwinFlow
 from fastgen.process import Flow, Prediction, Process
 from fastgen.proofs.analytic import ExactDenoiser, Mixture
 
@@ -39,7 +39,7 @@ def twin_roles(objective: TwinFlow, *, bias: Tensor = C) -> Roles:
     return roles
 
 
-def beginnings(jump: Jump) -> Tensor:
+def beginnings(jump: JumpTimes) -> Tensor:
     """Its own one-step samples of the first noise, too low by C, under the second; whole jumps begin at the latter."""
     z, eps = gaussian_batch().script[:2]
     t, one = jump.t[:, None], torch.ones_like(jump.t)
@@ -86,7 +86,7 @@ def check_exact_map_nearly_rests() -> None:
     for step in (0.02, 0.01):
         objective = TwinFlow(teacher_guidance=Guidance(), step=step)
         roles = twin_roles(objective, bias=0 * C)
-        jump = Jump(t, s, still, still)
+        jump = JumpTimes(t, s, still, still)
         excess = objective._excess(roles, batch, x_t, jump, mean_of(x_t, t, s), velocity, {})
         found.append(excess.norm(dim=1))
         assert excess.abs().max() < 4 * step

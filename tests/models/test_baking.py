@@ -11,7 +11,7 @@ from fastgen.models.baking import baked
 from fastgen.models.graphs import Graphs
 from fastgen.models.merging import merged
 from fastgen.models.pipelines.pipeline import Pipeline
-from fastgen.models.recordable import Actor, Asked
+from fastgen.models.recordable import Actor, Invocation
 from fastgen.models.roles import weights_of
 from fastgen.models.walk import sample, scalars_at
 
@@ -78,7 +78,7 @@ def test_layers_are_listened_to_in_calls_that_no_graph_replays(pipeline):
 
     class Spy(Graphs):
         def call(self, actor: Actor, told) -> object:
-            seen.append(Asked.of(actor, told).plain)
+            seen.append(Invocation.of(actor, told).plain)
             return actor.function(told)
 
     for make in (whole, adapted):

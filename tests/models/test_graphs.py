@@ -6,7 +6,7 @@ from torch import nn
 
 from fastgen.models.graphs import Graphs
 from fastgen.models.masters import halve
-from fastgen.models.recordable import Actor, Asked
+from fastgen.models.recordable import Actor, Invocation
 from fastgen.models.recorded import Differentiated, Sums
 
 CUDA = "cuda"
@@ -59,7 +59,7 @@ def test_other_trained_weights_are_another_kind_of_call():
     for frozen in (net.a, net.b):
         net.requires_grad_(True)
         frozen.requires_grad_(False)
-        kinds.append(Asked.of(Actor("net", net, tuple(net.parameters()), (), net), {"x": torch.ones(2, 8)}).kind)
+        kinds.append(Invocation.of(Actor("net", net, tuple(net.parameters()), (), net), {"x": torch.ones(2, 8)}).kind)
     assert len(set(kinds)) == 2
 
 
@@ -91,7 +91,7 @@ def test_another_role_s_calls_leave_a_gradient_that_is_still_to_be_read():
 
 def test_nothing_is_recorded_before_a_backward_pass_has_gone_by(monkeypatch):
     asked_for = []
-    monkeypatch.setattr(Asked, "recordable", True)
+    monkeypatch.setattr(Invocation, "recordable", True)
     monkeypatch.setattr(Graphs, "_slot", lambda _: None)
     monkeypatch.setattr(Graphs, "_record", lambda *_: asked_for.append(True))
     _, call = caller(Net())

@@ -227,7 +227,7 @@ def test_settings_that_mean_nothing_are_refused(settings: dict[str, object], wor
 
 TERMS, LOSSES, STEPS, JUDGE = (
     *(lightning.generator_terms, lightning.discriminator_losses, lightning.ddim),
-    originals.JumpJudge,
+    originals.JumpDiscriminator,
 )
 
 
@@ -262,12 +262,15 @@ MUTANTS = {
         "pad_like", lambda mask, x: torch.zeros_like(x) > 0, partial(check_generator, JUMP, PROCESSES["vp"])
     ),
     "starts of others": Mutant.of(
-        originals, "JumpJudge", lambda judge, x_t, *given: JUDGE(judge, x_t.roll(1, 0), *given), check_what_rests
+        originals,
+        "JumpDiscriminator",
+        lambda judge, x_t, *given: JUDGE(judge, x_t.roll(1, 0), *given),
+        check_what_rests,
     ),
     "starts at another time": Mutant.of(
-        originals, "JumpJudge", lambda judge, x_t, t, cond: JUDGE(judge, x_t, t / 2, cond), check_generator
+        originals, "JumpDiscriminator", lambda judge, x_t, t, cond: JUDGE(judge, x_t, t / 2, cond), check_generator
     ),
-    "ends alone": Mutant.of(originals, "JumpJudge", lambda judge, *_: judge, check_generator),
+    "ends alone": Mutant.of(originals, "JumpDiscriminator", lambda judge, *_: judge, check_generator),
     "ends at other times": of_lightning(
         "Rows", lambda x, s: Rows(x, s / 2), partial(check_discriminator, JUMP, PROCESSES["vp"])
     ),

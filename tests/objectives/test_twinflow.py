@@ -20,7 +20,7 @@ from fastgen.models.walk import scalars_at
 from fastgen.objectives import Needs
 from fastgen.objectives.parts.solvers import Guidance
 from fastgen.objectives.trajectory import twinflow
-from fastgen.objectives.trajectory.twinflow import Jump, TwinFlow
+from fastgen.objectives.trajectory.twinflow import JumpTimes, TwinFlow
 from fastgen.process import Flow, even_grid
 from fastgen.proofs.toy import toy_batch, toy_roles
 
@@ -94,7 +94,9 @@ MUTANTS = {
     "detached generator": Mutant.of(twinflow, "through", look, check_map),
     "all jumps of one weight": Mutant.of(twinflow, "weight_of", lambda jump: torch.ones_like(jump.t), check_map),
     "the rest in one step": Mutant.of(twinflow, "pairwise", lambda times: [tuple(list(times)[::2])], check_map),
-    "the fake score is told a trajectory's time": Mutant.of(Jump, "told", property(lambda jump: jump.s), check_map),
+    "the fake score is told a trajectory's time": Mutant.of(
+        JumpTimes, "told", property(lambda jump: jump.s), check_map
+    ),
     "the fake score follows the teacher": Mutant.of(
         twinflow.Noised, "of", lambda *given, OF=twinflow.Noised.of: OF(*given[:2], 0 * given[2], given[3]), check_map
     ),
@@ -104,7 +106,7 @@ MUTANTS = {
     "the scores exchanged": Mutant.of(twinflow, "look", mirrored, check_matching),
     "matched by parts of the batch": Mutant.of(twinflow, "KINDS", 3, check_matching),
     "no score of its own": Mutant.of(
-        Jump, "told", property(lambda jump: jump.s), check_only_scores_of_its_own_are_told_negative_times
+        JumpTimes, "told", property(lambda jump: jump.s), check_only_scores_of_its_own_are_told_negative_times
     ),
 }
 

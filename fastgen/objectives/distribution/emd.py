@@ -34,7 +34,7 @@ from ..parts.weights import WEIGHTS, WeightName
 
 
 @dataclass(frozen=True)
-class Made(Landing):
+class FromNoise(Landing):
     """A sample of one step, and the unit noise [B, ...] that it was made of, which its graph goes back to."""
 
     noise: Latent
@@ -92,7 +92,7 @@ class EMDistillation(ScoreMatching):
         return Needs(one_step=True)
 
     def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
-        assert isinstance(landing, Made), "the rollout's"
+        assert isinstance(landing, FromNoise), "the rollout's"
         scales, t = self.guidance.drawn(batch.shared_rng), self.times.sample(roles.process, batch.size, batch.rng)
         chain = Chain(landing.noise, batch.noise(), torch.zeros_like(landing.noise))
         here = landing
@@ -121,7 +121,7 @@ class EMDistillation(ScoreMatching):
         return Chain(z + b * (slope - z) + math.sqrt(2 * b) * batch.noise(), eps, pull)
 
 
-def _made(roles: Roles, batch: Batch, noise: Latent, t: Time) -> Made:
+def _made(roles: Roles, batch: Batch, noise: Latent, t: Time) -> FromNoise:
     """One call of the generator at t, with gradient."""
     belief = through(roles.generator, roles.process.prior(noise, t), t, batch.cond)
-    return Made(belief.x0, None, t, belief.x0, noise)
+    return FromNoise(belief.x0, None, t, belief.x0, noise)

@@ -18,7 +18,7 @@ from ...process import AnyTimeLaw, Latent, Time, Uniform, joined
 from .base import Batch, Landing, Terms, shorthand
 from .needs import Needs
 from .ops import Noised, renoised
-from .originals import DATA, Judge, Originals
+from .originals import DATA, AnyDiscriminator, Originals
 from .unread import check_unread
 
 GanKind = Literal["logistic", "hinge", "relativistic"]
@@ -160,14 +160,14 @@ def generator_loss(
     gan: GAN, roles: Roles, batch: Batch, landing: Landing, compared: Noised | None = None, originals: Originals = DATA
 ) -> Tensor:
     """What the generator pays to be taken for real, [B]."""
-    judge = originals.judge(roles, batch, landing)
+    discriminator = originals.discriminator(roles, batch, landing)
     noised = _looked_at(gan, roles, batch, landing, compared)
-    logits: Tensor = judge(noised.x_t, noised.t, batch.cond)
+    logits: Tensor = discriminator(noised.x_t, noised.t, batch.cond)
     if gan.kind == "hinge":
         return -logits.mean(dim=1)
     if gan.kind == "relativistic":
         real = _real(gan, roles, batch, noised, landing, originals)
-        logits = logits - judge(real.x_t, real.t, batch.cond)
+        logits = logits - discriminator(real.x_t, real.t, batch.cond)
     return softplus(-logits).mean(dim=1)
 
 
@@ -186,23 +186,23 @@ def discriminator_losses(
     `taught` are the noisy samples that the fake score is taught on; `judged` their logits [B, k], where they are known.
     Otherwise real and generated samples are judged in one call.
     """
-    judge = originals.judge(roles, batch, landing)
+    discriminator = originals.discriminator(roles, batch, landing)
     fake = _looked_at(gan, roles, batch, landing, taught)
     real = _real(gan, roles, batch, fake, landing, originals)
     if judged is None:
         both = Conditioning.cat([batch.cond, batch.cond])
-        logits, read = _read(gan, judge, torch.cat([real.x_t, fake.x_t]), joined([real.t, fake.t]), both)
+        logits, read = _read(gan, discriminator, torch.cat([real.x_t, fake.x_t]), joined([real.t, fake.t]), both)
         of_real, judged = logits.chunk(2)
     else:
-        of_real, read = _read(gan, judge, real.x_t, real.t, batch.cond)
+        of_real, read = _read(gan, discriminator, real.x_t, real.t, batch.cond)
     terms = {"gan": gan.learned * LOSSES[gan.kind](of_real, judged)}
     if gan.r1:
-        terms["r1"] = gan.learned * gan.r1 / 2 * _gradient_penalty(judge, batch, real)
+        terms["r1"] = gan.learned * gan.r1 / 2 * _gradient_penalty(discriminator, batch, real)
     if gan.approximate_r1:
-        slope = gan.learned * gan.approximate_r1 * _moved(gan, judge, batch, real, of_real)
+        slope = gan.learned * gan.approximate_r1 * _moved(gan, discriminator, batch, real, of_real)
         terms["r1"] = terms.get("r1", 0) + slope
     if gan.approximate_r2:
-        terms["r2"] = gan.learned * gan.approximate_r2 * _moved(gan, judge, batch, fake, judged)
+        terms["r2"] = gan.learned * gan.approximate_r2 * _moved(gan, discriminator, batch, fake, judged)
     if gan.feature_r1:
         terms["feature_r1"] = gan.learned * gan.feature_r1 / 2 * _slope_of_heads(of_real, read)
     return terms
@@ -260,11 +260,13 @@ def _clean(roles: Roles, batch: Batch, x0: Latent) -> Noised:
     return Noised.of(roles.process, x0, batch.full(0.0), torch.zeros_like(x0))
 
 
-def _read(gan: GAN, judge: Judge, x_t: Latent, t: Time, cond: Conditioning) -> tuple[Tensor, list[Tensor]]:
+def _read(
+    gan: GAN, discriminator: AnyDiscriminator, x_t: Latent, t: Time, cond: Conditioning
+) -> tuple[Tensor, list[Tensor]]:
     """Logits, and what the heads read, where their slopes by it are wanted."""
     if not gan.feature_r1:
-        return judge(x_t, t, cond), []
-    heads = cast(FeatureDiscriminator, judge)
+        return discriminator(x_t, t, cond), []
+    heads = cast(FeatureDiscriminator, discriminator)
     read = [feature.requires_grad_() for feature in heads.features(x_t, t, cond)]
     return heads.judged(read, cond), read
 
@@ -275,18 +277,18 @@ def _slope_of_heads(of_real: Tensor, read: Sequence[Tensor]) -> Tensor:
     return torch.stack([slope.square().sum() for slope in slopes]).sum() / len(of_real)
 
 
-def _moved(gan: GAN, judge: Judge, batch: Batch, shown: Noised, logits: Tensor) -> Tensor:
+def _moved(gan: GAN, discriminator: AnyDiscriminator, batch: Batch, shown: Noised, logits: Tensor) -> Tensor:
     """Mean squared change of the logits where the samples move by `spread`."""
     there = shown.x_t + gan.spread * batch.noise()
-    change: Tensor = judge(there, shown.t, batch.cond) - logits
+    change: Tensor = discriminator(there, shown.t, batch.cond) - logits
     return change.square().mean()
 
 
-def _gradient_penalty(judge: Judge, batch: Batch, real: Noised) -> Tensor:
+def _gradient_penalty(discriminator: AnyDiscriminator, batch: Batch, real: Noised) -> Tensor:
     """Mean squared norm of the summed logit's gradient by x_t."""
     x_t: Latent = real.x_t.detach().requires_grad_()
     with as_written(), sdpa_kernel(SDPBackend.MATH):  # attention's other kernels have no second derivative
-        logits = judge(x_t, real.t, batch.cond)
+        logits = discriminator(x_t, real.t, batch.cond)
         (slope,) = torch.autograd.grad(logits.mean(dim=1).sum(), x_t, create_graph=True)
     return slope.square().flatten(1).sum(dim=1).mean()
 

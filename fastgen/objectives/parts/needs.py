@@ -27,7 +27,8 @@ class Needs:
         forgets: something is to be forgotten, which a setting of it names.
         instead: (what a row is asked for, what the teacher is asked in its place) for all that is to be forgotten.
         rewards: scores of decoded samples, see `fastgen.models.rewards`.
-        jumps: a discriminator that reads where a jump began beside where it ended, see `fastgen.models.jumps`.
+        jumps: a discriminator that reads where a jump began beside where it ended, see
+            `fastgen.models.jump_discriminator`.
         pixels: a discriminator of decoded samples, see `fastgen.models.pixel_discriminator`.
         ratio_means, log_variance: states, see `fastgen.models.state`.
         scalars: role -> scalars that it is told and so has embeddings of, see `fastgen.models.scalars`.

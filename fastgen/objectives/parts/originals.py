@@ -8,14 +8,14 @@ from torch import Tensor
 
 from ...models.conditioning import Conditioning
 from ...models.discriminator import Discriminator
-from ...models.jumps import JumpJudge
+from ...models.jump_discriminator import JumpDiscriminator
 from ...models.roles import Roles
 from ...process import Latent, Time
 from .base import Batch, Landing
 from .needs import Needs
 
-Judge = Callable[[Latent, Time, Conditioning], Tensor]
-"""(x_t, t, cond) -> logits [B, k], large for real samples: a `FeatureDiscriminator`."""
+AnyDiscriminator = Callable[[Latent, Time, Conditioning], Tensor]
+"""(x_t, t, cond) -> logits [B, k], large for real samples: a `FeatureDiscriminator`, or on a bed the exact ratio."""
 
 
 @dataclass(frozen=True)
@@ -44,12 +44,12 @@ class Originals:
     rows: Callable[[Roles, Batch, Landing], Rows]
     needs: Needs
 
-    def judge(self, roles: Roles, batch: Batch, landing: Landing) -> Judge:
-        """Who tells generated samples from them: one that reads where a jump began, where `needs` say so."""
+    def discriminator(self, roles: Roles, batch: Batch, landing: Landing) -> AnyDiscriminator:
+        """The role that tells generated samples from them; it reads where jumps began, too, where `needs` say so."""
         if not self.needs.jumps:
             return roles.discriminator
         assert isinstance(landing, Jump), "objectives that need jumps make them"
-        return JumpJudge(cast(Discriminator, roles.discriminator), landing.start, landing.t, batch.cond)
+        return JumpDiscriminator(cast(Discriminator, roles.discriminator), landing.start, landing.t, batch.cond)
 
 
 DATA = Originals(lambda _roles, batch, _landing: Rows(batch.x0), Needs(images=True))

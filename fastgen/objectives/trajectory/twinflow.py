@@ -34,7 +34,7 @@ KINDS = 4
 
 
 @dataclass(frozen=True)
-class Jump:
+class JumpTimes:
     """Times t >= s of each row's jump [B], and which rows [B] are whole jumps or teach the fake score, where s = t."""
 
     t: Time
@@ -108,16 +108,16 @@ class TwinFlow:
         """[B]; its gradient is that of the code's D / sqrt(sg D + c^2)."""
         return 2 * pseudo_huber(error, self.c)
 
-    def _jump(self, roles: Roles, batch: Batch) -> Jump:
+    def _jump(self, roles: Roles, batch: Batch) -> JumpTimes:
         kind = integers(batch.rng, KINDS, batch.size)
         whole, near, fake = kind == 0, kind == 1, kind == 2
         t = torch.where(whole, first_time(roles, batch), self.times.sample(roles.process, batch.size, batch.rng))
         width = t * uniform(batch.rng, batch.size, dtype=torch.float64)
         s = t - torch.where(near, self.near * width, width)
         s = torch.where(whole, torch.zeros_like(s), torch.where(fake, t, s))
-        return Jump(t, s, whole, fake)
+        return JumpTimes(t, s, whole, fake)
 
-    def _start(self, roles: Roles, batch: Batch, jump: Jump, scalars: Scalars) -> Noised:
+    def _start(self, roles: Roles, batch: Batch, jump: JumpTimes, scalars: Scalars) -> Noised:
         """The generator's own samples noised to the jumps' beginnings; of whole jumps that is noise alone."""
         process, t = roles.process, first_time(roles, batch)
         z = process.prior(batch.noise(), t)
@@ -127,7 +127,7 @@ class TwinFlow:
         return replace(start, x_t=torch.where(pad_like(jump.whole, noise), noise, start.x_t))
 
     def _excess(
-        self, roles: Roles, batch: Batch, x_t: Latent, jump: Jump, u: Latent, v: Latent, scalars: Scalars
+        self, roles: Roles, batch: Batch, x_t: Latent, jump: JumpTimes, u: Latent, v: Latent, scalars: Scalars
     ) -> Latent:
         """How far u leads too far, over the teacher's part of the jump; of shorter jumps u - v. A constant."""
         end = torch.maximum(jump.t - self.step, jump.s)
@@ -137,7 +137,7 @@ class TwinFlow:
         width = pad_like(jump.t - jump.s, x)
         return torch.where(width < self.step, u - v, (width * u - x_t + x) / self.step).to(u.dtype)
 
-    def _matching(self, roles: Roles, batch: Batch, jump: Jump, belief: Prediction, scalars: Scalars) -> Tensor:
+    def _matching(self, roles: Roles, batch: Batch, jump: JumpTimes, belief: Prediction, scalars: Scalars) -> Tensor:
         """Whole jumps are moved by how far their samples' own score lies from the trajectories'."""
         noised = renoised(roles, batch, belief.x0.detach(), law=self.compared)
         real, fake = (
@@ -154,7 +154,7 @@ def first_time(roles: Roles, batch: Batch) -> Time:
     return batch.full(roles.student.grids[0][0])
 
 
-def weight_of(jump: Jump) -> Tensor:
+def weight_of(jump: JumpTimes) -> Tensor:
     """1 + tan(2 pi / 5 (1 - (t - s))) of a jump: 1 of the longest, 4.1 of none; 1 where the fake score learns."""
     weight = torch.tan((1 - (jump.t - jump.s)) * math.pi / 2.5) + 1
     return torch.where(jump.fake, torch.ones_like(weight), weight)

@@ -7,7 +7,7 @@ from towers import NOTHING, T, Tower, network
 
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.discriminator import MapHead, TokenHead, side_by_side
-from fastgen.models.jumps import JumpJudge
+from fastgen.models.jump_discriminator import JumpDiscriminator
 from fastgen.models.own_backbone import OwnDiscriminator
 
 
@@ -26,12 +26,12 @@ def test_heads_read_twice_the_channels():
 
 def test_ends_that_are_judged_together_have_one_start_in_the_same_row():
     judge, (start, one, other) = judge_of_two(), torch.randn(3, 3, 4)
-    told = JumpJudge(judge, start, 0.5 * T, NOTHING)
+    told = JumpDiscriminator(judge, start, 0.5 * T, NOTHING)
     both = told(torch.cat([one, other]), torch.cat([T, T]), Conditioning.cat([NOTHING, NOTHING]))
     torch.testing.assert_close(both, torch.cat([told(end, T, NOTHING) for end in (one, other)]))
     seen, began = judge.features(one, T, NOTHING), judge.features(start, 0.5 * T, NOTHING)
     torch.testing.assert_close(told(one, T, NOTHING), judge.judged([torch.cat([seen[0], began[0]], 1)], NOTHING))
-    moved = JumpJudge(judge, start.flip(0), 0.5 * T, NOTHING)
+    moved = JumpDiscriminator(judge, start.flip(0), 0.5 * T, NOTHING)
     assert not torch.allclose(moved(one, T, NOTHING), told(one, T, NOTHING))
 
 
@@ -43,7 +43,7 @@ def test_backbone_and_heads_learn_by_either(which: str):
     with torch.no_grad():
         judge.heads[0].body[1].weight[:, 4:] *= which == "start"
         judge.heads[0].body[1].weight[:, :4] *= which == "end"
-    JumpJudge(judge, start, T, NOTHING)(end, T, NOTHING).square().sum().backward()
+    JumpDiscriminator(judge, start, T, NOTHING)(end, T, NOTHING).square().sum().backward()
     assert judge.heads[0].body[1].weight.grad[:, side].abs().sum() > 0
     assert {name for name, p in judge.named_parameters() if p.grad is None} == judge.unread
     assert judge.unread
