@@ -65,6 +65,6 @@ def check_judged(stage: str, objective: Objective, spec: DiscriminatorConfig) ->
 
 
 def _given(spec: DiscriminatorConfig) -> list[str]:
-    """The settings that are not as they are where nothing is said."""
+    """Names of the settings that differ from their defaults."""
     usual = DiscriminatorConfig()
     return [name for name in DiscriminatorConfig.model_fields if getattr(spec, name) != getattr(usual, name)]

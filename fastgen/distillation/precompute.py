@@ -45,7 +45,7 @@ class Precomputed:
     Attributes:
         folder: of the cache.
         prompts: that the run draws.
-        images: that it draws, mirrored ones by themselves.
+        images: that it draws, mirrored ones counted apart.
         fresh: images whose samples were made now.
     """
 

@@ -65,19 +65,19 @@ def release(student: Student, trained: Trained) -> None:
     notes = replace(notes_for(student, guidance=1.0 if silent is pipe else None), unchanged=not updates)
     with written_by_layer(silent, saved.network):
         export(silent, notes, config.exported, student.schedules, frozen=_frozen(student), heads=heads)
-    judge = Judge(student, _roomy(student), [], heads.weights if heads else {})
+    verifier = Verifier(student, _roomy(student), [], heads.weights if heads else {})
     rounded = None if saved.exact else saved.network.then(in_float32)
     for schedule in student.schedules:
         place = config.exported / schedule.folder
         turns = heads and heads.of(schedule.steps)
         exported = Export(str(place), heads=str(place / turns.FILE) if turns else None)
-        judge(exported, schedule, partial(load, place, device=judge.device), network, notes, rounded=rounded)
+        verifier(exported, schedule, partial(load, place, device=verifier.device), network, notes, rounded=rounded)
     if makes_lora(config, pipeline):
-        _release_lora(student, weights, network, judge)
-    if judge.failures:
+        _release_lora(student, weights, network, verifier)
+    if verifier.failures:
         raise VerificationError(
             "training is over and everything was written, but not all of it is as it was trained: "
-            + "; ".join(judge.failures)
+            + "; ".join(verifier.failures)
         )
 
 
@@ -101,7 +101,7 @@ def check_release(config: Config, pipeline: Pipeline) -> None:
 
 
 @dataclass(frozen=True)
-class Judge:
+class Verifier:
     """Holds what was written against the student as it was trained, and says what it finds.
 
     Args:
@@ -201,7 +201,7 @@ def _told(agreement: Agreement) -> str:
     return f"difference {agreement.difference:.1e}{far}"
 
 
-def _release_lora(student: Student, weights: Mapping[str, Tensor], network: Made, judge: Judge) -> None:
+def _release_lora(student: Student, weights: Mapping[str, Tensor], network: Made, verifier: Verifier) -> None:
     config, source = student.config, student.config.teacher.source
     stacked = [recorded(lora)[0] for lora in source.loras]
     adapter = Adapter(*lora_layers(weights, alpha=config.lora.alpha))
@@ -217,8 +217,8 @@ def _release_lora(student: Student, weights: Mapping[str, Tensor], network: Made
         loras = (*stacked, *written(pipe, str(folder), keys[0]))
         scheduler = str(folder / schedule.folder / "scheduler")
         exported = Export(str(base), loras, scheduler, variant_of(base, source.variant))
-        loaded = partial(load_teacher, replace(source, dtype="fp32"), device=judge.device)
-        judge(exported, schedule, loaded, network, notes)
+        loaded = partial(load_teacher, replace(source, dtype="fp32"), device=verifier.device)
+        verifier(exported, schedule, loaded, network, notes)
 
 
 def _updates(student: Student, weights: Mapping[str, Tensor], network: Made) -> Iterator[tuple[str, Tensor]]:

@@ -64,7 +64,7 @@ def check_unasked(config: Config, pipeline: Pipeline) -> None:
 
 def _of_the_run(config: Config) -> Iterator[Rule]:
     lora, protocol = config.lora, config.evaluate.protocol
-    said = config.sharing != "full" or "sharing" in config.model_fields_set  # who says full lays adapters aside
+    said = config.sharing != "full" or "sharing" in config.model_fields_set  # full, if given, may keep lora for later
     told = "sharing is full where it is not given, and no role has an adapter", "set sharing=lora"
     yield Rule("lora.", lora, tuple(type(lora).model_fields), said, *told)
     told = "under sharing=scores the student is a whole network", "set sharing=lora"
@@ -80,7 +80,7 @@ def _of_the_run(config: Config) -> Iterator[Rule]:
     guided = any("w" in stage.objective.needs.scalars_of("generator") for stage in config.stages)
     told = "no stage trains a generator that is told its guidance", "set the guidance of the objective"
     yield Rule("student.", config.student, ("guidance",), guided, *told)
-    reported = protocol in ("none", "digits")  # none switches all of its section off
+    reported = protocol in ("none", "digits")  # under none nothing of the section is read, and it may stay
     told = f"under evaluate.protocol={protocol} the report has no row of the teacher", "set evaluate.protocol=digits"
     yield Rule("evaluate.", config.evaluate, ("teacher_steps", "teacher_guidance"), reported, *told)
 

@@ -1,4 +1,4 @@
-"""Who is called and with what, where the call may be recorded."""
+"""Calls of networks as CUDA graphs may record them: who is called, and with what."""
 
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,7 +17,7 @@ _LISTENED = ContextVar("listened", default=False)
 
 @contextmanager
 def listened() -> Iterator[None]:
-    """Within, calls are made kernel by kernel, so that hooks of the layers are run: a replay runs none."""
+    """Within, no call is recorded or replayed, so that hooks of the layers run: a replay runs none."""
     before = _LISTENED.set(True)
     try:
         yield

@@ -16,7 +16,7 @@ from torch import nn
 
 from fastgen.config.yaml_file import load
 from fastgen.distillation import release
-from fastgen.distillation.release import Judge
+from fastgen.distillation.release import Verifier
 from fastgen.distillation.steps import build_stage, export_student
 from fastgen.distillation.student import Student
 from fastgen.distillation.teacher import teacher_of
@@ -110,7 +110,7 @@ def in_files_dtypes(net: nn.Module, before: nn.Module, half: torch.dtype, *, aut
 
 @pytest.mark.parametrize(("sharing", "held", "choice", "size"), CASES)
 def test_the_files_are_those_of_a_whole_network(sharing, held, choice, size, student_of, tmp_path, monkeypatch):
-    monkeypatch.setattr(Judge, "__call__", lambda *_, **__: None)
+    monkeypatch.setattr(Verifier, "__call__", lambda *_, **__: None)
     monkeypatch.setattr(release, "makes_lora", lambda *_: False)
     monkeypatch.setattr(by_layer, "LARGEST", "20KB")
     student = copy.copy(student_of(sharing, held))

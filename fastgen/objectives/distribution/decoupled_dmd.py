@@ -19,7 +19,6 @@ from ..parts.needs import Needs
 from ..parts.ops import renoised, surrogate
 from ..parts.rollout import RolloutName
 from ..parts.score_matching import ScoreMatching
-from ..parts.unread import check_unread
 from ..parts.weights import weighed
 
 
@@ -46,9 +45,7 @@ class DecoupledDMD(ScoreMatching):
     floor: float = 0.1
 
     def check(self) -> None:
-        check_floor(self.floor)
-        if self.weight != "l1":
-            check_unread(self, "floor", because=f"weight is {self.weight}")
+        check_floor(self)
 
     @property
     def also(self) -> Needs:

@@ -26,7 +26,6 @@ from ..parts.needs import Needs
 from ..parts.ops import RowName, surrogate
 from ..parts.rollout import Rollout, phased
 from ..parts.score_matching import ScoreMatching
-from ..parts.unread import check_unread
 from ..parts.weights import weighed
 
 
@@ -60,9 +59,7 @@ class PhasedDMD(ScoreMatching):
     step_aware: bool = False
 
     def check(self) -> None:
-        check_floor(self.floor)
-        if self.weight != "l1":
-            check_unread(self, "floor", because=f"weight is {self.weight}")
+        check_floor(self)
         if self.phases < 1:
             raise ValueError(f"phases is {self.phases}: need at least one")
         if self.experts and self.phases != 2:

@@ -30,7 +30,7 @@ class Landing:
         s: its time [B]; None for a clean sample, of which much less has to be computed.
         t: the time [B] of the last call.
         x0: the clean sample that the last call predicted, with gradient; `x` itself where that is clean.
-        calls: how many of the generator led here.
+        calls: calls of the generator that led here; 1 where it began at noised data.
     """
 
     x: Latent

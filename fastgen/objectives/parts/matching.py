@@ -1,7 +1,7 @@
 """Verbs of distribution matching: the two scores of a generated sample, and the training of the second."""
 
 from dataclasses import dataclass, replace
-from typing import Protocol, cast, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -19,6 +19,7 @@ from .needs import Needs
 from .ops import Noised, RowName, denoising_loss, renoised
 from .originals import DATA, Originals
 from .rollout import Rollout, RolloutName
+from .unread import check_unread
 
 FLOOR = 1e-5
 """Of a normaliser: where so little noise was added that real and x0 agree in fp32, it keeps 0 / 0 and rounding errors
@@ -152,10 +153,12 @@ def scalars_of(roles: Roles, landing: Landing) -> Scalars:
     return {name: known[name] for name in roles.fake_score.scalars}
 
 
-def check_floor(floor: float) -> None:
-    """Raises ValueError for a normaliser that may vanish."""
-    if floor <= 0:
+def check_floor(settings: Any) -> None:
+    """Raises ValueError for a `floor` at which the normaliser may vanish, or where `weight` is not that normaliser."""
+    if (floor := settings.floor) <= 0:
         raise ValueError(f"floor is {floor:g}: it keeps the direction finite where real and x0 agree, need floor > 0")
+    if settings.weight != "l1":
+        check_unread(settings, "floor", because=f"weight is {settings.weight}")
 
 
 def check_ratio(ratio: int, learner: str = "fake score") -> None:

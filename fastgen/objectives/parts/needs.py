@@ -24,7 +24,7 @@ class Needs:
         pairs: noises with the teacher's own samples of them.
         null: an unconditional mode, for guidance or dropped conditions.
         lpips: the perceptual distance of decoded samples.
-        forgets: something is to be forgotten, which a setting of it names.
+        forgets: it forgets what its setting `instead` names, which may not be empty.
         instead: (what a row is asked for, what the teacher is asked in its place) for all that is to be forgotten.
         rewards: scores of decoded samples, see `fastgen.models.rewards`.
         jumps: a discriminator that reads where a jump began beside where it ended, see
@@ -41,7 +41,7 @@ class Needs:
         group: samples that are compared with each other, of one prompt where rewards are; a micro-batch has a whole
             number of groups.
         steps: fewest of a student that it can train.
-        longest: fewest in the largest of a student's numbers of steps.
+        longest: least that the largest of a student's numbers of steps may be.
         one_step: it trains the first time of a grid only, so that a student of more steps cannot end with it.
         succeeds: its real score is the generator of a stage before, not the teacher.
         noise: sigma / alpha below which it trains nothing, so that no step of a student may start there.

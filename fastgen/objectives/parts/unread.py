@@ -1,11 +1,11 @@
-"""Settings that others of the same objective leave without a reader."""
+"""Settings of an objective that its other settings leave unread."""
 
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
 
 def check_unread(settings: Any, *names: str, because: str, within: str = "") -> None:
-    """Refuses settings that are not as they are where nothing is said, and that nothing reads.
+    """Refuse settings that differ from their defaults although nothing reads them.
 
     Args:
         settings: a dataclass.
