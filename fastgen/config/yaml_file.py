@@ -181,10 +181,8 @@ def _override(raw: dict[str, Any], override: str) -> None:
         node[_position(node, last, override)] = value
     else:
         if keys == ["data", "prompts"] and node.get("source", "prompts") == "prompts":
-            node.pop("path", None)  # of the source that it comes in the place of
+            node.pop("path", None)  # that of the file, which the override takes the place of
         node[last] = value
-    if keys == ["data", "prompts"] and node.get("source", "prompts") == "prompts":
-        node.pop("path", None)  # that of the file, which the override takes the place of
 
 
 def _entered(node: Any, key: str, override: str) -> Any:
