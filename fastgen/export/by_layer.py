@@ -64,8 +64,8 @@ def write(file: Path, outline: Mapping[str, Tensor], made: Callable[[str], Tenso
     """Writes a safetensors file, byte for byte as `safetensors.torch.save_file` does with `{"format": "pt"}`.
 
     Args:
-        outline: name -> a tensor of the dtype and shape that is written, or where it is on no meta device the tensor.
-        made: makes the tensors of those on the meta device, one after the other.
+        outline: name -> the tensor to write; on the meta device, only the dtype and shape of what `made` makes.
+        made: name -> the tensor in the place of one on the meta device; called once for each, in the file's order.
     """
     order, start = list(KINDS), 0
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}

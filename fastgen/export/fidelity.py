@@ -67,7 +67,7 @@ def saved_as(network: Made, updates: Mapping[str, float], *, half: torch.dtype, 
     like = network.like
     dtypes = {path: dtype_at(like, path, dtype) for path, tensor in saved(like) if tensor.is_floating_point()}
     gaps, exact_in = dict[str, float](), dict[str, torch.dtype]()
-    for name, parameter in network.parameters():
+    for name, parameter in network.named_parameters():
         gaps[name] = _rounding(parameter, dtypes[path_of(name)])
         if gaps[name] and choice == "auto":
             exact_in[name] = _exact(parameter)
@@ -112,7 +112,7 @@ def check_sound(network: Made, updates: Iterable[tuple[str, Tensor]]) -> dict[st
     """
     norms = {name: float(update.detach().double().norm()) for name, update in updates}
     spoilt, empty = list[str](), list[str]()
-    for name, parameter in network.parameters():
+    for name, parameter in network.named_parameters():
         if not parameter.isfinite().all():
             spoilt.append(name)
         elif norms.get(name) and not parameter.any():

@@ -14,8 +14,8 @@ Change = Callable[[str, Tensor], Tensor]
 """(path as in `saved`, tensor) -> the tensor that comes in its place; the given one is not written to."""
 
 
-def as_it_is(_: str, tensor: Tensor) -> Tensor:
-    """The change that is none."""
+def unchanged(_: str, tensor: Tensor) -> Tensor:
+    """The tensor itself: no change."""
     return tensor
 
 
@@ -29,18 +29,18 @@ class Made:
     """A network like another one, of which each tensor is made when it is asked for, anew each time.
 
     Args:
-        like: what it is made of; left as it is.
-        change: of each of its tensors.
+        like: network whose tensors are changed on the way out; it stays as it is.
+        change: what is made of each of its tensors.
     """
 
     like: nn.Module
-    change: Change = as_it_is
+    change: Change = unchanged
 
     def then(self, change: Change) -> "Made":
         """The same with a further change of each tensor."""
         return Made(self.like, lambda path, tensor: change(path, self.change(path, tensor)))
 
-    def parameters(self) -> Iterator[tuple[str, Tensor]]:
+    def named_parameters(self) -> Iterator[tuple[str, Tensor]]:
         """(name, parameter), one after the other, those in two places once."""
         for name, parameter in self.like.named_parameters():
             yield name, self.change(path_of(name), parameter.detach())

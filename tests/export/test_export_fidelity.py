@@ -41,7 +41,7 @@ def network(*, base: float = 1.0, update: float = 0.0) -> tuple[nn.Module, dict[
 def test_an_update_below_the_steps_of_half_precision_is_kept_in_float32():
     net, updates = network(update=1e-4)
     saved = saved_as(Made(net), updates, half=BF16, choice="auto")
-    assert {name: p.dtype for name, p in saved.network.parameters()} == {
+    assert {name: p.dtype for name, p in saved.network.named_parameters()} == {
         "trained.weight": torch.float32,
         "left.weight": BF16,
     }
@@ -54,7 +54,7 @@ def test_an_update_below_the_steps_of_half_precision_is_kept_in_float32():
 def test_an_update_that_half_precision_holds_is_saved_in_it():
     net, updates = network(base=0.0, update=1.0)
     saved = saved_as(Made(net), updates, half=BF16, choice="auto")
-    assert {p.dtype for _, p in saved.network.parameters()} == {BF16}
+    assert {p.dtype for _, p in saved.network.named_parameters()} == {BF16}
     right = (net["trained"].weight.to(BF16).float() - net["trained"].weight).norm() / updates["trained.weight"]
     assert saved.lost == pytest.approx(float(right.detach()), rel=1e-5)
     assert 0 < saved.lost < 0.01
@@ -64,7 +64,7 @@ def test_an_update_that_half_precision_holds_is_saved_in_it():
 def test_a_chosen_dtype_holds_for_all_and_says_what_it_loses():
     net, updates = network(update=1e-4)
     saved = saved_as(Made(net), updates, half=BF16, choice="bf16")
-    assert {p.dtype for _, p in saved.network.parameters()} == {BF16}
+    assert {p.dtype for _, p in saved.network.named_parameters()} == {BF16}
     assert saved.notice().startswith("WARNING: bfloat16 loses ")
     for half, choice in ((BF16, "fp32"), (torch.float32, "auto")):
         saved = saved_as(Made(net), updates, half=half, choice=choice)
@@ -152,7 +152,7 @@ def test_an_exported_student_is_the_trained_one_among_the_teachers_files(here, s
     assert "half precision would lose" in said
     assert "from the weights before rounding" not in said
     student = load(here / "run/student", device="cpu")
-    trained = dict(kept[0].parameters())
+    trained = dict(kept[0].named_parameters())
     for name, weight in student.unet.named_parameters():
         assert name in trained or name == "time_embedding.cond_proj.weight"
         assert name not in trained or torch.equal(weight, trained[name])

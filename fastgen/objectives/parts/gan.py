@@ -45,8 +45,8 @@ class GAN:
         r1: gamma of gamma / 2 |grad D|^2 at real samples (Mescheder et al. 2018, arXiv:1801.04406).
         approximate_r1: weight of (D(x_t) - D(x_t + spread n))^2 at real samples (APT, arXiv:2501.08316), which needs
             no second derivative; for small spreads that is r1 = 2 spread^2 approximate_r1.
-        spread: standard deviation of its perturbation.
-        approximate_r2: the same at generated samples.
+        spread: standard deviation of the perturbation n of both.
+        approximate_r2: as approximate_r1, at generated samples.
         feature_r1: gamma of gamma / 2 sum_k |grad D_k|^2 by what each head reads of real samples, mean over the batch
             (ADD, arXiv:2311.17042, eq. 3, whose gamma is half of this one); the network that is read needs no second
             derivative.
