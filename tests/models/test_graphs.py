@@ -6,7 +6,7 @@ from torch import nn
 
 from fastgen.models.graphs import Graphs
 from fastgen.models.masters import halve
-from fastgen.models.recordable import Actor, Invocation
+from fastgen.models.recordable import Actor, Invocation, listened
 from fastgen.models.recorded import Differentiated, Sums
 
 CUDA = "cuda"
@@ -61,6 +61,26 @@ def test_other_trained_weights_are_another_kind_of_call():
         frozen.requires_grad_(False)
         kinds.append(Invocation.of(Actor("net", net, tuple(net.parameters()), (), net), {"x": torch.ones(2, 8)}).kind)
     assert len(set(kinds)) == 2
+
+
+def test_a_call_that_nobody_differentiates_is_of_another_kind_also_where_no_weight_is_trained():
+    net = Net().requires_grad_(False)
+    actor, told = Actor("net", net, tuple(net.parameters()), (), net), {"x": torch.ones(2, 8, requires_grad=True)}
+    differentiated = Invocation.of(actor, told).kind
+    with torch.no_grad():
+        assert Invocation.of(actor, told).kind != differentiated
+
+
+def test_calls_may_be_recorded_again_when_nobody_listens_any_more():
+    def plain():
+        return Invocation.of(Actor("net", Net(), (), (), Net()), {"x": torch.ones(2, 8)}).plain
+
+    with pytest.raises(RuntimeError, match="layer"), listened():
+        with listened():
+            assert not plain()
+        assert not plain(), "the outer one still listens"
+        raise RuntimeError("layer")
+    assert plain()
 
 
 def test_calls_of_a_turn_add_to_one_gradient_and_another_turn_begins_anew():
