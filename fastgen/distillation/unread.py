@@ -89,15 +89,16 @@ def _of_its_stages(config: Config) -> Iterator[Rule]:
     stages = config.stages
     turns = any(len(stage.objective.cycle) > 1 for stage in stages)
     averaged = any(stage.train.ema is not None for stage in stages)
-    optimizers = [stage.train.optim_of(role) for stage in stages for role in roles_of(stage.objective)]
-    muon = any(optimizer.name == "muon" for optimizer in optimizers)
+    trained = [(stage.train, role) for stage in stages for role in roles_of(stage.objective)]
+    muon = any(train.optim_of(role).name == "muon" for train, role in trained)
     for train in (stage.train for stage in stages):
         told = "no stage has several turns that could share a batch", "choose an objective that does"
         yield Rule("train.", train, ("reuse",), turns, *told)
         yield Rule("train.", train, ("ema_device",), averaged, "no stage keeps an average", "set train.ema")
-    for optimizer in optimizers:
-        told = "it is Muon's, which no role has", "set train.optim.name=muon"
-        yield Rule("train.optim.", optimizer, ("momentum",), muon, *told)
+    for train, role in trained:
+        section = f"train.roles.{role}." if "momentum" in train.roles.get(role, {}) else "train.optim."
+        told = "it is Muon's, which no role has", f"set {section}name=muon"
+        yield Rule(section, train.optim_of(role), ("momentum",), muon, *told)
 
 
 def _refuse(rules: Iterable[Rule]) -> None:

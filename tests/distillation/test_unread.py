@@ -40,6 +40,11 @@ UNREAD = [
     (["train.ema_device=cpu", "train.ema=null"], "ema_device is cpu, but no stage keeps", ["train.ema=0.9"]),
     (["train.optim.momentum=0.5"], "optim.momentum is 0.5, but it is Muon's", ["train.roles.generator.name=muon"]),
     (
+        ["train.roles.generator.momentum=0.5"],
+        "train.roles.generator.momentum is 0.5, but it is Muon's",
+        ["train.roles.generator.name=muon"],
+    ),
+    (
         ["evaluate={protocol: clip, teacher_steps: 4}"],
         "evaluate.teacher_steps is 4, but under evaluate.protocol=clip",
         ["evaluate.protocol=digits"],

@@ -289,3 +289,14 @@ def test_an_alias_shares_tensors_and_no_modules():
     other = alias(net)
     assert all(a is b for a, b in zip(net.parameters(), other.parameters(), strict=True))
     assert {id(m) for m in net.modules()}.isdisjoint({id(m) for m in other.modules()})
+
+
+def test_an_update_is_added_to_a_base_in_half_precision_before_it_is_rounded():
+    base = nn.Linear(8, 8, bias=False).to(torch.bfloat16)
+    before = base.weight.detach().float()
+    state = {"0.lora_A.weight": torch.randn(2, 8), "0.lora_B.weight": torch.randn(8, 2)}
+    found = merged(nn.Sequential(base), state, alpha=3.0)[0].weight
+    update = state["0.lora_B.weight"] @ state["0.lora_A.weight"] * 1.5
+    assert torch.equal(found, (before + update).to(torch.bfloat16))
+    assert not torch.equal(found, before.to(torch.bfloat16) + update.to(torch.bfloat16)), "rounded twice, it is another"
+    assert torch.equal(base.weight.float(), before)
