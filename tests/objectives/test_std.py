@@ -24,6 +24,15 @@ def test_states_lie_on_one_trajectory():
     check_states()
 
 
+@pytest.mark.usefixtures("unchecked")
+def test_a_trajectory_has_a_step_however_late_it_begins(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(std, "edges_of", lambda *_: torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
+    for strength, begins in ((1.0, 1.0), (0.6, 0.5), (0.01, 0.25)):
+        route = SingleTrajectory(grid=4, strength=strength)._route(None, None)
+        assert (float(route[0]), float(route[-1])) == (begins, 0.0)
+        assert len(route) == 1 + round(4 * begins)
+
+
 def test_neighbouring_states_jump_to_one_place():
     check_jumps_agree()
 
