@@ -66,8 +66,8 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
         needs = stage.objective.needs
         if needs.null and not pipeline.has_null:
             raise UserError(
-                f"stage {stage.name!r} uses guidance or drops conditions, but the teacher has no unconditional mode: set "
-                "guidance to 1, and dropout or label_dropout to 0, or name its null class with teacher.null_label"
+                f"stage {stage.name!r} uses guidance or drops conditions, but the teacher has no unconditional mode: "
+                "set guidance to 1, and dropout or label_dropout to 0, or name its null class with teacher.null_label"
             )
         if needs.process == "flow" and not isinstance(retold(config.process, pipeline.reading.process), Flow):
             raise UserError(

@@ -31,7 +31,12 @@ from fastgen.models.targets import find_targets
 BF16, FP16, FP32 = torch.bfloat16, torch.float16, torch.float32
 SCALE = 1.5  # alpha over rank
 LORA = ("sharing=lora", "lora.rank=2", f"lora.alpha={2 * SCALE}", "lora.norms=true")
-USUAL = [("full", "fp32", "fp16", 1e-4), ("lora", "bf16", "auto", 1e-4), ("lora", "bf16", "auto", 10.0)]
+USUAL = [
+    ("full", "fp32", "fp16", 1e-4),
+    ("lora", "bf16", "auto", 1e-4),
+    ("lora", "bf16", "auto", 10.0),
+    ("experts", "bf16", "auto", 10.0),
+]
 CASES = [
     pytest.param(*case, marks=[] if case in USUAL else [pytest.mark.slow])
     for case in product(("full", "lora", "experts"), ("bf16", "fp32"), ("auto", "bf16", "fp16", "fp32"), (1e-4, 10.0))

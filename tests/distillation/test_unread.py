@@ -31,6 +31,7 @@ UNREAD = [
         ["teacher.path=a.safetensors"],
     ),
     (["init=a", "carry.generator=teacher"], "init is a, but the first stage carries", ["carry.generator=generator"]),
+    (["init=a", "carry.generator=teacher"], "init is a, but the first stage carries", ["carry.fake_score=generator"]),
     (
         ["student.guidance=3"],
         "guidance is 3.0, but no stage trains a generator that is told",

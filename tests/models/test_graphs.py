@@ -75,11 +75,15 @@ def test_calls_may_be_recorded_again_when_nobody_listens_any_more():
     def plain():
         return Invocation.of(Actor("net", Net(), (), (), Net()), {"x": torch.ones(2, 8)}).plain
 
-    with pytest.raises(RuntimeError, match="layer"), listened():
+    def interrupted():
         with listened():
-            assert not plain()
-        assert not plain(), "the outer one still listens"
-        raise RuntimeError("layer")
+            with listened():
+                assert not plain()
+            assert not plain(), "the outer one still listens"
+            raise RuntimeError("layer")
+
+    with pytest.raises(RuntimeError, match="layer"):
+        interrupted()
     assert plain()
 
 
