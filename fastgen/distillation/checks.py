@@ -21,7 +21,7 @@ from .offloading import check_memory
 from .origins import check_origins
 from .processes import check_processes
 from .questions import check_forgets, check_questions
-from .unread import check_unasked, check_unread
+from .unread import check_settings_read, check_unasked
 
 STEPS = {"ode": "deterministic", "renoise": "renoised"}
 """How a student steps by its samplers, in words."""
@@ -43,7 +43,7 @@ def check_stages(config: Config) -> None:
         _check_settings(stage, config)
         check_forgets(stage)
         check_processes(stage, config)
-    check_unread(config)
+    check_settings_read(config)
     for number in range(len(config.stages)):
         check_origins(config, number)
     last, steps = config.stages[-1], config.student.steps

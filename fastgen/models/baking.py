@@ -21,7 +21,7 @@ from .conditioning import Conditioning
 from .contract import RoleNetwork
 from .denoiser import RetargetedDenoiser
 from .head_bank import HEADS, HeadBank, steps_of, weight_shape
-from .recordable import listened
+from .recordable import kernel_by_kernel
 from .roles import weights_of
 from .scalars import ScalarEmbeddings
 
@@ -160,7 +160,7 @@ def _input_of(layer: nn.Linear, model: RoleNetwork, t: float, example: tuple[Ten
     hook = layer.register_forward_pre_hook(lambda _module, args: seen.append(args[0]))
     x, cond = example
     try:
-        with listened():
+        with kernel_by_kernel():
             model(x, torch.full((len(x),), t, dtype=torch.float64, device=x.device), cond)
     finally:
         hook.remove()

@@ -12,17 +12,17 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-_LISTENED = ContextVar("listened", default=False)
+_KERNEL_BY_KERNEL = ContextVar("kernel by kernel", default=False)
 
 
 @contextmanager
-def listened() -> Iterator[None]:
+def kernel_by_kernel() -> Iterator[None]:
     """Within, no call is recorded or replayed, so that hooks of the layers run: a replay runs none."""
-    before = _LISTENED.set(True)
+    before = _KERNEL_BY_KERNEL.set(True)
     try:
         yield
     finally:
-        _LISTENED.reset(before)
+        _KERNEL_BY_KERNEL.reset(before)
 
 
 @dataclass(frozen=True)
@@ -76,9 +76,12 @@ class Invocation:
 
     @property
     def plain(self) -> bool:
-        """Whether no derivative is pushed forward, and nobody asks what is kept for backward or has `listened`."""
+        """Whether no derivative is pushed forward, and nobody asks what is kept for backward or for single kernels."""
         pushed = torch._C._are_functorch_transforms_active() or forward_ad._current_level >= 0
-        return not (pushed or _LISTENED.get()) and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
+        return (
+            not (pushed or _KERNEL_BY_KERNEL.get())
+            and torch._C._autograd._top_saved_tensors_default_hooks(False) is None
+        )
 
     @property
     def differentiated(self) -> bool:
