@@ -6,7 +6,7 @@ from torch import nn
 
 from fastgen.models.graphs import Graphs
 from fastgen.models.masters import halve
-from fastgen.models.recordable import Actor, Invocation, listened
+from fastgen.models.recordable import Actor, Invocation, kernel_by_kernel
 from fastgen.models.recorded import Differentiated, Sums
 
 CUDA = "cuda"
@@ -76,8 +76,8 @@ def test_calls_may_be_recorded_again_when_nobody_listens_any_more():
         return Invocation.of(Actor("net", Net(), (), (), Net()), {"x": torch.ones(2, 8)}).plain
 
     def interrupted():
-        with listened():
-            with listened():
+        with kernel_by_kernel():
+            with kernel_by_kernel():
                 assert not plain()
             assert not plain(), "the outer one still listens"
             raise RuntimeError("layer")
