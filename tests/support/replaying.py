@@ -3,7 +3,7 @@
 from collections.abc import Callable, Hashable, Mapping
 from typing import Any
 
-from fastgen.models.recordable import Actor, Asked
+from fastgen.models.recordable import Actor, Invocation
 
 
 class Replaying:
@@ -17,4 +17,4 @@ class Replaying:
         self.functions: dict[Hashable, Callable[[Mapping[str, Any]], Any]] = {}
 
     def call(self, actor: Actor, told: Mapping[str, Any]) -> Any:
-        return self.functions.setdefault(Asked.of(actor, told).kind, actor.function)(told)
+        return self.functions.setdefault(Invocation.of(actor, told).kind, actor.function)(told)
