@@ -19,6 +19,7 @@ SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
 def test_a_dry_run_of_a_shipped_config_tells_its_plan_and_writes_nothing(file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("fastgen.distillation.costs.costs", lambda *_, **__: ())  # minutes for networks of real size
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it is asked again and again
     code = main(["train", "--config", str(file), "--dry-run"])
     printed, told = capsys.readouterr()
     assert code == (2 if "the run would be refused here:" in told else 0)  # data and teachers may be elsewhere
