@@ -101,19 +101,18 @@ class Table(BaseModel):
         return found
 
     def only(self, patterns: list[str]) -> dict[str, Trial]:
-        """Those whose names fit one of the patterns, all without patterns.
+        """Those whose names fit one of the patterns, in the patterns' order; all without patterns.
 
         Raises:
             UserError: a pattern fits none.
         """
-        for pattern in patterns:
-            if not any(fnmatchcase(name, pattern) for name in self.trials):
+        found = {}
+        for pattern in patterns or ["*"]:
+            fitting = {name: trial for name, trial in self.trials.items() if fnmatchcase(name, pattern)}
+            if not fitting:
                 raise UserError(f"no trial is called {pattern}: use {', '.join(self.trials)}")
-        return {
-            name: trial
-            for name, trial in self.trials.items()
-            if not patterns or any(fnmatchcase(name, pattern) for pattern in patterns)
-        }
+            found |= fitting
+        return found
 
 
 def tables() -> list[str]:

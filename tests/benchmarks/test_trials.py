@@ -40,8 +40,9 @@ def test_a_budget_keeps_the_proportions_of_the_stages():
 def test_a_table_names_configs_that_exist(name):
     table = Table.read(name)
     assert {trial.config for trial in table.trials.values()} <= shipped().keys()
-    first = next(iter(table.trials))
+    first, last = list(table.trials)[0], list(table.trials)[-1]
     assert list(table.only([first])) == [first]
+    assert list(table.only([last, first])) == [last, first]
     with pytest.raises(UserError, match="no trial is called nothing"):
         table.only(["nothing"])
 
