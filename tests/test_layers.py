@@ -29,6 +29,7 @@ GROUND = {
     "seeds",
     "standing",
     "stopping",
+    "unread",
     "user_file",
 }
 MAY_IMPORT = {  # room -> what it may import of ours, besides itself

@@ -6,6 +6,7 @@ from typing import Annotated, Literal
 from pydantic import Field, PositiveInt
 
 from ..objectives import Objective, roles_of
+from ..unread import names_of, refuse_unread
 from .strict import Strict
 
 
@@ -39,14 +40,11 @@ def reader_of(spec: DiscriminatorConfig, denoisers: Collection[str]) -> str:
 
 def check_judged(stage: str, objective: Objective, spec: DiscriminatorConfig) -> None:
     """Raises ValueError for settings of a discriminator that is not the one which the objective has, if any."""
-    needs, given = objective.needs, _given(spec)
-    if given and "discriminator" not in roles_of(objective):
-        value = getattr(spec, given[0])
-        raise ValueError(
-            f"{stage} has discriminator.{given[0]}={value if isinstance(value, str) else list(value)}, and its "
-            "objective trains no discriminator: leave it out (discriminator={}), or choose an objective with a GAN "
-            "term and objective.gan above 0"
-        )
+    needs = objective.needs
+    if "discriminator" not in roles_of(objective):
+        why = f"the objective of {stage} trains no discriminator"
+        remedy = "choose one with a GAN term and objective.gan above 0, or set discriminator={}"
+        refuse_unread(spec, *names_of(spec), why=why, remedy=remedy, within="discriminator.")
     if needs.pixels and spec.network is None:
         raise ValueError(
             f"{stage} judges decoded samples (gan.pixels) and no vision model is named: set discriminator.network to a "
@@ -57,14 +55,7 @@ def check_judged(stage: str, objective: Objective, spec: DiscriminatorConfig) ->
             f"{stage} holds the slope of heads small (gan.feature_r1), and discriminator.heads=mean have a slope that "
             "nothing trains: leave one of them out"
         )
-    others = ("backbone", "layers", "heads") if needs.pixels else ("network", "blocks")
-    unread = [name for name in given if name in others]
-    if unread:
-        other = "decoded samples (gan.pixels)" if needs.pixels else "no decoded samples (gan.pixels)"
-        raise ValueError(f"{stage} judges {other}, and does not read discriminator.{unread[0]}: leave it out")
-
-
-def _given(spec: DiscriminatorConfig) -> list[str]:
-    """Names of the settings that differ from their defaults."""
-    usual = DiscriminatorConfig()
-    return [name for name in DiscriminatorConfig.model_fields if getattr(spec, name) != getattr(usual, name)]
+    other = ("backbone", "layers", "heads") if needs.pixels else ("network", "blocks")
+    why = f"{stage} judges {'decoded' if needs.pixels else 'noisy'} samples"
+    remedy = f"set objective.gan.pixels={'false' if needs.pixels else 'true'}"
+    refuse_unread(spec, *other, why=why, remedy=remedy, within="discriminator.")

@@ -21,7 +21,7 @@ from .offloading import check_memory
 from .origins import check_origins
 from .processes import check_processes
 from .questions import check_forgets, check_questions
-from .unread import check_settings_read, check_unasked
+from .settings_read import check_settings_read, check_unasked
 
 STEPS = {"ode": "deterministic", "renoise": "renoised"}
 """How a student steps by its samplers, in words."""

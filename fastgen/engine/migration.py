@@ -14,6 +14,7 @@ from ..config.teacher import TeacherConfig
 from ..config.yaml_file import VOLATILE
 from ..data import SOURCES
 from ..objectives import OBJECTIVES
+from ..objectives.parts.gan import NO_GAN
 from .checkpoint import STATE, Snapshot
 from .saved import FORMAT, check_state
 
@@ -97,9 +98,17 @@ def _completed_data(data: dict[str, Any]) -> Any:
 
 
 def _completed_stage(stage: dict[str, Any]) -> dict[str, Any]:
-    objective = _over(_defaults(OBJECTIVES.get(stage["objective"]["name"])), stage["objective"])
+    objective = _read(_over(_defaults(OBJECTIVES.get(stage["objective"]["name"])), stage["objective"]))
     train = _over(_defaults(TrainConfig), stage["train"])
     return {**_over(_defaults(StageConfig), stage), "objective": objective, "train": train}
+
+
+def _read(objective: dict[str, Any]) -> dict[str, Any]:
+    """The objective's settings; what nothing read of an adversary of weight 0 was no setting of the run."""
+    gan = objective.get("gan")
+    return (
+        {**objective, "gan": to_jsonable_python(NO_GAN)} if isinstance(gan, dict) and not gan["weight"] else objective
+    )
 
 
 def _defaults(kind: Any) -> dict[str, Any]:

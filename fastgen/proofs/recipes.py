@@ -24,7 +24,7 @@ from ..objectives.distribution.tdm import TDM
 from ..objectives.distribution.uni_instruct import UniInstruct
 from ..objectives.distribution.vsd import VSD, SwiftBrush
 from ..objectives.parts.anchors import Diversity, Segments
-from ..objectives.parts.gan import GAN
+from ..objectives.parts.gan import GAN, NO_GAN
 from ..objectives.parts.guidance_laws import Fixed, LongShort, Shared
 from ..objectives.parts.stabilisers import Stabilisers
 from ..objectives.regression.degradation import Degradation
@@ -34,7 +34,6 @@ from ..objectives.reward.dmdr import DMDR
 from ..process import LogNormal
 from .training import SIZE, Recipe
 
-NO_GAN = GAN(0.0)
 SHIFT = 5.0
 TWO: dict[str, Any] = {"steps": 2, "shift": SHIFT, "cycles": 400, "rate": 1e-3}
 FOUR: dict[str, Any] = TWO | {"steps": 4}

@@ -6,7 +6,7 @@ from typing import Any
 from ..objectives.adversarial.lightning import Lightning
 from ..objectives.distribution.anyflow import AnyFlow
 from ..objectives.parts.curricula import Doubling, Ratio
-from ..objectives.parts.gan import GAN
+from ..objectives.parts.gan import GAN, NO_GAN
 from ..objectives.parts.guidance_laws import Fixed
 from ..objectives.parts.solvers import Guidance
 from ..objectives.trajectory.alphaflow import AlphaFlow
@@ -40,7 +40,7 @@ from ..process import Beta, Karras, LogNormal, Uniform
 from .recipes import SHIFT
 from .training import SIZE, Recipe
 
-PLAIN, NO_GAN = Guidance(), GAN(0.0, kind="hinge")
+PLAIN = Guidance()
 SMALL_GAN = GAN(0.1, learned=0.5, kind="hinge", times=LogNormal(0.1, 1.0), paired="times")
 WARMUP = 200 * SIZE
 ANY_TIME = LogNormal(0.0, 1.6)

@@ -96,7 +96,7 @@ def pcm_ends(objective: PhasedConsistency, roles: Roles) -> Tensor:
 
 def tdd_slope(file: File) -> Tensor:
     t, r, s = (step(file[name]) for name in ("t", "r", "s"))
-    objective = TargetDriven(teacher_guidance=Guidance(4.5, 4.5), dropout=0.0, gan=GAN(0.0, kind="hinge"))
+    objective = TargetDriven(teacher_guidance=Guidance(4.5, 4.5), dropout=0.0, gan=GAN(0.0))
     roles = toys(objective, STABLE_DIFFUSION, row=ROWS["eps"], steps=4)
     ours = partial(slope, objective, roles, waves(NOISE), "consistency")
     return with_given(TargetDriven, "targets", s, lambda: with_given(tdd, "drawn_cell", (t, r), ours))

@@ -111,9 +111,9 @@ def check_guided_route(process: Process) -> None:
 LEARNERS: dict[str, Objective] = {
     "cd": ConsistencyDistillation(),
     "lcm": LatentConsistency(ema=0.0),
-    "pcm": PhasedConsistency(gan=GAN(0.0, kind="hinge")),
+    "pcm": PhasedConsistency(gan=GAN(0.0)),
     "tscd": SegmentedConsistency(ema=0.0),
-    "tdd": TargetDriven(dropout=0.0, gan=GAN(0.0, kind="hinge")),
+    "tdd": TargetDriven(dropout=0.0, gan=GAN(0.0)),
     "progressive": Progressive(),
     "shortcut": Shortcut(ema=0.0),
     "self_shortcut": SelfShortcut(ema=0.0),

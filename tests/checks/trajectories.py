@@ -26,7 +26,7 @@ from fastgen.objectives.trajectory.tscd import SegmentedConsistency
 from fastgen.process import Discrete, Process, even_grid
 from fastgen.proofs.toy import toy_batch, toy_roles
 
-NONE, NO_GAN = Guidance(), GAN(0.0, kind="hinge")
+NONE, NO_GAN = Guidance(), GAN(0.0)
 GRID = even_grid(4)
 
 

@@ -29,18 +29,25 @@ MATCHING = [
         "gan.kind is relativistic .* set gan.kind=logistic",
     ),
     (["objective={name: sfd}"], r"'sfd' forgets, but its objective.instead is \{\}, .* or choose objective sid"),
-    (["objective={name: dmd, distance: lpips, huber: 1}"], "huber is 1.0, which is not read where distance is lpips"),
-    (["objective={name: sim, distance: square, huber: 1}"], "huber is 1.0, .* where distance is square: leave it out"),
+    (
+        ["objective={name: dmd, distance: lpips, huber: 1}"],
+        "huber is 1.0, but distance is lpips",
+    ),
+    (
+        ["objective={name: sim, distance: square, huber: 1}"],
+        "huber is 1.0, but distance is square",
+    ),
     (
         ["objective.gan={spread: 0.5}"],
-        "gan.spread is 0.5, which is not read where gan.approximate_r1 and approximate_r2 are 0",
+        "gan.spread is 0.5, but gan.approximate_r1 and approximate_r2 are 0, .* set one of them",
     ),
-    (["objective={name: dmdr, group: 4}"], "group is 4, which is not read where form is refl: leave it out"),
+    (["objective={name: dmdr, group: 4}"], "group is 4, but form is refl, .* set form=grpo, or leave it out"),
     (
         ["objective={name: decoupled_dmd, weight: none, floor: 1}"],
-        "floor is 1.0, which is not read where weight is none",
+        "floor is 1.0, but weight is none",
     ),
-    (["objective={name: phased_dmd, weight: kl, floor: 1}"], "floor is 1.0, which is not read where weight is kl"),
+    (["objective={name: phased_dmd, weight: kl, floor: 1}"], "floor is 1.0, but weight is kl, .* set weight=l1"),
+    (["objective={name: dmd2, gan: {weight: 0, kind: hinge}}"], "gan.kind is hinge, but gan.weight is 0, .*gan=0"),
     (["objective={name: sida}"], "'sida' needs real images .* use data.source folder, parquet or digits"),
     (["objective={name: uni_instruct}"], "'uni_instruct' needs real images .* use data.source folder"),
     (["objective={name: vsd, rollout: noised_data}"], "'vsd' needs real images"),
@@ -65,10 +72,13 @@ MATCHING = [
 ADVERSARIAL = [
     (["objective={name: add}"], "no vision model is named: set discriminator.network"),
     (["objective={name: dmd2, gan: {pixels: true}}"], "no vision model is named: set discriminator.network"),
-    (["objective={name: ladd}", "discriminator={network: a}"], "does not read discriminator.network: leave it out"),
+    (
+        ["objective={name: ladd}", "discriminator={network: a}"],
+        "discriminator.network is a, but ladd judges noisy samples",
+    ),
     (
         ["objective={name: add}", "discriminator={network: a, layers: [b]}"],
-        "judges decoded samples .*, and does not read discriminator.layers",
+        "discriminator.layers .*, but add judges decoded samples, .* set objective.gan.pixels=false",
     ),
     (["objective={name: gdd, gan: {pixels: false}}", "discriminator={network: a}"], "gan.pixels is false"),
     (["objective={name: add}", "discriminator={network: a}", NOISE], "'add' needs real images"),
@@ -85,13 +95,13 @@ ADVERSARIAL = [
     *(
         (
             [f"objective={{name: {objective}}}", f"discriminator={{{given}}}", "student.steps=[1]"],
-            f"has {told}, and its objective trains no discriminator: leave it out",
+            f"discriminator.{told}, but .* trains no discriminator, .* set discriminator={{}}, or leave it out",
         )
         for objective, given, told in (
-            ("dmd2, gan: 0", "backbone: own", "discriminator.backbone=own"),
-            ("dmd2, gan: {weight: 0}", "layers: [a, b]", r"discriminator.layers=\['a', 'b'\]"),
-            ("kd", "network: a, blocks: [3]", "discriminator.network=a"),
-            ("cd", "heads: mean", "discriminator.heads=mean"),
+            ("dmd2, gan: 0", "backbone: own", "backbone is own"),
+            ("dmd2, gan: {weight: 0}", "layers: [a, b]", r"layers is \('a', 'b'\)"),
+            ("kd", "network: a, blocks: [3]", "network is a"),
+            ("cd", "heads: mean", "heads is mean"),
         )
     ),
     (["objective={name: ladd}", NEW], "'ladd' learns from the teacher, but teacher.new"),
@@ -101,7 +111,10 @@ TRAJECTORY = [
     (["objective={name: lcm}"], "'lcm' .* told its guidance, .* such as student.guidance=8"),
     (["objective={name: sana_sprint}"], "'sana_sprint' .* told its guidance, .* such as student.guidance=8"),
     *(
-        ([f"objective={{name: {name}, distance: l1, huber: 1}}"], "huber is 1.0, .* where distance is l1: leave it out")
+        (
+            [f"objective={{name: {name}, distance: l1, huber: 1}}"],
+            "huber is 1.0, but distance is l1, .*=pseudo_huber",
+        )
         for name in ("cd", "ct", "tcm", "lcm", "scott", "ctm", "std", "pcm", "tscd", "tdd")
     ),
     (["objective={name: lcm, ema: 1}"], "ema is 1.0: need 0 .* <= ema < 1"),

@@ -35,7 +35,7 @@ ONE_FAKE_TURN = DMD2(ratio=1, guidance=Fixed(1.5))
 DROPPING = (
     Pretrain(label_dropout=0.5),
     DMD2(ratio=1, guidance=Shared(1.5, 1.5, dropout=0.5)),
-    TargetDriven(dropout=0.5, teacher_guidance=Guidance(2.0, 2.0), gan=GAN(0.0, kind="hinge")),
+    TargetDriven(dropout=0.5, teacher_guidance=Guidance(2.0, 2.0), gan=GAN(0.0)),
 )
 
 

@@ -79,6 +79,13 @@ def test_a_checkpoint_of_this_version_is_what_it_was():
     assert all(found.tensors[name] is tensors for name, tensors in now.tensors.items())
 
 
+def test_settings_of_an_adversary_that_there_was_not_are_none_of_the_run():
+    now = with_fingerprint(begun().snapshot(), {}, name="tscd", gan=0)
+    then = Snapshot(now.tensors, copy.deepcopy(now.state))
+    then.state["fingerprint"]["stages"][0]["objective"]["gan"] |= {"learned": 1.0, "kind": "hinge"}
+    assert migrated(then, HERE).state == now.state
+
+
 @pytest.mark.parametrize(
     "place",
     [

@@ -57,7 +57,7 @@ def test_a_joint_adversary_looks_where_the_scores_look(paired: bool | str):
 @pytest.mark.parametrize(
     ("build", "rule"),
     [
-        (lambda: GAN(joint=True, times=only(0.5)), "gan.times is not read"),
+        (lambda: GAN(joint=True, times=only(0.5)), "gan.times is .*, but gan.joint is true"),
         (lambda: PhasedConsistency(gan=GAN(0.1, joint=True, kind="hinge")), "two scores are compared"),
         (lambda: SanaSprint(gan=GAN(0.5, joint=True, kind="hinge")), "two scores are compared"),
     ],

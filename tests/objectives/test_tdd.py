@@ -13,7 +13,7 @@ from fastgen.objectives.trajectory.tdd import TargetDriven, longest_step
 from fastgen.process import even_grid
 from fastgen.proofs.toy import toy_batch, toy_roles
 
-NO_GAN = GAN(0.0, kind="hinge")
+NO_GAN = GAN(0.0)
 
 
 def test_ending_times_of_a_driven_target():

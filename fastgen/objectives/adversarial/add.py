@@ -10,6 +10,7 @@ from typing import final
 
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Uniform, pad_like
+from ...unread import refuse_unread
 from ..parts.adversarial_distillation import AdversarialDistillation, CleanRollout
 from ..parts.base import Batch, Landing, Terms
 from ..parts.gan import GAN, AnyGAN
@@ -47,6 +48,8 @@ class ADD(AdversarialDistillation):
             raise ValueError(
                 f"distillation is {self.distillation:g}: a negative weight drives the student off, need >= 0"
             )
+        if not self.distillation:
+            refuse_unread(self, "times", "teacher_guidance", why="distillation is 0", remedy="set a weight above 0")
         if self.teacher_guidance.told:
             raise ValueError("teacher_guidance.told is true, which a student judged by images is not: set it to false")
 

@@ -11,6 +11,7 @@ from typing import ClassVar, final
 from ...models.calls import look
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, Uniform
+from ...unread import refuse_unread
 from ..parts.base import Batch, Landing, Terms
 from ..parts.gan import generator_terms
 from ..parts.guidance_laws import Fixed, GuidanceLaw
@@ -46,6 +47,9 @@ class DecoupledDMD(ScoreMatching):
 
     def check(self) -> None:
         check_floor(self)
+        if self.augmentation == 1:
+            why, remedy = "augmentation is 1, which is none", "set another one"
+            refuse_unread(self, "augmentation_times", "below_step", why=why, remedy=remedy)
 
     @property
     def also(self) -> Needs:

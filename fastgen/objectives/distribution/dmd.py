@@ -12,7 +12,9 @@ from torch import Tensor
 from ...models.calls import look
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, Uniform
+from ...unread import refuse_unread
 from ..parts.base import Batch, Landing, Terms
+from ..parts.distances import check_huber
 from ..parts.gan import generator_terms
 from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import compare
@@ -20,7 +22,6 @@ from ..parts.needs import Needs
 from ..parts.ops import pseudo_huber, surrogate
 from ..parts.rollout import RolloutName
 from ..parts.score_matching import ScoreMatching
-from ..parts.unread import check_huber
 from ..parts.weights import weighed
 
 
@@ -48,6 +49,8 @@ class DMD(ScoreMatching):
             raise ValueError(
                 f"regression is {self.regression:g}: a negative weight trains away from the teacher's pairs"
             )
+        if not self.regression:
+            refuse_unread(self, "distance", "huber", why="regression is 0", remedy="set a weight above 0")
 
     @property
     def also(self) -> Needs:

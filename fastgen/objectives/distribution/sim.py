@@ -15,13 +15,13 @@ from ...models.calls import through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Karras, LogNormal
 from ..parts.base import Batch, Landing, Terms
+from ..parts.distances import check_huber
 from ..parts.gan import generator_terms
 from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import compare
 from ..parts.ops import RowName
 from ..parts.rollout import RolloutName
 from ..parts.score_matching import ScoreMatching
-from ..parts.unread import check_huber
 from ..parts.weights import WEIGHTS, WeightName
 
 ScoreDistance = Literal["pseudo_huber", "square", "quartic"]

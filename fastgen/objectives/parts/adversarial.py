@@ -11,13 +11,12 @@ from torch.nn.functional import relu, softplus
 from ...models.roles import Roles
 from ...process import Latent, Time
 from .base import ONE_TURN, Batch, Cycle, Terms
-from .distances import DISTANCES, DistanceName
+from .distances import DISTANCES, DistanceName, check_huber
 from .flow_map import Interval, Jumps, cells, drawn_cell, follow, jumps, noised, segment_end
 from .gan import GAN, LOSSES, AnyGAN, acts, check_apart, check_renoises, needs_gan
 from .needs import Needs
 from .ops import Noised, renoised
 from .solvers import SOLVERS, AnyScale, Guidance, SolverName
-from .unread import check_huber
 
 
 class Judged(NamedTuple):

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 from pydantic import BeforeValidator
@@ -13,6 +13,7 @@ from ...models.calls import look, through
 from ...models.roles import Roles
 from ...process import ROWS, Latent, Prediction
 from ...seeds import uniform
+from ...unread import names_of, refuse_unread
 from .base import Batch, Terms, shorthand
 from .distances import huber
 from .flow_map import cells, edges_of
@@ -43,6 +44,13 @@ def anchored_start(field: Field, batch: Batch, noise: Latent, edges: Tensor, *, 
     return landing_on(process, start, times[0], x, times[-1])
 
 
+def check_on(term: Any, name: str) -> None:
+    """Raises ValueError for settings of a term of weight 0, which has none."""
+    if not term.weight:
+        why, remedy = f"{name}.weight is 0", "set a weight above 0"
+        refuse_unread(term, *names_of(term, "weight"), why=why, remedy=remedy, within=f"{name}.")
+
+
 @dataclass(frozen=True)
 class Diversity:
     """The student's first step is regressed to where the teacher's trajectory from the same noise leads.
@@ -67,6 +75,7 @@ class Diversity:
 
     def __post_init__(self) -> None:
         check_weight("diversity.weight", self.weight)
+        check_on(self, "diversity")
         check_anchor(self.anchor, self.grid)
         check_untold("diversity", self.teacher_guidance)
 
@@ -116,6 +125,7 @@ class Segments:
 
     def __post_init__(self) -> None:
         check_weight("segments.weight", self.weight)
+        check_on(self, "segments")
         check_untold("segments", self.teacher_guidance)
         if not 0 < self.margin < 0.5 or self.substeps < 1 or self.huber <= 0:
             raise ValueError(

@@ -1,10 +1,12 @@
 """Distances between a sample and its target, each sample's own: [B, ...] -> [B] in the dtype of the samples."""
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+
+from ...unread import refuse_unread
 
 DistanceName = Literal["l2", "l1", "huber", "pseudo_huber"]
 
@@ -40,6 +42,12 @@ DISTANCES: dict[DistanceName, Callable[[Tensor, float], Tensor]] = {
     "huber": huber,
     "pseudo_huber": pseudo_huber,
 }
+
+
+def check_huber(settings: Any) -> None:
+    """Raises ValueError for a c of the Huber distances where `distance` is none of them."""
+    if settings.distance not in ("huber", "pseudo_huber"):
+        refuse_unread(settings, "huber", why=f"distance is {settings.distance}", remedy="set distance=pseudo_huber")
 
 
 def adaptive(difference: Tensor, *, power: float, c: float) -> Tensor:

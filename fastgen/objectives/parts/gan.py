@@ -15,11 +15,11 @@ from ...models.discriminator import FeatureDiscriminator
 from ...models.regions import as_written
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, Time, Uniform, joined
+from ...unread import names_of, refuse_unread
 from .base import Batch, Landing, Terms, shorthand
 from .needs import Needs
 from .ops import Noised, renoised
 from .originals import DATA, AnyDiscriminator, Originals
-from .unread import check_unread
 
 GanKind = Literal["logistic", "hinge", "relativistic"]
 
@@ -72,17 +72,22 @@ class GAN:
         for name in ("weight", "start", "r1", "approximate_r1", "approximate_r2", "feature_r1"):
             if (value := vars(self)[name]) < 0:
                 raise ValueError(f"gan.{name} is {value:g}: need at least 0")
-        if self.spread <= 0 or (self.weight and self.learned <= 0):
+        if not self.weight:
+            why, remedy = "gan.weight is 0", "set a weight above 0, or gan=0"
+            refuse_unread(self, *names_of(self, "weight"), why=why, remedy=remedy, within="gan.")
+        if self.spread <= 0 or self.learned <= 0:
             raise ValueError(
-                f"gan.learned is {self.learned:g} and gan.spread {self.spread:g}: need spread above 0, and learned "
-                "above 0 beside a weight, or nothing teaches the discriminator"
+                f"gan.learned is {self.learned:g} and gan.spread {self.spread:g}: need both above 0, or nothing "
+                "teaches the discriminator"
             )
         if not (self.approximate_r1 or self.approximate_r2):
-            check_unread(self, "spread", because="gan.approximate_r1 and approximate_r2 are 0", within="gan.")
-        if self.joint and self.times != Uniform():
-            raise ValueError("gan.times is not read where gan.joint is set: leave one of them out")
-        if self.pixels and (self.joint or self.paired or self.times != Uniform()):
-            raise ValueError("gan.pixels judges samples without noise: leave gan.times, gan.joint and gan.paired out")
+            why, remedy = "gan.approximate_r1 and approximate_r2 are 0", "set one of them"
+            refuse_unread(self, "spread", why=why, remedy=remedy, within="gan.")
+        if self.joint:
+            refuse_unread(self, "times", why="gan.joint is true", remedy="set gan.joint=false", within="gan.")
+        if self.pixels:
+            why, remedy = "gan.pixels is true and judges samples without noise", "set gan.pixels=false"
+            refuse_unread(self, "times", "joint", "paired", why=why, remedy=remedy, within="gan.")
         if self.pixels and self.r1:
             raise ValueError(
                 "gan.r1 would differentiate an autoencoder and a vision model twice: under gan.pixels set "

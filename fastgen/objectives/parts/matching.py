@@ -12,6 +12,7 @@ from ...models.discriminator import Discriminator
 from ...models.roles import Roles
 from ...process import Latent, Prediction, Time, TimeLaw
 from ...seeds import uniform
+from ...unread import refuse_unread
 from .base import Batch, Cycle, Landing, Terms
 from .gan import GAN, discriminator_losses, needs_gan
 from .guidance_laws import GuidanceLaw, Scales
@@ -19,7 +20,6 @@ from .needs import Needs
 from .ops import Noised, RowName, denoising_loss, renoised
 from .originals import DATA, Originals
 from .rollout import Rollout, RolloutName
-from .unread import check_unread
 
 FLOOR = 1e-5
 """Of a normaliser: where so little noise was added that real and x0 agree in fp32, it keeps 0 / 0 and rounding errors
@@ -158,7 +158,7 @@ def check_floor(settings: Any) -> None:
     if (floor := settings.floor) <= 0:
         raise ValueError(f"floor is {floor:g}: it keeps the direction finite where real and x0 agree, need floor > 0")
     if settings.weight != "l1":
-        check_unread(settings, "floor", because=f"weight is {settings.weight}")
+        refuse_unread(settings, "floor", why=f"weight is {settings.weight}", remedy="set weight=l1")
 
 
 def check_ratio(ratio: int, learner: str = "fake score") -> None:

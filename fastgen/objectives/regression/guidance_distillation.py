@@ -17,6 +17,7 @@ from ...models.calls import Scalars, through
 from ...models.conditioning import Conditioning
 from ...models.roles import Roles
 from ...process import ROWS, AnyTimeLaw, Latent, Prediction, Uniform
+from ...unread import refuse_unread
 from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.flow_map import noised
 from ..parts.needs import Needs
@@ -62,6 +63,8 @@ class GuidanceDistillation:
             )
         if self.route < 0 or self.route == 1:
             raise ValueError(f"route is {self.route}: need 0, noised images, or at least 2, as one ends with the noise")
+        if self.route:
+            refuse_unread(self, "times", why=f"route is {self.route}, which has times of its own", remedy="set route=0")
 
     @property
     def needs(self) -> Needs:

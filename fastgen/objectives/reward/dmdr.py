@@ -15,6 +15,7 @@ from typing import Literal, final
 from ...models.calls import look
 from ...models.roles import Roles
 from ...process import Beta
+from ...unread import refuse_unread
 from ..parts.base import Batch, Landing, Terms
 from ..parts.gan import generator_terms
 from ..parts.guidance_laws import AnyGuidance, Fixed
@@ -24,7 +25,6 @@ from ..parts.ops import surrogate
 from ..parts.rewarded import check_group, policy_loss, reward_loss
 from ..parts.rollout import RolloutName
 from ..parts.score_matching import ScoreMatching
-from ..parts.unread import check_unread
 from ..parts.weights import weighed
 
 EARLY, SPAN = (4.0, 1.5), (0.02, 0.98)
@@ -57,12 +57,15 @@ class DMDR(ScoreMatching):
     def check(self) -> None:
         check_group(self.group)
         if self.form == "refl":
-            check_unread(self, "group", because="form is refl")
+            refuse_unread(self, "group", why="form is refl", remedy="set form=grpo")
         if self.reward < 0 or self.start < 0 or self.renoise < 0:
             found = f"reward is {self.reward:g}, start {self.start} and renoise {self.renoise}"
             raise ValueError(f"{found}: need at least 0, a negative reward is a punishment")
-        if self.renoise and (self.times, self.fake_times) != (DMDR.times, DMDR.fake_times):
-            raise ValueError("times and fake_times are not read where renoise is set: leave one of them out")
+        if not self.reward:
+            refuse_unread(self, "form", "start", why="reward is 0", remedy="set a weight above 0")
+        if self.renoise:
+            why, remedy = f"renoise is {self.renoise}, which has times of its own", "set renoise=0"
+            refuse_unread(self, "times", "fake_times", why=why, remedy=remedy)
 
     @property
     def also(self) -> Needs:

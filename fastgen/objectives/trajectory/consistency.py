@@ -14,12 +14,11 @@ from ...models.roles import Roles
 from ...process import Latent
 from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.curricula import AnyCurriculum, Neighbours, Ramp, Ratio
-from ..parts.distances import DISTANCES, DistanceName
+from ..parts.distances import DISTANCES, DistanceName, check_huber
 from ..parts.flow_map import Interval, edges_of, follow, jumps, noised
 from ..parts.needs import Needs
 from ..parts.ops import Noised
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName
-from ..parts.unread import check_huber
 
 
 @dataclass(frozen=True)

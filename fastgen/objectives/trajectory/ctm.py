@@ -20,14 +20,14 @@ from ...models.contract import Denoiser
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, LogNormal, Prediction, Time, Uniform, pad_like
 from ...seeds import integers, uniform
+from ...unread import refuse_unread
 from ..parts.base import ONE_TURN, Batch, Cycle, Landing, Terms
-from ..parts.distances import DISTANCES, DistanceName
+from ..parts.distances import DISTANCES, DistanceName, check_huber
 from ..parts.flow_map import Interval, cells, check_decay, edges_of, follow, noised, origin
 from ..parts.gan import GAN, AnyGAN, acts, check_apart, discriminator_losses, generator_terms, needs_gan
 from ..parts.needs import Needs
 from ..parts.ops import denoising_loss
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName
-from ..parts.unread import check_huber
 
 NOISY = Uniform(0.3, 1.0)
 """The noisier 0.7 of the times, where a share of the denoised samples lies."""
@@ -76,6 +76,8 @@ class ConsistencyTrajectory:
                 f"grid is {self.grid}, most {self.most}, denoising {self.denoising:g} and noisy {self.noisy:g}: need "
                 "at least 1, 1 and 0, and a share in [0, 1]"
             )
+        if not self.denoising:
+            refuse_unread(self, "denoised", "noisy", why="denoising is 0", remedy="set a weight above 0")
         if self.denoising and (self.teacher_guidance.low, self.teacher_guidance.high) != (1, 1):
             raise ValueError(
                 "denoising learns what the data are, and the jumps follow a guided teacher: set denoising=0, or "

@@ -24,6 +24,7 @@ from ...models.calls import Scalars, look, through
 from ...models.roles import Roles
 from ...process import ROWS, AnyTimeLaw, Latent, LogitNormal, Time, Uniform, laid, pad_like
 from ...seeds import uniform
+from ...unread import refuse_unread
 from ..parts.base import Batch, Cycle, Landing, Terms
 from ..parts.derivative import along, check_step, needs_fine_times
 from ..parts.matching import check_ratio
@@ -74,6 +75,9 @@ class FreeFlow:
                 f"whole is {self.whole} and correction {self.correction}: need shares in [0, 1], and below 1 of the "
                 "correction, which has no trajectory to follow alone"
             )
+        if not self.correction:
+            names, remedy = ("strength", "corrected", "fake_times", "ratio"), "set a share above 0"
+            refuse_unread(self, *names, why="correction is 0", remedy=remedy)
         if self.teacher_guidance.told and self.correction:
             raise ValueError(
                 "teacher_guidance.told is true, but the fake score sees samples of all scales: set correction=0, or "

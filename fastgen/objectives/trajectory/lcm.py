@@ -10,11 +10,10 @@ from typing import ClassVar
 
 from ...models.roles import Roles
 from ..parts.base import ONE_TURN, Batch, Cycle, Terms
-from ..parts.distances import DISTANCES, DistanceName
+from ..parts.distances import DISTANCES, DistanceName, check_huber
 from ..parts.flow_map import Interval, cells, check_decay, drawn_cell, edges_of, follow, jumps, noised
 from ..parts.needs import Needs
 from ..parts.solvers import SOLVERS, AnyScale, Guidance, SolverName
-from ..parts.unread import check_huber
 
 
 @dataclass(frozen=True)

@@ -16,12 +16,11 @@ import torch
 from ...models.calls import through
 from ...models.roles import Roles
 from ..parts.base import ONE_TURN, Batch, Cycle, Landing, Terms
-from ..parts.distances import DISTANCES, DistanceName
+from ..parts.distances import DISTANCES, DistanceName, check_huber
 from ..parts.flow_map import Interval, cells, check_decay, drawn_cell, edges_of, follow, jumps, noised
 from ..parts.gan import GAN, AnyGAN, check_apart, discriminator_losses, generator_terms, needs_gan
 from ..parts.needs import Needs
 from ..parts.solvers import AnyScale, Guidance, stochastic
-from ..parts.unread import check_huber
 
 
 @dataclass(frozen=True)

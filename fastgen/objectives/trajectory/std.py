@@ -24,13 +24,12 @@ from ...models.roles import Roles
 from ...process import Latent
 from ...seeds import integers, uniform
 from ..parts.base import ONE_TURN, Batch, Cycle, Landing, Terms
-from ..parts.distances import DISTANCES, DistanceName
+from ..parts.distances import DISTANCES, DistanceName, check_huber
 from ..parts.flow_map import SAME, Interval, Jumps, cells, edges_of, jumps, noised, origin
 from ..parts.gan import GAN, AnyGAN, discriminator_losses, generator_terms, needs_gan
 from ..parts.needs import Needs
 from ..parts.originals import Originals, Rows
 from ..parts.solvers import SOLVERS, AnyScale, Field, Guidance, SolverName
-from ..parts.unread import check_huber
 
 
 @dataclass(frozen=True)

@@ -20,10 +20,9 @@ from ...process import Karras, pad_like
 from ...seeds import uniform
 from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.curricula import AnyCurriculum, Ratio, apart
-from ..parts.distances import DISTANCES, DistanceName
+from ..parts.distances import DISTANCES, DistanceName, check_huber
 from ..parts.flow_map import edges_of, noised, origin, same_masks
 from ..parts.needs import Needs
-from ..parts.unread import check_huber
 
 
 @dataclass(frozen=True)

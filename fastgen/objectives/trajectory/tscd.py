@@ -14,7 +14,7 @@ from ..parts.adversarial import AdversarialConsistency, Judged
 from ..parts.base import Batch
 from ..parts.distances import DistanceName
 from ..parts.flow_map import check_decay, divided, edges_of
-from ..parts.gan import GAN, AnyGAN
+from ..parts.gan import NO_GAN, AnyGAN
 from ..parts.needs import Needs
 from ..parts.solvers import AnyScale, Guidance
 
@@ -34,7 +34,7 @@ class SegmentedConsistency(AdversarialConsistency):
 
     teacher_guidance: AnyScale = Guidance(7.5, 7.5)
     distance: DistanceName = "l2"
-    gan: AnyGAN = GAN(weight=0.0, learned=1.0, kind="hinge")
+    gan: AnyGAN = NO_GAN
     segments: int = 8
     ema: float = 0.95
 

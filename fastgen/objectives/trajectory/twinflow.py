@@ -23,6 +23,7 @@ from ...models.calls import Scalars, look, through
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, Prediction, Time, Uniform, pad_like
 from ...seeds import integers, uniform
+from ...unread import refuse_unread
 from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.distances import pseudo_huber
 from ..parts.needs import Needs
@@ -86,6 +87,8 @@ class TwinFlow:
                 f"bound is {self.bound:g}, c {self.c:g} and matching {self.matching:g}: need above 0, above 0 and at "
                 "least 0"
             )
+        if not self.matching:
+            refuse_unread(self, "compared", why="matching is 0", remedy="set a weight above 0")
 
     @property
     def needs(self) -> Needs:
