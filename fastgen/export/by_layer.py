@@ -18,6 +18,7 @@ from ..models.made import Made
 from ..models.pipelines.components import denoisers_of
 from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.watch import replaced
+from .header import METADATA, encoded
 
 PATTERN, LARGEST = "diffusion_pytorch_model{suffix}.safetensors", "10GB"  # as Diffusers' own `save_pretrained`
 KINDS = {
@@ -68,16 +69,14 @@ def write(file: Path, outline: Mapping[str, Tensor], made: Callable[[str], Tenso
         made: name -> the tensor in the place of one on the meta device; called once for each, in the file's order.
     """
     order, start = list(KINDS), 0
-    header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
+    header: dict[str, Any] = {METADATA: {"format": "pt"}}
     names = sorted(outline, key=lambda name: (-order.index(outline[name].dtype), name))
     for name in names:
         tensor, offsets = outline[name], [start, start + outline[name].nbytes]
         header[name] = {"dtype": KINDS[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
         start += tensor.nbytes
-    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
     with file.open("wb") as opened:
-        opened.write(len(text).to_bytes(8, "little") + text)
+        opened.write(encoded(header))
         for name in names:
             tensor = made(name) if outline[name].is_meta else outline[name]
             assert (tensor.dtype, tensor.shape) == (outline[name].dtype, outline[name].shape), name

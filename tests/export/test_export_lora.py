@@ -9,6 +9,7 @@ from diffusers import DiffusionPipeline
 from exporting import adapted, student_of
 from families import FAMILIES
 from quick import some
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from fastgen.errors import UserError
@@ -152,3 +153,19 @@ def test_no_file_names_this_machine(tmp_path):
     for file in folder.rglob("*"):
         assert file.is_dir() or str(tmp_path).encode() not in file.read_bytes()
     assert (folder / "README.md").read_text().count("load_lora_weights") == 2
+
+
+def test_equal_runs_leave_equal_bytes(tmp_path):
+    """Metadata of several keys comes from a hash table, whose order differs from one to the next."""
+    pipe = FAMILIES["flux"].build()
+    _, adapter = adapted(pipe)
+    student = student_of(pipe, (2,), "ode", FAMILIES["flux"].size)
+    left = set()
+    for number in range(12):
+        folder = tmp_path / str(number)
+        export_lora(pipe, adapter, student.notes, folder, student.schedules, keys=("diffusers", "kohya"))
+        left.add(tuple((path.name, path.read_bytes()) for path in sorted(folder.rglob("*")) if path.is_file()))
+    assert len(left) == 1
+    with safe_open(folder / FILES["diffusers"], framework="pt") as saved:
+        assert list(saved.metadata())
+        assert saved.metadata().keys() >= {"format", "lora_adapter_metadata"}
