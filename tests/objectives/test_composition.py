@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fastgen.models.roles import Roles
 from fastgen.objectives import OBJECTIVES, Batch, Needs, Objective, Pair, Terms
-from fastgen.objectives.parts.gan import GAN
+from fastgen.objectives.parts.gan import GAN, NO_GAN
 from fastgen.objectives.parts.matching import Matching
 from fastgen.process import Flow, even_grid
 from fastgen.proofs.toy import toy_batch, toy_roles
@@ -50,7 +50,8 @@ def test_the_whole_family_is_here():
 def test_a_gan_term_stands_beside_any_objective(name: str):
     """What was there stays as it was; the new term is proportional to its weight, in either turn."""
     roles = roles_for(name, steps=2)
-    without, single, double = (replace(FREE[name], gan=GAN(w * 0.2, learned=(w or 1) * 0.1)) for w in (0, 1, 2))
+    terms = (NO_GAN, GAN(0.2, learned=0.1), GAN(0.4, learned=0.2))
+    without, single, double = (replace(FREE[name], gan=gan) for gan in terms)
     assert without.cycle[1] == ("fake_score",)
     assert single.cycle[1] == ("fake_score", "discriminator")
     assert single.needs == without.needs | Needs(images=True)
