@@ -62,7 +62,7 @@ class Protocol:
 
 
 @dataclass(frozen=True, config=PART, kw_only=True)
-class Asked:
+class Subject:
     """What a picture was asked to show; null where it does not apply."""
 
     label: Annotated[int | None, Field(description="A class by its number.")] = None
@@ -71,7 +71,7 @@ class Asked:
 
 
 @dataclass(frozen=True, config=PART, kw_only=True)
-class Item(Asked):
+class Item(Subject):
     """What picture k of every row was asked to show."""
 
     seed: int
@@ -79,7 +79,7 @@ class Item(Asked):
 
 
 @dataclass(frozen=True, config=PART, kw_only=True)
-class Strip(Asked):
+class Strip(Subject):
     """One label or prompt, many seeds."""
 
     seeds: tuple[int, ...]

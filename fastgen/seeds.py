@@ -1,7 +1,7 @@
 """Random streams as a function of the seed and the position in the run: nothing to save, nothing to drift.
 
 What is drawn for a sample depends on its place in the batch alone, not on how the batch is split into micro-batches
-and over processes; see `Rows`. A resumed run draws what it would have drawn, on however many processes.
+and over processes; see `RowStream`. A resumed run draws what it would have drawn, on however many processes.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from torch import Tensor
 VALUES, MOST = 2**16, 2**12  # of a draw at once, and rows of it
 
 
-class Rows(torch.Generator):
+class RowStream(torch.Generator):
     """The stream of some rows of a batch: each row has the values that it would have in the whole batch.
 
     `uniform`, `normal`, `exponential` and `integers` below draw so, values of a few rows at once, which all that have
@@ -29,7 +29,7 @@ class Rows(torch.Generator):
         first: likewise.
     """
 
-    def __new__(cls, device: torch.device, *position: int | str, first: int, count: int) -> "Rows":
+    def __new__(cls, device: torch.device, *position: int | str, first: int, count: int) -> "RowStream":
         return super().__new__(cls, device)  # type: ignore[call-arg]
 
     def __init__(self, device: torch.device, *position: int | str, first: int, count: int) -> None:
@@ -86,7 +86,7 @@ def integers(rng: torch.Generator, below: int, *shape: int) -> Tensor:
 
 def places(rng: torch.Generator, count: int) -> Tensor:
     """Numbers of so many rows in the whole batch, on the host; from 0 on where the generator is no batch's."""
-    first = rng.first if isinstance(rng, Rows) else 0
+    first = rng.first if isinstance(rng, RowStream) else 0
     return torch.arange(first, first + count)
 
 
@@ -112,4 +112,4 @@ def _drawn(
     fill: Callable[[Tensor, torch.Generator], Tensor],
 ) -> Tensor:
     values = torch.empty(shape, dtype=dtype, device=rng.device)
-    return rng.filled(values, fill) if isinstance(rng, Rows) else fill(values, rng)
+    return rng.filled(values, fill) if isinstance(rng, RowStream) else fill(values, rng)

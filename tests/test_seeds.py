@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from fastgen import seeds
-from fastgen.seeds import Rows, exponential, integers, normal, uniform
+from fastgen.seeds import RowStream, exponential, integers, normal, uniform
 
 CPU = torch.device("cpu")
 BATCH = 12
@@ -30,8 +30,8 @@ def several(rng: torch.Generator, count: int) -> list[Tensor]:
 @pytest.mark.parametrize("values", [2**16, 700], ids=["few grains", "many grains"])
 def test_parts_of_a_batch_draw_what_the_whole_batch_draws(size: int, values: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(seeds, "VALUES", values)
-    whole = several(Rows(CPU, 3, "a", first=0, count=BATCH), BATCH)
-    parts = [several(Rows(CPU, 3, "a", first=first, count=size), size) for first in range(0, BATCH, size)]
+    whole = several(RowStream(CPU, 3, "a", first=0, count=BATCH), BATCH)
+    parts = [several(RowStream(CPU, 3, "a", first=first, count=size), size) for first in range(0, BATCH, size)]
     for number, values_of_all in enumerate(whole):
         assert torch.equal(torch.cat([part[number] for part in parts]), values_of_all)
 
@@ -43,15 +43,15 @@ def test_grains_that_are_whole_are_drawn_where_they_lie():
         filled.append(part.data_ptr())
         return part.fill_(len(filled))
 
-    Rows(CPU, 3, first=0, count=3).filled(values, fill)
+    RowStream(CPU, 3, first=0, count=3).filled(values, fill)
     assert filled[0] == values.data_ptr()
     assert values.mean(dim=1).tolist() == [1, 1, 2]
 
 
 def test_rows_draws_and_positions_differ():
-    rng = Rows(CPU, 3, "a", first=0, count=BATCH)
+    rng = RowStream(CPU, 3, "a", first=0, count=BATCH)
     first, second = normal(rng, BATCH, 64), normal(rng, BATCH, 64)
-    other = normal(Rows(CPU, 3, "b", first=0, count=BATCH), BATCH, 64)
+    other = normal(RowStream(CPU, 3, "b", first=0, count=BATCH), BATCH, 64)
     together = torch.cat([first, second, other])
     assert (torch.corrcoef(together) - torch.eye(3 * BATCH)).abs().max() < 0.6, "64 values each"
     assert abs(float(together.mean())) < 0.1
@@ -59,7 +59,7 @@ def test_rows_draws_and_positions_differ():
 
 
 def test_a_stream_of_its_own_differs_between_micro_batches():
-    one, two = (torch.rand(4, generator=Rows(CPU, 3, first=first, count=4)) for first in (0, 4))
+    one, two = (torch.rand(4, generator=RowStream(CPU, 3, first=first, count=4)) for first in (0, 4))
     assert not torch.equal(one, two)
 
 

@@ -22,7 +22,7 @@ import torch
 from fastgen.data.parquet import ParquetImages
 
 from ..record import about, commit_here
-from .judge import Classifier, Judged, clip, judged
+from .judge import Classifier, StyleTrial, clip, judged
 from .tune import finetuned, fused
 
 OTHERS = 2000  # captions of the other styles
@@ -72,7 +72,7 @@ def _judge(told: argparse.Namespace) -> None:
     classifier = Classifier.trained(real, names, styles, clip(folder, device))
     print(f"the classifier reads {classifier.accuracy:.1%} of real images of unknown names as they are")
     out, here = told.out, about(device)
-    asked = Judged(
+    asked = StyleTrial(
         pipeline=told.pipeline,
         base=told.base,
         steps=told.steps,

@@ -82,7 +82,7 @@ def _features(extractor: Any, batches: Any) -> NDArray[Any]:
 
 
 @dataclass(frozen=True)
-class Judged:
+class StyleTrial:
     """What is asked of a pipeline.
 
     Attributes:
@@ -104,7 +104,7 @@ class Judged:
     clip: Path
 
 
-def judged(name: str, asked: Judged, out: Path, classifier: Classifier, about: dict[str, Any]) -> Record:
+def judged(name: str, asked: StyleTrial, out: Path, classifier: Classifier, about: dict[str, Any]) -> Record:
     """Draws the samples, measures them by `python -m eval`, and reads their style."""
     folder, started = out / name, time.monotonic()
     based = [] if asked.base is None else ["--base", str(asked.base)]

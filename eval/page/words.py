@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..measures.figure import Figure
-from ..metrics_json import Asked, LineFile, Verdict
+from ..metrics_json import LineFile, Subject, Verdict
 
 DASH = "\u2013"
 
@@ -37,7 +37,7 @@ def scatter(figure: Figure) -> str:
     return "" if figure.low is None or figure.high is None else f"{figure.low:.3g} to {figure.high:.3g}"
 
 
-def asked(item: Asked) -> str:
+def asked(item: Subject) -> str:
     """A prompt in quotes, or a class with its name, if it has another than its number; empty for no condition."""
     if item.prompt is not None:
         return f"\u201c{item.prompt}\u201d"

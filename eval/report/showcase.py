@@ -17,7 +17,7 @@ from fastgen.sampling.pictures import labelled_rows
 from ..collect import Seen
 from ..images.sources import Picture
 from ..measures.manifold import nearest
-from ..metrics_json import Asked, Gallery, Item, Near, Report, Strip
+from ..metrics_json import Gallery, Item, Near, Report, Strip, Subject
 
 STRIP = 8
 NEIGHBOURS = 3
@@ -85,7 +85,7 @@ class Showcase:
         return Gallery(items, self._images, self._strip(items[0]) if self._strips else None, self._near)
 
     def _strip(self, first: Item) -> Strip:
-        asked = {field.name: getattr(first, field.name) for field in fields(Asked)}
+        asked = {field.name: getattr(first, field.name) for field in fields(Subject)}
         return Strip(**asked, seeds=self._seeds, images=self._strips)
 
     def _asked(self, arguments: Mapping[str, Sequence[Any]]) -> tuple[Item, ...]:

@@ -43,11 +43,11 @@ class ParquetImages(ImageSource):
     caption: str | None = None
 
     @cached_property
-    def records(self) -> "Rows":
-        return Rows(Table(self.path), image=self.image, label=self.label, caption=self.caption, text=self.text)
+    def records(self) -> "TableRecords":
+        return TableRecords(Table(self.path), image=self.image, label=self.label, caption=self.caption, text=self.text)
 
 
-class Rows:
+class TableRecords:
     """Rows of a table.
 
     Args:

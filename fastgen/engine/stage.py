@@ -17,7 +17,7 @@ from ..models.precision import allowing_tf32
 from ..models.roles import Roles
 from ..models.sharding import Slice, collect
 from ..objectives import Batch, Terms, Turn, roles_of
-from ..seeds import Rows, stream
+from ..seeds import RowStream, stream
 from ..stopping import asked
 from .averaging import Averager
 from .checkpoint import Snapshot
@@ -237,7 +237,7 @@ class Stage:
             batch = self.feed.batch(
                 self.position.drawn + i * self.micro,
                 self.micro,
-                rng=Rows(device, *place, first=i * self.micro, count=self.micro),
+                rng=RowStream(device, *place, first=i * self.micro, count=self.micro),
                 shared_rng=stream(torch.device("cpu"), *place, "shared"),
             )
             batch.images, batch.part = self.position.images, part

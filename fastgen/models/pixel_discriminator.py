@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from ..process import Latent, Time
-from .asked import Asked
+from .condition_embedding import ConditionEmbedding
 from .conditioning import Conditioning
 from .discriminator import FeatureDiscriminator, zeroed
 from .image_part import Example
@@ -55,7 +55,7 @@ class PixelDiscriminator(FeatureDiscriminator):
         super().__init__()
         self._parts = (decode, vision)  # a tuple, so that neither's weights, which are published files, are its state
         x0, t, cond = example
-        asked = Asked(cond, WIDTH)
+        asked = ConditionEmbedding(cond, WIDTH)
         self.asked = asked if asked.says_something else None
         with torch.no_grad():
             features = self.features(x0, t, cond)

@@ -110,7 +110,7 @@ def started(objective: Objective, bed: Bed, grid: Tensor, *, seed: int) -> Roles
 
 
 @dataclass(frozen=True)
-class Rows:
+class StoredPairs:
     """Noises, the ends of the exact probability flow that starts there, and their classes, [N, ...] each."""
 
     labels: Tensor
@@ -119,12 +119,12 @@ class Rows:
 
 
 @cache
-def pairs(bed: Bed) -> Rows:
+def pairs(bed: Bed) -> StoredPairs:
     """Pairs of a bed, kept once they are made."""
     process, real = PROCESSES[bed.process], bed.real
     labels, eps = bed.labels(PAIRS, seeded(0)), noise(1, PAIRS)
     one = torch.ones(PAIRS, dtype=torch.float64)
-    return Rows(labels, eps, real.flow_map(process.prior(eps, one), one, 0 * one, bed.cond(labels), steps=60))
+    return StoredPairs(labels, eps, real.flow_map(process.prior(eps, one), one, 0 * one, bed.cond(labels), steps=60))
 
 
 def batch_for(

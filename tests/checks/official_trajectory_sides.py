@@ -91,7 +91,7 @@ def pcm_taught(objective: PhasedConsistency, roles: Roles) -> Tensor:
 
 
 def pcm_ends(objective: PhasedConsistency, roles: Roles) -> Tensor:
-    return STABLE_DIFFUSION.clock(objective.judged(roles, waves(NOISE)).ends.s)
+    return STABLE_DIFFUSION.clock(objective.compared(roles, waves(NOISE)).ends.s)
 
 
 def tdd_slope(file: File) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import BitImageProcessor, CLIPVisionModel, Dinov2Model
 
 from fastgen.errors import UserError
-from fastgen.models.asked import Asked
+from fastgen.models.condition_embedding import ConditionEmbedding
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.pipelines.vision import eyes
 from fastgen.models.pixel_discriminator import PixelDiscriminator
@@ -61,12 +61,12 @@ def test_texts_are_told_apart_but_not_by_what_pads_them():
     text = torch.randn(2, 5, 8)
     longer = torch.cat([text, torch.zeros(2, 4, 8)], dim=1)
     cond = Conditioning(2, {"encoder_hidden_states": text, "added": {"mask": torch.ones(2, 5)}})
-    asked = Asked(cond, 6)
+    asked = ConditionEmbedding(cond, 6)
     one, other = (asked(Conditioning(2, {"encoder_hidden_states": x})) for x in (text, longer))
     torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-3)
     assert (one[0] - one[1]).abs().max() > 0.1
     rows = Conditioning(2, {"texts": [text[0], text[1, :3]]})
-    assert Asked(rows, 6)(rows).shape == (2, 6)
+    assert ConditionEmbedding(rows, 6)(rows).shape == (2, 6)
 
 
 def test_grey_images_and_frames_of_videos_are_seen():

@@ -21,7 +21,7 @@ from fastgen.objectives.distribution import asd
 from fastgen.objectives.distribution.asd import SELF, AdversarialSelfDistillation
 from fastgen.objectives.parts import gan, matching
 from fastgen.objectives.parts.guidance_laws import Fixed
-from fastgen.objectives.parts.originals import DATA, Rows
+from fastgen.objectives.parts.originals import DATA, TimedSamples
 from fastgen.process import Flow
 
 STOPS = {1: [1.0], 2: [1.0, 0.5], 4: [1.0, 0.8, 0.6, 0.3]}
@@ -134,7 +134,7 @@ TERMS, LOSSES, MOVED = asd.generator_terms, matching.discriminator_losses, gan._
 def swapped(settings: gan.GAN, roles: Roles, batch: object, landing: object, *given: object, **named: object) -> Terms:
     """Few steps in the place of more."""
     x, _ = named["originals"].rows(roles, batch, landing)
-    taken = replace(named["originals"], rows=lambda *_: Rows(landing.x))
+    taken = replace(named["originals"], rows=lambda *_: TimedSamples(landing.x))
     return LOSSES(settings, roles, batch, replace(landing, x=x), *given, originals=taken)
 
 

@@ -28,7 +28,7 @@ CHANGE = torch.tensor([1.0, -0.5], dtype=torch.float64)
 GRID = even_grid(4, shift=2.0)
 
 
-class Asked(torch.nn.Module):
+class Answering(torch.nn.Module):
     """Says of N(label CHANGE, COVARIANCE) what is true, but for a bias of x0; keeps what it was asked at."""
 
     def __init__(self, process: Process) -> None:
@@ -60,7 +60,7 @@ def asked(label: int, size: int) -> Conditioning:
 def case(process: Process, objective: SelfDistillation, *, seed: int = 0) -> tuple[Roles, Batch]:
     """Asked for 0 the student, for 1 its teacher."""
     roles = knowing_roles(objective, process, lambda *given: None)
-    members = {role: Asked(process) for role in ("generator", "target", "real_score")}
+    members = {role: Answering(process) for role in ("generator", "target", "real_score")}
     batch = gaussian_batch(seed=seed)
     batch.real, batch.cond, batch.changed = None, asked(0, batch.size), asked(1, batch.size)
     return Roles(roles.members | members, Plan([GRID], sampler="ode")), batch
@@ -80,13 +80,13 @@ def check_pull(process: Process, ema: float) -> None:
         teacher = roles.real_score if ema == 1 else roles.target
         bias = torch.zeros(2).double() if ema == 1 else (1 - ema) * BIAS  # its average, after one update
         close(teacher.bias.detach(), bias, tolerance=1e-4)
-        generator = Asked(process)
+        generator = Answering(process)
         generator.bias.data.copy_(BIAS)
         state = process.prior(noise, batch.full(1.0))
         for here, following in pairwise(GRID[: depth + 1]):
             state = generator(state, batch.full(here), batch.cond).at(batch.full(following)).detach()
         close(x_t, state, tolerance=1e-5)
-        gap = generator(state, t, batch.cond).x0 - Asked(process)(state, t, asked(1, batch.size)).x0 - bias
+        gap = generator(state, t, batch.cond).x0 - Answering(process)(state, t, asked(1, batch.size)).x0 - bias
         weight = 0.5**depth / (1 + 0.5 + 0.25 + 0.125) * 4
         assert loss == pytest.approx(weight * gap.square().mean().item(), rel=1e-4)
         close(slope, weight * gap.mean(dim=0).detach(), tolerance=1e-4)

@@ -23,7 +23,7 @@ from fastgen.objectives.adversarial.lightning import Lightning
 from fastgen.objectives.parts import originals
 from fastgen.objectives.parts.flow_map import divided, drawn_step, edges_of
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.originals import Rows
+from fastgen.objectives.parts.originals import TimedSamples
 from fastgen.process import Flow, Process, even_grid
 from fastgen.proofs.analytic import AffineGenerator, ExactDenoiser, ExactRatio
 
@@ -234,7 +234,7 @@ TERMS, LOSSES, STEPS, JUDGE = (
 def swapped(gan: GAN, roles: Roles, batch: object, landing: object, **named: object) -> Terms:
     """The student's ends for the teacher's."""
     x, _ = named["originals"].rows(roles, batch, landing)
-    taken = replace(named["originals"], rows=lambda *_: Rows(landing.x, landing.s))
+    taken = replace(named["originals"], rows=lambda *_: TimedSamples(landing.x, landing.s))
     return LOSSES(gan, roles, batch, replace(landing, x=x), originals=taken)
 
 
@@ -272,7 +272,7 @@ MUTANTS = {
     ),
     "ends alone": Mutant.of(originals, "JumpDiscriminator", lambda judge, *_: judge, check_generator),
     "ends at other times": of_lightning(
-        "Rows", lambda x, s: Rows(x, s / 2), partial(check_discriminator, JUMP, PROCESSES["vp"])
+        "TimedSamples", lambda x, s: TimedSamples(x, s / 2), partial(check_discriminator, JUMP, PROCESSES["vp"])
     ),
 }
 

@@ -12,7 +12,7 @@ from closed_forms import PLANE, close, only, streams
 
 from fastgen.models.roles import Roles
 from fastgen.objectives import OBJECTIVES, AnyGuidance, Batch, DirectionMatching, Landing, Needs, PhasedDMD
-from fastgen.objectives.parts.adversarial import AdversarialConsistency, Judged
+from fastgen.objectives.parts.adversarial import AdversarialConsistency, ComparedJumps
 from fastgen.objectives.parts.adversarial_distillation import AdversarialDistillation
 from fastgen.objectives.parts.flow_map import Jumps
 from fastgen.objectives.parts.gan import GAN
@@ -89,8 +89,8 @@ class Still(AdversarialConsistency):
     def also(self) -> Needs:
         return Needs()
 
-    def judged(self, roles: Roles, batch: Batch) -> Judged:
-        return Judged(Jumps(batch.x0 + 1, batch.x0, batch.full(0.2)), batch.full(0.3))
+    def compared(self, roles: Roles, batch: Batch) -> ComparedJumps:
+        return ComparedJumps(Jumps(batch.x0 + 1, batch.x0, batch.full(0.2)), batch.full(0.3))
 
 
 def judged_turn(turn: str, weight: float) -> tuple[dict[str, float], torch.Tensor]:

@@ -14,7 +14,7 @@ from fastgen.models.calls import look, through
 from fastgen.objectives import Needs
 from fastgen.objectives.parts import flow_map
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.originals import DATA, Originals, Rows
+from fastgen.objectives.parts.originals import DATA, Originals, TimedSamples
 from fastgen.objectives.parts.solvers import Guidance
 from fastgen.objectives.trajectory import std
 from fastgen.objectives.trajectory.std import SingleTrajectory
@@ -64,8 +64,8 @@ def test_settings_that_mean_nothing_are_refused(build: Callable[[], object], wor
         build()
 
 
-def alike(roles: object, batch: object, landing: object) -> Rows:
-    return Rows(roles.process.renoise(batch.x0, landing.t, batch.noise()))
+def alike(roles: object, batch: object, landing: object) -> TimedSamples:
+    return TimedSamples(roles.process.renoise(batch.x0, landing.t, batch.noise()))
 
 
 def anywhere(self: SingleTrajectory, roles: object, batch: object, field: object, route: Tensor) -> tuple[int, Tensor]:

@@ -28,7 +28,7 @@ _STREAMS = {
 
 
 @dataclass(frozen=True)
-class Rows:
+class WeightRows:
     """Rows of one of a client's weights: from `start` on, both counted in widths of the model."""
 
     weight: str
@@ -36,27 +36,27 @@ class Rows:
     size: int | None = None
 
 
-def flux_rows(layer: str) -> Rows:
+def flux_rows(layer: str) -> WeightRows:
     """Where the weight of a layer of Diffusers' Flux lies in the model as it was first published."""
     stack, index, inner = layer.split(".", 2)
     return (_double if stack == "transformer_blocks" else _single)(index)[inner]
 
 
-def _double(index: str) -> dict[str, Rows]:
+def _double(index: str) -> dict[str, WeightRows]:
     rows = {}
     for stream, (attention, out, ff, norm) in _STREAMS.items():
         start = f"double_blocks.{index}.{stream}"
-        rows |= {attention.format(x): Rows(f"{start}_attn.qkv", i, 1) for i, x in enumerate("qkv")}
-        rows |= {out: Rows(f"{start}_attn.proj"), f"{norm}.linear": Rows(f"{start}_mod.lin")}
-        rows |= {f"{ff}.net.0.proj": Rows(f"{start}_mlp.0"), f"{ff}.net.2": Rows(f"{start}_mlp.2")}
+        rows |= {attention.format(x): WeightRows(f"{start}_attn.qkv", i, 1) for i, x in enumerate("qkv")}
+        rows |= {out: WeightRows(f"{start}_attn.proj"), f"{norm}.linear": WeightRows(f"{start}_mod.lin")}
+        rows |= {f"{ff}.net.0.proj": WeightRows(f"{start}_mlp.0"), f"{ff}.net.2": WeightRows(f"{start}_mlp.2")}
     return rows
 
 
-def _single(index: str) -> dict[str, Rows]:
+def _single(index: str) -> dict[str, WeightRows]:
     start = f"single_blocks.{index}"
-    rows = {f"attn.to_{x}": Rows(f"{start}.linear1", i, 1) for i, x in enumerate("qkv")}
-    rows |= {"proj_mlp": Rows(f"{start}.linear1", 3, 4), "proj_out": Rows(f"{start}.linear2")}
-    return rows | {"norm.linear": Rows(f"{start}.modulation.lin")}
+    rows = {f"attn.to_{x}": WeightRows(f"{start}.linear1", i, 1) for i, x in enumerate("qkv")}
+    rows |= {"proj_mlp": WeightRows(f"{start}.linear1", 3, 4), "proj_out": WeightRows(f"{start}.linear2")}
+    return rows | {"norm.linear": WeightRows(f"{start}.modulation.lin")}
 
 
 def flat(weight: str) -> str:

@@ -24,10 +24,8 @@ from ..parts.flow_map import divided, drawn_step, edges_of
 from ..parts.gan import GAN, AnyGAN, check_apart, check_renoises, discriminator_losses, generator_terms, needs_gan
 from ..parts.matching import check_ratio
 from ..parts.needs import Needs
-from ..parts.originals import Jump, Originals, Rows
+from ..parts.originals import Jump, Originals, TimedSamples
 from ..parts.solvers import AnyScale, Guidance, ddim
-
-Judged = Literal["jump", "end"]
 
 
 @final
@@ -49,7 +47,7 @@ class Lightning:
         ValueError: settings that mean nothing here, or a discriminator that never acts or learns.
     """
 
-    judged: Judged = "jump"
+    judged: Literal["jump", "end"] = "jump"
     divided: int = 1
     substeps: int = 2
     teacher_guidance: AnyScale = Guidance()
@@ -105,9 +103,9 @@ class Lightning:
         belief = through(roles.generator, x_t, t, batch.cond)
         return Jump(belief.at(s), s, t, belief.x0, x_t)
 
-    def _led(self, roles: Roles, batch: Batch, landing: Landing) -> Rows:
+    def _led(self, roles: Roles, batch: Batch, landing: Landing) -> TimedSamples:
         """Where the teacher's steps from the same start end."""
         assert isinstance(landing, Jump), "the student's step"
         s: Time = landing.landed
         field = self.teacher_guidance.field(roles, batch)
-        return Rows(ddim(field, landing.start, landing.t, s, substeps=self.substeps), s)
+        return TimedSamples(ddim(field, landing.start, landing.t, s, substeps=self.substeps), s)

@@ -25,7 +25,7 @@ from ..parts.guidance_laws import AnyGuidance, Fixed
 from ..parts.matching import compare
 from ..parts.needs import Needs
 from ..parts.ops import surrogate
-from ..parts.originals import Originals, Rows
+from ..parts.originals import Originals, TimedSamples
 from ..parts.rollout import RolloutName, sampled
 from ..parts.score_matching import ScoreMatching
 from ..parts.weights import weighed
@@ -70,11 +70,11 @@ class AdversarialSelfDistillation(ScoreMatching):
         return terms | generator_terms(self.gan, roles, batch, landing, scores.noised, originals=self.originals)
 
 
-def of_more_steps(roles: Roles, batch: Batch, landing: Landing) -> Rows:
+def of_more_steps(roles: Roles, batch: Batch, landing: Landing) -> TimedSamples:
     """The student's own samples in the next larger number of steps."""
     grid = longer(roles, landing.calls)
     x, _ = sampled(roles, batch, grid, depth=len(grid))
-    return Rows(x)
+    return TimedSamples(x)
 
 
 def longer(roles: Roles, calls: int) -> Tensor:

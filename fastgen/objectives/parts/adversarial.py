@@ -19,7 +19,7 @@ from .ops import Noised, renoised
 from .solvers import SOLVERS, AnyScale, Guidance, SolverName
 
 
-class Judged(NamedTuple):
+class ComparedJumps(NamedTuple):
     """Where two jumps that have to agree end, and up to which times [B] the adversary compares them."""
 
     ends: Jumps
@@ -61,7 +61,7 @@ class AdversarialConsistency(ABC):
         """What the paper needs beside images, a guided teacher, a target and an adversary."""
 
     @abstractmethod
-    def judged(self, roles: Roles, batch: Batch) -> Judged:
+    def compared(self, roles: Roles, batch: Batch) -> ComparedJumps:
         """The paper's jumps."""
 
     def check(self) -> None:  # noqa: B027 - most papers have nothing to say here
@@ -79,7 +79,7 @@ class AdversarialConsistency(ABC):
         self.check()
 
     @final
-    def within(self, roles: Roles, batch: Batch, edges: Tensor) -> Judged:
+    def within(self, roles: Roles, batch: Batch, edges: Tensor) -> ComparedJumps:
         """From every time to the lower end of its segment between descending edges [n + 1]; judged up to one above."""
         t, r = drawn_cell(cells(edges, self.grid), batch, roles.process)
         x_t, field = noised(roles, batch, t).x_t, self.teacher_guidance.field(roles, batch)
@@ -87,7 +87,7 @@ class AdversarialConsistency(ABC):
         interval = Interval(t, r, segment_end(edges, r, roles.process))
         scalars = self.teacher_guidance.scalars(batch, field)
         ends = jumps(roles, batch, interval, x_t, x_r, ema=self.ema, scalars=scalars)
-        return Judged(ends, above(ends.s, 1 / (len(edges) - 1)))
+        return ComparedJumps(ends, above(ends.s, 1 / (len(edges) - 1)))
 
     @property
     @final
@@ -106,7 +106,7 @@ class AdversarialConsistency(ABC):
     def generator(self, roles: Roles, batch: Batch) -> Terms:
         """The distance of the jumps, and the adversary's opinion."""
         follow(roles, batch, self.ema)
-        ends, until = self.judged(roles, batch)
+        ends, until = self.compared(roles, batch)
         terms = {"consistency": DISTANCES[self.distance](ends.gap, self.huber).mean()}
         if acts(self.gan, batch):
             terms["gan"] = self.gan.weight * generator_loss(self.gan, roles, batch, ends, until=until)
@@ -116,7 +116,7 @@ class AdversarialConsistency(ABC):
     def discriminator(self, roles: Roles, batch: Batch) -> Terms:
         """Told targets from generated samples."""
         with torch.no_grad():
-            ends, until = self.judged(roles, batch)
+            ends, until = self.compared(roles, batch)
         return discriminator_loss(self.gan, roles, batch, ends, until=until)
 
 

@@ -25,7 +25,7 @@ class Jump(Landing):
     start: Latent
 
 
-class Rows(NamedTuple):
+class TimedSamples(NamedTuple):
     """Samples x [B, ...] at times s [B], clean where that is None; constants."""
 
     x: Latent
@@ -41,7 +41,7 @@ class Originals:
         needs: what they ask for.
     """
 
-    rows: Callable[[Roles, Batch, Landing], Rows]
+    rows: Callable[[Roles, Batch, Landing], TimedSamples]
     needs: Needs
 
     def discriminator(self, roles: Roles, batch: Batch, landing: Landing) -> AnyDiscriminator:
@@ -52,5 +52,5 @@ class Originals:
         return JumpDiscriminator(cast(Discriminator, roles.discriminator), landing.start, landing.t, batch.cond)
 
 
-DATA = Originals(lambda _roles, batch, _landing: Rows(batch.x0), Needs(images=True))
+DATA = Originals(lambda _roles, batch, _landing: TimedSamples(batch.x0), Needs(images=True))
 """Real samples."""

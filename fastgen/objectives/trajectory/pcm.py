@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, final
 
 from ...models.roles import Roles
-from ..parts.adversarial import AdversarialConsistency, Judged
+from ..parts.adversarial import AdversarialConsistency, ComparedJumps
 from ..parts.base import Batch
 from ..parts.flow_map import edges_of
 from ..parts.needs import Needs
@@ -33,5 +33,5 @@ class PhasedConsistency(AdversarialConsistency):
     def also(self) -> Needs:
         return Needs(sampler="ode")
 
-    def judged(self, roles: Roles, batch: Batch) -> Judged:
+    def compared(self, roles: Roles, batch: Batch) -> ComparedJumps:
         return self.within(roles, batch, edges_of(roles, batch))

@@ -28,7 +28,7 @@ from ..parts.distances import DISTANCES, DistanceName, check_huber
 from ..parts.flow_map import SAME, Interval, Jumps, cells, edges_of, jumps, noised, origin
 from ..parts.gan import GAN, AnyGAN, discriminator_losses, generator_terms, needs_gan
 from ..parts.needs import Needs
-from ..parts.originals import Originals, Rows
+from ..parts.originals import Originals, TimedSamples
 from ..parts.solvers import SOLVERS, AnyScale, Field, Guidance, SolverName
 
 
@@ -122,10 +122,10 @@ def as_it_is(ends: Jumps) -> Landing:
     return Landing(ends.generated, None, ends.s, ends.generated)
 
 
-def cleaner(roles: Roles, batch: Batch, landing: Landing) -> Rows:
+def cleaner(roles: Roles, batch: Batch, landing: Landing) -> TimedSamples:
     """Images noised to times that are uniform in [0, s], s being the time of the generated samples."""
     r = landing.t * uniform(batch.rng, batch.size, dtype=torch.float64)
-    return Rows(roles.process.renoise(batch.x0, r, batch.noise()))
+    return TimedSamples(roles.process.renoise(batch.x0, r, batch.noise()))
 
 
 CLEANER = Originals(cleaner, Needs(images=True))

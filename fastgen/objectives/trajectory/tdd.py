@@ -14,7 +14,7 @@ from torch import Tensor
 from ...models.roles import Roles
 from ...process import Time
 from ...seeds import uniform
-from ..parts.adversarial import AdversarialConsistency, Judged, above
+from ..parts.adversarial import AdversarialConsistency, ComparedJumps, above
 from ..parts.base import Batch
 from ..parts.flow_map import Interval, cells, drawn_cell, edges_of, jumps, noised, origin, stops_of
 from ..parts.needs import Needs
@@ -50,7 +50,7 @@ class TargetDriven(AdversarialConsistency):
     def also(self) -> Needs:
         return Needs(sampler="ode", null=self.dropout > 0)
 
-    def judged(self, roles: Roles, batch: Batch) -> Judged:
+    def compared(self, roles: Roles, batch: Batch) -> ComparedJumps:
         if self.dropout:
             rows = uniform(batch.rng, batch.size) < self.dropout
             batch = replace(batch, cond=batch.cond.dropped(rows))
@@ -59,7 +59,7 @@ class TargetDriven(AdversarialConsistency):
         x_r = SOLVERS[self.solver](field, x_t, t, r)
         interval, scalars = Interval(t, r, self.targets(roles, batch, r)), self.teacher_guidance.scalars(batch, field)
         ends = jumps(roles, batch, interval, x_t, x_r, ema=self.ema, scalars=scalars)
-        return Judged(ends, above(ends.s, longest_step(roles)))
+        return ComparedJumps(ends, above(ends.s, longest_step(roles)))
 
     def targets(self, roles: Roles, batch: Batch, r: Time) -> Time:
         """For each row the highest of the student's times below r, or one in the window below it, a little lower."""

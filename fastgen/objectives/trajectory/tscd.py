@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import final
 
 from ...models.roles import Roles
-from ..parts.adversarial import AdversarialConsistency, Judged
+from ..parts.adversarial import AdversarialConsistency, ComparedJumps
 from ..parts.base import Batch
 from ..parts.distances import DistanceName
 from ..parts.flow_map import check_decay, divided, edges_of
@@ -47,5 +47,5 @@ class SegmentedConsistency(AdversarialConsistency):
     def also(self) -> Needs:
         return Needs(sampler="ode" if self.segments > 1 else None)
 
-    def judged(self, roles: Roles, batch: Batch) -> Judged:
+    def compared(self, roles: Roles, batch: Batch) -> ComparedJumps:
         return self.within(roles, batch, divided(edges_of(roles, batch), self.segments))

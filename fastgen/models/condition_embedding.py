@@ -12,7 +12,7 @@ LABELS = 1024
 """Classes that are told apart; those beyond share the embeddings of others."""
 
 
-class Asked(nn.Module):
+class ConditionEmbedding(nn.Module):
     """(cond) -> vectors [B, width]: of classes by an embedding, of each sequence of tokens by a projection of its mean.
 
     The mean is normalised, so that zeros behind a text do not change it; all other arguments are left aside.
