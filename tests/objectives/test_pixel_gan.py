@@ -68,9 +68,9 @@ def test_clean_samples_are_judged(objective: DMD2 | SiDA | ADD):
 @pytest.mark.parametrize(
     ("build", "words"),
     [
-        (lambda: GAN(pixels=True, times=only(0.5)), "leave gan.times"),
-        (lambda: GAN(pixels=True, joint=True), "leave gan.times"),
-        (lambda: GAN(pixels=True, paired=True), "leave gan.times"),
+        (lambda: GAN(pixels=True, times=only(0.5)), "gan.times is .*, but gan.pixels is true"),
+        (lambda: GAN(pixels=True, joint=True), "gan.joint is True, but gan.pixels is true"),
+        (lambda: GAN(pixels=True, paired=True), "gan.paired is True, but gan.pixels is true"),
         (lambda: GAN(pixels=True, r1=1.0), "set gan.feature_r1"),
         (lambda: GAN(feature_r1=-1.0), "feature_r1 is -1"),
         (lambda: FDistill(gan=GAN(pixels=True)), "noisy ones are compared"),
