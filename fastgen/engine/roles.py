@@ -56,6 +56,21 @@ class Told:
     heads: Intervals | None
 
 
+@dataclass(frozen=True)
+class Part:
+    """What a denoiser's role is made of.
+
+    Attributes:
+        origin: whose weights it starts from: the teacher's, or a role's of the stage before.
+        kind: what its network is.
+        told: what it is told.
+    """
+
+    origin: str
+    kind: Kind
+    told: Told
+
+
 def build_roles(
     pipeline: Pipeline,
     stage: StageConfig,
@@ -85,40 +100,61 @@ def build_roles(
     Raises:
         UserError: `carry` names a stage before that does not exist, or the network cannot be shared as asked.
     """
-    trained = roles_of(stage.objective)
-    needs, names = stage.objective.needs, denoisers_of(stage.objective)
-    origins = {name: _origin(name, stage, weights) for name in names}
-    spoken = retold(process, pipeline.reading.process)
+    needs, native = stage.objective.needs, pipeline.reading.process
+    spoken = retold(process, native)
     student = student.on(spoken)
     heads = intervals_of(student.grids, spoken, needs.heads) if needs.heads else None
-    told = {name: Told(needs.scalars_of(name), heads if name == "generator" else None) for name in names}
-    recorded = stage.train.graphed and not (needs.second_derivative or is_swapped(pipeline.network))
-    graphs = recorder() if recorded else None
-    kinds = {name: _kind(name, origin, trained) for name, origin in origins.items()}
-    torch.manual_seed(seed_of(seed, stage.name, "embeddings"))
-    denoisers: dict[str, Speaker] = {
-        name: _alone(pipeline, stage.train, kinds[name], told[name], graphs)
-        for name in names
-        if name not in SHARED[sharing]
-    }
-    if sharing != "full":
-        torch.manual_seed(seed_of(seed, stage.name, "adapters"))
-        shared = {name: told[name] for name in names if name in SHARED[sharing]}
-        own = [name for name in shared if kinds[name] != "lent"]
+    parts = _parts(stage, weights, heads)
+    graphs = recorder() if _is_recorded(stage, pipeline) else None
+    together = {name: part for name, part in parts.items() if name in SHARED[sharing]}
+    apart = {name: part for name, part in parts.items() if name not in together}
+    denoisers = _alone(pipeline, stage, apart, graphs, seed=seed)
+    if together:
         net = _base(pipeline.network, base, alone=sharing == "lora")
-        denoisers |= _shared(pipeline, net, stage.train, lora or LoRAConfig(), told=shared, own=own, graphs=graphs)
-    for name, origin in origins.items():
-        if weights is not None and origin in weights:
-            put(denoisers[name], weights[origin])
-    if needs.follows and origins["fake_score"] == "teacher":
+        denoisers |= _shared(pipeline, net, stage, together, lora or LoRAConfig(), graphs, seed=seed)
+    _begin(denoisers, parts, weights or {}, follows=needs.follows)
+    if spoken is not native:
+        denoisers = {name: RetargetedDenoiser(model, spoken) for name, model in denoisers.items()}
+    members = _members(pipeline, stage, denoisers, seed=seed)
+    student = student.telling(needs.scalars_of("generator"), guidance=guidance)
+    _check_exportable(denoisers["generator"], student, heads)
+    lent = [name for name, part in parts.items() if part.kind == "lent"]
+    return Roles(members, student, frozen=_frozen(members, stage, sharing), borrowed=lent)
+
+
+def _parts(stage: StageConfig, weights: Weights | None, heads: Intervals | None) -> dict[str, Part]:
+    """The part of each denoiser that the objective names."""
+    needs, trained, parts = stage.objective.needs, roles_of(stage.objective), {}
+    for name in denoisers_of(stage.objective):
+        origin = _origin(name, stage, weights)
+        told = Told(needs.scalars_of(name), heads if name == "generator" else None)
+        parts[name] = Part(origin, _kind(name, origin, trained), told)
+    return parts
+
+
+def _is_recorded(stage: StageConfig, pipeline: Pipeline) -> bool:
+    """Whether calls become graphs, which have no second derivative and always find their weights in one place."""
+    return stage.train.graphed and not (stage.objective.needs.second_derivative or is_swapped(pipeline.network))
+
+
+def _begin(denoisers: Mapping[str, Speaker], parts: Mapping[str, Part], weights: Weights, *, follows: bool) -> None:
+    """Fills in what the stage before left, and what one role has from another."""
+    for name, part in parts.items():
+        if part.origin in weights:
+            put(denoisers[name], weights[part.origin])
+    if follows and parts["fake_score"].origin == "teacher":
         _begin_alike(denoisers["fake_score"], denoisers["generator"])
     if "target" in denoisers:
         denoisers["target"].load_state_dict(denoisers["generator"].state_dict())
-    if spoken is not pipeline.reading.process:
-        denoisers = {name: RetargetedDenoiser(model, spoken) for name, model in denoisers.items()}
-    members: dict[str, nn.Module] = dict(denoisers)
+
+
+def _members(
+    pipeline: Pipeline, stage: StageConfig, denoisers: Mapping[str, Speaker], *, seed: int
+) -> dict[str, nn.Module]:
+    """The denoisers, compiled where they are to be, and whoever else the objective asks for."""
+    needs, members = stage.objective.needs, dict[str, nn.Module](denoisers)
     torch.manual_seed(seed_of(seed, stage.name, "discriminator"))
-    if "discriminator" in trained:
+    if "discriminator" in roles_of(stage.objective):
         members["discriminator"] = discriminator_of(pipeline, denoisers, stage)
     if stage.train.compile:
         _compile(members, every=stage.train.compile == "all")
@@ -128,15 +164,23 @@ def build_roles(
         members["lpips"] = Perceptual(pipeline.codec, lpips_network().to(device))
     if needs.rewards:
         members["rewards"] = loaded(stage.rewards, stage.judges, pipeline.codec, device)
-    student = student.telling(needs.scalars_of("generator"), guidance=guidance)
+    return members
+
+
+def _check_exportable(generator: Speaker, student: Plan, heads: Intervals | None) -> None:
+    """Raises UserError for a generator of which no stock network can be made with what it is told."""
     if heads is not None:
-        check_fusible(denoisers["generator"])
+        check_fusible(generator)
     if student.scalars:
-        check_bakeable(denoisers["generator"], stops=len(student.scalars))
-    frozen = {name: frozen_in(name, members[name], stage, sharing) for name in trained}
+        check_bakeable(generator, stops=len(student.scalars))
+
+
+def _frozen(members: Mapping[str, nn.Module], stage: StageConfig, sharing: Sharing) -> dict[str, frozenset[str]]:
+    """Names of the parameters of each trained role that stay as they are."""
+    frozen = {name: frozen_in(name, members[name], stage, sharing) for name in roles_of(stage.objective)}
     if isinstance(judge := members.get("discriminator"), OwnDiscriminator):
         frozen["discriminator"] |= judge.unread
-    return Roles(members, student, frozen=frozen, borrowed=[name for name, kind in kinds.items() if kind == "lent"])
+    return frozen
 
 
 @torch.no_grad()
@@ -169,19 +213,32 @@ def _kind(name: str, origin: str, trained: Sequence[str]) -> Kind:
     return "lent" if origin == "teacher" else "kept"
 
 
-def _alone(pipeline: Pipeline, settings: TrainConfig, kind: Kind, told: Told, graphs: Graphs | None) -> NetworkDenoiser:
+def _alone(
+    pipeline: Pipeline,
+    stage: StageConfig,
+    parts: Mapping[str, Part],
+    graphs: Graphs | None,
+    *,
+    seed: int,
+) -> dict[str, Speaker]:
+    """Roles with a network each."""
+    torch.manual_seed(seed_of(seed, stage.name, "embeddings"))
+    return {name: _with_network(pipeline, stage.train, part, graphs) for name, part in parts.items()}
+
+
+def _with_network(pipeline: Pipeline, settings: TrainConfig, part: Part, graphs: Graphs | None) -> NetworkDenoiser:
     """A role with a network of its own; a frozen one uses the teacher's weights, unless it needs another dtype."""
     dtype = dtype_of(pipeline.network) if settings.precision != "bf16" else torch.bfloat16
-    if kind == "lent" and dtype == dtype_of(pipeline.network):
+    if part.kind == "lent" and dtype == dtype_of(pipeline.network):
         net = alias(pipeline.network)
-    elif kind == "trained" and settings.masters != "fp32":
+    elif part.kind == "trained" and settings.masters != "fp32":
         net = halve(copy.deepcopy(pipeline.network), settings.masters, DTYPES[settings.gradients])
     else:
-        net = cast(copy.deepcopy(pipeline.network), torch.float32 if kind in ("trained", "target") else dtype)
+        net = cast(copy.deepcopy(pipeline.network), torch.float32 if part.kind in ("trained", "target") else dtype)
     autocast = autocast_of(net, settings.precision, pipeline.told_in)
-    denoiser = pipeline.speaking(net, autocast=autocast, scalars=told.scalars, heads=told.heads)
+    denoiser = pipeline.speaking(net, autocast=autocast, scalars=part.told.scalars, heads=part.told.heads)
     denoiser.graphs = graphs
-    if settings.recomputed and kind in ("trained", "target"):
+    if settings.recomputed and part.kind in ("trained", "target"):
         denoiser.checkpoint_blocks(settings.recomputed)
     return denoiser
 
@@ -189,24 +246,26 @@ def _alone(pipeline: Pipeline, settings: TrainConfig, kind: Kind, told: Told, gr
 def _shared(
     pipeline: Pipeline,
     net: nn.Module,
-    settings: TrainConfig,
+    stage: StageConfig,
+    parts: Mapping[str, Part],
     lora: LoRAConfig,
-    *,
-    told: Mapping[str, Told],
-    own: Sequence[str],
     graphs: Graphs | None,
-) -> dict[str, AdaptedDenoiser]:
-    """Roles with what they are told on one network, those of `own` with an adapter."""
-    autocast = autocast_of(net, settings.precision, pipeline.told_in)
+    *,
+    seed: int,
+) -> dict[str, Speaker]:
+    """Roles on one network, all but the teacher with an adapter each."""
+    torch.manual_seed(seed_of(seed, stage.name, "adapters"))
+    own = [name for name, part in parts.items() if part.kind != "lent"]
+    autocast = autocast_of(net, stage.train.precision, pipeline.told_in)
     adaptation = Adaptation(lora.rank, lora.alpha, lora.targets, lora.norms)
     shared = SharedNetwork(net, own, adaptation, compute=autocast)
     denoiser = pipeline.speaking(shared.net, autocast=autocast)
     denoiser.graphs, denoiser.acting = graphs, lambda: shared.trainable
-    if settings.recomputed:
-        shared.checkpoint_blocks(settings.recomputed)
+    if stage.train.recomputed:
+        shared.checkpoint_blocks(stage.train.recomputed)
     return {
-        name: AdaptedDenoiser(denoiser, shared, name, scalars=one.scalars, heads=one.heads)
-        for name, one in told.items()
+        name: AdaptedDenoiser(denoiser, shared, name, scalars=part.told.scalars, heads=part.told.heads)
+        for name, part in parts.items()
     }
 
 
