@@ -22,7 +22,7 @@ from torch import Tensor
 from ..models.casting import HALF
 from ..models.masters import low_of
 from .eight_bits import BLOCK, CODES, SCALES, blocks_of
-from .rounding import chance, keep, moment_of, ratio
+from .rounding import chance, keep, keep_weight, moment_of, ratio, weight_of
 
 ROWS = 1
 """Blocks of 256 values that a program steps at once, which is one warp: each thread has eight neighbours of a block."""
@@ -185,60 +185,39 @@ def _adamw(
     second_scales = _place(table + columns - 1, tl.float32, first, 1)
 
     step = (tl.load(_place(table + 5, tl.float32, 0, 1)) + 1).to(tl.float64)
-    unbiased = 1 / tl.sqrt((1 - tl.exp2(step * log_beta2)).to(tl.float32))
-    size = lr
-    if columns == 10:
-        size = lr / (1 - tl.exp2(step * log_beta1)).to(tl.float32)
-    scaled = 1.0
-    if factor is not None:
-        scaled = tl.load(factor)
+    unbiased = 1 / tl.sqrt(_gathered(step, log_beta2))
+    size = lr / _gathered(step, log_beta1) if columns == 10 else lr
+    scaled = tl.load(factor) if factor is not None else 1.0
 
     for done in range(0, tl.cdiv(count, block), rows):
         row = done + tl.arange(0, rows)
         at = row[:, None] * block + tl.arange(0, block)[None, :]
         inside, known = at < count, row * block < count
-        weight = tl.load(weights + at, mask=inside, other=0.0)
-        if split:
-            high = weight.to(tl.int16, bitcast=True).to(tl.int32) << 16
-            low = tl.load(lows + at, mask=inside, other=0).to(tl.int32)
-            weight = (high + low).to(tl.float32, bitcast=True)
-        weight = weight.to(tl.float32)
+        weight = weight_of(weights + at, lows + at, inside, split)
         gradient = tl.load(gradients + at, mask=inside, other=0.0).to(tl.float32) * scaled
 
-        second = moment_of(seconds + at, second_scales + row, inside, known, False)
-        second = tl.fma(tl.fma(gradient, gradient, -second), new2, second)
         moment = gradient
         if columns == 10:
             moment = moment_of(firsts + at, first_scales + row, inside, known, True)
             moment = tl.fma(gradient - moment, new1, moment)
-            keep(
-                firsts + at,
-                first_scales + row,
-                moment,
-                chance(seed, number, 2, first + row, block),
-                inside,
-                known,
-                True,
-            )
-        keep(
-            seconds + at,
-            second_scales + row,
-            second,
-            chance(seed, number, 1, first + row, block),
-            inside,
-            known,
-            False,
-        )
-        weight = tl.fma(weight, shrink, -ratio(size * moment, tl.fma(tl.sqrt(second), unbiased, eps)))
+            drawn = chance(seed, number, 2, first + row, block)
+            keep(firsts + at, first_scales + row, moment, drawn, inside, known, True)
+        second = moment_of(seconds + at, second_scales + row, inside, known, False)
+        second = tl.fma(tl.fma(gradient, gradient, -second), new2, second)
+        drawn = chance(seed, number, 1, first + row, block)
+        keep(seconds + at, second_scales + row, second, drawn, inside, known, False)
 
-        if kind == tl.bfloat16:
-            bits = weight.to(tl.int32, bitcast=True)
-            high = (bits + (0x8000 if split else chance(seed, number, 0, first + row, block))) >> 16
-            tl.store(weights + at, high.to(tl.int16).to(tl.bfloat16, bitcast=True), mask=inside)
-            if split:
-                tl.store(lows + at, (bits - (high << 16)).to(tl.int16), mask=inside)
-        else:
-            tl.store(weights + at, weight, mask=inside)
+        weight = tl.fma(weight, shrink, -ratio(size * moment, tl.fma(tl.sqrt(second), unbiased, eps)))
+        half = 0x8000
+        if kind == tl.bfloat16 and not split:
+            half = chance(seed, number, 0, first + row, block)
+        keep_weight(weights + at, lows + at, weight, half, inside, kind, split)
+
+
+@triton.jit
+def _gathered(step, log_beta):
+    """1 - beta^step, the weight of all that a moment has seen."""
+    return (1 - tl.exp2(step * log_beta)).to(tl.float32)
 
 
 @triton.jit

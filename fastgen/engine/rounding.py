@@ -1,6 +1,6 @@
 # ruff: noqa: ANN001, ANN201, ANN202
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
-"""What kernels compute of single values: moments from codes and back, and random bits for what is rounded by chance."""
+"""What kernels compute of single values: weights, moments from codes and back, and bits to round by chance."""
 
 import triton
 import triton.language as tl
@@ -57,6 +57,30 @@ def keep(codes, scales, value, random, inside, known, signed: tl.constexpr):
         position = 255 / 24 * octaves + (256 - uniform * (1.0326174 - 0.0326174 * uniform))
         code = tl.minimum(_floor(position), 255)
     tl.store(codes, code.to(tl.uint8), mask=inside)
+
+
+@triton.jit
+def weight_of(weights, lows, inside, split: tl.constexpr):
+    """A weight in float32, with the bits beside it where it is split: see `models.masters`."""
+    weight = tl.load(weights, mask=inside, other=0.0)
+    if split:
+        high = weight.to(tl.int16, bitcast=True).to(tl.int32) << 16
+        low = tl.load(lows, mask=inside, other=0).to(tl.int32)
+        weight = (high + low).to(tl.float32, bitcast=True)
+    return weight.to(tl.float32)
+
+
+@triton.jit
+def keep_weight(weights, lows, value, half, inside, kind: tl.constexpr, split: tl.constexpr):
+    """Writes a weight; in bf16 with what is cut off beside it, or without; `half` is added before it is cut off."""
+    if kind == tl.bfloat16:
+        bits = value.to(tl.int32, bitcast=True)
+        high = (bits + half) >> 16
+        tl.store(weights, high.to(tl.int16).to(tl.bfloat16, bitcast=True), mask=inside)
+        if split:
+            tl.store(lows, (bits - (high << 16)).to(tl.int16), mask=inside)
+    else:
+        tl.store(weights, value, mask=inside)
 
 
 @triton.jit
