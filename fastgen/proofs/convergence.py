@@ -10,6 +10,7 @@ of others stay as they are. Two samples of the data are 0.02 apart.
 
 import json
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
+from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -83,19 +84,17 @@ def _measured(name: str, process: str, seed: int) -> Distances:
     return measured(ALL[name], process, seed=seed)
 
 
-def table(names: list[str], processes: list[str], *, jobs: int) -> dict[str, dict[str, dict[str, float]]]:
-    """Mean distances by recipe and process, printed as they come."""
-    rows: dict[str, dict[str, dict[str, float]]] = {}
+def rows_of(names: list[str], processes: list[str], *, jobs: int) -> Iterator[tuple[str, str, Distances]]:
+    """Recipe, process and mean distances, printed as they come."""
     with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
         places = [(n, p) for n, p in product(names, processes) if p == "flow" or ALL[n].objective.needs.process is None]
         runs = {place: [pool.submit(_measured, *place, seed) for seed in SEEDS] for place in places}
         for (name, process), futures in runs.items():
             found = Distances.mean([future.result() for future in futures])
-            rows.setdefault(name, {})[process] = asdict(found)
             share = judged(ALL[name], found) / found.teacher
             verdict = "" if share < SHARE else f"  above {SHARE}"
             print(f"{name:24} {process:4}  {_line(found)}, share {share:.2f}{verdict}", flush=True)
-    return rows
+            yield name, process, found
 
 
 def markdown(known: dict[str, Any]) -> str:
@@ -127,9 +126,10 @@ def main() -> None:
     parser.add_argument("--page", type=Path, metavar="FILE.md", help="puts the table of all into this page")
     options = parser.parse_args()
     known = json.loads(options.out.read_text()) if options.out.exists() else {}
-    for name, rows in table(options.only, options.process, jobs=options.jobs).items():
-        known[name] = known.get(name, {}) | {process: row | {"commit": commit()} for process, row in rows.items()}
-    atomic_json(options.out, known)
+    made = commit()  # of the tree before anything is written into it
+    for name, process, found in rows_of(options.only, options.process, jobs=options.jobs):
+        known.setdefault(name, {})[process] = asdict(found) | {"commit": made}
+        atomic_json(options.out, known)
     if options.page:
         put(options.page, "convergence", markdown(known))
 

@@ -101,7 +101,7 @@ RECIPES: dict[str, Recipe] = {
     "uni_instruct": Recipe(UniInstruct(ratio=2)),
     "add": Recipe(ADD(), cycles=600, rate=1e-3),
     "apt": Recipe(APT(), cycles=400),
-    "gdd": Recipe(GDD(), cycles=600, other_rate=1e-2),
+    "gdd": Recipe(GDD(), cycles=600, rate=4e-3, other_rate=2e-2),
     "ladd": Recipe(LADD(gan=ADVERSARY, real="images"), cycles=600, rate=1e-3),
 }
 """A fake score that is not told the step sees the mixture of all landings, and only that mixture is matched."""

@@ -1,6 +1,8 @@
 """Every objective turns a teacher that needs many steps into a generator of few, on every process."""
 
 import json
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,8 +17,9 @@ from fastgen.objectives.regression.kd import KnowledgeDistillation
 from fastgen.objectives.reward.advantage_flow import AdvantageFlow
 from fastgen.objectives.reward.refl import ReFL
 from fastgen.process import even_grid
+from fastgen.proofs import convergence
 from fastgen.proofs.bed import DATA, Bed, batch_for, bed_of, distance, generated, pairs, seeded, started
-from fastgen.proofs.convergence import ALL, MEASURED, SHARE, judged, markdown, measured
+from fastgen.proofs.convergence import ALL, MEASURED, SHARE, Distances, judged, markdown, measured
 from fastgen.proofs.modes import COLOUR, GREY, Coverage, drawing, table
 from fastgen.proofs.modes import RECIPES as MODES
 from fastgen.proofs.page import inserted
@@ -159,3 +162,26 @@ def test_rows_of_other_recipes_stay_in_the_table():
 
 def test_what_is_asked_for_by_class_has_no_row_and_hinders_no_other():
     assert {name: recipe for name, recipe in ALL.items() if name != "sfd"} == MODES
+
+
+def test_a_run_that_breaks_off_keeps_the_rows_it_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """Each with the commit from before anything was written, beside those that were there."""
+    out, commits = tmp_path / "measured.json", iter(["before", "after"])
+
+    def broken(*_: object, **__: object) -> Iterator[tuple[str, str, Distances]]:
+        yield "kd", "vp", Distances(0.1, 0.2, 0.7)
+        yield "kd", "trig", Distances(0.3, 0.4, 0.8)
+        raise KeyboardInterrupt
+
+    out.write_text('{"kd": {"flow": {"last": 0.5}}}')
+    monkeypatch.setattr(sys, "argv", ["convergence", "--out", str(out)])
+    monkeypatch.setattr(convergence, "rows_of", broken)
+    monkeypatch.setattr(convergence, "commit", lambda: next(commits))
+    with pytest.raises(KeyboardInterrupt):
+        convergence.main()
+    kept = json.loads(out.read_text())["kd"]
+    assert kept == {
+        "flow": {"last": 0.5},
+        "vp": {"last": 0.1, "landings": 0.2, "teacher": 0.7, "commit": "before"},
+        "trig": {"last": 0.3, "landings": 0.4, "teacher": 0.8, "commit": "before"},
+    }
