@@ -1,6 +1,7 @@
 """Settings that know what belongs into them, and mappings that name a class."""
 
 from collections.abc import Callable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any, cast
 
@@ -106,5 +107,10 @@ def one_or_several(kinds: Kinds[Any], key: str, joined: Any) -> PlainValidator:
 
 
 def _validated(kind: type, settings: Mapping[str, Any]) -> Any:
-    model = create_model("Settings", __base__=Strict, settings=(kind, ...))
-    return model.model_validate({"settings": settings}).settings  # type: ignore[attr-defined]
+    return _settings_of(kind).model_validate({"settings": settings}).settings  # type: ignore[attr-defined]
+
+
+@cache
+def _settings_of(kind: type) -> type[Strict]:
+    """A model of this class's settings: to make one takes as long as to read a config."""
+    return create_model("Settings", __base__=Strict, settings=(kind, ...))

@@ -1,5 +1,6 @@
 """What a dry run says is to come: stages, updates, and the memory that networks take."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -13,18 +14,23 @@ from fastgen.distillation.plan import plan
 
 ROOT = Path(__file__).parents[2]
 SHIPPED = sorted((ROOT / "configs").rglob("*.yaml"))
+COUNTED = "digits/scm_1step.yaml"
+"""Of the small networks, whose costs are counted as well: it differentiates in a way of its own."""
 
 
 @pytest.mark.parametrize("file", SHIPPED, ids=lambda file: str(file.relative_to(ROOT)))
 def test_a_dry_run_of_a_shipped_config_tells_its_plan_and_writes_nothing(file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("fastgen.distillation.costs.costs", lambda *_, **__: ())  # minutes for networks of real size
+    if not str(file).endswith(COUNTED):  # minutes for networks of real size
+        monkeypatch.setattr("fastgen.distillation.costs.costs", lambda *_, **__: ())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it is asked again and again
     code = main(["train", "--config", str(file), "--dry-run"])
     printed, told = capsys.readouterr()
     assert code == (2 if "the run would be refused here:" in told else 0)  # data and teachers may be elsewhere
-    assert printed.startswith(dump(load(file)))
-    assert f"\nstage {len(load(file).stages) - 1}, " in printed
+    config = load(file)
+    assert printed.startswith(dump(config))
+    assert f"\nstage {len(config.stages) - 1}, " in printed
+    assert re.search("updates: .*generator", printed)
     assert not list(tmp_path.iterdir())
 
 

@@ -1,41 +1,21 @@
-"""The shipped configs: each can be planned, and those that take anybody's pipeline run on a tiny one, end to end."""
+"""The shipped configs: each tells its paper from what was measured, and runs on a stand-in, end to end."""
 
 import re
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import tiny
 import torch
-from diffusers import DiffusionPipeline
+from config_runs import ANYBODYS, CONFIGS, run_config, save_images
 from encoded import encoded, noise_image, save
-from families import FAMILIES
-from peft import LoraConfig
-from peft.utils import get_peft_model_state_dict
-from PIL import Image
 from small_vision import write_vision
 
 from fastgen.cli import main
 from fastgen.config.yaml_file import load
-from fastgen.models.pipelines.components import denoiser_name
-from fastgen.models.pipelines.notes import Notes
 from fastgen.objectives import OBJECTIVES
 from fastgen.objectives.parts.solvers import Guidance
 
-CONFIGS = Path(__file__).parents[2] / "configs"
 DOCS = CONFIGS.parent / "docs"
 PAPERS, SHIPPED = ((DOCS / f"{name}.md").read_text(encoding="utf-8") for name in ("objectives", "configs"))
-ANYBODYS = {
-    "sdxl": "sdxl",
-    "sd15": "stable_diffusion",
-    "sd21": "stable_diffusion",
-    "flux": "flux",
-    "sana": "sana",
-    "qwen_image": "qwen_image",
-    "wan": "wan_of_two",
-    "wan21": "wan",
-}
 MATCHING = {
     "vsd": "sd15/vsd_1step_lora",
     "swiftbrush": "sd21/swiftbrush_1step_lora",
@@ -114,19 +94,7 @@ COMPARED_TRAJECTORY = ("lcm", "pcm", "scm", "meanflow", "shortcut", "progressive
 COMPARED_TRAJECTORY += ("self_shortcut", "sana_sprint", "kd", "reflow", "perflow", "guidance_distillation", "twinflow")
 COMPARED_TRAJECTORY += ("mdt_dist", "ctm", "improved_meanflow", "alphaflow", "ayf", "imm")
 UNGUIDED = {"decoupled_dmd", "sid_few_step", "ct", "kd", "reflow"}  # by a guidance that is fixed at 1.5
-COUNTED = "scm_1step"
-"""Of the digits, whose costs are counted as well: it differentiates in a way of its own."""
 pytestmark = pytest.mark.usefixtures("verified_here", "few_previews")
-
-
-@pytest.mark.parametrize("config", sorted(CONFIGS.rglob("*.yaml")), ids=lambda path: f"{path.parent.name}-{path.stem}")
-def test_a_shipped_config_can_be_planned(config: Path, capsys, monkeypatch):
-    if config.stem != COUNTED:
-        monkeypatch.setattr("fastgen.distillation.costs.costs", lambda *_, **__: ())  # seconds, and refuses nothing
-    code = main(["train", "--config", str(config), "--dry-run"])
-    told = capsys.readouterr()
-    assert code == (2 if "the run would be refused here:" in told.err else 0)  # data and teachers may be elsewhere
-    assert re.search("updates: .*generator", told.out)
 
 
 def test_every_objective_that_distils_has_a_config():
@@ -180,17 +148,6 @@ def test_the_compared_trajectory_runs_differ_in_objective_process_precision_and_
             assert run.stages[0].objective.teacher_guidance == Guidance(1.5, 1.5)
 
 
-def save_images(folder: Path, *, classes: int = 0) -> Path:
-    """Four pictures with captions, or one of each class."""
-    for i in range(classes or 4):
-        place = folder / (str(i) if classes else "")
-        place.mkdir(parents=True, exist_ok=True)
-        Image.new("RGB", (32, 32), (20 * i, 90, 120)).save(place / f"{i}.png")
-        if not classes:
-            (place / f"{i}.txt").write_text("a fox")
-    return folder
-
-
 @pytest.mark.slow
 @pytest.mark.parametrize("config", [config for _, config in FOUND if config.split("/")[0] in ANYBODYS])
 def test_a_config_of_text_to_image_runs_on_a_stand_in(config, tmp_path, capsys, request):
@@ -202,7 +159,7 @@ def test_a_config_of_text_to_image_runs_on_a_stand_in(config, tmp_path, capsys, 
     options = [data] * file.data.has_images + ["discriminator.layers=[blocks.0]"] * (place == "wan21")
     if file.stages[-1].objective.needs.pixels:
         options.append(f"discriminator.network={write_vision(tmp_path / 'vision')}")
-    run(place, tmp_path, *options, "train.optim.eps=1e-8", "lora.rank=4", name=name)
+    run_config(place, tmp_path, *options, "train.optim.eps=1e-8", "lora.rank=4", name=name)
     assert "verified" in capsys.readouterr().out
 
 
@@ -213,7 +170,7 @@ def test_the_config_of_images_of_any_shape_runs_on_a_stand_in(tmp_path, capsys):
         save(tmp_path / f"images/{number}.txt", f"prompt {number}")
     data = [f"data.path={tmp_path / 'images'}", "data.size=16", "data.buckets={step: 8, ratio: 3.0}"]
     data = ["data={source: folder, path: a, size: 16}", *data, "flip=true"]
-    out = run("sdxl", tmp_path, *data, "train.optim.eps=1e-8", name="dmd2_gan_4step_lora")
+    out = run_config("sdxl", tmp_path, *data, "train.optim.eps=1e-8", name="dmd2_gan_4step_lora")
     assert "verified" in capsys.readouterr().out
     assert (out / "student-lora/pytorch_lora_weights.safetensors").is_file()
 
@@ -241,114 +198,3 @@ def test_a_config_of_cifar10_runs_on_a_stand_in(config, tmp_path, capsys):
         options.append(f"discriminator.network={write_vision(tmp_path / 'vision')}")
     assert main(["train", "--config", str(file), *options]) == 0, capsys.readouterr().err
     assert "verified" in capsys.readouterr().out
-
-
-def save_style(pipe: DiffusionPipeline, folder: Path) -> None:
-    """A user's LoRA of rank 2 on some attention layers."""
-    part = denoiser_name(pipe)
-    network = getattr(pipe, part)
-    network.add_adapter(LoraConfig(r=2, lora_alpha=2, target_modules=["to_q", "to_v"], init_lora_weights=False))
-    pipe.save_lora_weights(folder, **{f"{part}_lora_layers": get_peft_model_state_dict(network)})
-
-
-def run(config: str, folder: Path, *more: str, name: str = "dmd2_4step_lora") -> Path:
-    """`train.py` as the config's header says, made short and small; the folder of the run."""
-    family = FAMILIES[ANYBODYS[config]]
-    family.build().save_pretrained(folder / "teacher")
-    save_style(family.build(), folder / "style")
-    (folder / "prompts.txt").write_text("a fox\na red bird in the snow\ntwo\n")
-    side = 32 if config == "sana" else 16
-    out = folder / "run"
-    small = ["train.images=4", "train.batch=2", "train.micro_batch=1", "train.precision=fp32", "lora.rank=3"]
-    video = config.startswith("wan")  # and no user's LoRA, which two denoisers would not take
-    options = [
-        f"teacher.path={folder / 'teacher'}",
-        f"data={{source: prompts, path: {folder / 'prompts.txt'}}}",
-        "student.frames=5" if video else f"teacher.loras=[{{path: {folder / 'style'}, weight: 0.7}}]",
-        f"student.height={side}",
-        f"student.width={side}",
-        f"cache={folder / 'cache'}",
-        f"out={out}",
-        "log.previews=1",
-        "device=cpu",
-        "pairs={count: 4, steps: 2}",
-    ]
-    assert main(["train", "--config", str(CONFIGS / config / f"{name}.yaml"), *options, *small, *more]) == 0
-    return out
-
-
-@pytest.fixture
-def without_binning(monkeypatch):
-    """Sana's call moves any size to one of its own, all of them large."""
-    monkeypatch.setattr(
-        "fastgen.distillation.teacher.size_arguments", lambda _, height, width, **__: dict(FAMILIES["sana"].size)
-    )
-
-
-@pytest.mark.parametrize(
-    ("config", "kohya"),
-    [
-        pytest.param("sd15", True, marks=pytest.mark.slow),  # below, SDXL
-        pytest.param("flux", True, marks=pytest.mark.slow),
-        pytest.param("sana", False, marks=pytest.mark.slow),
-    ],
-)
-def test_anybodys_pipeline_with_a_lora_becomes_verified_exports(config, kohya, tmp_path, request, capsys):
-    if config == "sana":
-        request.getfixturevalue("without_binning")
-    out = run(config, tmp_path)
-    served = {"sd15": 3, "flux": 1, "sana": 2}[config]
-    assert capsys.readouterr().out.count("verified") == 2 * served
-    assert list((out / "previews").glob("*.png"))
-    card = (out / "student-lora" / "README.md").read_text()
-    assert "set_adapters" in card
-    written = {file.name for file in (out / "student-lora").glob("*.safetensors")}
-    assert written == {"pytorch_lora_weights.safetensors"} | ({"kohya_lora_weights.safetensors"} if kohya else set())
-    assert str(tmp_path) not in card
-
-
-def test_kohya_keys_that_nobody_could_read_are_refused_before_training(tmp_path, capsys):
-    family = FAMILIES["flux"]
-    family.build().save_pretrained(tmp_path / "teacher")
-    (tmp_path / "prompts.txt").write_text("a fox\n")
-    options = [f"teacher.path={tmp_path / 'teacher'}", f"data.prompts={tmp_path / 'prompts.txt'}", "device=cpu"]
-    options += ["student.height=16", "student.width=16", f"out={tmp_path / 'run'}", "lora.keys=[kohya]", "cache=null"]
-    options += ["lora.targets=[to_q,x_embedder]"]
-    assert main(["train", "--config", str(CONFIGS / "flux" / "dmd2_4step_lora.yaml"), *options]) == 2
-    assert "lora.targets inside the blocks alone" in capsys.readouterr().err
-    assert not (tmp_path / "run").exists()
-
-
-def snippet(card: Path, places: dict[str, str]) -> str:
-    (code, *_) = re.findall(r"```python\n(.*?)```", card.read_text(encoding="utf-8"), re.DOTALL)
-    for shown, place in places.items():
-        assert shown in code
-        code = code.replace(shown, place)
-    return code
-
-
-@pytest.mark.parametrize("alone", [False, pytest.param(True, marks=pytest.mark.slow)])  # a process starts in seconds
-def test_sdxl_with_a_lora_of_the_user_is_distilled_and_diffusers_loads_both_exports(alone, tmp_path, capsys):
-    out = run("sdxl", tmp_path)
-    said = capsys.readouterr().out
-    assert said.count("verified") == 2
-    assert Notes.read(out / "student").steps == (4,)
-    assert list((out / "previews").glob("*.png"))
-    assert (out / "student-lora" / "kohya_lora_weights.safetensors").is_file()
-    full = snippet(out / "student" / "README.md", {"path/to/this/folder": str(out / "student")})
-    places = {"path/to/teacher": str(tmp_path / "teacher"), "path/to/style": str(tmp_path / "style")}
-    places["path/to/this/folder"] = str(out / "student-lora")
-    lora = snippet(out / "student-lora" / "README.md", places)
-    both = "import torch"
-    for name, code in {"full": full, "lora": lora}.items():
-        both += f"\n{code.replace('num_inference', 'generator=torch.manual_seed(3), num_inference')}"
-        both += f"\nimage.save(r'{tmp_path / name}.png')\ndel image"
-    if alone:
-        both += "\nimport sys\nassert 'fastgen' not in sys.modules"
-        subprocess.run([sys.executable, "-c", both], check=True, cwd=tmp_path, capture_output=True)
-    else:
-        exec(both, {})
-    assert (tmp_path / "full.png").read_bytes() == (tmp_path / "lora.png").read_bytes()
-    teacher = DiffusionPipeline.from_pretrained(tmp_path / "teacher").unet.state_dict()
-    student = DiffusionPipeline.from_pretrained(out / "student").unet.state_dict()
-    assert any(not torch.equal(teacher[key], student[key]) for key in teacher)
