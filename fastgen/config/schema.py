@@ -108,7 +108,7 @@ class TrainConfig(Strict):
     gradient_checkpointing: recompute blocks in the backward pass to save memory: all (true), every n-th, or as few
         as needed (auto).
     compile: let PyTorch compile the blocks that networks are stacked from: those that repeat (true), or all of
-        them, for a first cycle of minutes.
+        them, with what stands between a U-Net's where none is computed again, for a first cycle of minutes.
     cuda_graphs: record network calls on CUDA devices, so that each is one launch when it comes again; takes some
         more memory.
     sharding: none gives every process whole networks; full gives it a slice of each, with its gradients, moments

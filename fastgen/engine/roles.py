@@ -157,7 +157,8 @@ def _members(
     if "discriminator" in roles_of(stage.objective):
         members["discriminator"] = discriminator_of(pipeline, denoisers, stage)
     if stage.train.compile:
-        _compile(members, every=stage.train.compile == "all")
+        every = stage.train.compile == "all"
+        _compile(members, every=every, levels=every and stage.train.gradient_checkpointing is False)
     device = next(pipeline.network.parameters()).device
     members |= {name: STATES[name]().to(device) for name in needs.states}
     if needs.lpips:
@@ -279,9 +280,9 @@ def _base(network: nn.Module, base: Base, *, alone: bool) -> nn.Module:
     return alias(cast(network, dtype)) if alone or dtype_of(network) == dtype else cast(copy.deepcopy(network), dtype)
 
 
-def _compile(members: Mapping[str, nn.Module], *, every: bool) -> None:
+def _compile(members: Mapping[str, nn.Module], *, every: bool, levels: bool) -> None:
     """Compiles the regions of all networks in place, once nothing more is changed or copied."""
     ends = [layer for module in members.values() if isinstance(module, Discriminator) for layer in module.layers]
     for denoiser in members.values():
         if isinstance(denoiser, Speaker):
-            compile_regions(denoiser.net, ends, every=every)
+            compile_regions(denoiser.net, ends, every=every, levels=levels)

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 import torch
-from compiling import SMALL, Compiler, compiling
+from compiling import LEVELS, SMALL, Compiler, compiling
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from benchmarks.networks import SIZES, Size
 from fastgen.errors import UserError
 from fastgen.models import regions
-from fastgen.models.recompute import computed_again
+from fastgen.models.recompute import computed_again, enable_checkpointing
 from fastgen.models.regions import Recompilations, as_written, compile_regions, find_regions, layer_to_hook
 
 
@@ -74,6 +74,31 @@ def test_blocks_of_structures_that_are_rare_are_regions_where_all_are_asked_for(
         often, every = find_regions(net), find_regions(net, every=True)
         assert often.items() < every.items()
         assert Counter(type(every[name]).__name__ for name in every.keys() - often.keys()) == rare
+
+
+@pytest.mark.parametrize(
+    ("size", "expected"),
+    [
+        ("cifar", {"DownBlock2D": 2, "AttnDownBlock2D": 1, "UNetMidBlock2D": 1, "AttnUpBlock2D": 1, "UpBlock2D": 2}),
+        ("sdxl", {"DownBlock2D": 1, "UpBlock2D": 1, "BasicTransformerBlock": 70, "ResnetBlock2D": 12}),
+        ("wan", {"WanTransformerBlock": 30}),
+    ],
+)
+def test_levels_without_stacks_of_blocks_are_regions_where_they_are_asked_for(size: str, expected: dict[str, int]):
+    net = SIZES[size].built(torch.device("meta"), torch.bfloat16)
+    kinds = Counter(type(block).__name__ for block in find_regions(net, every=True, levels=True).values())
+    assert kinds == expected
+
+
+def test_a_level_whose_layers_are_read_or_computed_again_is_left_in_blocks():
+    net = LEVELS.built(torch.device("meta"), torch.bfloat16)
+    levels = find_regions(net, ["mid_block", "up_blocks.0"], every=True, levels=True)
+    assert list(levels) == ["down_blocks.0", "down_blocks.1", "up_blocks.0", "up_blocks.1", "mid_block"]
+    read = find_regions(net, ["up_blocks.0.resnets.1"], every=True, levels=True)
+    assert levels.keys() - read.keys() == {"up_blocks.0"}
+    assert all(name.startswith("up_blocks.0.") for name in read.keys() - levels.keys())
+    enable_checkpointing(net)
+    assert find_regions(net, every=True, levels=True) == find_regions(net, every=True)
 
 
 def test_a_region_ends_at_a_layer_that_is_read():

@@ -9,6 +9,24 @@ from torch._dynamo.backends.debugging import aot_eager
 
 from benchmarks.networks import Size
 
+LEVELS = Size(
+    "UNet2DModel",
+    {
+        "sample_size": 8,
+        "block_out_channels": (8, 16),
+        "layers_per_block": 2,
+        "down_block_types": ("DownBlock2D", "AttnDownBlock2D"),
+        "up_block_types": ("AttnUpBlock2D", "UpBlock2D"),
+        "attention_head_dim": 8,
+        "norm_num_groups": 4,
+        "num_class_embeds": 11,
+    },
+    (3, 8, 8),
+    {"class_labels": ()},
+    {"prediction_type": "v_prediction", "beta_schedule": "squaredcos_cap_v2"},
+)
+"""A network of the CIFAR-size one's kinds of levels, with and without attention, down and up."""
+
 SMALL = Size(
     "UNet2DModel",
     {

@@ -1,0 +1,75 @@
+"""Gradients of images that were joined, computed part by part in compiled code.
+
+A U-Net joins an image with a skip before each block on its way up. PyTorch's compiler computes the gradient of what was
+joined as one tensor and hands on windows into it, which each convolution and each other region then copies. Here every
+part is computed for itself, by the pointwise operations that led to the whole, and lies in memory as one image.
+"""
+
+from typing import Any
+
+import torch
+from torch._inductor.custom_graph_pass import CustomGraphPass, get_hash_for_files
+from torch.fx import Graph, Node
+
+_ATEN = torch.ops.aten
+_VIEWS = (_ATEN.reshape.default, _ATEN.view.default, _ATEN.unsqueeze.default)
+
+
+class _Pass(CustomGraphPass):
+    def uuid(self) -> bytes:
+        """Compiled code is kept for as long as this file is as it is."""
+        return get_hash_for_files((__file__,))
+
+
+class PartsAsImages(_Pass):
+    """To be done before a graph is divided into forward and backward pass: parts are copied, channels last."""
+
+    def __call__(self, graph: Graph) -> None:
+        for part in _parts(graph):
+            with graph.inserting_after(part):
+                image = graph.call_function(_ATEN.clone.default, (part,), {"memory_format": torch.channels_last})
+            image.meta["val"] = part.meta["val"].clone(memory_format=torch.channels_last)
+            part.replace_all_uses_with(image)
+            image.args = (part,)
+
+
+class PartsApart(_Pass):
+    """To be done afterwards: what led to the whole is written down for each part, so that a copy is its last step."""
+
+    def __call__(self, graph: Graph) -> None:
+        for part in _parts(graph):
+            whole: Any = part.args[0]
+            with graph.inserting_before(part):
+                part.replace_input_with(whole, _again(graph, whole))
+        graph.eliminate_dead_code()
+
+
+def _parts(graph: Graph) -> list[Node]:
+    """The windows into the channels of images that are read through several windows only."""
+    windows = [node for node in graph.nodes if node.target is _ATEN.slice.Tensor and node.args[1] == 1]
+    images = [node for node in windows if node.meta["val"].ndim == 4]
+    return [node for node in images if len(users := node.all_input_nodes[0].users) > 1 and users.keys() <= {*images}]
+
+
+def _again(graph: Graph, whole: Node) -> Node:
+    """The node once more, with the pointwise operations before it that nothing else reads."""
+    copies: dict[Node, Node] = {}
+    for node in reversed(_own(whole)):
+        copies[node] = graph.node_copy(node, lambda before: copies.get(before, before))
+    return copies.get(whole, whole)
+
+
+def _own(whole: Node) -> list[Node]:
+    """A node and those before it that are read on the way to it alone, each after all that read it."""
+    own: dict[Node, None] = {}
+    waiting = [whole]
+    while waiting:
+        node = waiting.pop()
+        if _is_pointwise(node) and (node is whole or node.users.keys() <= own.keys()):
+            own[node] = None
+            waiting += node.all_input_nodes
+    return list(own)
+
+
+def _is_pointwise(node: Node) -> bool:
+    return node.target in _VIEWS or torch.Tag.pointwise in getattr(node.target, "tags", ())
