@@ -16,11 +16,13 @@ def check_origins(config: Config, number: int) -> None:
     """
     stage, earlier = config.stages[number], config.stages[:number]
     roles = denoisers_of(stage.objective)
-    if stage.objective.needs.succeeds and stage.carry.get("real_score", "teacher") == "teacher":
-        raise UserError(
-            f"stage {stage.name!r} goes on from a student of few steps, which the teacher is not: train one in a stage "
-            "before, or give it as init, and set carry={real_score: generator}"
-        )
+    needs = stage.objective.needs
+    for role, few in (("real_score", needs.succeeds), ("coach", needs.coach)):
+        if few and stage.carry.get(role, "teacher") == "teacher":
+            raise UserError(
+                f"stage {stage.name!r} goes on from a student of few steps, which the teacher is not: train one in a "
+                f"stage before, or give it as init, and set carry={{{role}: generator}}"
+            )
     for role, origin in stage.carry.items():
         if role not in roles:
             raise UserError(f"stage {stage.name!r} carries {role!r}, but its roles are {', '.join(sorted(roles))}")

@@ -14,11 +14,11 @@ from .rewards import Rewards
 from .sharding import load, whole
 from .walk import Plan
 
-DENOISERS = ("generator", "fake_score", "real_score", "target")
+DENOISERS = ("generator", "fake_score", "real_score", "target", "coach")
 
 
 class Roles:
-    """Networks by role: generator, fake_score, real_score, target, discriminator, rewards, and small state modules.
+    """Networks by role: the denoisers, discriminator, rewards, and small state modules.
 
     Args:
         members: role name -> module. The denoisers all speak one process.
@@ -65,6 +65,10 @@ class Roles:
     @property
     def target(self) -> Denoiser:
         return cast(Denoiser, self["target"])
+
+    @property
+    def coach(self) -> Denoiser:
+        return cast(Denoiser, self["coach"])
 
     @property
     def discriminator(self) -> FeatureDiscriminator:

@@ -19,6 +19,7 @@ from .distribution.dmd2 import DMD2
 from .distribution.dp_dmd import DPDMD
 from .distribution.emd import EMDistillation
 from .distribution.f_distill import FDistill
+from .distribution.k_dmd import KnowledgeGuidedDMD
 from .distribution.phased_dmd import PhasedDMD
 from .distribution.sfd import ScoreForgetting
 from .distribution.sid import SiD, SiDLSG
@@ -89,6 +90,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "dp_dmd": DPDMD,
     "anyflow": AnyFlow,
     "asd": AdversarialSelfDistillation,
+    "k_dmd": KnowledgeGuidedDMD,
     "emd": EMDistillation,
     "dmdr": DMDR,
     # distribution matching through both scores

@@ -133,6 +133,7 @@ def _roles(objective: Objective, generator: AffineGenerator, law: Mixture) -> Ro
     real, fake = ExactDenoiser(generator.process, REAL), ExactDenoiser(generator.process, law)
     members = {"generator": generator, "target": copy.deepcopy(generator), "real_score": real, "fake_score": fake}
     states: dict[str, nn.Module] = {name: STATES[name]() for name in objective.needs.states}
+    states |= {"coach": exact_student(generator.process)} if objective.needs.coach else {}
     states |= {"rewards": indifferent()} if objective.needs.rewards else {}
     return Roles(members | {"discriminator": ExactRatio(real, fake)} | states, Plan([even_grid(1)]))
 

@@ -14,6 +14,7 @@ from ..objectives.distribution.dmd2 import DMD2
 from ..objectives.distribution.dp_dmd import DPDMD
 from ..objectives.distribution.emd import EMDistillation
 from ..objectives.distribution.f_distill import FDistill
+from ..objectives.distribution.k_dmd import KnowledgeGuidedDMD
 from ..objectives.distribution.phased_dmd import PhasedDMD
 from ..objectives.distribution.sfd import ScoreForgetting
 from ..objectives.distribution.sid import SiD, SiDLSG
@@ -31,6 +32,7 @@ from ..objectives.regression.degradation import Degradation
 from ..objectives.regression.kd import KnowledgeDistillation
 from ..objectives.regression.reflow import Reflow
 from ..objectives.reward.dmdr import DMDR
+from ..objectives.trajectory.consistency import ConsistencyDistillation
 from ..process import LogNormal
 from .training import SIZE, Recipe
 
@@ -53,6 +55,9 @@ DISBACK = (
     ),
 )
 """The way out, and back as far as half of it."""
+
+COACH = (Recipe(ConsistencyDistillation(), steps=2, shift=SHIFT, cycles=300, name="few"),)
+"""A student of two steps, at a third of its training."""
 
 ADVERSARY = GAN(weight=1.0, learned=1.0, kind="hinge", times=LogNormal(0.0, 1.0))
 OWN = GAN(0.1, learned=0.5, kind="relativistic", approximate_r1=1.0, approximate_r2=1.0, spread=0.05)
@@ -84,6 +89,9 @@ RECIPES: dict[str, Recipe] = {
         PhasedDMD(weight="kl", even=False, times=MIDDLE, fake_times=WIDE, ratio=2, step_aware=True), **LONG
     ),
     "asd_2step": Recipe(AdversarialSelfDistillation(gan=OWN, guidance=Fixed(1.0), ratio=2), **TWO),
+    "k_dmd_2step": Recipe(
+        KnowledgeGuidedDMD(ratio=2), **TWO, before=COACH, carry={"generator": "teacher", "coach": "few"}
+    ),
     "decoupled_dmd": Recipe(DecoupledDMD(augmentation=1.0, ratio=2)),
     "dp_dmd_2step": Recipe(DPDMD(guidance=Fixed(1.0), ratio=2), **TWO),
     "disback": Recipe(DMD2(gan=NO_GAN, ratio=2), cycles=250, before=DISBACK, carry={"fake_score": "fake_score"}),

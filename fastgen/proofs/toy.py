@@ -124,7 +124,7 @@ def toy_roles_of(
             scalars=needs.scalars_of(role),
             heads=heads if role == "generator" else None,
         )
-        for role in ("generator", "fake_score", "target")
+        for role in ("generator", "fake_score", "target", *["coach"] * needs.coach)
     }
     x = torch.zeros(2, real.data.means.shape[1])
     example = (x, torch.full((2,), 0.5, dtype=torch.float64), real.data.uncond(2))

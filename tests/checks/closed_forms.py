@@ -76,12 +76,13 @@ def only(t: float) -> Uniform:
 
 
 def gaussian_roles(process: Process, **members: nn.Module) -> Roles:
-    """An affine generator, the exact score of REAL and that of the generator's own law."""
+    """An affine generator, the exact score of REAL, that of the generator's own law, and a coach like the generator."""
     generator = AffineGenerator(process, OTHER_MEAN, OTHER_FACTOR)
     trio = {
         "generator": generator,
         "fake_score": ExactDenoiser(process, generator.law()),
         "real_score": ExactDenoiser(process, REAL),
+        "coach": AffineGenerator(process, OTHER_MEAN, OTHER_FACTOR),
     }
     return Roles(trio | members, Plan([even_grid(1)]))
 

@@ -30,6 +30,7 @@ MATCHING = {
     "dp_dmd": "emoji/dp_dmd_4step_lora",
     "anyflow": "cifar10/anyflow_4step",
     "asd": "wan21/asd_4step_lora",
+    "k_dmd": "emoji/k_dmd_4step_lora",
     "emd": "cifar10/emd_1step",
     "dmdr": "emoji/dmdr_4step_lora",
     "sid": "cifar10/sid_1step",

@@ -25,6 +25,7 @@ from fastgen.objectives.distribution.dmd import DMD
 from fastgen.objectives.distribution.dmd2 import DMD2
 from fastgen.objectives.distribution.emd import EMDistillation
 from fastgen.objectives.distribution.f_distill import FDistill
+from fastgen.objectives.distribution.k_dmd import KnowledgeGuidedDMD
 from fastgen.objectives.distribution.phased_dmd import PhasedDMD
 from fastgen.objectives.distribution.sfd import ScoreForgetting
 from fastgen.objectives.distribution.sid import SiD, SiDLSG
@@ -68,6 +69,7 @@ def fixture(objective: Objective, steps: int) -> Roles:
         "real_score": real,
         "fake_score": fake,
         "discriminator": ExactRatio(real, fake),
+        "coach": AffineGenerator(Flow(), OTHER_MEAN, OTHER_FACTOR),
         "rewards": Rewards(lambda x: x, {"first": lambda x, _: x[:, 0]}, [1.0]),
         **{name: STATES[name]() for name in objective.needs.states},
     }
@@ -154,6 +156,7 @@ SAME_BY_THE_PAPER = {
         SiDA(weight="none", gan=GAN()), SIM(distance="square", gan=GAN()), 2, "d'(y) = y beside one adversary"
     ),
     "emd, diff_instruct": Same(ONE_CORRECTION, DiffInstruct(), 2, "one step of the noise alone"),
+    "dmd2, k_dmd": Same(DMD2(gan=NO_GAN), KnowledgeGuidedDMD(knowledge=0.0), 2, "no coach"),
     "dmd2, dmdr": Same(DMD2(gan=NO_GAN), DMDR(reward=0.0), 2, "nothing is rewarded"),
     "sid, sfd": Same(SID, ScoreForgetting(), 2, "nothing is forgotten"),
     "sid, sida": Same(SID, SiDA(gan=NO_GAN), 2, "no GAN"),

@@ -31,6 +31,7 @@ class Landing:
         t: the time [B] of the last call.
         x0: the clean sample that the last call predicted, with gradient; `x` itself where that is clean.
         calls: calls of the generator that led here; 1 where it began at noised data.
+        x_t: what the last call was given; None of rollouts that do not tell it.
     """
 
     x: Latent
@@ -38,6 +39,7 @@ class Landing:
     t: Time
     x0: Latent
     calls: int = field(default=1, kw_only=True)
+    x_t: Latent | None = field(default=None, kw_only=True)
 
     @property
     def landed(self) -> Time:
@@ -45,7 +47,7 @@ class Landing:
         return torch.zeros_like(self.t) if self.s is None else self.s
 
     def detach(self) -> "Landing":
-        return Landing(self.x.detach(), self.s, self.t, self.x0.detach(), calls=self.calls)
+        return Landing(self.x.detach(), self.s, self.t, self.x0.detach(), calls=self.calls, x_t=self.x_t)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ class Needs:
     Args:
         real_score: the teacher.
         target: a copy of the generator that follows it, see `flow_map.follow`.
+        coach: a student of few steps that stays as it is, which a stage before or `init` left.
         images: real samples.
         pairs: noises with the teacher's own samples of them.
         null: an unconditional mode, for guidance or dropped conditions.
@@ -61,6 +62,7 @@ class Needs:
 
     real_score: bool = False
     target: bool = False
+    coach: bool = False
     images: bool = False
     pairs: bool = False
     null: bool = False
@@ -130,7 +132,7 @@ class Needs:
     @property
     def reads(self) -> tuple[str, ...]:
         """The denoisers that are asked without being trained."""
-        return tuple(name for name in ("real_score", "target") if vars(self)[name])
+        return tuple(name for name in ("real_score", "target", "coach") if vars(self)[name])
 
     @property
     def pictures(self) -> bool:

@@ -141,6 +141,6 @@ def _jump(roles: Roles, batch: Batch, x_t: Tensor, t: Tensor, *, to: float = 0.0
     """One call of the generator with gradient, and its deterministic step to that time."""
     belief = through(roles.generator, x_t, t, batch.cond)
     if not to:
-        return Landing(belief.x0, None, t, belief.x0, calls=calls)
+        return Landing(belief.x0, None, t, belief.x0, calls=calls, x_t=x_t)
     s = batch.full(to)
-    return Landing(belief.at(s), s, t, belief.x0, calls=calls)
+    return Landing(belief.at(s), s, t, belief.x0, calls=calls, x_t=x_t)
