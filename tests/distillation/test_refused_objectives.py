@@ -127,6 +127,7 @@ TRAJECTORY = [
     ),
     (["objective={name: perflow, substeps: 1}"], "substeps is 1: need at least 2, a single step is a line"),
     (["objective={name: reflow}"], "'reflow' trains deterministic steps, .* set student.sampler=ode"),
+    (["objective={name: k_dmd}"], "'k_dmd' goes on from a student of few steps, .* set carry={coach: generator}"),
     (["objective={name: tcm}"], "'tcm' goes on from a student of few steps, .* set carry={real_score: generator}"),
     (["objective={name: pcm, gan: {kind: relativistic}}"], "has hinge or logistic losses without r1"),
     (["objective={name: tscd, segments: 0}"], "segments is 0: need at least one"),
