@@ -62,6 +62,7 @@ from .trajectory.perflow import PiecewiseRectifiedFlow
 from .trajectory.progressive import Progressive
 from .trajectory.rcm import RegularisedConsistency
 from .trajectory.sana_sprint import SanaSprint
+from .trajectory.scflow import SelfCorrectedFlow
 from .trajectory.scm import SimplifiedConsistency
 from .trajectory.scott import StochasticConsistency
 from .trajectory.self_shortcut import SelfShortcut
@@ -113,6 +114,7 @@ OBJECTIVES: dict[str, type[Objective]] = {
     "tcm": TruncatedConsistency,
     "lcm": LatentConsistency,
     "scott": StochasticConsistency,
+    "scflow": SelfCorrectedFlow,
     "scm": SimplifiedConsistency,
     "sana_sprint": SanaSprint,
     "rcm": RegularisedConsistency,

@@ -9,6 +9,7 @@ from ..objectives.parts.curricula import Doubling, Ratio
 from ..objectives.parts.gan import GAN, NO_GAN
 from ..objectives.parts.guidance_laws import Fixed
 from ..objectives.parts.solvers import Guidance
+from ..objectives.regression.reflow import Reflow
 from ..objectives.trajectory.alphaflow import AlphaFlow
 from ..objectives.trajectory.ayf import AlignYourFlow
 from ..objectives.trajectory.boot import Bootstrapping
@@ -26,6 +27,7 @@ from ..objectives.trajectory.perflow import PiecewiseRectifiedFlow
 from ..objectives.trajectory.progressive import Progressive
 from ..objectives.trajectory.rcm import RegularisedConsistency
 from ..objectives.trajectory.sana_sprint import SanaSprint
+from ..objectives.trajectory.scflow import SelfCorrectedFlow
 from ..objectives.trajectory.scm import SimplifiedConsistency
 from ..objectives.trajectory.scott import StochasticConsistency
 from ..objectives.trajectory.self_shortcut import SelfShortcut
@@ -55,6 +57,7 @@ SHARP = 0.0015
 FIRST = Recipe(Progressive(divided=4, substeps=8), cycles=300, name="first")
 LIGHTNING: dict[str, Any] = {"cycles": 300, "rate": 1e-3, "carry": {"real_score": "first"}}
 """A round from four steps to one."""
+REFLOWED = Recipe(Reflow(), cycles=300, name="straight")
 ECT = Recipe(ConsistencyTraining(curriculum=Ratio(images=WARMUP, times=Karras()), huber=SOFT), **ONE)
 
 TRAJECTORY_RECIPES: dict[str, Recipe] = {
@@ -66,6 +69,12 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "lcm_2step": Recipe(LatentConsistency(teacher_guidance=PLAIN, huber=SOFT), **TWO),
     "scott": Recipe(
         StochasticConsistency(teacher_guidance=PLAIN, grid=18, ema=0.5, gan=replace(SMALL_GAN, weight=0.4)), **ONE
+    ),
+    "scflow": Recipe(
+        SelfCorrectedFlow(teacher_guidance=PLAIN, huber=SOFT),
+        cycles=300,
+        before=(REFLOWED,),
+        carry={"real_score": "straight"},
     ),
     "pcm_2step": Recipe(PhasedConsistency(teacher_guidance=PLAIN, huber=SOFT), **TWO),
     "pcm_4step": Recipe(PhasedConsistency(teacher_guidance=PLAIN, huber=SOFT, gan=NO_GAN), **FOUR),

@@ -52,6 +52,7 @@ TRAJECTORY = {
     "tcm": "cifar10/tcm_1step",
     "lcm": "sd15/lcm_4step",
     "scott": "sd15/scott_2step",
+    "scflow": "sd15/scflow_4step",
     "scm": "cifar10/scm_2step",
     "rcm": "cifar10/rcm_4step",
     "sana_sprint": "sana/sana_sprint_2step",

@@ -19,7 +19,7 @@ USUAL = {  # the pipeline that each is tried on
         *("alphaflow", "ayf", "improved_meanflow", "perflow", "progressive", "rcm", "reflow", "scm", "shortcut"),
         *("apt", "tbcm", "twinflow", "ctm", "imm"),
     ),
-    "sdxl": ("advantage_flow", "ladd", "lightning", "pcm", "scott", "std"),
+    "sdxl": ("advantage_flow", "ladd", "lightning", "pcm", "scflow", "scott", "std"),
     "sd3": ("add", "d_opsd", "freeflow", "pdd", "refl", "sana_sprint", "self_shortcut", "tdd", "tscd"),
 }
 QUICK = {"advantage_flow", "cd", "finetune", "freeflow", "kd", "pcm", "pdd", "sana_sprint", "scm", "self_shortcut"}

@@ -61,6 +61,11 @@ CASES = {
     "ct": Case(CONSISTENCY, "{steps: [1]}"),
     "lcm": Case(CONSISTENCY, "{steps: [1, 2], guidance: 8.5}", ema=0.95),
     "scott": Case(RIVALS, "{steps: [1, 2], guidance: 8.5}", ema=0.95),
+    "scflow": Case(
+        {*RIVALS, "generator/back", "generator/straight"},
+        "{steps: [1, 2], sampler: ode}",
+        ema=0.9,
+    ),
     "scm": Case({"generator/tangent"}, state=("log_variance",)),
     "sana_sprint": Case(
         {"generator/tangent", "generator/gan", "discriminator/gan"},
