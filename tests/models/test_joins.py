@@ -42,6 +42,7 @@ def test_parts_of_a_gradient_are_computed_apart_and_lie_as_images():
     given = image(6, 0), image(6, 1)
     graph = traced(parts, *given)
     assert (count(graph, SLICE), count(graph, CLONE), count(graph, TANH)) == (2, 2, 2)
+    assert count(graph, torch.ops.aten.add.Tensor) == 2
     assert count(graph, torch.ops.aten.mul.Tensor) == 1, "what something else reads is computed once"
     found = graph(*given)
     assert all(map(torch.equal, found, parts(*given)))
