@@ -66,7 +66,7 @@ def _main(arguments: list[str]) -> int:
     if name not in COMMANDS:
         return failed(_unknown(name))
     module = import_module(COMMANDS[name].module)
-    options = _parser(name, module).parse_args(arguments[1:])
+    options = _parser(name, module).parse_intermixed_args(arguments[1:])
     return guarded(module.run, options, goes_on=COMMANDS[name].goes_on)
 
 

@@ -105,6 +105,15 @@ def test_eval_brings_its_own_parser(monkeypatch):
     assert [options.student for options in ran] == ["here"]
 
 
+@pytest.mark.parametrize("command", ["train", "plan", "precompute"])
+def test_settings_are_read_before_and_after_other_options(command, monkeypatch):
+    ran = []
+    monkeypatch.setattr(f"fastgen.cli.{command}.run", ran.append)
+    config = ["--config", "here.yaml"] if command == "train" else ["here.yaml"]
+    assert main([command, *config, "data.size=32", "--debug", "out=there"]) == 0
+    assert [options.overrides for options in ran] == [["data.size=32", "out=there"]]
+
+
 @pytest.mark.parametrize("words", [["init", "digits/dmd2_1step"], ["plan"], ["verify"], ["watch"], ["sample", "--out"]])
 @pytest.mark.parametrize("name", ["\ud83d", "a\0b"])
 def test_what_no_file_can_be_called_is_refused(words: list[str], name: str, capsys: pytest.CaptureFixture):
