@@ -42,13 +42,15 @@ def _explained(item: Mapping[str, Any], raw: Mapping[str, Any]) -> str:
     if item["type"] == "missing":
         return f"{where}: {message}"
     if message == "no such setting":
-        return f"{where}: {message}{_suggestion(str(item['loc'][-1]), _beside(item['loc'], raw))}"
+        return f"{where}: {message}{_suggestion(item['loc'], item['input'], raw)}"
     return message if where == "the file" else f"{where}: {message} (got {item['input']!r:.80})"
 
 
-def _suggestion(name: str, beside: Sequence[str]) -> str:
+def _suggestion(loc: Sequence[Any], value: Any, raw: Mapping[str, Any]) -> str:
     """What was meant: first of the settings that may stand there, then of all."""
-    known = _known_names()
+    name, beside, known = str(loc[-1]), _beside(loc, raw), _known_names()
+    if (loc[0], name) == ("data", "prompts"):
+        return f" of this source; for these prompts in its place set data={{source: prompts, path: {value}}}"
     kin = [other for other in beside if name in other or other in name]
     if name in known and not kin:
         return " here; it belongs elsewhere"
@@ -60,8 +62,11 @@ def _beside(loc: Sequence[Any], raw: Any) -> list[str]:
     """The settings that may stand where a wrong one does, as far as they are known."""
     kinds: list[type] = [Config]
     for part in loc[:-1]:
-        if part == "settings":  # of the objective or source that the mapping names
-            kinds = [known.own[raw[key]] for known, key in NAMED if raw.get(key) in known.own]
+        if part == "settings":  # of the objective or source that the mapping names, or of any of several
+            named = [
+                (one.get(key), known.own) for one in (raw if isinstance(raw, list) else [raw]) for known, key in NAMED
+            ]
+            kinds = [own[name] for name, own in named if name in own]
         else:
             kinds = [inner for kind in kinds for inner in _inside(kind, part)]
             raw = raw[part] if isinstance(raw, list) or (isinstance(raw, Mapping) and part in raw) else raw

@@ -21,6 +21,7 @@ from ..errors import UserError
 from ..models.experts import Experts
 from ..models.pipelines.components import NETWORKS, SECOND, network_of
 from ..models.pipelines.create import create
+from ..models.pipelines.loading import HUB_ID
 from ..models.targets import find_targets
 from ..objectives import OBJECTIVE_KINDS, denoisers_of, roles_of
 
@@ -82,7 +83,7 @@ def plan(config: Config, *, recipes: Path) -> str:
         lines += [f"first, because {teacher.path} does not exist yet, {recipe.file}:"]
         lines += [f"  {line}" for line in plan(recipe.config, recipes=recipe.file.parent).splitlines()]
     net = denoiser(config, recipes)
-    counted = f"{parameters(net) / 1e6:.2f} M parameters" if net is not None else "not here, it would be downloaded"
+    counted = f"{parameters(net) / 1e6:.2f} M parameters" if net is not None else _elsewhere(teacher.path or "")
     loras = "".join(f" + {lora.path} x {lora.weight:g}" for lora in teacher.loras)
     lines += [f"teacher: {teacher.path or 'random weights'}{loras}, denoiser {counted}"]
     student = config.student
@@ -96,6 +97,13 @@ def plan(config: Config, *, recipes: Path) -> str:
     for index, stage in enumerate(config.stages):
         lines += _stage_lines(index, stage, config, net)
     return "\n".join(lines)
+
+
+def _elsewhere(path: str) -> str:
+    """Where a denoiser is that is in no folder here."""
+    if Path(path).is_file():
+        return "in a single file"
+    return "not here, it would be downloaded" if HUB_ID.fullmatch(path) else "not here, there is no such folder"
 
 
 def _stage_lines(index: int, stage: StageConfig, config: Config, net: nn.Module | None) -> list[str]:

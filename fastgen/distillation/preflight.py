@@ -172,9 +172,9 @@ def _check_loras(config: Config) -> None:
 
 def _check_hub(setting: str, name: str, file: str | None, revision: str | None) -> None:
     """Asks for the headers of a file alone; where it is not named, whether there is such a repository."""
-    if file is not None and isinstance(try_to_load_from_cache(name, file, revision=revision), str):
-        return
     try:
+        if file is not None and isinstance(try_to_load_from_cache(name, file, revision=revision), str):
+            return
         if file is None:
             model_info(name, revision=revision, timeout=HUB_S)
         else:

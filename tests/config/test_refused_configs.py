@@ -73,6 +73,12 @@ def test_all_mistakes_are_told_at_once_with_their_paths(refusal):
         ("data={prompts: a.txt, path: b.txt}", "data: give a mapping with `source`"),
         ("data={source: prompts, prompts: a.txt, path: b.txt}", "data.prompts: no such setting"),
         ("data={prompts: a.txt, size: 32}", "data.size: no such setting"),
+        (
+            "data={source: folder, path: a, size: 8, prompts: b.txt}",
+            "data.prompts: no such setting of this source; for these prompts in its place set data={source: prompts, "
+            "path: b.txt}",
+        ),
+        ("data=[{source: folder, path: a, size: 8, cache: 1}]", "data.cache: no such setting; did you mean cache_gib?"),
         ("teacher={new: {pipeline: a, parts: {}}, recipe: b}", "`recipe` belongs to a pipeline that is loaded"),
         ("data.source=nose", "data: there is no source 'nose'; did you mean noise?"),
         ("data.num_classes=ten", "data.num_classes: Input should be a valid integer"),

@@ -68,6 +68,21 @@ def test_the_plan_counts_what_the_networks_hold(tmp_path, build):
     assert float(total.split()[-2]) == pytest.approx((2 + 2 * (2 + 2 + 1 + 4 / 256)) * size / 2**20, abs=0.2)
 
 
+@pytest.mark.parametrize(
+    ("path", "words"),
+    [
+        ("nowhere", "not here, there is no such folder"),
+        ("./no/where", "not here, there is no such folder"),
+        ("owner/na.me", "not here, it would be downloaded"),
+        ("a.safetensors", "in a single file"),
+    ],
+)
+def test_the_plan_says_where_a_denoiser_is_that_it_cannot_count(path, words, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.safetensors").touch()
+    assert f"teacher: {path}, denoiser {words}\n" in planned(tmp_path, f"teacher.path={path}")
+
+
 def test_the_plan_names_the_recipe_that_comes_first(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     file = ROOT / "configs/digits/dmd2_1step.yaml"

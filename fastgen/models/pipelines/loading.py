@@ -14,7 +14,7 @@ from huggingface_hub.errors import EntryNotFoundError, HTTPError
 from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from ...errors import UserError, warn
+from ...errors import UserError, did_you_mean, warn
 from ...limits import read_json
 from .foreign import check_pipeline, unasked
 from .notes import Notes
@@ -22,7 +22,8 @@ from .stock_pipeline import StockPipeline
 
 HUB_FAILURES = (HTTPError, OSError, ValueError)  # no network, no login, no such thing there
 HUB_S = 30.0
-HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+HUB_ID = re.compile(r"\w(?:[\w.-]*\w)?/\w(?:[\w.-]*\w)?")
+"""owner/name; what begins with ./ or ../ is a path."""
 _FLOATS = {"F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 _WEIGHTS = re.compile(r"(?:diffusion_pytorch_model|model)(?:\.(?P<variant>[\w-]+?))?(?:-\d{5}-of-\d{5})?\.safetensors")
 
@@ -46,10 +47,7 @@ def locate(path: str | Path, *, variant: str | None = None, revision: str | None
     if folder.exists():
         return folder
     if not HUB_ID.fullmatch(str(path)):
-        raise UserError(
-            f"there is no pipeline folder {str(path)!r}. Give the folder that holds model_index.json, "
-            "or a hub id such as owner/name."
-        )
+        raise missing(path)
     wanted: dict[str, Any] = {"revision": revision} if revision else {}
     if get_session().timeout.read is None:
         answer_within(HUB_S)
@@ -72,6 +70,17 @@ def locate(path: str | Path, *, variant: str | None = None, revision: str | None
             "fp16) where it has no other weights."
         ) from error
     return folder
+
+
+def missing(path: str | Path) -> UserError:
+    """What is told where there is no such folder, and its path is no hub id."""
+    folder = Path(path)
+    beside = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    hint = "a ~ is not your home folder here" if folder.parts[:1] == ("~",) else did_you_mean(folder.name, beside)
+    return UserError(
+        f"there is no pipeline folder {str(path)!r}{hint and f', {hint}'}: give the folder that holds "
+        "model_index.json, or a hub id such as owner/name"
+    )
 
 
 def load(

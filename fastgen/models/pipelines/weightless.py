@@ -24,7 +24,7 @@ from ...limits import read_json
 from ..casting import cast
 from .components import autoencoder_of
 from .foreign import check_pipeline, unasked
-from .loading import HUB_FAILURES, HUB_ID, check_is_pipeline, line
+from .loading import HUB_FAILURES, HUB_ID, check_is_pipeline, line, missing
 from .stock_pipeline import StockPipeline
 
 CPU, NOWHERE = torch.device("cpu"), torch.device("meta")
@@ -67,9 +67,7 @@ def configs_of(path: str, *, revision: str | None = None) -> Path:
     if folder.exists():
         return folder
     if not HUB_ID.fullmatch(path):
-        raise UserError(
-            f"there is no pipeline folder {path!r}: give the folder that holds model_index.json, or a hub id"
-        )
+        raise missing(path)
     wanted = [name for kind in CONFIGS for name in (kind, f"*/{kind}")]
     try:
         return Path(snapshot_download(path, revision=revision, allow_patterns=wanted))
