@@ -1,7 +1,8 @@
 """An export verified by itself: the student rebuilt from the folder, its notes saying what was trained."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -10,14 +11,18 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from ..models.casting import renewed
 from ..models.conditioning import Conditioning
 from ..models.pipelines.arguments import SIZES, call_arguments, parameters
+from ..models.pipelines.components import network_of
 from ..models.pipelines.heads import StepHeads
 from ..models.pipelines.loading import load
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.opening import below, put_on
 from ..models.pipelines.pipeline import Pipeline
-from ..models.pipelines.stock_pipeline import StockPipeline, StockScheduler
+from ..models.pipelines.stacked import written
+from ..models.pipelines.stock_pipeline import StockPipeline
+from ..models.pipelines.weightless import networks_of
 from .contents import check_files
 from .scheduler_export import SchedulerExport
 from .stops import difference, stops_of
@@ -37,10 +42,10 @@ def verify_folder(folder: Path, *, device: str = "cpu") -> list[Agreement]:
     told = {place: _notes(place) for place in places(folder)}
     check_files(folder, [*told.values()])
     for place, notes in told.items():
-        pipe = load(place, device=device)
         heads = StepHeads.read(place)
         export = Export(str(place), heads=str(place / StepHeads.FILE) if heads else None)
-        agreements += _verified(export, pipe, notes, pipe.scheduler, device, heads=heads.weights if heads else {})
+        loaded = partial(load, place, device=device)
+        agreements += _verified(export, loaded(), loaded, notes, device, heads=heads.weights if heads else {})
     return agreements
 
 
@@ -64,12 +69,18 @@ def verify_lora(
     agreements, notes = [], _notes(folder)
     check_files(folder, [notes])
     under = below(folder, notes, base, stacked)
-    for place in sorted({file.parent for file in folder.rglob("scheduler_config.json")}):
+
+    def loaded(scheduler: Path) -> StockPipeline:
         pipe = under.load(device)
-        loras = put_on(pipe, folder, under.loras, scheduler=place)
+        put_on(pipe, folder, under.loras, scheduler=scheduler)
+        return pipe
+
+    for place in sorted({file.parent for file in folder.rglob("scheduler_config.json")}):
+        pipe = loaded(place)
+        loras = (*under.loras, *written(pipe, str(folder), "diffusers"))
         steps = tuple(n for n in notes.steps if place.parent == folder or place.parent.name == f"{n}step")
         export = Export(str(under.base), loras, str(place), under.variant)
-        agreements += _verified(export, pipe, replace(notes, steps=steps), pipe.scheduler, device)
+        agreements += _verified(export, pipe, partial(loaded, place), replace(notes, steps=steps), device)
     return agreements
 
 
@@ -106,12 +117,13 @@ def conditions_for(pipeline: Pipeline) -> Conditioning:
 def _verified(
     export: Export,
     pipe: StockPipeline,
+    again: Callable[[], StockPipeline],
     notes: Notes,
-    scheduler: StockScheduler,
     device: str,
     *,
     heads: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> list[Agreement]:
+    """Of a pipeline whose networks the isolated process takes the place of, and which is loaded again afterwards."""
     assert notes.sampler is not None
     size = {name: value for name, value in notes.arguments.items() if name in SIZES}
     pipeline = Pipeline(pipe, num_classes=notes.num_classes, null_label=notes.null_label, size=size)
@@ -122,9 +134,11 @@ def _verified(
             raise UserError(f"{export.scheduler or export.pipeline} was changed since it was trained: {fault}")
     calls = calls_for(pipeline, call_arguments(pipe, notes))
     cond = conditions_for(pipeline).to(device)
-    network = pipeline.network.to("cpu")  # while the isolated process samples
-    ours = Ours(lambda: pipeline.speaking(network.to(device)), cond, calls, notes.sampler, notes.stops, heads=heads)
-    return verify(export, SchedulerExport(notes.steps, scheduler), ours, device=device)
+    schedule = SchedulerExport(notes.steps, pipe.scheduler)
+    for network in networks_of(pipe).values():
+        renewed(network, lambda _, tensor: tensor.to("meta"))
+    ours = Ours(lambda: pipeline.speaking(network_of(again())), cond, calls, notes.sampler, notes.stops, heads=heads)
+    return verify(export, schedule, ours, device=device)
 
 
 def _notes(folder: Path) -> Notes:

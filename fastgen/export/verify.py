@@ -1,5 +1,6 @@
 """Proof that an isolated process samples an export as it was trained."""
 
+import ctypes
 import json
 import signal
 import subprocess
@@ -92,9 +93,9 @@ class Ours:
     heads: Mapping[int, Tensor] = field(default_factory=dict)
 
     def made(self) -> "Ours":
-        """The same, whose generators are made now and not again."""
-        model, trained = self.model(), self.trained and self.trained()
-        return replace(self, model=lambda: model, trained=None if trained is None else lambda: trained)
+        """The same, whose generator is made now and not again."""
+        model = self.model()
+        return replace(self, model=lambda: model)
 
     def at(self, n: int) -> Denoiser:
         """The generator that takes n steps."""
@@ -111,7 +112,7 @@ def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, device: str
     Args:
         device: device that the isolated process samples on.
 
-    The isolated process has the device to itself: the models here are made when it is over.
+    The isolated process has the device to itself: the models here are made when it is over, one after the other.
 
     Raises:
         NoRoomError: the isolated process or the models here need more memory than there is.
@@ -119,13 +120,21 @@ def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, device: str
             away (and what float32 rounds: where an EDM scheduler subtracts noise of sigma 80, and between the kernels
             of one sample, as the isolated process calls, and of several, as ours does, which a GPU chooses anew).
     """
-    if torch.device(device).type == "cuda":
-        torch.cuda.empty_cache()
+    _give_back(device)
     seen = _ask_isolated(export, schedule, ours, device)
     try:
-        return list(_agreements(export, schedule, ours.made(), seen))
+        found = list(_agreements(export, schedule, ours.made(), seen))
+        return found if ours.trained is None else _rounded(found, schedule, replace(ours, model=ours.trained), seen)
     except torch.OutOfMemoryError as error:
         raise NoRoomError(str(error).splitlines()[0]) from error
+
+
+def _give_back(device: str) -> None:
+    """Hands free memory back, which PyTorch keeps of a device and the C library of main memory."""
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def _agreements(
@@ -133,23 +142,43 @@ def _agreements(
 ) -> Iterator[Agreement]:
     """Of each step count, from what the isolated process saw."""
     for n in schedule.steps:
-        rows = [{key: seen[f"{n}/{i}/{key}"] for key in stock_process.KEYS} for i in range(len(ours.seeds))]
+        rows = _rows(seen, ours, n)
         fault = _wrong_stops(rows[0]["timesteps"].tolist(), ours.stops[n]) or _wrong_noise(rows, schedule, ours, n)
         if fault:
             raise _failure(export, f"at {n} steps {fault}")
-        theirs = torch.cat([row["end"] for row in rows]) / unit(schedule.scheduler)
         samples = _samples(rows, schedule, ours, n)
-        exact = None if ours.trained is None else _samples(rows, schedule, replace(ours, model=ours.trained), n)
         largest = float(samples.abs().max())
-        difference = float((theirs - samples).abs().max()) / largest
+        difference = float((_ends(rows, schedule) - samples).abs().max()) / largest
         allowed = TOLERANCE + _rounding(ours.stops[n][-1]) / largest
         if allowed < difference < KERNELS:
             allowed += min(2 * _between_kernels(samples, rows, schedule, ours, n), KERNELS)
         if not difference <= allowed:
             fault = f"the stock pipeline differs from the sampler of training by {difference:.2g} of the largest value"
             raise _failure(export, f"at {n} steps {fault}, allowed {allowed:.2g}")
-        rounding = None if exact is None else float((theirs - exact).abs().max() / exact.abs().max())
-        yield Agreement(n, difference, rounding)
+        yield Agreement(n, difference)
+
+
+def _rounded(
+    agreements: Sequence[Agreement], schedule: SchedulerExport, trained: Ours, seen: Mapping[str, Tensor]
+) -> list[Agreement]:
+    """The same, with how far the file is from the weights before they were rounded for it."""
+    made, told = trained.made(), []
+    for agreement in agreements:
+        rows = _rows(seen, made, agreement.steps)
+        exact = _samples(rows, schedule, made, agreement.steps)
+        rounding = float((_ends(rows, schedule) - exact).abs().max() / exact.abs().max())
+        told.append(replace(agreement, rounding=rounding))
+    return told
+
+
+def _rows(seen: Mapping[str, Tensor], ours: Ours, n: int) -> list[dict[str, Tensor]]:
+    """What the isolated process saw of each seed in n steps."""
+    return [{key: seen[f"{n}/{i}/{key}"] for key in stock_process.KEYS} for i in range(len(ours.seeds))]
+
+
+def _ends(rows: Sequence[Mapping[str, Tensor]], schedule: SchedulerExport) -> Tensor:
+    """Its samples, in the units of ours."""
+    return torch.cat([row["end"] for row in rows]) / unit(schedule.scheduler)
 
 
 def _rounding(last: Stop) -> float:

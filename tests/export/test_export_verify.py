@@ -2,6 +2,7 @@
 
 import copy
 import json
+import weakref
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -10,8 +11,8 @@ from types import SimpleNamespace
 import pytest
 import tiny
 import torch
-from diffusers import EDMEulerScheduler, UNet2DModel
-from exporting import Student, family_student, student_of
+from diffusers import EDMEulerScheduler
+from exporting import Student, adapted, family_student, student_of
 from families import FAMILIES
 
 from fastgen.cli import main
@@ -19,11 +20,13 @@ from fastgen.errors import NoRoomError, UserError, VerificationError
 from fastgen.export import stock_process
 from fastgen.export import verify as verification
 from fastgen.export.export import CARDS, export
-from fastgen.export.rebuild import verify_folder
+from fastgen.export.lora import export_lora
+from fastgen.export.rebuild import verify_folder, verify_lora
 from fastgen.export.seeding import hands_generator_on
 from fastgen.export.unguided import unguided
 from fastgen.export.verify import Export, verify
 from fastgen.manifest import write_manifest
+from fastgen.models.pipelines.loading import load
 
 # One count or two for each family, with one of the two samplers.
 CASES = {
@@ -271,14 +274,51 @@ def test_the_isolated_process_has_the_device_to_itself(tmp_path, monkeypatch):
 
 
 @pytest.mark.usefixtures("verified_here")
-def test_a_network_that_was_opened_waits_in_main_memory_meanwhile(tmp_path, monkeypatch):
-    folder, seen = exported(family_student("ddpm", (1,), "ode"), tmp_path / "student"), []
-    ask, move = verification._ask_isolated, UNet2DModel.to
-    monkeypatch.setattr(verification, "_ask_isolated", lambda *told: seen.append("asked") or ask(*told))
-    monkeypatch.setattr(UNet2DModel, "to", lambda net, place, *told: seen.append(place) or move(net, place, *told))
-    verify_folder(folder, device="cpu:0")
-    asked = seen.index("asked")
-    assert (seen[asked - 1], seen[-1]) == ("cpu", "cpu:0")
+@pytest.mark.parametrize("kind", ["pipeline", "lora"])
+def test_no_weight_is_held_beside_the_isolated_process(tmp_path, monkeypatch, kind):
+    if kind == "lora":
+        pipe = FAMILIES["stable_diffusion"].build()
+        pipe.save_pretrained(tmp_path / "base")
+        student = student_of(pipe, (2,), "ode", FAMILIES["stable_diffusion"].size)
+        folder = export_lora(pipe, adapted(pipe)[1], student.notes, tmp_path / "student", student.schedules)
+    else:
+        folder = exported(family_student("stable_diffusion", (2,), "ode"), tmp_path / "student")
+    held, alive, ask = [], [], verification._ask_isolated
+
+    def loaded(*told, **more):
+        pipe = load(*told, **more)
+        parts = (part for part in pipe.components.values() if isinstance(part, torch.nn.Module))
+        held.extend(weakref.ref(parameter) for part in parts for parameter in part.parameters())
+        return pipe
+
+    def asked(*told):
+        alive.append(sum(parameter() is not None for parameter in held))
+        return ask(*told)
+
+    monkeypatch.setattr("fastgen.export.rebuild.load", loaded)
+    monkeypatch.setattr("fastgen.models.pipelines.opening.load", loaded)
+    monkeypatch.setattr(verification, "_ask_isolated", asked)
+    assert verify_lora(folder, str(tmp_path / "base")) if kind == "lora" else verify_folder(folder)
+    assert len(held) > 10
+    assert alive == [0]
+
+
+@pytest.mark.usefixtures("verified_here")
+def test_weights_before_their_rounding_are_made_when_the_others_are_gone(tmp_path):
+    student = family_student("ddpm", (1, 2), "renoise")
+    folder, (one, other) = exported(student, tmp_path / "student"), (student.ours.model() for _ in range(2))
+    made, alive = [], []
+
+    def model(net):
+        fresh = copy.deepcopy(net)
+        alive.append(sum(before() is not None for before in made))
+        made.append(weakref.ref(fresh))
+        return fresh
+
+    ours = replace(student.ours, model=lambda: model(one), trained=lambda: model(other))
+    found = verify(Export(str(folder)), student.schedules[0], ours)
+    assert alive == [0, 0]
+    assert all(agreement.rounding == pytest.approx(agreement.difference, rel=1e-3) for agreement in found)
 
 
 @pytest.mark.parametrize(("code", "said"), [(1, "torch.OutOfMemoryError: CUDA out of memory"), (-9, "")])
