@@ -82,7 +82,11 @@ TRAJECTORY_RECIPES: dict[str, Recipe] = {
     "tdd_4step": Recipe(TargetDriven(teacher_guidance=PLAIN, huber=SOFT, gan=NO_GAN, dropout=0.0, jitter=0.0), **FOUR),
     "std_4step": Recipe(
         SingleTrajectory(
-            teacher_guidance=PLAIN, grid=16, huber=SOFT, gan=GAN(0.1, learned=1.0, kind="hinge", pixels=True)
+            teacher_guidance=PLAIN,
+            grid=8,
+            substeps=4,
+            huber=SOFT,
+            gan=GAN(0.1, learned=1.0, kind="hinge", pixels=True),
         ),
         steps=4,
         shift=SHIFT,

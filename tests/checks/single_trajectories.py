@@ -1,5 +1,7 @@
 """Jumps along one trajectory, and an adversary that sees less noise in what is real, by plain algebra."""
 
+from dataclasses import replace
+from itertools import pairwise
 from unittest import mock
 
 import pytest
@@ -89,6 +91,24 @@ def check_states() -> None:
     assert min(depths) <= 2
     assert max(depths) >= 8
     assert max(depths) <= 9
+
+
+def check_substeps() -> None:
+    """The teacher comes to both states, from the noise and from the first of them, by three steps in each interval."""
+    objective, depths = replace(PLAIN, substeps=3), set()
+    for seed in range(0, 60000, 4001):
+        batch, roles = gaussian_batch(seed=seed, size=20), biased(objective)
+        interval, x_t, x_r = drawn(objective, gaussian_batch(seed=seed, size=20))
+        stops = torch.linspace(0.75, float(interval.r[0]), 1 + 3 * round(12 * (0.75 - float(interval.r[0]))))
+        times = [batch.full(float(stop)) for stop in stops]
+        ways = [FLOW.renoise(batch.x0, times[0], batch.script[0])]
+        for t, r in pairwise(times):
+            ways.append(roles.real_score(ways[-1], t, batch.cond).at(r))
+        close(x_t, ways[-4], tolerance=1e-5)
+        close(x_r, ways[-1], tolerance=1e-5)
+        depths.add(len(ways))
+    assert min(depths) <= 7
+    assert max(depths) >= 19
 
 
 def check_jumps_agree() -> None:

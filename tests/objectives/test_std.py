@@ -7,7 +7,7 @@ from functools import partial
 import pytest
 import torch
 from mutants import Mutant
-from single_trajectories import check_adversary, check_jumps_agree, check_states
+from single_trajectories import check_adversary, check_jumps_agree, check_states, check_substeps
 from torch import Tensor
 
 from fastgen.models.calls import look, through
@@ -22,6 +22,10 @@ from fastgen.objectives.trajectory.std import SingleTrajectory
 
 def test_states_lie_on_one_trajectory():
     check_states()
+
+
+def test_the_teacher_takes_several_steps_in_an_interval():
+    check_substeps()
 
 
 @pytest.mark.usefixtures("unchecked")
@@ -54,6 +58,7 @@ def test_what_it_needs():
     ("build", "words"),
     [
         (partial(SingleTrajectory, grid=0), "grid is 0"),
+        (partial(SingleTrajectory, substeps=0), "substeps 0"),
         (partial(SingleTrajectory, strength=0.0), "strength 0"),
         (partial(SingleTrajectory, reach=1.5), "reach 1.5"),
         (partial(SingleTrajectory, gan=GAN(0.1)), r"set gan\.pixels=true, or gan=0"),
@@ -77,6 +82,10 @@ def to_clean_data(ends: object) -> object:
     return std.Landing(ends.generated * 0.9, None, ends.s, ends.generated * 0.9)
 
 
+def once(solver: Callable[..., Tensor], *given: object, substeps: int) -> Tensor:
+    return solver(*given)
+
+
 STATE, ROUTE = SingleTrajectory._state, SingleTrajectory._route
 MUTANTS = {
     "detached generator": Mutant.of(flow_map, "through", look, check_jumps_agree),
@@ -84,6 +93,9 @@ MUTANTS = {
     "noised images everywhere": Mutant.of(SingleTrajectory, "_state", anywhere, check_states),
     "from the noise on": Mutant.of(
         SingleTrajectory, "_route", lambda self, *given: ROUTE(replace(self, strength=1.0), *given), check_states
+    ),
+    "one step in each interval": Mutant.of(
+        std, "SOLVERS", {name: partial(once, solver) for name, solver in std.SOLVERS.items()}, check_substeps
     ),
     "always to the next time": Mutant.of(
         std, "integers", lambda rng, below, count: torch.zeros(count, dtype=torch.int64), check_states

@@ -41,9 +41,11 @@ class SingleTrajectory:
             convention.
         strength: process time at which trajectories begin. The paper has 0.75, for image-to-image calls of that
             strength; a student that samples from noise needs 1.
-        grid: solver steps from noise to data, rounded up to a whole number in each of the student's steps.
-        reach: largest distance of s from t, as a share of the trajectory's steps.
-        solver: of one step.
+        grid: intervals from noise to data, rounded up to a whole number in each of the student's steps. Jumps from both
+            ends of one have to agree, so that many intervals are a long chain, whose errors add up.
+        reach: largest distance of s from t, as a share of the trajectory's intervals.
+        solver: of the teacher's steps.
+        substeps: of the teacher in one interval; the code has one.
         distance: between the two jumps.
         huber: c of the Huber distances.
         gan: the adversary of decoded samples; 0 for none.
@@ -54,16 +56,17 @@ class SingleTrajectory:
     grid: int = 50
     reach: float = 0.5
     solver: SolverName = "ddim"
+    substeps: int = 1
     distance: DistanceName = "huber"
     huber: float = 1e-3
     gan: AnyGAN = GAN(weight=0.7, learned=1.0, kind="hinge", pixels=True)
 
     def __post_init__(self) -> None:
         check_huber(self)
-        if self.grid < 1 or not (0 < self.strength <= 1 and 0 < self.reach <= 1):
+        if min(self.grid, self.substeps) < 1 or not (0 < self.strength <= 1 and 0 < self.reach <= 1):
             raise ValueError(
-                f"grid is {self.grid}, strength {self.strength:g} and reach {self.reach:g}: need at least 1, a time in "
-                "(0, 1] and a share in (0, 1]"
+                f"grid is {self.grid}, substeps {self.substeps}, strength {self.strength:g} and reach {self.reach:g}: "
+                "need at least 1, 1, a time in (0, 1] and a share in (0, 1]"
             )
         if self.gan.weight and not self.gan.pixels:
             raise ValueError(
@@ -97,12 +100,12 @@ class SingleTrajectory:
         below = integers(batch.rng, min(math.ceil(self.reach * (len(route) - 1)), len(route) - 1 - depth), batch.size)
         clean, times = origin(roles.process, below.device), sent(route, below.device)
         t, r = batch.full(float(route[depth])), batch.full(float(route[depth + 1])).clamp(min=clean)
-        x_r = SOLVERS[self.solver](field, x_t, t, r)
+        x_r = SOLVERS[self.solver](field, x_t, t, r, substeps=self.substeps)
         interval = Interval(t, r, times[depth + 1 + below].clamp(min=clean))
         return jumps(roles, batch, interval, x_t, x_r, ema=0.0, scalars=self.teacher_guidance.scalars(batch, field))
 
     def _route(self, roles: Roles, batch: Batch) -> Tensor:
-        """The solver's times [n] from the beginning of trajectories to 0, descending, on the host."""
+        """The ends of the intervals [n] from the beginning of trajectories to 0, descending, on the host."""
         grid = cells(edges_of(roles, batch), self.grid)
         return grid[min(int((grid > self.strength + SAME).sum()), len(grid) - 2) :]
 
@@ -113,7 +116,7 @@ class SingleTrajectory:
         times: Sequence[Tensor] = [batch.full(float(t)) for t in route[: depth + 1]]
         x = noised(roles, batch, times[0]).x_t
         for t, r in pairwise(times):
-            x = SOLVERS[self.solver](field, x, t, r)
+            x = SOLVERS[self.solver](field, x, t, r, substeps=self.substeps)
         return depth, x
 
 
