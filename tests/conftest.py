@@ -27,10 +27,20 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 @pytest.hookimpl(trylast=True)
-def pytest_collection_finish() -> None:
-    """What is imported stays, and is not searched for garbage at every collection."""
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole runs last: what breaks a part of them is told by its own tests first."""
+    items.sort(key=lambda item: "integration" in item.path.parts)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Iterator[None]:
+    """What is imported stays, and is not searched for garbage meanwhile or at every collection later."""
+    gc.disable()
+    collected = yield
     gc.collect()
     gc.freeze()
+    gc.enable()
+    return collected
 
 
 @pytest.fixture

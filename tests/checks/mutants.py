@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import jaxtyping
 import pytest
 
 Patch = tuple[object, str, object]
@@ -22,7 +23,8 @@ class Mutant:
         return cls([(owner, name, wrong)], check)
 
     def must_be_noticed(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """The check passes on the code as it is, and fails on the mutant."""
+        """The check passes on the code as it is, and fails on the mutant, by its values and not by their shapes."""
+        monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
         self.check()
         for patch in self.patches:
             monkeypatch.setattr(*patch)

@@ -20,6 +20,7 @@ def no_collection():
     gc.enable()
 
 
+@pytest.mark.usefixtures("verified_here")
 def test_networks_of_a_stage_are_gone_when_the_next_is_built(tmp_path, monkeypatch, no_collection):
     tiny.class_conditional().save_pretrained(tmp_path / "teacher")
     stages = [{"objective": {"name": "dmd2", "gan": 0, "guidance": 1.0}, "name": name} for name in ("first", "second")]

@@ -8,23 +8,36 @@ import torch
 from closed_forms import PLANE, close, only, streams
 from torch import Tensor
 
+from fastgen.models.denoiser import NetworkDenoiser
 from fastgen.models.roles import Roles
 from fastgen.objectives import OBJECTIVES, Batch, Needs, Objective, Pair, Terms
 from fastgen.objectives.parts.gan import GAN, NO_GAN
 from fastgen.objectives.parts.matching import Matching
 from fastgen.process import Flow, even_grid
-from fastgen.proofs.toy import toy_batch, toy_roles
+from fastgen.proofs.analytic import ExactDenoiser
+from fastgen.proofs.toy import imitate, toy_batch, toy_denoiser, toy_roles_of
 
+EXACT = ExactDenoiser(Flow(), PLANE)
 GAN_TERM = GAN(0.2, learned=0.1, paired=True)
 MATCHING = {name: kind() for name, kind in OBJECTIVES.items() if isinstance(kind(), Matching)}
 BOUND = ("asd", "f_distill", "smd", "uni_instruct")
 FREE = {name: objective for name, objective in MATCHING.items() if name not in BOUND}
 """Those that are themselves without a discriminator, and read no ratio from it."""
+pytestmark = pytest.mark.usefixtures("unchecked")
+
+
+@cache
+def imitation() -> NetworkDenoiser:
+    """What the roles of every objective start from."""
+    torch.manual_seed(0)
+    learned = toy_denoiser(Flow(), PLANE)
+    imitate(learned, EXACT, updates=50, batch=512, seed=0)
+    return learned
 
 
 @cache
 def roles_for(name: str, steps: int) -> Roles:
-    roles = toy_roles(Flow(), PLANE, [even_grid(steps)], objective=MATCHING[name], updates=50)
+    roles = toy_roles_of(imitation(), EXACT, [even_grid(steps)], objective=MATCHING[name])
     for parameter in roles.parameters("discriminator"):
         parameter.data.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
     return roles
@@ -81,7 +94,7 @@ def test_an_adversary_moves_the_generator_towards_what_it_takes_for_real(name: s
 
 WEIGHED = [name for name, objective in MATCHING.items() if "weight" in {entry.name for entry in fields(objective)}]
 T = 0.4
-FACTORS = {"none": 1.0, "vsd": 0.6 * 0.4 / (0.6**2 + 0.4**2), "kl": 0.6**2 / 0.4**2, "alpha": 0.6}
+FACTORS = {"vsd": 0.6 * 0.4 / (0.6**2 + 0.4**2), "kl": 0.6**2 / 0.4**2, "alpha": 0.6}
 """On the flow at T, of clean samples."""
 
 

@@ -35,7 +35,7 @@ def seen(name: str, cache: Path | None, **settings: Any) -> tuple[Pipeline, list
     """A family with its cache, and what its text encoders are asked from now on."""
     family = FAMILIES[name]
     pipe = family.build()
-    pipeline = Pipeline(pipe, size=settings.pop("size", family.size), cache=cache, **settings)
+    pipeline = Pipeline(pipe, size=settings.pop("size", family.size), cache=cache, test=False, **settings)
     asked: list[Any] = []
     encoder = next(part for key, part in pipe.components.items() if key.startswith("text_encoder"))
     encoder.register_forward_pre_hook(lambda _net, args, kwargs: asked.append((args, kwargs)), with_kwargs=True)
@@ -54,7 +54,7 @@ def equal(x: Any, y: Any) -> bool:
     return torch.equal(x, y) if isinstance(x, Tensor) else x == y
 
 
-@pytest.mark.parametrize("name", some(KINDS, "stable_diffusion", "sdxl", "qwen_image", "z_image"))  # hidream is large
+@pytest.mark.parametrize("name", some(KINDS, "sdxl", "qwen_image", "z_image"))  # of which SDXL has tensors too
 def test_a_second_run_reads_what_the_first_one_encoded(name: str, tmp_path):
     first, asked = seen(name, tmp_path)
     told = first.condition(3, prompts=PROMPTS)
@@ -93,15 +93,14 @@ def test_another_size_encoder_or_network_has_rows_of_its_own(tmp_path):
     assert not torch.equal(finetuned.kwargs["encoder_hidden_states"], plain.kwargs["encoder_hidden_states"])
 
 
-@pytest.mark.parametrize("damage", [lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"x" * len(raw)])
-def test_a_damaged_row_is_encoded_again(damage, tmp_path):
-    first, _ = seen("stable_diffusion", tmp_path)
-    told = first.condition(3, prompts=PROMPTS)
-    for file in tmp_path.rglob("*.safetensors"):
-        file.write_bytes(damage(file.read_bytes()))
-    again, asked = seen("stable_diffusion", tmp_path)
-    same(again.condition(3, prompts=PROMPTS), told, within=1e-4)
-    assert asked
+def test_a_damaged_row_is_encoded_again(tmp_path):
+    told = seen("stable_diffusion", tmp_path)[0].condition(3, prompts=PROMPTS)
+    for damage in (lambda raw: raw[: len(raw) // 2], lambda raw: b"", lambda raw: b"x" * len(raw)):
+        for file in tmp_path.rglob("*.safetensors"):
+            file.write_bytes(damage(file.read_bytes()))
+        again, asked = seen("stable_diffusion", tmp_path)
+        same(again.condition(3, prompts=PROMPTS), told, within=1e-4)
+        assert asked
 
 
 def test_rows_are_the_same_only_if_every_tensor_shape_and_word_is():
