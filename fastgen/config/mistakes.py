@@ -8,10 +8,10 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ValidationError
 
 from ..errors import did_you_mean
-from .schema import NAMED, Config
+from .schema import NAMED, OF_ONE_STAGE, Config
 
 MAX_LISTED = 20
-_UNSAID = re.compile(r"settings|bool|int|float|str|constrained-\w+|(tuple|list|dict|literal)\[.*\]")
+_UNSAID = re.compile(r"settings|bool|int|float|str|constrained-\w+|(tuple|list|dict|literal|function-\w+)\[.*\]")
 """Parts of a path that no file has: a name's settings, and the types that a value is tried as."""
 _PLAINER = {  # types of pydantic's errors in the words of a YAML file
     "extra_forbidden": "no such setting",
@@ -19,7 +19,9 @@ _PLAINER = {  # types of pydantic's errors in the words of a YAML file
     "missing": "this setting is required",
     "union_tag_not_found": "this needs a `law`, e.g. {law: uniform} of times, {law: shared} of guidance",
     "tuple_type": "this must be a list",
+    "too_short": "this must not be empty",
     "dict_type": "this must be a mapping",
+    "dataclass_type": "this must be a mapping",
     "model_type": "this must be a mapping",
     "model_attributes_type": "this must be a mapping",
 }
@@ -52,6 +54,8 @@ def _suggestion(loc: Sequence[Any], value: Any, raw: Mapping[str, Any]) -> str:
     if (loc[0], name) == ("data", "prompts"):
         return f" of this source; for these prompts in its place set data={{source: prompts, path: {value}}}"
     kin = [other for other in beside if name in other or other in name]
+    if name in OF_ONE_STAGE and len(loc) == 1:
+        return " beside stages, each of which has its own: put it into one of them, or leave stages out"
     if name in known and not kin:
         return " here; it belongs elsewhere"
     hint = did_you_mean(name, kin if name in known else beside) or did_you_mean(name, sorted(known))

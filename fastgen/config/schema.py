@@ -36,6 +36,8 @@ NAMED: tuple[tuple[Kinds[Any], str], ...] = (
     (REWARD_KINDS, "name"),
 )
 """What a mapping names the class of, and under which key."""
+OF_ONE_STAGE = ("objective", "carry", "discriminator", "rewards", "judges")
+"""Settings of a stage that may stand at the top where there is one."""
 
 
 class StudentConfig(Strict):
@@ -193,9 +195,11 @@ class StageConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _named_after_its_objective(cls, raw: Any) -> Any:
-        if isinstance(raw, Mapping) and isinstance(raw.get("objective"), Mapping):
-            return {"name": short(str(raw["objective"].get("name"))), **raw}
-        return raw
+        if not isinstance(raw, Mapping) or "objective" not in raw:
+            return raw
+        objective = raw["objective"]
+        named = objective.get("name") if isinstance(objective, Mapping) else None  # which is refused for itself
+        return {"name": short(str(named)), **raw}
 
     @model_validator(mode="after")
     def _trains_known_roles(self) -> Self:

@@ -20,7 +20,7 @@ from ..limits import Cap, plain, read_bytes
 from ..models.pipelines.rewards import Weighted
 from ..plugins import Origin
 from .mistakes import listed
-from .schema import NAMED, Config
+from .schema import NAMED, OF_ONE_STAGE, Config
 
 VOLATILE = (
     *("out", "export", "device", "cache", "workers", "attention"),
@@ -217,8 +217,7 @@ def _with_stages(raw: dict[str, Any]) -> dict[str, Any]:
     raw = dict(raw)
     common = raw.pop("train", None)
     if "objective" in raw and "stages" not in raw:
-        keys = ("objective", "carry", "discriminator", "rewards", "judges")
-        raw["stages"] = [{key: raw.pop(key) for key in keys if key in raw}]
+        raw["stages"] = [{key: raw.pop(key) for key in OF_ONE_STAGE if key in raw}]
     if common is not None and isinstance(raw.get("stages"), list):
         raw["stages"] = [
             {**stage, "train": _merged(common, stage.get("train", {})) if isinstance(common, dict) else common}

@@ -24,6 +24,7 @@ from ..models.pipelines.attention import check_attention
 from ..models.pipelines.fuse import lora_file
 from ..models.pipelines.loading import HUB_FAILURES, HUB_ID, check_is_pipeline, line, locate
 from ..models.pipelines.notes import Notes
+from ..models.pipelines.single_file import check_single_file
 from ..models.pipelines.vision import eyes
 from .initial import check_init
 from .plan import recipe_of
@@ -158,6 +159,8 @@ def _check_teacher(config: Config) -> None:
     if Path(source).exists() or not HUB_ID.fullmatch(source):
         if (folder := locate(source)).is_dir():
             check_is_pipeline(folder)
+        else:
+            check_single_file(folder)
     else:
         _check_hub("teacher.path", source, INDEX, config.teacher.revision)
 

@@ -78,6 +78,13 @@ def test_all_mistakes_are_told_at_once_with_their_paths(refusal):
             "data.prompts: no such setting of this source; for these prompts in its place set data={source: prompts, "
             "path: b.txt}",
         ),
+        ("data={source: folder, path: a, size: [8]}", "\n  data.size: Input should be a valid integer (got [8])\n"),
+        (
+            "stages=[{objective: {name: kd}}]",
+            "objective: no such setting beside stages, each of which has its own: put",
+        ),
+        ("student.steps=[]", "student.steps: this must not be empty"),
+        ("objective.stabilisers=3", "stabilisers: this must be a mapping (got 3)"),
         ("data=[{source: folder, path: a, size: 8, cache: 1}]", "data.cache: no such setting; did you mean cache_gib?"),
         ("teacher={new: {pipeline: a, parts: {}}, recipe: b}", "`recipe` belongs to a pipeline that is loaded"),
         ("data.source=nose", "data: there is no source 'nose'; did you mean noise?"),

@@ -74,6 +74,7 @@ def test_a_run_that_could_start_has_no_complaint(dry):
         ("teacher.loras=[{path: nowhere.safetensors}]", "there is no LoRA 'nowhere.safetensors'"),
         ("teacher.path=no/such/teacher", "there is no pipeline folder 'no/such/teacher'"),
         ("teacher.path=./techer", "there is no pipeline folder './techer', did you mean teacher?: give the folder"),
+        ("teacher.path=run.yaml", "run.yaml is not a .safetensors file: checkpoints of other kinds can run code"),
         ("teacher.path=~/teacher", "'~/teacher', a ~ is not your home folder here: give the folder"),
         ("teacher.path=own--er/name", "teacher.path is own--er/name, which is neither here nor in the hub's cache"),
         ("teacher.path=owner/name", "teacher.path is owner/name, which is neither here nor in the hub's cache"),

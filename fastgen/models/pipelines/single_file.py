@@ -24,12 +24,7 @@ def load_single_file(file: Path, *, config: str | None, dtype: torch.dtype) -> S
     Raises:
         UserError: not safetensors, damaged, no config at hand, or the file lacks parts of the pipeline.
     """
-    if file.suffix != ".safetensors":
-        raise UserError(
-            f"{file} is not a .safetensors file: checkpoints of other kinds can run code when they are opened. "
-            "Convert it to safetensors, or find one that is published so."
-        )
-    check_weights(file)
+    check_single_file(file)
     config = config or _recognised(file)
     kind = _pipeline_class(file, config)
     try:
@@ -42,6 +37,16 @@ def load_single_file(file: Path, *, config: str | None, dtype: torch.dtype) -> S
         ) from error
     check_complete(pipe, file)
     return pipe
+
+
+def check_single_file(file: Path) -> None:
+    """Raises UserError for a file of another kind, or a damaged one."""
+    if file.suffix != ".safetensors":
+        raise UserError(
+            f"{file} is not a .safetensors file: checkpoints of other kinds can run code when they are opened. "
+            "Convert it to safetensors, or find one that is published so."
+        )
+    check_weights(file)
 
 
 def _recognised(file: Path) -> str:
