@@ -9,6 +9,7 @@ from peft.utils import get_peft_model_state_dict
 from PIL import Image
 
 from fastgen.cli import main
+from fastgen.config.yaml_file import load
 from fastgen.models.pipelines.components import denoiser_name
 
 CONFIGS = Path(__file__).parents[2] / "configs"
@@ -50,8 +51,9 @@ def run_config(config: str, folder: Path, *more: str, name: str = "dmd2_4step_lo
     save_style(family.build(), folder / "style")
     (folder / "prompts.txt").write_text("a fox\na red bird in the snow\ntwo\n")
     side = 32 if config == "sana" else 16
-    out = folder / "run"
-    small = ["train.images=4", "train.batch=2", "train.micro_batch=1", "train.precision=fp32", "lora.rank=3"]
+    file, out = CONFIGS / config / f"{name}.yaml", folder / "run"
+    small = ["train.images=4", "train.batch=2", "train.micro_batch=1", "train.precision=fp32"]
+    small += ["lora.rank=4"] * (load(file).sharing != "full")
     video = config.startswith("wan")  # and no user's LoRA, which two denoisers would not take
     options = [
         f"teacher.path={folder / 'teacher'}",
@@ -65,5 +67,5 @@ def run_config(config: str, folder: Path, *more: str, name: str = "dmd2_4step_lo
         "device=cpu",
         "pairs={count: 4, steps: 2}",
     ]
-    assert main(["train", "--config", str(CONFIGS / config / f"{name}.yaml"), *options, *small, *more]) == 0
+    assert main(["train", "--config", str(file), *options, *small, *more]) == 0
     return out
