@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -27,13 +28,14 @@ from fastgen.objectives.parts.curricula import Ramp, Ratio
 from fastgen.objectives.parts.flow_map import Interval, cells, origin
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.solvers import Guidance
-from fastgen.objectives.trajectory import lcm, meanflow, progressive, tdd
+from fastgen.objectives.trajectory import lcm, meanflow, progressive, scflow, tdd
 from fastgen.objectives.trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
 from fastgen.objectives.trajectory.lcm import LatentConsistency
 from fastgen.objectives.trajectory.meanflow import MeanFlow
 from fastgen.objectives.trajectory.pcm import PhasedConsistency
 from fastgen.objectives.trajectory.progressive import Progressive
 from fastgen.objectives.trajectory.sana_sprint import SanaSprint
+from fastgen.objectives.trajectory.scflow import SelfCorrectedFlow
 from fastgen.objectives.trajectory.scm import SimplifiedConsistency
 from fastgen.objectives.trajectory.self_shortcut import SelfShortcut
 from fastgen.objectives.trajectory.shortcut import Shortcut
@@ -66,6 +68,27 @@ def lcm_slope(file: File) -> Tensor:
     roles = toys(objective, STABLE_DIFFUSION, row=ROWS["eps"])
     cell = step(file["t"]), step(file["r"])
     return with_given(lcm, "drawn_cell", cell, lambda: slope(objective, roles, waves(NOISE), "consistency"))
+
+
+def self_corrected(file: File, ours: Callable[[SelfCorrectedFlow, Roles], Tensor]) -> Tensor:
+    """At the official side's times and neighbours, which lie nearer than 0.1 and are judged where the lower one is."""
+    t, r, q = (real(file[name]) for name in ("t", "post", "prev"))
+    objective = SelfCorrectedFlow()
+    objective = replace(objective, gan=replace(objective.gan, times=at(r)))
+    roles = toys(objective, FLOW, row=ROWS["difference"])
+    shares = iter([(t - r) / t.clamp(max=objective.reach), (q - t) / (1 - t).clamp(max=objective.reach)])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(scflow, "drawn_times", lambda *_, **__: t)
+        patch.setattr(scflow, "uniform", lambda *_: next(shares))
+        return ours(objective, roles)
+
+
+def self_corrected_term(term: str) -> Callable[[SelfCorrectedFlow, Roles], Tensor]:
+    return lambda objective, roles: slope(objective, roles, waves(NOISE, FRESH), term)
+
+
+def self_corrected_taught(objective: SelfCorrectedFlow, roles: Roles) -> Tensor:
+    return objective.discriminator(roles, waves(NOISE, FRESH))["gan"]
 
 
 def solver_steps(file: File) -> Tensor:

@@ -28,6 +28,9 @@ from official_trajectory_sides import (
     progressive_slope,
     scfm_slope,
     scm_slope,
+    self_corrected,
+    self_corrected_taught,
+    self_corrected_term,
     shortcut_slope,
     solver_steps,
     sprint_slope,
@@ -74,6 +77,19 @@ ROWS_OF_THE_PAGE = [
     ),
     Row("lcm", "gradient", f"{BY_WEIGHTS}, less c_skip of 7e-6 at step 19", *ONE, lcm_slope, 1e-4),
     Row("lcm", "steps", "the solver's steps", *ONE, solver_steps),
+    *(
+        Row("scflow", f"gradient.{term}", f"{what} {BY_WEIGHTS}", *ONE, partial(self_corrected, ours=ours))
+        for term, what, ours in [
+            (term, what, self_corrected_term(term))
+            for term, what in {
+                "consistency": "consistency's",
+                "back": "the upper neighbour's",
+                "straight": "the correction's",
+                "gan": "adversary's",
+            }.items()
+        ]
+    ),
+    Row("scflow", "discriminator", "discriminator's loss", *ONE, partial(self_corrected, ours=self_corrected_taught)),
     *(Row("scm", f"{n}.gradient", f"{BY_WEIGHTS}, {SCM[n]}", *TWICE, partial(scm_slope, case=n)) for n in NORMS),
     Row(
         "sana_sprint",
