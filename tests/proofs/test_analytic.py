@@ -130,6 +130,7 @@ def integrated(exact: ExactDenoiser, x: Tensor, t: Tensor, s: Tensor) -> Tensor:
     return torch.from_numpy(path.y[:, -1])[None]
 
 
+@pytest.mark.usefixtures("unchecked")
 @processes
 @pytest.mark.parametrize("data", [GAUSSIAN, PLANE], ids=["gaussian", "mixture"])
 def test_the_flow_map_solves_the_probability_flow(process: Process, data: Mixture):
@@ -156,6 +157,7 @@ def transported(process: Process, x: np.ndarray, t: float, s: float) -> np.ndarr
     return np.array([quantile(cdf(point, t)) for point in x])
 
 
+@pytest.mark.usefixtures("unchecked")
 @processes
 @pytest.mark.parametrize("s", [0.0, 0.3])
 def test_the_flow_map_of_a_mixture_keeps_the_quantile(process: Process, s: float):

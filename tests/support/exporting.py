@@ -1,7 +1,10 @@
 """Tiny students of any family, and verification without the wait for a fresh process."""
 
 import copy
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import DiffusionPipeline
@@ -9,6 +12,7 @@ from families import FAMILIES
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 
 from fastgen.export.adapter import Adapter
+from fastgen.export.export import export
 from fastgen.export.rebuild import calls_for, conditions_for
 from fastgen.export.scheduler_export import Emitted, SchedulerExport, scheduler_exports
 from fastgen.export.stops import stops_of
@@ -70,12 +74,12 @@ class Student:
 
 
 def student_of(pipe: DiffusionPipeline, steps, sampler, size=None, **told) -> Student:
-    """A student with the teacher's weights; `told` goes to the notes."""
-    teacher = Pipeline(pipe, size=size)
+    """A student with the teacher's weights; `told` goes to the notes. How they are read is not tested here again."""
+    teacher = Pipeline(pipe, size=size, test=False)
     served = scheduler_exports(pipe.scheduler, steps, sampler=sampler, emitted=emitted_by(teacher))
     model, stops = teacher.denoiser(), {}
     for schedule in served:
-        seen = Pipeline(teacher.student(teacher.network, schedule.scheduler), size=size)
+        seen = Pipeline(teacher.student(teacher.network, schedule.scheduler), size=size, test=False)
         model = seen.denoiser()
         stops |= {n: stops_of(seen.reading, emitted_by(teacher)(schedule.scheduler, n)) for n in schedule.steps}
     notes = Notes(steps=tuple(steps), sampler=sampler, stops=stops, arguments=dict(size or {}), **told)
@@ -86,3 +90,14 @@ def student_of(pipe: DiffusionPipeline, steps, sampler, size=None, **told) -> St
 def family_student(name: str, steps, sampler) -> Student:
     family = FAMILIES[name]
     return student_of(family.build(), steps, sampler, family.size)
+
+
+def exported(student: Student, folder: Path) -> Path:
+    """The folder, with the student in it."""
+    return export(student.teacher.pipe, student.notes, folder, student.schedules)
+
+
+def edit(folder: Path, file: str, **changes: Any) -> None:
+    """Changes some values of one of its JSON files."""
+    config = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(config | changes))
