@@ -22,7 +22,16 @@ from ..engine.latents import recall
 from ..errors import UserError
 from ..models.pipelines.attention import check_attention
 from ..models.pipelines.fuse import lora_file
-from ..models.pipelines.loading import HUB_FAILURES, HUB_ID, check_is_pipeline, line, locate
+from ..models.pipelines.loading import (
+    HUB_FAILURES,
+    HUB_ID,
+    check_is_pipeline,
+    check_weights,
+    line,
+    locate,
+    variant_of,
+    weight_files,
+)
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.single_file import check_single_file
 from ..models.pipelines.vision import eyes
@@ -159,6 +168,8 @@ def _check_teacher(config: Config) -> None:
     if Path(source).exists() or not HUB_ID.fullmatch(source):
         if (folder := locate(source)).is_dir():
             check_is_pipeline(folder)
+            files = weight_files(folder, variant_of(folder, config.teacher.variant))
+            check_weights(*(file for several in files.values() for file in several))
         else:
             check_single_file(folder)
     else:

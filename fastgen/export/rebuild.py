@@ -18,7 +18,7 @@ from ..models.pipelines.components import network_of
 from ..models.pipelines.heads import StepHeads
 from ..models.pipelines.loading import load
 from ..models.pipelines.notes import Notes
-from ..models.pipelines.opening import below, put_on
+from ..models.pipelines.opening import below, is_lora, put_on
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.stacked import written
 from ..models.pipelines.stock_pipeline import StockPipeline
@@ -67,6 +67,8 @@ def verify_lora(
         UserError: no export, a base or LoRA that is not found, or one that does not sample as it was trained.
     """
     agreements, notes = [], _notes(folder)
+    if not is_lora(folder):
+        raise UserError(f"{folder} holds a pipeline, not a LoRA: leave --lora out, or give the LoRA's folder beside it")
     check_files(folder, [notes])
     under = below(folder, notes, base, stacked)
 

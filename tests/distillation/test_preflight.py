@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -98,6 +99,14 @@ def test_what_is_missing_is_a_complaint(dry, tmp_path, monkeypatch, override, co
     assert code == 2
     assert complaint in told
     assert len(told.strip().splitlines()) == 1
+
+
+def test_damaged_weights_of_the_teacher_are_a_complaint(dry, tmp_path_factory, teacher):
+    damaged = shutil.copytree(teacher, tmp_path_factory.mktemp("damaged") / "teacher")
+    os.truncate(damaged / "unet/diffusion_pytorch_model.safetensors", 1000)
+    code, told = dry(f"teacher.path={damaged}")
+    assert code == 2
+    assert "unet/diffusion_pytorch_model.safetensors is damaged" in told
 
 
 @pytest.mark.parametrize("setting", ["out", "export", "cache"])

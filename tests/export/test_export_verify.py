@@ -167,6 +167,8 @@ def test_the_command_verifies_and_pushes(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("fastgen.export.verify.TOLERANCE", -1.0)
     assert main(["verify", str(folder), "--push", "me/mine"]) == VerificationError.exit_code
     assert len(pushed) == 1
+    assert main(["verify", str(folder), "--lora"]) == 2
+    assert "student holds a pipeline, not a LoRA: leave --lora out" in capsys.readouterr().err
     assert main(["verify", str(tmp_path)]) == 2
     assert "is no export" in capsys.readouterr().err
 
