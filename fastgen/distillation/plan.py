@@ -17,6 +17,7 @@ from ..data import SOURCE_KINDS
 from ..engine.dtypes import base_of, teacher_dtype
 from ..engine.eight_bits import BLOCK
 from ..engine.frozen import SHARED
+from ..engine.roles import kind_of
 from ..errors import UserError
 from ..models.experts import Experts
 from ..models.pipelines.components import NETWORKS, SECOND, network_of
@@ -147,16 +148,17 @@ def memory(stage: StageConfig, config: Config, net: nn.Module) -> list[MemoryLin
         train = (
             stage.train.model_copy(update={"masters": "fp32", "gradients": "fp32"}) if role in shared else stage.train
         )
-        bytes_each = _trained_bytes(train, role) if role in trained else 4
+        kind = kind_of(role, stage.carry.get(role, "teacher"), trained)
+        bytes_each = _trained_bytes(train, role) if kind == "trained" else 4
         if role in shared:
-            if role in trained or role == "target":
+            if kind != "lent":
                 held = adapter * (COPIED_BYTES[base_of(config)] + bytes_each)
                 parts.append(MemoryLine(f"{role} (adapter)", adapter, int(held)))
-        elif role in trained or role == "target":
+        elif kind in ("trained", "target"):
             parts.append(
-                MemoryLine(f"{role} ({'trained' if role in trained else 'frozen'})", size, int(size * bytes_each))
+                MemoryLine(f"{role} ({'trained' if kind == 'trained' else 'frozen'})", size, int(size * bytes_each))
             )
-        elif (frozen := 2 if train.precision == "bf16" else loaded) != loaded or role in stage.carry:
+        elif (frozen := 2 if train.precision == "bf16" else loaded) != loaded or kind == "kept":
             parts.append(MemoryLine(f"{role} (frozen)", size, size * frozen))
     if stage.train.ema is not None and stage.train.ema_device == "auto":
         averaged = adapter if "generator" in shared else size

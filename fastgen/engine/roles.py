@@ -122,13 +122,22 @@ def build_roles(
     return Roles(members, student, frozen=_frozen(members, stage, sharing), borrowed=lent)
 
 
+def kind_of(role: str, origin: str, trained: Sequence[str]) -> Kind:
+    """What the network of a denoiser's role is, by whose weights it starts from and which roles are trained."""
+    if role in trained:
+        return "trained"
+    if role == "target":
+        return "target"
+    return "lent" if origin == "teacher" else "kept"
+
+
 def _parts(stage: StageConfig, weights: Weights | None, heads: Intervals | None) -> dict[str, Part]:
     """The part of each denoiser that the objective names."""
     needs, trained, parts = stage.objective.needs, roles_of(stage.objective), {}
     for name in denoisers_of(stage.objective):
         origin = _origin(name, stage, weights)
         told = Told(needs.scalars_of(name), heads if name == "generator" else None)
-        parts[name] = Part(origin, _kind(name, origin, trained), told)
+        parts[name] = Part(origin, kind_of(name, origin, trained), told)
     return parts
 
 
@@ -204,14 +213,6 @@ def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:
             "exist, and keep an average (train.ema) for 'ema'"
         )
     return origin
-
-
-def _kind(name: str, origin: str, trained: Sequence[str]) -> Kind:
-    if name in trained:
-        return "trained"
-    if name == "target":
-        return "target"
-    return "lent" if origin == "teacher" else "kept"
 
 
 def _alone(

@@ -68,6 +68,29 @@ def test_the_plan_counts_what_the_networks_hold(tmp_path, build):
     assert float(total.split()[-2]) == pytest.approx((2 + 2 * (2 + 2 + 1 + 4 / 256)) * size / 2**20, abs=0.2)
 
 
+
+@pytest.mark.parametrize("build", [tiny.class_conditional, tiny.stable_diffusion])
+def test_the_plan_counts_what_stays_as_a_stage_before_left_it_and_nothing_of_the_teacher_s(tmp_path, build):
+    build().save_pretrained(tmp_path / "teacher")
+    few = {"name": "few", "objective": {"name": "kd"}}
+
+    def told(real_score: str | None = None, **settings: str) -> dict[str, str]:
+        carry = {"coach": "few", "generator": "teacher"} | ({"real_score": real_score} if real_score else {})
+        coached = {"objective": {"name": "k_dmd"}, "carry": carry}
+        raw = {name: value for name, value in yaml.safe_load(PLAIN).items() if name != "objective"}
+        raw |= {"teacher": {"path": str(tmp_path / "teacher")}, "stages": [few, coached], **settings}
+        text = plan(load(raw), recipes=tmp_path)
+        last = [line.split() for line in text[text.index("stage 1, k_dmd") :].splitlines() if line.endswith("MiB")]
+        return {f"{role} {kind}": size for role, kind, *_, size, _ in last}
+
+    whole = told()
+    assert float(whole["generator (trained)"]) == pytest.approx(4 * float(whole["coach (frozen)"]), abs=0.21)
+    assert told(real_score="teacher") == whole
+    shared = told(sharing="lora")
+    assert float(shared["generator (adapter)"]) == pytest.approx(4 * float(shared["coach (adapter)"]), abs=0.21)
+    assert told(real_score="few", sharing="lora").keys() - shared.keys() == {"real_score (adapter)"}
+
+
 @pytest.mark.parametrize(
     ("path", "words"),
     [
