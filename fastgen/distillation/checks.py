@@ -43,9 +43,9 @@ def check_stages(config: Config) -> None:
         _check_settings(stage, config)
         check_forgets(stage)
         check_processes(stage, config)
-    check_settings_read(config)
     for number in range(len(config.stages)):
         check_origins(config, number)
+    check_settings_read(config)
     last, steps = config.stages[-1], config.student.steps
     if last.objective.needs.one_step and steps != (1,):
         raise UserError(

@@ -16,16 +16,16 @@ def check_origins(config: Config, number: int) -> None:
     """
     stage, earlier = config.stages[number], config.stages[:number]
     roles = denoisers_of(stage.objective)
-    needs = stage.objective.needs
-    for role, few in (("real_score", needs.succeeds), ("coach", needs.coach)):
-        if few and stage.carry.get(role, "teacher") == "teacher":
+    for role in stage.carry:
+        if role not in roles:
+            raise UserError(f"stage {stage.name!r} carries {role!r}, but its roles are {', '.join(sorted(roles))}")
+    for role in _of_few_steps(stage):
+        if stage.carry.get(role, "teacher") == "teacher":
             raise UserError(
                 f"stage {stage.name!r} goes on from a student of few steps, which the teacher is not: train one in a "
                 f"stage before, or give it as init, and set carry={{{role}: generator}}"
             )
     for role, origin in stage.carry.items():
-        if role not in roles:
-            raise UserError(f"stage {stage.name!r} carries {role!r}, but its roles are {', '.join(sorted(roles))}")
         if role == "target":
             raise UserError(f"stage {stage.name!r} carries the target, which always starts as its generator: remove it")
         if origin == "teacher":
@@ -34,7 +34,7 @@ def check_origins(config: Config, number: int) -> None:
         if config.sharing == "scores" and (role == "generator") == (origin == "fake_score"):
             raise UserError(
                 f"stage {stage.name!r} carries the {role} from {_words(origin)}, of which under sharing=scores one is "
-                "a whole network and one a LoRA on the teacher: set sharing=full, or start it from the teacher"
+                f"a whole network and one a LoRA on the teacher: {_instead(stage, role, 'set sharing=full')}"
             )
     for role in roles if earlier else ():
         origin = stage.carry.get(role, "generator" if role == "generator" else "teacher")
@@ -44,17 +44,23 @@ def check_origins(config: Config, number: int) -> None:
             _check_null(stage, role, before)
 
 
+def _of_few_steps(stage: StageConfig) -> list[str]:
+    """The roles that must not start from the teacher, which takes many."""
+    needs = stage.objective.needs
+    return [role for role, few in (("real_score", needs.succeeds), ("coach", needs.coach)) if few]
+
+
 def _check_left(stage: StageConfig, role: str, origin: str, before: StageConfig | None, config: Config) -> None:
     """Refuses what the stage before, None for the first, does not leave."""
     left = {
         "generator": before is not None or config.init is not None,
-        "ema": before.train.ema is not None if before is not None else config.init is not None,
+        "ema": before is not None and before.train.ema is not None,
         "fake_score": before is not None and "fake_score" in denoisers_of(before.objective),
     }
     if not left.get(origin, True):
         raise UserError(
             f"stage {stage.name!r} carries {role} from {origin!r}, which the stage before does not leave: it must "
-            "exist, keep an average (train.ema) for 'ema', and have one for 'fake_score'"
+            "exist, keep an average (train.ema) for 'ema', and have one for 'fake_score'; init leaves a 'generator'"
         )
 
 
@@ -70,9 +76,15 @@ def _check_told(stage: StageConfig, role: str, origin: str, before: StageConfig)
             why, told = "and it is baked into what a stage leaves under its name", "are told nothing"
         raise UserError(
             f"the {role} of stage {stage.name!r} goes on from {_words(origin)} of stage {before.name!r}, which is "
-            f"told {what}, {why}: start it from the teacher (carry: {{{role}: teacher}}), or choose objectives that "
-            f"{told}"
+            f"told {what}, {why}: {_instead(stage, role, f'choose objectives that {told}')}"
         )
+
+
+def _instead(stage: StageConfig, role: str, change: str) -> str:
+    """The remedies for a role that cannot start where it is said to: the teacher, where that will do, or a change."""
+    if role in _of_few_steps(stage):
+        return change
+    return f"start it from the teacher (carry: {{{role}: teacher}}), or {change}"
 
 
 def _check_null(stage: StageConfig, role: str, before: StageConfig) -> None:

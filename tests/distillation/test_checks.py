@@ -65,6 +65,20 @@ stages:
         ),
         (["stages.1.carry={generator: fake_score}", "sharing=scores"], "carries the generator from the fake score, of"),
         (["stages.0.carry={fake_score: fake_score}"], "from 'fake_score', which the stage before does not leave"),
+        (["init=a", "stages.0.carry={generator: teacher, fake_score: ema}"], "init leaves a 'generator'"),
+        (["stages.1={objective: {name: k_dmd}, carry: {coahc: first}}"], "carries 'coahc', but its roles are coach, "),
+        (
+            [
+                "stages.0.objective={name: meanflow}",
+                "process=flow",
+                "stages.1={objective: {name: k_dmd}, carry: {generator: teacher, coach: generator}}",
+            ],
+            "and is not told it itself: choose objectives that are told the same",
+        ),
+        (
+            ["sharing=scores", "stages.1={objective: {name: k_dmd}, carry: {coach: generator}}"],
+            "a LoRA on the teacher: set sharing=full",
+        ),
         (
             [
                 "stages.0.objective={name: meanflow}",
@@ -103,7 +117,7 @@ def test_a_stage_that_cannot_train_is_refused(options, words, tmp_path):
         ("stages.1.carry={real_score: frist}", "from 'frist', which is no earlier stage: did you mean first?"),
         ("stages.0.carry={real_score: last}", "from 'last', which is no earlier stage"),
         ("stages.1={objective: {name: dmd2, gan: {feature_r1: 1}}, discriminator: {heads: mean}}", "nothing trains"),
-        ("stages.1.discriminator={layers: []}", "at least 1 item"),
+        ("stages.1.discriminator={layers: []}", "this must not be empty"),
         ("stages.0.name=ema", "which `carry` means otherwise"),
     ],
 )

@@ -68,7 +68,6 @@ def test_the_plan_counts_what_the_networks_hold(tmp_path, build):
     assert float(total.split()[-2]) == pytest.approx((2 + 2 * (2 + 2 + 1 + 4 / 256)) * size / 2**20, abs=0.2)
 
 
-
 @pytest.mark.parametrize("build", [tiny.class_conditional, tiny.stable_diffusion])
 def test_the_plan_counts_what_stays_as_a_stage_before_left_it_and_nothing_of_the_teacher_s(tmp_path, build):
     build().save_pretrained(tmp_path / "teacher")

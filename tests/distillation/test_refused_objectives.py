@@ -14,6 +14,7 @@ NOISE = "data={source: noise, num_classes: 10}"
 ODE2 = "student={steps: [2, 4], sampler: ode}"
 TOLD_FIRST = "stages=[{objective: {name: guidance_distillation}}, {objective: {name: progressive}}]"
 WITH_FAKE_SCORE = [name for name, kind in OBJECTIVES.items() if "ratio" in {field.name for field in fields(kind)}]
+BY_DISTANCE = ("cd", "ct", "tcm", "lcm", "scott", "scflow", "ctm", "std", "pcm", "tscd", "tdd")
 
 MATCHING = [
     (["objective={name: tdm}"], "student.sampler is renoise: set student.sampler=ode"),
@@ -115,15 +116,29 @@ TRAJECTORY = [
             [f"objective={{name: {name}, distance: l1, huber: 1}}"],
             "huber is 1.0, but distance is l1, .*=pseudo_huber",
         )
-        for name in ("cd", "ct", "tcm", "lcm", "scott", "ctm", "std", "pcm", "tscd", "tdd")
+        for name in BY_DISTANCE
     ),
+    *(([f"objective={{name: {name}, distance: huber, huber: 0}}"], "need huber > 0") for name in BY_DISTANCE),
+    (["objective={name: ct, distance: pseudo_huber, huber: -1}"], "huber is -1 .* at least 0"),
     (["objective={name: lcm, ema: 1}"], "ema is 1.0: need 0 .* <= ema < 1"),
     (["objective={name: lcm, teacher_guidance: {low: 6, high: 26}}"], r"from \[6, 26\]: need 0 <= low .* <= 20"),
     (["objective={name: shortcut}", ODE2], "told where a step leads, .* declares 2, 4: declare one"),
     (["objective={name: meanflow}", ODE2], "told where a step leads, .* declares 2, 4: declare one"),
     *(
         ([f"objective={{name: {name}}}"], f"'{name}' trains deterministic steps, .* set student.sampler=ode")
-        for name in ("pcm", "tscd", "tdd", "meanflow", "shortcut", "self_shortcut", "progressive", "pdd", "boot", "ayf")
+        for name in (
+            "pcm",
+            "tscd",
+            "tdd",
+            "scflow",
+            "meanflow",
+            "shortcut",
+            "self_shortcut",
+            "progressive",
+            "pdd",
+            "boot",
+            "ayf",
+        )
     ),
     (["objective={name: perflow, substeps: 1}"], "substeps is 1: need at least 2, a single step is a line"),
     (["objective={name: reflow}"], "'reflow' trains deterministic steps, .* set student.sampler=ode"),

@@ -22,7 +22,10 @@ def l1(difference: Tensor, c: float) -> Tensor:
 
 
 def huber(difference: Tensor, c: float) -> Tensor:
-    """Mean of sqrt(d_i^2 + c^2) - c, element by element (LCM, arXiv:2310.04378, in the published training code)."""
+    """Mean of sqrt(d_i^2 + c^2) - c, element by element (LCM, arXiv:2310.04378, in the published training code).
+
+    At c = 0 it would be `l1`, but with no finite gradient where an element does not differ.
+    """
     return ((difference.square() + c**2).sqrt() - c).flatten(1).mean(dim=1)
 
 
@@ -45,9 +48,13 @@ DISTANCES: dict[DistanceName, Callable[[Tensor, float], Tensor]] = {
 
 
 def check_huber(settings: Any) -> None:
-    """Raises ValueError for a c of the Huber distances where `distance` is none of them."""
+    """Raises ValueError for a c that no Huber distance has, and for one where `distance` is none of them."""
     if settings.distance not in ("huber", "pseudo_huber"):
         refuse_unread(settings, "huber", why=f"distance is {settings.distance}", remedy="set distance=pseudo_huber")
+    if settings.huber < 0 or (settings.distance == "huber" and not settings.huber):
+        raise ValueError(
+            f"huber is {settings.huber:g} and distance {settings.distance}: need huber > 0, for pseudo_huber at least 0"
+        )
 
 
 def adaptive(difference: Tensor, *, power: float, c: float) -> Tensor:
