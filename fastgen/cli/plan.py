@@ -25,7 +25,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     )
     parser.add_argument("--card", choices=CARDS, default="h100", help="card whose speed is assumed (default: h100)")
     parser.add_argument("--memory", type=gib, metavar="GiB", help="memory of your card, if it differs from that card's")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings to change, by dotted path")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="a.b=value", help="settings to change, by dotted path"
+    )
 
 
 def run(args: Namespace) -> None:

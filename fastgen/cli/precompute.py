@@ -18,7 +18,9 @@ from ..command import place
 def add_arguments(parser: ArgumentParser) -> None:
     """Declares the command's arguments."""
     parser.add_argument("config", type=place, metavar="CONFIG", help="YAML file of the run, such as those in configs/")
-    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings to change, by dotted path")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="a.b=value", help="settings to change, by dotted path"
+    )
 
 
 def run(args: Namespace) -> None:

@@ -49,7 +49,9 @@ def add_arguments(parser: ArgumentParser) -> None:
         action="store_true",
         help="find out which train.micro_batch fits this device, print it, and train nothing",
     )
-    parser.add_argument("overrides", nargs="*", metavar="a.b=value", help="settings to change, by dotted path")
+    parser.add_argument(
+        "overrides", nargs="*", default=[], metavar="a.b=value", help="settings to change, by dotted path"
+    )
 
 
 def run(args: Namespace) -> int:

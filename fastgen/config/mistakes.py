@@ -68,7 +68,9 @@ def _beside(loc: Sequence[Any], raw: Any) -> list[str]:
     for part in loc[:-1]:
         if part == "settings":  # of the objective or source that the mapping names, or of any of several
             named = [
-                (one.get(key), known.own) for one in (raw if isinstance(raw, list) else [raw]) for known, key in NAMED
+                (str(one.get(key)), known.own)
+                for one in (raw if isinstance(raw, list) else [raw])
+                for known, key in NAMED
             ]
             kinds = [own[name] for name, own in named if name in own]
         else:

@@ -114,6 +114,13 @@ def test_settings_are_read_before_and_after_other_options(command, monkeypatch):
     assert [options.overrides for options in ran] == [["data.size=32", "out=there"]]
 
 
+@pytest.mark.parametrize("command", ["plan", "precompute"])
+def test_settings_that_may_be_left_out_are_not_asked_for(command: str, capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        main([command])
+    assert capsys.readouterr().err.endswith("the following arguments are required: CONFIG\n")
+
+
 @pytest.mark.parametrize("words", [["init", "digits/dmd2_1step"], ["plan"], ["verify"], ["watch"], ["sample", "--out"]])
 @pytest.mark.parametrize("name", ["\ud83d", "a\0b"])
 def test_what_no_file_can_be_called_is_refused(words: list[str], name: str, capsys: pytest.CaptureFixture):

@@ -37,6 +37,12 @@ def test_what_is_no_config_is_refused_with_file_and_line(refusal, text, words):
     assert words in refusal(text)
 
 
+def test_of_several_sources_one_may_have_a_name_that_is_no_text(refusal):
+    known, unnamed = "{source: noise, wdith: 1, weight: 1}", "{source: [a], weight: 1}"
+    told = refusal(PLAIN.replace("{source: noise}", f"[{known}, {unnamed}]"))
+    assert "data.wdith: no such setting" in told
+
+
 def test_a_missing_file_is_refused_with_the_nearest_name(tmp_path):
     (tmp_path / "dmd2_1step.yaml").write_text(PLAIN)
     with pytest.raises(UserError, match=r"no config .*dmd2_1stp.yaml; did you mean .*dmd2_1step.yaml"):

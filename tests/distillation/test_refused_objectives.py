@@ -120,6 +120,8 @@ TRAJECTORY = [
     ),
     *(([f"objective={{name: {name}, distance: huber, huber: 0}}"], "need huber > 0") for name in BY_DISTANCE),
     (["objective={name: ct, distance: pseudo_huber, huber: -1}"], "huber is -1 .* at least 0"),
+    (["objective={name: kd, huber: -1}"], "huber is -1: .* need at least 0"),
+    (["objective={name: tdm, huber: -1}"], "huber is -1: .* need at least 0"),
     (["objective={name: lcm, ema: 1}"], "ema is 1.0: need 0 .* <= ema < 1"),
     (["objective={name: lcm, teacher_guidance: {low: 6, high: 26}}"], r"from \[6, 26\]: need 0 <= low .* <= 20"),
     (["objective={name: shortcut}", ODE2], "told where a step leads, .* declares 2, 4: declare one"),

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+from adversaries import TILT, Judge
 from closed_forms import (
     COVARIANCE,
     MEAN,
@@ -25,9 +26,12 @@ from torch import Tensor
 from fastgen.models.calls import look, through
 from fastgen.models.roles import Roles
 from fastgen.models.walk import Plan
-from fastgen.objectives import Needs
+from fastgen.objectives import DMD2, Needs, Objective
 from fastgen.objectives.distribution import k_dmd
 from fastgen.objectives.distribution.k_dmd import KnowledgeGuidedDMD
+from fastgen.objectives.parts.gan import GAN, generator_terms
+from fastgen.objectives.parts.ops import surrogate
+from fastgen.objectives.parts.weights import weighed
 from fastgen.process import ROWS, Flow, Prediction, Process
 from fastgen.proofs.analytic import AffineGenerator, ExactDenoiser
 
@@ -64,6 +68,22 @@ def check_the_regression(process: Process, seed: int) -> None:
     close(measured, (0.7 * apart.mean(dim=0), 0.7 * apart.T @ u / len(u)))
 
 
+def check_the_rest() -> None:
+    """What the scores and an adversary have the student learn is what they have it learn in DMD2."""
+    settings = {"weight": "vsd", "times": only(0.5), "rollout": "trajectory", "gan": GAN(0.3, joint=True)}
+    judge = Judge()
+    judge.weight.data += TILT
+
+    def learned(objective: Objective, term: str) -> tuple[Tensor, Tensor]:
+        members = gaussian_roles(Flow(), discriminator=judge).members
+        roles = Roles(members, Plan([torch.tensor(STOPS, dtype=torch.float64)], sampler="ode"))
+        draws = (torch.randn(64, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(i)) for i in range(4))
+        return slopes(roles, objective, scripted(*draws), term)
+
+    for term in ("dm", "gan"):
+        close(learned(KnowledgeGuidedDMD(**settings), term), learned(DMD2(**settings), term), tolerance=0.0)
+
+
 def check_both_steps(process: Process) -> None:
     for seed in (0, 1):
         check_the_regression(process, seed)
@@ -72,6 +92,10 @@ def check_both_steps(process: Process) -> None:
 @processes
 def test_the_student_is_held_to_what_the_coach_says_of_its_own_calls(process: Process):
     check_both_steps(process)
+
+
+def test_beside_its_coach_it_is_dmd2():
+    check_the_rest()
 
 
 def test_a_student_that_is_its_coach_and_has_the_datas_law_rests():
@@ -97,6 +121,8 @@ def test_a_student_that_is_its_coach_and_has_the_datas_law_rests():
 def test_it_needs_a_coach_and_no_images():
     assert KnowledgeGuidedDMD().needs == Needs(real_score=True, coach=True)
     assert KnowledgeGuidedDMD().cycle == (("generator",), *5 * (("fake_score",),))
+    assert KnowledgeGuidedDMD().knowledge == 1
+    assert KnowledgeGuidedDMD(knowledge=0.0).cycle == KnowledgeGuidedDMD().cycle
     with pytest.raises(ValueError, match="knowledge is -1: a negative weight"):
         KnowledgeGuidedDMD(knowledge=-1.0)
 
@@ -121,6 +147,18 @@ MUTANTS = {
     "the coach has a graph": Mutant.of(k_dmd, "look", through, FLOW),
     "the coach is asked at another time": Mutant.of(
         k_dmd, "look", lambda model, x_t, t, *told: look(model, x_t, 0.9 * t, *told), FLOW
+    ),
+    "the weight of the direction is not read": Mutant.of(
+        k_dmd, "weighed", lambda _, *given: weighed("l1", *given), check_the_rest
+    ),
+    "the direction counts half": Mutant.of(
+        k_dmd, "surrogate", lambda x0, direction: surrogate(0.5 * x0, direction), check_the_rest
+    ),
+    "the adversary counts half": Mutant.of(
+        k_dmd,
+        "generator_terms",
+        lambda *given: {name: 0.5 * term for name, term in generator_terms(*given).items()},
+        check_the_rest,
     ),
     "the teacher is asked": Mutant.of(Roles, "coach", property(lambda roles: roles.real_score), FLOW),
 }

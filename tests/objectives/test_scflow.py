@@ -171,6 +171,7 @@ def test_what_it_needs():
     assert SelfCorrectedFlow().needs == own
     assert SelfCorrectedFlow().cycle == (("generator",), ("discriminator",))
     assert SelfCorrectedFlow(gan=GAN(0.0), ema=0.0).cycle == (("generator",),)
+    assert SelfCorrectedFlow(reach=1.0).gan == GAN(weight=0.1, learned=1.0, paired=True), "of the published training"
 
 
 @pytest.mark.parametrize(
@@ -179,6 +180,7 @@ def test_what_it_needs():
         (partial(SelfCorrectedFlow, reach=0.0), "reach is 0"),
         (partial(SelfCorrectedFlow, truncated=1.0), "truncated 1"),
         (partial(SelfCorrectedFlow, back=-1.0), "back is -1"),
+        (partial(SelfCorrectedFlow, straight=-1.0), "straight -1"),
         (partial(SelfCorrectedFlow, ema=1.0), "ema is 1"),
         (partial(SelfCorrectedFlow, gan=GAN(1.0, joint=True)), "gan.joint looks where"),
     ],

@@ -36,6 +36,10 @@ class TDM(DirectionMatching):
     rollout: ClassVar[RolloutName] = "trajectory"
     huber: float = 0.0
 
+    def check(self) -> None:
+        if self.huber < 0:
+            raise ValueError(f"huber is {self.huber:g}: its sign would not be read, need at least 0")
+
     @property
     def also(self) -> Needs:
         return Needs(scalars={"fake_score": {"called", "landed"}})

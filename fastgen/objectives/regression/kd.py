@@ -24,6 +24,10 @@ class KnowledgeDistillation:
     cycle: ClassVar[Cycle] = ONE_TURN
     huber: float = 0.03
 
+    def __post_init__(self) -> None:
+        if self.huber < 0:
+            raise ValueError(f"huber is {self.huber:g}: its sign would not be read, need at least 0")
+
     @property
     def needs(self) -> Needs:
         return Needs(pairs=True, one_step=True)
