@@ -86,9 +86,12 @@ def drawn(count: int) -> list[Tensor]:
     return list(torch.randn(count, COUNT, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5)))
 
 
-def check_the_parts(process: Process, truncated: float) -> None:
+def check_the_parts(process: Process, truncated: float, reach: float = 0.2) -> None:
     """Each with its slopes by the student's mean, factor and drift, of which targets and lines have none."""
-    objective, real = replace(OBJECTIVE, truncated=truncated), REAL.sample(COUNT, streams()["rng"]).double()
+    objective, real = (
+        replace(OBJECTIVE, truncated=truncated, reach=reach),
+        REAL.sample(COUNT, streams()["rng"]).double(),
+    )
     roles, noises = roles_of(process, STUDENT), drawn(2)
     parameters = list(roles.parameters("generator"))
     batch = scripted(*drawn(2), real=real)
@@ -99,8 +102,8 @@ def check_the_parts(process: Process, truncated: float) -> None:
     t = objective.times.sample(process, COUNT, rng)
     low = process.from_clock(torch.zeros((), dtype=torch.float64))
     t = low + (1 - low) * t
-    r = t - uniform(rng, COUNT) * (t - low).clamp(max=0.2)
-    q = t + uniform(rng, COUNT) * (1 - t).clamp(max=0.2)
+    r = t - uniform(rng, COUNT) * (t - low).clamp(max=reach)
+    q = t + uniform(rng, COUNT) * (1 - t).clamp(max=reach)
     step = Straight(process, TEACHER)(process.renoise(real, t, noises[0]), t, None)
     below, above = (clean_of(process, TARGET, step.at(s), s).detach() for s in (r, q))
     below = torch.where((r < truncated)[:, None], real, below)
@@ -140,9 +143,38 @@ def check_the_discriminator() -> None:
 
 
 @processes
-@pytest.mark.parametrize("truncated", [0.0, 0.2])
-def test_its_parts_are_what_they_say(process: Process, truncated: float):
-    check_the_parts(process, truncated)
+@pytest.mark.parametrize(("truncated", "reach"), [(0.0, 0.2), (0.2, 0.2), (0.0, 0.9)])
+def test_its_parts_are_what_they_say(process: Process, truncated: float, reach: float):
+    check_the_parts(process, truncated, reach)
+
+
+def check_the_target_follows() -> None:
+    """It is moved before it is asked, by what its decay leaves."""
+    roles, objective = (
+        roles_of(Flow(), STUDENT, target=tuple(part.clone() for part in TARGET)),
+        replace(OBJECTIVE, ema=0.75),
+    )
+    objective.generator(roles, scripted(*drawn(2), real=REAL.sample(COUNT, streams()["rng"]).double()))
+    for moved, target, student in zip(roles.parameters("target"), TARGET, STUDENT, strict=True):
+        close(moved, 0.75 * target + 0.25 * student)
+
+
+def test_its_target_follows():
+    check_the_target_follows()
+
+
+def test_without_a_decay_it_is_its_own_target():
+    members = roles_of(Flow(), STUDENT, target=STUDENT).members
+    own, objective = {name: role for name, role in members.items() if name != "target"}, replace(OBJECTIVE, ema=0.0)
+    assert not objective.needs.target
+    terms, others = (
+        settings.generator(
+            Roles(known, Plan([even_grid(1)], sampler="ode")),
+            scripted(*drawn(2), real=REAL.sample(COUNT, streams()["rng"]).double()),
+        )
+        for settings, known in ((objective, own), (OBJECTIVE, members))
+    )
+    close(terms, others)
 
 
 def test_its_adversary_sees_whole_jumps():
@@ -223,6 +255,7 @@ MUTANTS = {
         lambda self, roles, batch, x_s, s, told: SEEN(self, roles, batch, x_s, 1 - s, told),
         FLOW,
     ),
+    "the target stays": Mutant.of(scflow, "follow", lambda *_: None, check_the_target_follows),
     "the student is its own target": Mutant.of(Roles, "target", property(lambda roles: roles.generator), FLOW),
     "the targets have gradient": Mutant(
         [(scflow, "look", through), (Roles, "target", property(lambda roles: roles.generator))], FLOW
