@@ -141,10 +141,11 @@ def test_float32_is_kept_where_stock_loading_keeps_it(name, tmp_path):
         network=net, speaking=lambda net, **_: NetworkDenoiser(net, FLOW, CallForm()), told_in=frozenset()
     )
     settings = TrainConfig(images=1, precision="bf16")
-    assert dtypes(build._alone(pipeline, settings, "lent", build.Told((), None), None).net) == stock
-    assert dtypes(build._alone(pipeline, settings, "trained", build.Told((), None), None).net) == dtypes(net)
+    lent, trained = (build.Part("teacher", kind, build.Told((), None)) for kind in ("lent", "trained"))
+    assert dtypes(build._with_network(pipeline, settings, lent, None).net) == stock
+    assert dtypes(build._with_network(pipeline, settings, trained, None).net) == dtypes(net)
     split = settings.model_copy(update={"masters": "split"})
-    halved = build._alone(pipeline, split, "trained", build.Told((), None), None).net
+    halved = build._with_network(pipeline, split, trained, None).net
     assert {name: stock[name] for name, _ in halved.named_parameters()}.items() <= dtypes(halved).items()
     assert dtypes(build._base(net, "bf16", alone=True)) == stock
 
