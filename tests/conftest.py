@@ -1,6 +1,7 @@
 import gc
 import os
 from collections.abc import Iterator
+from multiprocessing import forkserver
 from pathlib import Path
 
 import jaxtyping
@@ -12,6 +13,18 @@ if not torch.cuda.is_available():
 
 os.fsync = lambda descriptor: None  # no test cuts the power; those of what is flushed when look at the calls
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
+forkserver.set_forkserver_preload(  # tests share one server, and whoever starts it would say what it has
+    [
+        "pytest",
+        "fastgen.data",
+        "fastgen.distillation.distil",
+        "fastgen.engine.run",
+        "sklearn.datasets",
+        "diffusers.models.unets.unet_2d",
+        "diffusers.pipelines.consistency_models.pipeline_consistency_models",
+    ]
+)
+forkserver.set_forkserver_preload = lambda modules: None
 pytest.register_assert_rewrite(*(file.stem for file in (Path(__file__).parent / "checks").glob("*.py")))
 
 

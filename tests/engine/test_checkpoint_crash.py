@@ -84,7 +84,6 @@ def save_half_a_file_and_die(root, step, at):
 def fork():
     """Runs a function of this file in a fresh process that has torch loaded; returns its exit code."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pytest", "fastgen.engine.checkpoint"])
 
     def run(function, *arguments):
         process = context.Process(target=function, args=arguments)

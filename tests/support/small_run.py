@@ -33,17 +33,8 @@ from fastgen.process import even_grid
 
 CPU = torch.device("cpu")
 
-# Processes fork from a server that has imported what takes seconds, once for all tests; a GPU knows no forks.
+# What a process imports takes seconds, and its server has it; a GPU knows no forks.
 PROCESSES = multiprocessing.get_context("spawn" if torch.cuda.is_available() else "forkserver")
-PROCESSES.set_forkserver_preload(
-    [
-        "fastgen.distillation.distil",
-        "fastgen.engine.run",
-        "sklearn.datasets",
-        "diffusers.models.unets.unet_2d",
-        "diffusers.pipelines.consistency_models.pipeline_consistency_models",
-    ]
-)
 
 
 @dataclass(frozen=True)
