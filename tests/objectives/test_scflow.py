@@ -5,6 +5,7 @@ its noise z on every process. The student's clean samples also drift with the ti
 """
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 
@@ -30,12 +31,12 @@ from torch.nn.functional import softplus
 from fastgen.models.calls import through
 from fastgen.models.roles import Roles
 from fastgen.models.walk import Plan
-from fastgen.objectives import Needs
+from fastgen.objectives import Batch, Needs
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.solvers import Guidance
 from fastgen.objectives.trajectory import scflow
 from fastgen.objectives.trajectory.scflow import SelfCorrectedFlow
-from fastgen.process import Flow, Prediction, Process, even_grid
+from fastgen.process import Flow, Prediction, Process, Uniform, even_grid
 from fastgen.proofs.analytic import AffineGenerator
 from fastgen.seeds import uniform
 
@@ -86,17 +87,18 @@ def drawn(count: int) -> list[Tensor]:
     return list(torch.randn(count, COUNT, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(5)))
 
 
+def batch_of() -> Batch:
+    """Real samples with two draws of noise for each rng, the same at every call."""
+    return scripted(*drawn(2), real=REAL.sample(COUNT, streams()["rng"]).double())
+
+
 def check_the_parts(process: Process, truncated: float, reach: float = 0.2) -> None:
     """Each with its slopes by the student's mean, factor and drift, of which targets and lines have none."""
-    objective, real = (
-        replace(OBJECTIVE, truncated=truncated, reach=reach),
-        REAL.sample(COUNT, streams()["rng"]).double(),
-    )
+    objective, real = replace(OBJECTIVE, truncated=truncated, reach=reach), batch_of().x0
     roles, noises = roles_of(process, STUDENT), drawn(2)
     parameters = list(roles.parameters("generator"))
-    batch = scripted(*drawn(2), real=real)
     with roles.training(("generator",)):
-        terms = objective.generator(roles, batch)
+        terms = objective.generator(roles, batch_of())
         slopes = {name: torch.autograd.grad(term, parameters, retain_graph=True) for name, term in terms.items()}
     rng = streams()["rng"]
     t = objective.times.sample(process, COUNT, rng)
@@ -112,10 +114,8 @@ def check_the_parts(process: Process, truncated: float, reach: float = 0.2) -> N
     x0 = clean_of(process, tuple(leaves), process.renoise(real, t, noises[0]), t)
     one = torch.ones(COUNT, dtype=torch.float64)
     whole = clean_of(process, tuple(leaves), process.prior(noises[0], one), one)
-    end, noise = (
-        whole.detach(),
-        ((process.prior(noises[0], one) - process.alpha(one[:1]) * whole) / process.sigma(one[:1])).detach(),
-    )
+    end, noise = whole.detach(), (process.prior(noises[0], one) - process.alpha(one[:1]) * whole).detach()
+    noise = noise / process.sigma(one[:1])
     line = process.alpha(t)[:, None] * end + process.sigma(t)[:, None] * noise
     at = torch.tensor(AT, dtype=torch.float64)
     judged = process.alpha(at) * whole + process.sigma(at) * noises[1]
@@ -135,9 +135,9 @@ def check_the_parts(process: Process, truncated: float, reach: float = 0.2) -> N
 
 def check_the_discriminator() -> None:
     """Real samples and whole jumps at the same times, with the same noises."""
-    roles, real, noises = roles_of(Flow(), STUDENT), REAL.sample(COUNT, streams()["rng"]).double(), drawn(2)
+    roles, real, noises = roles_of(Flow(), STUDENT), batch_of().x0, drawn(2)
     with roles.training(("discriminator",)):
-        term = OBJECTIVE.discriminator(roles, scripted(*drawn(2), real=real))["gan"]
+        term = OBJECTIVE.discriminator(roles, batch_of())["gan"]
     fake = (1 - AT) * (OTHER_MEAN + noises[0] @ OTHER_FACTOR.T) + AT * noises[1]
     close(term.detach(), 0.2 * (softplus(-((1 - AT) * real + AT * noises[1]) @ TILT) + softplus(fake @ TILT)).mean())
 
@@ -150,11 +150,8 @@ def test_its_parts_are_what_they_say(process: Process, truncated: float, reach: 
 
 def check_the_target_follows() -> None:
     """It is moved before it is asked, by what its decay leaves."""
-    roles, objective = (
-        roles_of(Flow(), STUDENT, target=tuple(part.clone() for part in TARGET)),
-        replace(OBJECTIVE, ema=0.75),
-    )
-    objective.generator(roles, scripted(*drawn(2), real=REAL.sample(COUNT, streams()["rng"]).double()))
+    roles = roles_of(Flow(), STUDENT, target=tuple(part.clone() for part in TARGET))
+    replace(OBJECTIVE, ema=0.75).generator(roles, batch_of())
     for moved, target, student in zip(roles.parameters("target"), TARGET, STUDENT, strict=True):
         close(moved, 0.75 * target + 0.25 * student)
 
@@ -168,10 +165,7 @@ def test_without_a_decay_it_is_its_own_target():
     own, objective = {name: role for name, role in members.items() if name != "target"}, replace(OBJECTIVE, ema=0.0)
     assert not objective.needs.target
     terms, others = (
-        settings.generator(
-            Roles(known, Plan([even_grid(1)], sampler="ode")),
-            scripted(*drawn(2), real=REAL.sample(COUNT, streams()["rng"]).double()),
-        )
+        settings.generator(Roles(known, Plan([even_grid(1)], sampler="ode")), batch_of())
         for settings, known in ((objective, own), (OBJECTIVE, members))
     )
     close(terms, others)
@@ -188,7 +182,7 @@ def test_the_student_of_a_straight_teacher_rests(process: Process):
     def left(student: Flows) -> dict[str, float]:
         objective = replace(OBJECTIVE, truncated=0.0)
         roles = roles_of(process, student, target=student)
-        terms = objective.generator(roles, scripted(*drawn(2), real=REAL.sample(COUNT, streams()["rng"]).double()))
+        terms = objective.generator(roles, batch_of())
         return {name: term.item() for name, term in terms.items() if name != "gan"}
 
     assert max(left(TEACHER).values()) < 1e-12
@@ -198,12 +192,41 @@ def test_the_student_of_a_straight_teacher_rests(process: Process):
     assert min(bent.values()) > 1e-5
 
 
+class Dropping(Straight):
+    """Such a flow whose clean samples are moved by what each call draws, as dropout does."""
+
+    def forward(self, x_t: Tensor, t: Tensor, cond: object, scalars: object = None) -> Prediction:
+        x0 = super().forward(x_t, t, cond, scalars).x0
+        return Prediction.of_x0(self.process, x_t, t, x0 + torch.randn_like(x0))
+
+
+def check_masks() -> None:
+    """Neighbours on the teacher's own flow agree as long as dropout does not tell them apart."""
+    members = roles_of(Flow(), TEACHER, target=TEACHER).members
+    dropping = {name: Dropping(Flow(), TEACHER) for name in ("generator", "target")}
+    roles = Roles(members | dropping, Plan([even_grid(1)], sampler="ode"))
+    terms = replace(OBJECTIVE, truncated=0.0).generator(roles, batch_of())
+    assert max(terms["consistency"], terms["back"]) < 1e-12
+    assert terms["straight"] > 0.1, "calls on another line have masks of their own"
+
+
+def test_neighbours_are_seen_under_the_masks_of_the_student():
+    check_masks()
+
+
+def test_its_defaults():
+    own = SelfCorrectedFlow()
+    assert (own.teacher_guidance, own.times, own.ema) == (Guidance(1.5, 1.5), Uniform(0.0, 1.0), 0.9)
+    assert (own.reach, own.truncated, own.back, own.straight) == (0.1, 0.1, 0.1, 0.1)
+    assert (own.distance, own.huber, own.gan) == ("huber", 0.01, GAN(weight=0.1, learned=1.0, paired=True))
+
+
 def test_what_it_needs():
     own = Needs(images=True, real_score=True, null=True, target=True, sampler="ode")
     assert SelfCorrectedFlow().needs == own
     assert SelfCorrectedFlow().cycle == (("generator",), ("discriminator",))
     assert SelfCorrectedFlow(gan=GAN(0.0), ema=0.0).cycle == (("generator",),)
-    assert SelfCorrectedFlow(reach=1.0).gan == GAN(weight=0.1, learned=1.0, paired=True), "of the published training"
+    assert SelfCorrectedFlow(reach=1.0).reach == 1.0, "all the way"
 
 
 @pytest.mark.parametrize(
@@ -222,12 +245,7 @@ def test_settings_that_mean_nothing_are_refused(build: Callable[[], object], wor
         build()
 
 
-TURN, SEEN, JUMPED, LANDED = (
-    SelfCorrectedFlow.generator,
-    SelfCorrectedFlow._seen,
-    scflow.jumped,
-    scflow.landed,
-)
+TURN, SEEN, JUMPED, LANDED = SelfCorrectedFlow.generator, SelfCorrectedFlow._seen, scflow.jumped, scflow.landed
 
 
 def bent(*, line: bool, end: bool) -> Callable[..., Tensor]:
@@ -252,9 +270,10 @@ MUTANTS = {
     "neighbours see each other's end": Mutant.of(
         SelfCorrectedFlow,
         "_seen",
-        lambda self, roles, batch, x_s, s, told: SEEN(self, roles, batch, x_s, 1 - s, told),
+        lambda self, roles, batch, x, s, told: SEEN(self, roles, batch, x, 1 - s, told),
         FLOW,
     ),
+    "neighbours have masks of their own": Mutant.of(scflow, "same_masks", lambda _: nullcontext(), check_masks),
     "the target stays": Mutant.of(scflow, "follow", lambda *_: None, check_the_target_follows),
     "the student is its own target": Mutant.of(Roles, "target", property(lambda roles: roles.generator), FLOW),
     "the targets have gradient": Mutant(
