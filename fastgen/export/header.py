@@ -1,11 +1,15 @@
 """The header of a safetensors file, the same for the same content."""
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 METADATA = "__metadata__"
+_TEXT = r'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
+_ENTRY = re.compile(f"{_TEXT}:{_TEXT}".encode())
+_METADATA = re.compile(f'(?<="{METADATA}":{{){_TEXT}:{_TEXT}(?:,{_TEXT}:{_TEXT})*'.encode())
 
 
 def encoded(header: Mapping[str, Any]) -> bytes:
@@ -18,12 +22,11 @@ def encoded(header: Mapping[str, Any]) -> bytes:
 def settle(file: Path) -> None:
     """Sorts the metadata of a file, in its place, which safetensors leaves in the order of a hash table's seed.
 
-    Tensors are in an order of their own already, by dtype and name.
+    Entries are moved as they are written: whatever a writer escapes, the header keeps its length. Tensors are in an
+    order of their own already, by dtype and name.
     """
     with file.open("r+b") as opened:
         length = int.from_bytes(opened.read(8), "little")
-        found = json.loads(opened.read(length))
-        text = encoded({name: dict(sorted(told.items())) if name == METADATA else told for name, told in found.items()})
-        assert len(text) == 8 + length, f"{file} has a header that safetensors would not write"
-        opened.seek(0)
+        text = _METADATA.sub(lambda found: b",".join(sorted(_ENTRY.findall(found[0]))), opened.read(length), count=1)
+        opened.seek(8)
         opened.write(text)

@@ -17,8 +17,12 @@ def header_of(file: Path) -> bytes:
     return content[: 8 + int.from_bytes(content[:8], "little")]
 
 
+CHARACTERS = "".join(chr(code) for code in range(0x110000) if not 0xD800 <= code < 0xE000)
+"""All that text in UTF-8 may hold."""
+
+
 def test_it_is_written_as_safetensors_writes_it(tmp_path: Path):
-    save_file(TENSORS, tmp_path / "a.safetensors", metadata={"format": "pt"})
+    save_file(TENSORS, tmp_path / "a.safetensors", metadata={"format": "pt", CHARACTERS[:200]: CHARACTERS})
     found = header_of(tmp_path / "a.safetensors")
     assert encoded(json.loads(found[8:])) == found
 
@@ -37,6 +41,25 @@ def test_metadata_in_any_order_end_in_one_and_nothing_else_moves(tmp_path: Path)
             assert opened.metadata() == metadata
         assert all(torch.equal(tensor, TENSORS[name]) for name, tensor in load_file(file).items())
     assert len(left) == 1
+
+
+def test_metadata_of_any_character_end_in_one_order(tmp_path: Path):
+    name, metadata = CHARACTERS[:200], {CHARACTERS[:200]: CHARACTERS, "a": '"__metadata__":{"b":"","a":""}', 'a"': "\\"}
+    save_file(TENSORS | {'"__metadata__":{': torch.ones(3)}, tmp_path / "a.safetensors", metadata=metadata)
+    settle(tmp_path / "a.safetensors")
+    with safe_open(tmp_path / "a.safetensors", framework="pt") as opened:
+        assert opened.metadata() == metadata
+    assert list(json.loads(header_of(tmp_path / "a.safetensors")[8:])["__metadata__"]) == [name, "a", 'a"']
+
+
+def test_escapes_of_another_writer_stay(tmp_path: Path):
+    save_file(TENSORS, tmp_path / "a.safetensors")
+    tensors, body = header_of(tmp_path / "a.safetensors")[9:], (tmp_path / "a.safetensors").read_bytes()
+    text = rb'{"__metadata__":{"b":"\/\u00e9","a":"\u0041"},' + tensors
+    (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + body[9 + len(tensors) :])
+    settle(tmp_path / "a.safetensors")
+    assert header_of(tmp_path / "a.safetensors")[8:].startswith(rb'{"__metadata__":{"a":"\u0041","b":"\/\u00e9"},')
+    assert load_file(tmp_path / "a.safetensors").keys() == TENSORS.keys()
 
 
 def test_a_file_without_metadata_stays_as_it_is(tmp_path: Path):
