@@ -1,5 +1,6 @@
 """A run, typed. `configfile` reads it from YAML and dotted overrides."""
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -199,7 +200,7 @@ class StageConfig(Strict):
             return raw
         objective = raw["objective"]
         named = objective.get("name") if isinstance(objective, Mapping) else None  # which is refused for itself
-        return {"name": short(str(named)), **raw}
+        return {"name": re.sub(r"^[.-]|[^\w.-]", "_", short(str(named))) or "_", **raw}
 
     @model_validator(mode="after")
     def _trains_known_roles(self) -> Self:

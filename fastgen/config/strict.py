@@ -71,13 +71,13 @@ def named(kinds: Kinds[Any], key: str) -> PlainValidator:
             raise ValueError(str(error)) from error
 
     def _made(raw: Any, folder: Path | None) -> Any:
-        if not isinstance(raw, Mapping) or key not in raw:
+        if not isinstance(raw, Mapping) or not isinstance(raw.get(key), str):
             raise ValueError(f"give a mapping with `{key}`, one of {', '.join(kinds.own)}, or FILE.py:Class")
         name, settings = raw[key], {k: v for k, v in raw.items() if k != key}
-        kind = kinds.find(str(name), folder)
+        kind = kinds.find(name, folder)
         if kinds.is_own(kind):
             return _validated(kind, settings)
-        return kinds.tried(lambda: _validated(kind, settings), str(name))
+        return kinds.tried(lambda: _validated(kind, settings), name)
 
     return PlainValidator(build)
 

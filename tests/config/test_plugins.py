@@ -62,6 +62,8 @@ def test_the_class_may_be_left_out_where_it_is_the_only_one(place: Path):
     config = load(place / "run.yaml", ["objective.name=mine.py", "data.source=squares.py"])
     assert (type(config.stages[0].objective).__name__, type(config.data).__name__) == ("Mine", "Squares")
     assert config.stages[0].name == "mine"
+    (place / "mine.py").rename(place / "my own.py")
+    assert load(place / "run.yaml", ["objective.name=my own.py"]).stages[0].name == "my_own"
 
 
 def test_a_resolved_config_names_the_file_in_full(place: Path, tmp_path_factory: pytest.TempPathFactory):

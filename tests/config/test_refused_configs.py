@@ -71,7 +71,16 @@ def test_all_mistakes_are_told_at_once_with_their_paths(refusal):
     ("override", "words"),
     [
         ("objective.name=dmd3", "stages.0.objective: there is no objective 'dmd3'; did you mean dmd?"),
-        ("objective.name=[dmd]", "stages.0.objective: there is no objective \"['dmd']\""),
+        (
+            "objective.name=[dmd]",
+            "valid config:\n  stages.0.objective: give a mapping with `name`, one of pretrain, vsd",
+        ),
+        (
+            "objective.name=dmd 2",
+            "valid config:\n  stages.0.objective: there is no objective 'dmd 2'; did you mean dmd2?",
+        ),
+        ("objective.name=.", "valid config:\n  stages.0.objective: there is no objective '.'; known: pretrain"),
+        ("objective.name=", "valid config:\n  stages.0.objective: give a mapping with `name`, one of pretrain, vsd"),
         ("objective=dmd2", "stages.0.objective: give a mapping with `name`, one of pretrain, vsd"),
         ("train.compile=some", "stages.0.train.compile: Input should be 'all' (got 'some')"),
         ("discriminator.layers=mid_block", "stages.0.discriminator.layers: this must be a list (got 'mid_block')"),
