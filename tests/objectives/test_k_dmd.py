@@ -118,6 +118,14 @@ def test_a_student_that_is_its_coach_and_has_the_datas_law_rests():
     assert pull(AffineGenerator(process, MEAN + 1, FACTOR), other)[0].norm() > 0.1
 
 
+def test_without_knowledge_no_coach_is_asked_and_it_is_dmd2():
+    objective = KnowledgeGuidedDMD(knowledge=0.0)
+    assert objective.needs == Needs(real_score=True)
+    z, eps = cubature(2)
+    terms = objective.generator(gaussian_roles(Flow()), scripted(z, eps, eps))
+    assert set(terms) == {"dm"}
+
+
 def test_it_needs_a_coach_and_no_images():
     assert KnowledgeGuidedDMD().needs == Needs(real_score=True, coach=True)
     assert KnowledgeGuidedDMD().cycle == (("generator",), *5 * (("fake_score",),))
