@@ -19,6 +19,7 @@ UNREAD = [  # who, what is not read, what leaves it so, what has it read
     (GAN, {"approximate_r1": 1.0}, {"weight": 0.0}, {"weight": 0.1}),
     (GAN, {"times": Karras()}, {"joint": True}, {"joint": False}),
     (GAN, {"paired": "times"}, {"pixels": True}, {"pixels": False}),
+    (GAN, {"paired": "times"}, {"joint": True}, {"joint": False}),
     (GAN, {"joint": True}, {"pixels": True}, {"pixels": False}),
     (GAN, {"spread": 0.5}, {"approximate_r1": 0.0}, {"approximate_r1": 1.0}),
     (Segments, {"margin": 0.1}, {"weight": 0.0}, {"weight": 0.1}),

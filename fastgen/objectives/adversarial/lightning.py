@@ -21,7 +21,16 @@ from ...models.roles import Roles
 from ...process import Time, pad_like
 from ..parts.base import Batch, Cycle, Landing, Terms
 from ..parts.flow_map import divided, drawn_step, edges_of
-from ..parts.gan import GAN, AnyGAN, check_apart, check_renoises, discriminator_losses, generator_terms, needs_gan
+from ..parts.gan import (
+    GAN,
+    AnyGAN,
+    check_apart,
+    check_renoises,
+    check_shared,
+    discriminator_losses,
+    generator_terms,
+    needs_gan,
+)
 from ..parts.matching import check_ratio
 from ..parts.needs import Needs
 from ..parts.originals import Jump, Originals, TimedSamples
@@ -58,6 +67,7 @@ class Lightning:
         check_ratio(self.ratio, "discriminator")
         check_apart(self.gan)
         check_renoises(self.gan)
+        check_shared(self.gan, "the adversary compares two ends of one step")
         if not self.gan.weight or self.gan.start:
             raise ValueError(
                 f"gan.weight is {self.gan.weight:g} and gan.start {self.gan.start}: the adversary alone trains the "

@@ -43,6 +43,12 @@ class IdentityMatching(ScoreMatching):
 
     alpha: float = 1.0
 
+    @property
+    @final
+    def weighs_gan(self) -> bool:
+        """As the integrand."""
+        return True
+
     @final
     def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
         """The integrand, and the GAN term under the same weight."""

@@ -54,6 +54,10 @@ class SIM(ScoreMatching):
     distance: ScoreDistance = "pseudo_huber"
     huber: float = 5.4e-4
 
+    @property
+    def weighs_gan(self) -> bool:
+        return True
+
     def check(self) -> None:
         check_huber(self)
         if self.huber <= 0:

@@ -50,6 +50,10 @@ class UniInstruct(ScoreMatching):
     divergence: DivergenceName = "jeffreys"
     clip: tuple[float, float] = (0.1, 20.0)
 
+    @property
+    def weighs_gan(self) -> bool:
+        return True
+
     def check(self) -> None:
         check_gives_ratio(self.gan)
         check_clip(self.clip)

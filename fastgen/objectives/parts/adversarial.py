@@ -10,6 +10,7 @@ from torch.nn.functional import relu, softplus
 
 from ...models.roles import Roles
 from ...process import Latent, Time
+from ...unread import refuse_unread
 from .base import ONE_TURN, Batch, Cycle, Terms
 from .distances import DISTANCES, DistanceName, check_huber
 from .flow_map import Interval, Jumps, cells, drawn_cell, follow, jumps, noised, segment_end
@@ -72,10 +73,15 @@ class AdversarialConsistency(ABC):
         check_apart(self.gan)
         check_renoises(self.gan)
         check_huber(self)
-        if self.gan.kind == "relativistic" or self.gan.r1 or self.gan.approximate_r1 or self.gan.approximate_r2:
+        if self.gan.kind == "relativistic":
             raise ValueError(
-                "adversarial consistency has hinge or logistic losses without r1 and r2: set gan.kind=hinge, gan.r1=0"
+                "gan.kind is relativistic, but adversarial consistency has hinge or logistic losses: set one"
             )
+        why, remedy = "adversarial consistency has no such term", "choose dmd2 or another that has real samples"
+        steady = ("r1", "approximate_r1", "approximate_r2", "feature_r1")
+        refuse_unread(self.gan, *steady, why=why, remedy=remedy, within="gan.")
+        why, remedy = "the two jumps share their times and have noises of their own", "set gan.paired=false"
+        refuse_unread(self.gan, "paired", why=why, remedy=remedy, within="gan.")
         self.check()
 
     @final

@@ -85,6 +85,7 @@ class GAN:
             refuse_unread(self, "spread", why=why, remedy=remedy, within="gan.")
         if self.joint:
             refuse_unread(self, "times", why="gan.joint is true", remedy="set gan.joint=false", within="gan.")
+            check_shared(self, "gan.joint is true")
         if self.pixels:
             why, remedy = "gan.pixels is true and judges samples without noise", "set gan.pixels=false"
             refuse_unread(self, "times", "joint", "paired", why=why, remedy=remedy, within="gan.")
@@ -113,9 +114,24 @@ def check_gives_ratio(gan: GAN) -> None:
 
 
 def check_apart(gan: GAN) -> None:
-    """Raises ValueError for a GAN that wants to look with two scores where none are compared."""
+    """Raises ValueError for a GAN that wants what two scores give where none are compared: places and weights."""
     if gan.joint:
         raise ValueError("gan.joint looks where two scores are compared, and here are none: set gan.times")
+    check_unweighed(gan)
+
+
+def check_unweighed(gan: GAN) -> None:
+    """Raises ValueError for a GAN that evens weights out where the samples of its term have none, or all the same."""
+    why = "no sample of this objective's adversarial term has a weight of its own"
+    remedy = "choose an objective that weighs it by score matching's weight, such as sida"
+    refuse_unread(gan, "even", why=why, remedy=remedy, within="gan.")
+
+
+def check_shared(gan: GAN, why: str) -> None:
+    """Raises ValueError for a GAN that shares times in pairs where samples share them anyway, for the reason given."""
+    if gan.paired == "times":
+        why, remedy = f"{why} and shares the times already", "set gan.paired=true for noises as well"
+        refuse_unread(gan, "paired", why=why, remedy=remedy, within="gan.")
 
 
 def check_renoises(gan: GAN) -> None:

@@ -1,8 +1,8 @@
 """The family of score matching: what its papers share, and the form that most of them have.
 
 The classes here are abstract and a paper is final: it has settings and defaults of its own, writes what is abstract
-(`matched`, or of `DirectionMatching` the direction) and may say `check`, `learned`, `originals`, `also`, `even` and
-`at`; nothing else is overridden.
+(`matched`, or of `DirectionMatching` the direction) and may say `check`, `learned`, `originals`, `also`, `even`,
+`weighs_gan` and `at`; nothing else is overridden.
 """
 
 from abc import ABC, abstractmethod
@@ -14,7 +14,7 @@ from ...models.calls import look
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, Uniform
 from .base import Batch, Cycle, Landing, Terms
-from .gan import NO_GAN, AnyGAN, generator_terms
+from .gan import NO_GAN, AnyGAN, check_unweighed, generator_terms
 from .guidance_laws import GuidanceLaw
 from .matching import Matching, Scores, check_one_pass, check_ratio, compare, cycle_of, fake_terms, reads
 from .needs import Needs
@@ -92,12 +92,19 @@ class ScoreMatching(ABC):
         """Whether the fake score's errors count the same wherever little of the noise in x_t is known."""
         return False
 
+    @property
+    def weighs_gan(self) -> bool:
+        """Whether `weight` is that of the generator's GAN term too."""
+        return False
+
     @final
     def __post_init__(self) -> None:
         check_ratio(self.ratio)
         if self.stabilisers.skip and self.needs.one_step:
             raise ValueError("stabilisers.skip leaves out the first of several steps, and here is one: set it to false")
         self.check()
+        if not self.weighs_gan or self.weight == "none":
+            check_unweighed(self.gan)
         if self.stabilisers.follow:
             self.stabilisers.check_followed(self.needs)
         if self.gan.one_pass:

@@ -26,7 +26,7 @@ from ...seeds import integers, uniform
 from ..parts.base import ONE_TURN, Batch, Cycle, Landing, Terms
 from ..parts.distances import DISTANCES, DistanceName, check_huber
 from ..parts.flow_map import SAME, Interval, Jumps, cells, edges_of, jumps, noised, origin
-from ..parts.gan import GAN, AnyGAN, discriminator_losses, generator_terms, needs_gan
+from ..parts.gan import GAN, AnyGAN, check_unweighed, discriminator_losses, generator_terms, needs_gan
 from ..parts.needs import Needs
 from ..parts.originals import Originals, TimedSamples
 from ..parts.solvers import SOLVERS, AnyScale, Field, Guidance, SolverName
@@ -63,6 +63,7 @@ class SingleTrajectory:
 
     def __post_init__(self) -> None:
         check_huber(self)
+        check_unweighed(self.gan)
         if min(self.grid, self.substeps) < 1 or not (0 < self.strength <= 1 and 0 < self.reach <= 1):
             raise ValueError(
                 f"grid is {self.grid}, substeps {self.substeps}, strength {self.strength:g} and reach {self.reach:g}: "
