@@ -100,13 +100,7 @@ def worded(annotation: Any) -> str:
 
 def shown(default: Any) -> str:
     """A default as YAML would hold it."""
-    if default in (MISSING, PydanticUndefined):
-        return "required"
-    if isinstance(default, BaseModel) or is_dataclass(default):
-        held = [(name, getattr(default, name), usual) for name, _, usual, _ in _fields(type(default))]
-        changed = {name: value for name, value, usual in held if name == "law" or value != usual}
-        return f"`{{{', '.join(f'{name}: {_plain(value)}' for name, value in changed.items())}}}`"
-    return f"`{_plain(default)}`"
+    return "required" if default in (MISSING, PydanticUndefined) else f"`{_plain(default)}`"
 
 
 def classes_in(kind: type) -> list[type]:
@@ -192,6 +186,11 @@ def _either(words: Sequence[str]) -> str:
 
 
 def _plain(value: Any) -> str:
+    """YAML in one line; of settings what differs from their own defaults, and which law they are."""
+    if _has_table(type(value)):
+        held = [(name, getattr(value, name), usual) for name, _, usual, _ in _fields(type(value))]
+        changed = {name: part for name, part, usual in held if name == "law" or part != usual}
+        return f"{{{', '.join(f'{name}: {_plain(part)}' for name, part in changed.items())}}}"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, tuple | list):

@@ -8,10 +8,12 @@ from typing import Annotated, Literal
 import class_tables
 import generate
 import pytest
-from pydantic import BaseModel, Field
+import yaml
+from pydantic import BaseModel, Field, create_model
 
 from fastgen.cli import COMMANDS
-from fastgen.config.yaml_file import load
+from fastgen.config.strict import Strict
+from fastgen.config.yaml_file import _Loader, load
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"])
@@ -29,6 +31,16 @@ def test_generated_pages_are_what_the_code_says():
 @pytest.mark.parametrize("kind", generate.documented(), ids=lambda kind: kind.__name__)
 def test_every_setting_has_a_meaning(kind: type):
     assert not [setting.name for setting in class_tables.settings_of(kind) if not setting.meaning]
+
+
+@pytest.mark.parametrize("kind", generate.documented(), ids=lambda kind: kind.__name__)
+def test_a_default_is_yaml_that_a_config_may_hold(kind: type):
+    """What is pasted is read as the default itself."""
+    rows = zip(class_tables.settings_of(kind), class_tables._fields(kind), strict=True)
+    rows = [(setting.default[1:-1], field) for setting, field in rows if setting.default != "required"]
+    read = create_model("Read", __base__=Strict, **{name: (annotation, ...) for _, (name, annotation, *_) in rows})
+    pasted = yaml.load("\n".join(f"{name}: {text}" for text, (name, *_) in rows) or "{}", Loader=_Loader)
+    assert vars(read.model_validate(pasted)) == {name: default for _, (name, _, default, _) in rows}
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
