@@ -67,12 +67,17 @@ def run(args: Namespace) -> int:
         from ..distillation.checks import check_stages
         from ..distillation.plan import plan
         from ..distillation.preflight import refusals
+        from ..distillation.several import runs_of
 
         check_stages(config)
         print(dump(config))
-        print(plan(config, recipes=args.config.parent))
+        runs = runs_of(config)
+        if len(runs) > 1:
+            print(f"{len(runs)} students, trained one after the other; each of them:")
+        print(plan(runs[0], recipes=args.config.parent))
         _print_costs(config, args)
-        if found := list(refusals(config, recipes=args.config.parent, resume=args.resume)):
+        every = (line for run in runs for line in refusals(run, recipes=args.config.parent, resume=args.resume))
+        if found := list(dict.fromkeys(every)):
             raise UserError("\n  ".join(["the run would be refused here:", *found]))
         return 0
     if args.find_batch:

@@ -5,7 +5,8 @@
   fastgen verify out/lora --lora --base my-finetune --stack style.safetensors=0.8
 
 A fresh process that knows only Diffusers samples the export, and fastgen's own sampler draws from the same noise. For
-each step count that the export declares, the two must agree in float32 to 1e-5 of the largest value.
+each step count that the export declares, the two must agree in float32 to 1e-5 of the largest value. Of a folder of
+several students each is verified.
 """
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -43,14 +44,15 @@ def run(args: Namespace) -> None:
     """Verify, say how well it agrees, and push if asked."""
     _check(args)
     from ..export.export import push
-    from ..export.rebuild import verify_folder, verify_lora
+    from ..export.rebuild import exports, verify_folder, verify_lora
 
-    if args.lora:
-        agreements = verify_lora(args.folder, args.base, stacked=args.stack, device=args.device)
-    else:
-        agreements = verify_folder(args.folder, device=args.device)
-    for agreement in agreements:
-        print(f"{args.folder} at {agreement.steps} steps: difference {agreement.difference:.1e} of the largest value")
+    for place in exports(args.folder):
+        if args.lora:
+            agreements = verify_lora(place, args.base, stacked=args.stack, device=args.device)
+        else:
+            agreements = verify_folder(place, device=args.device)
+        for agreement in agreements:
+            print(f"{place} at {agreement.steps} steps: difference {agreement.difference:.1e} of the largest value")
     if args.push:
         print(f"pushed to {push(args.folder, args.push)}")
 

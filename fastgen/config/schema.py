@@ -1,13 +1,17 @@
 """A run, typed. `configfile` reads it from YAML and dotted overrides."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import AfterValidator, Field, PositiveInt, model_validator
 
-from ..data import SOURCE_KINDS, Mixture
+from ..data import SOURCE_KINDS, Mixture, Selection
+from ..data.texts import Some
 from ..models.masters import Masters
 from ..models.pipelines.rewards import REWARD_KINDS
 from ..models.sharding import Sharding
@@ -25,6 +29,7 @@ from .origins import check_carried
 from .pairs import PairsConfig
 from .record import CheckpointsConfig, LogConfig, TimeoutsConfig
 from .rewards import SEVERAL_REWARDS, check_rewarded
+from .several import StudentsSetting
 from .strict import Strict, named, one_or_several
 from .teacher import TeacherConfig
 
@@ -242,6 +247,10 @@ class Config(Strict):
     lora: adapters of shared roles.
     data: images, labels or prompts to train on; in a list of sources, each has a `weight` for how often it is
         drawn.
+    only: items of the data that are trained on, those of some `classes`; all if not given.
+    students: one student for each part of the conditions (MSD): how many, for classes in their order or for prompts
+        by their text embeddings; or the lists of classes. `train` is the budget of each; one student for everything
+        if not given.
     flip: mirror images at random.
     micro_conditioning: size and crop that SDXL and its like are given with a real image: image gives the image's
         own; target gives what the pipeline's call gives at the trained size, as always where no images are read.
@@ -271,6 +280,8 @@ class Config(Strict):
     sharing: Sharing = "full"
     lora: LoRAConfig = LoRAConfig()
     data: Annotated[Any, one_or_several(SOURCE_KINDS, "source", Mixture)]
+    only: Selection | None = None
+    students: StudentsSetting = None
     flip: bool = False
     micro_conditioning: Literal["image", "target"] = "image"
     caption_dropout: Fraction = 0.0
@@ -289,6 +300,28 @@ class Config(Strict):
         for index, stage in enumerate(self.stages):
             check_carried(stage.name, stage.carry, names[:index])
         return self
+
+    @model_validator(mode="after")
+    def _is_divided_once(self) -> Self:
+        if self.only is not None and self.students is not None:
+            raise ValueError("`students` divides all of the data among them: leave `only` out")
+        if self.evaluate.protocol == "digits" and (self.only or self.students):
+            raise ValueError(
+                "evaluate.protocol is digits, which compares with digits of all classes, but a run has only some: set "
+                "evaluate.protocol=none, and measure the students together by `fastgen eval`"
+            )
+        return self
+
+    @cached_property
+    def chosen(self) -> NDArray[np.intp] | None:
+        """The numbers of the items that are trained on; None where all are."""
+        return None if self.only is None else self.only.numbers(self.data)
+
+    @property
+    def prompts(self) -> Sequence[str] | None:
+        """Those of the items that are trained on; None where they have none."""
+        found = self.data.prompts
+        return found if found is None or self.chosen is None else Some(found, self.chosen)
 
     @property
     def swaps(self) -> bool:

@@ -8,6 +8,7 @@ from .loader import Loader
 from .mixture import Mixture
 from .parquet import ParquetImages
 from .prompts import Noise, PromptFile
+from .selection import Owned, Selection
 from .shards import WebDataset
 from .source import Items, Source
 
@@ -39,8 +40,10 @@ __all__ = [
     "Loader",
     "Mixture",
     "Noise",
+    "Owned",
     "ParquetImages",
     "PromptFile",
+    "Selection",
     "Source",
     "WebDataset",
     "from_canvas",

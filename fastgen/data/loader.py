@@ -16,7 +16,7 @@ from ..errors import SilentError
 from ..seeds import hash_of
 from ..standing import standing
 from .mixture import Mixture
-from .order import Bucketed, Kept, Numbers, Order, Shuffled, Stream, Weighted, Windowed
+from .order import Among, Bucketed, Kept, Numbers, Order, Shuffled, Stream, Weighted, Windowed
 from .pixels import to_images
 from .source import Items, Source
 from .workers import AHEAD, Found, Workers, decodes
@@ -38,6 +38,7 @@ class Loader:
         seed: seed of the order, of the mirroring and of what is drawn among captions.
         batch: positions that have images of one shape, counted from the first.
         flip: mirror each image left to right with probability one half.
+        only: numbers of the items that are trained on; None for all.
         shuffle: False keeps the order of the source.
         dropout: probability that an item is asked for by the empty prompt.
         images: False leaves images out, which are then not even decoded.
@@ -53,6 +54,7 @@ class Loader:
         seed: int,
         batch: int = 1,
         flip: bool = False,
+        only: Numbers | None = None,
         shuffle: bool = True,
         dropout: float = 0.0,
         images: bool = True,
@@ -66,7 +68,7 @@ class Loader:
         self._dropout = dropout
         self._images = images
         self._patience_s = patience_s
-        self._stream = Stream(order_of(source, seed, batch) if shuffle else Kept(len(source)))
+        self._stream = Stream(order_of(source, seed, batch, only) if shuffle else Kept(len(source)))
         self._captions = source.captions
         self._gpu = _number_of(device)
         self._thread = ThreadPoolExecutor(1, "fastgen-data", initializer=_begin, initargs=(self._gpu,))
@@ -248,25 +250,38 @@ def _begin(gpu: int | None) -> None:
         torch.cuda.set_device(gpu)
 
 
-def order_of(source: Source, seed: int, batch: int = 1) -> Order:
+def order_of(source: Source, seed: int, batch: int = 1, only: Numbers | None = None) -> Order:
     """The order in which a source is trained on.
 
     Args:
         source: which may be several in one, be read in windows, or have images of several shapes.
         seed: of all that is drawn.
         batch: items of a batch, all of one bucket.
+        only: numbers of the items that are trained on; None for all.
     """
-    order = _order_of_items(source, seed)
+    chosen = None if only is None else np.isin(np.arange(len(source)), only)
+    order = _order_of_items(source, seed, chosen)
     return order if source.bucket is None else Bucketed(order, source.bucket, batch, seed)
 
 
-def _order_of_items(source: Source, seed: int) -> Order:
+def _order_of_items(source: Source, seed: int, chosen: NDArray[np.bool_] | None = None) -> Order:
     if isinstance(source, Mixture):
-        orders = tuple(_order_of_items(part, hash_of("part", seed, place)) for place, part in enumerate(source.parts))
-        return Weighted(orders, tuple(map(len, source.parts)), source.shares, seed)
-    if source.sequential is None:
-        return Shuffled(len(source), seed)
-    return Windowed(len(source), source.sequential, seed)
+        return _mixed(source, seed, chosen)
+    count, window = len(source), source.sequential
+    whole: Order = Shuffled(count, seed) if window is None else Windowed(count, window, seed)
+    return whole if chosen is None else Among(whole, chosen)
+
+
+def _mixed(source: Mixture, seed: int, chosen: NDArray[np.bool_] | None) -> Order:
+    """The sources in their shares; one of which nothing is chosen has none."""
+    sizes = tuple(map(len, source.parts))
+    each = [None] * len(sizes) if chosen is None else np.split(chosen, np.cumsum(sizes)[:-1])
+    shares = tuple(0 if own is not None and not own.any() else n for own, n in zip(each, source.shares, strict=True))
+    orders = tuple(
+        _order_of_items(part, hash_of("part", seed, place), own)
+        for place, (part, own) in enumerate(zip(source.parts, each, strict=True))
+    )
+    return Weighted(orders, sizes, shares, seed)
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,27 @@ class Windowed:
         return np.concatenate(parts)
 
 
+@dataclass(frozen=True, eq=False)
+class Among:
+    """Those of an order's items that are chosen, in its order.
+
+    Args:
+        order: of all items, each once.
+        chosen: whether each is, [n].
+    """
+
+    order: Order
+    chosen: NDArray[np.bool_]
+
+    @cached_property
+    def length(self) -> int:
+        return int(self.chosen.sum())
+
+    def epoch(self, number: int) -> Numbers:
+        items = self.order.epoch(number)
+        return items[self.chosen[items]]
+
+
 @dataclass(frozen=True)
 class Weighted:
     """Items of several sources in fixed shares, those of each going through all of its own before any comes again.
@@ -168,12 +189,14 @@ class Stream:
 
 def between(order: Order, start: int, count: int) -> Numbers:
     """The items at `count` positions from `start` on, of epoch after epoch."""
+    if not count:
+        return np.empty(0, np.intp)
     length, stop = order.length, start + count
     parts = []
     for number in range(start // length, -(-stop // length)):
         low, high = max(start, number * length), min(stop, (number + 1) * length)
         parts.append(order.epoch(number)[low - number * length : high - number * length])
-    return np.concatenate(parts) if parts else np.empty(0, np.intp)
+    return np.concatenate(parts)
 
 
 def _bits(count: int, seed: int) -> NDArray[np.uint64]:

@@ -36,6 +36,7 @@ from .previews import Gallery
 from .prompts import encode
 from .rehearsal import rehearse_export, rehearse_pictures
 from .release import check_release, release
+from .several import each_student
 from .student import Student
 from .teacher import teacher_of
 
@@ -51,7 +52,7 @@ def distil(
     allow_changed: Collection[Material] = (),
     take_over: bool = False,
 ) -> Path:
-    """Carries a run out and returns the student's folder.
+    """Carries a run out, or one for each of several students, and returns the folder of what is exported.
 
     Args:
         config: settings of the run.
@@ -65,11 +66,16 @@ def distil(
             nothing on disk is lost.
     """
     answer_within(config.timeouts.hub)
-    accelerator_of(config)  # by which processes meet
+    accelerator = accelerator_of(config)  # by which processes meet
     with together(config.timeouts.process), said_once():
-        folder = _distilled(config, recipes=recipes, resume=resume, allow_changed=allow_changed, take_over=take_over)
+        train = partial(_distilled, recipes=recipes, allow_changed=allow_changed, take_over=take_over)
+        if config.students is None:
+            train(config, resume=resume)
+        else:
+            _ensure_teacher(config, recipes, accelerator, take_over=take_over)
+            each_student(config, train, resume=resume)
         leave()
-    return folder
+    return config.exported
 
 
 @dataclass(frozen=True)
@@ -83,7 +89,7 @@ class Ready:
 
 def _distilled(
     config: Config, *, recipes: Path, resume: bool, take_over: bool, allow_changed: Collection[Material] = ()
-) -> Path:
+) -> None:
     with ready(config, recipes=recipes, resume=resume, take_over=take_over) as made:
         accelerator, log = made.run.accelerator, made.run.log
         about = header(config, made.student.pipeline, accelerator)
@@ -97,7 +103,6 @@ def _distilled(
         left = closing(config)
         log.tell_about({"finished": now(), "closing": left.lines, "next": left.commands})
         log.say(f"done\n{left}")
-    return config.exported
 
 
 @contextmanager

@@ -212,7 +212,7 @@ def _samples(student: Student, stage: Stage, batches: Iterable[range]) -> Iterat
 
 def _batch(student: Student, samples: Tensor, numbers: Sequence[int]) -> ImageBatch:
     """Samples as the protocol looks at them, with what their numbers ask for."""
-    protocol, prompts = _protocol(student.config.evaluate), student.config.data.prompts
+    protocol, prompts = _protocol(student.config.evaluate), student.config.prompts
     pictures = student.pictures(samples) if protocol.clipped else samples
     if not bool(pictures.isfinite().all()):
         raise _NotFiniteError
@@ -241,8 +241,10 @@ def _references(student: Student, eyes: Eyes) -> Iterator[ImageBatch]:
             "evaluate has nothing to compare with, because the data has no images: give evaluate.reference=FOLDER with "
             "real images, or samples of the teacher"
         )
-    data, count = of_one_shape(data), min(len(data), REFERENCES)
-    chosen = [i * len(data) // count for i in range(count)]
+    numbers = student.config.chosen
+    data, there = of_one_shape(data), range(len(data)) if numbers is None else numbers.tolist()
+    count = min(len(there), REFERENCES)
+    chosen = [there[i * len(there) // count] for i in range(count)]
     for start in range(0, count, BATCH):
         yield ImageBatch(eight_bit(data.items(chosen[start : start + BATCH]).images / 2 + 0.5), None)
 

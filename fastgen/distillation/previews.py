@@ -125,7 +125,7 @@ class Gallery:
     def _more_of_the_first(self) -> range:
         """Numbers of further samples with the first picture's prompt or class, if no two pictures share theirs."""
         student = self._student
-        kinds = len(student.pipeline.classes if student.pipeline.kind == "label" else student.config.data.prompts or ())
+        kinds = len(student.classes if student.pipeline.kind == "label" else student.config.prompts or ())
         return range(kinds, 4 * kinds, kinds) if kinds >= self._count else range(0)
 
     def _usual(self) -> float | None:

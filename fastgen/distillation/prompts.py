@@ -49,7 +49,8 @@ def _some(captions: Captions, asked: NDArray[np.bool_]) -> Sequence[str]:
 def _looked_at(config: Config, captions: Captions) -> NDArray[np.bool_]:
     """Which texts previews and measurements ask for."""
     asked = np.zeros(len(captions.texts) + 1, bool)
-    asked[captions.numbers(range(min(_shown(config), len(captions))), lambda _: 0)] = True
+    there = range(len(captions)) if config.chosen is None else config.chosen
+    asked[captions.numbers(there[: _shown(config)], lambda _: 0)] = True
     return asked
 
 

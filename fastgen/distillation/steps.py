@@ -14,7 +14,7 @@ from ..engine.materials import Material
 from ..engine.quality import left_by, plain
 from ..engine.run import Run, Trained
 from ..engine.stage import Stage
-from ..export.rebuild import verify_folder, verify_lora
+from ..export.rebuild import exports, verify_folder, verify_lora
 from ..export.verify import Agreement
 from ..models.pipelines.opening import is_lora
 from ..models.pipelines.pipeline import Pipeline
@@ -137,7 +137,7 @@ def verify(folder: str | Path, *, base: str | None = None, device: str = "cpu") 
     """Holds an export against what it was trained for: a process that knows only Diffusers against our sampler.
 
     Args:
-        folder: folder of a whole pipeline, or of a LoRA.
+        folder: folder of a whole pipeline, of several students, or of a LoRA.
         base: what a LoRA lies on; its notes' teacher where not given.
 
     Returns:
@@ -146,8 +146,10 @@ def verify(folder: str | Path, *, base: str | None = None, device: str = "cpu") 
     Raises:
         UserError: no export, or one that does not sample as it was trained.
     """
-    place = Path(folder)
-    return verify_lora(place, base, device=device) if is_lora(place) else verify_folder(place, device=device)
+    found = []
+    for place in exports(Path(folder)):
+        found += verify_lora(place, base, device=device) if is_lora(place) else verify_folder(place, device=device)
+    return found
 
 
 def _read(config: ConfigLike, overrides: Sequence[str] = ()) -> Config:

@@ -125,11 +125,17 @@ class Student:
         asked = self.asked(numbers)
         return self.pipeline.condition(len(numbers), labels=asked.labels, prompts=asked.prompts)
 
+    @property
+    def classes(self) -> Sequence[int]:
+        """The labels that it is trained on."""
+        only = self.config.only
+        return self.pipeline.classes if only is None or only.classes is None else only.classes
+
     def asked(self, numbers: Sequence[int]) -> Items:
-        """What the samples of these numbers are asked for: the classes in turn, or the data's prompts in turn."""
+        """What the samples of these numbers are asked for: its classes in turn, or its prompts in turn."""
         if self.pipeline.kind == "label":
-            return Items(labels=torch.tensor(in_turn(self.pipeline.classes, numbers)))
-        prompts = self.config.data.prompts
+            return Items(labels=torch.tensor(in_turn(self.classes, numbers)))
+        prompts = self.config.prompts
         return Items(prompts=tuple(in_turn(prompts, numbers)) if prompts else None)
 
     def sample(self, model: Denoiser, cond: Conditioning, *, seeds: Sequence[int]) -> Tensor:

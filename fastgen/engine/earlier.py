@@ -43,6 +43,8 @@ def earlier_of(path: str) -> Earlier:
         place = steps[-1]
     if (place / STATE).is_file():
         return Earlier("checkpoint", place, tuple(sorted(place.glob("*.safetensors"))))
+    if place.is_dir() and (several := Opened(path).each):
+        raise UserError(f"init is {path}, which holds {len(several)} students: give one of them, as {several[0].path}")
     whole = place.is_dir() and is_student(place) and Opened(str(place)).place(None)
     if whole and (whole / INDEX).is_file():
         files = [file for part in weight_files(whole, variant_of(whole)).values() for file in part]

@@ -31,6 +31,7 @@ def loader_of(
         seed=seed_of(config.seed, stream),
         batch=batch,
         flip=config.flip and stream == "data",
+        only=config.chosen,
         dropout=config.caption_dropout,
         images=images,
         patience_s=config.timeouts.data,

@@ -15,6 +15,7 @@ from ..models.pipelines.loading import HUB_FAILURES
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.stacked import StackedLoRA
 from ..models.pipelines.stock_pipeline import StockPipeline
+from ..models.pipelines.students import Students
 from ..redaction import plain_markdown
 from .comfyui import FILE as WORKFLOW
 from .front import front_matter
@@ -194,3 +195,34 @@ def _exact(value: float) -> str:
 
 def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else repr(value)
+
+
+def several_card(students: Students) -> str:
+    """Markdown above the folders of several students, each of which has a card of its own."""
+    if students.classes is not None:
+        parts = [f"classes {', '.join(map(str, labels))}" for labels in students.classes]
+        rule = ""
+    else:
+        parts = ["prompts nearest to its centre"] * len(students.folders)
+        rule = (
+            f" The centre of each is a row of `{students.CENTRES}`; a prompt is the mean over its tokens of the last "
+            "layer of `text_encoder`, divided by its length."
+        )
+    rows = [f"| `{name}` | {part} |" for name, part in zip(students.folders, parts, strict=True)]
+    return f"""\
+# Several students
+
+Each folder is a whole pipeline that plain Diffusers loads, distilled for a part of the conditions (multi-student
+distillation, arXiv:2410.23274). `fastgen sample` takes the folder that holds them and asks each for what is its own, as
+`{students.FILE}` says.{rule}
+
+| folder | for |
+|---|---|
+{chr(10).join(rows)}
+
+```python
+from diffusers import DiffusionPipeline
+
+pipe = DiffusionPipeline.from_pretrained("{HERE}/{students.folders[0]}")
+```
+"""

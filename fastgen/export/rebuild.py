@@ -22,6 +22,7 @@ from ..models.pipelines.opening import below, is_lora, put_on
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.stacked import written
 from ..models.pipelines.stock_pipeline import StockPipeline
+from ..models.pipelines.students import Students
 from ..models.pipelines.weightless import networks_of
 from .contents import check_files
 from .scheduler_export import SchedulerExport
@@ -84,6 +85,16 @@ def verify_lora(
         export = Export(str(under.base), loras, str(place), under.variant)
         agreements += _verified(export, pipe, partial(loaded, place), replace(notes, steps=steps), device)
     return agreements
+
+
+def exports(folder: Path) -> list[Path]:
+    """The students of an export of several, each an export of its own; of any other the folder itself.
+
+    Raises:
+        UserError: what says which student is for what is damaged.
+    """
+    students = Students.read(folder)
+    return [folder / name for name in students.folders] if students else [folder]
 
 
 def places(folder: Path) -> list[Path]:

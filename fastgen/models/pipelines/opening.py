@@ -1,7 +1,7 @@
-"""A student's pipeline, whatever its folder: whole, one folder for each step count, or a LoRA on its base."""
+"""A student's pipeline, whatever its folder: whole, a folder for each step count, several students, a LoRA on its base."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,19 +11,23 @@ import diffusers
 import torch
 
 from ...errors import UserError
+from .components import denoisers_of
 from .fuse import fuse
 from .heads import StepHeads
 from .loading import load, locate, variant_of
 from .notes import Notes
+from .routed import routed
 from .stacked import StackedLoRA, found, written
 from .stock_pipeline import StockPipeline
+from .students import Students
 
 INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
 
 
 def is_student(folder: Path) -> bool:
-    """Whether a pipeline can be loaded from the folder: it is one, holds one per step count, or a LoRA of ours."""
-    return (folder / INDEX).is_file() or bool(_by_count(folder)) or is_lora(folder)
+    """Whether a pipeline can be loaded from the folder: it is one, holds one per step count or part, or a LoRA of ours."""
+    several = (folder / Students.FILE).is_file() or bool(_by_count(folder))
+    return (folder / INDEX).is_file() or several or is_lora(folder)
 
 
 @dataclass(frozen=True)
@@ -51,8 +55,19 @@ class Opened:
         return folder
 
     @cached_property
+    def each(self) -> "tuple[Opened, ...]":
+        """The students of a folder of several; nothing of another one."""
+        return tuple(Opened(str(self.folder / name)) for name in self._students.folders) if self._students else ()
+
+    @cached_property
+    def _students(self) -> Students | None:
+        return Students.read(self.folder)
+
+    @cached_property
     def notes(self) -> Notes | None:
-        """Of all step counts together."""
+        """Of all step counts together; several students share theirs."""
+        if self.each:
+            return self.each[0].notes
         parts = [part for part in map(Notes.read, _by_count(self.folder).values()) if part]
         if not parts:
             return Notes.read(self.folder)
@@ -60,16 +75,35 @@ class Opened:
         return replace(parts[0], steps=tuple(count for part in parts for count in part.steps), stops=stops)
 
     def place(self, steps: int | None) -> Path:
-        """The folder of the pipeline, or of the LoRA's scheduler, that serves a step count best."""
+        """The folder of the pipeline, of the first of several, or of the LoRA's scheduler, that serves a step count best."""
+        if self.each:
+            return self.each[0].place(steps)
         counted = _by_count(self.folder)
         default = self.notes.steps[0] if self.notes else None
         return counted.get(steps or default or 0) or next(iter(counted.values()), self.folder)
 
-    def load(self, steps: int | None, *, device: str | torch.device, dtype: torch.dtype) -> StockPipeline:
-        """The pipeline that serves a step count."""
+    def load(
+        self,
+        steps: int | None,
+        *,
+        device: str | torch.device,
+        dtype: torch.dtype,
+        parts: Mapping[str, Any] | None = None,
+    ) -> StockPipeline:
+        """The pipeline that serves a step count; of several students one whose call asks each for what is its own.
+
+        Args:
+            parts: parts by name that are not read, of a whole pipeline.
+        """
+        if self._students is not None:
+            first, *others = self.each
+            pipe = first.load(steps, device=device, dtype=dtype)
+            shared = {name: part for name, part in pipe.components.items() if name not in denoisers_of(pipe)}
+            further = [other.load(steps, device=device, dtype=dtype, parts=shared) for other in others]
+            return routed([pipe, *further], self._students)
         if not is_lora(self.folder):
             place = self.place(steps)
-            pipe, heads = load(place, device=device, dtype=dtype), StepHeads.read(place)
+            pipe, heads = load(place, device=device, dtype=dtype, parts=parts), StepHeads.read(place)
             if heads is not None:
                 heads.put_on(pipe)
             return pipe
