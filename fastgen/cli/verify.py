@@ -46,13 +46,13 @@ def run(args: Namespace) -> None:
     from ..export.export import push
     from ..export.rebuild import exports, verify_folder, verify_lora
 
-    for place in exports(args.folder):
+    for folder in exports(args.folder):
         if args.lora:
-            agreements = verify_lora(place, args.base, stacked=args.stack, device=args.device)
+            agreements = verify_lora(folder, args.base, stacked=args.stack, device=args.device)
         else:
-            agreements = verify_folder(place, device=args.device)
+            agreements = verify_folder(folder, device=args.device)
         for agreement in agreements:
-            print(f"{place} at {agreement.steps} steps: difference {agreement.difference:.1e} of the largest value")
+            print(f"{folder} at {agreement.steps} steps: difference {agreement.difference:.1e} of the largest value")
     if args.push:
         print(f"pushed to {push(args.folder, args.push)}")
 

@@ -1,4 +1,4 @@
-"""A student's pipeline, whatever its folder: whole, a folder for each step count, several students, a LoRA on its base."""
+"""A student's pipeline, whatever its folder: whole, one for each step count or part, or a LoRA on its base."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -25,7 +25,7 @@ INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
 
 
 def is_student(folder: Path) -> bool:
-    """Whether a pipeline can be loaded from the folder: it is one, holds one per step count or part, or a LoRA of ours."""
+    """Whether a pipeline can be loaded from the folder: it is one, holds several, or a LoRA of ours."""
     several = (folder / Students.FILE).is_file() or bool(_by_count(folder))
     return (folder / INDEX).is_file() or several or is_lora(folder)
 
@@ -75,7 +75,10 @@ class Opened:
         return replace(parts[0], steps=tuple(count for part in parts for count in part.steps), stops=stops)
 
     def place(self, steps: int | None) -> Path:
-        """The folder of the pipeline, of the first of several, or of the LoRA's scheduler, that serves a step count best."""
+        """The folder of the pipeline, or of the LoRA's scheduler, that serves a step count best.
+
+        Of several students it is the first one's.
+        """
         if self.each:
             return self.each[0].place(steps)
         counted = _by_count(self.folder)
@@ -91,6 +94,8 @@ class Opened:
         parts: Mapping[str, Any] | None = None,
     ) -> StockPipeline:
         """The pipeline that serves a step count; of several students one whose call asks each for what is its own.
+
+        Students share their teacher's parts but for the denoiser: these are read once.
 
         Args:
             parts: parts by name that are not read, of a whole pipeline.

@@ -37,7 +37,8 @@ class Switch(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            return getattr(super().__getattr__("networks")[self.turn], name)
+            networks: Any = super().__getattr__("networks")
+            return getattr(networks[self.turn], name)
 
 
 def routed(pipes: Sequence[StockPipeline], students: Students) -> StockPipeline:
