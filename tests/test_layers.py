@@ -56,6 +56,7 @@ LATE = {  # (who, what it imports when a function runs) -> why not at its top
     ("fastgen.distillation.preflight", "fastgen.distillation.monitor"): "likewise",
     ("fastgen.data.hub", "datasets"): "an optional package",
     ("fastgen.data.digits", "sklearn"): "slow to load, and most runs read other data",
+    ("fastgen.distillation.several", "sklearn"): "likewise, and most runs divide nothing",
     ("fastgen.engine.stepper", "fastgen.engine.kernels"): "of Triton, which not every PyTorch brings",
     ("fastgen.models.quantised", "bitsandbytes"): "an optional package",
     ("fastgen.models.pipelines.perceptual", "torchmetrics"): "an optional package",

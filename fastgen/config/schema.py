@@ -15,7 +15,6 @@ from ..data.texts import Some
 from ..models.masters import Masters
 from ..models.pipelines.rewards import REWARD_KINDS
 from ..models.sharding import Sharding
-from ..models.walk import Sampler
 from ..objectives import OBJECTIVE_KINDS, roles_of
 from ..plugins import Kinds
 from ..process.retold import ProcessName
@@ -31,6 +30,7 @@ from .record import CheckpointsConfig, LogConfig, TimeoutsConfig
 from .rewards import SEVERAL_REWARDS, check_rewarded
 from .several import StudentsSetting
 from .strict import Strict, named, one_or_several
+from .student import StudentConfig
 from .teacher import TeacherConfig
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -44,34 +44,6 @@ NAMED: tuple[tuple[Kinds[Any], str], ...] = (
 """What a mapping names the class of, and under which key."""
 OF_ONE_STAGE = ("objective", "carry", "discriminator", "rewards", "judges")
 """Settings of a stage that may stand at the top where there is one."""
-
-
-class StudentConfig(Strict):
-    """What is exported.
-
-    steps: step counts that the student serves; the first is the default of `sample`.
-    sampler: renoise (predict x0, add fresh noise) or ode (deterministic).
-    height, width: size of its pictures in pixels; the pipeline's own default if not given.
-    frames: frames of its videos; the pipeline's own default if not given.
-    guidance: w for which a student with guidance as an input is made; others have none.
-    shift: shift of a flow student's times towards the noise (SD3, arXiv:2403.03206, eq. 23); the teacher's own if
-        not given. Where a pipeline in bf16 rounds its times, they are moved by up to 0.03 to times that it does not
-        round.
-    """
-
-    steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
-    sampler: Sampler = "renoise"
-    height: PositiveInt | None = None
-    width: PositiveInt | None = None
-    frames: PositiveInt | None = None
-    guidance: Annotated[float, Field(ge=1, le=20)] | None = None
-    shift: Annotated[float, Field(gt=0)] | None = None
-
-    @model_validator(mode="after")
-    def _steps_are_declared_once(self) -> Self:
-        if len(set(self.steps)) < len(self.steps):
-            raise ValueError(f"steps {list(self.steps)} names a count twice: declare each once")
-        return self
 
 
 class LoRAConfig(Strict):

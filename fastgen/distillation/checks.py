@@ -3,7 +3,8 @@
 import torch
 
 from ..config.discriminator import reader_of
-from ..config.schema import Config, StageConfig, StudentConfig
+from ..config.schema import Config, StageConfig
+from ..config.student import StudentConfig
 from ..data import Mixture
 from ..engine.dtypes import autocast_of, check_dtypes
 from ..engine.frozen import frozen_in

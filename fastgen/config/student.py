@@ -1,0 +1,36 @@
+"""What is exported of a run."""
+
+from typing import Annotated, Self
+
+from pydantic import Field, PositiveInt, model_validator
+
+from ..models.walk import Sampler
+from .strict import Strict
+
+
+class StudentConfig(Strict):
+    """What is exported.
+
+    steps: step counts that the student serves; the first is the default of `sample`.
+    sampler: renoise (predict x0, add fresh noise) or ode (deterministic).
+    height, width: size of its pictures in pixels; the pipeline's own default if not given.
+    frames: frames of its videos; the pipeline's own default if not given.
+    guidance: w for which a student with guidance as an input is made; others have none.
+    shift: shift of a flow student's times towards the noise (SD3, arXiv:2403.03206, eq. 23); the teacher's own if
+        not given. Where a pipeline in bf16 rounds its times, they are moved by up to 0.03 to times that it does not
+        round.
+    """
+
+    steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
+    sampler: Sampler = "renoise"
+    height: PositiveInt | None = None
+    width: PositiveInt | None = None
+    frames: PositiveInt | None = None
+    guidance: Annotated[float, Field(ge=1, le=20)] | None = None
+    shift: Annotated[float, Field(gt=0)] | None = None
+
+    @model_validator(mode="after")
+    def _steps_are_declared_once(self) -> Self:
+        if len(set(self.steps)) < len(self.steps):
+            raise ValueError(f"steps {list(self.steps)} names a count twice: declare each once")
+        return self
