@@ -22,7 +22,6 @@ from .contract import RoleNetwork
 from .denoiser import RetargetedDenoiser
 from .head_bank import HEADS, HeadBank, steps_of, weight_shape
 from .recordable import kernel_by_kernel
-from .roles import weights_of
 from .scalars import ScalarEmbeddings
 
 Scalars = Mapping[str, float]
@@ -41,7 +40,7 @@ def baked(
     """A role's own weights, changed so that at each stop the plain network returns what it returns with the scalars.
 
     Args:
-        state: state dict of `weights_of(model)`, on the CPU; not changed.
+        state: state dict of `model.own`, on the CPU; not changed.
         stops: process time -> values of its scalars.
         example: x_t [1, ...] and its conditioning, to run the network once for each stop.
 
@@ -64,7 +63,7 @@ def fused(model: RoleNetwork, state: Mapping[str, Tensor], grids: Sequence[Tenso
     The head in the weights is that of the first step of the smallest step count.
 
     Args:
-        state: state dict of `weights_of(model)`, on the CPU; not changed.
+        state: state dict of `model.own`, on the CPU; not changed.
         grids: where the student of each step count stops.
 
     Returns:
@@ -89,7 +88,7 @@ def check_fusible(model: RoleNetwork) -> None:
     Raises:
         UserError: its rank is below that of a head, or it adapts that layer already.
     """
-    (name,), state = model.embeddings.layers, weights_of(model).state_dict()
+    (name,), state = model.embeddings.layers, model.own.state_dict()
     if not isinstance(_inner(model), AdaptedDenoiser):
         return
     needed = min(weight_shape(model.net.get_submodule(name))[:2])
@@ -111,7 +110,7 @@ def check_bakeable(model: RoleNetwork, *, stops: int) -> None:
     if others:
         raise UserError(TWO_TOLD)
     name, _ = _last_layer(model.net, layer)
-    state = weights_of(model).state_dict()
+    state = model.own.state_dict()
     if isinstance(_inner(model), AdaptedDenoiser) and (_rank(state) < stops or f"{name}.lora_A.weight" in state):
         raise UserError(
             f"what the student is told at its {stops} stops is baked into an update of {name}: lora.rank must be at "

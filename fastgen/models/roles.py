@@ -1,4 +1,4 @@
-"""The trio and its companions, and who of them is being trained."""
+"""The networks of a stage by role, and which of them are being trained."""
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -125,7 +125,7 @@ def taken(denoiser: RoleNetwork) -> dict[str, Tensor]:
     Of a sharded network every process gets whole tensors, brought together one by one.
     """
     embedded = {f"{EMBEDDED}{name}": value for name, value in denoiser.embeddings.state_dict().items()}
-    own = {**weights_of(denoiser).state_dict(), **embedded}
+    own = {**denoiser.own.state_dict(), **embedded}
     return {name: whole(value).to("cpu", copy=True).contiguous() for name, value in own.items()}
 
 
@@ -133,9 +133,4 @@ def put(denoiser: RoleNetwork, state: Mapping[str, Tensor]) -> None:
     """Gives a role what was `taken` of one; embeddings that the other had not stay as they are."""
     embedded = {name.removeprefix(EMBEDDED): value for name, value in state.items() if name.startswith(EMBEDDED)}
     denoiser.embeddings.load_state_dict(embedded, strict=False)
-    load(weights_of(denoiser), {name: value for name, value in state.items() if not name.startswith(EMBEDDED)})
-
-
-def weights_of(denoiser: RoleNetwork) -> nn.Module:
-    """The module whose state dict is what a role has of its own: its network, or its adapter on a shared one."""
-    return denoiser.own
+    load(denoiser.own, {name: value for name, value in state.items() if not name.startswith(EMBEDDED)})

@@ -153,7 +153,7 @@ _EXACT = {
 """What it computes in fp32."""
 
 
-def weights_of(network: nn.Module) -> int:
+def module_bytes(network: nn.Module) -> int:
     """Bytes of a module's parameters and buffers, those that share memory once."""
     return bytes_of([*network.parameters(), *network.buffers()])
 

@@ -20,7 +20,7 @@ from ..models.pipelines.pipeline import Pipeline
 from ..models.roles import Roles
 from ..models.sharding import bytes_together
 from ..objectives import Turn, roles_of
-from .card import NOWHERE, bytes_of, weights_of
+from .card import NOWHERE, bytes_of, module_bytes
 from .meter import Meter
 
 SMALL = 2**20
@@ -99,12 +99,12 @@ class Held:
         if pipe is None or not (encoders := encoders_of(pipe)):
             return 0
         codec = None if low else self._codec()
-        return sum(map(weights_of, encoders)) + self._network() + (weights_of(codec) if codec else 0)
+        return sum(map(module_bytes, encoders)) + self._network() + (module_bytes(codec) if codec else 0)
 
     def _network(self) -> int:
         """Bytes of the teacher's network."""
         network = self.pipeline.network
-        size = bytes_with_swap(network) if self.config.swaps else weights_of(network)
+        size = bytes_with_swap(network) if self.config.swaps else module_bytes(network)
         share = QUANTISED.get(base_of(self.config), 1) if self.config.sharing == "lora" else 1
         return int(size * share)
 
@@ -118,7 +118,7 @@ class Held:
         asleep = self.config.memory == "low" and not needs.pictures
         codec = self._codec()
         if codec is not None and not asleep:
-            yield Part("codec", weights_of(codec))
+            yield Part("codec", module_bytes(codec))
 
     def _own(self) -> dict[str, int]:
         """Bytes of what each role has of its own, the bits beside split weights too."""
@@ -132,7 +132,7 @@ class Held:
         """What sees, scores or compares samples beside the roles' own networks."""
         roles = ((name, role) for name, role in self.roles.members.items() if isinstance(role, Published))
         return [
-            Part(f"{name}: {what}", weights_of(network))
+            Part(f"{name}: {what}", module_bytes(network))
             for name, role in roles
             for what, network in role.published.items()
         ]

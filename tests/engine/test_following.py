@@ -13,7 +13,7 @@ from fastgen.models import masters
 from fastgen.models.masters import halve, moved
 from fastgen.models.merging import low_rank_updates
 from fastgen.models.pipelines.pipeline import Pipeline
-from fastgen.models.roles import Roles, weights_of
+from fastgen.models.roles import Roles
 from fastgen.objectives import DMD2, TDM, Fixed
 from fastgen.objectives.parts import stabilisers
 from fastgen.objectives.parts.gan import GAN
@@ -28,7 +28,7 @@ Weights = dict[str, Tensor]
 
 
 def weights(stage: Stage, role: str) -> Weights:
-    return {name: value.clone() for name, value in weights_of(stage.roles.network(role)).state_dict().items()}
+    return {name: value.clone() for name, value in stage.roles.network(role).own.state_dict().items()}
 
 
 def ended(stage: Stage) -> tuple[Weights, Weights, Weights]:

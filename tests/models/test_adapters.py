@@ -21,7 +21,6 @@ from fastgen.errors import UserError
 from fastgen.models.adapters import Adaptation, SharedNetwork, alias
 from fastgen.models.merging import lora_layers, merged
 from fastgen.models.pipelines.pipeline import Pipeline
-from fastgen.models.roles import weights_of
 from fastgen.models.targets import find_targets
 from fastgen.models.walk import Plan
 from fastgen.objectives import DMD2
@@ -122,7 +121,7 @@ def test_scores_share_a_network_beside_a_generator_of_its_own(pipeline):
     assert roles.real_score.net is roles.fake_score.net
     assert roles.generator.net is not roles.fake_score.net
     assert all("lora_" in key for key in roles.fake_score.state_dict())
-    assert set(weights_of(roles.generator).state_dict()) == set(pipeline.network.state_dict())
+    assert set(roles.generator.own.state_dict()) == set(pipeline.network.state_dict())
     for role in ("generator", "fake_score"):
         before = answer(roles[role], pipeline)
         moved(roles)
@@ -152,16 +151,14 @@ def test_a_role_starts_from_what_it_carries(pipeline):
     first, _ = roles_on(pipeline)
     moved(first)
     left = {
-        "generator": weights_of(first.generator).state_dict(),
-        "ema": {key: 2 * value for key, value in weights_of(first.generator).state_dict().items()},
+        "generator": first.generator.own.state_dict(),
+        "ema": {key: 2 * value for key, value in first.generator.own.state_dict().items()},
     }
     expected = answer(first.generator, pipeline)
     roles, _ = roles_on(pipeline, weights=left, carry={"fake_score": "generator", "real_score": "generator"})
     assert_alike(answer(roles.fake_score, pipeline), expected)
     assert_alike(answer(roles.real_score, pipeline), expected)
-    assert torch.equal(
-        weights_of(roles.generator).state_dict()[next(iter(left["ema"]))], next(iter(left["ema"].values()))
-    )
+    assert torch.equal(roles.generator.own.state_dict()[next(iter(left["ema"]))], next(iter(left["ema"].values())))
     assert set(roles.own) >= {"real_score"}
 
 
@@ -186,7 +183,7 @@ def test_the_merged_network_is_stock_and_gives_what_the_role_gives(pipeline, set
     lora = LoRAConfig.model_validate({"rank": 4, "alpha": 8, **settings})
     roles, _ = roles_on(pipeline, lora)
     moved(roles)
-    net = merged(pipeline.network, weights_of(roles.generator).state_dict(), alpha=lora.alpha)
+    net = merged(pipeline.network, roles.generator.own.state_dict(), alpha=lora.alpha)
     net.save_pretrained(tmp_path)
     loaded = diffusers.UNet2DModel.from_pretrained(tmp_path)
     assert loaded.state_dict().keys() == pipeline.network.state_dict().keys()
@@ -200,7 +197,7 @@ def test_the_merged_network_is_stock_and_gives_what_the_role_gives(pipeline, set
 def test_the_layers_are_pefts_own(pipeline):
     roles, _ = roles_on(pipeline)
     moved(roles)
-    state, config = lora_layers(weights_of(roles.fake_score).state_dict(), alpha=SMALL.alpha)
+    state, config = lora_layers(roles.fake_score.own.state_dict(), alpha=SMALL.alpha)
     alone = pipeline.denoiser()
     inject_adapter_in_model(config, alone.net)
     told = set_peft_model_state_dict(alone.net, state)
@@ -211,7 +208,7 @@ def test_the_layers_are_pefts_own(pipeline):
 def test_layers_with_norms_are_no_lora(pipeline):
     roles, _ = roles_on(pipeline, LoRAConfig(norms=True))
     with pytest.raises(UserError, match=r"lora\.norms"):
-        lora_layers(weights_of(roles.generator).state_dict())
+        lora_layers(roles.generator.own.state_dict())
 
 
 @pytest.mark.parametrize("norms", [False, True])
@@ -253,7 +250,7 @@ def test_norms_are_trained_by_each_role(pipeline):
     stage = stage_on(pipeline, LoRAConfig(rank=4, norms=True))
     for _ in range(3):
         stage.cycle()
-    states = [weights_of(stage.roles[role]).state_dict() for role in TRAINED]
+    states = [stage.roles[role].own.state_dict() for role in TRAINED]
     clean = pipeline.network.state_dict()
     norms = [key for key in states[0] if "lora" not in key]
     assert set(norms) == {

@@ -12,7 +12,6 @@ from fastgen.models.graphs import Graphs
 from fastgen.models.merging import merged
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.recordable import Actor, Invocation
-from fastgen.models.roles import weights_of
 from fastgen.models.walk import sample, scalars_at
 
 GRID = [1.0, 0.75, 0.5, 0.25]
@@ -28,7 +27,7 @@ def pipeline():
 def learned(model: nn.Module) -> nn.Module:
     """With embeddings, and an adapter if there is one, away from their start."""
     torch.manual_seed(1)
-    for parameter in [*model.embeddings.parameters(), *(p for p in weights_of(model).parameters() if p.ndim < 4)]:
+    for parameter in [*model.embeddings.parameters(), *(p for p in model.own.parameters() if p.ndim < 4)]:
         parameter.data += 0.1 * torch.randn_like(parameter)
     return model
 
@@ -45,7 +44,7 @@ def adapted(pipeline, *, rank: int = RANK) -> nn.Module:
 def plain(pipeline, model: nn.Module, told) -> nn.Module:
     """The stock network that a student's weights make."""
     cond = pipeline.condition(1, labels=torch.tensor([2]))
-    state = baked(model, weights_of(model).state_dict(), told, (torch.zeros(1, *pipeline.shape), cond))
+    state = baked(model, model.own.state_dict(), told, (torch.zeros(1, *pipeline.shape), cond))
     if isinstance(model, AdaptedDenoiser):
         return pipeline.speaking(merged(pipeline.network, state, alpha=2 * RANK))
     network = pipeline.denoiser()
@@ -101,7 +100,7 @@ def test_an_adapter_of_too_low_a_rank_is_refused(pipeline):
     with pytest.raises(UserError, match=r"at least 4 \(it is 3\)"):
         baked(
             model,
-            weights_of(model).state_dict(),
+            model.own.state_dict(),
             told,
             (torch.zeros(1, *pipeline.shape), pipeline.condition(1, labels=torch.tensor([0]))),
         )

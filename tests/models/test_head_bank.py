@@ -14,7 +14,6 @@ from fastgen.models.head_bank import HEADS, Headed, Intervals, ends_with_heads, 
 from fastgen.models.merging import merged
 from fastgen.models.pipelines.heads import StepHeads, check_callback
 from fastgen.models.pipelines.pipeline import Pipeline
-from fastgen.models.roles import weights_of
 from fastgen.models.walk import sample, scalars_at
 from fastgen.process import even_grid
 
@@ -34,7 +33,7 @@ def intervals(pipeline: Pipeline, count: int = 8) -> Intervals:
 def learned(model: nn.Module) -> nn.Module:
     torch.manual_seed(1)
     nn.init.normal_(model.embeddings.offsets, std=0.1)
-    for parameter in weights_of(model).parameters():
+    for parameter in model.own.parameters():
         parameter.data += 0.02 * torch.randn_like(parameter)
     return model
 
@@ -94,7 +93,7 @@ def test_each_row_has_the_last_weight_of_its_own_run(pipeline, make):
 @pytest.mark.parametrize("make", [whole, adapted])
 def test_fused_heads_sample_at_every_step_count_as_the_told_generator(pipeline, make):
     model = make(pipeline)
-    left = fused(model, weights_of(model).state_dict(), GRIDS)
+    left = fused(model, model.own.state_dict(), GRIDS)
     state = {name: value for name, value in left.items() if not name.startswith(HEADS)}
     if make is adapted:
         net = merged(pipeline.network, state, alpha=ALPHA)
@@ -126,7 +125,7 @@ def test_the_one_step_of_a_student_is_in_its_weights_and_nowhere_else(pipeline):
 def test_an_adapter_that_cannot_hold_a_head_is_refused(pipeline, rank, targets):
     model = adapted(pipeline, rank=rank, targets=targets)
     with pytest.raises(UserError, match=r"update of conv_out, of rank 3: lora.rank must be at least 3"):
-        fused(model, weights_of(model).state_dict(), GRIDS)
+        fused(model, model.own.state_dict(), GRIDS)
 
 
 def test_half_of_a_run_is_refused(pipeline):

@@ -17,7 +17,7 @@ from fastgen.models.recordable import Actor
 from fastgen.models.rewards import Rewards
 from fastgen.models.sharding import bytes_together
 from fastgen.planning import meter as meters
-from fastgen.planning.card import NOWHERE, on_card, weights_of
+from fastgen.planning.card import NOWHERE, module_bytes, on_card
 from fastgen.planning.held import Held, Part
 from fastgen.planning.meter import Meter
 from fastgen.planning.pools import Pools
@@ -51,7 +51,7 @@ def allocated(**settings: Any) -> dict[str, int]:
     setting = Setting(rank=2, batch=2, fake_turns=1, guidance=1.0, **settings)
     stage = stage_on(SIZES["tiny"], setting, Stage, Accelerator(cpu=True))
     stage.cycle()
-    found = {"teacher's network": weights_of(stage.feed.pipeline.network)}
+    found = {"teacher's network": module_bytes(stage.feed.pipeline.network)}
     for role, optimizer in stage.optimizers.items():
         lows = [low for p in optimizer.parameters if (low := low_of(p)) is not None]
         found[f"{role}: weights"] = size([*optimizer.parameters, *lows])
