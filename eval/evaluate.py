@@ -10,7 +10,7 @@ from typing import Any
 from fastgen.errors import UserError, say
 from fastgen.models.pipelines.opening import Opened
 from fastgen.peers import together
-from fastgen.sampling.call import Asked
+from fastgen.sampling.call import Asked, steps_in_words
 
 from . import metrics_json
 from .checks import check
@@ -244,12 +244,7 @@ def _generated(
         if source.steps is None:
             yield Side(role, role, role, blocks)
         else:
-            yield Side(f"{role}-{source.steps}", role, f"{role}, {counted_steps(source.steps)}", blocks)
-
-
-def counted_steps(steps: int) -> str:
-    """The step count of a title."""
-    return f"{steps} step{'s' * (steps > 1)}"
+            yield Side(f"{role}-{source.steps}", role, f"{role}, {steps_in_words(source.steps)}", blocks)
 
 
 def _refuse_short(session: Session, seen: Seen, side: Side) -> None:

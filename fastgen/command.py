@@ -15,10 +15,10 @@ from typing import NoReturn
 
 import psutil
 
-from .disk import told
+from .disk import explained
 from .errors import AFTER_SIGNAL, LOG, ExitCode, UserError
 from .limits import plain
-from .stopping import Stopped, asked, listening
+from .stopping import Stopped, listening, stop_signal
 
 LAST_S = 5.0  # in which the threads of a command that failed may end
 DTYPES = ("float32", "bfloat16", "float16")
@@ -57,9 +57,9 @@ def _guarded(run: Callable[[Namespace], int | None], options: Namespace, hint: s
     except OSError as error:  # a full disk, a folder without permission
         if options.debug:
             raise
-        return failed(UserError(told(error)))
+        return failed(UserError(explained(error)))
     except Exception as error:
-        number = asked()
+        number = stop_signal()
         if options.debug or number is None:
             raise
         return _stopped(Stopped(number, f"in the middle of something ({type(error).__name__}: {error})"), hint)

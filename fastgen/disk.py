@@ -59,7 +59,7 @@ def named(path: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
-def told(error: OSError) -> str:
+def explained(error: OSError) -> str:
     """A paragraph of an error of the disk: the file, what is free there, and the remedy."""
     if error.errno not in FULL or not error.filename:
         return f"{error}. Use --debug to see where."

@@ -4,7 +4,7 @@ Everything else goes to the logger `fastgen`: commands show it, a program that i
 """
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from enum import IntEnum
 
@@ -120,6 +120,12 @@ def did_you_mean(name: str, known: Iterable[str], *, otherwise: str = "", most: 
     """
     near = get_close_matches(name, list(known), n=most)
     return f"did you mean {' or '.join(near)}?" if near else otherwise
+
+
+def first_few(items: Sequence[str], most: int, *, between: str = ", ") -> str:
+    """The first `most` of some items as part of a sentence, and how many more there are."""
+    more = len(items) - most
+    return between.join(items[:most]) + (f" and {more} more" if more > 0 else "")
 
 
 def warn(message: str) -> None:

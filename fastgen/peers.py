@@ -188,7 +188,7 @@ class _Watch:
                     continue
                 unanswered = unanswered + 1 if stopping.unanswered() else 0
                 if unanswered * BEAT_S >= GRACE_S:
-                    self._tell(self._store, self._me, Ending.of(Stopped(stopping.asked() or 0)))
+                    self._tell(self._store, self._me, Ending.of(Stopped(stopping.stop_signal() or 0)))
                 if who is None and not self._store.check([f"{self._name}/who/{neighbour}"]):
                     continue  # it is not here yet
                 who = who or Peer(**json.loads(self._store.get(f"{self._name}/who/{neighbour}")))
@@ -223,7 +223,7 @@ class _Watch:
         self._ending = (who, ending)
         self._heard.set()
         if not self.over.wait(GRACE_S) and not self._leaving:
-            stopping.leave(f"{who} {ending.text}", ending.exit_code)
+            stopping.exit_at_once(f"{who} {ending.text}", ending.exit_code)
 
 
 def _lost(how: str) -> Ending:

@@ -83,11 +83,11 @@ class _Ears:
                 if first is None:
                     first, self.number = time.monotonic(), number
                 elif time.monotonic() - first > ECHO_S:
-                    leave("told twice to stop", AFTER_SIGNAL + number)
+                    exit_at_once("told twice to stop", AFTER_SIGNAL + number)
             if first is not None and not heard:
                 patience = self.grace_s if self.deferring else patience - (time.monotonic() - before)
             if patience <= 0 and self.number is not None:
-                leave(f"not over {self.grace_s:.0f} s after it was told to stop", AFTER_SIGNAL + self.number)
+                exit_at_once(f"not over {self.grace_s:.0f} s after it was told to stop", AFTER_SIGNAL + self.number)
 
 
 _ears: _Ears | None = None
@@ -124,7 +124,7 @@ def listening(last_words: str = "", *, grace_s: float = GRACE_S) -> Iterator[Non
         _ears = None
 
 
-def asked() -> int | None:
+def stop_signal() -> int | None:
     """The signal that this process was told to stop by, if any."""
     return None if _ears is None else _ears.number
 
@@ -134,8 +134,8 @@ def unanswered() -> bool:
     return _ears is not None and _ears.number is not None and not _ears.deferring
 
 
-def leave(why: str, code: int) -> NoReturn:
-    """Ends the process, in whatever call its main thread stands."""
+def exit_at_once(why: str, code: int) -> NoReturn:
+    """Ends the process, whatever call its main thread is in."""
     hint = _ears.last_words if _ears is not None and os.environ.get("RANK", "0") == "0" else ""
     with suppress(OSError):
         os.write(2, f"fastgen: {why}: left at once\n{hint}".encode())
@@ -144,7 +144,7 @@ def leave(why: str, code: int) -> NoReturn:
 
 @contextmanager
 def deferred() -> Iterator[None]:
-    """Within, nothing is raised: whoever may stop asks `asked` where nothing is lost."""
+    """Within, nothing is raised: whoever may stop asks for `stop_signal` where nothing is lost."""
     with _deferring(True):
         yield
 

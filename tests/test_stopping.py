@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from fastgen.stopping import Stopped, asked, deferred, interruptible, listening
+from fastgen.stopping import Stopped, deferred, interruptible, listening, stop_signal
 
 
 def tell(number=signal.SIGTERM):
@@ -28,7 +28,7 @@ def kept(within):
     done = []
     with deferred():
         tell()
-        done.append(asked())
+        done.append(stop_signal())
         within(done)
     return done
 
@@ -86,9 +86,9 @@ def test_handlers_are_as_they_were_afterwards_and_what_is_ignored_stays_ignored(
             with listening():  # a command within a command
                 pass
             tell(signal.SIGUSR1)
-            assert asked() is None
+            assert stop_signal() is None
         assert signal.getsignal(signal.SIGINT) == before
-        assert asked() is None
+        assert stop_signal() is None
     finally:
         signal.signal(signal.SIGUSR1, ignored)
 
@@ -105,7 +105,7 @@ def test_a_forked_process_leaves_signals_to_its_parent():
         _, status = os.waitpid(child, 0)
         assert os.waitstatus_to_exitcode(status) == -signal.SIGTERM
         time.sleep(0.05)
-        assert asked() is None
+        assert stop_signal() is None
 
 
 def left_by(work, **settings):

@@ -16,8 +16,8 @@ from ..config.schema import Config
 from ..engine.pace import sized, spoken
 from ..models.pipelines.pipeline import Pipeline
 from ..redaction import redacted
+from ..sampling.call import steps_in_words
 from .plan import cycles_of, memory, parameters
-from .previews import counted
 
 REPORT = "report/metrics.json"
 
@@ -52,7 +52,7 @@ def header(config: Config, pipeline: Pipeline, accelerator: Accelerator) -> dict
     return lines
 
 
-def told(lines: Mapping[str, str]) -> str:
+def in_columns(lines: Mapping[str, str]) -> str:
     """Headings and what stands behind them, in two columns."""
     width = max(map(len, lines))
     return "\n".join(f"  {heading:<{width}}  {line}" for heading, line in lines.items())
@@ -71,12 +71,12 @@ class Closing:
     commands: tuple[str, ...]
 
     def __str__(self) -> str:
-        return "\n".join([told(self.lines), "  next:", *(f"    {command}" for command in self.commands)])
+        return "\n".join([in_columns(self.lines), "  next:", *(f"    {command}" for command in self.commands)])
 
 
 def closing(config: Config) -> Closing:
     """What a run that is over left, with its figures beside its teacher's where they are known."""
-    student = f"{config.exported} ({', '.join(counted(steps) for steps in config.student.steps)})"
+    student = f"{config.exported} ({', '.join(steps_in_words(steps) for steps in config.student.steps)})"
     lora = {"LoRA": str(config.exported_lora)} if config.exported_lora.is_dir() else {}
     spent = {"trained": trained} if (trained := ", ".join(_spent(config))) else {}
     figures = dict(_reported(config.out / REPORT)) or dict(_best(config))

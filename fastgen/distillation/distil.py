@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from ..config.schema import Config
 from ..disk import check_writable
-from ..engine.distributed import alone, leave
+from ..engine.distributed import alone, disconnect
 from ..engine.dtypes import AUTOCAST
 from ..engine.latents import recall
 from ..engine.materials import Material
@@ -25,9 +25,9 @@ from ..models.pipelines.attention import avoid_cudnn, check_attention
 from ..models.pipelines.loading import answer_within
 from ..models.pipelines.repeats import said_once
 from ..peers import quiet_nccl, together
-from .account import closing, header, now, told
+from .account import closing, header, in_columns, now
 from .checks import check_needs, check_stages
-from .exhausted import counted
+from .exhausted import naming_remedies
 from .grids import check_grids
 from .initial import initial
 from .plan import recipe_of
@@ -74,7 +74,7 @@ def distil(
         else:
             _ensure_teacher(config, recipes, accelerator, take_over=take_over)
             each_student(config, train, resume=resume)
-        leave()
+        disconnect()
     return config.exported
 
 
@@ -94,8 +94,8 @@ def _distilled(
         accelerator, log = made.run.accelerator, made.run.log
         about = header(config, made.student.pipeline, accelerator)
         log.about = {"header": about, "started": now(), "finished": None}
-        log.say(told(about))
-        with counted(config, accelerator.device, recipes=recipes):
+        log.say(in_columns(about))
+        with naming_remedies(config, accelerator.device, recipes=recipes):
             trained = made.run.train(resume=resume, allow_changed=allow_changed)
         for tracker in accelerator.trackers:
             tracker.finish()

@@ -36,7 +36,7 @@ _UNCOUNTED: Sequence[tuple[str, Callable[[Config, TrainConfig], bool]]] = (
 
 
 @contextmanager
-def counted(config: Config, device: torch.device, *, recipes: Path) -> Iterator[None]:
+def naming_remedies(config: Config, device: torch.device, *, recipes: Path) -> Iterator[None]:
     """Within, a run whose memory runs out says which parts are largest and what takes less, most saved first.
 
     Args:

@@ -15,7 +15,7 @@ from torch import Tensor
 from eval.collect import Collector, Seen
 from eval.columns import Eyes
 from eval.comparison import Comparison, Metric
-from eval.evaluate import compare, counted_steps, floor
+from eval.evaluate import compare, floor
 from eval.images.decode import ImageBatch, Reading, image_batches
 from eval.images.drawing import DrawnSource
 from eval.images.sets import open_images
@@ -42,6 +42,7 @@ from ..errors import UserError, say
 from ..models.denoiser import NetworkDenoiser
 from ..models.head_bank import Headed
 from ..models.pipelines.arguments import in_turn
+from ..sampling.call import steps_in_words
 from ..sampling.sampler import SAMPLES_AT_ONCE
 from .student import Student
 
@@ -275,7 +276,7 @@ def _sides(student: Student, trained: Trained) -> Iterator[Side]:
         yield floor(*halves(student.config.seed))
     for steps in dict.fromkeys((spec.teacher_steps, few)):
         sampled = partial(student.sample_teacher, teacher, steps=steps, guidance=spec.teacher_guidance)
-        yield _side(student, "teacher", f"teacher, {counted_steps(steps)}", teacher, steps, sampled)
+        yield _side(student, "teacher", f"teacher, {steps_in_words(steps)}", teacher, steps, sampled)
     for name, weights in trained.weights.items():
         model = student.generator(weights)
         yield _side(student, "student", f"student after {name}", model, few, partial(student.sample, model))

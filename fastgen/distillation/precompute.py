@@ -19,7 +19,7 @@ from ..data.known import note, parts_of
 from ..data.pixels import to_images
 from ..data.workers import AHEAD, Found, Workers, decodes
 from ..disk import check_writable
-from ..engine.distributed import alone, leave, meet, shared
+from ..engine.distributed import alone, disconnect, meet, shared
 from ..engine.latents import KeptImages, drawn_images, noted, samples_of, sized
 from ..engine.materials import contents_of_data
 from ..errors import UserError
@@ -83,7 +83,7 @@ def precompute(config: Config, *, recipes: Path) -> Precomputed:
         alone(lambda: pipeline.encode(EXAMPLES, progress=False))  # the building of roles asks for them
         images, fresh = _images(config, folder, pipeline, accelerator)
         made = Precomputed(folder, len(drawn(config)), images, fresh)
-        leave()
+        disconnect()
     return made
 
 

@@ -19,6 +19,7 @@ from ..models.denoiser import NetworkDenoiser
 from ..models.pipelines.refusal import cause
 from ..objectives import ScoreMatching
 from ..objectives.parts.guidance_laws import Fixed
+from ..sampling.call import steps_in_words
 from ..sampling.pictures import grid, labelled_rows
 from ..sampling.sampler import seeded_noise
 from .collapse import alarms, health_of
@@ -78,7 +79,7 @@ class Gallery:
         samples = [student.drawn(generator, part) for part in student.batches(self._count)]
         pictures = torch.cat([student.pictures(part) for part in samples])
         self._warn(stage, name, pictures)
-        record = self._record(pictures, f"student, {counted(len(student.plan.grids[0]))}")
+        record = self._record(pictures, f"student, {steps_in_words(len(student.plan.grids[0]))}")
         record = replace(record, stage=stage.config.name, images=stage.position.images)
         shown = {}
         if believed := self._believed(stage, torch.cat(samples)[:BELIEFS]):
@@ -97,7 +98,7 @@ class Gallery:
         """
         student, spec = self._student, self._student.config.evaluate
         guidance = guidance_of(student.config)
-        what = f"teacher, {counted(spec.teacher_steps)}" + (f", guidance {guidance:g}" if guidance != 1 else "")
+        what = f"teacher, {steps_in_words(spec.teacher_steps)}" + (f", guidance {guidance:g}" if guidance != 1 else "")
         file = self._folder / f"{TEACHER}.png"
         if file.exists():
             with Image.open(file) as found:
@@ -186,11 +187,6 @@ class Gallery:
             warn(f"what the scores believe could not be shown ({cause(error)}); training goes on")
             self._silent = True
             return {}
-
-
-def counted(steps: int) -> str:
-    """Steps in words."""
-    return "1 step" if steps == 1 else f"{steps} steps"
 
 
 def guidance_of(config: Config) -> float:

@@ -96,7 +96,7 @@ def alone(work: Callable[[], Value]) -> Value | None:
     return done
 
 
-def together(work: Callable[[], Value]) -> list[Value]:
+def gathered(work: Callable[[], Value]) -> list[Value]:
     """What `work` returns on each process in their order, on the first one; an empty list on the others.
 
     Raises:
@@ -177,7 +177,7 @@ def spread(read: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     return told
 
 
-def leave() -> None:
+def disconnect() -> None:
     """Waits for every process and ends their connection."""
     if dist.is_available() and dist.is_initialized():
         meet()

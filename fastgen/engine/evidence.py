@@ -1,12 +1,13 @@
 """What a batch held and which of it, or of the weights, is not finite: looked at again once something broke."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from ..data import Items
+from ..errors import first_few
 from ..models.calls import look
 from ..models.conditioning import Conditioning
 from ..models.roles import DENOISERS
@@ -73,10 +74,10 @@ def causes(stage: Stage, evidence: Evidence) -> Iterator[str]:
     """Sentences: which weights of which role are not finite, and about which samples a role says what is not."""
     spoilt = [f"{where} of {role}" for role, member in stage.roles.members.items() for where in not_finite(member)]
     if spoilt:
-        yield f"Not finite: {listed(spoilt)}."
+        yield f"Not finite: {first_few(spoilt, NAMED)}."
     for role in DENOISERS:
         if role in stage.roles and (bad := _blind(stage, role, evidence)):
-            yield f"Where {role} is not finite: {listed(evidence.told(bad))}{_of_one_class(evidence, bad)}."
+            yield f"Where {role} is not finite: {first_few(evidence.told(bad), NAMED)}{_of_one_class(evidence, bad)}."
 
 
 def not_finite(module: nn.Module) -> Iterator[str]:
@@ -87,12 +88,6 @@ def not_finite(module: nn.Module) -> Iterator[str]:
             by_row = (~tensor.isfinite()).reshape(len(tensor) if tensor.ndim else 1, -1).any(dim=1)
             rows = [place for place, bad in enumerate(by_row.tolist()) if bad]
             yield f"{name} in row {', '.join(map(str, rows))}" if len(rows) < min(NAMED, len(by_row)) else name
-
-
-def listed(things: Sequence[str]) -> str:
-    """The first of some things, and how many there are besides."""
-    more = len(things) - NAMED
-    return ", ".join(things[:NAMED]) + (f" and {more} more" if more > 0 else "")
 
 
 def _blind(stage: Stage, role: str, evidence: Evidence) -> list[int]:

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_few
 from ..models.sharding import load
 
 _SHOWN = 10  # differences an error spells out
@@ -79,9 +79,9 @@ def restore_scaler(scaler: torch.amp.GradScaler, saved: Mapping[str, Any], *, wh
 
 
 def listed(items: list[str]) -> str:
-    """The first ten, and how many more there are."""
-    rest = len(items) - _SHOWN
-    return ", ".join(items[:_SHOWN]) + (f" and {rest} more ({len(items)} in all)" if rest > 0 else "")
+    """The first ten in words, and how many there are in all."""
+    whole = f" ({len(items)} in all)" if len(items) > _SHOWN else ""
+    return first_few(items, _SHOWN) + whole
 
 
 def _rounds(saved: torch.dtype, live: torch.dtype) -> bool:

@@ -7,10 +7,10 @@ from pathlib import Path
 from safetensors import SafetensorError
 from safetensors.torch import save_file
 
-from ..errors import TrainingError
+from ..errors import TrainingError, first_few
 from ..files import atomic_folder, atomic_json
 from .distributed import is_first
-from .evidence import Evidence, causes, evidence_of, listed
+from .evidence import NAMED, Evidence, causes, evidence_of
 from .guard import Incident
 from .log import RunLog
 from .stage import Stage
@@ -54,7 +54,7 @@ class Incidents:
     def _note(self, stage: Stage, incident: Incident, *, fatal: bool) -> str:
         """Logs an incident and keeps its batch; what was found of it, in sentences."""
         evidence = evidence_of(stage.feed, incident.taken.drawn.positions)
-        about = [f"The batch is {listed(evidence.told())}."]
+        about = [f"The batch is {first_few(evidence.told(), NAMED)}."]
         if fatal and not stage.sharded:
             about += causes(stage, evidence)
         about.append(self._kept(stage, incident, evidence))

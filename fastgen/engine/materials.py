@@ -9,7 +9,7 @@ from ..config.schema import Config
 from ..config.teacher import TeacherConfig
 from ..contents import contents_of, hashes_of
 from ..data import Source
-from ..errors import CheckpointError
+from ..errors import CheckpointError, first_few
 from ..models.pipelines.fuse import lora_file
 from ..models.pipelines.loading import locate, variant_of, weight_files
 from .earlier import earlier_of
@@ -46,11 +46,10 @@ def check_materials(saved: Materials, now: Materials, checkpoint: Path, *, allow
     for name, held in now.items():
         changes = _changes(saved.get(name, held), held)
         if changes and name not in allowed:
-            more = f" and {len(changes) - _SHOWN} more" if len(changes) > _SHOWN else ""
             raise CheckpointError(
-                f"the checkpoint {checkpoint} was made with other contents of the {name}: {'; '.join(changes[:_SHOWN])}"
-                f"{more}. Put them back, go on with the new ones by --allow-changed {name}, or start in another folder "
-                "(out=...)"
+                f"the checkpoint {checkpoint} was made with other contents of the {name}: "
+                f"{first_few(changes, _SHOWN, between='; ')}. Put them back, go on with the new "
+                f"ones by --allow-changed {name}, or start in another folder (out=...)"
             )
 
 

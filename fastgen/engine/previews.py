@@ -11,7 +11,7 @@ from ..models.pipelines.refusal import cause
 from ..stopping import Stopped, interruptible
 from .distributed import alone
 from .log import RunLog
-from .quality import shown
+from .quality import for_sampling
 from .stage import Stage
 
 
@@ -53,7 +53,7 @@ class Previews:
             return
         name = f"{stage.index}-{stage.config.name}-{stage.position.images:09d}"
         drawn = partial(self._drawn, self._preview, stage, name, step)
-        with shown(stage), suppress(Stopped):  # which is heard again at the next boundary
+        with for_sampling(stage), suppress(Stopped):  # which is heard again at the next boundary
             alone(interruptible(drawn))
 
     def _drawn(self, preview: Preview, stage: Stage, name: str, step: int) -> None:

@@ -26,7 +26,7 @@ from ..models.roles import EMBEDDED, Roles, put, taken
 from ..models.sequences import with_all_tokens
 from ..models.sharding import brought_together
 from ..stopping import interruptible
-from .distributed import alone, shared, together
+from .distributed import alone, gathered, shared
 from .feed import Feed
 from .fitting import check_tensors
 from .stage import Stage
@@ -106,8 +106,8 @@ class Quality:
         """
         assert self._yardstick is not None
         look, measured = self._yardstick.look, self._yardstick.figures
-        with shown(stage):
-            seen = together(interruptible(lambda: look(stage)))
+        with for_sampling(stage):
+            seen = gathered(interruptible(lambda: look(stage)))
             figures = shared(alone(interruptible(lambda: dict(measured(seen))))) or {}
             value = figures[self.metric]
             self.since += 1
@@ -169,7 +169,7 @@ def passed(before: int, now: int, *, every: int | None, total: int, marks: int =
 
 
 @contextmanager
-def shown(stage: Stage) -> Iterator[None]:
+def for_sampling(stage: Stage) -> Iterator[None]:
     """Within, the generator has its averaged weights, and one process may call it alone, without gradients."""
     generator = stage.roles.network("generator")
     with averaged(stage), brought_together(generator.net), with_all_tokens(generator.parts):

@@ -16,7 +16,7 @@ from ..models.pipelines.pipeline import Pipeline
 from ..models.regions import Recompilations
 from ..models.roles import Roles
 from ..models.walk import Plan
-from ..stopping import Stopped, asked, at_once, deferred
+from ..stopping import Stopped, at_once, deferred, stop_signal
 from . import checkpoint
 from .distributed import alone, is_first, shared, signal_of_any
 from .dtypes import autocast_of, base_of
@@ -262,7 +262,7 @@ class Run:
         position, log, figures = stage.position, self.config.log, boundary.figures
         told.move()
         if stage.asked_to_stop:
-            raise Stopped(signal_of_any(asked()))
+            raise Stopped(signal_of_any(stop_signal()))
         measured = self._measured(stage, quality) if quality.due(boundary.before, stage) else {}
         ends = stage.done or quality.exhausted
         reached = partial(passed, boundary.before, position.images, total=stage.config.train.images)

@@ -18,7 +18,7 @@ from ..models.roles import Roles
 from ..models.sharding import Slice, collect
 from ..objectives import Batch, Terms, Turn, roles_of
 from ..seeds import RowStream, stream
-from ..stopping import asked
+from ..stopping import stop_signal
 from .averaging import Averager
 from .checkpoint import Snapshot
 from .distributed import agreed, average
@@ -154,7 +154,7 @@ class Stage:
             forget_calls(self.roles)
         self.position.cycle += 1
         took = time.perf_counter() - start
-        seconds, self.asked_to_stop = agreed(took, asked() is not None, self.accelerator.device)
+        seconds, self.asked_to_stop = agreed(took, stop_signal() is not None, self.accelerator.device)
         self.position.seconds += seconds
         return figures
 

@@ -93,6 +93,11 @@ def settle(
     )
 
 
+def steps_in_words(steps: int) -> str:
+    """A step count as titles have it: "1 step", "4 steps"."""
+    return f"{steps} step{'s' * (steps > 1)}"
+
+
 def warn_of_steps(notes: Notes | None, steps: int | None, warn: Warn) -> None:
     """Warns of a step count that a student was not trained for."""
     if notes and steps and steps not in notes.steps:

@@ -27,7 +27,7 @@ from fastgen.distillation import student
 from fastgen.distillation.distil import distil, ready
 from fastgen.distillation.monitor import _references, monitor
 from fastgen.distillation.student import Student
-from fastgen.engine.distributed import leave
+from fastgen.engine.distributed import disconnect
 from fastgen.engine.quality import Quality
 from fastgen.errors import UserError
 from fastgen.models.pipelines.pipeline import Pipeline
@@ -203,7 +203,7 @@ def measured_in_shares(folder: Path, out: Path, count: int) -> None:
         figures = Quality(made.monitor.yardstick, config.evaluate, out / "best").measure(stage)
         if stage.accelerator.is_main_process:
             (out / "figures.json").write_text(json.dumps(figures))
-    leave()
+    disconnect()
 
 
 def test_two_processes_measure_their_shares_and_find_what_one_does(folder: Path, tmp_path: Path):

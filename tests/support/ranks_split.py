@@ -18,7 +18,7 @@ from fastgen.engine import checkpoint
 from fastgen.engine import stage as loop
 from fastgen.engine.distributed import alone, average
 from fastgen.engine.memory import room_for
-from fastgen.engine.quality import left_by, shown
+from fastgen.engine.quality import for_sampling, left_by
 from fastgen.models import sharding
 from fastgen.models.pipelines.loading import load
 from fastgen.models.pipelines.pipeline import Pipeline
@@ -65,7 +65,7 @@ def train_in_slices(teacher: Path, folder: Path, slicing: str = "full") -> None:
         saved(trained, folder / name)
         told["left"] = left_by(trained)
         told["held"] = {role: sum(p.numel() for p in trained.roles.parameters(role)) for role in trained.roles.members}
-        with shown(trained):
+        with for_sampling(trained):
             told["shown"] = alone(partial(_drawn, trained))
         told["again"] = trained.cycle()
         other = sliced(teacher, name, sharding=slicing)
@@ -102,7 +102,7 @@ def train_in_parts(folder: Path) -> None:
         told: dict[str, Any] = {"gradients": gradients_of(trained), "tokens": tokens}
         seeing.remove()
         told["figures"] = trained.cycle()
-        with shown(trained):
+        with for_sampling(trained):
             told["shown"] = alone(partial(_drawn, trained))
         told["again"] = trained.cycle()
         told["entered"] = entered(trained)

@@ -14,10 +14,10 @@ from huggingface_hub import hf_hub_download, list_repo_files
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from ...errors import UserError
+from ...errors import UserError, first_few
 from .components import network_of
 from .loading import HUB_FAILURES, HUB_ID, check_weights, line
-from .lora_file import Update, listed, normal_form, read_updates, sketch
+from .lora_file import Update, normal_form, read_updates, sketch
 from .source import LoRAFile
 from .stock_pipeline import LoRAPipeline, StockPipeline, reads_loras
 
@@ -28,6 +28,7 @@ Place = tuple[Tensor, Update, Tensor]
 """A layer's weight, an update, and which of the update's rows the layer gets."""
 
 _ADAPTER = "lora"
+_SHOWN = 5  # keys that a message names
 _PLAIN = ".lora_A.weight"
 
 
@@ -105,7 +106,7 @@ def places_in(pipe: StockPipeline, file: Path, *, second: bool = False) -> list[
     if not reads_loras(pipe):
         return _named(pipe, file, updates, unknown)
     if unknown or not updates:
-        reason = f"it has keys that are no part of a low-rank update, {listed(unknown)}"
+        reason = f"it has keys that are no part of a low-rank update, {first_few(sorted(unknown), _SHOWN)}"
         raise _misfit(pipe, file, reason)
     into = {"load_into_transformer_2": True} if second else {}
     return _found_by_diffusers(pipe, file, updates, into)
@@ -129,7 +130,7 @@ def _found_by_diffusers(pipe: LoRAPipeline, file: Path, updates: list[Update], i
         pipe.unload_lora_weights()
     idle = [update for update in updates if update.length and len(given[id(update)]) < len(update.up)]
     if idle:
-        keys = listed(key for update in idle for key in update.keys[:2])
+        keys = first_few(sorted(key for update in idle for key in update.keys[:2]), _SHOWN)
         reason = f"{len(idle)} of its {len(updates)} updates fit none of the layers ({keys})"
         raise _misfit(pipe, file, reason)
     return places

@@ -130,12 +130,6 @@ def normal_form(updates: list[Update]) -> dict[str, Tensor]:
     return tensors
 
 
-def listed(keys: Any) -> str:
-    """Some of the keys, and how many more there are."""
-    names = sorted(keys)
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
 def _update(key: str, tensors: Mapping[str, Tensor], settings: Mapping[str, Any]) -> Update | None:
     """The update whose A has this key."""
     match = _DOWN.search(key)
