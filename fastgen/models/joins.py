@@ -1,8 +1,8 @@
-"""Gradients of images that were joined, computed part by part in compiled code.
+"""Gradients of joined images, computed part by part in compiled code.
 
-A U-Net joins an image with a skip before each block on its way up. PyTorch's compiler computes the gradient of what was
-joined as one tensor and hands on windows into it, which each convolution and each other region then copies. Here every
-part is computed for itself, by the pointwise operations that led to the whole, and lies in memory as one image.
+Each block on the way up a U-Net concatenates an image with a skip. PyTorch's compiler computes the gradient of the
+whole as one tensor and hands on windows into it, which every convolution and every other region then copies. With the
+two passes below each part is computed for itself, by the same pointwise operations, as one contiguous image.
 """
 
 from typing import Any
@@ -17,12 +17,12 @@ _VIEWS = (_ATEN.reshape.default, _ATEN.view.default, _ATEN.unsqueeze.default)
 
 class _Pass(CustomGraphPass):
     def uuid(self) -> bytes:
-        """Compiled code is kept for as long as this file is as it is."""
+        """The key of this pass in the compiler's cache: code is compiled anew when this file changes."""
         return get_hash_for_files((__file__,))
 
 
 class PartsAsImages(_Pass):
-    """To be done before a graph is divided into forward and backward pass: parts are copied, channels last."""
+    """Copies each part, channels-last; runs before a graph is divided into its forward and backward pass."""
 
     def __call__(self, graph: Graph) -> None:
         for part in _parts(graph):
@@ -34,7 +34,7 @@ class PartsAsImages(_Pass):
 
 
 class PartsApart(_Pass):
-    """To be done afterwards: what led to the whole is written down for each part, so that a copy is its last step."""
+    """Repeats for each part the operations that led to the whole; runs on both graphs after the division."""
 
     def __call__(self, graph: Graph) -> None:
         for part in _parts(graph):
@@ -45,14 +45,14 @@ class PartsApart(_Pass):
 
 
 def _parts(graph: Graph) -> list[Node]:
-    """The windows into the channels of images that are read through several windows only."""
+    """The windows into the channels of images, of those images that are read only through several windows."""
     windows = [node for node in graph.nodes if node.target is _ATEN.slice.Tensor and node.args[1] == 1]
     images = [node for node in windows if node.meta["val"].ndim == 4]
     return [node for node in images if len(users := node.all_input_nodes[0].users) > 1 and users.keys() <= {*images}]
 
 
 def _again(graph: Graph, whole: Node) -> Node:
-    """The node once more, with the pointwise operations before it that nothing else reads."""
+    """A copy of a node and of the pointwise operations before it that nothing else reads."""
     copies: dict[Node, Node] = {}
     for node in reversed(_own(whole)):
         copies[node] = graph.node_copy(node, lambda before: copies.get(before, before))
@@ -60,7 +60,7 @@ def _again(graph: Graph, whole: Node) -> Node:
 
 
 def _own(whole: Node) -> list[Node]:
-    """A node and those before it that are read on the way to it alone, each after all that read it."""
+    """A node and the pointwise ones before it that only lead to it, readers before what they read."""
     own: dict[Node, None] = {}
     waiting = [whole]
     while waiting:

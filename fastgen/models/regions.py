@@ -1,11 +1,13 @@
-"""The blocks that a network is stacked from, compiled each for itself (PyTorch's regional compilation).
+"""Regional compilation: the repeated blocks of a network, each compiled for itself.
 
-A region is a member of one of the network's lists with more than one layer of its own: transformer blocks, residual
-blocks, attentions. What recomputes blocks in `backward` stays as it was written, and so do the layers between regions
-and the blocks that are like few others, since to compile them takes longer than they ever save.
+A region is a member of one of the network's module lists that has more than one layer with parameters: a transformer
+block, a residual block, an attention. Three kinds of layers stay uncompiled: blocks that are computed again in
+`backward`, layers between regions, and blocks that too few others are like, which take longer to compile than they
+would ever save.
 
-Where that is no matter, a level of a U-Net is one region: its residual blocks and attentions, the joins with skips
-before them, and what changes the resolution behind. One with stacks of transformer blocks is none: they repeat.
+Where compile time does not matter, a whole level of a U-Net becomes one region: its residual blocks and attentions,
+the joins with skips before them, and the change of resolution behind. Levels with stacks of transformer blocks are left
+out, since those blocks repeat.
 """
 
 import os
@@ -27,26 +29,26 @@ from ..errors import UserError
 from ..files import cache_folder
 from .joins import PartsApart, PartsAsImages
 
-REPEATS = 4
-"""How many blocks of one structure are worth compiling: of SDXL's 87, 70 transformer blocks are of 2 structures, and
-17 residual ones of 13, each of which takes as long."""
-VARIANTS = 64
-"""How many forms of one kind of region are compiled at most: by batch, by dtype, by what has a gradient."""
-OPTIONS: dict[str, str | int | bool | Any] = {"triton.cudagraphs": False, "shape_padding": False}
-"""Of PyTorch's compiler: graphs are ours, and no product is measured with padded sides while it compiles."""
-TURNED: dict[str, bool | Any] = {
+MIN_ALIKE = 4
+"""The fewest blocks of one structure that are worth compiling. SDXL has 87 blocks: 70 transformer blocks of 2
+structures, and 17 residual blocks of 13, each of which takes as long to compile."""
+MAX_FORMS = 64
+"""The most compiled forms that one kind of region may have: by batch size, dtype, and what requires gradients."""
+OPTIONS: dict[str, Any] = {"triton.cudagraphs": False, "shape_padding": False}
+"""Options of PyTorch's compiler: we record CUDA graphs ourselves, and matrix products are not timed with padding."""
+CHANNELS_LAST: dict[str, Any] = {
     "force_layout_optimization": True,
     "joint_custom_post_pass": PartsAsImages(),
     "post_grad_custom_pre_pass": PartsApart(),
 }
-"""The same where images come channels-last. The compiler would turn them back where a convolution leaves half of its
-channels, as those behind a joined skip do, and leave gradients in windows where written blocks have them."""
-SKIPPED = ("use_recursive_dict_tags_for_guards", "skip_tensor_guards_with_matching_dict_tags")
-"""Settings of PyTorch's tracer under which a module counts as unchanged while none of its attributes is set. Up to
-2.11 code of frozen weights then goes on when `requires_grad_` has thawed them: they get no gradient, or blocks that are
-computed again keep other tensors than before."""
+"""Further options where images are channels-last. Without them the compiler changes the layout back where a convolution
+halves the channels, as those after a joined skip do, and leaves gradients in windows of a larger tensor."""
+SKIPPED_GUARDS = ("use_recursive_dict_tags_for_guards", "skip_tensor_guards_with_matching_dict_tags")
+"""Settings of PyTorch's tracer that are switched off. Under them a module counts as unchanged until one of its
+attributes is set, so that up to PyTorch 2.11 code compiled for frozen weights is still used after `requires_grad_`
+has thawed them: they get no gradient, or blocks that are computed again save other tensors than before."""
 WARM_UP = 2
-"""Cycles in which regions are compiled: the first, and the first with all that begins after an update."""
+"""Cycles in which compiling is expected: the first, and the first after an update."""
 
 
 class Region(nn.Module):
@@ -60,27 +62,27 @@ def find_regions(
 
     Args:
         ends: names of layers whose output is read; none is left within a region.
-        every: those of all structures, however few are alike.
-        levels: levels of a U-Net as one region each, but those that compute blocks again.
+        every: take regions of all structures, however few are alike.
+        levels: take each level of a U-Net as one region, unless it computes blocks again.
     """
     blocks = dict(_blocks(net, "", ends, listed=False, levels=levels))
     alike = Counter(map(_structure, blocks.values()))
-    often = {name: block for name, block in blocks.items() if alike[_structure(block)] >= REPEATS}
-    return blocks if every else often or blocks
+    repeated = {name: block for name, block in blocks.items() if alike[_structure(block)] >= MIN_ALIKE}
+    return repeated if repeated and not every else blocks
 
 
 def compile_regions(net: nn.Module, ends: Sequence[str] = (), *, every: bool = False, levels: bool = False) -> None:
-    """Compiles the regions of a network, in place; regions of one structure share their code, in copies as well.
+    """Compiles the regions of a network in place; regions of one structure share their code, also in copies.
 
-    Where most convolutions are compiled, images on a GPU are channels-last, which convolutions compute in there, on
-    the way into each region and out of it too: a group norm that is not compiled turns them back, as some layers do.
-    A compiled region is a subclass of its class, so that a copy computes with its own weights. What is compiled is
-    kept for the next run, in the folder that PyTorch is told or in ours.
+    If most of the network's convolutions are compiled, images on a GPU are made channels-last, the layout that cuDNN
+    computes in, on the way into each region and out of it: layers between regions, such as a group norm, may change it
+    back. A compiled region is a subclass of its class, so that a copy computes with its own weights. Compiled code is
+    kept on disk for the next run, in PyTorch's own folder if one is set, else in fastgen's.
 
     Args:
         ends: names of layers whose output is read, see `find_regions`.
-        every: blocks of all structures, each of which takes seconds to compile.
-        levels: levels of a U-Net as one region each, where no blocks will be computed again later on either.
+        every: compile blocks of all structures, each of which takes seconds.
+        levels: compile each level of a U-Net as one region; no blocks may be computed again later on either.
 
     Raises:
         UserError: the network has none.
@@ -93,16 +95,16 @@ def compile_regions(net: nn.Module, ends: Sequence[str] = (), *, every: bool = F
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_folder() / "compiled"))
     _set_up()
     fresh = [block for block in regions.values() if not isinstance(block, Region)]
-    turned = _hold_convolutions(net, regions.values())
+    channels_last = _hold_most_convolutions(net, regions.values())
     for block in fresh:
         kind: Any = type(block)
-        block.__class__ = _compiled(kind, _structure(block), turned)
-    for part in (net, *fresh) if fresh and turned else ():
-        part.register_forward_pre_hook(_told_channels_last, with_kwargs=True)
+        block.__class__ = _compiled(kind, _structure(block), channels_last)
+    for part in (net, *fresh) if fresh and channels_last else ():
+        part.register_forward_pre_hook(_take_channels_last, with_kwargs=True)
 
 
 def as_written() -> AbstractContextManager[None]:
-    """Within, regions run as they were written: compiled code has no forward-mode and no second derivatives."""
+    """Within, regions run uncompiled: compiled code has neither forward-mode nor second derivatives."""
     stance: AbstractContextManager[None] = torch.compiler.set_stance("force_eager")
     return stance
 
@@ -137,23 +139,22 @@ _THREAD = _Thread()
 def _set_up() -> None:
     """Gives the tracer our settings in this thread."""
     settings = torch._dynamo.config
-    settings.recompile_limit = max(VARIANTS, settings.recompile_limit)
-    for name in SKIPPED:
+    settings.recompile_limit = max(MAX_FORMS, settings.recompile_limit)
+    for name in SKIPPED_GUARDS:
         if hasattr(settings, name):
             setattr(settings, name, False)
-    warnings.filterwarnings(
-        "ignore", "Dynamo detected a call to a `functools.lru_cache`"
-    )  # Diffusers asks for versions
+    # Diffusers compares versions in its blocks, by a cached function.
+    warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru_cache`")
     _THREAD.set_up = True
 
 
 @dataclass
 class Recompilations:
-    """What the cycles of a stage compile once every form of a region should be known.
+    """Notices what the cycles of a stage still compile once every form of a region should be known.
 
     Args:
-        watched: whether there are regions; nothing is told without.
-        cycles: how many are over.
+        watched: whether there are regions; otherwise nothing is reported.
+        cycles: number of cycles that are over.
     """
 
     watched: bool
@@ -161,7 +162,7 @@ class Recompilations:
 
     @contextmanager
     def cycle(self) -> Iterator[list[str]]:
-        """Collects the regions that are compiled within, and the guards that failed; none of the first cycles."""
+        """Within, collects the regions that are compiled and the guards that failed; nothing in the first cycles."""
         reasons: list[str] = []
         before = _compiled_graphs() if self.watched else 0
         yield reasons
@@ -180,13 +181,13 @@ def _latest(count: int) -> list[str]:
     return [f"{metrics.co_name} ({metrics.recompile_reason or 'new'})" for metrics in compiled[-count:] if count]
 
 
-def _hold_convolutions(net: nn.Module, regions: Iterable[nn.Module]) -> bool:
-    """Whether most convolutions of a network are compiled: a group norm that is not is slower on channels-last."""
+def _hold_most_convolutions(net: nn.Module, regions: Iterable[nn.Module]) -> bool:
+    """Whether the regions hold most convolutions of a network; uncompiled group norms are slower on channels-last."""
     return 2 * sum(map(_convolutions, regions)) > _convolutions(net)
 
 
-def _told_channels_last(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """What a network or a region is told, images on a GPU in the memory format that its convolutions compute in."""
+def _take_channels_last(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """A forward pre-hook that makes images on a GPU among the arguments channels-last."""
     return tree_map(_channels_last, (args, kwargs))
 
 
@@ -208,13 +209,13 @@ def _blocks(
 
 
 def _is_block(module: nn.Module) -> bool:
-    """Whether it has layers to fuse, none of which computes others again in `backward`."""
+    """Whether a module has several layers with parameters, and none that computes others again in `backward`."""
     layers = [part for part in module.modules() if part._parameters]
     return len(layers) > 1 and not any(hasattr(part, "gradient_checkpointing") for part in module.modules())
 
 
 def _is_level(module: nn.Module) -> bool:
-    """Whether it has lists of blocks, residual ones of images among them, and computes none of their layers again."""
+    """Whether a module has lists of blocks, some with convolutions, and computes none of their layers again."""
     blocks = [block for part in module.children() if isinstance(part, nn.ModuleList) for block in part.children()]
     stacks = any(hasattr(part, "gradient_checkpointing") for block in blocks for part in block.modules())
     again = stacks or getattr(module, "gradient_checkpointing", False)
@@ -226,7 +227,7 @@ def _convolutions(module: nn.Module) -> int:
 
 
 def _structure(block: nn.Module) -> tuple[Any, ...]:
-    """Classes, shapes and settings of a block's layers: what blocks that run the same compiled code agree in."""
+    """A key that blocks running the same compiled code share: classes, settings and shapes of their layers."""
     parts = tuple((type(part), *_settings(part)) for part in block.modules())
     return parts, tuple(parameter.shape for parameter in block.parameters())
 
@@ -237,14 +238,15 @@ def _settings(part: nn.Module) -> Iterator[tuple[str, type, Any]]:
 
 
 @cache
-def _compiled(kind: Any, structure: tuple[Any, ...], turned: bool) -> type[nn.Module]:
-    """The class of compiled regions of that class and structure, by the name that those who ask for it know.
+def _compiled(kind: Any, structure: tuple[Any, ...], channels_last: bool) -> type[nn.Module]:
+    """A subclass of `kind`, of the same name, whose `forward` is compiled; one for each structure.
 
     Args:
-        turned: images come channels-last, and leave so.
+        channels_last: images come in channels-last, and are returned so.
     """
-    function = _own_code(_leaving_channels_last(kind.forward) if turned else kind.forward, kind.__name__)
-    compiled = torch.compile(function, dynamic=False, options={**OPTIONS, **(TURNED if turned else {})})
+    function = _own_code(_return_channels_last(kind.forward) if channels_last else kind.forward, kind.__name__)
+    options = OPTIONS | CHANNELS_LAST if channels_last else OPTIONS
+    compiled = torch.compile(function, dynamic=False, options=options)
 
     @wraps(kind.forward)
     def forward(*args: Any, **kwargs: Any) -> Any:
@@ -255,21 +257,21 @@ def _compiled(kind: Any, structure: tuple[Any, ...], turned: bool) -> type[nn.Mo
     return type(kind.__name__, (Region, kind), {"__module__": __name__, "forward": forward})
 
 
-def _leaving_channels_last(forward: Any) -> Any:
-    """A `forward` whose images leave in the memory format of convolutions, which its last kernel writes them in."""
+def _return_channels_last(forward: Any) -> Any:
+    """A `forward` that returns images on a GPU channels-last, which its last kernel then writes directly."""
 
     @wraps(forward)
-    def leaving(*args: Any, **kwargs: Any) -> Any:
+    def returning(*args: Any, **kwargs: Any) -> Any:
         return tree_map(_channels_last, forward(*args, **kwargs))
 
-    return leaving
+    return returning
 
 
 def _own_code(function: Any, name: str) -> FunctionType:
-    """A `forward` with a code object of its own, under which compiled forms are kept and reported."""
+    """A `forward` with a code object of its own: PyTorch keeps and reports compiled forms by code object."""
     code = function.__code__.replace(co_name=name)
     new = FunctionType(code, function.__globals__, closure=function.__closure__)
     new.__dict__.update(vars(function))
-    for said in ("__name__", "__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__"):
-        setattr(new, said, getattr(function, said))
+    for attribute in ("__name__", "__qualname__", "__module__", "__doc__", "__defaults__", "__kwdefaults__"):
+        setattr(new, attribute, getattr(function, attribute))
     return new

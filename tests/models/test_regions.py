@@ -197,7 +197,7 @@ def test_written_blocks_have_forward_and_second_derivatives(compiler: Compiler):
 def test_weights_that_are_thawed_in_place_get_gradients_again(compiler: Compiler):
     """Blocks that were left out while weights were frozen come first when they are computed again."""
     settings = torch._dynamo.config
-    skipped = {name: True for name in regions.SKIPPED if hasattr(settings, name)}
+    skipped = {name: True for name in regions.SKIPPED_GUARDS if hasattr(settings, name)}
     net = nn.Sequential(nn.Linear(2, 2), nn.ModuleList(nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2)) for _ in "ab"))
 
     def called(blocks: int, x: Tensor) -> Tensor:
