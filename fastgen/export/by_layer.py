@@ -54,14 +54,14 @@ def _save(part: Any, network: Made, start: str, folder: str | os.PathLike[str], 
     part.save_config(place)
     split = split_torch_state_dict_into_shards(state, filename_pattern=PATTERN, max_shard_size=LARGEST)
     for file, names in split.filename_to_tensors.items():
-        write(place / file, {name: state[name] for name in names}, lambda name: network[start + name])
+        write_safetensors(place / file, {name: state[name] for name in names}, lambda name: network[start + name])
     if split.is_sharded:
         index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
         text = json.dumps(index, indent=2, sort_keys=True) + "\n"
         (place / SAFE_WEIGHTS_INDEX_NAME).write_text(text, encoding="utf-8")
 
 
-def write(file: Path, outline: Mapping[str, Tensor], made: Callable[[str], Tensor]) -> None:
+def write_safetensors(file: Path, outline: Mapping[str, Tensor], made: Callable[[str], Tensor]) -> None:
     """Writes a safetensors file, byte for byte as `safetensors.torch.save_file` does with `{"format": "pt"}`.
 
     Args:

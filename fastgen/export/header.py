@@ -19,11 +19,11 @@ def encoded(header: Mapping[str, Any]) -> bytes:
     return len(text).to_bytes(8, "little") + text
 
 
-def settle(file: Path) -> None:
-    """Sorts the metadata of a file, in its place, which safetensors leaves in the order of a hash table's seed.
+def sort_metadata(file: Path) -> None:
+    """Sorts the metadata of a file in place: safetensors writes them in the random order of a hash table.
 
-    Entries are moved as they are written: whatever a writer escapes, the header keeps its length. Tensors are in an
-    order of their own already, by dtype and name.
+    Entries are moved as they are written: whatever a writer escapes, the header keeps its length. Tensors are sorted
+    already, by dtype and name.
     """
     with file.open("r+b") as opened:
         length = int.from_bytes(opened.read(8), "little")

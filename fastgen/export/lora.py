@@ -23,7 +23,7 @@ from .comfyui import FILE as WORKFLOW
 from .comfyui import Node, workflow
 from .export import CARDS, forget_origin, notes_of, with_scheduler
 from .fidelity import check_adapter
-from .header import settle
+from .header import sort_metadata
 from .kohya import check_kohya, kohya_state
 from .scheduler_export import SchedulerExport
 
@@ -98,7 +98,7 @@ def _save_diffusers(pipe: LoRAPipeline, adapter: Adapter, folder: Path) -> None:
         type(pipe).save_lora_weights(
             folder, weight_name=lora.file, **{f"{name}_lora_layers": layers, f"{name}_lora_adapter_metadata": settings}
         )
-        settle(folder / lora.file)
+        sort_metadata(folder / lora.file)
 
 
 def _as_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:

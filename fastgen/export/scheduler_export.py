@@ -43,7 +43,6 @@ def scheduler_exports(
     emitted: Emitted,
     shift: float | None = None,
     network_times: NetworkTimes | None = None,
-    teacher_steps: int = 28,
 ) -> list[SchedulerExport]:
     """Stock schedulers that do, for each declared step count, exactly what the student will be trained for.
 
@@ -58,7 +57,6 @@ def scheduler_exports(
         emitted: (scheduler, n) -> scheduler timesteps at which the pipeline's call of n steps stops under it.
         shift: shift of a flow's times (SD3, arXiv:2403.03206, eq. 23); None for the teacher's own.
         network_times: what the network is told of a flow's times; None where half precision does not matter.
-        teacher_steps: step count of the call that shows a resolution-dependent shift.
 
     Raises:
         UserError: no stock scheduler does that for the process, the sampler or some count; names the counts that work.
@@ -68,7 +66,7 @@ def scheduler_exports(
     def fault(scheduler: Any, n: int) -> str | None:
         return _fault(family, emitted, scheduler, n)
 
-    of = partial(family_of, stock, emitted=emitted, shift=shift, teacher_steps=teacher_steps)
+    of = partial(family_of, stock, emitted=emitted, shift=shift)
     family = of(sampler)
     common = (s for s in family.schedulers(max(steps)) if all(fault(s, n) is None for n in steps))
     one = next(common, None)

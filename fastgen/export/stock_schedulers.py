@@ -32,7 +32,7 @@ from .held import bend_of, held_times
 
 _BETAS = ("beta_schedule", "beta_start", "beta_end", "trained_betas", "num_train_timesteps", "rescale_betas_zero_snr")
 _SCM_TIMES = (1.57080, 1.3)  # the defaults of SanaSprint's call
-
+_SHIFT_STEPS = 28  # of the call that shows a shift which depends on the resolution
 
 Emitted = Callable[[StockScheduler, int], list[float]]
 """(scheduler, n) -> scheduler timesteps at which a pipeline's call of n steps stops under it."""
@@ -56,9 +56,7 @@ class Family:
     nearby: "Callable[[int, float, float], Iterable[Family]]" = lambda n, slope, offset: ()
 
 
-def family_of(
-    stock: StockScheduler, sampler: Sampler, emitted: Emitted, *, shift: float | None, teacher_steps: int
-) -> Family:
+def family_of(stock: StockScheduler, sampler: Sampler, emitted: Emitted, *, shift: float | None) -> Family:
     """The family of a teacher's scheduler; arguments as in `scheduler_exports`.
 
     Raises:
@@ -66,7 +64,7 @@ def family_of(
     """
     process = _process_of(stock)
     if isinstance(process, Flow):
-        flow = FlowTimes(shift or _own_shift(stock, emitted, teacher_steps), stock.config.num_train_timesteps)
+        flow = FlowTimes(shift or _own_shift(stock, emitted), stock.config.num_train_timesteps)
         return flow.family(stochastic=sampler == "renoise")
     if shift not in (None, 1.0):
         kind = type(stock).__name__
@@ -218,15 +216,15 @@ class FlowTimes:
         )
 
 
-def _own_shift(stock: Any, emitted: Emitted, steps: int) -> float:
+def _own_shift(stock: Any, emitted: Emitted) -> float:
     """The static shift of a teacher, or the one that its pipeline asks for at the present resolution."""
     config = stock.config
     if not config.get("use_dynamic_shifting", False):
         return static_shift(stock)
     plain: Any = FlowMatchEulerDiscreteScheduler(num_train_timesteps=config.num_train_timesteps)
     open_ended = type(stock).from_config(config, shift_terminal=None)
-    with checking(type(stock).__name__, f"its pipeline's call of {steps} steps shows the shift of its times"):
-        u, t = (emitted(scheduler, steps)[1] / config.num_train_timesteps for scheduler in (plain, open_ended))
+    with checking(type(stock).__name__, f"its pipeline's call of {_SHIFT_STEPS} steps shows the shift of its times"):
+        u, t = (emitted(scheduler, _SHIFT_STEPS)[1] / config.num_train_timesteps for scheduler in (plain, open_ended))
     return float(t * (1 - u) / (u * (1 - t)))
 
 

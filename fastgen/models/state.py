@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from ..process import Time
 
 BINS = 10
+FEATURES = 32
 
 
 class RatioMeans(nn.Module):
@@ -40,16 +41,15 @@ class LogVariance(nn.Module):
     A linear layer on Fourier features of process time, trained beside the generator.
     """
 
-    def __init__(self, features: int = 32) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.features = features
-        self.out = nn.Linear(2 * features, 1)
+        self.out = nn.Linear(2 * FEATURES, 1)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
     def forward(self, t: Time) -> Tensor:
         """[B] in the dtype of its parameters."""
-        angles = torch.pi * t[:, None] * torch.arange(self.features, dtype=torch.float64, device=t.device)
+        angles = torch.pi * t[:, None] * torch.arange(FEATURES, dtype=torch.float64, device=t.device)
         waves = torch.cat([angles.sin(), angles.cos()], dim=1)
         logs: Tensor = self.out(waves.to(self.out.weight))
         return logs[:, 0]

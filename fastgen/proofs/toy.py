@@ -45,7 +45,7 @@ class Perceptron(nn.Module):
         return left
 
 
-def toy_denoiser(process: Process, data: Mixture, *, width: int = 96) -> NetworkDenoiser:
+def toy_denoiser(process: Process, data: Mixture) -> NetworkDenoiser:
     """An untrained perceptron with EDM's preconditioning, whose timestep is the noise angle in [0, pi/2]."""
     scale = float((data.means.square().sum(1) + data.covariances.diagonal(dim1=1, dim2=2).sum(1)).mean().sqrt())
     sigma_data = scale / data.means.shape[1] ** 0.5
@@ -56,7 +56,7 @@ def toy_denoiser(process: Process, data: Mixture, *, width: int = 96) -> Network
         time=lambda u: process.time_of(-2 * torch.log(sigma_data * torch.tan(u))),
         input_scale=lambda t: 1 / torch.hypot(process.sigma(t), process.alpha(t) * sigma_data),
     )
-    net = Perceptron(data.means.shape[1], classes=data.num_classes, width=width)
+    net = Perceptron(data.means.shape[1], classes=data.num_classes)
     return NetworkDenoiser(net, reading, CallForm())
 
 
@@ -108,12 +108,8 @@ def toy_roles_of(
     *,
     objective: Objective | None = None,
     sampler: Sampler = "renoise",
-    rewards: Rewards | None = None,
 ) -> Roles:
-    """`toy_roles` from an imitation that is there already; it is copied.
-
-    Without `rewards` all samples are worth the same.
-    """
+    """`toy_roles` from an imitation that is there already; it is copied. To rewards all samples are worth the same."""
     needs = objective.needs if objective is not None else Needs()
     heads = intervals_of(grids, learned.process, needs.heads) if needs.heads else None
     denoisers = {
@@ -134,7 +130,7 @@ def toy_roles_of(
         "discriminator": judge_of(objective, denoisers["fake_score"], example),
     }
     members |= {name: STATES[name]() for name in needs.states}
-    members |= {"rewards": rewards or indifferent()} if needs.rewards else {}
+    members |= {"rewards": indifferent()} if needs.rewards else {}
     judge = members["discriminator"]
     frozen = {"discriminator": judge.unread} if isinstance(judge, OwnDiscriminator) else {}
     return Roles(members, Plan(grids, sampler=sampler), frozen=frozen)

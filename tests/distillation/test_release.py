@@ -17,7 +17,7 @@ from fastgen.distillation.student import Student
 from fastgen.distillation.teacher import teacher_of
 from fastgen.engine.run import Trained
 from fastgen.errors import NoRoomError, VerificationError
-from fastgen.export.by_layer import write
+from fastgen.export.by_layer import write_safetensors
 from fastgen.export.fidelity import saved_as
 from fastgen.export.verify import verify
 from fastgen.models.adapters import alias
@@ -73,7 +73,7 @@ def test_of_a_network_to_be_saved_one_layer_at_a_time_is_held(tmp_path):
     doubled = Made(net, lambda _, tensor: 2 * tensor)
     assert peak_bytes(lambda: saved_as(doubled, kept, half=torch.bfloat16, choice="auto")) <= 4 * one
     saved, file = saved_as(doubled, kept, half=torch.bfloat16, choice="auto"), tmp_path / "net.safetensors"
-    assert peak_bytes(lambda: write(file, saved.outline.state_dict(), saved.network.__getitem__)) <= 3 * one
+    assert peak_bytes(lambda: write_safetensors(file, saved.outline.state_dict(), saved.network.__getitem__)) <= 3 * one
     assert dtypes_in(file) == {torch.float32}
 
 

@@ -7,7 +7,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from fastgen.export.header import encoded, settle
+from fastgen.export.header import encoded, sort_metadata
 
 TENSORS = {"b.é": torch.arange(3.0), "a": torch.ones(2, 2, dtype=torch.float16), "z": torch.tensor(4)}
 
@@ -35,7 +35,7 @@ def test_metadata_in_any_order_end_in_one_and_nothing_else_moves(tmp_path: Path)
         body = file.read_bytes()[len(header_of(file)) :]
         tensors = json.loads(header_of(file)[8:])
         file.write_bytes(encoded({"__metadata__": order} | tensors) + body)
-        settle(file)
+        sort_metadata(file)
         left.add(file.read_bytes())
         with safe_open(file, framework="pt") as opened:
             assert opened.metadata() == metadata
@@ -65,5 +65,5 @@ def test_escapes_of_another_writer_stay(tmp_path: Path):
 def test_a_file_without_metadata_stays_as_it_is(tmp_path: Path):
     save_file(TENSORS, tmp_path / "a.safetensors")
     before = (tmp_path / "a.safetensors").read_bytes()
-    settle(tmp_path / "a.safetensors")
+    sort_metadata(tmp_path / "a.safetensors")
     assert (tmp_path / "a.safetensors").read_bytes() == before

@@ -208,11 +208,8 @@ class Pipeline:
         Args:
             smaller: at the size of the probe, where samples are larger.
         """
-        other = copy.copy(self)
-        for name in ("codec", "told_in"):
-            vars(other).pop(name, None)
-        other.pipe, other.size = pipe, {**self.size, **(_small(pipe, self.shape) if smaller else {})}
-        other._asking = replace(self._asking, size=other.size)
+        other = self._at_size({**self.size, **(_small(pipe, self.shape) if smaller else {})})
+        other.pipe = pipe
         other.encoder = Encoder(pipe, self.form, other._asking, folder=None)
         return other
 
@@ -226,11 +223,8 @@ class Pipeline:
             UserError: the pipeline's call takes no such size.
         """
         if (height, width) not in self._sized:
-            size = {**self.size, **size_arguments(self.pipe, height=height, width=width, frames=None)}
-            other = copy.copy(self)
-            for name in ("codec", "told_in"):
-                vars(other).pop(name, None)
-            other.size, other._asking, other._sized = size, replace(self._asking, size=size), {}
+            size = size_arguments(self.pipe, height=height, width=width, frames=None)
+            other = self._at_size({**self.size, **size})
             with awake(self._sleepers):
                 call = other._asking.call(self._asking.examples)
                 with self.encoder.awake():
@@ -238,6 +232,14 @@ class Pipeline:
                 other.encoder = Encoder(self.pipe, self.form, other._asking, folder=self._folder, beside=self._sleepers)
             self._sized[height, width] = other
         return self._sized[height, width]
+
+    def _at_size(self, size: Arguments) -> "Pipeline":
+        """A copy for calls of another size, without what was found out by calls of this one."""
+        other = copy.copy(self)
+        for name in ("codec", "told_in"):
+            vars(other).pop(name, None)
+        other.size, other._asking, other._sized = size, replace(self._asking, size=size), {}
+        return other
 
     def encode(self, prompts: Sequence[str], *, share: tuple[int, int] = (0, 1), progress: bool = True) -> None:
         """Encodes prompts ahead of training, if the pipeline takes any; those in the cache already cost nothing.

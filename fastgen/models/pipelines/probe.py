@@ -141,9 +141,9 @@ def opening(pipe: StockPipeline, call: Mapping[str, Any], *, rows: int) -> Step:
     return steps[0]
 
 
-def emitted(pipe: StockPipeline, call: Mapping[str, Any], *, steps: int, rows: int = 2) -> list[float]:
-    """The scheduler timesteps that a stock call with `num_inference_steps=steps` really stops at."""
-    return [step.timestep for step in rehearse(pipe, {**call, **classifier_free(pipe, 1.0)}, steps=steps, rows=rows)]
+def emitted(pipe: StockPipeline, call: Mapping[str, Any], *, steps: int) -> list[float]:
+    """The scheduler timesteps at which a stock call of two samples with `num_inference_steps=steps` really stops."""
+    return [step.timestep for step in rehearse(pipe, {**call, **classifier_free(pipe, 1.0)}, steps=steps, rows=2)]
 
 
 def _guided(pipe: StockPipeline, negative: str | None, *, rows: int) -> dict[str, Any]:
