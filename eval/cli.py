@@ -7,7 +7,7 @@ Several GPUs: torchrun --nproc-per-node 4 -m eval --num-images 50000 ..., or acc
 figures stay the same.
 """
 
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter, _ArgumentGroup
 from typing import Any, get_args
 
 from fastgen.command import NUM, add_call, add_stack, device, natural, place, positive
@@ -196,6 +196,12 @@ def _add_sampling(parser: ArgumentParser) -> None:
     )
     group.add_argument("--teacher-guidance", type=float, metavar="W", help="the same for the teacher")
     add_call(group)
+    _add_images(group)
+    _add_machine(group)
+
+
+def _add_images(group: _ArgumentGroup) -> None:
+    """Declares what images are drawn for, and how many."""
     group.add_argument(
         "--prompts",
         type=place,
@@ -214,6 +220,10 @@ def _add_sampling(parser: ArgumentParser) -> None:
         help="measure pipelines on K blocks of N seeds, S, S + N ...: means and their spread "
         f"(default: {Options.seeds})",
     )
+
+
+def _add_machine(group: _ArgumentGroup) -> None:
+    """Declares how images are drawn on this machine, and how long that may take."""
     group.add_argument(
         "--batch-size", type=positive, metavar="B", help=f"images per call (default: {Options.batch_size})"
     )

@@ -1,4 +1,4 @@
-"""What networks and samples that lie on several processes cannot be combined with."""
+"""Checks of stages whose networks or samples are divided among several processes."""
 
 from ..config.discriminator import reader_of
 from ..config.schema import Config, StageConfig
@@ -8,7 +8,7 @@ from ..objectives import denoisers_of, roles_of
 
 
 def check_processes(stage: StageConfig, config: Config) -> None:
-    """Refuses, before anything is loaded, what slices of networks or parts of samples cannot do.
+    """Refuses, before anything is loaded, what does not work with sliced networks or divided samples.
 
     Raises:
         UserError: naming the settings, the rule and the remedy.
@@ -18,9 +18,28 @@ def check_processes(stage: StageConfig, config: Config) -> None:
 
 
 def _check_sharding(stage: StageConfig, config: Config) -> None:
-    """Refuses what networks in slices cannot do."""
-    needs, train = stage.objective.needs, stage.train
-    hindrances = {
+    """Refuses what does not work with networks in slices, see `models.sharding`.
+
+    Raises:
+        UserError: naming the settings, the rule and the remedy.
+    """
+    train = stage.train
+    if train.sharding == "none":
+        return
+    for hindrance, (is_there, remedy) in _hindrances_to_sharding(stage, config).items():
+        if is_there:
+            raise UserError(
+                f"stage {stage.name!r} has train.sharding {train.sharding} and {hindrance}: set {remedy}, or "
+                "train.sharding=none"
+            )
+
+
+def _hindrances_to_sharding(stage: StageConfig, config: Config) -> dict[str, tuple[bool, str]]:
+    """What cannot be combined with networks in slices, in words -> whether the stage has it, and the remedy."""
+    needs, train, trained = stage.objective.needs, stage.train, roles_of(stage.objective)
+    optimizers = [train.optim_of(role) for role in trained]
+    reader = reader_of(stage.discriminator, denoisers_of(stage.objective))
+    return {
         "train.compile, which would compile blocks that are not there": (train.compile, "train.compile=false"),
         "train.precision fp16, whose loss scaler looks at slices alone": (
             train.precision == "fp16",
@@ -31,17 +50,15 @@ def _check_sharding(stage: StageConfig, config: Config) -> None:
             "train.masters=fp32",
         ),
         "an optimizer besides adamw, which looks at whole tensors": (
-            any(train.optim_of(role).name != "adamw" for role in roles_of(stage.objective)),
+            any(optimizer.name != "adamw" for optimizer in optimizers),
             "optim.name=adamw",
         ),
         "frozen parameters, which slices do not know by name": (
-            any(train.optim_of(role).frozen for role in roles_of(stage.objective)),
+            any(optimizer.frozen for optimizer in optimizers),
             "the roles' frozen=[]",
         ),
         "a discriminator with a backbone of its own, which slices do not reach": (
-            "discriminator" in roles_of(stage.objective)
-            and not needs.pixels
-            and reader_of(stage.discriminator, denoisers_of(stage.objective)) == "own",
+            "discriminator" in trained and not needs.pixels and reader == "own",
             "discriminator.backbone to a role that the objective has, or gan.pixels=true",
         ),
         "train.ema_device cpu, where slices do not meet": (train.ema_device == "cpu", "train.ema_device=auto"),
@@ -57,16 +74,10 @@ def _check_sharding(stage: StageConfig, config: Config) -> None:
             "lora.base=bf16",
         ),
     }
-    for what, (present, remedy) in hindrances.items():
-        if train.sharding != "none" and present:
-            raise UserError(
-                f"stage {stage.name!r} has train.sharding {train.sharding} and {what}: set {remedy}, or "
-                "train.sharding=none"
-            )
 
 
 def _check_sequences(stage: StageConfig, config: Config) -> None:
-    """Refuses what reads or holds the values of a network's layers where its tokens lie on several processes.
+    """Refuses what reads or keeps outputs of layers where the tokens of a sample are divided among processes.
 
     Raises:
         UserError: naming the settings, the rule and the remedy.
