@@ -106,7 +106,7 @@ class Options:
 
     @property
     def wants_lpips(self) -> bool:
-        """By its weights, or by its name."""
+        """Whether LPIPS is measured: asked for by its weights, or by name."""
         return self.lpips is not None if self.metrics is None else not {"lpips", "lpips_ratio"}.isdisjoint(self.metrics)
 
     @property

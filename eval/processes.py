@@ -52,7 +52,7 @@ class Processes:
         return [one for one in parts or [] if one is not None]
 
     def wait(self) -> None:
-        """Until the others are as far."""
+        """Waits until the other processes have come as far."""
         if self.count > 1:
             dist.barrier()
 

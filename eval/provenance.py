@@ -34,7 +34,7 @@ class Circumstances(TypedDict):
 
 
 def provenance(session: Session, real: Reference, rows: Sequence[Row], started: datetime) -> Provenance:
-    """Of a report with these rows."""
+    """The provenance of a report with these rows."""
     options, device = session.options, session.device
     return Provenance(
         reference=RealImages(

@@ -167,7 +167,7 @@ def _close(descriptor: int) -> None:
 
 
 def _let_go() -> None:
-    """In a forked process, which would hold the locks on when its parent is killed."""
+    """Closes the locks in a forked process, which would otherwise still hold them after its parent was killed."""
     for descriptor in _open:
         os.close(descriptor)
     _open.clear()

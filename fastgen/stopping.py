@@ -59,7 +59,7 @@ class _Ears:
     line: tuple[socket.socket, socket.socket] = field(default_factory=socket.socketpair)
 
     def handle(self, number: int, frame: Any) -> None:
-        """In the main thread, between two of its instructions."""
+        """Handles a signal in the main thread, between two of its instructions."""
         if not self.handled:  # another would break into what the first one has begun to tidy
             self.handled, self.number = True, self.number or number
             self.answer()
@@ -70,7 +70,7 @@ class _Ears:
             raise Stopped(self.number)
 
     def listen(self) -> None:
-        """In a thread: every signal comes in as a byte, whatever the main thread does."""
+        """Listens in a thread, where every signal comes in as a byte whatever the main thread does."""
         first: float | None = None
         patience = self.grace_s
         while True:
@@ -182,7 +182,7 @@ def _deferring(deferring: bool) -> Iterator[None]:
 
 
 def _leave_to_the_parent() -> None:
-    """In a forked process, which shares the line: its parent decides when it ends."""
+    """Stops listening in a forked process, which shares the line: its parent decides when it ends."""
     if _ears is not None:
         signal.set_wakeup_fd(-1)
         for number in SIGNALS:

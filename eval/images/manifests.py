@@ -86,7 +86,7 @@ def read(where: str, content: bytes) -> tuple[Entry, ...]:
 
 
 def prompts(entries: Iterable[Entry]) -> tuple[str, ...] | None:
-    """Of all images, or None."""
+    """The prompts of all images; None where they have none."""
     known = tuple(entry.prompt for entry in entries if entry.prompt is not None)
     return known or None
 

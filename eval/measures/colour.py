@@ -37,5 +37,5 @@ def colour_ratios(sample: Tensor, real: Tensor) -> dict[str, Figure]:
 
 
 def _relative_variance(values: Tensor) -> Tensor:
-    """Of the mean."""
+    """The variance of the mean, relative to the squared mean."""
     return values.var() / len(values) / values.mean().square().clamp(min=1e-18)

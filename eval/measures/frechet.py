@@ -48,7 +48,7 @@ class Moments:
 
     @classmethod
     def of(cls, features: Tensor) -> "Moments":
-        """Of features [N, d]."""
+        """The moments of features [N, d]."""
         moments = cls.zeros(features.shape[1], device=features.device)
         for part in features.split(8192):
             moments.update(part)

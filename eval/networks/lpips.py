@@ -73,7 +73,7 @@ def _scaled(activations: Tensor, weights: Tensor) -> Tensor:
 
 
 def _weights() -> list[Tensor]:
-    """Of the channels of each layer: [1, C, 1, 1], none negative."""
+    """The weights of each layer's channels, [1, C, 1, 1], none negative."""
     spec = find_spec("torchmetrics")
     assert spec is not None
     assert spec.origin is not None

@@ -89,7 +89,7 @@ def peaks(levels: Sequence[float]) -> list[Peak]:
 
 
 def _power(row: Row) -> list[float]:
-    """At 1, 2 ... cycles per image; empty where it was not measured."""
+    """A row's power at 1, 2 ... cycles per image; empty where it was not measured."""
     return [max(point.power, _ROUNDING) for point in row.spectrum.radial] if row.spectrum else []
 
 

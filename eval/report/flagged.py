@@ -15,6 +15,6 @@ def in_words(row: Row, *, skipped: bool) -> str:
 
 
 def flags_of(row: Row | None, image: int) -> str:
-    """Of one image, "" for none."""
+    """The flags of one image in words, "" for none."""
     flagged = () if row is None else row.flagged
     return ", ".join(name for one in flagged if one.image == image for name in one.flags)

@@ -110,7 +110,7 @@ class Showcase:
 
 
 def _near(features: Tensor, real: Tensor) -> Iterator[tuple[Near, ...]]:
-    """Of each row of features [n, d] the nearest of the real ones [N, d]."""
+    """Yields for each row of features [n, d] its nearest real images, by their features [N, d]."""
     found = nearest(features, real, NEIGHBOURS) if len(features) else None
     if found is not None:
         for indices, distances in zip(found.index.tolist(), found.distance.tolist(), strict=True):

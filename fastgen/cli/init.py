@@ -106,7 +106,7 @@ def _chosen(args: Namespace) -> Path:
 
 
 def _memory_here() -> float:
-    """Of the first GPU, in GiB, as on its label."""
+    """The memory of the first GPU in GiB, rounded as on its label."""
     import torch
 
     if not torch.cuda.is_available():

@@ -18,7 +18,7 @@ CARDS = ("h100", "h200")
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declares the command's arguments."""
+    """Declare the options of `fastgen plan`."""
     parser.add_argument("config", type=place, metavar="CONFIG", help="YAML file of the run, such as those in configs/")
     parser.add_argument(
         "--gpus", type=positive, default=1, metavar="N", help="largest number of cards to plan for (default: 1)"

@@ -16,7 +16,7 @@ from ..command import place
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declares the command's arguments."""
+    """Declare the options of `fastgen precompute`."""
     parser.add_argument("config", type=place, metavar="CONFIG", help="YAML file of the run, such as those in configs/")
     parser.add_argument(
         "overrides", nargs="*", default=[], metavar="a.b=value", help="settings to change, by dotted path"

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: ArgumentParser) -> None:
-    """Declares the command's arguments."""
+    """Declare the options of `fastgen train`."""
     parser.add_argument("--config", type=place, required=True, help="YAML file of the run, such as those in configs/")
     parser.add_argument("--resume", action="store_true", help="continue from the newest valid checkpoint in OUT")
     parser.add_argument(
@@ -99,7 +99,7 @@ def run(args: Namespace) -> int:
 
 
 def _print_costs(config: "Config", args: Namespace) -> None:
-    """As `fastgen plan` has them; where they cannot be counted, why, which is nothing that hinders the run."""
+    """Prints the costs as `fastgen plan` does; where they cannot be counted, why, which does not stop the run."""
     from ..config.yaml_file import load
     from ..distillation.costs import costs
     from ..planning.cards import H100

@@ -27,7 +27,7 @@ class Captions(Texts):
 
     @classmethod
     def read(cls, texts: Iterable[Sequence[str]], text: Text) -> "Captions":
-        """From the texts that belong to each item, at least one.
+        """Captions from the texts that belong to each item, at least one each.
 
         Args:
             text: what each of them is.

@@ -35,7 +35,7 @@ class Records(Protocol):
 
     @property
     def captions(self) -> Captions | None:
-        """Of every image; None where they have none."""
+        """The captions of every image; None where they have none."""
 
     @property
     def num_classes(self) -> int | None:

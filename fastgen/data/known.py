@@ -84,7 +84,7 @@ class Known:
 
     @cached_property
     def captions(self) -> Captions | None:
-        """Of every image; None where they have none."""
+        """The captions of every image; None where they have none."""
         if not self._has_captions:
             return None
         cells = self._rows["captions"].combine_chunks()

@@ -233,14 +233,14 @@ class Loader:
 
 
 def _number_of(device: torch.device | None) -> int | None:
-    """Of a GPU."""
+    """The index of a GPU; None for any other device."""
     if device is None or device.type != "cuda":
         return None
     return torch.cuda.current_device() if device.index is None else device.index
 
 
 def _begin(gpu: int | None) -> None:
-    """Of the thread that reads; one with an OpenMP team of its own would halve the speed of the first one's on a CPU.
+    """Prepares the thread that reads. An OpenMP team of its own would halve the speed of the main thread's on a CPU.
 
     Args:
         gpu: for which memory is pinned; a thread's own is the first one, where another process may be.

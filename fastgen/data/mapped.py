@@ -40,7 +40,7 @@ def mapped_column(table: Table, name: str) -> pa.ChunkedArray:
 
 
 def _place(table: Table, name: str) -> Path:
-    """Of the unpacked column, by the files that it is made of as they are now."""
+    """The file of an unpacked column, named after the files that it is made of as they are now."""
     made_of = [(str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns) for file in table.files]
     digest = hashlib.sha256(repr((name, made_of)).encode()).hexdigest()[:32]
     folder = cache_folder() / "columns"

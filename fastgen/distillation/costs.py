@@ -143,7 +143,7 @@ def _stock(config: Config, recipes: Path) -> StockPipeline:
 
 
 def _without_weights(path: str, dtype: torch.dtype, revision: str | None) -> StockPipeline:
-    """Of its configs; of its published sizes where these are known and its configs are not here."""
+    """The pipeline of a path, made of its configs, or else of published sizes where those are known."""
     known = published(path)
     try:
         return weightless(path, dtype=dtype, revision=revision)
@@ -224,7 +224,7 @@ def _remedy_lines(found: Remedies, card: Card) -> Iterator[str]:
 def _without_needless(
     taken: list[Change], forecast: Forecast, planned: Callable[[Sequence[str]], Forecast | None], card: Card
 ) -> tuple[list[Change], Forecast]:
-    """Without the changes that are not needed beside later ones; each is tried."""
+    """The changes and their forecast without those that later ones make needless; each is tried."""
     for one in list(taken[:-1]) if card.holds(forecast) else []:
         rest = [other for other in taken if other is not one]
         found = planned(_all(rest))

@@ -95,7 +95,7 @@ def check_init(config: Config) -> None:
 
 
 def _shapes(folder: Path, variant: str | None = None) -> dict[str, tuple[int, ...]]:
-    """Of all tensors of a pipeline's denoisers, by the headers of its files."""
+    """The shapes of all tensors of a pipeline's denoisers, read from the headers of its files."""
     files = weight_files(folder, variant_of(folder, variant))
     found: dict[str, tuple[int, ...]] = {}
     for part in (*NETWORKS, SECOND):

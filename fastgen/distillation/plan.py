@@ -101,7 +101,7 @@ def plan(config: Config, *, recipes: Path) -> str:
 
 
 def _elsewhere(path: str) -> str:
-    """Where a denoiser is that is in no folder here."""
+    """Says where a denoiser is that is in no folder on this machine."""
     if Path(path).is_file():
         return "in a single file"
     return "not here, it would be downloaded" if HUB_ID.fullmatch(path) else "not here, there is no such folder"
@@ -167,7 +167,7 @@ def memory(stage: StageConfig, config: Config, net: nn.Module) -> list[MemoryLin
 
 
 def _trained_bytes(train: TrainConfig, role: str) -> float:
-    """Of one of a role's parameters: weight, gradient and moments, of which AdamW keeps no first one at beta1 = 0."""
+    """Bytes for each trained parameter of a role: weight, gradient, moments (AdamW's first only if beta1 > 0)."""
     optim = train.optim_of(role)
     moments = 1 if optim.name == "muon" or not optim.betas[0] else 2
     moment = 1 + 4 / BLOCK if optim.name == "adamw8bit" else 4
@@ -175,7 +175,7 @@ def _trained_bytes(train: TrainConfig, role: str) -> float:
 
 
 def checkpoint_bytes(stage: StageConfig, config: Config, net: nn.Module) -> int:
-    """Of a checkpoint at the least: weights and moments of the networks that are trained."""
+    """The least bytes of a checkpoint: weights and moments of the networks that are trained."""
     trained, shared = roles_of(stage.objective), SHARED[config.sharing]
     adapter = _adapter(net, config.lora) if shared else 0
     gradient = 2 if stage.train.gradients == "bf16" else 4

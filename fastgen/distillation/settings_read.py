@@ -1,4 +1,4 @@
-"""Settings of a run that nothing of it reads."""
+"""Checks that every setting of a run is read by something."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ def check_settings_read(config: Config) -> None:
 
 
 def check_unasked(config: Config, pipeline: Pipeline) -> None:
-    """Refuses, before anything is trained, settings of how a teacher is asked that is not asked so.
+    """Refuses, before anything is trained, settings about prompts or classes that this teacher does not take.
 
     Raises:
         UnreadError: naming the setting, what the teacher takes, and the remedy.
@@ -37,7 +37,7 @@ def check_unasked(config: Config, pipeline: Pipeline) -> None:
 
 
 def _check_networks(config: Config) -> None:
-    """Of the networks that the roles have and begin with."""
+    """Checks the settings of networks: adapters, the teacher's files, what the generator starts from."""
     lora, path = config.lora, config.teacher.path
     if config.sharing == "full" and "sharing" not in config.model_fields_set:  # full, if given, may keep it for later
         why = "sharing is full where it is not given, and no role has an adapter"
@@ -55,7 +55,7 @@ def _check_networks(config: Config) -> None:
 
 
 def _check_outside_of_stages(config: Config) -> None:
-    """Of the data, the student and the report."""
+    """Checks the settings of the data, the student and the report."""
     if not config.data.has_images:
         refuse_unread(config, "flip", why="the data source has no images", remedy="choose one that does")
     if not any("w" in stage.objective.needs.scalars_of("generator") for stage in config.stages):
@@ -69,7 +69,7 @@ def _check_outside_of_stages(config: Config) -> None:
 
 
 def _check_training(config: Config) -> None:
-    """Of the stages, where none of them reads what all have."""
+    """Checks the training settings that all stages have, where no stage reads them."""
     stages = config.stages
     trained = [(stage.train, role) for stage in stages for role in roles_of(stage.objective)]
     turns = any(len(stage.objective.cycle) > 1 for stage in stages)

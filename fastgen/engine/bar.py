@@ -42,7 +42,7 @@ class Bar:
         self._tqdm.close()
 
     def move(self, images: int, share: float) -> None:
-        """So many images and such a share of the stage are done."""
+        """Moves the bar to so many images and a share of the stage."""
         self._tqdm.update(share - self._share)
         self._images, self._share = images, share
 

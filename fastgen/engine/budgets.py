@@ -84,5 +84,5 @@ def without_budgets(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def budgets(settings: Mapping[str, Any]) -> list[Budget]:
-    """Of the stages in a fingerprint."""
+    """The budgets of the stages in a fingerprint."""
     return [Budget(*(stage["train"].get(name) for name in SETTINGS)) for stage in settings["stages"]]

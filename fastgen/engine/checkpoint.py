@@ -240,7 +240,7 @@ def _require_space(folder: Path, needed: int) -> None:
 
 
 def _nbytes(tensors: Mapping[str, Mapping[str, Tensor]]) -> int:
-    """Of whole tensors."""
+    """Bytes of the whole tensors."""
     if isinstance(tensors, _Groups):
         return tensors.nbytes
     return sum(tensor.nbytes for group in tensors.values() for tensor in group.values())

@@ -130,7 +130,7 @@ def share(count: int) -> range:
 
 
 def helped(work: Callable[[Callable[[str], Told]], Value], bring: Callable[[str], Told]) -> Value | None:
-    """As `alone`, of work that asks by name for what all processes have to bring together.
+    """Does work on the first process as `alone` does; it may ask by name for what all processes bring together.
 
     Args:
         work: given what it asks with.

@@ -166,7 +166,7 @@ class _Thread:
             yield coming[0]
 
     def _sent(self, values: Sequence[Tensor], place: int) -> list[Tensor]:
-        """Where values will be once the stream's copies so far are done."""
+        """Starts to copy values to pinned memory; they are there once the stream's copies so far are done."""
         flat, _ = gathered(values, torch.float32)
         if len(self._pinned[place]) < len(flat):
             self._pinned[place] = torch.empty(len(flat), pin_memory=True)

@@ -42,7 +42,7 @@ class Evidence:
         return [f"{(self.names or self.numbers)[place]}{of}" for place, of in zip(chosen, classes, strict=True)]
 
     def tensors(self, most: int) -> dict[str, Tensor]:
-        """As many of its first samples as take no more than so many bytes."""
+        """The tensors of its first samples, as many as fit in `most` bytes."""
         held = {"images": self.items.images, "labels": self.items.labels, **self.pairs}
         found = {name: value for name, value in held.items() if value is not None}
         size = sum(value[:1].nbytes for value in found.values())

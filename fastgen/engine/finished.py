@@ -13,7 +13,7 @@ from .roles import Weights
 
 
 def finished_before(config: Config, start: int, *, say: Callable[[str], None]) -> dict[str, dict[str, Tensor]]:
-    """By name what the stages before number `start` left; what cannot be read is said, and left out."""
+    """The weights that the stages before number `start` left, by name; unreadable ones are reported and left out."""
     finished: dict[str, dict[str, Tensor]] = {}
     for stage in config.stages[:start]:
         try:

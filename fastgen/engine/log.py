@@ -128,7 +128,7 @@ class RunLog:
 
 
 def _as_artifacts(tracker: Any, images: Mapping[str, Image.Image], step: int) -> None:
-    """Of Accelerate's MLflow tracker, which takes files alone."""
+    """Logs images to Accelerate's MLflow tracker, which takes only files."""
     with TemporaryDirectory() as folder:
         for name, image in images.items():
             file = Path(folder) / f"{step:09d}.png"

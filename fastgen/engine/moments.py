@@ -66,7 +66,7 @@ class Moments:
         self._away.remove(role)
 
     def _kept(self, role: str) -> Iterator[tuple[dict[str, Any], str]]:
-        """Where the moments are: of each parameter, all that is no single number."""
+        """Yields the places of a role's moments: in the state of each parameter, every tensor but single numbers."""
         for state in self._optimizers[role].state.values():
             for name, value in state.items():
                 if isinstance(value, Tensor) and value.ndim:

@@ -35,7 +35,7 @@ class Pace:
         self._last = self._now()
 
     def figures(self) -> dict[str, float]:
-        """Of the cycles since this was last asked: unix time, seconds of training so far and of a cycle, images/s, GiB.
+        """Figures of the cycles since the last call: unix time, seconds so far and of a cycle, images/s, GiB.
 
         Some of a cycle's seconds are waited for data. A pace is left out where there was no cycle.
         """

@@ -40,7 +40,7 @@ class Boundary:
     figures: dict[str, float]
 
     def state(self) -> dict[str, Any]:
-        """As JSON, which knows no infinity."""
+        """The boundary as JSON, figures as text since JSON has no infinity."""
         return {"before": self.before, "figures": {name: repr(value) for name, value in self.figures.items()}}
 
     @classmethod
@@ -91,7 +91,7 @@ class Turned:
 
     @property
     def spikes(self) -> dict[str, float]:
-        """By how many deviations figures exceed the median, where that is too far."""
+        """The figures that exceed the median by too much, with the number of deviations."""
         return {name: far for name, far in zip(self.names, self._read[1], strict=True) if far > 0}
 
     @cached_property

@@ -97,11 +97,11 @@ def _floor(number):
 
 @triton.jit
 def _log2(number):
-    """Within 2^-22, as the card has it in one instruction."""
+    """log2 to within 2^-22: one instruction on a card."""
     return libdevice.fast_log2f(number) if COMPILED else tl.log2(number)
 
 
 @triton.jit
 def ratio(one, other):
-    """Within two last places, likewise."""
+    """one / other to within two units in the last place: one instruction on a card."""
     return libdevice.fast_dividef(one, other) if COMPILED else one / other

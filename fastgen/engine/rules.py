@@ -71,11 +71,11 @@ class Rule(Protocol):
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Of what it keeps of each tensor."""
+        """Names of the tensors in its state of each parameter."""
         ...
 
     def start(self, tensor: Tensor, *, fused: bool) -> dict[str, Tensor]:
-        """That, before the first update."""
+        """The state of a tensor before its first update."""
         ...
 
     def step(self, update: Update) -> None:

@@ -115,7 +115,7 @@ class Stage:
 
     @property
     def share(self) -> float:
-        """Of the stage that is done, from 0 to 1: in images, or in minutes where these end it sooner."""
+        """The share of the stage that is done, from 0 to 1: in images, or in minutes where these end it sooner."""
         train, position = self.config.train, self.position
         timed = 0.0 if train.minutes is None else position.seconds / (60 * train.minutes)
         return min(1.0, max(timed, position.images / train.images))
@@ -159,7 +159,7 @@ class Stage:
         return figures
 
     def _trained_in(self, turn: Turn) -> list[nn.Parameter]:
-        """What optimizers step after a turn."""
+        """The parameters that optimizers step after a turn."""
         return [p for role in turn if role in self.optimizers for p in self.optimizers[role].parameters]
 
     def _turn(self, turn: Turn, batches: list[Batch]) -> Turned:
@@ -247,7 +247,7 @@ class Stage:
         return batches
 
     def _turned(self, turn: Turn, terms: list[Terms], norms: dict[str, Tensor]) -> Turned:
-        """With losses averaged over micro-batches and processes, and gradient norms."""
+        """A turn's figures: losses, averaged over micro-batches and processes, gradient norms and learning rates."""
         names = [f"{turn[0]}/{term}" for term in terms[0]] + [f"{role}/grad" for role in norms]
         losses = [torch.stack([part[term] for part in terms]).sum() for term in terms[0]]
         values = average(torch.stack([value.float() for value in [*losses, *norms.values()]]))

@@ -81,7 +81,7 @@ class Stepper(torch.optim.Optimizer):
         return missing
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """What another version kept besides is not taken over.
+        """Loads a state; entries that only another version kept are dropped.
 
         Raises:
             CheckpointError: what a rule keeps of a tensor is there in part; nothing has changed.
@@ -114,7 +114,7 @@ class Stepper(torch.optim.Optimizer):
         return [unit for unit in units if self._tensors[unit.tensor].grad is not None]
 
     def _start(self, rule: Rule, tensors: Iterable[Tensor]) -> None:
-        """What a rule keeps of tensors that it has not stepped yet."""
+        """Initialises the state of tensors that the rule has not stepped yet."""
         names = {*rule.names}
         for tensor in tensors:
             state = self.state[tensor]
@@ -157,7 +157,7 @@ class Stepper(torch.optim.Optimizer):
             assign(owners, [*weights.values()], rng=chance)
 
     def _gradients(self, tensors: Sequence[Tensor]) -> list[Tensor]:
-        """In float32; what is in half precision is clipped here, so that it is not rounded once more."""
+        """The gradients in float32; those in half precision are clipped here, which saves rounding them once more."""
         found = [tensor.grad for tensor in tensors if tensor.grad is not None]
         if found[0].dtype not in HALF:
             return found
@@ -179,12 +179,12 @@ def _kernels(device: torch.device) -> Any:
 
 
 def _stream(device: torch.device, position: tuple[int | str, ...]) -> torch.Generator | None:
-    """None where there are no values that could be drawn."""
+    """The random stream of a position; None on the meta device, where nothing can be drawn."""
     return None if device.type == "meta" else stream(device, *position)
 
 
 def _in_buckets(rule: Rule, units: Sequence[Unit], tensors: Sequence[Tensor]) -> Iterator[Bucket]:
-    """What needs no copies goes in one bucket, all else in some of limited size."""
+    """Divides units into buckets: one for those that need no copies, several of limited size for all others."""
     halved = [unit for unit in units if is_halved(tensors[unit.tensor])]
     plain = [unit for unit in units if not is_halved(tensors[unit.tensor])]
     if plain and rule.in_place:

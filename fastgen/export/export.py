@@ -136,7 +136,7 @@ def _without_origin(config: dict[str, Any]) -> bool:
 
 
 def _bytes_of(pipe: StockPipeline) -> int:
-    """Of the weights of all parts."""
+    """Bytes of the weights of all parts."""
     networks = [part for part in pipe.components.values() if isinstance(part, torch.nn.Module)]
     return sum(parameter.nbytes for network in networks for parameter in network.parameters())
 

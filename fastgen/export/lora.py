@@ -73,7 +73,7 @@ def export_lora(
 def _workflow(
     pipe: StockPipeline, notes: Notes, schedule: SchedulerExport, keys: Sequence[Keys]
 ) -> dict[str, Node] | None:
-    """Of the first schedule, where ComfyUI can read the LoRA."""
+    """A ComfyUI workflow for the first schedule; None where ComfyUI cannot read the LoRA."""
     if "kohya" not in keys:
         return None
     given = [int(notes.arguments.get(name, 0)) for name in ("height", "width")]

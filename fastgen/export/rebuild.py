@@ -136,7 +136,7 @@ def _verified(
     *,
     heads: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> list[Agreement]:
-    """Of a pipeline whose networks the isolated process takes the place of, and which is loaded again afterwards."""
+    """Verifies an export whose networks make room for the isolated process, and are loaded again afterwards."""
     assert notes.sampler is not None
     size = {name: value for name, value in notes.arguments.items() if name in SIZES}
     pipeline = Pipeline(pipe, num_classes=notes.num_classes, null_label=notes.null_label, size=size)

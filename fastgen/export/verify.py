@@ -140,7 +140,7 @@ def _give_back(device: str) -> None:
 def _agreements(
     export: Export, schedule: SchedulerExport, ours: Ours, seen: Mapping[str, Tensor]
 ) -> Iterator[Agreement]:
-    """Of each step count, from what the isolated process saw."""
+    """Yields the agreement at each step count, from what the isolated process saw."""
     for n in schedule.steps:
         rows = _rows(seen, ours, n)
         fault = _wrong_stops(rows[0]["timesteps"].tolist(), ours.stops[n]) or _wrong_noise(rows, schedule, ours, n)
@@ -177,7 +177,7 @@ def _rows(seen: Mapping[str, Tensor], ours: Ours, n: int) -> list[dict[str, Tens
 
 
 def _ends(rows: Sequence[Mapping[str, Tensor]], schedule: SchedulerExport) -> Tensor:
-    """Its samples, in the units of ours."""
+    """The samples of the isolated process, in the units of ours."""
     return torch.cat([row["end"] for row in rows]) / unit(schedule.scheduler)
 
 

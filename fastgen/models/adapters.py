@@ -199,7 +199,7 @@ class AdaptedDenoiser(nn.Module):
         return self.adapter
 
     def requires_grad_(self, requires_grad: bool = True) -> "AdaptedDenoiser":
-        """Of what its layers compute with; the adapter itself is part of no graph."""
+        """Sets it on the bank that its layers compute with; the adapter itself is part of no graph."""
         self.embeddings.requires_grad_(requires_grad)
         if self.role is not None:
             self._shared[1].banks[self.role].requires_grad_(requires_grad)

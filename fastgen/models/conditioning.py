@@ -47,7 +47,7 @@ class Conditioning:
         return replace(self, size=len(rows), batched=mapped(self.batched, taken), null=null)
 
     def to(self, device: torch.device | str) -> "Conditioning":
-        """On another device, complete: a copy to main memory is waited for, since nothing on the CPU would wait."""
+        """A copy on another device; one in main memory is waited for, since nothing on the CPU would wait for it."""
         null = self.null.to(device) if self.null is not None else None
 
         def move(x: Any) -> Any:

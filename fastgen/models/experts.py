@@ -37,7 +37,7 @@ class Experts(nn.Module):
         return getattr(self.high, "_keep_in_fp32_modules", None)
 
     def enable_gradient_checkpointing(self, **settings: Any) -> None:
-        """As Diffusers' networks have it."""
+        """Has both networks compute blocks again in `backward`, as the method of Diffusers' networks does."""
         self.high.enable_gradient_checkpointing(**settings)  # type: ignore[operator]
         self.low.enable_gradient_checkpointing(**settings)  # type: ignore[operator]
 

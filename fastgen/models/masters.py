@@ -163,7 +163,7 @@ def _parts(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
 
 
 def _joined(net: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    """After a state dict was made: joined on the CPU, so that no second copy stands on the device."""
+    """A state dict hook that joins halved weights, on the CPU so that the device holds no second copy."""
     for name, parameter in net.named_parameters(remove_duplicate=False):
         low = low_of(parameter)
         if low is not None:
@@ -172,7 +172,7 @@ def _joined(net: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
 
 
 def _split(net: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    """Before one is loaded: the weights are written here, and then onto themselves."""
+    """A hook before a state dict is loaded that splits its weights; they are written here, then onto themselves."""
     for name, parameter in net.named_parameters(remove_duplicate=False):
         told = state.get(prefix + name)
         if low_of(parameter) is not None and told is not None and told.shape == parameter.shape:

@@ -64,7 +64,7 @@ class Rewards(nn.Module):
         self.figures[name] = value.detach()
 
     def standardised(self, scores: Tensor) -> Tensor:
-        """Of scores [n, B] one number per sample [B]: each reward in units of its spread over the batch, weighed."""
+        """One number per sample [B] of scores [n, B]: the weighted mean of rewards in units of their spread."""
         spread = scores.detach().std(dim=1, correction=0, keepdim=True).clamp(min=ALIKE)
         return self.mixed(scores / spread)
 

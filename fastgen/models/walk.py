@@ -49,7 +49,12 @@ class Plan:
         return replace(self, grids=tuple(process.grid_of(grid) for grid in self.grids), boundary=boundary)
 
     def telling(self, names: Sequence[str], *, guidance: float | None) -> "Plan":
-        """With the values at all its stops of the scalars that the generator has embeddings of; see `scalars_at`."""
+        """The plan with the values of these scalars at all its stops; see `scalars_at`.
+
+        Args:
+            names: scalars that the generator has embeddings of.
+            guidance: w, the value of the scalar "w".
+        """
         scalars: dict[float, Mapping[str, float]] = {}
         for grid in self.grids if names else ():
             scalars |= scalars_at(grid.tolist(), names, sampler=self.sampler, guidance=guidance)
@@ -71,7 +76,7 @@ def scalars_at(grid: Sequence[float], names: Sequence[str], *, sampler: Sampler,
 
 @dataclass(frozen=True, eq=False)
 class Waypoint:
-    """Where a walk stands.
+    """A place that a walk has come to.
 
     Attributes:
         x_t: the sample [B, ...] at time t.

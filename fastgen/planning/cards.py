@@ -38,7 +38,7 @@ class Card:
     link: float = 300e9
 
     def seconds(self, work: Tally, *, recorded: bool = False) -> float:
-        """Of a turn: host and device work side by side, and the slower of them counts.
+        """The seconds of a turn: host and device work side by side, and the slower of them counts.
 
         Args:
             recorded: whether calls of networks are CUDA graphs, whose launches cost the host next to nothing.

@@ -77,7 +77,7 @@ class Forecast:
 
     @property
     def allocated(self) -> int:
-        """Likewise, as PyTorch counts: a graph's pool is nobody's until it is replayed, though nobody can have it.
+        """The peak as PyTorch counts it: a graph's pool is free until it is replayed, though nothing else can use it.
 
         So the most is allocated before the graphs are there, in the first cycle.
         """
@@ -90,7 +90,7 @@ class Forecast:
         return sum(part.bytes for part in self.parts) + (self.highest.gradients if self.recorded else 0)
 
     def sliced(self, gpus: int) -> "Forecast":
-        """With networks, their gradients, moments and average in slices over so many cards; activations are whole."""
+        """The forecast with networks, gradients, moments and average in slices over cards; activations are whole."""
         saved = {turn: turn.shared - turn.shared // gpus for turn in self.turns}
         turns = (
             replace(t, peak=t.peak - saved[t], made=t.made - saved[t], gradients=t.gradients - saved[t])
@@ -100,7 +100,7 @@ class Forecast:
 
     @property
     def work(self) -> Tally:
-        """Of one cycle."""
+        """The work of one cycle."""
         return sum((cost.work for cost in self.turns), Tally())
 
 
@@ -127,7 +127,7 @@ class Scene:
         self._pools: Pools | None = None
 
     def forecast(self, *, gpus: int = 1) -> Forecast:
-        """On one of so many cards that share every batch."""
+        """The costs on one of so many cards that share every batch."""
         train, cycle = self.stage.train, self.stage.objective.cycle
         rows = train.micro_batch or max(1, train.batch // gpus)
         passes, cycles = -(-train.batch // (gpus * rows)), self._cycles()

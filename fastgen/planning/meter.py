@@ -44,7 +44,7 @@ class Tally:
 
     @property
     def flops(self) -> int:
-        """In either precision."""
+        """Floating-point operations in half and in full precision."""
         return self.half_flops + self.full_flops
 
     def __add__(self, other: "Tally") -> "Tally":
@@ -57,7 +57,7 @@ class Tally:
         return Tally().plus(self, times)
 
     def plus(self, other: "Tally", times: int) -> "Tally":
-        """With so many times the other's work."""
+        """The sum with `times` times the other's work."""
         pairs = zip(astuple(self), astuple(other), strict=True)
         return Tally(*(mine + times * theirs for mine, theirs in pairs))
 
@@ -110,7 +110,7 @@ class Meter(TorchDispatchMode):
             self._again = before
 
     def spike(self, size: int) -> None:
-        """That many bytes for a moment."""
+        """Counts bytes that are allocated for a moment."""
         self.peak = max(self.peak, self.level + size)
 
     @contextmanager
@@ -136,7 +136,7 @@ class Meter(TorchDispatchMode):
 
 @dataclass
 class Measured:
-    """Of a part of what a meter sees: its work, its peak above where it began, and what it left allocated."""
+    """A part of what a meter saw: its work, its peak above the start, and what it left allocated."""
 
     work: Tally = Tally()
     peak: int = 0
@@ -148,7 +148,7 @@ def _tensors(told: Any) -> Iterator[Tensor]:
 
 
 def _work(func: Any, args: Any, told: Any, out: Any, touched: Sequence[Tensor]) -> Tally:
-    """Of one operation."""
+    """The work of one operation."""
     formula = FORMULAS.get(func._overloadpacket)
     if formula is None:
         return Tally(launches=1, moved=sum(x.numel() * x.element_size() for x in touched))

@@ -36,9 +36,9 @@ _PARTS: Any = WeakIdKeyDictionary()
 
 
 def once(level: Level[Speaker]) -> Level[Speaker]:
-    """Of a method that gives a level of each time [...]: for the same tensor it gives the same one, computed once.
+    """Remembers the level [...] that a method gave for a tensor of times, so that it is computed once.
 
-    If either is written to it is computed afresh. Nothing is kept of times that are differentiated.
+    Where times or level were written to since, it is computed afresh. Nothing is kept of times that are differentiated.
     """
 
     @wraps(level)

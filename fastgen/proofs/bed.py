@@ -78,7 +78,7 @@ class Bed:
         return torch.tensor([others.get(label, label) for label in labels.tolist()])
 
     def cond(self, labels: Tensor) -> Conditioning:
-        """With a null twin only where there are classes."""
+        """The conditioning of labels; without classes, unconditional and without a null twin."""
         return DATA[self.data].cond(labels) if self.classes else DATA[self.data].uncond(len(labels))
 
 

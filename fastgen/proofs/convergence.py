@@ -39,7 +39,7 @@ MEASURED = Path(__file__).with_name("measured.json")
 
 @dataclass(frozen=True)
 class Distances:
-    """To the data: of the student's last samples, of the mixture of its steps' landings, of the teacher's sampler."""
+    """Distances to the data: of the student's samples, of all its steps' landings mixed, of the teacher's samples."""
 
     last: float
     landings: float

@@ -139,7 +139,7 @@ def _roles(objective: Objective, generator: AffineGenerator, law: Mixture) -> Ro
 
 
 def _batch(objective: Objective, roles: Roles) -> Batch:
-    """Of thousands of samples, with what the objective needs."""
+    """A batch of thousands of samples, with what the objective needs."""
     rng, shared_rng = seeded(0), seeded(1)
     labels = torch.zeros(COUNT, dtype=torch.long)
     cond = REAL.cond(labels) if objective.needs.null else REAL.uncond(COUNT)

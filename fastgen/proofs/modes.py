@@ -38,7 +38,7 @@ HEADER = (
 
 @dataclass(frozen=True)
 class Coverage:
-    """Of samples over the modes of a mixture.
+    """How samples cover the modes of a mixture.
 
     Args:
         modes: how many have at least a fifth of their share within three standard deviations.

@@ -21,7 +21,7 @@ def inserted(text: str, name: str, block: str) -> str:
 
 
 def commit() -> str:
-    """Of this package's working tree, "+" where it was changed since; "unknown" where there is none."""
+    """The commit of this package's working tree, with "+" where it was changed; "unknown" outside of one."""
     asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
     if not shutil.which("git"):
         return "unknown"

@@ -64,7 +64,7 @@ def found(target: str) -> tuple[Objective, Recipe | None]:
 
 
 def unguided(objective: Objective) -> Objective:
-    """With w = 1 where it has guidance, and its GAN term from the start."""
+    """The objective with w = 1 where it has guidance, and its GAN term from the start."""
     names = {field.name for field in fields(objective)}  # type: ignore[arg-type]
     changed: dict[str, Any] = {
         name: _at_one(vars(objective)[name]) for name in ("guidance", "teacher_guidance") if name in names

@@ -37,7 +37,7 @@ def routing_checks(objective: Objective, process: str, *, steps: int) -> list[Ch
 
 
 def fresh_roles(objective: Objective, bed: Bed, *, steps: int) -> Roles:
-    """Untrained ones."""
+    """Untrained roles for an objective on a bed."""
     torch.manual_seed(0)
     network = toy_denoiser(PROCESSES[bed.process], DATA[bed.data])
     grids = [even_grid(steps), even_grid(2 * steps)]
@@ -98,7 +98,7 @@ def _declared(objective: Objective, calls: Calls) -> Check:
 
 
 def _read(calls: Calls) -> Check:
-    """For the reader: which scores are differentiated through."""
+    """Tells the reader which scores are differentiated through; always holds."""
     scores = sorted(calls.made - {"generator"})
     told = [f"{role} {'with' if role in calls.through else 'without'} the graph to x_t" for role in scores]
     return Check("routing: scores", True, ", ".join(told) or "none")

@@ -80,7 +80,7 @@ def _read(model: Any, tokenizer: Any, asked: Sequence[str]) -> Tensor:
 
 
 def _prepared(images: Tensor, processor: Any) -> Tensor:
-    """As the model's image processor prepares them: resized, the middle cut out, normalised."""
+    """Images as the model's image processor prepares them: resized, the middle cut out, normalised."""
     shape = _resized(images.shape[-2:], processor.size)
     if shape != list(images.shape[-2:]):
         images = F.interpolate(images, shape, mode="bicubic", antialias=True).clamp(0, 1)

@@ -49,7 +49,7 @@ class Codec(Protocol):
     def decode(self, x0: Tensor) -> Tensor: ...
 
     def images_of(self, x0: Tensor) -> Tensor:
-        """As `decode`, with the graph to x0."""
+        """Decodes as `decode` does, and keeps the graph to x0."""
         ...
 
 

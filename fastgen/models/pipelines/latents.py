@@ -41,7 +41,7 @@ class Latents:
         return self._store.missing(images)
 
     def rows(self, images: Sequence[Image]) -> Tensor | None:
-        """Their samples [B, ...] in float32 on the CPU; None where one is not kept, or is damaged."""
+        """The kept samples [B, ...] of images, float32 on the CPU; None where one is not kept, or is damaged."""
         found = [self._store.row(image) for image in images]
         rows = [row.batched[_X0] for row in found if row is not None]
         if len(rows) == len(found):

@@ -54,7 +54,7 @@ class Update:
 
     @cached_property
     def length(self) -> float:
-        """Of the sketch."""
+        """The norm of the sketch."""
         return float(self.sketch.norm())
 
     def added(self, weight: Tensor, rows: Tensor) -> Tensor:

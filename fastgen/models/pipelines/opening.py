@@ -65,7 +65,7 @@ class Opened:
 
     @cached_property
     def notes(self) -> Notes | None:
-        """Of all step counts together; several students share theirs."""
+        """The notes of all step counts, joined; several students share theirs."""
         if self.each:
             return self.each[0].notes
         parts = [part for part in map(Notes.read, _by_count(self.folder).values()) if part]

@@ -51,7 +51,7 @@ class Read:
         return self.reading.time(u) if self.form.basis == "timestep" else u
 
     def said(self, t: Time) -> float:
-        """Its inverse."""
+        """The timestep that the network is told at process time t; the inverse of `time`."""
         u = self.reading.timestep(t) if self.form.basis == "timestep" else t
         return self.form.slope * float(u) + self.form.offset
 
@@ -79,7 +79,7 @@ class Read:
 
 
 def _sharpen(scheduler: Any) -> None:
-    """Its tables in float64, so that what it makes of a sample near pure noise is not lost in their rounding."""
+    """Makes a scheduler's tables float64: near pure noise their rounding would hide what it does to a sample."""
     for name, value in vars(scheduler).items():
         if isinstance(value, Tensor) and value.is_floating_point() and name != "timesteps":
             setattr(scheduler, name, value.double())

@@ -98,7 +98,7 @@ class _Sized(nn.Module):
 
 
 def _pairs(*shapes: tuple[int, ...]) -> Told:
-    """Of each shape one for the prompts and one for negative prompts."""
+    """Two tensors of each shape: for the prompts and for the negative prompts."""
     return lambda count: tuple(torch.zeros(count, *shape) for shape in shapes for _ in range(2))
 
 

@@ -80,7 +80,7 @@ def _test_mixed_batch(name: str, denoiser: NetworkDenoiser, evidence: Evidence, 
 
 
 def _test_gradient(name: str, denoiser: NetworkDenoiser, x: Tensor, t: Time, cond: Conditioning) -> None:
-    """Of one sample; a graph of several would need their memory at once."""
+    """Checks that a gradient reaches the sample; of one, since a graph of several would hold all of them in memory."""
     x = x.clone().requires_grad_()
     output = denoiser(x, t, cond).output(denoiser.reading.row)
     gradient = torch.autograd.grad(output.square().sum(), x, allow_unused=True)[0] if output.requires_grad else None

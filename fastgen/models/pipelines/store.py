@@ -140,7 +140,7 @@ class Store:
         self._hashes, self._places = every[order], np.concatenate(places)[order]
 
     def _find(self, hashes: Hashes) -> NDArray[np.int64]:
-        """Where hashes [n, 2] stand among the known ones, -1 for those that do not; [n]."""
+        """The places [n] of hashes [n, 2] among the known ones; -1 for unknown ones."""
         found = np.full(len(hashes), -1, np.int64)
         at = np.searchsorted(self._hashes[:, 0], hashes[:, 0])
         open_ = np.flatnonzero(at < len(self._hashes))

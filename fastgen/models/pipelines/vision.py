@@ -93,7 +93,7 @@ def eyes(path: str, blocks: Sequence[int] | None, device: torch.device) -> Eyes:
 
 
 def _side(told: dict[str, Any]) -> int:
-    """Of the square that the processor hands to the model."""
+    """The side in pixels of the square that the processor hands to the model."""
     size = told["crop_size"] if told.get("do_center_crop") else told["size"]
     sides = [size] if isinstance(size, int) else list(size.values())
     return int(min(sides))

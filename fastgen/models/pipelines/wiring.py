@@ -51,5 +51,5 @@ class Wiring:
         return torch.empty_like(flat).index_copy_(1, source, flat).reshape(-1, *shape)
 
     def _beside(self, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """On the device of the values, which counting without weights has on none."""
+        """Source, scale and shift on the device of the values: the meta device where costs are counted."""
         return self.source.to(values.device), self.scale.to(values.device), self.shift.to(values.device)

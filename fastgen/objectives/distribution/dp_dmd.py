@@ -96,7 +96,7 @@ class DPDMD(ScoreMatching):
 
 
 def _sampled(roles: Roles, batch: Batch) -> Run:
-    """From noise to the end by the student's deterministic steps; what follows the first gives it no gradient."""
+    """Samples by the student's deterministic steps from noise; no gradient goes back from later steps to the first."""
     edges, noise = edges_of(roles, batch), batch.noise()
     t = batch.full(edges[0])
     first = through(roles.generator, roles.process.prior(noise, t), t, batch.cond)

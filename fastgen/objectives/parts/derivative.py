@@ -51,7 +51,7 @@ def check_step(step: float | None) -> None:
 
 
 def needs_fine_times(step: float | None) -> Needs:
-    """Of derivatives over that step; an exact one is about times as near as can be."""
+    """The needs of a derivative over that step; an exact one (None) compares times as near as can be."""
     return Needs(fine_times=step is None)
 
 

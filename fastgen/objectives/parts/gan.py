@@ -230,17 +230,17 @@ def discriminator_losses(
 
 
 def logistic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Of logits [B, k] that are large for real samples; the optimum is log p_real / p_fake (arXiv:1406.2661)."""
+    """Logistic loss of logits [B, k], large for real samples; its optimum is log p_real / p_fake (arXiv:1406.2661)."""
     return softplus(-real).mean() + softplus(fake).mean()
 
 
 def hinge_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Geometric GAN (Lim & Ye 2017, arXiv:1705.02894)."""
+    """The hinge loss of the geometric GAN (Lim & Ye 2017, arXiv:1705.02894)."""
     return relu(1 - real).mean() + relu(1 + fake).mean()
 
 
 def relativistic_loss(real: Tensor, fake: Tensor) -> Tensor:
-    """Of the difference of two logits; they are known up to a constant (Jolicoeur-Martineau 2018, arXiv:1807.00734)."""
+    """Logistic loss of real - fake; a constant in the logits is free (Jolicoeur-Martineau 2018, arXiv:1807.00734)."""
     return softplus(fake - real).mean()
 
 

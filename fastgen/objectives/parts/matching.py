@@ -203,7 +203,7 @@ def cycle_of(ratio: int, gan: GAN) -> Cycle:
 
 
 def reads(*, guidance: GuidanceLaw, rollout: RolloutName | Rollout, gan: GAN, originals: Originals = DATA) -> Needs:
-    """Of an objective that compares scores under these settings."""
+    """The needs of an objective that compares scores under these settings."""
     own = Needs(
         real_score=True,
         images=rollout == "noised_data",

@@ -66,7 +66,7 @@ class Guidance:
             )
 
     def needs(self, *, target: bool = False) -> Needs:
-        """Of an objective with this guidance; a target is told of it what the generator is told."""
+        """The needs of an objective with this guidance; a target is told as much of it as the generator."""
         known = ("generator", "target") if target else ("generator",)
         guides = (self.low, self.high) != (1, 1)
         return Needs(null=guides, target=target, scalars={role: {"w"} for role in known if self.told})

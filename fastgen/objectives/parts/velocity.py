@@ -44,7 +44,7 @@ def check_velocity(settings: Followed) -> None:
 
 
 def needs_velocity(settings: Followed, *, target: bool = False) -> Needs:
-    """Of an objective with these settings, and with a target or without."""
+    """The needs of an objective with these settings, with a target or without."""
     if settings.velocity == "data":
         return Needs(images=True, target=target)
     return Needs(images=True, real_score=True) | settings.teacher_guidance.needs(target=target)

@@ -171,7 +171,7 @@ def pulled(g: Latent, *, c: float, norm: Norm) -> Latent:
 
 
 def adaptive_mean(roles: Roles, t: Time, errors: Tensor, *, sigma_data: float) -> Tensor:
-    """Their mean under the weight 1 / (UNIT tan(u)) and a trained log-variance (eq. 8)."""
+    """The mean of errors [B] under the weight 1 / (UNIT tan(u)) and a trained log-variance (eq. 8)."""
     log_variance: Tensor = roles["log_variance"](t)
     angle = Angle.of(roles.process, t, sigma_data)
     weight = angle.cos / (UNIT * angle.sin)

@@ -79,5 +79,5 @@ def in_window(stops: Tensor, r: Time, window: float) -> Tensor:
 
 
 def longest_step(roles: Roles) -> float:
-    """Of even steps, as many as in the student's shortest grid."""
+    """The length of an even step where there are as many as in the student's shortest grid."""
     return 1 / min(len(grid) for grid in roles.student.grids)
