@@ -32,12 +32,12 @@ class Holder:
 
     @classmethod
     def here(cls) -> "Holder":
-        """This process."""
+        """This process as a holder."""
         return cls(os.getpid(), platform.node(), datetime.now(UTC).isoformat(sep=" ", timespec="seconds"))
 
     @classmethod
     def read(cls, text: str) -> "Holder | None":
-        """Who a lock names; None of an empty or foreign file."""
+        """The holder that the text of a lock names; None for an empty or foreign file."""
         try:
             return cls(**json.loads(text))
         except (ValueError, TypeError):
@@ -114,7 +114,7 @@ def is_held_by(holder: Holder, file: Path) -> bool:
 
 
 def _has_open(holder: Holder, file: Path) -> bool | None:
-    """None where it cannot be seen: of a process elsewhere, or of another user."""
+    """Whether a holder has the file open; None where that cannot be seen: on another host, or of another user."""
     if holder.host != platform.node():
         return None
     try:

@@ -70,7 +70,7 @@ class Peer:
 
     @classmethod
     def here(cls, rank: int) -> "Peer":
-        """This process."""
+        """This process as a peer."""
         space = "/proc/self/ns/pid"
         return cls(rank, platform.node(), os.getpid(), os.readlink(space) if os.path.islink(space) else "")
 
@@ -203,7 +203,7 @@ class _Watch:
             self._end("the process that the others meet at", _lost(f"is gone ({str(error).splitlines()[0]})"))
 
     def _read(self) -> tuple[str, Ending]:
-        """Who ended first, and how; the first process hears that it was heard."""
+        """Reads who ended first, and how; tells the first process that it was read."""
         who, teller, told = json.loads(self._store.get(f"{self._name}/ended"))
         if teller != self._rank:
             self._store.add(f"{self._name}/heard", 1)

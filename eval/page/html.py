@@ -62,7 +62,7 @@ def document(template: str, script: str, *, allowed: str = "", **values: Any) ->
 
 
 def policy_of(script: str, allowed: str = "") -> str:
-    """Nothing is loaded from anywhere else, and no script runs but this one of ours."""
+    """A content security policy under which nothing is loaded from elsewhere, and no script runs but ours."""
     digest = b64encode(sha256(_text(script).encode()).digest()).decode()
     own = f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'"
     return f"{own}; {allowed}" if allowed else own

@@ -59,7 +59,7 @@ class Spectrum:
 
     @classmethod
     def of(cls, sides: Sides) -> "Spectrum | None":
-        """None where no generated images have one of the real images' size."""
+        """The spectrum of a report; None where no generated images have one, at the size of the real ones."""
         reference = ((Column(None, "real", row.title, row), _power(row)) for row in sides.real)
         real = next((one for one in reference if one[1]), None)
         drawn = [(column, power) for column, row in sides.shown if (power := _power(row))]

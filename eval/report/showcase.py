@@ -77,7 +77,7 @@ class Showcase:
                 self._write(wanted[index], image())
 
     def gallery(self) -> Gallery | None:
-        """None without pictures."""
+        """The gallery of the pictures so far; None without any."""
         if not self._images:
             return None
         longest = max(map(len, self._images.values()))

@@ -179,7 +179,7 @@ def _entries(path: Path) -> Iterator[Entry]:
 
 
 def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
-    """Those of the values that are numbers a plot can have."""
+    """The values that a plot can show: finite numbers."""
     numbers = {str(name): value for name, value in values.items() if isinstance(value, int | float)}
     return {name: float(value) for name, value in numbers.items() if _plotted(value)}
 

@@ -155,7 +155,7 @@ class _Handler(BaseHTTPRequestHandler):
         super().end_headers()
 
     def log_message(self, format: str, *args: Any) -> None:
-        """Nothing is said of single requests."""
+        """Stays silent: single requests are not logged."""
 
 
 def _is_here(address: str) -> bool:

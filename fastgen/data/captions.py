@@ -46,7 +46,7 @@ class Captions(Texts):
         return self.texts[number if self._starts is None else int(self._starts[number])]
 
     def of_item(self, number: int) -> list[str]:
-        """All of an item's."""
+        """All captions of an item."""
         if self._starts is None:
             return [self.texts[number]]
         return [self.texts[place] for place in range(*map(int, self._starts[number : number + 2]))]
@@ -63,7 +63,7 @@ class Captions(Texts):
 
     @classmethod
     def joined(cls, parts: "Sequence[Captions]") -> "Captions":
-        """Those of several sources, whose items are numbered one source after the other."""
+        """The captions of several sources, whose items are numbered one source after the other."""
         texts = Chained([part.texts for part in parts])
         if not any(part.several for part in parts):
             return cls(texts)

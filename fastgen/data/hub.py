@@ -135,7 +135,7 @@ class HubRows:
 
     @property
     def num_classes(self) -> int | None:
-        """As many as the labels say there are, else one more than the largest."""
+        """The number of classes that the labels declare, else one more than the largest label."""
         if self._labels is None:
             return None
         return self._columns.classes or int(self._labels.max()) + 1

@@ -46,7 +46,7 @@ class Records(Protocol):
 
     @property
     def files(self) -> Sequence[Path]:
-        """All that is read."""
+        """All files that are read."""
 
     def encoded(self, number: int) -> Path | BytesIO:
         """An image as a file or its content; raises UserError where there is none."""
@@ -93,7 +93,7 @@ class ImageSource(Source, ABC):
 
     @cached_property
     def captions(self) -> Captions | None:
-        """All that items may be asked for by."""
+        """All captions that items may be asked for by."""
         return self.records.captions
 
     @cached_property
@@ -113,7 +113,7 @@ class ImageSource(Source, ABC):
         _ = len(self.records), self.num_classes, self.captions
 
     def recall(self, records: Records) -> None:
-        """From now on the images are what is known of them, in place of their files."""
+        """Takes the images from what is known of them from now on, in place of their files."""
         vars(self)["records"] = records
 
     def __len__(self) -> int:
@@ -151,7 +151,7 @@ class ImageSource(Source, ABC):
         return known if self.buckets is None else sizes_of(self.records)
 
     def _shape(self, index: int) -> Size:
-        """That an image is trained in."""
+        """The shape that an image is trained in."""
         return self.shapes[0 if self.bucket is None else int(self.bucket[index])]
 
     def without_images(self, indices: Sequence[int]) -> Items:

@@ -177,7 +177,7 @@ class Loader:
             starts.append(following.start)
 
     def _forget(self) -> None:
-        """Nothing of what was expected is expected any more."""
+        """Drops all that was read ahead."""
         while self._ahead:
             self._ahead.popleft().items.cancel()
 

@@ -44,7 +44,7 @@ class Mixture(Source):
 
     @cached_property
     def captions(self) -> Captions | None:
-        """All that items may be asked for by."""
+        """All captions that items may be asked for by."""
         found = [part.captions for part in self.parts]
         some = [captions for captions in found if captions is not None]
         return Captions.joined(some) if len(some) == len(found) else None

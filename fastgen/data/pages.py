@@ -54,7 +54,7 @@ class _Content:
         self._start, self._held = 0, b""
 
     def part(self, start: int, count: int) -> bytes:
-        """Some bytes from a place on.
+        """The bytes at a place.
 
         Raises:
             IndexError: they are not all there.

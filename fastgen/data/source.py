@@ -72,7 +72,7 @@ class Source(Protocol):
 
     @property
     def captions(self) -> Captions | None:
-        """All that items may be asked for by; None where they have no texts."""
+        """All captions that items may be asked for by; None where they have no texts."""
         return None if self.prompts is None else Captions(self.prompts)
 
     @property

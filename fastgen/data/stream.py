@@ -59,7 +59,7 @@ class Stream:
 
     @property
     def num_classes(self) -> int | None:
-        """As many as the labels of the data set say there are."""
+        """The number of classes that the labels of the data set declare."""
         if self._columns.label is not None and self._columns.classes is None:
             raise UserError(
                 f"column {self._columns.label!r} of {self._called} does not say how many classes there are, and a "

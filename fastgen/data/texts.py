@@ -46,7 +46,7 @@ class Chained(Texts):
 
 
 class Reworded(Texts):
-    """Each of some texts within others words, at their "{}"."""
+    """Texts, each put into the same other words in the place of "{}"."""
 
     def __init__(self, texts: Sequence[str], words: str) -> None:
         self._texts, self._words = texts, words
@@ -66,7 +66,7 @@ def instead(text: str, others: Sequence[tuple[str, str]]) -> str:
 
 
 class Instead(Texts):
-    """Those of some texts that `instead` changes, as it changes them."""
+    """The texts that `instead` changes, as it changes them; all others are left out."""
 
     def __init__(self, texts: Sequence[str], others: Sequence[tuple[str, str]]) -> None:
         self._texts, self._others = texts, others

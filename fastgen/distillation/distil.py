@@ -179,7 +179,7 @@ def _finish(student: Student, trained: Trained, monitor: "Monitor | None") -> No
 
 
 def _monitor(student: Student, *, here: bool) -> "Monitor | None":
-    """Who measures the run; `eval`, with scikit-learn and Transformers behind it, is for a measured run alone."""
+    """The run's monitor, None where nothing is measured: only then are `eval`, scikit-learn and all imported."""
     if student.config.evaluate.protocol == "none":
         return None
     from .monitor import monitor

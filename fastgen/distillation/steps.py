@@ -79,7 +79,7 @@ def load_teacher(teacher: ConfigLike, *, device: str | torch.device = "auto") ->
 
 
 def build_roles(student: Student, stage: int = 0) -> Roles:
-    """Who exists in a stage of a student's config, each starting from the teacher, or the generator from `init`."""
+    """The roles of a stage of a student's config, each starting from the teacher, or the generator from `init`."""
     run = _run(student)
     return run.roles(student.config.stages[stage], run.begin(None))
 

@@ -38,7 +38,7 @@ class Bar:
         )
 
     def close(self) -> None:
-        """Nothing more is told; what was shown stays."""
+        """Ends the bar; what was shown stays on the terminal."""
         self._tqdm.close()
 
     def move(self, images: int, share: float) -> None:

@@ -150,7 +150,7 @@ class _Thread:
         return work is not None and work.result()
 
     def brought(self, told: Iterable[list[Tensor]]) -> Iterator[list[Tensor]]:
-        """Float32 values in main memory, each until the next are asked for, which are on their way meanwhile."""
+        """Yields float32 values in main memory, valid until the next ones, which are copied meanwhile."""
         if self._stream is None:
             yield from told
             return

@@ -24,7 +24,7 @@ def finished_before(config: Config, start: int, *, say: Callable[[str], None]) -
 
 
 def carried(config: Config, index: int) -> set[str]:
-    """Whose weights the roles of a stage are said to start from; none of a stage that there is not."""
+    """The origins that `carry` names for a stage; none where there is no such stage."""
     return {origin for stage in config.stages[index : index + 1] for origin in stage.carry.values()}
 
 

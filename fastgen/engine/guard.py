@@ -146,7 +146,7 @@ _SPIKED = (
 
 
 def excesses(past: Tensor, values: Tensor) -> Tensor:
-    """By how many robust standard deviations figures [n] lie above the median of the past [m, n]; NaN is not known.
+    """How many robust standard deviations figures [n] lie above the median of the past [m, n]; NaN is not known.
 
     What is not finite is no past. Where the past has no spread, as that of a term that has not begun, nothing is known.
     """

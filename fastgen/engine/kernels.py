@@ -141,7 +141,7 @@ def _runs(counts: tuple[int, ...], device: torch.device) -> Tensor:
 
 
 def _sent(table: Tensor, device: torch.device) -> Tensor:
-    """On the device, without waiting for it."""
+    """The table on the device, by a copy that is not waited for."""
     return table.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else table
 
 
@@ -222,5 +222,5 @@ def _gathered(step, log_beta):
 
 @triton.jit
 def _place(entry, kind: tl.constexpr, begin, together: tl.constexpr):
-    """Where a run begins in the tensor whose address stands in the table."""
+    """A pointer to the beginning of a run, in the tensor whose address is in the table."""
     return tl.multiple_of(tl.load(entry).to(tl.pointer_type(kind)) + begin, together)

@@ -43,7 +43,7 @@ class KeptImages:
         self._data: dict[str, Any] = {"settings": settings, "contents": dict(contents)}
 
     def of(self, view: Pipeline) -> Latents:
-        """Those of the shape of a pipeline's samples."""
+        """The kept samples of images that have the shape of a pipeline's samples."""
         if view.shape not in self._views:
             self._views[view.shape] = Latents(self._folder, view.codec, self._data)
         return self._views[view.shape]

@@ -56,7 +56,7 @@ class Room:
 
 
 def settle_recompute(stage: Stage) -> str | None:
-    """With `train.gradient_checkpointing: auto`, measures and decides; returns what a person should know of it.
+    """Decides `train.gradient_checkpointing: auto` by measuring; returns what a user should know of it, if anything.
 
     Raises:
         UserError: blocks need to be computed again, and the network does not support it.

@@ -57,7 +57,7 @@ def migrated(snapshot: Snapshot, folder: Path) -> Snapshot:
 
 
 def _of_format_1(snapshot: Snapshot) -> Snapshot:
-    """Whose role of a log-variance, and whose teacher's guidance, had other names."""
+    """Migrates format 1, in which the role of a log-variance and the teacher's guidance had other names."""
     state = dict(snapshot.state)
     state["optimizers"] = {ROLES.get(role, role): value for role, value in state["optimizers"].items()}
     stages = [_renamed_in(stage) for stage in state["fingerprint"]["stages"]]

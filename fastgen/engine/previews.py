@@ -45,9 +45,9 @@ class Previews:
         self._hindered = False
 
     def draw(self, stage: Stage, step: int) -> None:
-        """Some of the generator as it stands, at that step of the run.
+        """Draws pictures of the generator as it is now, for a step of the run.
 
-        What hinders it is said once, and training goes on.
+        A failure is reported once, and training goes on.
         """
         if self._preview is None:
             return

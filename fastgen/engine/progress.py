@@ -96,6 +96,6 @@ class Turned:
 
     @cached_property
     def _read(self) -> list[list[float]]:
-        """All of it, in one transfer from the device."""
+        """The figures and their excesses, in one transfer from the device."""
         found: list[list[float]] = self.values.tolist()
         return found

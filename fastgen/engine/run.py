@@ -84,7 +84,7 @@ class Run:
         self.previews = Previews(preview, self.log)
 
     def train(self, *, resume: bool, allow_changed: Collection[Material] = ()) -> Trained:
-        """All stages; with `resume`, from the newest valid checkpoint on if there is one.
+        """Trains all stages; with `resume`, from the newest valid checkpoint on if there is one.
 
         Args:
             allow_changed: what may have other contents than it had when the checkpoint was written.
@@ -175,7 +175,7 @@ class Run:
         return stage
 
     def roles(self, config: StageConfig, weights: Weights | None) -> Roles:
-        """Who exists in a stage, with the weights that they start from."""
+        """The roles of a stage, with the weights that they start from."""
         return build_roles(
             self.pipeline,
             config,

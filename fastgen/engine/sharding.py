@@ -26,9 +26,9 @@ def shard_roles(roles: Roles, sharding: Sharding, device: torch.device) -> bool:
 
 
 def forget_calls(roles: Roles) -> None:
-    """Between turns: of the calls that no backward pass followed, nothing is kept.
+    """Forgets, between turns, the calls that no backward pass followed.
 
-    PyTorch notes their order for good otherwise, and before version 2.14 cannot be told to leave that.
+    PyTorch would keep their order for good, and before version 2.14 has no setting against that.
     """
     for net in networks_of(roles):
         if isinstance(net, FSDPModule) and hasattr(net, "reset_iter_state"):

@@ -142,7 +142,7 @@ class SharedNetwork:
             parameters[slot] = choices[role]
 
     def _switches_in(self, block: Any) -> Sequence[Switch]:
-        """Those of a block's layers; a block that is no module may call any layer."""
+        """The switches of a block's layers; all of them for a block that is no module and may call any layer."""
         if not isinstance(block, nn.Module):
             return self._switches
         if id(block) not in self._of_block:

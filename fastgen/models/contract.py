@@ -78,7 +78,7 @@ class RoleNetwork(Denoiser, Protocol):
         ...
 
     parts: Parts | None
-    """Of the network's tokens on several processes; None where every process has all of them."""
+    """The division of the network's tokens among processes; None where every process has all of them."""
 
     def checkpoint_blocks(self, every: int = 1) -> None:
         """Blocks of the network are computed again in `backward`, every so-many-th of them.
@@ -95,5 +95,5 @@ class Published(Protocol):
 
     @property
     def published(self) -> Mapping[str, nn.Module]:
-        """Those that are known to be there, by what they are."""
+        """The networks of published weights that are known, by what they are."""
         ...

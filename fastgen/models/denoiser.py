@@ -111,7 +111,7 @@ class NetworkDenoiser(nn.Module):
         self.acting: Callable[[], Acting] = lambda: (None, self._weights)
         """Who acts on the network, and what of it may be trained."""
         self.parts: Parts | None = None
-        """Of its tokens on several processes."""
+        """The division of its tokens among processes; None where every process has all of them."""
 
     @cached_property
     def _weights(self) -> tuple[nn.Parameter, ...]:

@@ -42,7 +42,7 @@ class Graphs:
         self._moves: Counter[Hashable] = Counter()
 
     def __deepcopy__(self, memo: Any) -> "Graphs":
-        """None yet: a copied network has its weights elsewhere."""
+        """An empty recorder: graphs are of weights in their places, and a copied network has others."""
         return Graphs()
 
     def call(self, actor: Actor, told: Mapping[str, Any]) -> Any:

@@ -40,7 +40,7 @@ class ImagePart:
     behind: str | None = None
 
     def of(self, output: Any, cond: Conditioning) -> Tensor:
-        """That part in float32 of what the layer returned in a call under `cond`."""
+        """The image's part, in float32, of what the layer returned in a call under `cond`."""
         stream: Tensor = _values(output)[self.stream].float()
         if self.behind is not None:
             assert self.tokens is not None

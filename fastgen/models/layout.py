@@ -32,7 +32,7 @@ class Layout:
 
     @classmethod
     def learnt(cls, two: Mapping[str, Any], three: Mapping[str, Any]) -> "Layout":
-        """From the arguments of a call for two samples of different length and of one for three.
+        """Finds the layout in the arguments of a call for two samples of different length and of a call for three.
 
         The third sample repeats the first, so that only the number of rows differs.
 
@@ -46,7 +46,7 @@ class Layout:
         return cls(axes, several=frozenset(several), lists=lists)
 
     def with_masks(self, alone: Mapping[str, Any], together: Mapping[str, Any]) -> "Layout":
-        """Also knows the masks that are there when prompts of different length are asked for together only."""
+        """The layout with the masks that are given only when prompts of different length are asked for together."""
         tokens = {name: x.shape[:2] for name, x in together.items() if isinstance(x, Tensor) and x.ndim == 3}
         masks = {
             name: (covered, together[name].dtype)

@@ -50,7 +50,7 @@ class Made:
         return self.change(path_of(name), self._held[path_of(name)])
 
     def whole(self, device: torch.device | str) -> nn.Module:
-        """All of it at once, on a device; tensors that no change concerned may be those of `like`."""
+        """The whole network on a device; tensors that nothing changed may be shared with `like`."""
         return renewed(alias(self.like), lambda path, tensor: self.change(path, tensor).to(device)).to(device)
 
     @cached_property

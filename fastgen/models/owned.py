@@ -72,7 +72,7 @@ class Owned:
         return {name: place.part(tensors[place.tensor]) for name, place in self.places.items()}
 
     def sharded(self, parts: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Such parts, as slices of whole tensors where the parameters are sharded."""
+        """The parts, as slices of whole tensors where their parameters are sharded."""
         slices = {name: place.slice for name, place in self.places.items()}
         return {name: part if (of := slices[name]) is None else of.sharded(part) for name, part in parts.items()}
 

@@ -27,7 +27,7 @@ def kernel_by_kernel() -> Iterator[None]:
 
 @dataclass(frozen=True)
 class Actor:
-    """Who is called.
+    """A network's user whose calls are recorded: who calls it, and which parameters it may train.
 
     Args:
         name: tells it from all others; another role of a network, and another part of it, is another actor.

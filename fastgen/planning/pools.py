@@ -34,7 +34,7 @@ class Pools(Graphs):
 
     @property
     def bytes(self) -> int:
-        """All of it."""
+        """Bytes of all pools."""
         return self._calls + self._backward + sum(self._waiting) + self._places
 
     def call(self, actor: Actor, told: Mapping[str, Any]) -> Any:

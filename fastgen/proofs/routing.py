@@ -65,7 +65,7 @@ def recorded(roles: Roles, calls: Calls) -> Iterator[None]:
 
 
 def _turn(objective: Objective, roles: Roles, turn: Turn, bed: Bed) -> Check:
-    """Whose parameters have gradients after the turn's backward pass."""
+    """Checks whose parameters have gradients after a turn's backward pass."""
     name = f"routing: turn {' + '.join(turn)}"
     batch = batch_for(objective, bed, 16, seeded(0), seeded(1))
     with roles.training(turn):

@@ -156,7 +156,7 @@ def sides(points: Tensor) -> list[Tensor]:
 
 
 def indifferent() -> Rewards:
-    """Every point is worth nothing."""
+    """Rewards under which every point is worth nothing."""
     return Rewards(lambda x: x, {"none": lambda points, _: 0 * points.flatten(1).sum(dim=1)}, [1.0])
 
 

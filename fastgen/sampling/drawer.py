@@ -81,7 +81,7 @@ class Drawer:
 
     @cached_property
     def steps(self) -> int:
-        """Those that it is called with where none are asked for."""
+        """The step count of a call that names none."""
         return self.notes.steps[0] if self.notes else arguments.default_steps(self.pipe(None)) or 1
 
     def pipe(self, steps: int | None) -> StockPipeline:

@@ -22,7 +22,7 @@ def ode(
     guidance: float = 1.0,
     scalars: StopScalars = NOTHING,
 ) -> Tensor:
-    """Deterministic: each step keeps the predicted noise; the last ends at clean data.
+    """Samples deterministically: each step keeps the predicted noise, and the last one ends at clean data.
 
     Args:
         noise: unit noise [B, ...].
@@ -36,7 +36,7 @@ def ode(
 def renoise(
     model: Denoiser, noise: NoiseStream, cond: Conditioning, times: Sequence[float], *, scalars: StopScalars = NOTHING
 ) -> Tensor:
-    """Each step predicts the clean sample and carries it to the next time with fresh noise.
+    """Samples by predicting the clean sample at each step and renoising it to the next time with fresh noise.
 
     Args:
         noise: called once for each time.

@@ -95,7 +95,7 @@ def _own_reading(pipe: StockPipeline) -> Reading:
 
 
 def _check_schedule(name: str, reading: Reading, powers: Tensor) -> None:
-    """That the noise grows with every step, and that epsilon determines the image even at the last."""
+    """Checks that the noise grows with every step, and that epsilon determines the image even at the last."""
     last = float(powers[-1])
     if reading.row is ROWS["eps"] and last <= PURE_NOISE:
         raise UserError(

@@ -35,7 +35,7 @@ _PLUMBING = ("return_dict", "generator")
 
 
 class Codec(Protocol):
-    """Between images [B, C, H, W] or videos [B, C, F, H, W] in [-1, 1] and samples [B, ...] of the denoiser's space.
+    """Encodes images [B, C, H, W] or videos [B, C, F, H, W] in [-1, 1] into samples [B, ...] and decodes these.
 
     Attributes:
         identity: hash of all that an image's sample depends on but the image.

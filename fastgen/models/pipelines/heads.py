@@ -38,14 +38,14 @@ class StepHeads:
 
     @classmethod
     def read(cls, folder: Path) -> "StepHeads | None":
-        """Those of a pipeline folder, None where it has none."""
+        """The heads in a pipeline folder; None where it has none."""
         if not (folder / cls.FILE).is_file():
             return None
         with safe_open(folder / cls.FILE, framework="pt") as file:
             return cls(file.metadata()["layer"], {int(n): file.get_tensor(n) for n in file.keys()})  # noqa: SIM118
 
     def of(self, steps: Sequence[int]) -> "StepHeads | None":
-        """Those of some step counts; None where these are one step, for which a pipeline's own weights are whole."""
+        """The heads of some step counts; None for one step alone, whose head is in the pipeline's own weights."""
         weights = {n: weight for n, weight in self.weights.items() if n in steps}
         return StepHeads(self.layer, weights) if weights else None
 
@@ -55,7 +55,7 @@ class StepHeads:
         save_file(tensors, folder / self.FILE, metadata={"layer": self.layer})
 
     def put_on(self, pipe: StockPipeline) -> None:
-        """From now on each step of the pipeline's calls, of a step count that is known, has its own last layer."""
+        """Gives each step of the pipeline's calls its own last layer from now on, at step counts that have heads."""
         component, _, name = self.layer.partition(".")
         layer = pipe.components[component].get_submodule(name)
         _Turns(layer, self.weights).attend(pipe.scheduler)

@@ -103,13 +103,13 @@ class Pipeline:
     def load(
         cls, path: str, *, device: torch.device, num_classes: int | None = None, null_label: int | None = None
     ) -> "Pipeline":
-        """From a folder or hub id, as it is there."""
+        """Loads a pipeline as it is from a folder or hub id."""
         num_classes, null_label = noted_classes(path, num_classes, null_label)
         return cls(load(path, device=device), num_classes=num_classes, null_label=null_label)
 
     @cached_property
     def codec(self) -> Codec:
-        """Between images and samples; looked for when it is first needed."""
+        """The codec between images and samples; found when it is first needed."""
         with self.encoder.awake():
             codec = codec_of(self.pipe, self._asking.call(self._asking.examples[:1]))
         return codec if self._sleepers is None else SleepingCodec(codec, self._sleepers)
@@ -138,7 +138,7 @@ class Pipeline:
 
     @property
     def network(self) -> torch.nn.Module:
-        """What denoises, see `network_of`."""
+        """The denoising network, see `network_of`."""
         network: torch.nn.Module = network_of(self.pipe)
         return network
 

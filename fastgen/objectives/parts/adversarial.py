@@ -86,7 +86,7 @@ class AdversarialConsistency(ABC):
 
     @final
     def within(self, roles: Roles, batch: Batch, edges: Tensor) -> ComparedJumps:
-        """From every time to the lower end of its segment between descending edges [n + 1]; judged up to one above."""
+        """Jumps from any time to the lower end of its segment between edges [n + 1]; judged up to one segment above."""
         t, r = drawn_cell(cells(edges, self.grid), batch, roles.process)
         x_t, field = noised(roles, batch, t).x_t, self.teacher_guidance.field(roles, batch)
         x_r = SOLVERS[self.solver](field, x_t, t, r)
@@ -104,7 +104,7 @@ class AdversarialConsistency(ABC):
     @property
     @final
     def needs(self) -> Needs:
-        """Those of the settings, and the paper's own."""
+        """The needs of the settings, and the paper's own."""
         own = Needs(images=True, real_score=True) | self.teacher_guidance.needs(target=self.ema > 0)
         return own | needs_gan(self.gan) | self.also
 

@@ -74,7 +74,7 @@ class AdversarialDistillation(ABC):
     @property
     @final
     def needs(self) -> Needs:
-        """Those of the settings, and the paper's own."""
+        """The needs of the settings, and the paper's own."""
         images = self.real == "images"
         own = Needs(images=images, pairs=not images, one_step=self.rollout == "one_step")
         return own | needs_gan(self.gan) | self.also

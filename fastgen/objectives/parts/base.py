@@ -43,7 +43,7 @@ class Landing:
 
     @property
     def landed(self) -> Time:
-        """Its time [B], 0 for a clean sample."""
+        """The time [B] of `x`: s, or 0 for a clean sample."""
         return torch.zeros_like(self.t) if self.s is None else self.s
 
     def detach(self) -> "Landing":

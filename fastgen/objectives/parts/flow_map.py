@@ -105,7 +105,7 @@ def drawn_step(grid: Tensor, batch: Batch) -> tuple[Time, Time]:
 
 
 def drawn_cell(grid: Tensor, batch: Batch, process: Process) -> tuple[Time, Time]:
-    """As `drawn_step`, but no end lies below the origin."""
+    """Both ends as `drawn_step` draws them, but none below the origin."""
     t, r = drawn_step(grid, batch)
     return t, r.clamp(min=origin(process, r.device))
 
@@ -146,7 +146,7 @@ def follow(roles: Roles, batch: Batch, ema: float) -> None:
 
 
 def target_of(roles: Roles, ema: float) -> Denoiser:
-    """Who gives the target: the moving average, or at ema = 0 the generator itself, always without gradient."""
+    """The network that gives the target, without gradient: the moving average, or at ema = 0 the generator."""
     return roles.target if ema else roles.generator
 
 

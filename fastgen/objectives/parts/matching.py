@@ -97,7 +97,7 @@ class Matching(Protocol):
 def compare(
     call: Verb, settings: Matching, roles: Roles, batch: Batch, landing: Landing, *, floor: float = FLOOR
 ) -> Scores:
-    """Both scores of a landing at times drawn above its own.
+    """Both scores of a landing that is renoised to times drawn above its own.
 
     `look` gives a direction; `through` keeps the graph from the landing through both networks.
     """

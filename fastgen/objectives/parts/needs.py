@@ -115,7 +115,7 @@ class Needs:
             raise ValueError(f"needs {found}: at least 1, 1, 0 and 0")
 
     def __or__(self, other: "Needs") -> "Needs":
-        """Both together.
+        """The needs of both.
 
         Raises:
             ValueError: they ask for two samplers.

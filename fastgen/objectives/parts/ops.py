@@ -68,9 +68,9 @@ def renoised(
 
 
 def picked(weights: Tensor, rng: torch.Generator) -> Tensor:
-    """For each row of weights [B, k] an index [B], as often as its weight says, as `torch.multinomial` draws one.
+    """Draws an index [B] for each row of weights [B, k], with the probabilities of `torch.multinomial`.
 
-    That one first waits for the device to tell whether the weights are sound.
+    Unlike that, it does not wait for the device to report whether the weights are valid.
     """
     weights = weights.double()
     return (weights / exponential(rng, *weights.shape, dtype=weights.dtype)).argmax(dim=1)

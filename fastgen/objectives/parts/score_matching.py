@@ -30,14 +30,14 @@ class ScoreMatching(ABC):
     """Generated samples are compared by two scores: the teacher's, and one that learns them beside the generator.
 
     Args:
-        weight: of the direction fake - real or of the integrand, one of `WEIGHTS`.
+        weight: weight of the direction fake - real or of the integrand, one of `WEIGHTS`.
         gan: an adversarial term; 0 trains without discriminator and without images.
         times: where the two scores are compared.
         fake_times: where the fake score is trained.
         fake_space: row in which the fake score's errors are squared; "edm" has EDM's weight.
         ratio: fake updates per generator update.
         stabilisers: what steadies the two scores, beside the paper's loss.
-        guidance: of the scores.
+        guidance: guidance of the scores.
         rollout: how samples are generated.
 
     Raises:
@@ -55,12 +55,12 @@ class ScoreMatching(ABC):
     @property
     @abstractmethod
     def guidance(self) -> GuidanceLaw:
-        """A setting of most papers."""
+        """The guidance of the scores, a setting of most papers."""
 
     @property
     @abstractmethod
     def rollout(self) -> RolloutName | Rollout:
-        """A setting of most papers; a function has its `Needs` in `also`."""
+        """How samples are generated, a setting of most papers; `also` has the `Needs` of a function."""
 
     @abstractmethod
     def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
@@ -89,7 +89,7 @@ class ScoreMatching(ABC):
 
     @property
     def even(self) -> bool:
-        """Whether the fake score's errors count the same wherever little of the noise in x_t is known."""
+        """Whether the fake score's errors count the same at all times, however little of x_t's noise is known."""
         return False
 
     @property
@@ -119,19 +119,19 @@ class ScoreMatching(ABC):
     @cached_property
     @final
     def needs(self) -> Needs:
-        """Those of the settings, and the paper's own."""
+        """The needs of the settings, and the paper's own."""
         own = reads(guidance=self.guidance, rollout=self.rollout, gan=self.gan, originals=self.originals)
         return own | self.stabilisers.needs | self.also
 
     @final
     def generator(self, roles: Roles, batch: Batch) -> Terms:
-        """What the paper has the generator learn, and what steadies it."""
+        """The generator's turn: the paper's loss, and what steadies it."""
         landing = land(self.rollout, roles, batch, first=int(self.stabilisers.skip))
         return self.matched(roles, batch, landing) | self.stabilisers.of_generator(roles, batch)
 
     @final
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        """What the fake score learns from the batch's samples, and the discriminator with it."""
+        """The fake score's turn, and the discriminator's with it: what they learn from the batch's samples."""
         self.stabilisers.before_fake_score(roles, batch)
         landing, settings = landed(self.rollout, roles, batch, first=int(self.stabilisers.skip)), self.at(batch.images)
         terms = self.learned(roles, batch, landing)
@@ -143,7 +143,7 @@ class DirectionMatching(ScoreMatching):
 
     @abstractmethod
     def direction(self, roles: Roles, batch: Batch, scores: Scores, x0: Latent) -> Latent:
-        """Where the generated samples x0 should not go, [B, ...]; a constant."""
+        """The direction that generated samples x0 are moved against, [B, ...], without gradient."""
 
     @final
     def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:

@@ -81,7 +81,7 @@ class GuidanceDistillation:
         return Lesson(x_t, field(x_t, t), batch.cond, self.teacher_guidance.scalars(batch, field))
 
     def _passed(self, roles: Roles, batch: Batch) -> Lesson:
-        """All that the teacher comes by, from the noise on."""
+        """All states that the teacher passes on its way from noise, and its beliefs there."""
         field, edges = self.teacher_guidance.field(roles, batch), route_of(roles.process, self.route, shift=1.0)
         x_t, beliefs = zip(*teacher_states(roles, batch, field, edges), strict=True)
         told = {name: w.repeat(self.route) for name, w in self.teacher_guidance.scalars(batch, field).items()}

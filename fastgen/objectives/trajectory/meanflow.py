@@ -73,7 +73,7 @@ def two_draws(law: TimeLaw, roles: Roles, batch: Batch) -> tuple[Time, Time]:
 
 
 def with_diagonal(t: Time, s: Time, share: float, batch: Batch) -> tuple[Time, Time]:
-    """Both, with s = t in that share of the rows."""
+    """t and s [B], with s set to t in a share of the rows."""
     same = uniform(batch.rng, batch.size) < share
     return t, torch.where(same, t, s)
 

@@ -62,7 +62,7 @@ class TargetDriven(AdversarialConsistency):
         return ComparedJumps(ends, above(ends.s, longest_step(roles)))
 
     def targets(self, roles: Roles, batch: Batch, r: Time) -> Time:
-        """For each row the highest of the student's times below r, or one in the window below it, a little lower."""
+        """A target time [B] for each r: a stop within `window` below the highest one under r, lowered by `jitter`."""
         stops = stops_of(roles, batch)
         allowed = in_window(stops, r, self.window)
         drawn = picked(allowed, batch.rng)
