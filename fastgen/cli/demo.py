@@ -81,6 +81,7 @@ def run(args: Namespace) -> None:
 
 def build(gradio: Any, drawers: "list[Drawer]", *, teacher_steps: int | None, teacher_guidance: float | None) -> Any:
     """The page, as Gradio's blocks: the student's column first, then the teacher's where there is one."""
+    from ..sampling.call import steps_in_words
     from ..sampling.drawer import MOST_STEPS, Wish
 
     student, teachers = drawers[0], drawers[1:]
@@ -96,7 +97,7 @@ def build(gradio: Any, drawers: "list[Drawer]", *, teacher_steps: int | None, te
                 timed = drawer.draw(wish)
             except UserError as error:
                 raise gradio.Error(str(error)) from error
-            shown += [_large(timed.image), f"{_counted(wish.steps)}, {timed.seconds:.3g} s"]
+            shown += [_large(timed.image), f"{steps_in_words(wish.steps)}, {timed.seconds:.3g} s"]
         return shown
 
     with gradio.Blocks(title=f"fastgen: {name}", analytics_enabled=False) as page:
@@ -113,21 +114,24 @@ def build(gradio: Any, drawers: "list[Drawer]", *, teacher_steps: int | None, te
                 for teacher in teachers
             ]
         button = gradio.Button("Draw", variant="primary")
-        places: list[Any] = []
         with gradio.Row():
-            for title in ("student", "teacher")[: len(drawers)]:
-                with gradio.Column():
-                    image = gradio.Image(
-                        label=title,
-                        type="pil",
-                        format="png",
-                        interactive=False,
-                        height=384,
-                        buttons=["download", "fullscreen"],
-                    )
-                    places += [image, gradio.Textbox(label=f"{title}: steps and time", interactive=False)]
+            places = [place for title in ("student", "teacher")[: len(drawers)] for place in _column(gradio, title)]
         button.click(drawn, [asked, steps, seed, *many], places, concurrency_limit=1, api_visibility="private")
     return page
+
+
+def _column(gradio: Any, title: str) -> tuple[Any, Any]:
+    """A column of the page: a picture, and below it its steps and time."""
+    with gradio.Column():
+        image = gradio.Image(
+            label=title,
+            type="pil",
+            format="png",
+            interactive=False,
+            height=384,
+            buttons=["download", "fullscreen"],
+        )
+        return image, gradio.Textbox(label=f"{title}: steps and time", interactive=False)
 
 
 def _wish_box(gradio: Any, student: "Drawer") -> Any:
@@ -142,10 +146,6 @@ def _large(image: "Image") -> "Image":
     """Small pictures with every pixel repeated, so that they are seen."""
     factor = max(1, LEAST // max(image.size))
     return image.resize((image.width * factor, image.height * factor), NEAREST)
-
-
-def _counted(steps: int) -> str:
-    return "1 step" if steps == 1 else f"{steps} steps"
 
 
 def _plain(text: str) -> str:

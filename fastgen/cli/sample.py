@@ -17,7 +17,7 @@ arguments of the pipeline's call, the seed and the label or prompt of each image
 flagged, and so blackened.
 """
 
-from argparse import ArgumentParser, Namespace
+from argparse import ArgumentParser, Namespace, _ArgumentGroup
 from pathlib import Path
 
 from ..command import DTYPES, NUM, add_call, add_stack, device, label_list, natural, place, positive, prompt
@@ -29,7 +29,12 @@ CALL = ("steps", "guidance", "negative_prompt", "height", "width", "frames")
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen sample`."""
-    source = parser.add_argument_group("what to sample")
+    _add_source(parser.add_argument_group("what to sample"))
+    _add_sampling(parser.add_argument_group("how to sample"))
+    _add_output(parser.add_argument_group("output"))
+
+
+def _add_source(source: _ArgumentGroup) -> None:
     source.add_argument(
         "pipeline", nargs="?", help="a stock pipeline folder (model_index.json), a LoRA student's folder, or a hub id"
     )
@@ -53,7 +58,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     source.add_argument(
         "--prompts", type=place, metavar="FILE", help="text file: line i is prompt i, an empty line the empty prompt"
     )
-    how = parser.add_argument_group("how to sample")
+
+
+def _add_sampling(how: _ArgumentGroup) -> None:
     how.add_argument(
         "--steps",
         type=positive,
@@ -73,7 +80,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     how.add_argument(
         "--weights", choices=ROUNDED, help="round the denoiser's weights to save memory; needs --dtype bfloat16"
     )
-    output = parser.add_argument_group("output")
+
+
+def _add_output(output: _ArgumentGroup) -> None:
     output.add_argument(
         "--out", type=place, default=Path("samples"), metavar="DIR", help="folder to write to (default: samples)"
     )

@@ -22,7 +22,7 @@ from .offloading import check_memory
 from .origins import check_origins
 from .processes import check_processes
 from .questions import check_forgets, check_questions
-from .settings_read import check_settings_read, check_unasked
+from .settings_read import check_settings_read, check_teacher_settings_read
 
 STEPS = {"ode": "deterministic", "renoise": "renoised"}
 """How a student steps by its samplers, in words."""
@@ -62,7 +62,7 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
     Raises:
         UserError: naming the stage, what it needs and how to give it.
     """
-    check_unasked(config, pipeline)
+    check_teacher_settings_read(config, pipeline)
     for stage in config.stages:
         needs = stage.objective.needs
         if needs.null and not pipeline.has_null:
@@ -89,6 +89,11 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
         _check_experts(stage, pipeline)
         for role in set(roles_of(stage.objective)).intersection(DENOISERS):
             frozen_in(role, pipeline.network, stage, config.sharing)
+    _check_data(config, pipeline)
+
+
+def _check_data(config: Config, pipeline: Pipeline) -> None:
+    """Refuses data with prompts, or with other classes than the teacher has, where it does not take them."""
     if pipeline.kind == "none" and config.data.prompts is not None and not config.data.has_images:
         raise UserError(
             f"the data are prompts, but {type(pipeline.pipe).__name__} takes none: use data={{source: noise}}"

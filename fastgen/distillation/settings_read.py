@@ -21,7 +21,7 @@ def check_settings_read(config: Config) -> None:
     _check_training(config)
 
 
-def check_unasked(config: Config, pipeline: Pipeline) -> None:
+def check_teacher_settings_read(config: Config, pipeline: Pipeline) -> None:
     """Refuses, before anything is trained, settings about prompts or classes that this teacher does not take.
 
     Raises:
@@ -72,11 +72,11 @@ def _check_training(config: Config) -> None:
     """Checks the training settings that all stages have, where no stage reads them."""
     stages = config.stages
     trained = [(stage.train, role) for stage in stages for role in roles_of(stage.objective)]
-    turns = any(len(stage.objective.cycle) > 1 for stage in stages)
+    several_turns = any(len(stage.objective.cycle) > 1 for stage in stages)
     averaged = any(stage.train.ema is not None for stage in stages)
     muon = any(train.optim_of(role).name == "muon" for train, role in trained)
     for train, role in trained:
-        if not turns:
+        if not several_turns:
             why, remedy = "no stage has several turns that could share a batch", "choose an objective that does"
             refuse_unread(train, "reuse", why=why, remedy=remedy, within="train.")
         if not averaged:

@@ -168,6 +168,12 @@ def _adamw(
     run: tl.constexpr,
     block: tl.constexpr,
 ):
+    """A program's part of the update: up to `run` blocks of one tensor, `rows` of them at once.
+
+    The table has a line of `columns` numbers for each tensor: how many values it has, its number, and the addresses of
+    weight, low bits, gradient and step. Those of codes and scales follow: of the second moment alone (8 columns), or of
+    both (10). `runs` has for each program its line and its first block. new1 and new2 are 1 - beta.
+    """
     first = tl.load(runs + 2 * tl.program_id(0) + 1)
     table += columns * tl.load(runs + 2 * tl.program_id(0))
     begin = first.to(tl.int64) * block

@@ -6,9 +6,12 @@ import torch
 from torch import Tensor, nn
 
 from ..config.optimizer import OptimConfig
+from ..config.schema import StageConfig
 from ..models.casting import HALF
 from ..models.owned import Owned
+from ..models.roles import Roles
 from ..models.sharding import gradient_norm
+from ..objectives import roles_of
 from .stepper import Stepper
 
 FUSED = ("cuda", "cpu", "meta")
@@ -85,3 +88,23 @@ class RoleOptimizer:
 
     def zero_grad(self) -> None:
         self.optimizer.zero_grad(set_to_none=True)
+
+
+def optimizers_of(stage: StageConfig, roles: Roles, *, cycles: int, seed: tuple[int, int]) -> dict[str, RoleOptimizer]:
+    """An optimizer for each role that a stage trains and that has parameters.
+
+    Args:
+        cycles: cycles of the whole stage.
+        seed: that of the run, and the place of the stage in it.
+    """
+    turns = stage.objective.cycle
+    return {
+        role: RoleOptimizer(
+            roles.trained(role),
+            stage.train.optim_of(role),
+            total=cycles * sum(role in turn for turn in turns),
+            seed=(*seed, role),
+        )
+        for role in roles_of(stage.objective)
+        if roles.parameters(role)
+    }

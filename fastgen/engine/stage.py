@@ -16,7 +16,7 @@ from ..errors import TrainingError
 from ..models.precision import allowing_tf32
 from ..models.roles import Roles
 from ..models.sharding import Slice, collect
-from ..objectives import Batch, Terms, Turn, roles_of
+from ..objectives import Batch, Terms, Turn
 from ..seeds import RowStream, stream
 from ..stopping import stop_signal
 from .averaging import Averager
@@ -27,7 +27,7 @@ from .feed import Feed
 from .fitting import load_module, restore_scaler
 from .guard import Guard
 from .moments import Moments
-from .optim import RoleOptimizer
+from .optim import optimizers_of
 from .progress import Drawn, Position, Turned
 from .restore import (
     NO_OPTIMIZER,
@@ -84,16 +84,7 @@ class Stage:
         self.cycles = math.ceil(settings.images / (settings.batch * generator_turns))
         self.micro, self._parts = micro_batches(settings, accelerator.num_processes)
         self._first: int = accelerator.process_index // settings.sequence_parallel * self._parts
-        self.optimizers = {
-            role: RoleOptimizer(
-                roles.trained(role),
-                settings.optim_of(role),
-                total=self.cycles * sum(role in turn for turn in cycle),
-                seed=(seed, index, role),
-            )
-            for role in roles_of(config.objective)
-            if roles.parameters(role)
-        }
+        self.optimizers = optimizers_of(config, roles, cycles=self.cycles, seed=(seed, index))
         self.graphed = settings.graphed and accelerator.device.type == "cuda"
         self._trained = {turn: self._trained_in(turn) for turn in cycle}
         self._averagers = {turn: Averager(_whole(p), early=not self.graphed) for turn, p in self._trained.items()}
