@@ -46,7 +46,7 @@ def test_metadata_in_any_order_end_in_one_and_nothing_else_moves(tmp_path: Path)
 def test_metadata_of_any_character_end_in_one_order(tmp_path: Path):
     name, metadata = CHARACTERS[:200], {CHARACTERS[:200]: CHARACTERS, "a": '"__metadata__":{"b":"","a":""}', 'a"': "\\"}
     save_file(TENSORS | {'"__metadata__":{': torch.ones(3)}, tmp_path / "a.safetensors", metadata=metadata)
-    settle(tmp_path / "a.safetensors")
+    sort_metadata(tmp_path / "a.safetensors")
     with safe_open(tmp_path / "a.safetensors", framework="pt") as opened:
         assert opened.metadata() == metadata
     assert list(json.loads(header_of(tmp_path / "a.safetensors")[8:])["__metadata__"]) == [name, "a", 'a"']
@@ -57,7 +57,7 @@ def test_escapes_of_another_writer_stay(tmp_path: Path):
     tensors, body = header_of(tmp_path / "a.safetensors")[9:], (tmp_path / "a.safetensors").read_bytes()
     text = rb'{"__metadata__":{"b":"\/\u00e9","a":"\u0041"},' + tensors
     (tmp_path / "a.safetensors").write_bytes(len(text).to_bytes(8, "little") + text + body[9 + len(tensors) :])
-    settle(tmp_path / "a.safetensors")
+    sort_metadata(tmp_path / "a.safetensors")
     assert header_of(tmp_path / "a.safetensors")[8:].startswith(rb'{"__metadata__":{"a":"\u0041","b":"\/\u00e9"},')
     assert load_file(tmp_path / "a.safetensors").keys() == TENSORS.keys()
 

@@ -1,14 +1,15 @@
 """Progressive adversarial distillation (Lin et al. 2024, arXiv:2402.13929), of SDXL-Lightning.
 
-Rounds as of `progressive`, one step of the student for several of its teacher, who is the student of the round before;
-but where the step ends is not regressed, which blurs what the student cannot follow: an adversary tells it from where
-the teacher's steps end. In a round's first stage the adversary reads where the step began, too (section 4.1), so that
-the student keeps to the teacher's trajectories and modes; in its second the end alone (section 4.3), so that it may
-leave trajectories that it has no capacity for. The first round, from the guided teacher, is one of `progressive`.
+Training goes in rounds, as in `progressive`: one step of the student covers several steps of its teacher, which is the
+student of the round before. But the end of the student's step is not regressed, since a regression blurs what the
+student cannot follow; an adversary tells it from the end of the teacher's steps. In the first stage of a round the
+adversary also reads where the step began (section 4.1), which keeps the student to the teacher's trajectories and
+modes. In the second it reads the end alone (section 4.3), so that the student may leave trajectories that it has no
+capacity for. The first round, whose teacher is guided, is one of `progressive`.
 
-The ends are shown renoised, as all of this family's samples, which the paper does in the rounds of one and two steps.
-Of a given start the teacher has one end: without noise a discriminator could tell any other from it with certainty, and
-say nothing of how near it is. At the noisiest time the step begins at pure noise (section 4.4).
+The adversary sees the ends renoised, as everywhere in this family; the paper does so in the rounds of one and two
+steps. From a given start the teacher has one end: without noise a discriminator could tell any other sample from it
+with certainty, and would not say how near it is. At the noisiest time the step begins at pure noise (section 4.4).
 """
 
 from dataclasses import dataclass

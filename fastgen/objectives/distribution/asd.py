@@ -1,14 +1,14 @@
 """ASD: adversarial self-distillation (Yang et al. 2025, arXiv:2511.01419), beside distribution matching.
 
-Few steps are far from the teacher and near to one step more of the same student. What n steps make is to be taken for
-what n + 1 make, by a relativistic discriminator on the fake score's features, while distribution matching draws all of
-them to the teacher; so one student serves several numbers of steps, and needs no images. A sample has n steps when the
-generator was called n times for it, and is held against whole samples of the next larger number that is declared:
-n + 1 where all are. The largest has the teacher alone.
+A student of few steps is far from its teacher, but near to itself with one step more. So samples of n steps learn to
+pass for samples of n + 1, before a relativistic discriminator on the fake score's features, while distribution matching
+draws all of them to the teacher. One student then serves several numbers of steps, and needs no images. A sample has n
+steps when the generator was called n times for it. It is compared with whole samples of the next larger number of steps
+that is declared, which is n + 1 where all are; samples of the largest number are drawn to the teacher alone.
 
 The paper distils causal video, frame by frame, with more steps for the first frames; its loss does not ask for that.
-Its code was not public; the weight of the term was not to be had, and whether it stops at the same times in n and in
-n + 1 steps is not said: here each number has its own, as the exported scheduler steps.
+Its code was not public. Neither the weight of the term was found, nor whether n and n + 1 steps stop at the same times:
+here each number of steps stops where the exported scheduler does.
 """
 
 from dataclasses import dataclass

@@ -1,15 +1,15 @@
-"""K-DMD: distribution matching beside a coach of few steps (SnapGen++, 2026, arXiv:2601.08303).
+"""K-DMD: distribution matching with a coach of few steps (SnapGen++, 2026, arXiv:2601.08303).
 
-The two scores say where a sample should go, and only in the mean of many samples do they say it rightly. A model that
-takes few steps already, such as the teacher with a published LoRA, says it of each call: it is asked about the very
-x_t that the student's last call was given, and `knowledge` |v - v_coach|^2 is added to DMD2's direction, velocities
-being eps - x0 on every process. Both terms rest where the coach's samples follow the teacher's law and the student is
-the coach; where they do not, the student comes to rest between the two, and at `knowledge` 0 this is `dmd2`.
+The two scores say where a sample should go, but they are right only in the mean over many samples. A model that samples
+in few steps already, such as the teacher with a published LoRA, is right about each call. This coach is asked about the
+very x_t that the student's last call was given, and `knowledge` |v - v_coach|^2 is added to DMD2's direction;
+velocities are eps - x0 on every process. Both terms rest where the coach's samples follow the teacher's law and the
+student is the coach. Elsewhere the student comes to rest between the two, and at `knowledge` 0 this is `dmd2`.
 
-The coach is asked at the student's time, so that the student's times should be its own. It is what `carry: {coach:
-...}` names: a stage before, or the `init`, beside which `carry: {generator: teacher}` starts the student from the
-teacher. The paper's student is a smaller network, and its fake score starts as the student does; here all start as the
-teacher's network does, and so alike.
+The coach is asked at the student's times, which should therefore be the coach's own. It is what `carry: {coach: ...}`
+names: an earlier stage, or the `init`, beside which `carry: {generator: teacher}` starts the student from the teacher.
+The paper's student is a smaller network, and its fake score starts as the student does; here all of them start as the
+teacher's network, and so alike.
 
 The paper's objective (eq. 10) adds three terms without a weight: DMD's, the squared norm of the velocities' difference
 (eq. 6), and that of the last blocks' features, the student's through a learned projection (eq. 7). Which mean those

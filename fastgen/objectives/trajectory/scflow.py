@@ -2,11 +2,12 @@
 
 Four parts, with the weights of the published training of text to image:
 
-- Consistency distillation: the clean sample at t is what the target sees at a neighbour r below, up to `reach` away, on
-  the teacher's step. Where r lies below `truncated` it is the real sample itself.
-- `back`: it is also what the target sees at a neighbour above, on the same step.
-- `straight`, the correction: on the line from a noise to what the student makes of it in one step, the student sees
-  that very sample at every time.
+- Consistency distillation: the clean sample that the student predicts at t is held to what the target predicts at a
+  neighbour r below, up to `reach` away, on the teacher's step. Where r lies below `truncated` it is held to the real
+  sample itself.
+- `back`: it is also held to what the target predicts at a neighbour above, on the same step.
+- `straight`, the correction: on the line from a noise to what the student makes of it in one step, the student is to
+  predict that very sample at every time.
 - An adversary of the samples that it makes in one step.
 
 The first two agree on any teacher, up to the error of a step. The third asks for straight trajectories, and so for a
@@ -14,8 +15,9 @@ teacher that has them: the authors' is a reflowed one (`reflow`), on which all a
 bends the student away from the teacher's own samples as far as its weight goes. Squared errors to the real sample below
 `truncated` teach the mean of what x_r may come from, which is narrower than the data by what noise r hides.
 
-Followed is the code, not the paper where they differ in words: its consistency "in both directions" compares clean
-samples alone. Its wait of 500 updates, of 20 images each, is left out for `back`; for the adversary it is `gan.start`.
+Where code and paper differ in words, this follows the code: its consistency "in both directions" compares only clean
+samples. The code waits 500 updates, of 20 images each, before two of the parts: for `back` this is left out, for the
+adversary it is `gan.start`.
 """
 
 from dataclasses import dataclass
@@ -96,20 +98,20 @@ class SelfCorrectedFlow:
         below, above = (self._seen(roles, batch, step.at(s), s, scalars) for s in (r, q))
         below = torch.where(pad_like(r < self.truncated, below), batch.x0, below)
         x0 = through(roles.generator, start.x_t, t, batch.cond, scalars).x0
-        whole = jumped(roles, batch, start.eps, scalars)
+        jump = jumped(roles, batch, start.eps, scalars)
         apart = DISTANCES[self.distance]
         terms = {
             "consistency": apart(x0 - below, self.huber).mean(),
             "back": self.back * apart(x0 - above, self.huber).mean(),
-            "straight": self.straight * bend(roles, batch, whole, t, scalars),
+            "straight": self.straight * bend(roles, batch, jump, t, scalars),
         }
-        return terms | generator_terms(self.gan, roles, batch, landed(whole))
+        return terms | generator_terms(self.gan, roles, batch, landed(jump))
 
     def discriminator(self, roles: Roles, batch: Batch) -> Terms:
         scalars = self.teacher_guidance.scalars(batch, self.teacher_guidance.field(roles, batch))
         with torch.no_grad():
-            whole = jumped(roles, batch, batch.noise(), scalars)
-        return discriminator_losses(self.gan, roles, batch, landed(whole))
+            jump = jumped(roles, batch, batch.noise(), scalars)
+        return discriminator_losses(self.gan, roles, batch, landed(jump))
 
     def _seen(self, roles: Roles, batch: Batch, x_s: Latent, s: Time, scalars: Scalars) -> Latent:
         """The target's clean sample, under the dropout masks that the student draws next."""
@@ -123,12 +125,12 @@ def jumped(roles: Roles, batch: Batch, eps: Latent, scalars: Scalars) -> Predict
     return through(roles.generator, roles.process.prior(eps, first), first, batch.cond, scalars)
 
 
-def bend(roles: Roles, batch: Batch, whole: Prediction, t: Time, scalars: Scalars) -> Tensor:
+def bend(roles: Roles, batch: Batch, jump: Prediction, t: Time, scalars: Scalars) -> Tensor:
     """Mean square of what the student sees at t on the line of its own jump beside where that leads; both constants."""
-    again = through(roles.generator, whole.at(t).detach(), t, batch.cond, scalars).x0
-    return (again - whole.x0.detach()).square().mean()
+    again = through(roles.generator, jump.at(t).detach(), t, batch.cond, scalars).x0
+    return (again - jump.x0.detach()).square().mean()
 
 
-def landed(whole: Prediction) -> Landing:
+def landed(jump: Prediction) -> Landing:
     """One step as what an adversary judges."""
-    return Landing(whole.x0, None, whole.t, whole.x0)
+    return Landing(jump.x0, None, jump.t, jump.x0)
