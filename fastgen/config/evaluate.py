@@ -19,7 +19,7 @@ class EvaluateConfig(BaseModel):
     metric: the figure that decides, such as kid, recall or, for digits, accuracy; frechet is also known as fid.
     keep_best: a stage leaves its best weights, to the next stage and to the export, in place of its last.
     patience: measurements without a better one after which a stage ends early; null never ends it.
-    teacher_steps, teacher_guidance: of the teacher's row in the digits' report.
+    teacher_steps, teacher_guidance: steps and guidance of the teacher's row in the digits' report.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

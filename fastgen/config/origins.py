@@ -12,7 +12,7 @@ def check_carried(name: str, carry: Mapping[str, str], earlier: Sequence[str]) -
     """Refuses a stage that is called as another is or what it cannot be, or starts from what is not there.
 
     Args:
-        name: of the stage.
+        name: name of the stage.
         carry: role -> origin.
         earlier: names of the stages before it.
 

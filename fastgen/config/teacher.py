@@ -31,7 +31,8 @@ class TeacherConfig(Strict):
     negative_prompt: prompt that guidance leads away from, in place of an empty one.
     recipe: config that trains the teacher if its folder does not exist yet, relative to this config.
     new: instead of a path, a network with random weights (objective `pretrain`).
-    num_classes, null_label: of a class-conditional pipeline, where its folder does not say them.
+    num_classes, null_label: number of real classes, and the label of no class, of a class-conditional pipeline whose
+        folder does not say them.
     """
 
     path: str | None = None

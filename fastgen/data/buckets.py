@@ -16,7 +16,7 @@ class Buckets:
 
     Args:
         step: sides are multiples of it.
-        ratio: of the longest shape's sides, at most.
+        ratio: largest ratio of a shape's sides.
     """
 
     step: int = 64

@@ -31,7 +31,7 @@ class HubImages(ImageSource):
 
     Args:
         path: id of a data set on the hub, or a folder.
-        name: of one of its configurations, where it has several.
+        name: name of one of its configurations, where it has several.
         split: part of it.
         revision: branch, tag or commit on the hub; the newest where not given.
         streaming: it is read from where it lies, and its captions are encoded in a first pass over it.

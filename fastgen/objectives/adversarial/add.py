@@ -30,7 +30,7 @@ class ADD(AdversarialDistillation):
         distillation: weight lambda of the squared distance to the teacher's denoised samples.
         times: where the teacher denoises them; the weight c(t) there is the paper's "exponential" one, the alpha of a
             process that keeps the variance.
-        teacher_guidance: of the teacher.
+        teacher_guidance: guidance of the teacher.
     """
 
     gan: AnyGAN = GAN(weight=1.0, learned=1.0, kind="hinge", pixels=True, feature_r1=2e-5)

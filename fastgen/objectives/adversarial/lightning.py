@@ -47,9 +47,9 @@ class Lightning:
 
     Args:
         judged: what the adversary reads of a step: the whole "jump", or its "end" alone.
-        divided: of this round, into how many each of the exported student's steps is divided: 1 in the last.
-        substeps: of the teacher in one step of the student.
-        teacher_guidance: of the teacher of this round.
+        divided: into how many steps this round divides each of the exported student's: 1 in the last round.
+        substeps: solver steps of the teacher in one step of the student.
+        teacher_guidance: guidance of the teacher of this round.
         gan: the adversarial term; its times lie above that of the end.
         ratio: updates of the discriminator per update of the generator.
 

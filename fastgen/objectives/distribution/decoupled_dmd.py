@@ -29,12 +29,12 @@ class DecoupledDMD(ScoreMatching):
     """Distribution matching with a separate augmentation by guidance; the scores that are matched have none.
 
     Args:
-        weight: of both directions.
+        weight: weight of both directions.
         augmentation: w, the guidance scale; 1 leaves the augmentation out.
         augmentation_times: where the guidance is read, laid over the times below the student's step.
         below_step: whether they are; otherwise they run over all times.
-        floor: of the normaliser in "l1", for both; the published code's, which keeps the looks below the last step from
-            outweighing all others.
+        floor: floor of the normaliser in "l1", for both; the published code's, which keeps the looks below the last
+            step from outweighing all others.
     """
 
     ratio: int = 5

@@ -32,7 +32,8 @@ class DMD(ScoreMatching):
 
     Args:
         regression: weight of the regression term.
-        distance: of the regression: pseudo-Huber in the denoiser's space, or LPIPS of the images as in the paper.
+        distance: distance of the regression: pseudo-Huber in the denoiser's space, or LPIPS of the images as in the
+            paper.
         huber: c of the pseudo-Huber loss.
     """
 

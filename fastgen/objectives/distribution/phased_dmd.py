@@ -35,13 +35,13 @@ class PhasedDMD(ScoreMatching):
     """Distribution matching on sub-intervals; the student steps deterministically.
 
     Args:
-        weight: of the direction; "l1" is the authors' trainer's, "kl" the paper's.
+        weight: weight of the direction; "l1" is the authors' trainer's, "kl" the paper's.
         times: where the two scores are compared, laid over the times above the phase's end.
         fake_times: where the fake score is trained, likewise.
         phases: that each grid of steps is split into.
         experts: the phases are those of a pipeline's two networks, each of which is trained in one. Otherwise every
             network plays in the phases that its times lie in, one network in all.
-        floor: of the normaliser in "l1".
+        floor: floor of the normaliser in "l1".
         even: the fake score's errors count the same at all times, as in the authors' trainer. Otherwise by the share
             of the noise in x_t that is known, which bounds the error of its target just above s.
         step_aware: the fake score is told the time of the generator's last call. Otherwise it sees the mixture of the

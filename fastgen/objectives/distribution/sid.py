@@ -37,8 +37,8 @@ class IdentityMatching(ScoreMatching):
     """What the SiD papers share; the generator's loss has the sign of 1 - alpha and is no measure of progress.
 
     Args:
-        weight: of the integrand and of the GAN term.
-        alpha: of the correction.
+        weight: weight of the integrand and of the GAN term.
+        alpha: weight of the correction.
     """
 
     alpha: float = 1.0

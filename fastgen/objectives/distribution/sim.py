@@ -40,8 +40,8 @@ class SIM(ScoreMatching):
     """Score implicit matching.
 
     Args:
-        weight: of the integrand and of the GAN term.
-        distance: of the two scores, in x0.
+        weight: weight of the integrand and of the GAN term.
+        distance: distance of the two scores, in x0.
         huber: c of the pseudo-Huber distance, per element: 0.00054 sqrt(d) of a sum over d elements.
     """
 

@@ -35,7 +35,7 @@ class UniInstruct(ScoreMatching):
     """Fisher-type f-divergence with the ratio from the discriminator.
 
     Args:
-        weight: of the integrand and of the GAN term.
+        weight: weight of the integrand and of the GAN term.
         gan: the adversarial term, SiDA's, whose discriminator gives the ratio.
         divergence: which one.
         clip: bounds of the ratio.

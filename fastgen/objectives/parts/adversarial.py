@@ -32,9 +32,9 @@ class AdversarialConsistency(ABC):
     """Jumps that agree, and an adversary that cannot tell them apart. A paper is final and writes what is abstract.
 
     Args:
-        teacher_guidance: of the teacher.
+        teacher_guidance: guidance of the teacher.
         grid: solver steps from noise to data, rounded up to a whole number in each of the student's steps.
-        solver: of one of them.
+        solver: solver of these steps.
         distance: between the two jumps.
         huber: c of the Huber distances.
         gan: the adversarial term; 0 for none.

@@ -59,10 +59,10 @@ class Diversity:
     of velocities eps - x0. It keeps the teacher's variety, which is decided at the first step.
 
     Args:
-        weight: of the term; 0 for none.
+        weight: weight of the term; 0 for none.
         anchor: solver steps of the teacher before it is met; more keep more variety, and more of its errors.
         grid: solver steps of the teacher from noise to data, rounded up to a whole number in each of the student's.
-        teacher_guidance: of the teacher.
+        teacher_guidance: guidance of the teacher.
 
     Raises:
         ValueError: a negative weight, an anchor beyond the grid, or guidance that the generator would be told.
@@ -104,11 +104,11 @@ class Segments:
     Euler step ("ddim"), the authors', that zero is shifted by the square of the teacher's part.
 
     Args:
-        weight: of the term; 0 for none. The authors' is 1 for FLUX and 0.2 for SDXL; on the proof bed 0.1 trains two
-            steps well, and 1, whose target outruns the matching, does not.
-        teacher_guidance: of the teacher; the authors draw it from 1 to 8 for FLUX and from 3 to 15 for SDXL.
-        solver: of the teacher's part.
-        substeps: of the teacher's part.
+        weight: weight of the term; 0 for none. The authors' is 1 for FLUX and 0.2 for SDXL; on the proof bed 0.1 trains
+            two steps well, and 1, whose target outruns the matching, does not.
+        teacher_guidance: guidance of the teacher; the authors draw it from 1 to 8 for FLUX and from 3 to 15 for SDXL.
+        solver: solver of the teacher's part.
+        substeps: solver steps of the teacher's part.
         margin: least share of a step that either of its parts has; 20 of 250 timesteps in the authors' code.
         huber: c of the distance sqrt(d^2 + c^2) - c, element by element, as in the authors' code; the paper squares d.
 

@@ -64,7 +64,7 @@ class Batch:
 
     Args:
         cond: conditioning of its B rows.
-        shape: of one sample, without the batch axis.
+        shape: shape of one sample, without the batch axis.
         rng: the random stream of its rows, on the device of the networks; `fastgen.seeds` draws from it.
         shared_rng: a stream with the same draws on every rank.
         real: real samples [B, *shape], or what makes them when a turn first asks for them; None in data-free training.

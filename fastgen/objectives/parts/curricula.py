@@ -30,8 +30,8 @@ class FixedGrid(ABC):
     """A grid that stays as it is, whose cells are drawn evenly, and a target that follows at one pace.
 
     Args:
-        points: of the grid, clean data included.
-        decay: of the target; 0 makes the generator its own.
+        points: points of the grid, clean data included.
+        decay: decay of the target; 0 makes the generator its own.
     """
 
     points: int = 18
@@ -68,7 +68,8 @@ class Even(FixedGrid):
     """A fixed grid, even in process time.
 
     Args:
-        points: of the grid, clean data included; rounded up to a whole number of cells in each of the student's steps.
+        points: points of the grid, clean data included; rounded up to a whole number of cells in each of the student's
+            steps.
     """
 
     law: Literal["even"] = "even"
@@ -82,7 +83,7 @@ class Ramp(FixedGrid):
     """A fixed grid, Karras's ramp on every process (Song et al. 2023, arXiv:2303.01469, section 5.1; see `ramp`).
 
     Args:
-        points: of the ramp, clean data included; the student's own times come in addition.
+        points: points of the ramp, clean data included; the student's own times come in addition.
     """
 
     law: Literal["karras"] = "karras"
@@ -135,7 +136,7 @@ class Doubling(OwnTarget):
     Args:
         first, last: s0 and s1.
         images: K, over which the grid is refined.
-        mean, std: of log(sigma / alpha).
+        mean, std: mean and standard deviation of log(sigma / alpha).
     """
 
     first: int = 10
@@ -171,9 +172,9 @@ class Ratio(OwnTarget):
 
     Args:
         q, k, b: as above; q = 256 starts with neighbouring times at once.
-        images: of one stage a; None stays in the first.
+        images: images after which a grows by one; None leaves it at 0.
         largest: bound of r / t.
-        times: of t.
+        times: law of t.
     """
 
     q: float = 2.0

@@ -29,15 +29,15 @@ class GAN:
     """Weights, loss and regularisers of an adversarial term.
 
     Args:
-        weight: of the generator's term; 0 trains without discriminator and without images.
+        weight: weight of the generator's term; 0 trains without discriminator and without images.
         start: images of the generator before its term begins; the discriminator learns from the first.
         learned: weight of the discriminator's loss beside the fake score's.
         kind: logistic is non-saturating, and the only one whose optimal logit is log p_real / p_fake.
         times: where the discriminator looks.
         joint: it looks where the scores do in place of `times`: the generator is judged at the noisy samples that the
             scores are compared on, the discriminator is taught at those that the fake score is taught on.
-        one_pass: of the samples that the fake score is taught on it reads the very call that teaches the fake score, in
-            place of one of its own.
+        one_pass: the discriminator reads the very call that teaches the fake score, in place of a further one on the
+            same samples.
         paired: real and generated samples share their times and noises, or their "times" alone.
         even: the generator's term has the mean weight of the batch's samples, not each sample's own.
         pixels: clean samples are judged, decoded, by what a vision model sees of them (`discriminator.network`), in

@@ -17,8 +17,8 @@ class Scales:
     """Weights w of u + w (c - u): 1 is the conditional prediction, 0 the unconditional one, below 0 leads away.
 
     Args:
-        real, fake: of the two scores when they are compared.
-        learned: of the fake score's prediction that its training fits to the generated samples.
+        real, fake: weights of the two scores when they are compared.
+        learned: weight of the fake score's prediction that its training fits to the generated samples.
     """
 
     real: float

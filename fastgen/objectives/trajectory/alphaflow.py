@@ -33,13 +33,14 @@ class AlphaFlow:
     """Mean velocities by a curriculum.
 
     Args:
-        velocity: of the teacher, or of the data: eps - x0.
-        teacher_guidance: of the teacher.
+        velocity: whose velocity is followed: the teacher's, or the data's, eps - x0.
+        teacher_guidance: guidance of the teacher.
         times: t and s are the larger and the smaller of two draws.
         diagonal: share of rows with s = t, where the target is the velocity itself.
         begin, end: images between which a falls from 1 to 0.
         c: the loss is a D / (sg D + c) of the mean squared error D, and at a = 0 D / (sg D + c).
-        derivative_step: of the flow's time, once a is 0; see `along`. Exact by default.
+        derivative_step: step in the flow's time that the derivative is averaged over once a is 0, see `along`. Exact by
+            default.
     """
 
     cycle: ClassVar[Cycle] = ONE_TURN

@@ -35,11 +35,11 @@ class AlignYourFlow:
     """AYF's Eulerian map distillation.
 
     Args:
-        teacher_guidance: of the teacher.
+        teacher_guidance: guidance of the teacher.
         times: t and s are the larger and the smaller of two draws.
         warmup: images until the derivative has its whole weight r, which is 0.99.
         normaliser: c, beside the norm of a whole sample.
-        derivative_step: of the flow's time; dF / dt is averaged over it, see `along`. Exact by default.
+        derivative_step: step in the flow's time that dF / dt is averaged over, see `along`. Exact by default.
     """
 
     cycle: ClassVar[Cycle] = ONE_TURN

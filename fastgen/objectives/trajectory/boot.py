@@ -32,10 +32,10 @@ class Bootstrapping:
     """BOOT; from prompts or labels alone, to one step.
 
     Args:
-        steps: of the teacher from the noise to the data, even in process time.
-        teacher_guidance: of the teacher.
-        solver: of the teacher's step.
-        substeps: of it.
+        steps: steps of the teacher from the noise to the data, even in process time.
+        teacher_guidance: guidance of the teacher.
+        solver: solver of the teacher's step.
+        substeps: solver steps within each of these.
         space: row in which errors are squared; on a flow "difference" is the paper's signal.
     """
 

@@ -27,9 +27,9 @@ class ConsistencyDistillation:
 
     Args:
         curriculum: which neighbours are drawn, and the average that gives the target.
-        teacher_guidance: of the teacher.
-        solver: of the teacher's step; the paper's is Heun's.
-        substeps: of it from t to its neighbour.
+        teacher_guidance: guidance of the teacher.
+        solver: solver of the teacher's step; the paper's is Heun's.
+        substeps: solver steps from t to its neighbour.
         distance: between the two clean samples; the paper's best is LPIPS.
         huber: c of the Huber distances.
     """

@@ -40,10 +40,10 @@ class ConsistencyTrajectory:
     """CTM; a student that renoises is told s = 0, one that steps deterministically where each step leads.
 
     Args:
-        teacher_guidance: of the teacher.
+        teacher_guidance: guidance of the teacher.
         grid: solver steps from noise to data, rounded up to a whole number in each of the student's steps.
-        most: of the steps by which the teacher leads from t to u; so many are drawn for a batch.
-        solver: of one of them.
+        most: most steps by which the teacher leads from t to u; so many are drawn for a batch.
+        solver: solver of these steps.
         distance: between the two clean samples.
         huber: c of the Huber distances.
         ema: decay of the average that carries jumps to clean data.

@@ -44,15 +44,16 @@ class FreeFlow:
     Args:
         times: where predicted jumps lead, below the first time.
         whole: share of the samples whose jumps lead to clean data, as the student's do.
-        teacher_guidance: of the teacher.
+        teacher_guidance: guidance of the teacher.
         power, c: the prediction's loss is D / (sg D + c)^power of the mean squared error D.
         correction: share of the correction in the loss; 0 trains without fake score.
         strength: length of the correction's pull, in that of the prediction's.
         corrected: noise levels where the two scores are compared.
         fake_times: noise levels where the fake score is trained.
         ratio: fake updates per generator update.
-        derivative_step: of the flow's time; du / ds is averaged over it, see `along`. An exact one, null, follows the
-            fast waves of the embedding of s: on the proof bed it ends at 0.65 of the teacher's distance, not at 0.10.
+        derivative_step: step in the flow's time that du / ds is averaged over, see `along`. An exact one, null, follows
+            the fast waves of the embedding of s: on the proof bed it ends at 0.65 of the teacher's distance, not at
+            0.10.
     """
 
     times: AnyTimeLaw = LogitNormal(-0.8, 1.0)

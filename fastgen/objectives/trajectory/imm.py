@@ -44,7 +44,7 @@ class InductiveMomentMatching:
     Args:
         group: M, the particles that are compared with each other; a micro-batch is a multiple of it.
         velocity: what x_r is made from: data (the clean sample of x_t) or real_score (the teacher's prediction).
-        teacher_guidance: of the teacher.
+        teacher_guidance: guidance of the teacher.
         times: law of t; s is uniform in [0, t]. The paper's t ends at 0.994, where its samplers begin.
         highest: the largest noise level; times above it are treated as if they had this one.
         k: the noise level of r is `highest` / 2^k below that of t, but r is never below s.

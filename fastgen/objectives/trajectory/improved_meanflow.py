@@ -31,12 +31,12 @@ class ImprovedMeanFlow:
     """iMF.
 
     Args:
-        velocity: of the data: eps - x0, or of the teacher.
-        teacher_guidance: of the teacher.
+        velocity: whose velocity is followed: the data's, eps - x0, or the teacher's.
+        teacher_guidance: guidance of the teacher.
         times: t and s are the larger and the smaller of two draws.
         diagonal: share of rows with s = t.
-        power, c: as of `meanflow`.
-        derivative_step: of the flow's time; du / dt is averaged over it, see `along`. Exact by default.
+        power, c: as in `meanflow`.
+        derivative_step: step in the flow's time that du / dt is averaged over, see `along`. Exact by default.
     """
 
     cycle: ClassVar[Cycle] = ONE_TURN

@@ -21,9 +21,9 @@ class LatentConsistency:
     """LCM.
 
     Args:
-        teacher_guidance: of the teacher; the paper's 5 to 15 are 6 to 16 in Diffusers' convention.
+        teacher_guidance: guidance of the teacher; the paper's 5 to 15 are 6 to 16 in Diffusers' convention.
         grid: solver steps from noise to data, rounded up to a whole number in each of the student's steps.
-        solver: of one of them.
+        solver: solver of these steps.
         ema: decay of the target; 0 for LoRA, where the generator is its own target.
         distance: between the two clean samples.
         huber: c of the Huber distances.

@@ -30,10 +30,10 @@ class MarginalDataTransport:
 
     Args:
         distillation: weight of velocity distillation, beside 1 of velocity matching.
-        teacher_guidance: of the teacher, in both; the published code's for shapes in 3D are 41 and 101.
+        teacher_guidance: guidance of the teacher, in both; the published code's for shapes in 3D are 41 and 101.
         times: where both look.
         normaliser: c, beside the length of a sample's du/dt; null leaves that as it is.
-        derivative_step: of the flow's time; du/dt is averaged over it, see `along`.
+        derivative_step: step in the flow's time that du/dt is averaged over, see `along`.
     """
 
     cycle: ClassVar[Cycle] = ONE_TURN

@@ -27,13 +27,13 @@ class MeanFlow:
     """Mean velocities on the flow process.
 
     Args:
-        velocity: of the teacher, or of the data: eps - x0.
-        teacher_guidance: of the teacher.
+        velocity: whose velocity is followed: the teacher's, or the data's, eps - x0.
+        teacher_guidance: guidance of the teacher.
         times: t and s are the larger and the smaller of two draws.
         diagonal: share of rows with s = t, where the target is the velocity itself.
         power, c: the loss is D / (sg D + c)^power of the summed squared error D. The paper's power of 1 is made for
             the data's velocity, whose errors never vanish; for a teacher's it mostly weighs what is already learned.
-        derivative_step: of the flow's time; du / dt is averaged over it, see `along`. Exact by default.
+        derivative_step: step in the flow's time that du / dt is averaged over, see `along`. Exact by default.
     """
 
     cycle: ClassVar[Cycle] = ONE_TURN

@@ -35,7 +35,7 @@ class ParallelDecoding:
         heads: fewest intervals N; a whole number of them lies between two stops of the student.
         target: velocity of the teacher on an interval: where it begins ("euler", one call), or where half a step leads
             ("midpoint", two calls and an error of second order).
-        teacher_guidance: of the teacher.
+        teacher_guidance: guidance of the teacher.
     """
 
     cycle: ClassVar[Cycle] = ONE_TURN

@@ -32,9 +32,9 @@ class PiecewiseRectifiedFlow:
     """PeRFlow; the student steps deterministically.
 
     Args:
-        teacher_guidance: of the teacher; 1 leaves guidance to the student's own call.
-        solver: of the teacher.
-        substeps: of the teacher in a window.
+        teacher_guidance: guidance of the teacher; 1 leaves guidance to the student's own call.
+        solver: solver of the teacher.
+        substeps: solver steps of the teacher in a window.
         times: where a window's line is learned; its [0, 1] is laid over the window.
         space: row in which errors are squared; "difference" is a flow's velocity.
     """

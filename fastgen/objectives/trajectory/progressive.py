@@ -20,9 +20,9 @@ class Progressive:
     """One round of progressive distillation; the student steps deterministically.
 
     Args:
-        divided: of this round, into how many each of the exported student's steps is divided: 1 in the last.
-        teacher_guidance: of the teacher of this round.
-        substeps: of the teacher in one step of the student.
+        divided: into how many steps this round divides each of the exported student's: 1 in the last round.
+        teacher_guidance: guidance of the teacher of this round.
+        substeps: solver steps of the teacher in one step of the student.
     """
 
     cycle: ClassVar[Cycle] = ONE_TURN

@@ -27,7 +27,7 @@ class SanaSprint:
     """sCM + LADD.
 
     Args:
-        velocity, teacher_guidance, times, sigma_data, warmup, normaliser, norm, derivative_step: as of sCM; the
+        velocity, teacher_guidance, times, sigma_data, warmup, normaliser, norm, derivative_step: as in sCM; the
             teacher's guidance is told. The means of all time laws are the paper's plus log 2, since its latents are
             scaled to a deviation of 0.5.
         gan: the adversarial term.

@@ -43,7 +43,7 @@ class SelfCorrectedFlow:
     """SCFlow; the student steps deterministically.
 
     Args:
-        teacher_guidance: of the teacher.
+        teacher_guidance: guidance of the teacher.
         times: where the parts but the adversary look.
         reach: farthest that a neighbour lies from t, below or above; evenly drawn.
         truncated: time below which the lower neighbour's clean sample is the real one.

@@ -97,17 +97,19 @@ class SimplifiedConsistency:
 
     Args:
         velocity: whose trajectory is followed.
-        teacher_guidance: of the teacher.
-        times: of training; the paper's mean of log(sigma / alpha) is -1 for data of deviation 0.5, log 2 less.
+        teacher_guidance: guidance of the teacher.
+        times: law of the training times; the paper's mean of log(sigma / alpha) is -1 for data of deviation 0.5, log 2
+            less.
         sigma_data: standard deviation of the samples; 1 for scaled latents.
         warmup: images until the unstable part of the tangent has its whole weight r = 1.
         normaliser: c, for samples of deviation 0.5 as in the paper. A large c slows what is nearly learned.
         norm: the |g| that c stands beside: of the whole sample, the paper's, or per element (NVlabs/FastGen's), which
             does not depend on the resolution. Per element the paper's 0.1 is 0.1 / sqrt(elements), 0.0018 for
             32 x 32 x 3, and the pull is sqrt(elements) times as long.
-        derivative_step: of the noise angle; dF / du is averaged over it, see `along`. Exact by default.
-        weighting: of the times; adaptive is the paper's. It evens the losses out, however small they are: with a large
-            c, or at a high learning rate, what is already learned then drowns the rest, and uniform is the better.
+        derivative_step: step in the noise angle that dF / du is averaged over, see `along`. Exact by default.
+        weighting: weighting of the times; adaptive is the paper's. It evens the losses out, however small they are:
+            with a large c, or at a high learning rate, what is already learned then drowns the rest, and uniform is the
+            better.
     """
 
     velocity: Velocity = "real_score"

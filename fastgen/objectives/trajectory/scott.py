@@ -28,10 +28,10 @@ class StochasticConsistency:
     """SCott.
 
     Args:
-        teacher_guidance: of the teacher; LCM's.
+        teacher_guidance: guidance of the teacher; LCM's.
         grid: intervals from noise to data, rounded up to a whole number in each of the student's steps: of 24 of 1000
             trained times each.
-        substeps: of the teacher in one of them.
+        substeps: solver steps of the teacher in each of them.
         eta: share of an ancestral sampler's noise in each, from 0 to 1.
         ema: decay of the target; 0 for LoRA, where the generator is its own target.
         distance: between the two clean samples.

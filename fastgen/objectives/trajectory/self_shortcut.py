@@ -34,9 +34,9 @@ class SelfShortcut:
 
     Args:
         taught: share of rows with the finest grid's steps, where the teacher begins; all if there is no coarser one.
-        teacher_guidance: of the teacher.
-        solver: of the teacher.
-        substeps: of the teacher in its half of a jump.
+        teacher_guidance: guidance of the teacher.
+        solver: solver of the teacher.
+        substeps: solver steps of the teacher in its half of a jump.
         ema: decay of the target.
         space: row in which errors are squared; "difference" is a flow's velocity.
     """

@@ -31,8 +31,8 @@ class Shortcut:
     Args:
         levels: the student's steps are halved so many times; the shortest are trained as velocities.
         bootstrapped: share of rows with long jumps.
-        velocity: of the shortest jumps: the teacher's, or the data's.
-        teacher_guidance: of the teacher.
+        velocity: whose velocity the shortest jumps have: the teacher's, or the data's.
+        teacher_guidance: guidance of the teacher.
         ema: decay of the target.
         space: row in which errors are squared; "difference" is a flow's velocity.
     """

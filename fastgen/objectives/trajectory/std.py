@@ -37,15 +37,15 @@ class SingleTrajectory:
     """STD; the student steps deterministically.
 
     Args:
-        teacher_guidance: of the teacher, constant along a trajectory; the paper's 5 to 15 are 6 to 16 in Diffusers'
-            convention.
+        teacher_guidance: guidance of the teacher, constant along a trajectory; the paper's 5 to 15 are 6 to 16 in
+            Diffusers' convention.
         strength: process time at which trajectories begin. The paper has 0.75, for image-to-image calls of that
             strength; a student that samples from noise needs 1.
         grid: intervals from noise to data, rounded up to a whole number in each of the student's steps. Jumps from both
             ends of one have to agree, so that many intervals are a long chain, whose errors add up.
         reach: largest distance of s from t, as a share of the trajectory's intervals.
-        solver: of the teacher's steps.
-        substeps: of the teacher in one interval; the code has one.
+        solver: solver of the teacher's steps.
+        substeps: solver steps of the teacher in one interval; the code has one.
         distance: between the two jumps.
         huber: c of the Huber distances.
         gan: the adversary of decoded samples; 0 for none.

@@ -29,9 +29,9 @@ class TrajectoryBackward:
 
     Args:
         route: intervals of the teacher's way from noise to data; one sample makes route - 1 rows of the generator's.
-        shift: of the route's even flow times towards the noise.
-        teacher_guidance: of the teacher; the paper's is told.
-        sigma_data, warmup, normaliser, norm, derivative_step, weighting: as of sCM.
+        shift: shift of the route's even flow times towards the noise.
+        teacher_guidance: guidance of the teacher; the paper's is told.
+        sigma_data, warmup, normaliser, norm, derivative_step, weighting: as in sCM.
     """
 
     route: int = 16

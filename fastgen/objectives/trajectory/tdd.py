@@ -28,7 +28,7 @@ class TargetDriven(AdversarialConsistency):
     """TDD; the paper declares 4 to 8 steps for one student, which steps deterministically.
 
     Args:
-        teacher_guidance: of the teacher; the paper's 3.5 is 4.5 in Diffusers' convention.
+        teacher_guidance: guidance of the teacher; the paper's 3.5 is 4.5 in Diffusers' convention.
         gan: adversarial term, compared up to the longest of the student's even steps above the target; 0 for none.
         window: targets lie at most so far below the highest that the teacher's step does not pass: 260 of 1000 steps.
         jitter: eta: a target s becomes (1 - eta u) s with u uniform in [0, 1].

@@ -25,7 +25,7 @@ class SegmentedConsistency(AdversarialConsistency):
     """TSCD with a fixed number of segments.
 
     Args:
-        teacher_guidance: of the teacher (the paper's scale is not known to us).
+        teacher_guidance: guidance of the teacher (the paper's scale is not known to us).
         grid: solver steps from noise to data, rounded up to a whole number in each segment.
         distance: between the two jumps; the paper's is the mean square, and an adversarial one for few segments.
         gan: adversarial term, compared up to one segment above the end of the jump; 0 for none.

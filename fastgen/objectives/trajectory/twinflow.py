@@ -54,15 +54,15 @@ class TwinFlow:
     """TwinFlow; from prompts or labels alone. A student of several steps may renoise or step deterministically.
 
     Args:
-        teacher_guidance: of the teacher.
+        teacher_guidance: guidance of the teacher.
         times: where jumps begin, but for whole ones, which are those of a one-step student.
         near: longest of the near jumps, in parts of t.
         step: first part of a jump, which the teacher does; 0.01 in the code.
-        substeps: of the generator in the rest of it.
+        substeps: steps of the generator in the rest of it.
         bound: largest error of an element that is corrected at once.
         matching: weight of the two scores' difference, as in the code's image-free runs.
         compared: noise levels where they are compared.
-        c: of the robust error.
+        c: c of the robust error.
     """
 
     cycle: ClassVar[Cycle] = ONE_TURN
