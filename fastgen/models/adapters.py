@@ -174,24 +174,28 @@ class AdaptedDenoiser(nn.Module):
         super().__init__()
         own = network.net
         self.embeddings = ScalarEmbeddings(own, scalars) if heads is None else HeadBank(own, heads)
-        self._shared = (denoiser, network)  # a tuple, so that the network is not registered as a submodule
+        self._network, self._hidden = network, (denoiser,)  # a tuple, so that it is not registered as a submodule
         self.role = role if role in network.adapters else None
         self.adapter = network.adapters.get(role, nn.Module())
 
     @property
+    def _denoiser(self) -> NetworkDenoiser:
+        return self._hidden[0]
+
+    @property
     def net(self) -> nn.Module:
         """The shared network, under whatever role acts now."""
-        return self._shared[1].net
+        return self._network.net
 
     @property
     def scale(self) -> float:
         """What its low-rank updates are multiplied by."""
-        return self._shared[1].scale
+        return self._network.scale
 
     @property
     def swapped(self) -> list[nn.Parameter]:
         """What of the base a role puts its own in the place of."""
-        return self._shared[1].swapped
+        return self._network.swapped
 
     @property
     def own(self) -> nn.Module:
@@ -202,30 +206,30 @@ class AdaptedDenoiser(nn.Module):
         """Sets it on the bank that its layers compute with; the adapter itself is part of no graph."""
         self.embeddings.requires_grad_(requires_grad)
         if self.role is not None:
-            self._shared[1].banks[self.role].requires_grad_(requires_grad)
+            self._network.banks[self.role].requires_grad_(requires_grad)
         return self
 
     def collect_gradients(self) -> None:
         """Moves what a backward pass left to the adapter; to be called after each."""
         if self.role is not None:
-            self._shared[1].banks[self.role].collect()
+            self._network.banks[self.role].collect()
 
     def checkpoint_blocks(self, every: int = 1) -> None:
         """See `SharedNetwork.checkpoint_blocks`."""
-        self._shared[1].checkpoint_blocks(every)
+        self._network.checkpoint_blocks(every)
 
     @property
     def parts(self) -> Parts | None:
         """See `NetworkDenoiser.parts`."""
-        return self._shared[0].parts
+        return self._denoiser.parts
 
     @parts.setter
     def parts(self, parts: Parts | None) -> None:
-        self._shared[0].parts = parts
+        self._denoiser.parts = parts
 
     @property
     def process(self) -> Process:
-        return self._shared[0].process
+        return self._denoiser.process
 
     @property
     def scalars(self) -> tuple[str, ...]:
@@ -234,17 +238,15 @@ class AdaptedDenoiser(nn.Module):
     def forward(
         self, x_t: Latent, t: Time, cond: Conditioning, scalars: Mapping[str, Tensor] | None = None
     ) -> Prediction:
-        denoiser, network = self._shared
-        with network.acting(self.role):
-            return denoiser.predict(x_t, t, cond, self.embeddings, scalars or {})
+        with self._network.acting(self.role):
+            return self._denoiser.predict(x_t, t, cond, self.embeddings, scalars or {})
 
     def guide(self, cond: Prediction, null: Prediction, w: float | Tensor) -> Prediction:
-        return self._shared[0].guide(cond, null, w)
+        return self._denoiser.guide(cond, null, w)
 
     def tap(self, x_t: Latent, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Any]:
-        denoiser, network = self._shared
-        with network.acting(self.role):
-            return denoiser.tap(x_t, t, cond, layers)
+        with self._network.acting(self.role):
+            return self._denoiser.tap(x_t, t, cond, layers)
 
 
 def alias(net: nn.Module) -> nn.Module:

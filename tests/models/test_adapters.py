@@ -108,7 +108,7 @@ def test_memory_holds_one_network_and_the_adapters(pipeline):
     after = tensors_of(pipeline.network, *(roles[role].net for role in (*TRAINED, "real_score")))
     assert {id(roles[role].net) for role in (*TRAINED, "real_score")} == {id(roles.generator.net)}
     assert before.keys() == after.keys()
-    with roles.generator._shared[1].acting("generator"):
+    with roles.generator._network.acting("generator"):
         acting = tensors_of(roles.generator.net)
     assert size(acting.values()) == size(before.values()) + size(roles.parameters("generator"))
     targets = [pipeline.network.get_submodule(name).weight for name in find_targets(pipeline.network)]
@@ -137,7 +137,7 @@ def test_a_role_owns_its_adapter_and_nothing_else(pipeline):
     assert all("lora_" in key for key in keys[0])
     ids = [{id(p) for p in roles.parameters(role)} for role in TRAINED]
     assert ids[0].isdisjoint(ids[1])
-    network = roles.generator._shared[1]
+    network = roles.generator._network
     with roles.training(("generator",)):
         trained = {}
         for role in (*TRAINED, None):
@@ -165,7 +165,7 @@ def test_a_role_starts_from_what_it_carries(pipeline):
 def test_acting_nests_survives_errors_and_freezes_nothing(pipeline):
     roles, _ = roles_on(pipeline)
     moved(roles)
-    network = roles.generator._shared[1]
+    network = roles.generator._network
     wanted = [answer(roles[role], pipeline) for role in TRAINED]
     flags = [p.requires_grad for p in network.net.parameters()]
     with network.acting("generator"):

@@ -82,7 +82,7 @@ def test_layers_are_listened_to_in_calls_that_no_graph_replays(pipeline):
 
     for make in (whole, adapted):
         model = make(pipeline)
-        (model._shared[0] if make is adapted else model).graphs = Spy()
+        (model._denoiser if make is adapted else model).graphs = Spy()
         plain(pipeline, model, scalars_at(GRID, NAMES, sampler="ode", guidance=None))
     assert seen == [False] * 2 * len(GRID)
 

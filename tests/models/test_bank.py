@@ -37,7 +37,7 @@ def stage_of(pipeline: Pipeline, **train: object):
 
 def stale(denoiser: AdaptedDenoiser) -> list[str]:
     """The names of the layers' parameters that are not the rounded masters while the role acts."""
-    network = denoiser._shared[1]
+    network = denoiser._network
     masters, factors = denoiser.adapter.state_dict(), {"lora_B": network.scale}
     with network.acting(denoiser.role):
         held = {name: parameter.detach() for name, parameter in network.net.named_parameters()}
@@ -67,7 +67,7 @@ def writes(stage) -> list[str]:
 def test_layers_compute_with_the_rounded_masters_after_every_write(pipeline, monkeypatch):
     stage = stage_of(pipeline)
     masters = stage.roles.generator.adapter.state_dict()
-    assert {p.dtype for p in stage.roles.generator._shared[1].banks["generator"].working.values()} == {torch.bfloat16}
+    assert {p.dtype for p in stage.roles.generator._network.banks["generator"].working.values()} == {torch.bfloat16}
     assert sum("lora_" not in name for name in masters) > 5
     assert not writes(stage)
     refresh = bank.Flat.refresh

@@ -69,7 +69,7 @@ def test_a_replayed_call_speaks_of_its_own_run(pipeline, make):
     model, x, t = make(pipeline), torch.randn(3, *pipeline.shape), torch.full((3,), 0.7, dtype=torch.float64)
     runs = [{"r": torch.full_like(t, r), "s": torch.full_like(t, s)} for r, s in ((1.0, 0.5), (0.5, 0.0))]
     expected = [model(x, t, cond(pipeline), told).x0 for told in runs]
-    denoiser = model._shared[0] if make is adapted else model
+    denoiser = model._denoiser if make is adapted else model
     denoiser.graphs = Replaying()
     for told, said in zip(runs, expected, strict=True):
         close(model(x, t, cond(pipeline), told).x0, said)

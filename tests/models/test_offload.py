@@ -123,7 +123,7 @@ def test_float8_blocks_are_swapped_too(checkpointing):
     whole, swapped = (adapted(pipeline, copy.deepcopy(net), checkpointing=checkpointing) for _ in range(2))
     swap_blocks(swapped.net, CPU)
     for model in (whole, swapped):
-        model._shared[0].autocast = torch.bfloat16
+        model._denoiser.autocast = torch.bfloat16
     for one, other in zip(gradients(pipeline, swapped), gradients(pipeline, whole), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-7)
 
