@@ -20,7 +20,7 @@ from .errors import AFTER_SIGNAL, LOG, ExitCode, UserError
 from .limits import plain
 from .stopping import Stopped, listening, stop_signal
 
-LAST_S = 5.0  # in which the threads of a command that failed may end
+LAST_S = 5.0  # for the threads of a command that failed to end
 DTYPES = ("float32", "bfloat16", "float16")
 MOST_LABELS = 10_000_000
 _DEVICE = re.compile(r"auto|cpu|mps|(cuda|xpu)(:[0-9]{1,3})?", re.ASCII)

@@ -27,7 +27,7 @@ from .errors import UserError
 
 _SIBLING = re.compile(r"\.(?P<target>.+)\.(?P<host>[\w-]+)\.(?P<pid>\d+)\.(?P<born_ns>\d+)\.(?P<kind>tmp|old)")
 _CLOCK_SLACK_S = 2.0  # process start times are only good to a second
-_PATIENCE_S = {"tmp": 86_400.0, "old": 10.0}  # for siblings of another host, whose processes cannot be seen
+_PATIENCE_S = {"tmp": 86_400.0, "old": 10.0}  # how long those of another host are left, whose processes cannot be seen
 
 
 @dataclass(frozen=True)
@@ -140,7 +140,7 @@ def atomic_folder(path: Path, *, replace: bool = False) -> Iterator[Path]:
             mode = temporary.stat().st_mode & 0o666  # of a new file under this process's umask
             for file in temporary.rglob("*"):
                 if file.is_file():
-                    file.chmod(mode)  # safetensors are written for their owner alone
+                    file.chmod(mode)  # safetensors makes files that only their owner can read
                 _sync(file)
             _sync(temporary)
             _install(temporary, path)

@@ -23,9 +23,9 @@ from .errors import ExitCode, PeerError, UserError
 from .stopping import Stopped
 
 BEAT_S = 0.5
-MISSED = 8  # beats after which one is lost whose connection broke
-GRACE_S = 2.0  # for the main thread to come to an end by itself
-HEARD_S = 3.0  # for the others to hear of an ending from the process that may hold the store
+MISSED = 8  # beats after which a peer counts as lost once its connection broke
+GRACE_S = 2.0  # for the main thread to end by itself
+HEARD_S = 3.0  # for the others to hear of an end from the process that may hold the store
 
 _runs = count()  # all processes begin the same runs in the same order
 

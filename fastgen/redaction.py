@@ -11,7 +11,7 @@ from typing import Any, TextIO
 
 HIDDEN = "***"
 _SECRET = re.compile(r"(?:^|_)(?:TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?|(?:API|ACCESS|PRIVATE|SECRET)_?KEY)$", re.I)
-_SHORTEST = 8  # of a secret: shorter ones are words such as "false"
+_SHORTEST = 8  # letters of a secret: shorter values are words such as "false"
 _USER = re.compile(r"(?<=://)[^\s/@]+(?=@)")
 _QUERY = re.compile(r"(?<=[?&])((?:\w*token|\w*key|password|secret|signature)=)[^&\s'\"]+", re.I)
 _MARKDOWN = re.compile(r"([\\`*\[\]<>|&~$#])")

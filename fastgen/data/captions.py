@@ -11,7 +11,7 @@ from .texts import Chained, Some, Texts
 
 Text = Literal["caption", "lines", "tags"]
 """What a text that belongs to an image is: its caption; several of it, one on each line; tags in any order."""
-TAG_ORDERS = 8  # of an image's tags, so that each can be encoded before training
+TAG_ORDERS = 8  # orders of an image's tags; few, so that all can be encoded before training
 
 
 class Captions(Texts):

@@ -26,7 +26,7 @@ def kept_array(kind: str, files: Sequence[Path], make: Callable[[], NDArray[np.i
     if place.is_file():
         try:
             return _mapped(place)
-        except (OSError, ValueError, EOFError):  # a damaged one is made again
+        except (OSError, ValueError, EOFError):  # damaged: made again below
             pass
     made = make()
     with atomic_file(place) as temporary, temporary.open("xb") as out:

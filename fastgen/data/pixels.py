@@ -12,7 +12,7 @@ from torch import Tensor
 from ..errors import UserError, warn
 from .decode import Pixels, Size
 
-THREADS = 8  # that decode at most
+THREADS = 8  # most threads that decode
 
 
 def check_settings(size: Size, channels: int, cache_gib: float, unreadable: int) -> None:

@@ -16,7 +16,7 @@ from .decode import Size, size_of
 from .kept import kept_array
 from .pixels import THREADS
 
-UNKNOWN = (1, 1)  # of an image that cannot be read, and is skipped when it is asked for
+UNKNOWN = (1, 1)  # the size of an unreadable image, which is skipped when asked for
 
 
 class _Encoded(Protocol):

@@ -110,7 +110,7 @@ class Table:
     def _readable(self) -> Iterator[None]:
         try:
             yield
-        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the latter of a column's name
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:  # the last one of a column's name
             raise UserError(
                 f"parquet data at {self.path} cannot be read ({str(error).splitlines()[0]}); the file is "
                 "damaged, incomplete or not parquet: write or download it again"

@@ -12,8 +12,8 @@ from ..limits import Cap, plain, read_bytes
 from .kept import kept_array
 from .texts import Texts
 
-HELD = 2**24  # bytes of a file whose lines are held in memory
-LONGEST = 2**20  # bytes of a line
+HELD = 2**24  # bytes up to which a file's lines are held in memory
+LONGEST = 2**20  # most bytes of a line
 _MARK = b"\xef\xbb\xbf"
 
 

@@ -93,7 +93,7 @@ def _counted(config: Config, stage: StageConfig, recipes: Path, gpus: int) -> Fo
     pipeline = teacher_without_weights(config, recipes)
     try:
         return Scene(config, stage, pipeline).forecast(gpus=gpus)
-    except RuntimeError:  # second derivatives know no echoes
+    except RuntimeError:  # echoed blocks have no second derivative
         pipeline = teacher_without_weights(config, recipes)
     try:
         return Scene(config, stage, pipeline, echoed=False).forecast(gpus=gpus)

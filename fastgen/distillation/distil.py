@@ -66,7 +66,7 @@ def distil(
             nothing on disk is lost.
     """
     answer_within(config.timeouts.hub)
-    accelerator = accelerator_of(config)  # by which processes meet
+    accelerator = accelerator_of(config)  # connects the processes
     with together(config.timeouts.process), said_once():
         train = partial(_distilled, recipes=recipes, allow_changed=allow_changed, take_over=take_over)
         if config.students is None:
@@ -170,7 +170,7 @@ def _finish(student: Student, trained: Trained, monitor: "Monitor | None") -> No
     failure: VerificationError | None = None
     try:
         release(student, trained)
-    except VerificationError as error:  # of what is written: the report is due all the same
+    except VerificationError as error:  # all is written, and the report is due all the same
         failure = error
     if monitor is not None:
         monitor.report(trained)

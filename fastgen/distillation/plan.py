@@ -33,7 +33,7 @@ COPIED_BYTES = {
     "fp8": 2,
     "int8": 2,
     "nf4": 2,
-}  # of an adapter, what layers compute with beside its fp32
+}  # an adapter's weights that layers compute with, beside its fp32 ones
 MIB = 2**20
 
 

@@ -80,7 +80,7 @@ def precompute(config: Config, *, recipes: Path) -> Precomputed:
         pipeline = teacher_of(config, accelerator.device)
         check_needs(config, pipeline)
         encode(config, pipeline, accelerator)
-        alone(lambda: pipeline.encode(EXAMPLES, progress=False))  # the building of roles asks for them
+        alone(lambda: pipeline.encode(EXAMPLES, progress=False))  # asked for when roles are built
         images, fresh = _images(config, folder, pipeline, accelerator)
         made = Precomputed(folder, len(drawn(config)), images, fresh)
         disconnect()

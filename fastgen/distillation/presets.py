@@ -161,7 +161,7 @@ def choose(wish: Wish, *, said: Callable[[str], None] = lambda _: None) -> Prese
             f"{OWN * wish.memory:.1f}: "
             "give a smaller size, another pipeline, or a larger card"
         )
-    low, high = 0, last  # the last way fits
+    low, high = 0, last  # the last one fits
     while low < high:
         middle = (low + high) // 2
         low, high = (low, middle) if fits(counted(middle, share)) else (middle + 1, high)

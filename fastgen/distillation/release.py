@@ -42,7 +42,7 @@ from ..models.pipelines.teacher import load_teacher
 from ..models.targets import find_targets
 from .student import Student
 
-ROOM = 1.2  # of the pipeline in fp32, which the isolated process has alone on the device that it samples on
+ROOM = 1.2  # device memory to verify in, over the bytes of the pipeline in fp32
 
 
 def release(student: Student, trained: Trained) -> None:

@@ -101,7 +101,7 @@ def _kept(stage: Stage, turn: Turn) -> int:
     batch = stage.feed.batch(
         0, rows, rng=stream(device, stage.seed, "room"), shared_rng=stream(torch.device("cpu"), stage.seed, "room")
     )
-    batch.images = settings.images  # every term has begun
+    batch.images = settings.images  # late enough for every term to have begun
 
     def forward() -> Any:
         return getattr(stage.config.objective, turn[0])(stage.roles, batch)

@@ -14,7 +14,7 @@ COMPILED = tl.constexpr(not triton.knobs.runtime.interpret)
 def chance(seed, number, use: tl.constexpr, row, block: tl.constexpr):
     """Sixteen random bits for each value of some blocks, as int32; one draw of Philox has enough for eight of them."""
     draw = row[:, None] * (block // 8) + tl.arange(0, block // 8)[None, :]
-    a, b, c, d = tl.philox(seed, draw, number, use, 0, 7)  # rounds
+    a, b, c, d = tl.philox(seed, draw, number, use, 0, 7)  # the last argument is the number of rounds
     words = tl.join(tl.join(a, b), tl.join(c, d))
     return tl.join(words & 0xFFFF, words >> 16).reshape(row.shape[0], block).to(tl.int32)
 

@@ -118,7 +118,7 @@ class AdamW:
         steps = [s["step"] if whole else s["step"].clone() for s, whole in zip(update.states, own, strict=True)]
         _adamw(update, first, moments[-1], steps)
         for state, step in zip(update.states, steps, strict=True):
-            state["step"] = step  # parts of one tensor are stepped together
+            state["step"] = step  # shared, since parts of one tensor are stepped together
         for blocks in kept:
             blocks.keep(update.rng(), blocked=update.blocked)
 

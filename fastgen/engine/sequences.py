@@ -21,7 +21,7 @@ def part_sequences(roles: Roles, feed: Feed, objective: Objective, size: int) ->
     groups = groups_of(x_t.device, size)
     for name in denoisers_of(objective):
         role = roles.network(name)
-        role.parts = role.parts or PlannedParts(role.net, groups)  # one for a network that several roles act on
+        role.parts = role.parts or PlannedParts(role.net, groups)  # roles on one network share it
     t = torch.full((1,), 0.5, dtype=torch.float64, device=x_t.device)
     try:
         with torch.no_grad():

@@ -29,7 +29,9 @@ def check_files(folder: Path, notes: Sequence[Notes]) -> None:
         say(f"{folder} has no {MANIFEST}, as exports of version 0.1: its files are not held against their hashes")
     else:
         verify_manifest(place, remedy=_REMEDY)
-    own = {file.stat().st_ino: file for file in sorted(folder.rglob("*.safetensors"), reverse=True)}  # links once
+    own = {
+        file.stat().st_ino: file for file in sorted(folder.rglob("*.safetensors"), reverse=True)
+    }  # hard links count once
     for file in own.values():
         _check_weights(file)
     if any(one.unchanged for one in notes):

@@ -17,7 +17,7 @@ from ..models.casting import HALF, dtype_at, renewed, saved
 from ..models.made import Made, path_of
 from ..models.pipelines.source import DTYPES, Dtype
 
-LOST = 0.01  # of the update; beyond it the trained weights are saved in float32
+LOST = 0.01  # share of the update that rounding may lose; beyond it weights are saved in float32
 
 
 @dataclass(frozen=True)

@@ -15,9 +15,9 @@ from ..models.walk import Sampler
 from .held import NetworkTimes
 from .stock_schedulers import Emitted, Family, family_of
 
-TOLERANCE = 1e-3  # of a scheduler timestep
+TOLERANCE = 1e-3  # largest error of a scheduler timestep
 _USUAL = (1, 2, 3, 4, 8)
-_TRIED = 12  # of the stops nearby
+_TRIED = 12  # sets of nearby stops that are tried
 
 
 @dataclass(frozen=True)

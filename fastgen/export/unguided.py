@@ -8,7 +8,7 @@ from diffusers.models.unets.unet_2d_condition import UNet2DConditionModel
 
 from ..models.pipelines.stock_pipeline import StockPipeline
 
-_WIDTH = 16  # of the unused embedding; any
+_WIDTH = 16  # width of the embedding, which is not used: any will do
 _HIGH = 7.5
 SILENT = "time_embedding.cond_proj.weight"
 """The embedding, of zeros, that an exported UNet has beside the trained weights."""

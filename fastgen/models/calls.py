@@ -58,5 +58,7 @@ def guided(
     both = Conditioning.cat([cond, cond.unconditional])
     twice = {name: torch.cat([value, value]) for name, value in scalars.items()}
     halves = call(model, torch.cat([x_t, x_t]), joined([t, t]), both, twice).split(len(t))
-    conditional, null = (replace(half, t=t) for half in halves)  # of which more is known than of a part of `joined`
+    conditional, null = (
+        replace(half, t=t) for half in halves
+    )  # t remembers its noise levels, a part of `joined` does not
     return model.guide(conditional, null, w)

@@ -198,7 +198,10 @@ class NetworkDenoiser(nn.Module):
 
         said = {WORDS: words} if words else {}
         if self.parts is not None:
-            told = {**self._told(self.parts.entering(x_t), t, cond), "return_dict": False}  # its hooks know tensors
+            told = {
+                **self._told(self.parts.entering(x_t), t, cond),
+                "return_dict": False,
+            }  # hooks of `parts` take tensors
             return self.parts.leaving(run(told | said))
         return self._called(run, self._told(x_t, t, cond) | said)
 

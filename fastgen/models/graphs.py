@@ -106,7 +106,7 @@ class Graphs:
             if slot is None:
                 return Recorded.of(invocation, self._pool("calls"))
             return Differentiated.of(invocation, slot, self._sums_of(invocation.trained), self._pool("backward"))
-        except RuntimeError as error:  # of a call that waits for the device, or for memory
+        except RuntimeError as error:  # the call waits for the device, or memory ran out
             torch.cuda.synchronize()
             name = type(invocation.actor.net).__name__
             LOG.warning("calls of %s are launched kernel by kernel: %s", name, str(error).splitlines()[0])

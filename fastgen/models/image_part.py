@@ -20,7 +20,7 @@ from .layout import flat
 Example = tuple[Latent, Time, Conditioning]
 """An input of a denoiser; rows that ask for texts of different length show where each row's image begins."""
 
-_STILL = 1e-4  # of the largest change: a token that moved less is not the image's
+_STILL = 1e-4  # share of the largest change below which a token is not the image's
 _ATTENTION = nn.functional.scaled_dot_product_attention
 
 
@@ -71,7 +71,7 @@ def _part(before: Any, after: Any, cond: Conditioning) -> ImagePart | None:
     for index, (still, moved) in enumerate(zip(_values(before), _values(after), strict=True)):
         if not isinstance(still, Tensor) or torch.equal(still, moved):
             continue
-        if still.ndim != 3 or still.is_meta:  # without values none can be seen to stand still
+        if still.ndim != 3 or still.is_meta:  # meta tensors do not show what stands still
             return ImagePart(index)
         change = (moved.float() - still.float()).abs().amax(dim=2)
         return _tokens(index, change > _STILL * change.max(), cond)

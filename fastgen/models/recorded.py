@@ -120,7 +120,9 @@ class Sums:
             torch._foreach_zero_([self.places[i] for i in fresh])
         replay()
         first = [i for i in fresh if weights[i].grad is None]
-        summed = [(grad, self.places[i]) for i in fresh if (grad := weights[i].grad) is not None]  # of other graphs
+        summed = [
+            (grad, self.places[i]) for i in fresh if (grad := weights[i].grad) is not None
+        ]  # left by other graphs
         if summed:
             torch._foreach_add_([grad for grad, _ in summed], [place for _, place in summed])
         for i in fresh:

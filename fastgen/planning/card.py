@@ -16,7 +16,7 @@ from ..models.casting import HALF
 from .meter import Meter
 
 NOWHERE = torch.device("meta")
-WIDEST = 256  # of a head for flash attention
+WIDEST = 256  # largest width of a head for flash attention
 
 
 class Numbers(torch.Generator):
@@ -41,7 +41,7 @@ class OnCard(TorchFunctionMode):
         if func in _SEEN_AS and args[0].is_meta:
             return _SEEN_AS[func]
         if func is torch.linalg.vector_norm and args[0].is_meta and len(args) == 2 and not told:
-            return args[0].new_empty(())  # of a gradient; hundreds of these took a fifth of the time
+            return args[0].new_empty(())  # hundreds of gradient norms took a fifth of the time
         return func(*args, **told)
 
 

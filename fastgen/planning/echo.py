@@ -88,7 +88,7 @@ class Echoes:
 
         def echo(*args: Any, **kwargs: Any) -> Any:
             hooked = any(part._forward_hooks or part._forward_pre_hooks for part in block.modules())
-            if hooked or peek_interpreter_stack() is not None:  # forward-mode derivatives know no echoes
+            if hooked or peek_interpreter_stack() is not None:  # echoed blocks have no forward-mode derivative
                 return forward(*args, **kwargs)
             leaves, form = tree_flatten((args, kwargs))
             tensors = [leaf for leaf in leaves if isinstance(leaf, Tensor)]

@@ -141,7 +141,7 @@ class Scene:
                 for turn in cycle:
                     if turn not in known or train.reuse:
                         batch = batch if train.reuse else self._batch(rows)
-                        self._taken(turn, replace(batch), passes)  # what a first call alone does is no part of a cycle
+                        self._taken(turn, replace(batch), passes)  # warms up: the first call does more than later ones
                         known[turn] = self._taken(turn, batch, passes)
                     costs.append(known[turn])
         if self._pools is not None:

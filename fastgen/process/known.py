@@ -52,7 +52,7 @@ def once(level: Level[Speaker]) -> Level[Speaker]:
             return value
         parts = _parts(t)
         value = torch.cat([asked(speaker, part) for part in parts]) if parts else level(speaker, t)
-        if value is not t:  # a level that held its times would outlive them
+        if value is not t:  # a level that is its own times would keep them alive
             known[key] = (t._version, _Noted.of(value))
         return value
 

@@ -30,7 +30,7 @@ from .wiring import Wiring
 
 IMAGES_AT_ONCE = 4  # images through the autoencoder together, if they are small; videos go one by one
 MOST = 2**17  # values of the samples that go together: two of SDXL at 1024 px
-_BASE = 32  # of the digits that number the elements: as many as bfloat16 tells apart after scaling
+_BASE = 32  # base of the digits that number elements: bfloat16 tells as many apart after scaling
 _PLUMBING = ("return_dict", "generator")
 
 

@@ -16,7 +16,7 @@ from ..denoiser import CallForm
 from .canonical import PURE_NOISE, unit
 from .watch import Answer, Step, first_value
 
-RANGE = 0.9  # of x0: below where schedulers clip
+RANGE = 0.9  # x0 stays below where schedulers clip
 _DRAWS = (torch.randn, torch.randn_like, torch.normal)
 
 

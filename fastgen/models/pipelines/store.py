@@ -33,12 +33,20 @@ from ...files import atomic_file
 from ..conditioning import Conditioning
 from ..layout import flat, tree
 
-SHARD_BYTES, SHARD_ROWS = 2**28, 4096  # of a file at most; what is not in one yet is lost with a run that dies
+SHARD_BYTES, SHARD_ROWS = 2**28, 4096  # a file's limits; rows in none yet are lost if the run dies
 OPEN = 64  # files that are kept open
 _HASHES, _SUMS, _SHAPE, _ROW = "hashes", "sha256", "shape/", "row/"
 _NOTES = "notes"
 
-_DAMAGE = (SafetensorError, OSError, ValueError, RuntimeError, LookupError, SyntaxError, TypeError)  # of a spoilt file
+_DAMAGE = (
+    SafetensorError,
+    OSError,
+    ValueError,
+    RuntimeError,
+    LookupError,
+    SyntaxError,
+    TypeError,
+)  # raised by a damaged file
 
 Hashes = NDArray[np.int64]
 

@@ -69,7 +69,9 @@ class Shortcut:
         scalars, row = {"s": jump.s, **followed.scalars}, ROWS[self.space]
         aim = followed.belief.output(row)
         if self.bootstrapped:
-            rows = long.nonzero().flatten() if long.any() else torch.zeros(1, dtype=torch.int64)  # all processes call
+            rows = (
+                long.nonzero().flatten() if long.any() else torch.zeros(1, dtype=torch.int64)
+            )  # every process has to call the networks
             at = sent(rows, aim.device)
             some = Interval(jump.t[at], jump.r[at], jump.s[at])
             first = {name: value[at] for name, value in followed.scalars.items()}
