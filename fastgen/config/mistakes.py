@@ -18,6 +18,7 @@ _PLAINER = {  # types of pydantic's errors in the words of a YAML file
     "unexpected_keyword_argument": "no such setting",
     "missing": "this setting is required",
     "union_tag_not_found": "this needs a `law`, e.g. {law: uniform} of times, {law: shared} of guidance",
+    "path_type": "this must be the path of a file or folder",
     "tuple_type": "this must be a list",
     "too_short": "this must not be empty",
     "dict_type": "this must be a mapping",

@@ -33,6 +33,8 @@ from .strict import Strict, named, one_or_several
 from .student import StudentConfig
 from .teacher import TeacherConfig
 
+Samples = Annotated[int, Field(gt=0, le=2**20)]
+"""A count of samples that are computed for one update."""
 Precision = Literal["fp32", "bf16", "fp16"]
 Base = Literal["fp32", "bf16", "fp8", "int8", "nf4"]
 Sharing = Literal["full", "lora", "scores"]
@@ -59,7 +61,7 @@ class LoRAConfig(Strict):
         its memory and needs no other package; int8 and nf4 need bitsandbytes. All three are slower than bf16.
     """
 
-    rank: PositiveInt = 64
+    rank: Annotated[int, Field(gt=0, le=2**16)] = 64
     alpha: Annotated[float, Field(gt=0)] | None = None
     targets: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     norms: bool = False
@@ -101,8 +103,8 @@ class TrainConfig(Strict):
 
     images: PositiveInt
     minutes: Annotated[float, Field(gt=0)] | None = None
-    batch: PositiveInt = 64
-    micro_batch: PositiveInt | None = None
+    batch: Samples = 64
+    micro_batch: Samples | None = None
     precision: Precision = "fp32"
     masters: Masters = "fp32"
     gradients: Literal["fp32", "bf16"] = "fp32"

@@ -2,10 +2,14 @@
 
 from typing import Annotated, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, model_validator
 
 from ..models.walk import Sampler
 from .strict import Strict
+
+Steps = Annotated[int, Field(gt=0, le=1000)]
+Side = Annotated[int, Field(gt=0, le=2**16)]
+"""A length in pixels or frames."""
 
 
 class StudentConfig(Strict):
@@ -21,11 +25,11 @@ class StudentConfig(Strict):
         round.
     """
 
-    steps: Annotated[tuple[PositiveInt, ...], Field(min_length=1)] = (1,)
+    steps: Annotated[tuple[Steps, ...], Field(min_length=1)] = (1,)
     sampler: Sampler = "renoise"
-    height: PositiveInt | None = None
-    width: PositiveInt | None = None
-    frames: PositiveInt | None = None
+    height: Side | None = None
+    width: Side | None = None
+    frames: Side | None = None
     guidance: Annotated[float, Field(ge=1, le=20)] | None = None
     shift: Annotated[float, Field(gt=0)] | None = None
 

@@ -4,7 +4,7 @@ import copy
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, is_dataclass
 from operator import attrgetter
 from pathlib import Path
@@ -86,6 +86,7 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     for override in overrides:
         _override(raw, override)
     _check_texts(raw, "this mapping" if folder is None else str(source))
+    _check_some_stage_reads(raw, "this mapping" if folder is None else str(source))
     raw = _with_stages(_with_source(raw))
     try:
         return Config.model_validate(raw, context={"folder": folder})
@@ -226,6 +227,29 @@ def _with_stages(raw: dict[str, Any]) -> dict[str, Any]:
             for stage in raw["stages"]
         ]
     return raw
+
+
+def _check_some_stage_reads(raw: Mapping[str, Any], source: str) -> None:
+    """Raises UserError for a setting of all stages in whose place each of them has another."""
+    stages = raw.get("stages")
+    if not (isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)):
+        return  # which is refused for itself
+    for path, value in _replaced(raw.get("train", {}), [stage.get("train", {}) for stage in stages]):
+        name = ".".join(("train", *path))
+        raise UserError(
+            f"{source} is not a valid config:\n  {name} is {value!r:.80}, but every stage has its own, so that it "
+            f"would be ignored: set stages.0.{name} and the like, or leave it out"
+        )
+
+
+def _replaced(common: Any, owns: Sequence[Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """What is set for all stages, with its path, in whose place each has another."""
+    if isinstance(common, dict) and all(isinstance(own, dict) for own in owns):
+        for key, value in common.items():
+            if owns and all(key in own for own in owns):
+                yield from _replaced(value, [own[key] for own in owns], (*path, str(key)))
+    elif any(own != common for own in owns):
+        yield path, common
 
 
 def _merged(base: Any, change: Any) -> Any:

@@ -118,6 +118,11 @@ def test_all_mistakes_are_told_at_once_with_their_paths(refusal):
         ("train={minutes: 1, images: 9, optim: {schedule: cosine}}", "cosine schedule reaches zero after `images`"),
         ("train={minutes: 1, images: 9, roles: {generator: {schedule: linear}}}", "use schedule constant"),
         ("device=gpu", "device: Input should be 'auto', 'cpu' or 'cuda'"),
+        ("out=", "out: this must be the path of a file or folder (got None)"),
+        ("train.batch=100000000000000000000", "stages.0.train.batch: Input should be less than or equal to 1048576"),
+        ("student.steps=[5000]", "student.steps.0: Input should be less than or equal to 1000 (got 5000)"),
+        ("student.height=1000000", "student.height: Input should be less than or equal to 65536"),
+        ("lora.rank=100000", "lora.rank: Input should be less than or equal to 65536"),
         ("seed=99999999999999999999", "seed: Input should be less than"),
         ("train.optim.lr=nan", "stages.0.train.optim.lr: Input should be a valid number (got 'nan')"),
         ("train.optim.lr=1e999", "stages.0.train.optim.lr: Input should be a finite number"),
@@ -128,6 +133,19 @@ def test_all_mistakes_are_told_at_once_with_their_paths(refusal):
 )
 def test_a_wrong_setting_is_told_with_its_rule(refusal, override, words):
     assert words in refusal(PLAIN, override)
+
+
+def test_a_setting_of_all_stages_is_refused_where_each_has_its_own(read, refusal):
+    """Also one within another; not where a stage reads it, or where it is what all of them have."""
+    words = "train.images is 5, but every stage has its own, so that it would be ignored: set stages.0.train.images"
+    assert words in refusal(STAGED, "train.images=5")
+    owns = "stages.0.train.roles={generator: {lr: 1}}", "stages.1.train.roles.generator.lr=2"
+    assert "train.roles.generator.lr is 1e-05, but every stage" in refusal(STAGED, *owns)
+    assert [stage.train.optim.betas for stage in read(STAGED, "train.optim.betas=[0.1, 0.2]").stages] == [
+        (0.5, 0.9),
+        (0.1, 0.2),
+    ]
+    assert read(STAGED, "train.images=64", "stages.1.train.images=64").stages[1].train.images == 64
 
 
 @pytest.mark.parametrize(
