@@ -16,6 +16,7 @@ from torch import Tensor
 from .buckets import Buckets, nearest
 from .captions import Captions, Text
 from .decode import Pixels, Size, colour_of, decode, size_of
+from .mixture import Mixture
 from .pixels import PixelCache, check_settings, to_images
 from .sizes import sizes_of
 from .source import Items, Source
@@ -23,8 +24,8 @@ from .source import Items, Source
 
 def of_one_shape(source: Any) -> Any:
     """A source whose images all have the shape of `size`: one with buckets crops them to it, the same files or rows."""
-    if parts := getattr(source, "parts", ()):
-        return replace(source, parts=tuple(map(of_one_shape, parts)))
+    if isinstance(source, Mixture):
+        return replace(source, parts=tuple(map(of_one_shape, source.parts)))
     return replace(source, buckets=None) if getattr(source, "buckets", None) is not None else source
 
 

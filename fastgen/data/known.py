@@ -16,7 +16,9 @@ from ..errors import UserError
 from ..files import atomic_file
 from .captions import Captions
 from .images import ImageSource, Records
+from .mixture import sources_in
 from .sizes import sizes_of
+from .source import Source
 from .texts import Texts
 
 AT_ONCE = 4096  # rows of a batch of the file
@@ -125,8 +127,8 @@ class _Column(Texts):
         return str(self._cells[number])
 
 
-def parts_of(source: object) -> list[ImageSource]:
+def parts_of(source: Source) -> list[ImageSource]:
     """The sources of encoded images that a source consists of; none where one of them is another, or a stream."""
-    parts: Sequence[object] = getattr(source, "parts", (source,))
+    parts = sources_in(source)
     images = [part for part in parts if isinstance(part, ImageSource) and part.sequential is None]
     return images if len(images) == len(parts) else []

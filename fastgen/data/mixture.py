@@ -169,3 +169,8 @@ def _pixels_of(part: Any, numbers: list[int]) -> Items:
 def _stacked(parts: Sequence[Tensor | None], rows: Sequence[int]) -> Tensor | None:
     some = [part for part in parts if part is not None]
     return torch.cat(some)[rows] if len(some) == len(parts) else None
+
+
+def sources_in(source: Source) -> tuple[Source, ...]:
+    """The sources that a mixture consists of; any other source alone."""
+    return source.parts if isinstance(source, Mixture) else (source,)

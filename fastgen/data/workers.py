@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
+from .mixture import Mixture, sources_in
 from .source import Source
 
 AHEAD = 2  # ranges of positions on their way for each process
@@ -35,8 +36,7 @@ class Decodes(Source, Protocol):
 
 def decodes(source: Source) -> TypeGuard[Decodes]:
     """Whether processes can decode a source's images: those of a stream come one window after the other."""
-    parts: Sequence[Source] = getattr(source, "parts", (source,))
-    return all(hasattr(part, "pixels") and part.sequential is None for part in parts)
+    return all(hasattr(part, "pixels") and part.sequential is None for part in sources_in(source))
 
 
 class Workers:
@@ -84,8 +84,8 @@ class Workers:
 
 def _fresh(source: Any, *, share: int) -> Any:
     """A source by its settings alone, with its part of the memory for decoded images."""
-    if parts := getattr(source, "parts", ()):
-        return replace(source, parts=tuple(_fresh(part, share=share) for part in parts))
+    if isinstance(source, Mixture):
+        return replace(source, parts=tuple(_fresh(part, share=share) for part in source.parts))
     return replace(source, cache_gib=source.cache_gib / share)
 
 

@@ -5,7 +5,7 @@ import torch
 from ..config.discriminator import reader_of
 from ..config.schema import Config, StageConfig
 from ..config.student import StudentConfig
-from ..data import Mixture
+from ..data.mixture import sources_in
 from ..engine.dtypes import autocast_of, check_dtypes
 from ..engine.frozen import frozen_in
 from ..errors import UserError
@@ -188,8 +188,7 @@ def _check_sources(stage: StageConfig, config: Config) -> None:
 
 def _check_buckets(stage: StageConfig, config: Config) -> None:
     """Refuses what holds for samples of one shape, where the data have several."""
-    parts = config.data.parts if isinstance(config.data, Mixture) else (config.data,)
-    if not any(getattr(part, "buckets", None) for part in parts):
+    if not any(getattr(part, "buckets", None) for part in sources_in(config.data)):
         return
     rules = {
         "reads pairs, which are samples of one shape": stage.objective.needs.pairs,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..config.schema import Config, StageConfig
 from ..config.yaml_file import digest, fingerprint
+from ..data import Source
 from ..data.decode import Size
 from ..data.known import Known, parts_of
 from ..errors import UserError, say
@@ -37,7 +38,7 @@ class KeptImages:
         contents: what it holds, see `materials`.
     """
 
-    def __init__(self, folder: Path, data: object, contents: Mapping[str, str]) -> None:
+    def __init__(self, folder: Path, data: Source, contents: Mapping[str, str]) -> None:
         self._folder, self._views = folder, dict[tuple[int, ...], Latents]()
         settings = [{name: getattr(part, name, None) for name in _DECISIVE} | _cropped(part) for part in parts_of(data)]
         self._data: dict[str, Any] = {"settings": settings, "contents": dict(contents)}

@@ -9,6 +9,7 @@ from ..config.schema import Config
 from ..config.teacher import TeacherConfig
 from ..contents import contents_of, hashes_of
 from ..data import Source
+from ..data.mixture import sources_in
 from ..errors import CheckpointError, first_few
 from ..models.pipelines.fuse import lora_file
 from ..models.pipelines.loading import locate, variant_of, weight_files
@@ -96,7 +97,7 @@ def contents_of_data(source: Source) -> Mapping[str, str]:
 
     Nothing of a source that reads none, or does not say which.
     """
-    first = getattr(source, "parts", (source,))[0]
+    first = sources_in(source)[0]
     known: Mapping[str, str] | None = getattr(getattr(first, "records", None), "contents", None)
     if known is not None:
         return known

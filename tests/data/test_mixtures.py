@@ -1,6 +1,7 @@
 """Several sources with weights, and buckets: what stands where, and that it is the same for everybody."""
 
 from collections import Counter
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -8,10 +9,13 @@ import torch
 from encoded import encoded, noise_image, save
 
 from fastgen.config.yaml_file import dump, fingerprint, load
-from fastgen.data import ImageFolder, Loader, Mixture, PromptFile
+from fastgen.data import ImageFolder, Loader, Mixture, Noise, PromptFile
 from fastgen.data.buckets import Buckets, nearest
+from fastgen.data.known import parts_of
 from fastgen.data.loader import order_of
+from fastgen.data.mixture import sources_in
 from fastgen.data.order import between
+from fastgen.data.workers import decodes
 from fastgen.errors import UserError
 
 SDXL = Buckets(step=64, ratio=2.0).shapes((1024, 1024))
@@ -68,6 +72,17 @@ def test_sources_that_differ_are_refused(tmp_path):
         Mixture((prompts(tmp_path, "a", 3), ImageFolder(tmp_path / "images", 8)), (1.0, 1.0)).check()
     with pytest.raises(UserError, match="shapes"):
         Mixture((ImageFolder(tmp_path / "images", 8), ImageFolder(tmp_path / "images", 9)), (1.0, 1.0)).check()
+
+
+def test_a_setting_named_parts_makes_no_mixture():
+    @dataclass(frozen=True)
+    class Halves(Noise):
+        parts: int = 2
+
+    assert sources_in(mixture := Mixture((Noise(), Halves()), (1.0, 1.0))) == mixture.parts
+    assert sources_in(Halves()) == (Halves(),)
+    assert parts_of(Halves()) == []
+    assert not decodes(Halves())
 
 
 def test_images_of_several_sources_come_in_the_order_that_was_asked_for(tmp_path):
