@@ -26,7 +26,7 @@ class About:
     """What a figure is, for readers of a report."""
 
     label: str
-    """For a column head, such as "FID"."""
+    """Short name for the head of a column, such as "FID"."""
     better: Better
     """`one` and `zero`: best near 1 and near 0."""
     unit: str = ""
@@ -75,7 +75,7 @@ class Item(Subject):
     """What picture k of every row was asked to show."""
 
     seed: int
-    """Of the image; files show their first images instead."""
+    """Seed of the image; rows of files show their first images instead."""
 
 
 @dataclass(frozen=True, config=PART, kw_only=True)
@@ -83,9 +83,9 @@ class Strip(Subject):
     """One label or prompt, many seeds."""
 
     seeds: tuple[int, ...]
-    """One per image."""
+    """Seeds of the images."""
     images: Mapping[str, tuple[str, ...]]
-    """By row: `images/<row id>/strip-<seed>.png`."""
+    """Files by row: `images/<row id>/strip-<seed>.png`."""
 
 
 @dataclass(frozen=True, config=PART)
@@ -93,9 +93,9 @@ class Near:
     """A real image near a picture."""
 
     index: int
-    """In the reference's order, skipped images left out."""
+    """Its number in the reference's order, skipped images left out."""
     distance: float
-    """Between features."""
+    """Distance between the features of the two."""
     image: str
     """`images/real/neighbour-<index>.png`."""
 
@@ -120,7 +120,7 @@ class Measured:
     """What an assertion found in a row."""
 
     row: str
-    """Its id."""
+    """Id of the row."""
     value: float | None
     """null where it was not measured."""
 
@@ -130,9 +130,9 @@ class Verdict:
     """An assertion of `--assert`, such as `fid[4] < 5`, beside what was measured."""
 
     text: str
-    """As it was given."""
+    """The assertion as it was given."""
     holds: bool
-    """For every row that it speaks of, of which there is one, and no value is null."""
+    """Whether it holds for every row that it speaks of; not where there is none, or a value is null."""
     measured: tuple[Measured, ...]
     """One entry for each row that it speaks of."""
 
@@ -142,7 +142,7 @@ class RealImages:
     """The reference."""
 
     path: str
-    """As it was given."""
+    """Its path or hub id as it was given."""
     kind: Kind
     """`images`, or `statistics` of their features."""
     num: int | None
@@ -156,9 +156,9 @@ class LineFile:
     """A file with one prompt or label per line."""
 
     path: str
-    """As it was given."""
+    """Its path as it was given."""
     sha256: str
-    """Of its content, 64 hexadecimal digits."""
+    """SHA-256 of its content, 64 hexadecimal digits."""
     count: int
     """Lines."""
 
@@ -172,23 +172,23 @@ class Provenance:
     seeds: tuple[int, int] | None
     """First and last of all generated images, both inclusive."""
     prompts: LineFile | None
-    """Of `--prompts`; null without."""
+    """The file of `--prompts`; null without."""
     labels: LineFile | None
-    """Of `--labels`; null without."""
+    """The file of `--labels`; null without."""
     processes: int
-    """That shared the work."""
+    """Number of processes that shared the work."""
     settings: Mapping[str, Any]
     """Every option of the command line by its name."""
     device: str
-    """In words."""
+    """The device in words."""
     versions: Mapping[str, str]
-    """By package."""
+    """Versions by package."""
     command: str
-    """That made the file."""
+    """The command that made the file."""
     started: str
     """ISO 8601, UTC."""
     seconds: float
-    """Of the whole evaluation."""
+    """Duration of the whole evaluation."""
 
 
 @dataclass(frozen=True, config=PART)
@@ -210,7 +210,7 @@ class Training:
     stages: tuple[float, ...]
     """Images at which a stage ended and the next one began."""
     series: tuple[Series, ...]
-    """In the order in which they first appear."""
+    """Series in the order in which they first appear."""
 
 
 class Report(BaseModel):
@@ -225,15 +225,15 @@ class Report(BaseModel):
     figures: Mapping[str, About]
     """What every number in a row's `metrics` means, in the order of a table's columns; a name in no row is absent."""
     rows: tuple[Row, ...]
-    """In the order of the table: real, held-out, teachers, students."""
+    """Rows in the order of the table: real, held-out, teachers, students."""
     gallery: Gallery | None
     """What the image files show."""
     assertions: tuple[Verdict, ...] = ()
-    """Of `--assert`, in its order."""
+    """Verdicts on `--assert`, in its order."""
     provenance: Provenance
     """Where the figures come from."""
     training: Training | None = None
-    """Of the run that left the student; null where it is not known."""
+    """Curves of the run that left the student; null where it is not known."""
 
     @classmethod
     def read(cls, folder: Path) -> Self:

@@ -32,9 +32,9 @@ class Origin:
     dtype: str | None = None
     """`autocast`: float32 weights, samples, guidance and scheduler, networks compute in bfloat16."""
     negative_prompt: str | None = None
-    """The same for every image."""
+    """The negative prompt, the same for every image."""
     arguments: Mapping[str, Any] | None = None
-    """That the pipeline's call was told under its own names: size and guidance."""
+    """Arguments of the pipeline's call under its own names: size and guidance."""
 
 
 @dataclass(frozen=True, config=PART)
@@ -42,7 +42,7 @@ class Skipped:
     """An image that was left out, and why."""
 
     name: str
-    """Its file, as it lies in its folder or archive."""
+    """Its path within its folder or archive."""
     reason: str
     """One sentence."""
 
@@ -66,7 +66,7 @@ class Bill:
     seconds_per_image: float
     """Median over batches, so that the first one's warm-up does not count; loading and features are left out."""
     images_per_second: float
-    """Of all processes together."""
+    """Images drawn per second by all processes together."""
     peak_memory_gib: float | None
     """Largest allocation on the GPU of a process while it drew; null on a CPU."""
     batch_size: int
@@ -78,9 +78,9 @@ class Band:
     """Level of the frequencies low <= f < high, in dB relative to real images."""
 
     low: float
-    """Cycles per image."""
+    """Lowest frequency, in cycles per image."""
     high: float
-    """Cycles per image."""
+    """The frequency that it ends below, in cycles per image."""
     db: float
     """10 log10 of the ratio of powers."""
 
@@ -94,7 +94,7 @@ class Power:
     """Mean power at one frequency."""
 
     cycles: int
-    """Per image."""
+    """The frequency, in cycles per image."""
     power: float
     """|FFT|^2 / (H W) of pixels in [0, 1], mean over images, channels and directions."""
 
@@ -106,9 +106,9 @@ class Levels:
     side: int
     """The images' shorter side in pixels; Nyquist is at half as many cycles."""
     bands: tuple[Band, ...]
-    """Against the real images; empty for these."""
+    """Levels against the real images; empty for these."""
     radial: tuple[Power, ...]
-    """At 1, 2 ... cycles per image, for a plot (log-log)."""
+    """Power at 1, 2 ... cycles per image, for a plot (log-log)."""
 
 
 @dataclass(frozen=True, config=PART)
@@ -116,15 +116,15 @@ class ClassRow:
     """One class of the table."""
 
     label: int
-    """That was asked for."""
+    """The class that was asked for."""
     name: str
-    """Of the extractor where its classes are these, otherwise the number."""
+    """The extractor's name of the class where it has these classes, otherwise the number."""
     num: int
     """Images of it."""
     accuracy: float | None
     """Share that is read as asked; null where it was not measured."""
     diversity: float | None
-    """As in `metrics`; null where it was not measured."""
+    """Diversity within the class, as in `metrics`; null where it was not measured."""
 
 
 @dataclass(frozen=True, config=PART)
@@ -132,7 +132,7 @@ class PromptRow:
     """One prompt of the table."""
 
     prompt: str
-    """As the pipeline got it."""
+    """The prompt as the pipeline got it."""
     num: int
     """Images of it."""
     clip_score: float
@@ -146,7 +146,7 @@ class Latency:
     batch_size: int
     """Images of one call."""
     seconds_per_image: float | None
-    """Of the second of two calls, on the first process; null where memory did not suffice."""
+    """Seconds of the second of two calls, on the first process; null where memory did not suffice."""
 
 
 @dataclass(frozen=True, config=PART)
@@ -158,17 +158,17 @@ class Row:
     role: Role
     """`real`: the reference, and held-out real images, which are the floor."""
     title: str
-    """For people: "teacher, 50 steps"."""
+    """The row's name for people, such as "teacher, 50 steps"."""
     source: Origin
     """How its images were made."""
     num: int | None
     """Images measured, of several blocks of seeds those of one; null: a statistics file that does not say."""
     metrics: Mapping[str, Figure]
-    """By the names in `figures` of the report."""
+    """Figures, by the names in `figures` of the report."""
     not_measured: Mapping[str, str]
     """Chosen figures that this row lacks, and why."""
     steps: int | None = None
-    """Of the sampler."""
+    """Sampler steps."""
     nfe: float | None = None
     """Network calls per image, a guided pair counts two."""
     costs: Bill | None = None
@@ -180,8 +180,8 @@ class Row:
     spectrum: Levels | None = None
     """null where images differ in size or are small."""
     per_class: tuple[ClassRow, ...] | None = None
-    """In the order of labels; null where labels are not known, never empty."""
+    """Classes in the order of labels; null where labels are not known, never empty."""
     per_prompt: tuple[PromptRow, ...] | None = None
-    """From the lowest CLIP score to the highest, of many prompts those at both ends; null without CLIP or prompts."""
+    """Prompts from the lowest CLIP score to the highest, of many those at both ends; null without CLIP or prompts."""
     latency: tuple[Latency, ...] = ()
-    """By the batch sizes of `--latency`, of pipelines."""
+    """Latencies of a pipeline, one for each batch size of `--latency`."""

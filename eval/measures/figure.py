@@ -12,7 +12,7 @@ class Figure:
     """A measured value."""
 
     value: float
-    """Of several blocks of seeds their mean."""
+    """The value; of several blocks of seeds their mean."""
     low: float | None = None
     """The lower end of its interval; null where the metric has none."""
     high: float | None = None
@@ -22,7 +22,7 @@ class Figure:
     spread: float | None = None
     """Standard deviation (divided by count - 1) over blocks of seeds; null for a single one."""
     values: tuple[float, ...] = ()
-    """One per block of seeds; empty for a single one."""
+    """The value of each block of seeds; empty for a single one."""
 
 
 class NotMeasured(Exception):
