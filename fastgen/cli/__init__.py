@@ -1,5 +1,6 @@
 """The command line, `fastgen COMMAND`. A command's module is imported when it is asked for."""
 
+import os
 import sys
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Sequence
@@ -51,6 +52,7 @@ COMMANDS: dict[str, Command] = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit code, one of `ExitCode`."""
+    os.environ.setdefault("TQDM_DELAY", "1")  # seconds; what is over sooner, as loading a small pipeline, shows no bar
     with private():
         return _main(list(sys.argv[1:] if argv is None else argv))
 

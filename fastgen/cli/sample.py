@@ -119,7 +119,8 @@ def run(args: Namespace) -> None:
             f"{record.flagged} of {len(record.images)} images were blackened by the pipeline's own checker; their "
             f"`flags` are in {args.out / 'samples.json'}."
         )
-    print(f"{len(record.images)} images, a grid and their record are in {args.out}")
+    count = len(record.images)
+    print(f"{count} image{'s' * (count > 1)}, a grid and the record are in {args.out}")
 
 
 def _pipeline(args: Namespace) -> str:

@@ -45,6 +45,7 @@ def run(args: Namespace) -> None:
     _check(args)
     from ..export.export import push
     from ..export.rebuild import exports, verify_folder, verify_lora
+    from ..sampling.call import steps_in_words
 
     for folder in exports(args.folder):
         if args.lora:
@@ -52,7 +53,8 @@ def run(args: Namespace) -> None:
         else:
             agreements = verify_folder(folder, device=args.device)
         for agreement in agreements:
-            print(f"{folder} at {agreement.steps} steps: difference {agreement.difference:.1e} of the largest value")
+            steps = steps_in_words(agreement.steps)
+            print(f"{folder} at {steps}: difference {agreement.difference:.1e} of the largest value")
     if args.push:
         print(f"pushed to {push(args.folder, args.push)}")
 

@@ -40,6 +40,7 @@ from ..models.pipelines.stacked import recorded, written
 from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.teacher import load_teacher
 from ..models.targets import find_targets
+from ..sampling.call import steps_in_words
 from .student import Student
 
 ROOM = 1.2  # device memory to verify in, over the bytes of the pipeline in fp32
@@ -140,7 +141,7 @@ class Verifier:
                     continue
                 size = f" at {told_size(asked.size)}, since its own size has no room here ({reason})" if smaller else ""
                 for agreement in self._verified(written, schedule, asked, network, notes, rounded):
-                    say(f"verified {what} at {agreement.steps} steps{size}: {_told(agreement)}")
+                    say(f"verified {what} at {steps_in_words(agreement.steps)}{size}: {_told(agreement)}")
                 return
             except NoRoomError as error:
                 reason = reason or error.reason

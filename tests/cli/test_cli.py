@@ -31,6 +31,14 @@ def test_help_and_the_list_of_configs_need_no_torch_and_half_a_second():
         assert ("digits/dmd2_1step" if "configs" in arguments else "usage: fastgen") in runs[0].stdout
 
 
+def test_a_bar_of_what_is_over_at_once_is_not_shown():
+    """Diffusers and transformers show one of every pipeline that they load, however small it is."""
+    code = "from fastgen.cli import main; main(['--version']); from tqdm import tqdm; print(list(tqdm(range(3))))"
+    ran = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=ROOT)
+    assert ran.stdout.endswith("[0, 1, 2]\n")
+    assert ran.stderr == ""
+
+
 @pytest.mark.parametrize(
     ("name", "arguments"), [("sample", ["nowhere/at/all", "--num", "0"]), ("train", ["--num", "0"])]
 )

@@ -64,10 +64,11 @@ def locate(path: str | Path, *, variant: str | None = None, revision: str | None
         with suppress(EntryNotFoundError):
             hf_hub_download(str(path), Notes.FILE, **wanted)
     except HUB_FAILURES as error:
+        told = _meant(folder)
         raise UserError(
-            f"{str(path)!r} is neither a folder here nor a pipeline that the hub would give ({line(error)}). "
-            "Check the spelling; a hub id needs a network or an earlier download, and teacher.variant (such as "
-            "fp16) where it has no other weights."
+            f"{str(path)!r} is neither a folder here{told and f' ({told})'} nor a pipeline that the hub would give "
+            f"({line(error)}). Check the spelling; a hub id needs a network or an earlier download, and "
+            "teacher.variant (such as fp16) where it has no other weights."
         ) from error
     return folder
 
@@ -75,12 +76,17 @@ def locate(path: str | Path, *, variant: str | None = None, revision: str | None
 def missing(path: str | Path) -> UserError:
     """What is told where there is no such folder, and its path is no hub id."""
     folder = Path(path)
-    beside = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
-    hint = "a ~ is not your home folder here" if folder.parts[:1] == ("~",) else did_you_mean(folder.name, beside)
+    hint = "a ~ is not your home folder here" if folder.parts[:1] == ("~",) else _meant(folder)
     return UserError(
         f"there is no pipeline folder {str(path)!r}{hint and f', {hint}'}: give the folder that holds "
         "model_index.json, or a hub id such as owner/name"
     )
+
+
+def _meant(folder: Path) -> str:
+    """What else is beside a folder that is not there, if its name is like it."""
+    beside = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    return did_you_mean(folder.name, beside)
 
 
 def load(

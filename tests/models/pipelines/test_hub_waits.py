@@ -1,4 +1,4 @@
-"""A hub that takes a question and never answers it."""
+"""A hub that takes a question and never answers it, or is not there."""
 
 import socket
 
@@ -32,3 +32,16 @@ def test_a_pipeline_of_such_a_hub_is_an_error_in_words(silent, monkeypatch):
     monkeypatch.setattr(loading.DiffusionPipeline, "download", lambda *_, **__: get_session().get(silent), raising=True)
     with pytest.raises(UserError, match=r"'owner/name' is neither a folder here nor a pipeline .*timed out"):
         loading.locate("owner/name")
+
+
+def test_a_misspelt_path_of_two_parts_is_told_with_what_is_beside_it(tmp_path, monkeypatch):
+    def offline(*_: object, **__: object) -> None:
+        raise OSError("no network")
+
+    (tmp_path / "runs" / "student").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loading.DiffusionPipeline, "download", offline)
+    with pytest.raises(
+        UserError, match=r"'runs/studnt' is neither a folder here \(did you mean student\?\) nor .*no netw"
+    ):
+        loading.locate("runs/studnt")
