@@ -1,16 +1,18 @@
 """Several students, each trained by a run of its own on its part of the conditions (MSD, arXiv:2410.23274)."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from ..config.schema import Config
 from ..data import Owned, Selection
 from ..disk import check_writable
-from ..engine.distributed import alone, is_first, meet
+from ..engine.distributed import alone, is_first, shared
 from ..errors import UserError, say
 from ..export.card import several_card
 from ..files import atomic_file, atomic_text
@@ -59,8 +61,7 @@ def each_student(config: Config, train: Train, *, resume: bool) -> None:
     alone(lambda: check_writable(config.out, "out"))
     runs_of(config)
     if not _by_class(config):
-        alone(lambda: _divide(config, resume=resume))
-        meet()
+        _keep(shared(alone(lambda: _parts(config, resume=resume))), config.out / PARTS)
     runs = runs_of(config)
     for number, run in enumerate(runs):
         if is_first():
@@ -115,17 +116,44 @@ def _told(run: Config) -> str:
     return f"{len(prompts):,} items such as {'; '.join(f'{text!r:.60}' for text in prompts[:SHOWN])}"
 
 
-def _divide(config: Config, *, resume: bool) -> None:
-    """Finds as many centres among the embeddings of the prompts, and writes down whose each item is."""
+def _keep(parts: Mapping[str, Tensor] | None, file: Path) -> None:
+    """Writes down what a run divides, for its own runs and for others; on each node that has a disk of its own."""
+    if parts is not None and not file.is_file():
+        with atomic_file(file) as place:
+            save_file(dict(parts), place)
+
+
+def _parts(config: Config, *, resume: bool) -> dict[str, Tensor]:
+    """How the prompts are divided, `centres` [K, d] and `owners` [items] of them: as before, where a run goes on.
+
+    Raises:
+        UserError: there are students already, or another number of them.
+    """
+    file = config.out / PARTS
+    if not file.is_file():
+        return _divided(config)
+    if not resume:
+        raise UserError(f"{config.out} already holds students: go on with them by --resume, or give another out=...")
+    parts = load_file(file)
+    if (count := len(parts["centres"])) != config.students:
+        raise UserError(
+            f"students is {config.students}, but in {config.out} prompts are divided among {count}: set that, or give "
+            "another out=..."
+        )
+    return parts
+
+
+def _divided(config: Config) -> dict[str, Tensor]:
+    """The means of as many clusters of the prompts' embeddings, and the number of the nearest one for each item.
+
+    Raises:
+        UserError: there are fewer prompts, or nothing that embeds them.
+    """
     from sklearn.cluster import KMeans
 
-    prompts, count, file = config.data.prompts, config.students, config.out / PARTS
+    prompts, count = config.data.prompts, config.students
     assert prompts is not None
     assert isinstance(count, int)
-    if file.is_file():
-        if resume:
-            return
-        raise UserError(f"{config.out} already holds students: go on with them by --resume, or give another out=...")
     kinds = list(dict.fromkeys(prompts))
     if len(kinds) < count:
         raise UserError(f"students is {count}, but there are {len(kinds)} different prompts: give fewer students")
@@ -136,8 +164,7 @@ def _divide(config: Config, *, resume: bool) -> None:
     found = means.fit(points[:: -(-len(points) // MOST_POINTS)].numpy())
     centres = torch.from_numpy(found.cluster_centers_).float()
     owner = dict(zip(kinds, nearest(points, centres), strict=True))
-    with atomic_file(file) as place:
-        save_file({"centres": centres, "owners": torch.tensor([owner[prompt] for prompt in prompts])}, place)
+    return {"centres": centres, "owners": torch.tensor([owner[prompt] for prompt in prompts])}
 
 
 def _put_together(config: Config, runs: Sequence[Config]) -> None:

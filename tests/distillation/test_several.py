@@ -130,6 +130,8 @@ def test_each_prompt_is_trained_on_by_the_student_that_will_answer_it(tmp_path):
     each_student(config, lambda run, *, resume: trained.append(resume), resume=True)
     assert trained == [False, True]  # of the first nothing was begun
     assert torch.equal(load_file(config.out / PARTS)["owners"], before["owners"])
+    with pytest.raises(UserError, match=r"students is 3, but .* divided among 2"):
+        each_student(prompts(tmp_path, students=3), train, resume=True)
 
 
 def test_a_part_is_previewed_and_measured_by_what_it_is_trained_on(tmp_path):
