@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import tiny
 import torch
@@ -12,6 +13,7 @@ from eval.images.pipelines import Draw, declared_steps, pipelines
 from eval.images.sources import Request, is_image_set
 from fastgen.engine.earlier import earlier_of
 from fastgen.errors import UserError
+from fastgen.models.pipelines.heads import StepHeads
 from fastgen.models.pipelines.notes import Notes
 from fastgen.models.pipelines.opening import Opened
 from fastgen.models.pipelines.routed import Switch, routed
@@ -19,6 +21,7 @@ from fastgen.models.pipelines.students import Students, nearest
 from fastgen.models.pipelines.text_embedding import text_embeddings
 from fastgen.sampling import stock
 from fastgen.sampling.call import Asked
+from fastgen.sampling.drawer import Drawer, Wish
 from fastgen.sampling.gallery import sample
 
 LABELS = [7, 0, 3, 9, 5, 1, 7]
@@ -179,6 +182,25 @@ def test_a_folder_is_opened_as_one_pipeline(folder):
     measured = torch.cat([batch.images for batch in batches]).float() / 255
     assert (measured - images).abs().max() <= 0.51 / 255
     assert source.costs.bill([source.costs], 4).nfe == 2  # of whichever student
+    told = {"prompt": PROMPTS[1]} if case == "prompts" else {"label": LABELS[1]}
+    picture = Drawer(Opened(str(folder)), "cpu").draw(Wish(steps=2, seed=1, **told)).image
+    assert (torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255 - images[1]).abs().max() <= 0.51 / 255
+
+
+def test_each_student_has_its_own_last_layers(tmp_path):
+    for number in (0, 1):
+        pipe = by_class(number + 1)
+        own = pipe.unet.conv_out.weight.detach()
+        pipe.save_pretrained(tmp_path / str(number))
+        Notes(steps=(2,), num_classes=10).write(tmp_path / str(number))
+        StepHeads("unet.conv_out", {2: torch.stack([(3 + number) * own, -own])}).write(tmp_path / str(number))
+    Students(("0", "1"), CLASSES).write(tmp_path)
+    images = sample(tmp_path, labels=LABELS, device="cpu")
+    alone = [sample(tmp_path / str(number), labels=LABELS, device="cpu") for number in (0, 1)]
+    for row, owner in enumerate(CASES["classes"][3]):
+        torch.testing.assert_close(images[row], alone[owner][row], atol=1e-5, rtol=0)
+    (tmp_path / "1" / StepHeads.FILE).unlink()
+    assert (sample(tmp_path / "1", labels=LABELS, device="cpu") - alone[1]).abs().max() > 1e-3
 
 
 def test_one_of_several_is_named_where_one_is_wanted(folder):
