@@ -144,6 +144,15 @@ def test_an_embedding_has_length_one_and_does_not_depend_on_others(family):
     assert (found[0] - found[1]).abs().max() > 1e-3
 
 
+def test_an_embedding_in_closed_form():
+    pipe = tiny.stable_diffusion()
+    ids = torch.tensor([pipe.tokenizer("a red fox").input_ids])
+    with torch.no_grad():
+        states = pipe.text_encoder(input_ids=ids, output_hidden_states=True).hidden_states[-1][0]
+    mean = states.sum(dim=0) / ids.shape[1]
+    torch.testing.assert_close(text_embeddings(pipe, ["owl", "a red fox"])[1], mean / mean.square().sum().sqrt())
+
+
 def test_a_pipeline_without_a_text_encoder_cannot_tell_prompts_apart():
     with pytest.raises(UserError, match="lacks one of them"):
         text_embeddings(by_class(0), ["fox"])
