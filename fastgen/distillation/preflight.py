@@ -99,12 +99,15 @@ def check_output(config: Config, *, resume: bool) -> None:
             "was touched"
         )
     check_writable(out, "out")
+    checkpoints = out / "checkpoints"
+    begun = checkpoints.is_dir() and any(checkpoints.iterdir())
     for folder in [config.exported, config.exported_lora] if config.sharing == "lora" else [config.exported]:
-        _check_export(config, folder, resume=resume)
+        _check_export(config, folder, resume=resume, begun=begun)
         check_writable(folder.parent, "the folder of the export")
 
 
-def _check_export(config: Config, exported: Path, *, resume: bool) -> None:
+def _check_export(config: Config, exported: Path, *, resume: bool, begun: bool) -> None:
+    """Raises UserError where an export would replace what is not that of the run which goes on."""
     kept = [config.out, Path(config.teacher.path)] if config.teacher.path else [config.out]
     for path in kept:
         if exported.resolve() in (path.resolve(), *path.resolve().parents):
@@ -112,11 +115,11 @@ def _check_export(config: Config, exported: Path, *, resume: bool) -> None:
     if exported.exists() and not exported.is_dir():
         raise UserError(f"the export goes to {exported}, which is a file: give a folder with export=...")
     written = [exported / Notes.FILE, *exported.glob(f"*step/{Notes.FILE}")]
-    ours = resume and any(file.is_file() for file in written)
+    ours = resume and begun and any(file.is_file() for file in written)
     if not ours and exported.is_dir() and any(exported.iterdir()):
         raise UserError(
-            f"the export goes to {exported}, which already holds files: give another folder with export=..., or move "
-            "them; nothing there was touched"
+            f"the export goes to {exported}, which already holds files{', and no checkpoint is left' * resume}: give "
+            "another folder with export=..., or move them; nothing there was touched"
         )
 
 

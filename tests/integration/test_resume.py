@@ -210,6 +210,14 @@ def test_what_a_run_without_checkpoint_left_is_replaced(folder, finished):
     assert cycles(finished) == [(0, 1), (0, 2), (0, 3), (0, 4)]
 
 
+def test_a_student_whose_checkpoints_are_gone_is_not_replaced(folder, finished):
+    shutil.rmtree(finished / "checkpoints")
+    before = files(finished)
+    with pytest.raises(UserError, match=r"student, which already holds files, and no checkpoint is left"):
+        distil(short(folder, finished), recipes=folder, resume=True)
+    assert files(finished) == before
+
+
 def test_resuming_nothing_starts_from_the_beginning(folder, tmp_path, capsys):
     distil(short(folder, tmp_path / "new"), recipes=folder, resume=True)
     assert f"nothing to resume in {tmp_path / 'new'}" in capsys.readouterr().err
