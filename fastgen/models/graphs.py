@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_iter
 
 from .recordable import Actor, Invocation
-from .recorded import Differentiated, Recorded, Slot, Sums
+from .recorded import Differentiated, Recorded, Slot
+from .sums import Sums
 
 LOG = logging.getLogger(__name__)
 

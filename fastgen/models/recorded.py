@@ -1,6 +1,6 @@
 """A call of a network that was recorded as a CUDA graph, with its backward pass."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +13,7 @@ from torch.autograd.graph import get_gradient_edge
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from .recordable import Invocation
+from .sums import Arriving, Sums
 
 
 class Waiting:
@@ -62,7 +63,7 @@ class Recorded:
 class Differentiated(Recorded):
     """A call with its backward pass, which adds to the gradients of the trained weights by itself."""
 
-    def __init__(self, invocation: Invocation, slot: Slot, sums: "Sums") -> None:
+    def __init__(self, invocation: Invocation, slot: Slot, sums: Sums) -> None:
         super().__init__(invocation)
         self.slot, self.sums = slot, sums
         self.anchor = torch.zeros((), requires_grad=True) if invocation.trained else None
@@ -72,11 +73,10 @@ class Differentiated(Recorded):
         """Which of the trained weights the results depend on."""
 
     @classmethod
-    def of(cls, invocation: Invocation, slot: Slot, sums: "Sums", pool: Any) -> "Differentiated":  # type: ignore[override]
+    def of(cls, invocation: Invocation, slot: Slot, sums: Sums, pool: Any) -> "Differentiated":  # type: ignore[override]
         self = cls(invocation, slot, sums)
-        with _leaves_anew(invocation.actor.net, invocation.trained, sums.places) as trained:
-            for number, weight in enumerate(trained):
-                weight.register_post_accumulate_grad_hook(lambda _, number=number: self.reached.append(number))
+        with _leaves_anew(invocation.actor.net, invocation.trained) as trained:
+            arriving = Arriving(trained, sums.places)
             with recording(self.graph, slot.pool):
                 outputs, self.form = _flat(invocation.again(self.inputs))
             self.upstream = [torch.zeros_like(output) for output in outputs]
@@ -90,53 +90,14 @@ class Differentiated(Recorded):
                     if x.grad is not None:
                         x.grad.zero_()
                 torch.autograd.backward(roots, upstream, inputs=leaves)
+                arriving.add()
+            self.reached = arriving.reached
         self.outputs = [output.detach() for output in outputs]
         return self
 
     def __call__(self, invocation: Invocation) -> Any:
         outputs = _Replayed.apply(self, invocation.trained, self.anchor, *invocation.tensors)
         return tree_unflatten(list(outputs), self.form)
-
-
-class Sums:
-    """Fixed memory to which recorded backward passes add the gradients of weights.
-
-    Roles with weights of the same shapes take turns in using it. Should two of them have gradients at once, the earlier
-    one's are moved to memory of their own.
-    """
-
-    def __init__(self, weights: Sequence[Tensor]) -> None:
-        self.places = [torch.zeros_like(weight, dtype=weight.grad_dtype) for weight in weights]
-        self._holders: list[nn.Parameter | None] = [None] * len(weights)
-
-    def add(self, weights: Sequence[nn.Parameter], reached: Sequence[int], replay: Callable[[], None]) -> None:
-        """Run `replay`, which adds to the fixed memory, and hand the result on to the gradients of these weights."""
-        fresh = [i for i in reached if weights[i].grad is not self.places[i]]
-        for i in fresh:
-            holder = self._holders[i]
-            if holder is not None and holder.grad is self.places[i]:
-                holder.grad = self.places[i].clone()
-        if fresh:
-            torch._foreach_zero_([self.places[i] for i in fresh])
-        replay()
-        first = [i for i in fresh if weights[i].grad is None]
-        summed = [
-            (grad, self.places[i]) for i in fresh if (grad := weights[i].grad) is not None
-        ]  # left by other graphs
-        if summed:
-            torch._foreach_add_([grad for grad, _ in summed], [place for _, place in summed])
-        for i in fresh:
-            self._holders[i] = None
-        for i in first:
-            weights[i].grad = self.places[i]
-            self._holders[i] = weights[i]
-
-    def spare(self, reached: Sequence[int], replay: Callable[[], None]) -> None:
-        """Run `replay` without changing any gradient."""
-        before = [self.places[i].clone() for i in reached]
-        replay()
-        if before:
-            torch._foreach_copy_([self.places[i] for i in reached], before)
 
 
 class _Replayed(torch.autograd.Function):
@@ -202,18 +163,13 @@ def _flat(output: Any) -> tuple[list[Tensor], TreeSpec]:
 
 
 @contextmanager
-def _leaves_anew(
-    net: nn.Module, trained: Sequence[nn.Parameter], gradients: Sequence[Tensor]
-) -> Iterator[list[nn.Parameter]]:
-    """Within, the network has these weights as other leaves on the same memory, with these gradients.
+def _leaves_anew(net: nn.Module, trained: Sequence[nn.Parameter]) -> Iterator[list[nn.Parameter]]:
+    """Within, the network has these weights as other leaves on the same memory.
 
     A leaf remembers the stream that it was first differentiated on, which may not be waited for while another one is
     recorded.
     """
     anew = {id(p): nn.Parameter(p.detach()) for p in trained}
-    for weight, gradient in zip(anew.values(), gradients, strict=True):
-        weight.grad_dtype = gradient.dtype
-        weight.grad = gradient
     slots = [(m._parameters, name, p) for m in net.modules() for name, p in m._parameters.items() if id(p) in anew]
     try:
         for parameters, name, p in slots:
