@@ -7,7 +7,8 @@ would ever save.
 
 Where compile time does not matter, a whole level of a U-Net becomes one region: its residual blocks and attentions,
 the joins with skips before them, and the change of resolution behind. Levels with stacks of transformer blocks are left
-out, since those blocks repeat.
+out, since those blocks repeat. A group norm between regions is then compiled too: as written, it copies channels-last
+images in both passes.
 """
 
 import os
@@ -63,7 +64,7 @@ def find_regions(
     Args:
         ends: names of layers whose output is read; none is left within a region.
         every: take regions of all structures, however few are alike.
-        levels: take each level of a U-Net as one region, unless it computes blocks again.
+        levels: take each level of a U-Net as one region, unless it computes blocks again, and norms between regions.
     """
     blocks = dict(_blocks(net, "", ends, listed=False, levels=levels))
     alike = Counter(map(_structure, blocks.values()))
@@ -199,7 +200,8 @@ def _channels_last(value: Any) -> Any:
 def _blocks(
     module: nn.Module, path: str, ends: Sequence[str], *, listed: bool, levels: bool
 ) -> Iterator[tuple[str, nn.Module]]:
-    whole = (listed and _is_block(module)) or (levels and path and _is_level(module))
+    larger = levels and path and (_is_level(module) or isinstance(module, nn.GroupNorm))
+    whole = larger or (listed and _is_block(module))
     if whole and not any(end.startswith(f"{path}.") for end in ends):
         yield path, module
         return

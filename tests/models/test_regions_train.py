@@ -18,7 +18,7 @@ from fastgen.engine.stage import Stage
 from fastgen.models.adapters import SharedNetwork
 from fastgen.models.regions import Recompilations, Region
 
-EVERY_LEVEL = ["DownBlock2D", "AttnDownBlock2D", "AttnUpBlock2D", "UpBlock2D", "UNetMidBlock2D"]
+EVERY_LEVEL = ["DownBlock2D", "AttnDownBlock2D", "AttnUpBlock2D", "UpBlock2D", "UNetMidBlock2D", "GroupNorm"]
 TRIO = Setting(rank=2, batch=2, gan=True, checkpointing=True, compile=True, precision="fp32", fake_turns=2)
 
 
@@ -69,7 +69,7 @@ def test_compiled_roles_train_in_turn_as_written_ones(sharing: Any, checkpointin
 @pytest.mark.parametrize(
     ("size", "sharing", "one_pass", "levels"),
     [
-        (SMALL, "full", False, ["DownBlock2D", "UpBlock2D", "UNetMidBlock2D"]),
+        (SMALL, "full", False, ["DownBlock2D", "UpBlock2D", "UNetMidBlock2D", "GroupNorm"]),
         pytest.param(LEVELS, "full", False, EVERY_LEVEL, marks=pytest.mark.slow),
         pytest.param(LEVELS, "lora", True, EVERY_LEVEL, marks=pytest.mark.slow),
     ],
