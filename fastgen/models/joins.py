@@ -5,6 +5,7 @@ whole as one tensor and hands on windows into it, which every convolution and ev
 two passes below each part is computed for itself, by the same pointwise operations, as one contiguous image.
 """
 
+import inspect
 from typing import Any
 
 import torch
@@ -15,13 +16,15 @@ _ATEN = torch.ops.aten
 _VIEWS = (_ATEN.reshape.default, _ATEN.view.default, _ATEN.unsqueeze.default)
 
 
-class _Pass(CustomGraphPass):
+class Pass(CustomGraphPass):
+    """A change of a graph that is compiled."""
+
     def uuid(self) -> bytes:
-        """The key of this pass in the compiler's cache: code is compiled anew when this file changes."""
-        return get_hash_for_files((__file__,))
+        """The key of this pass in the compiler's cache: code is compiled anew when the file of the pass changes."""
+        return get_hash_for_files((inspect.getfile(type(self)),))
 
 
-class PartsAsImages(_Pass):
+class PartsAsImages(Pass):
     """Copies each part, channels-last; runs before a graph is divided into its forward and backward pass."""
 
     def __call__(self, graph: Graph) -> None:
@@ -33,7 +36,7 @@ class PartsAsImages(_Pass):
             image.args = (part,)
 
 
-class PartsApart(_Pass):
+class PartsApart(Pass):
     """Repeats for each part the operations that led to the whole; runs on both graphs after the division."""
 
     def __call__(self, graph: Graph) -> None:

@@ -28,6 +28,7 @@ from torch.utils._pytree import tree_map
 
 from ..errors import UserError
 from ..files import cache_folder
+from .doubling import DoublingAsCopies
 from .joins import PartsApart, PartsAsImages
 
 MIN_ALIKE = 4
@@ -39,11 +40,13 @@ OPTIONS: dict[str, Any] = {"triton.cudagraphs": False, "shape_padding": False}
 """Options of PyTorch's compiler: we record CUDA graphs ourselves, and matrix products are not timed with padding."""
 CHANNELS_LAST: dict[str, Any] = {
     "force_layout_optimization": True,
+    "pre_grad_custom_pass": DoublingAsCopies(),
     "joint_custom_post_pass": PartsAsImages(),
     "post_grad_custom_pre_pass": PartsApart(),
 }
 """Further options where images are channels-last. Without them the compiler changes the layout back where a convolution
-halves the channels, as those after a joined skip do, and leaves gradients in windows of a larger tensor."""
+halves the channels, as those after a joined skip do, and leaves gradients in windows of a larger tensor
+and scatters those of upsampling."""
 SKIPPED_GUARDS = ("use_recursive_dict_tags_for_guards", "skip_tensor_guards_with_matching_dict_tags")
 """Settings of PyTorch's tracer that are switched off. Under them a module counts as unchanged until one of its
 attributes is set, so that up to PyTorch 2.11 code compiled for frozen weights is still used after `requires_grad_`

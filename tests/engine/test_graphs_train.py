@@ -11,6 +11,14 @@ from fastgen.engine.stage import Stage
 pytestmark = pytest.mark.gpu
 
 
+@pytest.fixture(autouse=True)
+def same_convolutions(monkeypatch):
+    """cuDNN times its convolutions and takes the fastest, which beside other work is not the same one twice."""
+    monkeypatch.setattr("benchmarks.trio.search_convolutions", lambda _: None)
+    with torch.backends.cudnn.flags(benchmark=False, deterministic=True, allow_tf32=False):
+        yield
+
+
 def trained(setting, cycles=5):
     torch.manual_seed(0)
     stage = stage_on(SIZES["tiny"], setting, Stage, Accelerator())

@@ -1,0 +1,43 @@
+"""Images of twice the resolution, written so that compiled code sums a gradient where it lies.
+
+PyTorch's compiler turns upsampling to the nearest neighbour into reading by indices. The gradient is then scattered by
+atomic additions, in an order that no two runs share. As copies of rows and columns it is a sum of four neighbours.
+"""
+
+from typing import Any
+
+import torch
+from torch.fx import Graph, Node
+from torch.nn.functional import interpolate
+
+from .joins import Pass
+
+
+class DoublingAsCopies(Pass):
+    """To be done before a graph is differentiated."""
+
+    def __call__(self, graph: Graph) -> None:
+        for node in graph.find_nodes(op="call_function", target=interpolate):
+            if _doubles(node):
+                with graph.inserting_before(node):
+                    node.replace_all_uses_with(_copied(graph, _told(node)["input"]))
+                graph.erase_node(node)
+
+
+def _told(node: Node) -> dict[str, Any]:
+    return dict(zip(("input", "size", "scale_factor", "mode"), node.args, strict=False)) | node.kwargs
+
+
+def _doubles(node: Node) -> bool:
+    """Whether it copies each pixel of an image to four."""
+    given = _told(node)
+    source = given.get("input")
+    image = isinstance(source, Node) and getattr(source.meta.get("example_value"), "ndim", 0) == 4
+    return image and given.get("scale_factor") == 2 and given.get("mode", "nearest") == "nearest"
+
+
+def _copied(graph: Graph, image: Node) -> Node:
+    apart = graph.call_method("unsqueeze", (graph.call_method("unsqueeze", (image, 3)), 5))
+    copies = graph.call_method("expand", (apart, -1, -1, -1, 2, -1, 2))
+    joined = graph.call_method("flatten", (graph.call_method("flatten", (copies, 4, 5)), 2, 3))
+    return graph.call_method("contiguous", (joined,), {"memory_format": torch.channels_last})
