@@ -16,7 +16,7 @@ VALUES, MOST = 2**16, 2**12  # of a draw at once, and rows of it
 class RowStream(torch.Generator):
     """The stream of some rows of a batch: each row has the values that it would have in the whole batch.
 
-    `uniform`, `normal`, `exponential` and `integers` below draw so, values of a few rows at once, which all that have
+    `uniform`, `normal` and `integers` below draw so, values of a few rows at once, which all that have
     some of these rows draw alike. As a generator of its own for PyTorch's functions it is a stream of these rows alone.
 
     Args:
@@ -72,11 +72,6 @@ def uniform(rng: torch.Generator, *shape: int, dtype: torch.dtype = torch.float3
 def normal(rng: torch.Generator, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Values of unit variance for each row, on the device of `rng`."""
     return _drawn(rng, shape, dtype, lambda x, g: x.normal_(generator=g))
-
-
-def exponential(rng: torch.Generator, *shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
-    """Values with the density exp(-x) for each row, on the device of `rng`."""
-    return _drawn(rng, shape, dtype, lambda x, g: x.exponential_(generator=g))
 
 
 def integers(rng: torch.Generator, below: int, *shape: int) -> Tensor:

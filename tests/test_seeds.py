@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from fastgen import seeds
-from fastgen.seeds import RowStream, exponential, integers, normal, uniform
+from fastgen.objectives.parts.ops import picked
+from fastgen.seeds import RowStream, integers, normal, uniform
 
 CPU = torch.device("cpu")
 BATCH = 12
@@ -17,7 +18,7 @@ DRAWS: dict[str, Callable[[Any, int], Tensor]] = {
     "large noise": lambda rng, count: normal(rng, count, 4, 2**15),
     "times": lambda rng, count: uniform(rng, count, dtype=torch.float64),
     "normal times": lambda rng, count: normal(rng, count, dtype=torch.float64),
-    "picks": lambda rng, count: exponential(rng, count, 5, dtype=torch.float64),
+    "picks": lambda rng, count: picked(torch.arange(6.0).expand(count, -1), rng),
     "numbers": lambda rng, count: integers(rng, 1000, count),
 }
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ...models.roles import Roles
 from ...process import ROWS, Latent, Prediction, Process, Time, TimeLaw, laid, pad_like
-from ...seeds import exponential
+from ...seeds import uniform
 from .base import Batch
 
 RowName = Literal["x0", "eps", "v", "flow", "difference", "edm"]
@@ -72,8 +72,9 @@ def picked(weights: Tensor, rng: torch.Generator) -> Tensor:
 
     Unlike that, it does not wait for the device to report whether the weights are valid.
     """
-    weights = weights.double()
-    return (weights / exponential(rng, *weights.shape, dtype=weights.dtype)).argmax(dim=1)
+    below = weights.double().cumsum(dim=1)
+    reached = below <= below[:, -1:] * uniform(rng, len(weights), 1, dtype=below.dtype)
+    return reached.sum(dim=1)
 
 
 def surrogate(x: Latent, grad: Latent) -> Tensor:
