@@ -6,12 +6,14 @@ from pathlib import Path
 
 import jaxtyping
 import pytest
+import shapes
 import torch
 
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # kernels are interpreted; Triton reads it when it is loaded
 
 os.fsync = lambda descriptor: None  # no test cuts the power; those of what is flushed when look at the calls
+jaxtyping.jaxtyped = shapes.checked
 torch.set_num_threads(1)  # tiny tensors: more threads only wait for each other
 forkserver.set_forkserver_preload(  # tests share one server, and whoever starts it would say what it has
     [
