@@ -12,7 +12,7 @@ from accelerate import Accelerator
 
 from ..config.schema import Config
 from ..disk import check_writable
-from ..engine.distributed import alone, disconnect
+from ..engine.distributed import disconnect, on_first
 from ..engine.dtypes import AUTOCAST
 from ..engine.latents import recall
 from ..engine.materials import Material
@@ -99,7 +99,7 @@ def _distilled(
             trained = made.run.train(resume=resume, allow_changed=allow_changed)
         for tracker in accelerator.trackers:
             tracker.finish()
-        alone(lambda: _finish(made.student, trained, made.monitor))
+        on_first(lambda: _finish(made.student, trained, made.monitor))
         left = closing(config)
         log.tell_about({"finished": now(), "closing": left.lines, "next": left.commands})
         log.say(f"done\n{left}")
@@ -121,9 +121,9 @@ def ready(config: Config, *, recipes: Path, resume: bool = False, take_over: boo
     for stage in config.stages:
         micro_batches(stage.train, accelerator.num_processes)  # refuses what they cannot share
     with ExitStack() as stack:
-        alone(lambda: check_writable(config.out, "out"))
-        alone(lambda: stack.enter_context(held(_written(config), take_over=take_over)))
-        alone(lambda: check_start(config, recipes=recipes, resume=resume))
+        on_first(lambda: check_writable(config.out, "out"))
+        on_first(lambda: stack.enter_context(held(_written(config), take_over=take_over)))
+        on_first(lambda: check_start(config, recipes=recipes, resume=resume))
         config.data.check()
         for stage in config.stages:
             dtype = AUTOCAST[stage.train.precision] or torch.float32
@@ -148,11 +148,11 @@ def _made(config: Config, accelerator: Accelerator) -> Ready:
     student = Student(config, pipeline, accelerator.device)
     check_grids(config, student.plan, pipeline.reading.process)
     encode(config, pipeline, accelerator)
-    alone(lambda: rehearse_export(student))
+    on_first(lambda: rehearse_export(student))
     shown = rehearse_pictures(student, warn=warn if accelerator.is_main_process else _unsaid)
     gallery = Gallery(student) if shown and config.log.previews else None
     if gallery is not None and config.teacher.path is not None:
-        alone(gallery.teacher)
+        on_first(gallery.teacher)
     monitor = _monitor(student, here=accelerator.is_main_process)
     run = Run(
         config,

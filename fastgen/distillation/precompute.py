@@ -19,7 +19,7 @@ from ..data.known import note, parts_of
 from ..data.pixels import to_images
 from ..data.workers import AHEAD, Found, Workers, decodes
 from ..disk import check_writable
-from ..engine.distributed import alone, disconnect, meet, shared
+from ..engine.distributed import barrier, broadcast, disconnect, on_first
 from ..engine.latents import KeptImages, drawn_images, noted, samples_of, sized
 from ..engine.materials import contents_of_data
 from ..errors import UserError
@@ -74,13 +74,13 @@ def precompute(config: Config, *, recipes: Path) -> Precomputed:
     accelerator = accelerator_of(config)
     with together(config.timeouts.process), said_once():
         check_stages(config)
-        alone(lambda: check_writable(folder, "cache"))
+        on_first(lambda: check_writable(folder, "cache"))
         config.data.check()
         avoid_cudnn()
         pipeline = teacher_of(config, accelerator.device)
         check_needs(config, pipeline)
         encode(config, pipeline, accelerator)
-        alone(lambda: pipeline.encode(EXAMPLES, progress=False))  # asked for when roles are built
+        on_first(lambda: pipeline.encode(EXAMPLES, progress=False))  # asked for when roles are built
         images, fresh = _images(config, folder, pipeline, accelerator)
         made = Precomputed(folder, len(drawn(config)), images, fresh)
         disconnect()
@@ -92,12 +92,12 @@ def _images(config: Config, folder: Path, pipeline: Pipeline, accelerator: Accel
     stages = [stage for stage in config.stages if stage.objective.needs.images and not stage.objective.needs.pairs]
     if not stages or not parts_of(config.data):
         return 0, 0
-    contents = shared(alone(lambda: contents_of_data(config.data))) or {}
+    contents = broadcast(on_first(lambda: contents_of_data(config.data))) or {}
     kept, total, fresh = KeptImages(folder, config.data, contents), 0, 0
     for size, images in _together([drawn_images(config, stage) for stage in stages]).items():
         total += len(images)
         fresh += _fill(config, kept, sized(pipeline, size), images, accelerator)
-    alone(partial(_note, config, contents))
+    on_first(partial(_note, config, contents))
     return total, fresh
 
 
@@ -122,11 +122,11 @@ def _fill(config: Config, kept: KeptImages, view: Pipeline, images: Sequence[Ima
     shares = {(accelerator.process_index, accelerator.num_processes), (accelerator.local_process_index, here)}
     for place, of in sorted(shares, key=lambda share: -share[1]):
         missing = [images[int(number)] for number in latents.missing(images)]
-        meet()  # before anybody writes, all have seen what is missing
+        barrier()  # before anybody writes, all have seen what is missing
         own = missing[len(missing) * place // of : len(missing) * (place + 1) // of]
         with tqdm(total=len(own), desc="images", disable=not shown) as bar:
             latents.keep(_samples(config, view, own, bar), total=len(missing))
-        meet()
+        barrier()
         latents.refresh()
     return fresh
 

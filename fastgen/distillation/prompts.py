@@ -11,7 +11,7 @@ from ..config.schema import Config
 from ..data.captions import Captions
 from ..data.decode import Size
 from ..data.texts import Chained, Instead, Reworded, Some
-from ..engine.distributed import meet
+from ..engine.distributed import barrier
 from ..engine.loading import loader_of, positions_of
 from ..models.pipelines.arguments import check_given
 from ..models.pipelines.pipeline import Pipeline
@@ -98,7 +98,7 @@ def _encode(
     shares = {(accelerator.process_index, accelerator.num_processes), (accelerator.local_process_index, here)}
     for share in sorted(shares, key=lambda share: -share[1]):
         pipeline.encode(prompts, share=share, progress=progress)
-        meet()
+        barrier()
         pipeline.encoder.refresh()
 
 

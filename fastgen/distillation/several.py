@@ -12,7 +12,7 @@ from torch import Tensor
 from ..config.schema import Config
 from ..data import Owned, Selection
 from ..disk import check_writable
-from ..engine.distributed import alone, is_first, shared
+from ..engine.distributed import broadcast, is_first, on_first
 from ..errors import UserError, say
 from ..export.card import several_card
 from ..files import atomic_file, atomic_text
@@ -58,16 +58,16 @@ def each_student(config: Config, train: Train, *, resume: bool) -> None:
     Raises:
         UserError: as `runs_of`, or by a run.
     """
-    alone(lambda: check_writable(config.out, "out"))
+    on_first(lambda: check_writable(config.out, "out"))
     runs_of(config)
     if not _by_class(config):
-        _keep(shared(alone(lambda: _parts(config, resume=resume))), config.out / PARTS)
+        _keep(broadcast(on_first(lambda: _parts(config, resume=resume))), config.out / PARTS)
     runs = runs_of(config)
     for number, run in enumerate(runs):
         if is_first():
             say(f"student {number} of {len(runs)}, {_told(run)}: {run.out}")
         train(run, resume=resume and (run.out / "checkpoints").is_dir())
-    alone(lambda: _put_together(config, runs))
+    on_first(lambda: _put_together(config, runs))
 
 
 def _by_class(config: Config) -> bool:

@@ -14,7 +14,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from .distributed import parallel, shared
+from .distributed import broadcast, parallel
 
 BUCKET = 2**23  # values that travel together; a parameter of as many travels where it lies
 
@@ -115,7 +115,7 @@ class Averager:
         if not self._parameters:
             return
         if not self._buckets:
-            self._fill(shared(self._made))
+            self._fill(broadcast(self._made))
         unsent = self._buckets[self._sent :]
         lacking = [p for bucket in unsent for p in bucket.parameters if p.grad is None]
         for bucket in unsent:

@@ -28,7 +28,7 @@ from ..errors import CheckpointError, warn
 from ..files import atomic_folder, remove_folder, tidy
 from ..manifest import MissingFileError, verify_manifest, verify_sizes, write_manifest
 from ..models.sharding import whole
-from .distributed import alone, helped, is_first, shared, spread
+from .distributed import broadcast, broadcast_tensors, helped, is_first, on_first
 
 STATE = "state.json"
 _TENSORS = ".safetensors"
@@ -132,7 +132,7 @@ def written_together(snapshot: Snapshot, write: Callable[[Snapshot], object]) ->
         snapshot: this process's part. Tensors that are not sharded are needed on the first process only.
 
     Raises:
-        UserError: as in `alone`.
+        UserError: as in `on_first`.
     """
     names, held = tuple(snapshot.tensors), _nbytes(snapshot.tensors)
 
@@ -216,13 +216,13 @@ def newest_of_the_first(root: Path, *, warn: Callable[[str], None]) -> Loaded | 
     Raises:
         UserError: as `load_newest`, on every process.
     """
-    found = alone(lambda: load_newest(root, warn=warn))
+    found = on_first(lambda: load_newest(root, warn=warn))
     held: Mapping[str, Mapping[str, Tensor]] = {} if found is None else found.snapshot.tensors
-    told = shared(None if found is None else (found.path, found.step, tuple(held), found.snapshot.state))
+    told = broadcast(None if found is None else (found.path, found.step, tuple(held), found.snapshot.state))
     if told is None:
         return None
     path, step, groups, state = told
-    return Loaded(path, step, Snapshot(_Groups(groups, lambda group: spread(lambda: held[group])), state))
+    return Loaded(path, step, Snapshot(_Groups(groups, lambda group: broadcast_tensors(lambda: held[group])), state))
 
 
 def _check_arguments(step: int, snapshot: Snapshot, keep: int) -> None:

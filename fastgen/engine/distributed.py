@@ -59,14 +59,14 @@ def signal_of_any(number: int | None) -> int:
     return int(heard)
 
 
-def meet() -> None:
+def barrier() -> None:
     """Waits for every process, however long one of them works alone."""
     if parallel():
         dist.barrier(group=_beside(dist.group.WORLD))
 
 
-def shared(value: Value) -> Value:
-    """The first process's value, on every process; what the others give is dropped."""
+def broadcast(value: Value) -> Value:
+    """The first process's value, on every process; what the others pass is dropped."""
     if not parallel():
         return value
     told = [value]
@@ -74,8 +74,8 @@ def shared(value: Value) -> Value:
     return told[0]
 
 
-def alone(work: Callable[[], Value]) -> Value | None:
-    """What `work` returns on the first process, which does it while the others wait; None on the others.
+def on_first(work: Callable[[], Value]) -> Value | None:
+    """Does work on the first process while the others wait; returns what it gives there, None on the others.
 
     Raises:
         UserError: it failed; the first process raises its own error, the others one that names it.
@@ -88,7 +88,7 @@ def alone(work: Callable[[], Value]) -> Value | None:
         done = work() if first else None
     except (Exception, Stopped) as error:
         failure = error
-    told = shared(None if failure is None else Ending.of(failure))
+    told = broadcast(None if failure is None else Ending.of(failure))
     if failure is not None:
         raise failure
     if told is not None:
@@ -97,7 +97,7 @@ def alone(work: Callable[[], Value]) -> Value | None:
 
 
 def gathered(work: Callable[[], Value]) -> list[Value]:
-    """What `work` returns on each process in their order, on the first one; an empty list on the others.
+    """Does work on every process; the first one gets what each returned, in their order, the others an empty list.
 
     Raises:
         UserError: it failed on one of them, which raises its own error, the others one that names it.
@@ -130,44 +130,44 @@ def share(count: int) -> range:
 
 
 def helped(work: Callable[[Callable[[str], Told]], Value], bring: Callable[[str], Told]) -> Value | None:
-    """Does work on the first process as `alone` does; it may ask by name for what all processes bring together.
+    """As `on_first`, for work that asks by name for what all processes bring together.
 
     Args:
         work: given what it asks with.
         bring: called with the same names in the same order on every process.
 
     Raises:
-        UserError: as in `alone`.
+        UserError: as in `on_first`.
     """
     if not parallel():
         return work(bring)
 
     def ask(name: str) -> Told:
-        shared(name)
+        broadcast(name)
         return bring(name)
 
     def ended() -> Value:
         try:
             return work(ask)
         finally:
-            shared(None)
+            broadcast(None)
 
     if dist.get_rank() > 0:
-        while (name := shared("")) is not None:
+        while (name := broadcast("")) is not None:
             bring(name)
-    return alone(ended)
+    return on_first(ended)
 
 
-def spread(read: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
+def broadcast_tensors(read: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
     """The tensors that the first process reads from its disk, in the main memory of every process.
 
     Raises:
-        UserError: they could not be read, as in `alone`.
+        UserError: they could not be read, as in `on_first`.
     """
-    held = alone(read)
+    held = on_first(read)
     if not parallel():
         return dict(held or {})
-    kinds = shared([(name, tensor.shape, tensor.dtype) for name, tensor in (held or {}).items()])
+    kinds = broadcast([(name, tensor.shape, tensor.dtype) for name, tensor in (held or {}).items()])
     told = {name: torch.empty(shape, dtype=dtype) for name, shape, dtype in kinds} if held is None else dict(held)
     for name, tensor in told.items():
         told[name] = tensor.contiguous()
@@ -180,7 +180,7 @@ def spread(read: Callable[[], Mapping[str, Tensor]]) -> dict[str, Tensor]:
 def disconnect() -> None:
     """Waits for every process and ends their connection."""
     if dist.is_available() and dist.is_initialized():
-        meet()
+        barrier()
         dist.destroy_process_group()
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from ..config.schema import Config
 from ..errors import CheckpointError
-from .distributed import alone, shared
+from .distributed import broadcast, on_first
 from .quality import read_weights
 from .roles import Weights
 
@@ -42,4 +42,4 @@ def named(config: Config, index: int, finished: Mapping[str, dict[str, Tensor]])
         return finished.get(name) or read_weights(config.out / "stages" / name)
 
     names = {stage.name for stage in config.stages[:index]} & carried(config, index)
-    return {name: shared(alone(partial(left, name)) or {}) for name in sorted(names)}
+    return {name: broadcast(on_first(partial(left, name)) or {}) for name in sorted(names)}

@@ -13,7 +13,7 @@ from ..models.regions import as_written
 from ..models.roles import Roles
 from ..objectives import Turn, denoisers_of, roles_of
 from ..seeds import stream
-from .distributed import shared
+from .distributed import broadcast
 from .splitting import micro_batches
 from .stage import Stage
 
@@ -64,11 +64,11 @@ def settle_recompute(stage: Stage) -> str | None:
     if stage.config.train.gradient_checkpointing != "auto":
         return None
     room = room_for(stage)
-    if shared(room.enough) or stage.config.objective.needs.second_derivative:
+    if broadcast(room.enough) or stage.config.objective.needs.second_derivative:
         return f"{room}: no block is computed again"
     for share in SHARES:
         _compute_again(stage, share)
-        if share == 1 or shared(room_for(stage).enough):
+        if share == 1 or broadcast(room_for(stage).enough):
             break
     return f"{room}: {'blocks are' if share == 1 else f'one block in {share} is'} computed again"
 

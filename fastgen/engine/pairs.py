@@ -17,7 +17,7 @@ from ..models.contract import Denoiser
 from ..models.pipelines.pipeline import Pipeline
 from ..sampling.sampler import ode, seeded_noise
 from ..seeds import seed_of
-from .distributed import alone, shared, spread
+from .distributed import broadcast, broadcast_tensors, on_first
 from .feed import PairSet
 
 MOST, VALUES = 256, 2**20  # samples that are drawn at once, and values of them: 16 of SDXL at 1024 px
@@ -48,8 +48,8 @@ def teacher_pairs(
             write_manifest(temporary)
         return _held(file)
 
-    held = shared(alone(lambda: _held(file) if _has(file, key) else make()))
-    pairs = spread(lambda: load_file(file))
+    held = broadcast(on_first(lambda: _held(file) if _has(file, key) else make()))
+    pairs = broadcast_tensors(lambda: load_file(file))
     return PairSet(pairs["eps"], pairs["x0"], loader, str(held))
 
 

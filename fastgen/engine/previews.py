@@ -9,7 +9,7 @@ from PIL import Image
 
 from ..models.pipelines.refusal import cause
 from ..stopping import Stopped, interruptible
-from .distributed import alone
+from .distributed import on_first
 from .log import RunLog
 from .quality import for_sampling
 from .stage import Stage
@@ -54,7 +54,7 @@ class Previews:
         name = f"{stage.index}-{stage.config.name}-{stage.position.images:09d}"
         drawn = partial(self._drawn, self._preview, stage, name, step)
         with for_sampling(stage), suppress(Stopped):  # which is heard again at the next boundary
-            alone(interruptible(drawn))
+            on_first(interruptible(drawn))
 
     def _drawn(self, preview: Preview, stage: Stage, name: str, step: int) -> None:
         try:

@@ -26,7 +26,7 @@ from ..models.roles import EMBEDDED, Roles, put, taken
 from ..models.sequences import with_all_tokens
 from ..models.sharding import brought_together
 from ..stopping import interruptible
-from .distributed import alone, gathered, shared
+from .distributed import broadcast, gathered, on_first
 from .feed import Feed
 from .fitting import check_tensors
 from .stage import Stage
@@ -108,7 +108,7 @@ class Quality:
         look, measured = self._yardstick.look, self._yardstick.figures
         with for_sampling(stage):
             seen = gathered(interruptible(lambda: look(stage)))
-            figures = shared(alone(interruptible(lambda: dict(measured(seen))))) or {}
+            figures = broadcast(on_first(interruptible(lambda: dict(measured(seen))))) or {}
             value = figures[self.metric]
             self.since += 1
             if self._better(value):
@@ -116,7 +116,7 @@ class Quality:
                 self.weights = copied(stage) if self._settings.keep_best else {}
         if self.since == 0 and self.weights:
             about = {"stage": stage.config.name, "images": stage.position.images, "metric": self.metric}
-            alone(lambda: write_weights(self._folder, self.weights, about | figures))
+            on_first(lambda: write_weights(self._folder, self.weights, about | figures))
         best = "none" if self.best is None else f"{self.best.value:.4g}"
         self._shown = {self.metric: f"{value:.4g} (best {best})"}
         return {f"quality/{name}": figure for name, figure in figures.items()}

@@ -18,7 +18,7 @@ from ..models.roles import Roles
 from ..models.walk import Plan
 from ..stopping import Stopped, at_once, deferred, stop_signal
 from . import checkpoint
-from .distributed import alone, is_first, shared, signal_of_any
+from .distributed import broadcast, is_first, on_first, signal_of_any
 from .dtypes import autocast_of, base_of
 from .exhaustion import memory_told
 from .feed import Feed, PairSet
@@ -95,14 +95,14 @@ class Run:
             NoMemoryError: a stage needs more memory than there is.
             Stopped: a signal was heard, and everything up to the last cycle is in a checkpoint.
         """
-        self._made_of = shared(alone(lambda: materials(self.config)) or {})
+        self._made_of = broadcast(on_first(lambda: materials(self.config)) or {})
         snapshot = resumed(self.config, self._made_of, allowed=allow_changed, say=self.log.say) if resume else None
         start = snapshot.state["stage"] if snapshot else 0
         at = snapshot.state["position"] if snapshot else {"cycle": -1, "images": -1}
         due = snapshot is not None and due_again(snapshot)
         self.log.rewind(start, at["cycle"], due=due)
         self.log.begin(step_at(self.config, start, at["images"] + (not due)))
-        alone(lambda: save(self.config, self.config.out))
+        on_first(lambda: save(self.config, self.config.out))
         finished = finished_before(self.config, start, say=self.log.say) if is_first() else {}
         weights = {} if snapshot else self.begin(self.log)
         for index, stage_config in enumerate(self.config.stages[start:], start):
@@ -146,7 +146,7 @@ class Run:
     def _finish(self, stage: Stage, quality: Quality, weights: dict[str, Tensor]) -> None:
         name, position = stage.config.name, stage.position
         about = {"stage": name, "images": position.images, "seconds": round(position.seconds, 3)}
-        alone(lambda: write_weights(self.config.out / "stages" / name, weights, about))
+        on_first(lambda: write_weights(self.config.out / "stages" / name, weights, about))
         best = quality.best
         if quality.weights and best is not None and best.images < position.images:
             self.log.say(

@@ -16,7 +16,7 @@ from fastgen.config.guards import GuardsConfig
 from fastgen.config.schema import LoRAConfig
 from fastgen.engine import averaging, checkpoint, guard
 from fastgen.engine.averaging import Averager
-from fastgen.engine.distributed import alone, average, meet, shared
+from fastgen.engine.distributed import average, barrier, broadcast, on_first
 from fastgen.errors import UserError
 from fastgen.models.pipelines.loading import load
 from fastgen.models.pipelines.pipeline import Pipeline
@@ -135,10 +135,10 @@ def patience(rank: int) -> dict[str, Any]:
     def fails() -> None:
         raise UserError("no space left")
 
-    got: dict[str, Any] = {"alone": alone(lambda: {"by": rank}), "shared": shared({"by": rank})}
+    got: dict[str, Any] = {"alone": on_first(lambda: {"by": rank}), "shared": broadcast({"by": rank})}
     try:
-        alone(fails)
+        on_first(fails)
     except UserError as error:
         got["failure"] = str(error)
-    meet()
+    barrier()
     return got

@@ -16,7 +16,7 @@ from benchmarks.trio import Setting, stage_on
 from fastgen.config.schema import LoRAConfig
 from fastgen.engine import checkpoint
 from fastgen.engine import stage as loop
-from fastgen.engine.distributed import alone, average
+from fastgen.engine.distributed import average, on_first
 from fastgen.engine.memory import room_for
 from fastgen.engine.quality import for_sampling, left_by
 from fastgen.models import sharding
@@ -66,7 +66,7 @@ def train_in_slices(teacher: Path, folder: Path, slicing: str = "full") -> None:
         told["left"] = left_by(trained)
         told["held"] = {role: sum(p.numel() for p in trained.roles.parameters(role)) for role in trained.roles.members}
         with for_sampling(trained):
-            told["shown"] = alone(partial(_drawn, trained))
+            told["shown"] = on_first(partial(_drawn, trained))
         told["again"] = trained.cycle()
         other = sliced(teacher, name, sharding=slicing)
         told["room"] = room_for(other)
@@ -103,7 +103,7 @@ def train_in_parts(folder: Path) -> None:
         seeing.remove()
         told["figures"] = trained.cycle()
         with for_sampling(trained):
-            told["shown"] = alone(partial(_drawn, trained))
+            told["shown"] = on_first(partial(_drawn, trained))
         told["again"] = trained.cycle()
         told["entered"] = entered(trained)
         torch.save(told, folder / f"{name} {rank}.pt")
