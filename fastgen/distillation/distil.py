@@ -149,7 +149,7 @@ def _made(config: Config, accelerator: Accelerator) -> Ready:
     check_grids(config, student.plan, pipeline.reading.process)
     encode(config, pipeline, accelerator)
     on_first(lambda: rehearse_export(student))
-    shown = rehearse_pictures(student, warn=warn if accelerator.is_main_process else _unsaid)
+    shown = rehearse_pictures(student, warn=warn if accelerator.is_main_process else _silent)
     gallery = Gallery(student) if shown and config.log.previews else None
     if gallery is not None and config.teacher.path is not None:
         on_first(gallery.teacher)
@@ -200,7 +200,7 @@ def accelerator_of(config: Config) -> Accelerator:
     return Accelerator(cpu=cpu, log_with=list(config.log.trackers) or None, project_dir=config.out / "trackers")
 
 
-def _unsaid(message: str) -> None:
+def _silent(message: str) -> None:
     """Drop a message that another process already prints."""
 
 

@@ -144,7 +144,7 @@ def _of_checkpoint(earlier: Earlier, student: Student) -> tuple[dict[str, Tensor
         return _rescaled(weights, settings.get("lora", {}), config), True
     if adapted:
         own = {name: value for name, value in weights.items() if name not in embedded}
-        merged = merge(student.teachers(), own, alpha=settings["lora"].get("alpha"))
+        merged = merge(student.teacher_network(), own, alpha=settings["lora"].get("alpha"))
         return {**merged.state_dict(), **{name: weights[name] for name in embedded}}, False
     return weights, False
 
@@ -181,7 +181,7 @@ def _of_pipeline(folder: Path, pipeline: Pipeline) -> dict[str, Tensor]:
 
 def _of_lora(earlier: Earlier, student: Student) -> dict[str, Tensor]:
     """The teacher's network with a LoRA in it, or the adapter that it is of a shared one."""
-    net = student.teachers()
+    net = student.teacher_network()
     pipe = student.pipeline.student(net, student.pipeline.pipe.scheduler)
     names = {id(parameter): name for name, parameter in network_of(pipe).named_parameters()}
     found: list[Place] = []

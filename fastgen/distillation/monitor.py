@@ -84,10 +84,10 @@ def monitor(student: Student, *, here: bool) -> Monitor:
     protocol.check(student.pipeline.shape, len(student.pipeline.classes))
     decisive, better = _decisive(spec)
     metrics = chosen((*protocol.watched, decisive), clip=True, of=protocol.metrics)
-    onlooker = _Onlooker(student, metrics, decisive)
-    figures = _Judge(onlooker).figures if here else _elsewhere
-    report = _nothing if protocol.own is None else partial(_report, student)
-    return Monitor(Yardstick(onlooker.look, figures, decisive, GAPS[better]), report)
+    observer = _Observer(student, metrics, decisive)
+    figures = _Judge(observer).figures if here else _not_here
+    report = _no_report if protocol.own is None else partial(_report, student)
+    return Monitor(Yardstick(observer.look, figures, decisive, GAPS[better]), report)
 
 
 def check_measured(spec: EvaluateConfig) -> None:
@@ -107,7 +107,7 @@ def _decisive(spec: EvaluateConfig) -> tuple[str, str]:
     return name, known[name]
 
 
-class _Onlooker:
+class _Observer:
     """Looks at samples through the protocol's extractor; every process does, at its share of them."""
 
     def __init__(self, student: Student, metrics: tuple[Metric, ...], decisive: str) -> None:
@@ -127,43 +127,43 @@ class _Onlooker:
 
 
 class _Judge:
-    """Compares what an onlooker sees with the references."""
+    """Compares what an observer sees with the references."""
 
-    def __init__(self, onlooker: _Onlooker) -> None:
-        self._onlooker = onlooker
-        student, eyes = onlooker.student, onlooker.eyes
+    def __init__(self, observer: _Observer) -> None:
+        self._observer = observer
+        student, eyes = observer.student, observer.eyes
         reference = student.config.evaluate.reference
         self._real: Seen | None = None
         if reference is not None and reference.suffix == ".npz":
             statistics = load_statistics(reference)
         else:
-            self._real = real = _seen(_references(student, eyes), eyes, onlooker.metrics)
+            self._real = real = _seen(_references(student, eyes), eyes, observer.metrics)
             assert real.moments is not None
-            statistics = real.moments.statistics(onlooker.identity)
+            statistics = real.moments.statistics(observer.identity)
         self._target = Target.of(statistics, device=student.device)
 
     def figures(self, parts: Sequence[Seen | None]) -> dict[str, float]:
         """The values of the chosen metrics of what all processes saw; NaN where a sample is not finite."""
-        onlooker = self._onlooker
+        observer = self._observer
         found = [part for part in parts if part is not None]
         if len(found) < len(parts):
-            return {onlooker.decisive: math.nan}
+            return {observer.decisive: math.nan}
         seen = Seen.join(found)
         assert seen.moments is not None
         comparison = Comparison(
             seen=seen,
-            statistics=seen.moments.statistics(onlooker.identity),
+            statistics=seen.moments.statistics(observer.identity),
             target=self._target,
             real=self._real,
             teacher={},
-            classes=onlooker.eyes.extractor.classes if onlooker.eyes.extractor else (),
-            device=onlooker.student.device,
+            classes=observer.eyes.extractor.classes if observer.eyes.extractor else (),
+            device=observer.student.device,
             seed=0,
         )
-        figures, missing = figures_of(onlooker.metrics, comparison)
-        if onlooker.decisive not in figures:
-            reason = missing.get(onlooker.decisive, "it compares with a teacher's row of a report")
-            raise UserError(f"evaluate.metric is {onlooker.decisive}, which cannot be measured here: {reason}")
+        figures, missing = figures_of(observer.metrics, comparison)
+        if observer.decisive not in figures:
+            reason = missing.get(observer.decisive, "it compares with a teacher's row of a report")
+            raise UserError(f"evaluate.metric is {observer.decisive}, which cannot be measured here: {reason}")
         return {name: figure.value for name, figure in figures.items()}
 
 
@@ -171,11 +171,11 @@ class _NotFiniteError(Exception):
     """A sample holds NaN or infinity."""
 
 
-def _elsewhere(parts: Sequence[Seen | None]) -> Mapping[str, float]:
+def _not_here(parts: Sequence[Seen | None]) -> Mapping[str, float]:
     raise AssertionError("only the first process measures")
 
 
-def _nothing(trained: Trained) -> None:
+def _no_report(trained: Trained) -> None:
     """A protocol without real images of its own reports when it is asked, by `fastgen eval`."""
 
 

@@ -242,14 +242,14 @@ def _skeleton(folder: Path) -> Any:
     for name, entry in index.items():
         if isinstance(entry, list):
             library, kind = entry
-            parts[name] = _unweighed(folder, name, kind) if library == "diffusers" else None
+            parts[name] = _without_weights(folder, name, kind) if library == "diffusers" else None
     kind = getattr(diffusers, index["_class_name"])
     takes = inspect.signature(kind.__init__).parameters
     settings = {name: value for name, value in index.items() if name in takes and not isinstance(value, list)}
     return kind(**{**settings, **parts})
 
 
-def _unweighed(folder: Path, name: str, kind: str) -> Any:
+def _without_weights(folder: Path, name: str, kind: str) -> Any:
     """A part of a pipeline of its config alone; a network's weights are nowhere."""
     made = getattr(diffusers, kind)
     with torch.device("meta") if issubclass(made, torch.nn.Module) else nullcontext():

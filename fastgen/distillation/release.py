@@ -66,7 +66,7 @@ def release(student: Student, trained: Trained) -> None:
     notes = replace(notes_for(student, guidance=1.0 if silent is pipe else None), unchanged=not updates)
     with written_by_layer(silent, saved.network):
         export(silent, notes, config.exported, student.schedules, frozen=_frozen(student), heads=heads)
-    verifier = Verifier(student, _roomy(student), [], heads.weights if heads else {})
+    verifier = Verifier(student, _device_with_room(student), [], heads.weights if heads else {})
     rounded = None if saved.exact else saved.network.then(in_float32)
     for schedule in student.schedules:
         place = config.exported / schedule.folder
@@ -281,7 +281,7 @@ def _origin(config: Config) -> dict[str, Any]:
     }
 
 
-def _roomy(student: Student) -> str:
+def _device_with_room(student: Student) -> str:
     """Where exports are verified: the device of training if the pipeline in fp32 fits, else the CPU."""
     if student.device.type != "cuda":
         return "cpu"

@@ -85,16 +85,16 @@ class Student:
         """A stock network in float32 with the weights that a stage left, made tensor by tensor in main memory."""
         weights = {name: value for name, value in weights.items() if not name.startswith(HEADS)}
         if self.config.sharing == "lora":
-            return Made(self._unspoilt(), in_float32).then(adding(weights, alpha=self.config.lora.alpha))
+            return Made(self._unrounded_teacher(), in_float32).then(adding(weights, alpha=self.config.lora.alpha))
         net = alias(self.pipeline.network)
         net.load_state_dict(weights, assign=True)
         return Made(net, in_float32)
 
-    def teachers(self) -> nn.Module:
+    def teacher_network(self) -> nn.Module:
         """The teacher's network in float32, in tensors of its own in main memory."""
-        return renewed(alias(self._unspoilt()), lambda path, tensor: in_float32(path, tensor).clone())
+        return renewed(alias(self._unrounded_teacher()), lambda path, tensor: in_float32(path, tensor).clone())
 
-    def _unspoilt(self) -> nn.Module:
+    def _unrounded_teacher(self) -> nn.Module:
         """The teacher's network, read anew from its files if the run holds it in fewer bits."""
         config, network = self.config, self.pipeline.network
         as_loaded = teacher_dtype(config) == torch.float32 and (config.sharing != "lora" or base_of(config) == "fp32")

@@ -130,7 +130,7 @@ def share(count: int) -> range:
 
 
 def helped(work: Callable[[Callable[[str], Told]], Value], bring: Callable[[str], Told]) -> Value | None:
-    """As `on_first`, for work that asks by name for what all processes bring together.
+    """Does work on the first process, which may ask by name for what all processes bring together; see `on_first`.
 
     Args:
         work: given what it asks with.

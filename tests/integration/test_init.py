@@ -55,7 +55,7 @@ def begun(config: Config, role: str = "generator"):
     """What a role of a run's first stage has before it is trained, and the teacher's network."""
     student = Student(config, teacher_of(config, CPU))
     roles = build_roles(student)
-    return taken(roles.network(role)), student.teachers()
+    return taken(roles.network(role)), student.teacher_network()
 
 
 def same(ours, theirs):
