@@ -85,6 +85,7 @@ def gallery(out: Path, classes: int, more: Tensor | None) -> Gallery:
     return Gallery(
         SimpleNamespace(
             pipeline=SimpleNamespace(kind="label", classes=range(classes), shape=(3, 8, 8)),
+            classes=range(classes),
             config=SimpleNamespace(out=out),
             asked=lambda numbers: Items(labels=torch.tensor(list(numbers)) % classes),
             drawn=lambda _, numbers: more,

@@ -159,7 +159,9 @@ def test_the_reference_is_named_or_the_training_images(clip, tmp_path):
 def student_of(shape: tuple[int, ...], classes: int, data: object, **evaluate: object) -> SimpleNamespace:
     pipeline = SimpleNamespace(shape=shape, classes=range(classes))
     return SimpleNamespace(
-        config=SimpleNamespace(evaluate=EvaluateConfig(**evaluate), data=data), pipeline=pipeline, device=CPU
+        config=SimpleNamespace(evaluate=EvaluateConfig(**evaluate), data=data, prompts=data.prompts, chosen=None),
+        pipeline=pipeline,
+        device=CPU,
     )
 
 
@@ -221,7 +223,8 @@ def test_training_images_of_several_shapes_are_compared_with_in_one(tmp_path):
         save(tmp_path / f"{number}.png", encoded(noise_image(number, *shape)))
     data = ImageFolder(tmp_path, 16, buckets=Buckets(step=8, ratio=3.0))
     evaluate = EvaluateConfig(protocol="domain", extractor="any")
-    student = SimpleNamespace(config=SimpleNamespace(evaluate=evaluate, data=Mixture((data, data), (1.0, 1.0))))
+    mixed = Mixture((data, data), (1.0, 1.0))
+    student = SimpleNamespace(config=SimpleNamespace(evaluate=evaluate, data=mixed, chosen=None))
     (batch,) = _references(student, None)
     assert batch.images.shape == (6, 3, 16, 16)
     assert torch.equal(batch.images[1] / 127.5 - 1, ImageFolder(tmp_path, 16).items([1]).images[0])
