@@ -80,7 +80,7 @@ def _add_sets(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("image sets")
     files = "folder, zip, parquet or tar file of images, or folder of tar shards"
     what = f"pipeline folder (model_index.json), hub id, or {files}"
-    group.add_argument("--student", metavar="PATH", help=f"{what}; or a LoRA student's folder")
+    group.add_argument("--student", metavar="PATH", help=f"{what}; or the folder of a LoRA student or of several")
     add_stack(group)
     group.add_argument("--teacher", metavar="PATH", help="likewise, to compare with")
     group.add_argument(

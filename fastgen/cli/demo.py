@@ -29,7 +29,9 @@ MOST_SEED = 2**31 - 1
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen demo`."""
     parser.add_argument(
-        "student", metavar="STUDENT", help="a stock pipeline folder, a LoRA student's folder or a hub id"
+        "student",
+        metavar="STUDENT",
+        help="a stock pipeline folder, the folder of a LoRA student or of several, or a hub id",
     )
     parser.add_argument(
         "--teacher", metavar="PIPELINE", help="pipeline to compare with (default: its teacher, if it is found)"

@@ -36,7 +36,9 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 def _add_source(source: _ArgumentGroup) -> None:
     source.add_argument(
-        "pipeline", nargs="?", help="a stock pipeline folder (model_index.json), a LoRA student's folder, or a hub id"
+        "pipeline",
+        nargs="?",
+        help="a stock pipeline folder (model_index.json), the folder of a LoRA student or of several, or a hub id",
     )
     source.add_argument("--student", "--model", metavar="PIPELINE", help="the same, as an option")
     add_stack(source)

@@ -32,7 +32,7 @@ class Order:
     """What a user asks for; None leaves a choice to the student's notes, then to the pipeline.
 
     Attributes:
-        pipeline: a stock folder or hub id, or the folder of a LoRA student.
+        pipeline: a stock folder or hub id, or the folder of a LoRA student or of several students.
         base, stacked: what a LoRA lies on, where its notes cannot say it; see `Opened`.
         asked: steps, guidance, size ...
         num: images; None is one per label or prompt. Labels and prompts are cycled.
@@ -157,7 +157,7 @@ def sample(
     """Images of a student, or of any other stock pipeline, drawn as `fastgen sample` draws them.
 
     Args:
-        pipeline: a stock folder or hub id, or the folder of a LoRA student.
+        pipeline: a stock folder or hub id, or the folder of a LoRA student or of several students.
         num: images; one per label or prompt where not given. Labels and prompts are cycled.
         seed: image i uses seed + i, whatever the batch size.
         base: what a LoRA lies on, where its notes cannot say it.
