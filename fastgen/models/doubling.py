@@ -14,7 +14,7 @@ from .joins import Pass
 
 
 class DoublingAsCopies(Pass):
-    """To be done before a graph is differentiated."""
+    """Replaces doublings by copies of pixels; runs before a graph is differentiated."""
 
     def __call__(self, graph: Graph) -> None:
         for node in graph.find_nodes(op="call_function", target=interpolate):
@@ -25,11 +25,12 @@ class DoublingAsCopies(Pass):
 
 
 def _told(node: Node) -> dict[str, Any]:
+    """The first arguments of a call of `interpolate`, by name."""
     return dict(zip(("input", "size", "scale_factor", "mode"), node.args, strict=False)) | node.kwargs
 
 
 def _doubles(node: Node) -> bool:
-    """Whether it copies each pixel of an image to four."""
+    """Whether a node doubles an image by copying each pixel to four."""
     given = _told(node)
     source = given.get("input")
     image = isinstance(source, Node) and getattr(source.meta.get("example_value"), "ndim", 0) == 4
@@ -37,6 +38,7 @@ def _doubles(node: Node) -> bool:
 
 
 def _copied(graph: Graph, image: Node) -> Node:
+    """An image [B, C, H, W] of twice the resolution: rows and columns are repeated by `expand`."""
     apart = graph.call_method("unsqueeze", (graph.call_method("unsqueeze", (image, 3)), 5))
     copies = graph.call_method("expand", (apart, -1, -1, -1, 2, -1, 2))
     joined = graph.call_method("flatten", (graph.call_method("flatten", (copies, 4, 5)), 2, 3))

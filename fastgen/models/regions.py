@@ -45,8 +45,8 @@ CHANNELS_LAST: dict[str, Any] = {
     "post_grad_custom_pre_pass": PartsApart(),
 }
 """Further options where images are channels-last. Without them the compiler changes the layout back where a convolution
-halves the channels, as those after a joined skip do, and leaves gradients in windows of a larger tensor
-and scatters those of upsampling."""
+halves the channels, as those after a joined skip do, leaves gradients in windows of a larger tensor, and scatters those
+of upsampling."""
 SKIPPED_GUARDS = ("use_recursive_dict_tags_for_guards", "skip_tensor_guards_with_matching_dict_tags")
 """Settings of PyTorch's tracer that are switched off. Under them a module counts as unchanged until one of its
 attributes is set, so that up to PyTorch 2.11 code compiled for frozen weights is still used after `requires_grad_`
