@@ -37,11 +37,11 @@ def run(args: Namespace) -> int:
     """Print every check as it is made; 1 where one fails."""
     import torch  # slow to import, and --help needs none of it
 
-    from ..proofs.prove import found, proved
+    from ..proofs.prove import found, proved, told
 
     torch.set_num_threads(1)
     objective, recipe = found(args.objective)
-    print(objective)
+    print(told(objective, type(objective)()))
     failed = 0
     for check in proved(objective, recipe, args.process, quick=args.quick):
         failed += not check.holds

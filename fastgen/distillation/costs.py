@@ -17,7 +17,7 @@ from ..models.pipelines.published import published
 from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.weightless import answering, networks_of, weightless
 from ..planning.card import NOWHERE
-from ..planning.cards import GIB, Card
+from ..planning.cards import GIB, MIB, Card
 from ..planning.forecast import Forecast, Scene
 from .plan import recipe_of
 from .teacher import probed
@@ -158,20 +158,24 @@ def _with(stage: StageConfig, **changed: object) -> StageConfig:
 
 
 def _stage_lines(index: int, stage: StageConfig, forecast: Forecast, card: Card) -> Iterator[str]:
-    highest = forecast.highest
+    highest, needed = forecast.highest, card.needs(forecast)
+
+    def told(size: float) -> str:
+        return _gib(size) if needed >= GIB else f"{size / MIB:>9.2f} MiB"
+
     yield f"stage {index}, {stage.name}, on one {card.name}:"
     for part in forecast.parts:
-        yield f"  {part.name:<34}{_gib(part.bytes)}"
-    yield f"  {'gradients':<34}{_gib(highest.gradients)}"
+        yield f"  {part.name:<34}{told(part.bytes)}"
+    yield f"  {'gradients':<34}{told(highest.gradients)}"
     where = f"in the turn of {'+'.join(highest.turn)}, {forecast.rows} samples a pass"
-    yield f"  {'activations':<34}{_gib(highest.peak - highest.gradients)}, {where}"
-    yield f"  {'workspace':<34}{_gib(card.workspace)}"
+    yield f"  {'activations':<34}{told(highest.peak - highest.gradients)}, {where}"
+    yield f"  {'workspace':<34}{told(card.workspace)}"
     if forecast.encoding:
-        yield f"  {'while prompts are encoded':<34}{_gib(forecast.encoding)}, before the stage"
+        yield f"  {'while prompts are encoded':<34}{told(forecast.encoding)}, before the stage"
     fits = "fits" if card.holds(forecast) else "does not fit"
-    yield f"  {'peak':<34}{_gib(card.needs(forecast))}, {fits} {card.memory / GIB:g} GiB"
+    yield f"  {'peak':<34}{told(needed)}, {fits} {card.memory / GIB:g} GiB"
     if forecast.recorded:
-        yield f"  {'of it allocated':<34}{_gib(forecast.allocated + card.workspace)} at most, as PyTorch counts"
+        yield f"  {'of it allocated':<34}{told(forecast.allocated + card.workspace)} at most, as PyTorch counts"
     work = forecast.work
     tflop = work.flops / 1e12
     counted = f"{tflop:,.0f}" if tflop >= 100 else f"{tflop:.3g}"

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 from .forecast import Forecast
 from .meter import Tally
 
+MIB = 2**20
 GIB = 2**30
 
 

@@ -1,7 +1,7 @@
 """An objective is checked: closed forms between Gaussians, gradient routing, convergence; `fastgen prove`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -61,6 +61,16 @@ def found(target: str) -> tuple[Objective, Recipe | None]:
         recipe = Recipe(objective, steps=objective.needs.steps, shift=SHIFT)
     _accept(objective)
     return objective, recipe
+
+
+def told(value: Any, usual: Any) -> str:
+    """An objective, or a setting of it, with those of its settings that are not as usual."""
+    if not is_dataclass(value) or type(value) is not type(usual):
+        return repr(value)
+    names = [field.name for field in fields(value)]
+    changed = {name: now for name in names if (now := vars(value)[name]) != vars(usual)[name]}
+    settings = ", ".join(f"{name}={told(now, vars(usual)[name])}" for name, now in changed.items())
+    return f"{type(value).__name__}({settings})"
 
 
 def unguided(objective: Objective) -> Objective:

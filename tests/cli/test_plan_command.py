@@ -41,7 +41,9 @@ def run(tmp_path: Path) -> Path:
 
 def sizes(text: str) -> dict[str, float]:
     """The lines of memory by name, in GiB."""
-    return {name.strip(): float(size) for name, size in re.findall(r"^  ([a-z_: ']+?) +([\d.]+) GiB", text, re.M)}
+    units = {"MiB": 2**-10, "GiB": 1.0}
+    found = re.findall(r"^  ([a-z_: ']+?) +([\d.]+) ([MG]iB)", text, re.M)
+    return {name.strip(): float(size) * units[unit] for name, size, unit in found}
 
 
 def test_the_parts_of_memory_come_to_the_peak_and_seconds_to_the_stage(run, capsys):
@@ -50,6 +52,8 @@ def test_the_parts_of_memory_come_to_the_peak_and_seconds_to_the_stage(run, caps
     found = sizes(text)
     assert found["peak"] == pytest.approx(sum(size for name, size in found.items() if name != "peak"), abs=0.06)
     assert found["activations"] > found["gradients"]
+    assert (" MiB, fits" in text) == (found["peak"] < 1), "a small network's parts are told in MiB"
+    assert min(found.values()) > 0
     assert "discriminator: weights" in text
     launches, seconds = re.search(r"a cycle: ([\d,]+) launches, .* TFLOP, ([\d.]+) s", text).groups()
     assert float(seconds) == pytest.approx(39e-6 * int(launches.replace(",", "")), rel=0.01), "bound by its host"

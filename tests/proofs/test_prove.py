@@ -69,14 +69,14 @@ def test_the_command_offers_every_process():
 def test_one_of_several_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "two.py").write_text(OWN + OWN.replace("class Mine", "class Other"))
     assert main(["prove", f"{tmp_path / 'two.py'}:Other", "--quick", "--process", "flow"]) == 0
-    assert capsys.readouterr().out.startswith("Other(")
+    assert capsys.readouterr().out.startswith("Other(guidance=Fixed(scale=1.0))\n"), "and what is not its default"
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_a_right_objective_passes(verified):
     code, report = verified(OWN)
     assert code == 0, report
-    assert "Fixed(scale=1.0" in report, "guidance is turned to 1"
+    assert report.startswith("Mine(guidance=Fixed(scale=1.0))\n"), "guidance is turned to 1"
     for line in ("gaussians/flow: rests", "routing: turn generator", "routing: turn fake_score", "convergence/flow"):
         assert f"ok     {line}" in report
     assert report.endswith("all hold\n")
