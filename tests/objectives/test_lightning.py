@@ -112,6 +112,7 @@ def check_discriminator(objective: Lightning = JUMP, process: Process = FLOW) ->
     close(found.terms["gan"], 0.3 * (softplus(-found.real).mean() + softplus(found.fake).mean()), tolerance=1e-5)
 
 
+@pytest.mark.usefixtures("unchecked")
 @processes
 @pytest.mark.parametrize("objective", [JUMP, END, replace(JUMP, divided=2, substeps=4)], ids=["jump", "end", "early"])
 def test_the_students_jump_is_told_from_the_teachers_steps(objective: Lightning, process: Process):

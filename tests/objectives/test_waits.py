@@ -21,6 +21,8 @@ from fastgen.objectives.trajectory.self_shortcut import SelfShortcut
 from fastgen.process import Discrete, Flow, even_grid
 from fastgen.proofs.toy import toy_batch, toy_roles
 
+pytestmark = pytest.mark.usefixtures("unchecked")
+
 VP = Discrete(torch.linspace(0.9991, 0.0047, 1000, dtype=torch.float64))
 SETTINGS = {
     "gan on segments": TDM(gan=GAN()),
