@@ -17,6 +17,7 @@ from pathlib import Path
 
 import psutil
 
+from .disk import named
 from .errors import UserError, say
 
 _open: set[int] = set()
@@ -82,8 +83,9 @@ def _held(folder: Path, file: Path, *, take_over: bool) -> Iterator[None]:
             )
         if before is not None:
             say(f"{folder} was left behind by {before}, which is over: its lock is taken over")
-        os.ftruncate(descriptor, 0)
-        os.pwrite(descriptor, json.dumps(asdict(Holder.here())).encode(), 0)
+        with named(file):
+            os.ftruncate(descriptor, 0)
+            os.pwrite(descriptor, json.dumps(asdict(Holder.here())).encode(), 0)
     except BaseException:
         _close(descriptor)
         raise

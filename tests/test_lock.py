@@ -1,5 +1,6 @@
 """One run per folder: who holds a lock is named, a killed one's is taken over, another host's only knowingly."""
 
+import errno
 import json
 import os
 import signal
@@ -38,6 +39,19 @@ def forked(work):
 def killed(child):
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
+
+
+def test_a_full_disk_is_told_by_the_file_of_the_lock(out, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(OSError, match="No space left") as refused, locked(out):
+        pass
+    assert refused.value.filename == str(out / ".lock")
+    monkeypatch.undo()
+    with locked(out):
+        assert (out / ".lock").exists(), "it is free again"
 
 
 def test_a_second_run_is_refused_with_the_first_ones_process_and_host(out):
