@@ -104,6 +104,7 @@ def test_any_weight_goes_with_any_objective(name: str):
     roles = roles_for(name, steps=1)
     laws = {"times": only(T)} | ({"phases": 1} if name == "phased_dmd" else {})
     laws |= {"augmentation": 1.0} if name == "decoupled_dmd" else {}
+    laws |= {"gan": replace(MATCHING[name].gan, even=False)}  # which equal weights refuse
 
     def gradient(weight: str) -> list[Tensor]:
         objective = replace(MATCHING[name], **laws, weight=weight)

@@ -156,5 +156,5 @@ def test_turns_of_adversarial_consistency_keep_to_themselves(turn: str):
 
 
 def test_losses_that_are_not_read_are_refused():
-    with pytest.raises(ValueError, match=r"set gan.kind=hinge"):
+    with pytest.raises(ValueError, match=r"gan\.kind is relativistic, but .* hinge or logistic losses: set one"):
         PhasedConsistency(gan=GAN(0.1, kind="relativistic"))
