@@ -191,7 +191,7 @@ def _settled(order: Order, warn: Callable[[str], None]) -> tuple[StockPipeline, 
     opened = Opened(order.pipeline, order.base, order.stacked)
     notes = opened.notes
     device = ("cuda" if torch.cuda.is_available() else "cpu") if order.device == "auto" else order.device
-    order.faster.check(dtype=order.dtype, lora=is_lora(opened.folder))
+    order.faster.check(dtype=order.dtype, lora=any(is_lora(one.folder) for one in opened.each or (opened,)))
     pipe = opened.load(order.asked.steps, device=device, dtype=getattr(torch, order.dtype))
     order.faster.prepare(pipe, device)
     request = _request(order, pipe=pipe, notes=notes)

@@ -119,6 +119,8 @@ def _call(pipe: StockPipeline, batch: _Batch) -> BaseOutput:
             f"{pipe.device} has too little memory for {len(batch.seeds)} images of {type(pipe).__name__} at "
             "once. Choose a smaller batch size (--batch-size) or dtype (--dtype bfloat16)."
         ) from error
+    except UserError:  # a class that no student of several is for
+        raise
     except Exception as error:  # a size that its latents cannot have, a prompt that its checker refuses ...
         given = {name: value for name, value in batch.arguments.items() if not isinstance(value, list)}
         raise UserError(

@@ -50,14 +50,16 @@ class Opened:
     @cached_property
     def folder(self) -> Path:
         folder = locate(self.path)
-        if (self.base or self.stacked) and not is_lora(folder):
+        if (self.base or self.stacked) and not is_lora(folder) and not (folder / Students.FILE).is_file():
             raise UserError(f"--base and --stack go below a LoRA, and {self.path} is none: leave them out")
         return folder
 
     @cached_property
     def each(self) -> "tuple[Opened, ...]":
         """The students of a folder of several; nothing of another one."""
-        return tuple(Opened(str(self.folder / name)) for name in self._students.folders) if self._students else ()
+        if self._students is None:
+            return ()
+        return tuple(replace(self, path=str(self.folder / name)) for name in self._students.folders)
 
     @cached_property
     def _students(self) -> Students | None:

@@ -73,6 +73,9 @@ class Students:
         found, parts = cls(told.folders, told.classes, centres), told.classes if centres is None else centres
         if parts is None or len(told.folders) != len(parts):
             raise UserError(f"{path} names another number of students than of parts: copy the folder again")
+        labels = [label for part in told.classes or () for label in part]
+        if len(set(told.folders)) < len(told.folders) or len(set(labels)) < len(labels):
+            raise UserError(f"{path} names a folder or a class twice: copy the folder again")
         return found
 
     def write(self, folder: Path) -> None:

@@ -19,7 +19,8 @@ MOST_TOKENS = 512  # of a tokenizer that has no limit of its own
 def text_embeddings(pipe: StockPipeline, prompts: Sequence[str]) -> Tensor:
     """The mean over a prompt's tokens of what the first text encoder's last layer says, of length 1.
 
-    Prompts of as many tokens are encoded together, so that nothing is padded and none depends on the others.
+    Prompts of as many tokens are encoded together, so that nothing is padded and none depends on the others. An empty
+    prompt of which a tokenizer makes no token is the one that it pads with.
 
     Returns:
         float32 [n, d] on the CPU.
@@ -34,7 +35,8 @@ def text_embeddings(pipe: StockPipeline, prompts: Sequence[str]) -> Tensor:
             "one of them: give one student all prompts"
         )
     most = min(tokenizer.model_max_length, MOST_TOKENS)
-    tokens: list[list[int]] = [tokenizer(prompt, truncation=True, max_length=most).input_ids for prompt in prompts]
+    read = [tokenizer(prompt, truncation=True, max_length=most).input_ids for prompt in prompts]
+    tokens: list[list[int]] = [ids or [tokenizer.pad_token_id] for ids in read]
     found: list[Tensor] = [torch.empty(0)] * len(tokens)
     for _, alike in groupby(sorted(range(len(tokens)), key=lambda i: len(tokens[i])), key=lambda i: len(tokens[i])):
         numbers = list(alike)

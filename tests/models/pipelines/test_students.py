@@ -144,6 +144,14 @@ def test_an_embedding_has_length_one_and_does_not_depend_on_others(family):
     assert (found[0] - found[1]).abs().max() > 1e-3
 
 
+def test_a_prompt_without_tokens_is_one_of_padding():
+    pipe = FAMILIES["qwen_image"].build()
+    assert pipe.tokenizer("").input_ids == []
+    found = text_embeddings(pipe, ["", "fox", pipe.tokenizer.pad_token])
+    assert torch.equal(found[0], found[2])
+    assert (found[0] - found[1]).abs().max() > 1e-3
+
+
 def test_an_embedding_in_closed_form():
     pipe = tiny.stable_diffusion()
     ids = torch.tensor([pipe.tokenizer("a red fox").input_ids])
@@ -212,6 +220,13 @@ def test_each_student_has_its_own_last_layers(tmp_path):
     assert (sample(tmp_path / "1", labels=LABELS, device="cpu") - alone[1]).abs().max() > 1e-3
 
 
+def test_what_lies_below_goes_below_each(folder):
+    opened = Opened(str(folder), base="a-base")
+    assert [one.base for one in opened.each] == ["a-base", "a-base"]
+    with pytest.raises(UserError, match=r"go below a LoRA, and .*/0 is none"):
+        opened.load(2, device="cpu", dtype=torch.float32)
+
+
 def test_one_of_several_is_named_where_one_is_wanted(folder):
     with pytest.raises(UserError, match=r"holds 2 students: give one of them, as .*/0"):
         earlier_of(str(folder))
@@ -234,6 +249,8 @@ def test_what_says_who_is_for_what_is_read_as_it_was_written(folder):
         ('{"folders": ["0", "../1"], "classes": [[0], [1]]}', "does not say"),
         ('{"folders": ["0", "1"], "classes": [[0]]}', "another number"),
         ('{"folders": ["0", "1"], "classes": null}', "does not say"),
+        ('{"folders": ["0", "1"], "classes": [[0, 1], [1, 2]]}', "a class twice"),
+        ('{"folders": ["0", "0"], "classes": [[0], [1]]}', "a folder or"),
         ('{"format": 2, "folders": ["0", "1"], "classes": [[0], [1]]}', "does not say"),
     ],
 )
@@ -246,3 +263,12 @@ def test_damage_is_said(text, said, tmp_path):
 def test_a_class_of_nobody_is_refused():
     with pytest.raises(UserError, match="class 9 belongs to none of 2 students"):
         Students(("0", "1"), ((0,), (1,))).owners(by_class(0), {"class_labels": [0, 9]})
+
+
+def test_a_class_of_nobody_is_told_as_it_is(tmp_path):
+    for number in (0, 1):
+        by_class(number + 1).save_pretrained(tmp_path / str(number))
+        Notes(steps=(2,), num_classes=10).write(tmp_path / str(number))
+    Students(("0", "1"), ((0, 1, 2), (3, 4, 5))).write(tmp_path)
+    with pytest.raises(UserError, match=r"^class 9 belongs to none of 2 students"):
+        sample(tmp_path, labels=[0, 9], device="cpu")
