@@ -74,7 +74,7 @@ def test_what_does_not_double_an_image_stays(shape: tuple[int, ...], how: dict[s
 
 @pytest.mark.slow
 def test_no_gradient_of_a_compiled_level_is_scattered(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(regions, "_hold_convolutions", lambda *_: True)
+    monkeypatch.setattr(regions, "_hold_most_convolutions", lambda *_: True)
     torch.manual_seed(0)
     net = nn.Module()
     level = UpBlock2D(8, 8, 8, temb_channels=4, num_layers=1, resnet_groups=4).eval()
