@@ -165,7 +165,7 @@ def test_the_contact_sheet_has_the_real_row_and_every_drawn_one(folder: Path) ->
 def test_a_run_reports_the_steps_of_a_guided_teacher_and_each_stage(guidance: float) -> None:
     student = MagicMock(plan=Plan([torch.tensor([1.0, 0.5])]), device=CPU)
     spec = EvaluateConfig(protocol="digits", teacher_steps=25, teacher_guidance=guidance)
-    student.config = SimpleNamespace(evaluate=spec, seed=3, data=SimpleNamespace(prompts=None))
+    student.config = SimpleNamespace(evaluate=spec, seed=3, prompts=None)
     student.asked = lambda numbers: SimpleNamespace(labels=torch.tensor(numbers) % 10, prompts=None)
     student.sample_teacher.side_effect = lambda *_, seeds, **__: torch.zeros(len(seeds), 1, 16, 16)
     half, *sides = _sides(student, MagicMock(weights={"dmd2": {}}))
@@ -183,7 +183,7 @@ def test_a_run_reports_the_steps_of_a_guided_teacher_and_each_stage(guidance: fl
 def test_a_run_is_watched_by_all_figures_of_digits() -> None:
     student = MagicMock(device=CPU)
     student.config.evaluate = EvaluateConfig(protocol="digits", metric="accuracy")
-    student.config.data.prompts = None
+    student.config.prompts = None
     student.pipeline.shape, student.pipeline.classes = (1, 16, 16), range(10)
     student.batches = lambda count: [range(count)]
     student.drawn = lambda model, numbers: torch.rand(len(numbers), 1, 16, 16)
