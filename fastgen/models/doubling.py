@@ -1,7 +1,7 @@
 """Images of twice the resolution, written so that compiled code sums a gradient where it lies.
 
 PyTorch's compiler turns upsampling to the nearest neighbour into reading by indices. The gradient is then scattered by
-atomic additions, in an order that no two runs share. As copies of rows and columns it is a sum of four neighbours.
+atomic additions, which come in no fixed order. As copies of rows and columns it is a sum of four neighbours.
 """
 
 from typing import Any
