@@ -6,8 +6,9 @@
 An export's README.md has the lines that sample from it. This adds, for the hub and whoever comes by: a table of what
 was measured beside the teacher (also as results that the hub reads), pictures with their prompts (also as the hub's
 widget), and the settings of the training. It may be run again: what it added before is replaced, all else is kept.
-A run's own `config.yaml` and `report` are found beside the student. `fastgen verify FOLDER --push OWNER/NAME` then
-uploads the folder.
+A run's own `config.yaml` and `report` are found beside the student. Several students have a card together, and each
+of them its own, as `fastgen card runs/mine/student/0`. `fastgen verify FOLDER --push OWNER/NAME` then uploads the
+folder.
 """
 
 import json
@@ -29,7 +30,7 @@ from .measures.figure import Figure
 from .metrics_json import FILE, Report
 from .rows import Bill, Row
 
-README, PICTURES, RECORD = "README.md", "images", "samples.json"
+README, PICTURES, RECORD, SEVERAL = "README.md", "images", "samples.json", "students.json"
 OURS = "<!-- written by fastgen card -->"
 SETTINGS = ("student", "process", "sharing", "lora", "stages")
 """Of a run's config: what says how the student came to be, and names no file of this machine."""
@@ -38,7 +39,7 @@ ARROWS = {"lower": " ↓", "higher": " ↑", "one": " → 1"}
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen card`."""
-    parser.add_argument("folder", type=place, help="an export: of a whole pipeline, or of a LoRA")
+    parser.add_argument("folder", type=place, help="an export: of a whole pipeline, of a LoRA, or of several students")
     parser.add_argument("--report", type=place, metavar="DIR", help="folder that `fastgen eval --out` wrote")
     parser.add_argument("--samples", type=place, metavar="DIR", help="folder that `fastgen sample --out` wrote")
     parser.add_argument(
@@ -64,13 +65,21 @@ def run(args: Namespace) -> None:
         front |= _results(report, str(front.get("pipeline_tag", "text-to-image")), args.folder.name)
     if pictures:
         front["widget"] = _placed(pictures, args.samples, args.folder)
-    settings = args.folder.parent / "config.yaml"
+    settings = _run(args.folder) / "config.yaml"
     sections = [*_shown_pictures(pictures), *_figures(report), *_settings(settings)]
     text = yaml.safe_dump(within(front), sort_keys=False, allow_unicode=True, width=1000)
     atomic_text(readme, "\n".join([f"---\n{text}---\n{body.rstrip()}\n", OURS, *sections]) + "\n")
     rows = len(_students(report)) if report else 0
     settings_too = "" if settings.is_file() else "no "
     say(f"{readme}: {len(pictures)} pictures, {rows} measured rows, {settings_too}settings")
+
+
+def _run(folder: Path) -> Path:
+    """The folder of the run that an export is of; of several students the first one's, of the same settings."""
+    around = folder.parent
+    if (folder / SEVERAL).is_file():
+        return around / "0"
+    return around.parent / folder.name.removesuffix("-lora") if (around / SEVERAL).is_file() else around
 
 
 def _split(readme: Path) -> tuple[dict[str, Any], str]:
@@ -116,12 +125,7 @@ def _figures(report: Report | None) -> Iterator[str]:
         cells = [row.title, _number(row.nfe), _number(row.num)]
         cells += [_figure(row.metrics.get(name)) for name in report.figures]
         if costs:
-            bill = row.costs
-            cells += (
-                [_number(bill.seconds_per_image), _number(bill.images_per_second), str(bill.batch_size)]
-                if bill
-                else ["-"] * 3
-            )
+            cells += _costs(row.costs)
         yield "| " + " | ".join(map(plain_markdown, cells)) + " |"
     yield f"\nProtocol: {plain_markdown(report.protocol.name)}, {plain_markdown(report.protocol.extractor)}. "
     yield "Figures of other protocols or other numbers of images are not comparable.\n"

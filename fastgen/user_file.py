@@ -17,8 +17,8 @@ from huggingface_hub import constants
 from .errors import UserError
 
 SUFFIX = ".py"
-EXPORTED = ("model_index.json", "fastgen.json")
-"""Files that tell a folder of a pipeline or of a LoRA student."""
+EXPORTED = ("model_index.json", "fastgen.json", "students.json", "*step/fastgen.json")
+"""Files that tell a folder of a pipeline, of a LoRA student, of several students, or of one for each step count."""
 
 
 def file_of(name: str) -> Path | None:
@@ -44,7 +44,7 @@ def allowed(path: Path, folder: Path | None) -> Path:
     for place in {folder.absolute(), folder.resolve()} if folder is not None else ():
         for above in (place, *place.parents):
             downloaded = above == Path(constants.HF_HUB_CACHE).resolve()
-            if downloaded or any((above / name).is_file() for name in EXPORTED):
+            if downloaded or any(file for name in EXPORTED for file in above.glob(name)):
                 raise UserError(
                     f"the config names code to run, {path}, and lies within a pipeline's folder, {above}, which may "
                     "have been downloaded: nothing was run. Read both, then copy the config elsewhere"

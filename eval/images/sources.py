@@ -13,7 +13,7 @@ from fastgen.data.prompts import numbered_prompts
 from fastgen.data.text import read_lines
 from fastgen.errors import UserError
 from fastgen.models.pipelines.arguments import in_turn
-from fastgen.models.pipelines.opening import is_student
+from fastgen.models.pipelines.folders import is_student
 
 from ..rows import Origin, Skipped
 from .costs import Costs

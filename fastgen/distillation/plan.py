@@ -22,6 +22,7 @@ from ..errors import UserError
 from ..models.experts import Experts
 from ..models.pipelines.components import NETWORKS, SECOND, network_of
 from ..models.pipelines.create import create
+from ..models.pipelines.folders import INDEX, check_is_pipeline
 from ..models.pipelines.loading import HUB_ID
 from ..models.targets import find_targets
 from ..objectives import OBJECTIVE_KINDS, denoisers_of, roles_of
@@ -216,12 +217,15 @@ def denoiser(config: Config, recipes: Path) -> nn.Module | None:
         if recipe is not None:
             return denoiser(recipe.config, recipe.file.parent)
         folder = Path(teacher.path)
-        return _network_in(folder) if folder.is_dir() else None
+        if not folder.is_dir():
+            return None
+        check_is_pipeline(folder)
+        return _network_in(folder)
 
 
 def _network_in(folder: Path) -> nn.Module:
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         name = next((part for part in NETWORKS if part in index), None)
         if name is None:
             raise UserError(f"{folder} holds neither a `unet` nor a `transformer`, so there is nothing to distil")

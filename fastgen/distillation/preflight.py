@@ -21,11 +21,11 @@ from ..engine.dtypes import AUTOCAST
 from ..engine.latents import recall
 from ..errors import UserError
 from ..models.pipelines.attention import check_attention
+from ..models.pipelines.folders import INDEX, check_is_pipeline
 from ..models.pipelines.fuse import lora_file
 from ..models.pipelines.loading import (
     HUB_FAILURES,
     HUB_ID,
-    check_is_pipeline,
     check_weights,
     line,
     locate,
@@ -39,7 +39,6 @@ from .initial import check_init
 from .plan import recipe_of
 from .room import check_room
 
-INDEX = "model_index.json"
 HUB_S = 10.0  # in which the hub answers, or is asked once more
 
 
@@ -73,7 +72,7 @@ def refusals(config: Config, *, recipes: Path, resume: bool = False) -> Iterator
 
 def check_start(config: Config, *, recipes: Path, resume: bool) -> None:
     """Raises UserError with every reason why the run could not start here."""
-    if found := list(refusals(config, recipes=recipes, resume=resume)):
+    if found := list(dict.fromkeys(refusals(config, recipes=recipes, resume=resume))):
         raise UserError("\n  ".join(["the run cannot start here:", *found]) if len(found) > 1 else found[0])
 
 

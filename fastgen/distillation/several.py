@@ -174,6 +174,6 @@ def _put_together(config: Config, runs: Sequence[Config]) -> None:
         students = Students(names, classes=tuple(_classes(config)))
     else:
         students = Students(names, centres=load_file(config.out / PARTS)["centres"])
-    atomic_text(config.exported / "README.md", several_card(students))
+    atomic_text(config.exported / "README.md", several_card(students, runs[0].exported / "README.md"))
     students.write(config.exported)
     say(f"{config.exported} holds {len(runs)} students, which are sampled as one: fastgen sample {config.exported}")

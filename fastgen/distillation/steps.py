@@ -16,7 +16,7 @@ from ..engine.run import Run, Trained
 from ..engine.stage import Stage
 from ..export.rebuild import exports, verify_folder, verify_lora
 from ..export.verify import Agreement
-from ..models.pipelines.opening import is_lora
+from ..models.pipelines.folders import is_lora
 from ..models.pipelines.pipeline import Pipeline
 from ..models.roles import Roles, taken
 from ..objectives import Batch

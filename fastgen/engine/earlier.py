@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import UserError
+from ..models.pipelines.folders import INDEX, is_student
 from ..models.pipelines.fuse import lora_file
 from ..models.pipelines.loading import check_weights, variant_of, weight_files
-from ..models.pipelines.opening import INDEX, Opened, is_student
+from ..models.pipelines.opening import Opened
 from ..models.pipelines.source import LoRAFile
 from .checkpoint import STATE
 

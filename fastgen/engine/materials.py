@@ -11,6 +11,7 @@ from ..contents import contents_of, hashes_of
 from ..data import Source
 from ..data.mixture import sources_in
 from ..errors import CheckpointError, first_few
+from ..models.pipelines.folders import INDEX
 from ..models.pipelines.fuse import lora_file
 from ..models.pipelines.loading import locate, variant_of, weight_files
 from .earlier import earlier_of
@@ -76,7 +77,7 @@ def _teacher(teacher: TeacherConfig) -> dict[str, str]:
     if base.is_dir():
         read = chain(*weight_files(base, variant_of(base, source.variant)).values())
         told = (file for end in _SPELT_OUT for file in base.glob(f"*/{end}"))
-        files = {file.relative_to(base).as_posix(): file for file in (base / "model_index.json", *read, *told)}
+        files = {file.relative_to(base).as_posix(): file for file in (base / INDEX, *read, *told)}
     for number, lora in enumerate(source.loras):
         file = lora_file(lora)
         files[f"loras.{number} {file.name}"] = file

@@ -197,8 +197,12 @@ def _shown(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else repr(value)
 
 
-def several_card(students: Students) -> str:
-    """Markdown above the folders of several students, each of which has a card of its own."""
+def several_card(students: Students, first: Path) -> str:
+    """Markdown above the folders of several students, each of which has a card of its own.
+
+    Args:
+        first: the first one's card, whose front matter holds for all.
+    """
     if students.classes is not None:
         parts = [f"classes {', '.join(map(str, labels))}" for labels in students.classes]
         rule = ""
@@ -210,6 +214,10 @@ def several_card(students: Students) -> str:
         )
     rows = [f"| `{name}` | {part} |" for name, part in zip(students.folders, parts, strict=True)]
     return f"""\
+---
+{ModelCard.load(first).data.to_yaml()}
+---
+
 # Several students
 
 Each folder is a whole pipeline that plain Diffusers loads, distilled for a part of the conditions (multi-student

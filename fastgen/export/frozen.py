@@ -16,9 +16,9 @@ import torch
 from torch import nn
 
 from ..models.pipelines.components import denoisers_of
+from ..models.pipelines.folders import INDEX
 from ..models.pipelines.stock_pipeline import StockPipeline
 
-INDEX = "model_index.json"
 _HEAVY = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".msgpack", ".h5", ".onnx", ".onnx_data", ".pb", ".gguf"}
 _SHARDS = ".safetensors.index"
 _PLAIN = re.compile(r"\w+(-\d{5}-of-\d{5})?\.safetensors(\.index\.json)?")

@@ -15,10 +15,11 @@ from ..models.casting import renewed
 from ..models.conditioning import Conditioning
 from ..models.pipelines.arguments import SIZES, call_arguments, parameters
 from ..models.pipelines.components import network_of
+from ..models.pipelines.folders import is_lora
 from ..models.pipelines.heads import StepHeads
 from ..models.pipelines.loading import load
 from ..models.pipelines.notes import Notes
-from ..models.pipelines.opening import below, is_lora, put_on
+from ..models.pipelines.opening import below, put_on
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.stacked import written
 from ..models.pipelines.stock_pipeline import StockPipeline

@@ -13,8 +13,9 @@ from ..disk import check_writable, named
 from ..errors import UserError, warn
 from ..files import atomic_json
 from ..models.pipelines import arguments
+from ..models.pipelines.folders import is_lora
 from ..models.pipelines.notes import Notes
-from ..models.pipelines.opening import Opened, is_lora
+from ..models.pipelines.opening import Opened
 from ..models.pipelines.stock_pipeline import StockPipeline
 from . import pictures, stock
 from .call import Asked, Settled, settle, warn_of_steps

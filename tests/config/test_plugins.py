@@ -193,12 +193,13 @@ def test_a_file_that_is_not_there_is_told_with_the_nearest(place: Path):
     assert "Squares in" in refusal(place / "run.yaml", "objective.name=squares.py:Squares")
 
 
-@pytest.mark.parametrize("marker", ["model_index.json", "fastgen.json"])
+@pytest.mark.parametrize("marker", ["model_index.json", "fastgen.json", "students.json", "4step/fastgen.json"])
 def test_code_is_never_run_for_a_config_in_a_pipelines_folder(place: Path, marker: str):
     (place / "mine.py").write_text("raise RuntimeError")
     inner = place / "unet" / "configs"
     inner.mkdir(parents=True)
     (inner / "run.yaml").write_text(RUN.replace("mine.py", "../../mine.py"))
+    (place / marker).parent.mkdir(exist_ok=True)
     (place / marker).write_text("{}")
     for file in (place / "run.yaml", inner / "run.yaml"):
         told = refusal(file, f"objective.name={place / 'mine.py'}:Mine")

@@ -109,11 +109,13 @@ def test_each_prompt_is_trained_on_by_the_student_that_will_answer_it(tmp_path):
     def train(run: Config, *, resume: bool) -> None:
         trained.append((run, resume))
         run.exported.mkdir(parents=True)
+        (run.exported / "README.md").write_text(f"---\nlicense: mit\ntags:\n- of-{run.exported.name}\n---\n\n# One\n")
 
     assert [run.only for run in runs_of(config)] == [None, None]  # not divided yet
     each_student(config, train, resume=False)
     students = Students.read(config.exported)
     assert students.folders == ("0", "1")
+    assert (config.exported / "README.md").read_text().startswith("---\nlicense: mit\ntags:\n- of-0\n---\n\n# Several")
     owners = students.owners(tiny.stable_diffusion(), {"prompt": PROMPTS})
     for number, (run, resume) in enumerate(trained):
         mine = [prompt for prompt, owner in zip(PROMPTS, owners, strict=True) if owner == number]

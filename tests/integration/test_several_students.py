@@ -44,7 +44,20 @@ def test_classes_end_to_end(tmp_path, capsys):
     assert main(train) == 0
     student = tmp_path / "out/student"
     assert json.loads((student / "students.json").read_text())["classes"] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
+    assert main(["sample", str(student), "--labels", "9", "--device", "cpu", "--out", str(tmp_path / "drawn")]) == 0
     assert "| `1` | classes 5, 6, 7, 8, 9 |" in (student / "README.md").read_text()
+    for folder, readme in ((student, "# Several students"), (student / "1", "# ConsistencyModelPipeline")):
+        assert main(["card", str(folder), "--samples", str(tmp_path / "drawn")]) == 0
+        text = (folder / "README.md").read_text()
+        assert readme in text
+        assert "class 9" in text
+        assert "name: dmd2" in text, "the settings of its training"
+    teacher = [*train, "students=null", f"teacher.path={student}", f"out={tmp_path / 'further'}"]
+    for command in ([*teacher, "--dry-run"], teacher, ["plan", *teacher[2:]]):
+        capsys.readouterr()
+        assert main(command) == 2
+        assert "holds 2 students, each for its part of the conditions" in (said := capsys.readouterr().err)
+        assert said.count(f"give one of them, as {student / '0'}") == 1
     assert not DiffusionPipeline.from_pretrained(student / "0").unet.training
     capsys.readouterr()
     assert main(["verify", str(student)]) == 0

@@ -16,6 +16,7 @@ from torch import nn
 
 from ...errors import UserError, did_you_mean, warn
 from ...limits import read_json
+from .folders import INDEX, check_is_pipeline
 from .foreign import check_pipeline, unasked
 from .notes import Notes
 from .stock_pipeline import StockPipeline
@@ -158,21 +159,6 @@ def moved(pipe: StockPipeline, origin: Path, device: str | torch.device, *, but:
         ) from error
 
 
-def check_is_pipeline(folder: Path) -> None:
-    """Raises a UserError for a single file, or a folder without `model_index.json`."""
-    if folder.is_file():
-        raise UserError(
-            f"{folder} is a single file, not a pipeline folder. Give it as a teacher (teacher.path), or convert it "
-            "once with the pipeline class's from_single_file(...) and save_pretrained(folder), then give that folder."
-        )
-    if not (folder / "model_index.json").is_file():
-        found = sorted(entry.name for entry in folder.iterdir())[:8]
-        raise UserError(
-            f"{folder} is not a pipeline: it has no model_index.json (found: {', '.join(found) or 'nothing'}). Give "
-            "the folder that save_pretrained wrote for the whole pipeline, not for one part of it."
-        )
-
-
 def weight_files(folder: Path, variant: str | None) -> dict[str, list[Path]]:
     """The files that Diffusers would read of each part: the variant's, or the plain ones where it has none."""
     return {part: files.get(variant, files.get(None, [])) for part, files in _weights(folder).items()}
@@ -189,7 +175,7 @@ def dtypes_in(*files: Path) -> set[torch.dtype | None]:
 
 def _weights(folder: Path) -> dict[str, dict[str | None, list[Path]]]:
     """The weight files of the parts that model_index.json lists, by part and variant; None is the plain one."""
-    listed = read_json(folder / "model_index.json")
+    listed = read_json(folder / INDEX)
     if not isinstance(listed, dict):
         raise UserError(f"{folder / 'model_index.json'} holds no mapping: copy or download it again")
     parts: dict[str, dict[str | None, list[Path]]] = {}

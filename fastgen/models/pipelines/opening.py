@@ -12,6 +12,7 @@ import torch
 
 from ...errors import UserError
 from .components import denoisers_of
+from .folders import SCHEDULER, by_count, is_lora
 from .fuse import fuse
 from .heads import StepHeads
 from .loading import load, locate, variant_of
@@ -20,14 +21,6 @@ from .routed import routed
 from .stacked import StackedLoRA, found, written
 from .stock_pipeline import StockPipeline
 from .students import Students
-
-INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
-
-
-def is_student(folder: Path) -> bool:
-    """Whether a pipeline can be loaded from the folder: it is one, holds several, or a LoRA of ours."""
-    several = (folder / Students.FILE).is_file() or bool(_by_count(folder))
-    return (folder / INDEX).is_file() or several or is_lora(folder)
 
 
 @dataclass(frozen=True)
@@ -70,7 +63,7 @@ class Opened:
         """The notes of all step counts, joined; several students share theirs."""
         if self.each:
             return self.each[0].notes
-        parts = [part for part in map(Notes.read, _by_count(self.folder).values()) if part]
+        parts = [part for part in map(Notes.read, by_count(self.folder).values()) if part]
         if not parts:
             return Notes.read(self.folder)
         stops = {count: stops for part in parts for count, stops in part.stops.items()}
@@ -83,7 +76,7 @@ class Opened:
         """
         if self.each:
             return self.each[0].place(steps)
-        counted = _by_count(self.folder)
+        counted = by_count(self.folder)
         default = self.notes.steps[0] if self.notes else None
         return counted.get(steps or default or 0) or next(iter(counted.values()), self.folder)
 
@@ -172,19 +165,3 @@ def put_on(
             second=second,
         )
     return every
-
-
-def _by_count(folder: Path) -> dict[int, Path]:
-    """Step count -> the folder `4step` and so on that serves it, fewest first."""
-    counts = {place.name.removesuffix("step"): place for place in folder.glob("*step") if _serves(place)}
-    return {int(count): counts[count] for count in sorted(filter(str.isdecimal, counts), key=int)}
-
-
-def _serves(place: Path) -> bool:
-    return (place / INDEX).is_file() or (place / "scheduler" / SCHEDULER).is_file()
-
-
-def is_lora(folder: Path) -> bool:
-    """Notes, a scheduler and no pipeline."""
-    whole = (folder / INDEX).is_file() or any((place / INDEX).is_file() for place in _by_count(folder).values())
-    return not whole and (folder / Notes.FILE).is_file() and any(folder.rglob(SCHEDULER))

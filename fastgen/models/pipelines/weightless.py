@@ -23,8 +23,9 @@ from ...errors import UserError
 from ...limits import read_json
 from ..casting import cast
 from .components import autoencoder_of
+from .folders import INDEX, check_is_pipeline
 from .foreign import check_pipeline, unasked
-from .loading import HUB_FAILURES, HUB_ID, check_is_pipeline, line, missing
+from .loading import HUB_FAILURES, HUB_ID, line, missing
 from .stock_pipeline import StockPipeline
 
 CPU, NOWHERE = torch.device("cpu"), torch.device("meta")
@@ -45,7 +46,7 @@ def weightless(path: str, *, dtype: torch.dtype, revision: str | None = None) ->
     check_is_pipeline(folder)
     check_pipeline(folder)
     try:
-        index = read_json(folder / "model_index.json")
+        index = read_json(folder / INDEX)
         entries = {name: entry for name, entry in index.items() if isinstance(entry, list)}
         networks = {name: network for name, entry in entries.items() if (network := _network(folder, name, *entry))}
         made = {name: cast(network, dtype).eval() for name, network in networks.items()}
