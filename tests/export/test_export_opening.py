@@ -1,7 +1,10 @@
 """Students whose folder is no single pipeline, sampled and measured: LoRAs with what lies below, a folder per count."""
 
 import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from diffusers import DDIMScheduler, DiffusionPipeline, LCMScheduler
 from exporting import adapted, student_of
 from families import FAMILIES
 from PIL import Image
+from safetensors.torch import save_file
 
 from eval.images.pipelines import Draw, declared_steps, noted_size, pipelines
 from eval.images.sources import Request, is_image_set
@@ -21,7 +25,10 @@ from fastgen.models.pipelines.notes import Notes
 from fastgen.models.pipelines.opening import Opened
 from fastgen.models.pipelines.source import LoRAFile
 from fastgen.models.pipelines.stacked import recorded
+from fastgen.models.pipelines.students import Students
+from fastgen.models.pipelines.text_embedding import text_embeddings
 from fastgen.sampling.call import Asked
+from fastgen.sampling.gallery import sample
 
 FAMILY = FAMILIES["stable_diffusion"]
 SIZE = {"height": 16, "width": 32}
@@ -112,3 +119,44 @@ def test_a_folder_of_pictures_is_no_student(tmp_path):
     assert is_image_set(str(tmp_path))
     with pytest.raises(UserError, match="is not a pipeline"):
         Opened(str(tmp_path)).load(None, device="cpu", dtype=torch.float32)
+
+
+def of_text(file: Path) -> None:
+    """A LoRA of the text encoder's own layers."""
+    torch.manual_seed(0)
+    place = "text_encoder.text_model.encoder.layers.0.self_attn.q_proj"
+    width = FAMILY.build().text_encoder.config.hidden_size
+    shapes = {"lora_A": (4, width), "lora_B": (width, 4)}
+    save_file({f"{place}.{name}.weight": 0.1 * torch.randn(shape) for name, shape in shapes.items()}, file)
+
+
+@pytest.mark.parametrize("below", [False, True])
+def test_loras_of_several_students_lie_on_a_base_that_is_read_once(below, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    pipe = FAMILY.build()
+    pipe.save_pretrained("base")
+    student = student_of(pipe, (2,), "ode", SIZE, teacher="base", hub=False)
+    of_text(Path("words.safetensors"))
+    _, words = recorded(LoRAFile(path="words.safetensors"))
+    notes = replace(student.notes, loras=(words,) if below else ())
+    for number in (0, 1):
+        export_lora(pipe, adapted(pipe, seed=number)[1], notes, Path(f"several/{number}"), student.schedules)
+    Students(("0", "1"), centres=text_embeddings(pipe, ["fox", "zebra"])).write(Path("several"))
+    read, encoder = [], type(pipe.text_encoder)
+    monkeypatch.setattr(encoder, "from_pretrained", counting(encoder.from_pretrained, read))
+    images = sample("several", prompts=["zebra", "fox"], device="cpu")
+    assert len(read) == (2 if below else 1)
+    for row, owner in enumerate((1, 0)):
+        alone = sample(f"several/{owner}", prompts=["zebra", "fox"], device="cpu")
+        torch.testing.assert_close(images[row], alone[row], atol=1e-5, rtol=0)
+        assert (images[row] - alone[1 - row]).abs().max() > 1e-2
+
+
+def counting(made: Callable[..., Any], read: list[Any]) -> Callable[..., Any]:
+    """A loader that notes what it is given."""
+
+    def load(*args: Any, **kwargs: Any) -> Any:
+        read.append(args)
+        return made(*args, **kwargs)
+
+    return load

@@ -93,7 +93,7 @@ class Opened:
         Students share their teacher's parts but for the denoiser: these are read once.
 
         Args:
-            parts: parts by name that are not read, of a whole pipeline.
+            parts: parts by name that are not read; below a LoRA only where no other LoRA, which may change them, lies.
         """
         if self._students is not None:
             first, *others = self.each
@@ -107,7 +107,7 @@ class Opened:
             if heads is not None:
                 heads.put_on(pipe)
             return pipe
-        pipe = self.below.load(device)
+        pipe = self.below.load(device, parts=parts)
         put_on(pipe, self.folder, self.below.loras, scheduler=self.place(steps) / "scheduler")
         return pipe.to(dtype)
 
@@ -126,9 +126,9 @@ class Below:
     variant: str | None
     loras: tuple[StackedLoRA, ...]
 
-    def load(self, device: str | torch.device) -> StockPipeline:
-        """The base alone, in float32."""
-        return load(self.base, device=device, variant=self.variant)
+    def load(self, device: str | torch.device, *, parts: Mapping[str, Any] | None = None) -> StockPipeline:
+        """The base alone, in float32; with parts that are not read, where no LoRA goes into them."""
+        return load(self.base, device=device, variant=self.variant, parts=None if self.loras else parts)
 
 
 def below(folder: Path, notes: Notes, base: str | None, stacked: Sequence[tuple[Path, float | None]]) -> Below:
