@@ -183,7 +183,7 @@ def stage_on(size: Size, setting: Setting, kind: type[Stage], accelerator: Accel
     roles = build_roles(
         teacher,
         config,
-        student=Plan([even_grid(1)]),
+        plan=Plan([even_grid(1)]),
         weights={},
         seed=0,
         sharing=setting.sharing,

@@ -157,7 +157,7 @@ def _made(config: Config, accelerator: Accelerator) -> Ready:
     run = Run(
         config,
         pipeline,
-        student=student.plan,
+        plan=student.plan,
         accelerator=accelerator,
         preview=gallery,
         yardstick=monitor.yardstick if monitor else None,

@@ -159,4 +159,4 @@ def _read(config: ConfigLike, overrides: Sequence[str] = ()) -> Config:
 def _run(student: Student) -> Run:
     accelerator = accelerator_of(student.config)
     begin, plan = partial(initial, student), student.plan
-    return Run(student.config, student.pipeline, student=plan, accelerator=accelerator, preview=None, begin=begin)
+    return Run(student.config, student.pipeline, plan=plan, accelerator=accelerator, preview=None, begin=begin)

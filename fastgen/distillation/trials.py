@@ -78,7 +78,7 @@ def _with(run: Run, index: int, size: int) -> Run:
     stages = (*config.stages[:index], stage, *config.stages[index + 1 :])
     pairs = config.pairs.model_copy(update={"count": stage.train.batch})
     changed = config.model_copy(update={"stages": stages, "pairs": pairs})
-    return Run(changed, run.pipeline, student=run.student, accelerator=run.accelerator, preview=None)
+    return Run(changed, run.pipeline, plan=run.plan, accelerator=run.accelerator, preview=None)
 
 
 def _fits(run: Run, index: int, peaks: dict[int, float], size: int) -> bool:

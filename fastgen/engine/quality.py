@@ -210,8 +210,8 @@ def plain(roles: Roles, weights: Mapping[str, Tensor], feed: Feed) -> dict[str, 
     put(generator, weights)
     own = {name: value for name, value in weights.items() if not name.startswith(EMBEDDED)}
     if isinstance(generator.embeddings, HeadBank):
-        return fused(generator, own, roles.student.grids)
-    return baked(generator, own, roles.student.scalars, feed.example())
+        return fused(generator, own, roles.plan.grids)
+    return baked(generator, own, roles.plan.scalars, feed.example())
 
 
 def write_weights(folder: Path, weights: Mapping[str, Tensor], about: Mapping[str, Any]) -> None:

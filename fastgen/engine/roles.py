@@ -75,7 +75,7 @@ def build_roles(
     pipeline: Pipeline,
     stage: StageConfig,
     *,
-    student: Plan,
+    plan: Plan,
     weights: Weights | None,
     seed: int,
     guidance: float | None = None,
@@ -102,8 +102,8 @@ def build_roles(
     """
     needs, native = stage.objective.needs, pipeline.reading.process
     spoken = retold(process, native)
-    student = student.on(spoken)
-    heads = intervals_of(student.grids, spoken, needs.heads) if needs.heads else None
+    plan = plan.on(spoken)
+    heads = intervals_of(plan.grids, spoken, needs.heads) if needs.heads else None
     parts = _parts(stage, weights, heads)
     graphs = recorder() if _is_recorded(stage, pipeline) else None
     together = {name: part for name, part in parts.items() if name in SHARED[sharing]}
@@ -116,10 +116,10 @@ def build_roles(
     if spoken is not native:
         denoisers = {name: RetargetedDenoiser(model, spoken) for name, model in denoisers.items()}
     members = _members(pipeline, stage, denoisers, seed=seed)
-    student = student.telling(needs.scalars_of("generator"), guidance=guidance)
-    _check_exportable(denoisers["generator"], student, heads)
+    plan = plan.telling(needs.scalars_of("generator"), guidance=guidance)
+    _check_exportable(denoisers["generator"], plan, heads)
     lent = [name for name, part in parts.items() if part.kind == "lent"]
-    return Roles(members, student, frozen=_frozen(members, stage, sharing), borrowed=lent)
+    return Roles(members, plan, frozen=_frozen(members, stage, sharing), borrowed=lent)
 
 
 def kind_of(role: str, origin: str, trained: Sequence[str]) -> Kind:
@@ -177,12 +177,12 @@ def _members(
     return members
 
 
-def _check_exportable(generator: Speaker, student: Plan, heads: Intervals | None) -> None:
+def _check_exportable(generator: Speaker, plan: Plan, heads: Intervals | None) -> None:
     """Raises UserError for a generator of which no stock network can be made with what it is told."""
     if heads is not None:
         check_fusible(generator)
-    if student.scalars:
-        check_bakeable(generator, stops=len(student.scalars))
+    if plan.scalars:
+        check_bakeable(generator, stops=len(plan.scalars))
 
 
 def _frozen(members: Mapping[str, nn.Module], stage: StageConfig, sharing: Sharing) -> dict[str, frozenset[str]]:

@@ -58,7 +58,7 @@ class Run:
     Args:
         config: settings of the run.
         pipeline: the teacher.
-        student: stops of the exported scheduler, in the teacher's own process times.
+        plan: stops of the exported scheduler, in the teacher's own process times.
         accelerator: device and processes.
         preview: makes pictures of the generator; None makes none.
         yardstick: measures the generator now and then; None never does.
@@ -70,13 +70,13 @@ class Run:
         config: Config,
         pipeline: Pipeline,
         *,
-        student: Plan,
+        plan: Plan,
         accelerator: Accelerator,
         preview: Preview | None,
         yardstick: Yardstick | None = None,
         begin: Callable[[RunLog | None], Weights] = lambda _: {},
     ) -> None:
-        self.config, self.pipeline, self.student = config, pipeline, student
+        self.config, self.pipeline, self.plan = config, pipeline, plan
         self.accelerator, self.yardstick, self.begin = accelerator, yardstick, begin
         self.log = RunLog(accelerator, config.out)
         self._made_of: dict[Material, Mapping[str, str]] = {}
@@ -179,7 +179,7 @@ class Run:
         return build_roles(
             self.pipeline,
             config,
-            student=self.student,
+            plan=self.plan,
             weights=weights,
             seed=self.config.seed,
             guidance=self.config.student.guidance,

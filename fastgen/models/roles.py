@@ -22,7 +22,7 @@ class Roles:
 
     Args:
         members: role name -> module. The denoisers all speak one process.
-        student: how the generator steps where it samples; rollouts keep to it.
+        plan: how the generator steps where it samples; rollouts keep to it.
         borrowed: roles whose weights are the teacher's for good, so that a checkpoint need not hold them.
         frozen: role -> names of its parameters that stay as they are while it is trained.
     """
@@ -30,14 +30,14 @@ class Roles:
     def __init__(
         self,
         members: Mapping[str, nn.Module],
-        student: Plan,
+        plan: Plan,
         *,
         borrowed: Sequence[str] = ("real_score",),
         frozen: Mapping[str, Collection[str]] | None = None,
     ) -> None:
         self.members = dict(members)
         self._frozen = dict(frozen or {})
-        self.student = student
+        self.plan = plan
         self.own = tuple(name for name in self.members if name not in borrowed)
         for module in self.members.values():
             module.requires_grad_(False)

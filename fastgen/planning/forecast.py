@@ -157,7 +157,7 @@ class Scene:
         return build_roles(
             self.pipeline,
             self.stage,
-            student=Plan(grids, config.student.sampler, boundary=self.pipeline.boundary),
+            plan=Plan(grids, config.student.sampler, boundary=self.pipeline.boundary),
             weights=None,
             seed=config.seed,
             guidance=config.student.guidance,

@@ -138,7 +138,7 @@ def check_the_fake_turn_learns_of_what_is_there(name: str) -> None:
     sampler = objective.needs.sampler or "renoise"
     roles = toy_roles(Flow(), PLANE, [even_grid(2)], updates=0, objective=objective, sampler=sampler)
     generator = Recorder(roles.generator)
-    roles = Roles(roles.members | {"generator": generator}, Plan(roles.student.grids, sampler=sampler))
+    roles = Roles(roles.members | {"generator": generator}, Plan(roles.plan.grids, sampler=sampler))
     shared, fresh = (toy_batch(PLANE, 16, *streams(seed).values()) for seed in (0, 1))
     shared.pairs = Pair(shared.noise(), shared.noise())
     with roles.training(("generator",)):

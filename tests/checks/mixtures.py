@@ -46,7 +46,7 @@ class Biased(nn.Module):
 def judged(process: Process, *, bias: float = 0.0) -> Roles:
     roles = gaussian_roles(process)
     ratio = Biased(ExactRatio(roles["real_score"], roles["fake_score"]), bias)
-    return Roles({**roles.members, "discriminator": ratio}, roles.student)
+    return Roles({**roles.members, "discriminator": ratio}, roles.plan)
 
 
 def check_skew_divergence(process: Process) -> None:

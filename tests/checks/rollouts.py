@@ -39,7 +39,7 @@ def check_deterministic_rollout(process: Process, rollout: str, ends: list[float
     depths = set()
     for seed in range(24):
         roles, recorder = recorded_roles(process, [STOPS])
-        roles.student = replace(roles.student, sampler="ode")
+        roles.plan = replace(roles.plan, sampler="ode")
         z = torch.randn(6, 2, dtype=torch.float64)
         with roles.training(("generator",)):
             landing = land(partial(ROLLOUTS[rollout], **settings), roles, scripted(z, seed=seed))

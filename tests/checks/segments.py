@@ -52,7 +52,7 @@ def first_segment(roles: Roles, objective: Objective, *script: Tensor) -> tuple[
     for seed in range(20):
         batch = scripted(*script, seed=seed)
         measured = slopes(roles, objective, batch, "dm")
-        if torch.equal(batch.landing.t, batch.full(roles.student.grids[0][0])):
+        if torch.equal(batch.landing.t, batch.full(roles.plan.grids[0][0])):
             return measured, batch.landing.landed[0]
     raise AssertionError("no rollout ended after its first step")
 
@@ -72,7 +72,7 @@ def segment_roles(process: Process, *heard: str) -> Roles:
     alpha, sigma = process.alpha(HALF[1]), process.sigma(HALF[1])
     law = Mixture((offset / alpha)[None], ((matrix @ matrix.T - sigma**2 * UNIT) / alpha**2)[None])
     roles = gaussian_roles(process, fake_score=Listener(ExactDenoiser(process, law), *heard))
-    roles.student = Plan([HALF], "ode")
+    roles.plan = Plan([HALF], "ode")
     return roles
 
 
@@ -118,7 +118,7 @@ def check_phased_is_the_kl_gradient(process: Process) -> None:
 def check_kl_weight(process: Process, objective: Objective) -> None:
     """alpha^2 / sigma^2 (fake - real) is the gradient of KL(q_t | p_t)."""
     roles = gaussian_roles(process)
-    roles.student = replace(roles.student, sampler="ode")
+    roles.plan = replace(roles.plan, sampler="ode")
     measured = slopes(roles, objective, scripted(*cubature(2)), "dm")
     alpha, sigma = process.alpha(level(0.5)), process.sigma(level(0.5))
     mean, factor = OTHER_MEAN.clone().requires_grad_(), OTHER_FACTOR.clone().requires_grad_()

@@ -60,7 +60,7 @@ def exact_solver() -> pytest.MonkeyPatch:
     return patch
 
 
-def landed(x: Tensor, t: Tensor, s: Tensor, c: Tensor) -> Tensor:
+def jumped(x: Tensor, t: Tensor, s: Tensor, c: Tensor) -> Tensor:
     """Where a jump of the biased generator ends: its x0 is wrong by -t c and its noise by (1 - t) c."""
     t, s = t[:, None], s[:, None]
     x0 = mapped(FLOW, x, t[:, 0], 0 * t[:, 0])
@@ -118,10 +118,10 @@ def check_jumps_agree() -> None:
         for seed in range(3):
             interval, x_t, x_r = drawn(PLAIN, gaussian_batch(seed=seed))
             loss, slope = loss_and_slope(PLAIN, biased(PLAIN), gaussian_batch(seed=seed))
-            aim = landed(x_r, interval.r.clamp(min=1e-9), interval.s, C)
+            aim = jumped(x_r, interval.r.clamp(min=1e-9), interval.s, C)
             aim = torch.where((interval.r <= interval.s)[:, None], x_r, aim)
             c = C.clone().requires_grad_()
-            expected = (landed(x_t, interval.t, interval.s, c) - aim).square().mean()
+            expected = (jumped(x_t, interval.t, interval.s, c) - aim).square().mean()
             (wanted,) = torch.autograd.grad(expected, c)
             assert loss == pytest.approx(expected.item(), rel=1e-6)
             close(slope, wanted, tolerance=1e-5)
@@ -132,7 +132,7 @@ def check_jumps_agree() -> None:
 def check_adversary() -> None:
     """It sees x_s as it is, and real samples at less noise than that: from none to s, evenly."""
     interval, x_t, _ = drawn(JUDGED, gaussian_batch(seed=3))
-    made, roles = landed(x_t, interval.t, interval.s, C), biased(JUDGED)
+    made, roles = jumped(x_t, interval.t, interval.s, C), biased(JUDGED)
     roles.members["discriminator"] = seen = Seen()
     with roles.training(("generator",)):
         terms = JUDGED.generator(roles, gaussian_batch(seed=3))
@@ -142,7 +142,7 @@ def check_adversary() -> None:
     close(time, 0 * time)
     close(terms["gan"], -0.7 * made[:, 0].mean())
     c = C.clone().requires_grad_()
-    (wanted,) = torch.autograd.grad(-0.7 * landed(x_t, interval.t, interval.s, c)[:, 0].mean(), c)
+    (wanted,) = torch.autograd.grad(-0.7 * jumped(x_t, interval.t, interval.s, c)[:, 0].mean(), c)
     close(slope, wanted, tolerance=1e-5)
     seen.calls.clear()
     batch = gaussian_batch(seed=3)

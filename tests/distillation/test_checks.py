@@ -213,7 +213,7 @@ def test_guidance_of_a_retold_network_is_that_of_its_own_process():
 def test_a_sample_at_a_later_time_is_compared_with_what_the_fake_score_is_taught():
     """E[(fake - truth) u(x_t)] = 0 is what SiD rests on; with the clean prediction in its place it is not."""
     roles = gaussian_roles(Flow())
-    roles.student = replace(roles.student, grids=[even_grid(4)])
+    roles.plan = replace(roles.plan, grids=[even_grid(4)])
     torch.manual_seed(0)
     rng = torch.Generator().manual_seed(0)
     count = 40_000

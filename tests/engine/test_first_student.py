@@ -72,7 +72,7 @@ def test_before_its_first_update_a_student_is_its_teacher(teacher: Teacher, visi
     judge = DiscriminatorConfig(network=str(vision)) if objective.needs.pixels else DiscriminatorConfig()
     stage = StageConfig(name="small", objective=objective, train=settings, rewards=rewards, discriminator=judge)
     lora = LORA if sharing == "lora" else None
-    roles = build_roles(teacher.pipeline, stage, student=PLAN, weights={}, seed=0, sharing=sharing, lora=lora)
+    roles = build_roles(teacher.pipeline, stage, plan=PLAN, weights={}, seed=0, sharing=sharing, lora=lora)
     model = roles.generator
     told = scalars_at(list(teacher.x0), model.scalars, sampler=PLAN.sampler, guidance=1.0)
     for t, x0 in teacher.x0.items():

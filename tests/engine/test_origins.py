@@ -27,7 +27,7 @@ def built(pipeline: Pipeline, *, sharing: str, weights: dict, carry: dict):
     stage = StageConfig(name="back", objective=DMD2(gan=NO_GAN), train=settings, carry=carry)
     lora = LoRAConfig(rank=3) if sharing == "lora" else None
     plan = Plan([even_grid(1)])
-    return build_roles(pipeline, stage, student=plan, weights=weights, seed=0, sharing=sharing, lora=lora)
+    return build_roles(pipeline, stage, plan=plan, weights=weights, seed=0, sharing=sharing, lora=lora)
 
 
 @pytest.mark.parametrize("sharing", ["full", "lora"])

@@ -42,11 +42,11 @@ def test_one_training_serves_every_step_count(kind, options, tmp_path, capsys, m
     pipeline = teacher_of(config, CPU)
     plan = Student(config, pipeline, CPU).plan
     shape = {"process": config.process, "sharing": config.sharing, "lora": config.lora}
-    roles = build_roles(pipeline, config.stages[0], student=plan, weights=None, seed=0, **shape)
+    roles = build_roles(pipeline, config.stages[0], plan=plan, weights=None, seed=0, **shape)
     roles["generator"].load_state_dict(saved(out)[-1]["generator"])
     assert roles["generator"].embeddings.offsets.any()
     pipeline.encode(["a fox"])
-    for grid in roles.student.grids:
+    for grid in roles.plan.grids:
         told = scalars_at(grid.tolist(), ("r", "s"), sampler="ode", guidance=None)
         noise, cond = seeded_noise([5], pipeline.shape, CPU), pipeline.condition(1, prompts=["a fox"])
         ours = sample(roles.generator, noise, cond, grid.tolist(), sampler="ode", scalars=told)

@@ -60,15 +60,15 @@ def test_the_best_generator_that_is_told_is_exported_not_the_last(tmp_path, monk
 def rebuilt(config: Config) -> tuple[Pipeline, Roles]:
     """The teacher, and the roles of the first stage as they begin."""
     pipeline = teacher_of(config)
-    student = Student(config, pipeline, torch.device("cpu")).plan
+    plan = Student(config, pipeline, torch.device("cpu")).plan
     shape = {"process": config.process, "sharing": config.sharing, "lora": config.lora}
-    return pipeline, build_roles(pipeline, config.stages[0], student=student, weights=None, seed=0, **shape)
+    return pipeline, build_roles(pipeline, config.stages[0], plan=plan, weights=None, seed=0, **shape)
 
 
 def check_export(config: Config, pipeline: Pipeline, roles: Roles, told: list[dict[str, float]]) -> None:
     """The generator says, told these values at its two stops, what the exported pipeline says by itself."""
     stock = end_of(load(exported(config.out), device="cpu"), config)
-    known = dict(zip(roles.student.grids[-1].tolist(), told, strict=True))
+    known = dict(zip(roles.plan.grids[-1].tolist(), told, strict=True))
     theirs, alone = (drawn(roles, pipeline, config, values) for values in (known, {}))
     assert float((theirs - stock).abs().max() / stock.abs().max()) < 1e-4
     assert float((alone - stock).abs().max() / stock.abs().max()) > 1e-3, "what is told makes no difference"
@@ -92,7 +92,7 @@ def teacher_of(config: Config) -> Pipeline:
 
 def drawn(roles: Roles, pipeline: Pipeline, config: Config, told: dict[float, dict[str, float]]) -> Tensor:
     """The trained generator's sample of seed 0 in two steps."""
-    times, noise = roles.student.grids[-1].tolist(), seeded_noise([0], pipeline.shape, torch.device("cpu"))
+    times, noise = roles.plan.grids[-1].tolist(), seeded_noise([0], pipeline.shape, torch.device("cpu"))
     cond = pipeline.condition(1, labels=torch.tensor([3]), prompts=["a fox"])
     return sample(roles.generator, noise, cond, times, sampler=config.student.sampler, scalars=told)
 

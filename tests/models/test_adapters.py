@@ -41,9 +41,9 @@ def pipeline():
 def roles_on(pipeline, lora=SMALL, *, sharing="lora", weights=None, objective=ONE_TURN, carry=None, **train):
     settings = TrainConfig.model_validate({"images": 1000, "batch": 4, "optim": {"lr": 1e-2}, **train})
     config = StageConfig(name="small", objective=objective, train=settings, carry=carry or {})
-    student, left = Plan([even_grid(1)]), weights or {}
+    plan, left = Plan([even_grid(1)]), weights or {}
     base = "bf16" if settings.precision == "bf16" else "fp32"
-    roles = build_roles(pipeline, config, student=student, weights=left, seed=0, sharing=sharing, lora=lora, base=base)
+    roles = build_roles(pipeline, config, plan=plan, weights=left, seed=0, sharing=sharing, lora=lora, base=base)
     return roles, config
 
 

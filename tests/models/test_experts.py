@@ -113,8 +113,8 @@ def test_a_phase_trains_its_own_expert_alone(pipeline, sharing):
     objective, reached = PhasedDMD(experts=True), set()
     stage = StageConfig(name="small", objective=objective, train=TrainConfig(images=8, batch=2))
     shared: dict[str, Any] = {"sharing": sharing, "lora": LoRAConfig(rank=2)}
-    student = Plan([pipeline.grid(4)], "ode", boundary=pipeline.boundary)
-    trio = build_roles(pipeline, stage, student=student, weights={}, seed=0, **shared)
+    plan = Plan([pipeline.grid(4)], "ode", boundary=pipeline.boundary)
+    trio = build_roles(pipeline, stage, plan=plan, weights={}, seed=0, **shared)
     for seed in range(6):
         cond = pipeline.condition(2, prompts=PROMPTS[:2])
         batch = Batch(cond, pipeline.shape, **streams(seed))

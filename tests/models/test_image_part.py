@@ -38,7 +38,7 @@ def judge(name: str, *layers: str) -> Discriminator:
     objective = {"name": "dmd2", "gan": {"weight": 1.0}, "guidance": 1.0}
     stage = {"name": "gan", "objective": objective, "train": {"images": 4, "batch": 2}, "discriminator": spec}
     config = StageConfig.model_validate(stage)
-    return build_roles(probed(name), config, student=Plan([even_grid(1)]), weights=None, seed=0).discriminator
+    return build_roles(probed(name), config, plan=Plan([even_grid(1)]), weights=None, seed=0).discriminator
 
 
 def conditioned(name: str, *prompts: str) -> Conditioning:

@@ -135,7 +135,7 @@ def roles_with(lora: LoRAConfig | None, *, compiled: bool = False) -> tuple:
     train = TrainConfig.model_validate({"images": 8, "batch": 4, "compile": compiled})
     stage = StageConfig(name="small", objective=AWARE, train=train)
     sharing = "lora" if lora else "full"
-    roles = build_roles(pipeline, stage, student=Plan([even_grid(2)]), weights=None, seed=0, sharing=sharing, lora=lora)
+    roles = build_roles(pipeline, stage, plan=Plan([even_grid(2)]), weights=None, seed=0, sharing=sharing, lora=lora)
     x = torch.randn(2, *pipeline.shape, generator=torch.Generator().manual_seed(0))
     return roles, (x, T, pipeline.condition(2, labels=torch.tensor([1, 2])))
 

@@ -145,7 +145,7 @@ MUTANTS = {
     "held against data": Mutant.of(AdversarialSelfDistillation, "originals", DATA, check_generator),
     "taught against data": Mutant.of(AdversarialSelfDistillation, "originals", DATA, check_discriminator),
     "held against the longest": Mutant.of(
-        asd, "longer", lambda roles, calls: roles.student.grids[-1], check_discriminator
+        asd, "longer", lambda roles, calls: roles.plan.grids[-1], check_discriminator
     ),
     "held against as many": Mutant.of(
         asd,

@@ -228,11 +228,11 @@ MUTANTS = {
         lambda: check_deterministic_rollout(FLOW, "phased", [0.4, 0.4, 0.0, 0.0], phases=2),
     ),
     "the fake turn draws anew": Mutant.of(
-        score_matching, "landed", rollout.land, lambda: check_the_fake_turn_learns_of_what_is_there("dmd2")
+        score_matching, "landing_of", rollout.land, lambda: check_the_fake_turn_learns_of_what_is_there("dmd2")
     ),
     "the fake turn's samples with a graph": Mutant.of(
         score_matching,
-        "landed",
+        "landing_of",
         lambda way, roles, batch, first: batch.landing or rollout.land(way, roles, batch),
         lambda: check_the_fake_turn_learns_of_what_is_there("dmd2"),
     ),

@@ -99,7 +99,7 @@ def test_the_generators_turn_goes_through_the_scores_or_only_looks(name: str):
     sampler = objective.needs.sampler or "renoise"
     roles = toy_roles(Flow(), PLANE, [even_grid(2)], updates=0, objective=objective, sampler=sampler)
     asked = {role: Recorder(roles[role]) for role in ("real_score", "fake_score")}
-    roles = Roles(roles.members | asked, Plan(roles.student.grids, sampler=sampler))
+    roles = Roles(roles.members | asked, Plan(roles.plan.grids, sampler=sampler))
     with roles.training(("generator",)):
         sum(objective.generator(roles, batch_for(objective)).values()).backward()
     for recorder in asked.values():

@@ -145,7 +145,7 @@ def test_one_update_leads_to_the_reweighted_density():
 
 
 def replace_generator(roles: Roles, generator: AffineGenerator) -> Roles:
-    return Roles(roles.members | {"generator": generator}, roles.student)
+    return Roles(roles.members | {"generator": generator}, roles.plan)
 
 
 @pytest.mark.parametrize("weight", ["l1", "none"])

@@ -11,7 +11,7 @@ from rollouts import check_backward_simulation, check_deterministic_rollout
 from torch import Tensor
 
 from fastgen.objectives import Batch
-from fastgen.objectives.parts.rollout import land, landed, phased
+from fastgen.objectives.parts.rollout import land, landing_of, phased
 from fastgen.process import Flow, Process, even_grid
 from fastgen.proofs.toy import toy_batch
 
@@ -67,9 +67,9 @@ def test_turns_that_share_a_batch_share_its_rollout():
     with roles.training(("generator",)):
         first, second = (toy_batch(PLANE, 8, *streams(seed).values()) for seed in (0, 1))
         x = land("one_step", roles, first).x
-        kept = landed("one_step", roles, first)
-        fresh = landed("one_step", roles, second)
-        assert torch.equal(landed("one_step", roles, second).x, fresh.x)
+        kept = landing_of("one_step", roles, first)
+        fresh = landing_of("one_step", roles, second)
+        assert torch.equal(landing_of("one_step", roles, second).x, fresh.x)
     assert torch.equal(kept.x, x)
     assert x.requires_grad
     assert not kept.x.requires_grad
@@ -99,7 +99,7 @@ def test_the_first_phases_get_the_odd_step(grid: Tensor, phases: int, ends: list
     seen = {}
     for seed in range(24):
         roles, _ = recorded_roles(Flow(), [grid])
-        roles.student = replace(roles.student, sampler="ode")
+        roles.plan = replace(roles.plan, sampler="ode")
         landing = land(partial(phased, phases=phases), roles, scripted(torch.randn(2, 2), seed=seed))
         seen[landing.t[0].item()] = landing.landed[0].item()
     assert seen == dict(zip(grid.tolist(), ends, strict=True))
@@ -107,6 +107,6 @@ def test_the_first_phases_get_the_odd_step(grid: Tensor, phases: int, ends: list
 
 def test_a_landing_on_a_clean_sample_is_its_prediction():
     roles, _ = recorded_roles(Flow(), [even_grid(1)])
-    roles.student = replace(roles.student, sampler="ode")
+    roles.plan = replace(roles.plan, sampler="ode")
     landing = land("trajectory", roles, scripted(torch.randn(4, 2)))
     assert landing.x is landing.x0

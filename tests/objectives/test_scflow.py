@@ -245,7 +245,7 @@ def test_settings_that_mean_nothing_are_refused(build: Callable[[], object], wor
         build()
 
 
-TURN, SEEN, JUMPED, LANDED = SelfCorrectedFlow.generator, SelfCorrectedFlow._seen, scflow.jumped, scflow.landed
+TURN, SEEN, JUMPED, JUDGED = SelfCorrectedFlow.generator, SelfCorrectedFlow._seen, scflow.jumped, scflow.judged
 
 
 def bent(*, line: bool, end: bool) -> Callable[..., Tensor]:
@@ -288,7 +288,7 @@ MUTANTS = {
         scflow, "jumped", lambda roles, batch, eps, told: JUMPED(roles, batch, -eps, told), FLOW
     ),
     "the adversary sees them noisy": Mutant.of(
-        scflow, "landed", lambda whole: replace(LANDED(whole), x=0.5 * whole.x0), check_the_discriminator
+        scflow, "judged", lambda whole: replace(JUDGED(whole), x=0.5 * whole.x0), check_the_discriminator
     ),
 }
 

@@ -40,7 +40,7 @@ def test_tdm_in_one_step_is_dmd(process: Process):
     for objective, sampler in ((TDM(times=only(0.5)), "ode"), (DMD(times=only(0.5)), "renoise")):
         z, eps = quasi_random(2, 64)
         roles, batch = gaussian_roles(process), scripted(z, eps)
-        roles.student, batch.pairs = replace(roles.student, sampler=sampler), Pair(z, z)
+        roles.plan, batch.pairs = replace(roles.plan, sampler=sampler), Pair(z, z)
         measured.append(slopes(roles, objective, batch, "dm"))
     close(*measured)
 
@@ -90,7 +90,7 @@ def test_a_normaliser_is_bounded_from_below():
     z, eps = quasi_random(2, 64)
     for kind in (PhasedDMD, partial(DecoupledDMD, augmentation=1.0)):
         roles = gaussian_roles(Flow())
-        roles.student = replace(roles.student, sampler="ode")
+        roles.plan = replace(roles.plan, sampler="ode")
         settings = {"times": only(0.5)} | ({"phases": 1} if kind is PhasedDMD else {})
         bounded = slopes(roles, kind(floor=100.0, **settings), scripted(z, eps), "dm")
         plain = slopes(roles, kind(weight="none", **settings), scripted(z, eps), "dm")

@@ -22,7 +22,7 @@ from fastgen.objectives.distribution.sid import SiD
 from fastgen.objectives.parts import anchors, score_matching, stabilisers
 from fastgen.objectives.parts.anchors import Diversity, Segments
 from fastgen.objectives.parts.gan import NO_GAN
-from fastgen.objectives.parts.rollout import land, landed
+from fastgen.objectives.parts.rollout import land, landing_of
 from fastgen.objectives.parts.solvers import Guidance, landing_on
 from fastgen.objectives.parts.stabilisers import Stabilisers
 from fastgen.process import ROWS, Flow, Process
@@ -112,8 +112,8 @@ MUTANTS = {
     ),
     "the fake score learns of the first step": Mutant.of(
         score_matching,
-        "landed",
-        lambda way, roles, batch, first: landed(way, roles, batch),
+        "landing_of",
+        lambda way, roles, batch, first: landing_of(way, roles, batch),
         check_the_fake_score_learns_of_what_is_matched,
     ),
 }

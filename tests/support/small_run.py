@@ -72,8 +72,8 @@ def stage(
     settings = TrainConfig.model_validate({"images": 1000, "batch": 4, "optim": optim, **train})
     config = StageConfig(name="small", objective=objective, train=settings)
     sharing, base = "full" if lora is None else "lora", "bf16" if settings.precision == "bf16" else "fp32"
-    student = Plan([even_grid(count) for count in ([steps] if isinstance(steps, int) else steps)])
-    roles = build_roles(pipeline, config, student=student, weights={}, seed=0, sharing=sharing, lora=lora, base=base)
+    plan = Plan([even_grid(count) for count in ([steps] if isinstance(steps, int) else steps)])
+    roles = build_roles(pipeline, config, plan=plan, weights={}, seed=0, sharing=sharing, lora=lora, base=base)
     shard_roles(roles, settings.sharding, CPU)
     loader = Loader(Stripes(), seed=0)
     noise = torch.randn((2, 16, *pipeline.shape), generator=torch.Generator().manual_seed(1))

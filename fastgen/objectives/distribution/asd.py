@@ -79,5 +79,5 @@ def of_more_steps(roles: Roles, batch: Batch, landing: Landing) -> TimedSamples:
 
 def longer(roles: Roles, calls: int) -> Tensor:
     """The shortest grid of more stops than that; the longest where none has more."""
-    grids = sorted(roles.student.grids, key=len)
+    grids = sorted(roles.plan.grids, key=len)
     return next((grid for grid in grids if len(grid) > calls), grids[-1])

@@ -59,7 +59,7 @@ class DMD(ScoreMatching):
 
     def matched(self, roles: Roles, batch: Batch, landing: Landing) -> Terms:
         scores = compare(look, self, roles, batch, landing)
-        t = batch.full(roles.student.grids[0][0])
+        t = batch.full(roles.plan.grids[0][0])
         paired = roles.generator(roles.process.prior(batch.pair.eps, t), t, batch.cond).x0
         terms = {
             "dm": surrogate(landing.x0, weighed(self.weight, scores, landing.x0)),

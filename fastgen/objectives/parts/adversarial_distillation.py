@@ -13,7 +13,7 @@ from .base import Batch, Cycle, Landing, Terms
 from .gan import GAN, AnyGAN, check_apart, discriminator_losses, generator_terms, needs_gan
 from .matching import check_ratio
 from .needs import Needs
-from .rollout import land, landed
+from .rollout import land, landing_of
 
 Real = Literal["images", "teacher"]
 CleanRollout = Literal["one_step", "backward_simulation", "noised_data"]
@@ -90,7 +90,7 @@ class AdversarialDistillation(ABC):
     def discriminator(self, roles: Roles, batch: Batch) -> Terms:
         """Real samples told from generated ones."""
         self._shown(batch)
-        return discriminator_losses(self.gan, roles, batch, landed(self.rollout, roles, batch))
+        return discriminator_losses(self.gan, roles, batch, landing_of(self.rollout, roles, batch))
 
     def _shown(self, batch: Batch) -> None:
         """Makes the batch's real samples the teacher's, where those are the real ones."""

@@ -58,14 +58,14 @@ def edges_of(roles: Roles, batch: Batch) -> Tensor:
 
     On the host, as are all grids until rows are drawn from them: how many times there are is known without waiting.
     """
-    draw = torch.randint(len(roles.student.grids), (), generator=batch.shared_rng, device=batch.shared_rng.device)
-    grid = roles.student.grids[int(draw)].double()
+    draw = torch.randint(len(roles.plan.grids), (), generator=batch.shared_rng, device=batch.shared_rng.device)
+    grid = roles.plan.grids[int(draw)].double()
     return torch.cat([grid, grid.new_zeros(1)])
 
 
 def stops_of(roles: Roles, batch: Batch) -> Tensor:
     """All times [k] where one of the student's grids stops, ascending from 0; on the batch's device."""
-    return sent(merged(torch.cat([torch.zeros(1), *roles.student.grids]).double()), batch.rng.device)
+    return sent(merged(torch.cat([torch.zeros(1), *roles.plan.grids]).double()), batch.rng.device)
 
 
 def merged(times: Tensor) -> Tensor:

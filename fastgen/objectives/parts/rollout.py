@@ -51,7 +51,7 @@ def jumped_off(roles: Roles, batch: Batch) -> tuple[Latent, Time]:
 def predicted(model: Denoiser, roles: Roles, batch: Batch) -> Latent:
     """The clean samples that a denoiser predicts at a random step of its own sampling by the student's plan."""
     grid = _drawn_grid(roles, batch)
-    stops = walk(model, batch.noise, batch.cond, grid.tolist(), sampler=roles.student.sampler)
+    stops = walk(model, batch.noise, batch.cond, grid.tolist(), sampler=roles.plan.sampler)
     (reached,) = islice(stops, _drawn(len(grid), batch) + 1, None, len(grid) + 1)
     assert reached.belief is not None, "there is a stop before it"
     return reached.belief.x0
@@ -86,7 +86,7 @@ def phased(roles: Roles, batch: Batch, *, phases: int = 2, experts: bool = False
     grid = _drawn_grid(roles, batch)
     depth = _drawn(len(grid), batch, first=first)
     x_t, t = sampled(roles, batch, grid, depth=depth)
-    split = [int((grid >= roles.student.boundary).sum())] if experts else phases
+    split = [int((grid >= roles.plan.boundary).sum())] if experts else phases
     ends = torch.tensor_split(torch.cat([grid[1:], grid.new_zeros(1)]), split)
     to = [float(end[-1]) for end in ends for _ in end][depth]
     return _jump(roles, batch, x_t, t, to=to, calls=depth + 1)
@@ -113,7 +113,7 @@ def land(rollout: RolloutName | Rollout, roles: Roles, batch: Batch, *, first: i
     return landing
 
 
-def landed(rollout: RolloutName | Rollout, roles: Roles, batch: Batch, *, first: int = 0) -> Landing:
+def landing_of(rollout: RolloutName | Rollout, roles: Roles, batch: Batch, *, first: int = 0) -> Landing:
     """The batch's rollout, detached: that of an earlier turn if they share the batch, otherwise a fresh one."""
     if batch.landing is not None:
         return batch.landing
@@ -122,7 +122,7 @@ def landed(rollout: RolloutName | Rollout, roles: Roles, batch: Batch, *, first:
 
 
 def _drawn_grid(roles: Roles, batch: Batch) -> Tensor:
-    return roles.student.grids[_drawn(len(roles.student.grids), batch)]
+    return roles.plan.grids[_drawn(len(roles.plan.grids), batch)]
 
 
 def _drawn(count: int, batch: Batch, *, first: int = 0) -> int:
@@ -132,7 +132,7 @@ def _drawn(count: int, batch: Batch, *, first: int = 0) -> int:
 
 def sampled(roles: Roles, batch: Batch, grid: Tensor, *, depth: int) -> tuple[Latent, Time]:
     """x_t and t after `depth` steps of the exported sampler, without gradient; after all of them the clean sample."""
-    stops = walk(roles.generator, batch.noise, batch.cond, grid.tolist(), sampler=roles.student.sampler)
+    stops = walk(roles.generator, batch.noise, batch.cond, grid.tolist(), sampler=roles.plan.sampler)
     reached = next(islice(stops, depth, None))
     return reached.x_t, reached.t
 

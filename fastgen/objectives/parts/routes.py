@@ -26,7 +26,7 @@ def teacher_states(roles: Roles, batch: Batch, field: Field, edges: Time) -> Ite
     Its deterministic steps lead into each further interval between the edges, to a time drawn there.
     """
     process, edges = roles.process, sent(edges, batch.rng.device)
-    t = batch.full(roles.student.grids[0][0])
+    t = batch.full(roles.plan.grids[0][0])
     x_t = process.prior(batch.noise(), t)
     belief = field(x_t, t)
     yield x_t, belief

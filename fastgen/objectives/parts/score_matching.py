@@ -20,7 +20,7 @@ from .matching import Matching, Scores, check_one_pass, check_ratio, compare, cy
 from .needs import Needs
 from .ops import RowName, surrogate
 from .originals import DATA, Originals
-from .rollout import Rollout, RolloutName, land, landed
+from .rollout import Rollout, RolloutName, land, landing_of
 from .stabilisers import NO_STABILISERS, Stabilisers
 from .weights import WeightName
 
@@ -133,9 +133,9 @@ class ScoreMatching(ABC):
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
         """The fake score's turn, and the discriminator's with it: what they learn from the batch's samples."""
         self.stabilisers.before_fake_score(roles, batch)
-        landing, settings = landed(self.rollout, roles, batch, first=int(self.stabilisers.skip)), self.at(batch.images)
+        landing = landing_of(self.rollout, roles, batch, first=int(self.stabilisers.skip))
         terms = self.learned(roles, batch, landing)
-        return terms | self.stabilisers.of_fake_score(settings, roles, batch, landing)
+        return terms | self.stabilisers.of_fake_score(self.at(batch.images), roles, batch, landing)
 
 
 class DirectionMatching(ScoreMatching):

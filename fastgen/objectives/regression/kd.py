@@ -33,7 +33,7 @@ class KnowledgeDistillation:
         return Needs(pairs=True, one_step=True)
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
-        t = batch.full(roles.student.grids[0][0])
+        t = batch.full(roles.plan.grids[0][0])
         x_t = roles.process.prior(batch.pair.eps, t)
         x0 = roles.generator(x_t, t, batch.cond).x0
         return {"regression": pseudo_huber(x0 - batch.pair.x0, c=self.huber)}

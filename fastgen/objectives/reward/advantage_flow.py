@@ -86,7 +86,7 @@ class AdvantageFlow:
     @torch.no_grad()
     def _rewarded(self, roles: Roles, batch: Batch, grid: Tensor) -> tuple[Latent, Tensor]:
         """Samples as the student drew them lately, and what each is worth, [B]."""
-        model, sampler = target_of(roles, self.ema), roles.student.sampler
+        model, sampler = target_of(roles, self.ema), roles.plan.sampler
         x0 = sample(model, batch.noise, batch.cond, grid.tolist(), sampler=sampler)
         roles.rewards.note("spread", spread(x0, self.group))
         return x0, advantages(roles, roles.rewards(x0, batch.asked), self.group)

@@ -56,7 +56,7 @@ class Bootstrapping:
         return own | self.teacher_guidance.needs()
 
     def generator(self, roles: Roles, batch: Batch) -> Terms:
-        first = float(roles.student.grids[0][0])
+        first = float(roles.plan.grids[0][0])
         t = batch.full(first)
         z, field = roles.process.prior(batch.noise(), t), self.teacher_guidance.field(roles, batch)
         told, row = self.teacher_guidance.scalars(batch, field), ROWS[self.space]

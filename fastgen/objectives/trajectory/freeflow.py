@@ -30,7 +30,7 @@ from ..parts.derivative import along, check_step, needs_fine_times
 from ..parts.matching import check_ratio
 from ..parts.needs import Needs
 from ..parts.ops import denoising_loss, renoised, surrogate
-from ..parts.rollout import land, landed
+from ..parts.rollout import land, landing_of
 from ..parts.solvers import AnyScale, Field, Guidance
 
 FLOOR = 1e-8
@@ -106,7 +106,7 @@ class FreeFlow:
         return predicted | {"correction": self.correction * self._corrected(roles, batch, field, pull)}
 
     def fake_score(self, roles: Roles, batch: Batch) -> Terms:
-        noised = renoised(roles, batch, landed(self._sampled, roles, batch).x, law=self.fake_times)
+        noised = renoised(roles, batch, landing_of(self._sampled, roles, batch).x, law=self.fake_times)
         belief = through(roles.fake_score, noised.x_t, noised.t, batch.cond)
         return {"denoise": denoising_loss(belief, noised, space="difference")}
 
@@ -161,7 +161,7 @@ def generating_velocity(
 
 
 def _start(roles: Roles, batch: Batch) -> tuple[Latent, Time]:
-    t = batch.full(roles.student.grids[0][0])
+    t = batch.full(roles.plan.grids[0][0])
     return roles.process.prior(batch.noise(), t), t
 
 

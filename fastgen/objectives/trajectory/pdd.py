@@ -69,7 +69,7 @@ class ParallelDecoding:
         scalars = scalars_at(grid, ("r", "s"), sampler="ode", guidance=None)
         stops = walk(roles.generator, batch.noise, batch.cond, grid, sampler="ode", scalars=scalars)
         start = next(islice(stops, depth, None))
-        every = intervals_of(roles.student.grids, roles.process, self.heads).edges
+        every = intervals_of(roles.plan.grids, roles.process, self.heads).edges
         t_k, t_next = drawn_step(_within(every, edges[depth], edges[depth + 1]), batch)
         return start.x_t, start.t, t_k, t_next
 

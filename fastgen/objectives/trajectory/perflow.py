@@ -65,5 +65,5 @@ class PiecewiseRectifiedFlow:
 
 def windows_of(roles: Roles) -> Tensor:
     """The descending times [n + 1] between the windows: the stops of the student's shortest grid, and 0."""
-    grid = min(roles.student.grids, key=len).double()
+    grid = min(roles.plan.grids, key=len).double()
     return torch.cat([grid, grid.new_zeros(1)])

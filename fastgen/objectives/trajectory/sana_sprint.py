@@ -78,7 +78,7 @@ class SanaSprint:
         """The student's clean samples of noised data."""
         t = self.called.sample(roles.process, batch.size, batch.rng)
         top = uniform(batch.rng, batch.size) < self.first
-        t = torch.where(top, batch.full(roles.student.grids[0][0]), t)
+        t = torch.where(top, batch.full(roles.plan.grids[0][0]), t)
         guidance = self.teacher_guidance
         scalars = guidance.scalars(batch, guidance.field(roles, batch)) if guidance.told else {}
         x_t = roles.process.renoise(batch.x0, t, batch.noise())

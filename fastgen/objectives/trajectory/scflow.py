@@ -105,13 +105,13 @@ class SelfCorrectedFlow:
             "back": self.back * apart(x0 - above, self.huber).mean(),
             "straight": self.straight * bend(roles, batch, jump, t, scalars),
         }
-        return terms | generator_terms(self.gan, roles, batch, landed(jump))
+        return terms | generator_terms(self.gan, roles, batch, judged(jump))
 
     def discriminator(self, roles: Roles, batch: Batch) -> Terms:
         scalars = self.teacher_guidance.scalars(batch, self.teacher_guidance.field(roles, batch))
         with torch.no_grad():
             jump = jumped(roles, batch, batch.noise(), scalars)
-        return discriminator_losses(self.gan, roles, batch, landed(jump))
+        return discriminator_losses(self.gan, roles, batch, judged(jump))
 
     def _seen(self, roles: Roles, batch: Batch, x_s: Latent, s: Time, scalars: Scalars) -> Latent:
         """The target's clean sample, under the dropout masks that the student draws next."""
@@ -131,6 +131,6 @@ def bend(roles: Roles, batch: Batch, jump: Prediction, t: Time, scalars: Scalars
     return (again - jump.x0.detach()).square().mean()
 
 
-def landed(jump: Prediction) -> Landing:
+def judged(jump: Prediction) -> Landing:
     """One step as what an adversary judges."""
     return Landing(jump.x0, None, jump.t, jump.x0)

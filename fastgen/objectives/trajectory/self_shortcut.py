@@ -76,8 +76,8 @@ class SelfShortcut:
 
     def _jump(self, roles: Roles, batch: Batch) -> tuple[Tensor, Interval]:
         """Which rows [B] are taught, and beginning, middle and end of each row's jump."""
-        finest = max(roles.student.grids, key=len)
-        coarser = [grid for grid in roles.student.grids if len(grid) < len(finest)]
+        finest = max(roles.plan.grids, key=len)
+        coarser = [grid for grid in roles.plan.grids if len(grid) < len(finest)]
         taught = uniform(batch.rng, batch.size) < (self.taught if coarser else 1.0)
         short = halved_step(finest, batch)
         t, s = drawn_jump(coarser or [finest], batch)

@@ -80,4 +80,4 @@ def in_window(stops: Tensor, r: Time, window: float) -> Tensor:
 
 def longest_step(roles: Roles) -> float:
     """The length of an even step where there are as many as in the student's shortest grid."""
-    return 1 / min(len(grid) for grid in roles.student.grids)
+    return 1 / min(len(grid) for grid in roles.plan.grids)

@@ -154,7 +154,7 @@ class TwinFlow:
 
 def first_time(roles: Roles, batch: Batch) -> Time:
     """Where the student begins, [B]."""
-    return batch.full(roles.student.grids[0][0])
+    return batch.full(roles.plan.grids[0][0])
 
 
 def weight_of(jump: JumpTimes) -> Tensor:
