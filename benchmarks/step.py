@@ -15,7 +15,7 @@ from typing import Any, get_args
 import torch
 from accelerate import Accelerator
 
-from fastgen.config.schema import Base
+from fastgen.config.lora import Base
 from fastgen.engine.stage import Stage, Turned
 from fastgen.objectives import Batch, Turn
 

@@ -9,7 +9,9 @@ from accelerate import Accelerator
 from diffusers import DDIMScheduler
 from torch import Tensor, nn
 
-from fastgen.config.schema import Base, LoRAConfig, Sharing, StageConfig, TrainConfig
+from fastgen.config.lora import Base, LoRAConfig, Sharing
+from fastgen.config.schema import StageConfig
+from fastgen.config.train import TrainConfig
 from fastgen.data import Items, Loader, Source
 from fastgen.engine.dtypes import QUANTISED
 from fastgen.engine.feed import Feed

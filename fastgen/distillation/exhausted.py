@@ -8,7 +8,8 @@ from pathlib import Path
 import psutil
 import torch
 
-from ..config.schema import Config, TrainConfig
+from ..config.schema import Config
+from ..config.train import TrainConfig
 from ..errors import NoMemoryError, UserError
 from ..planning.cards import GIB, H100
 from ..planning.pools import KEPT

@@ -11,7 +11,9 @@ import diffusers
 import torch
 from torch import nn
 
-from ..config.schema import Config, LoRAConfig, StageConfig, TrainConfig
+from ..config.lora import LoRAConfig
+from ..config.schema import Config, StageConfig
+from ..config.train import TrainConfig
 from ..config.yaml_file import load
 from ..data import SOURCE_KINDS
 from ..engine.dtypes import base_of, teacher_dtype

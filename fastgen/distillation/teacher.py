@@ -4,11 +4,11 @@ import torch
 
 from ..config.schema import Config
 from ..engine.dtypes import QUANTISED, base_of, teacher_dtype
-from ..models.pipelines.arguments import size_arguments
+from ..models.pipelines.arguments import noted_classes, size_arguments
 from ..models.pipelines.attention import set_attention
 from ..models.pipelines.components import denoisers_of
 from ..models.pipelines.create import create
-from ..models.pipelines.pipeline import Pipeline, noted_classes
+from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.teacher import load_teacher
 

@@ -10,13 +10,14 @@ from ..config.schema import StageConfig
 from ..errors import UserError, did_you_mean
 from ..models.casting import cast
 from ..models.contract import Denoiser, RoleNetwork
-from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser
+from ..models.denoiser import NetworkDenoiser
 from ..models.discriminator import Discriminator, FeatureDiscriminator, block_layers, default_layers
 from ..models.image_part import Example
 from ..models.own_backbone import OwnDiscriminator
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.vision import eyes
 from ..models.pixel_discriminator import PixelDiscriminator
+from ..models.retargeted import RetargetedDenoiser
 from ..process import Process
 from .dtypes import autocast_of
 

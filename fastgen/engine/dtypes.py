@@ -19,7 +19,9 @@ from typing import get_args
 import torch
 from torch import nn
 
-from ..config.schema import Base, Config, Precision, Sharing, StageConfig
+from ..config.lora import Base, Sharing
+from ..config.schema import Config, StageConfig
+from ..config.train import Precision
 from ..errors import UserError
 from ..models.casting import HALF, dtype_of
 from ..models.pipelines.source import DTYPES

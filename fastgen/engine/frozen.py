@@ -2,7 +2,8 @@
 
 from torch import nn
 
-from ..config.schema import Sharing, StageConfig
+from ..config.lora import Sharing
+from ..config.schema import StageConfig
 from ..errors import UserError
 from ..models.roles import DENOISERS
 from ..models.targets import find_frozen

@@ -9,8 +9,9 @@ from pydantic import BaseModel
 from pydantic_core import to_jsonable_python
 from torch import Tensor
 
-from ..config.schema import Config, StageConfig, TrainConfig
+from ..config.schema import Config, StageConfig
 from ..config.teacher import TeacherConfig
+from ..config.train import TrainConfig
 from ..config.yaml_file import VOLATILE
 from ..data import SOURCES
 from ..objectives import OBJECTIVES

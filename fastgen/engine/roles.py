@@ -8,12 +8,14 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from ..config.schema import Base, LoRAConfig, Sharing, StageConfig, TrainConfig
+from ..config.lora import Base, LoRAConfig, Sharing
+from ..config.schema import StageConfig
+from ..config.train import TrainConfig
 from ..errors import UserError
 from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias
 from ..models.baking import check_bakeable, check_fusible
 from ..models.casting import cast, dtype_of
-from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser
+from ..models.denoiser import NetworkDenoiser
 from ..models.discriminator import Discriminator
 from ..models.graphs import Graphs
 from ..models.head_bank import Intervals
@@ -27,6 +29,7 @@ from ..models.pipelines.rewards import loaded
 from ..models.pipelines.source import DTYPES
 from ..models.quantised import quantise
 from ..models.regions import compile_regions
+from ..models.retargeted import RetargetedDenoiser
 from ..models.roles import Roles, put
 from ..models.state import STATES
 from ..models.walk import Plan

@@ -5,8 +5,9 @@ from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
 from ..models.adapters import AdaptedDenoiser
-from ..models.denoiser import NetworkDenoiser, RetargetedDenoiser
+from ..models.denoiser import NetworkDenoiser
 from ..models.discriminator import FeatureDiscriminator
+from ..models.retargeted import RetargetedDenoiser
 from ..models.roles import Roles
 from ..models.sharding import Sharding, mesh_of, shard
 from .distributed import parallel

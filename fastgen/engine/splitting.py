@@ -1,6 +1,6 @@
 """A batch in parts: micro-batches, and which of them each process has."""
 
-from ..config.schema import TrainConfig
+from ..config.train import TrainConfig
 from ..errors import UserError
 
 

@@ -19,9 +19,9 @@ from ..errors import UserError
 from .adapters import AdaptedDenoiser
 from .conditioning import Conditioning
 from .contract import RoleNetwork
-from .denoiser import RetargetedDenoiser
 from .head_bank import HEADS, HeadBank, steps_of, weight_shape
 from .recordable import kernel_by_kernel
+from .retargeted import RetargetedDenoiser
 from .scalars import ScalarEmbeddings
 
 Scalars = Mapping[str, float]

@@ -19,8 +19,9 @@ from fastgen.distillation.grids import check_grids
 from fastgen.errors import UserError
 from fastgen.models.calls import through
 from fastgen.models.conditioning import Conditioning
-from fastgen.models.denoiser import CallForm, NetworkDenoiser, RetargetedDenoiser
+from fastgen.models.denoiser import CallForm, NetworkDenoiser
 from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.models.retargeted import RetargetedDenoiser
 from fastgen.models.walk import Plan
 from fastgen.objectives import Batch, Landing
 from fastgen.objectives.distribution.sid import SiD

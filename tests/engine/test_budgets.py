@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from fastgen.config.schema import StageConfig, TrainConfig
+from fastgen.config.schema import StageConfig
+from fastgen.config.train import TrainConfig
 from fastgen.engine.budgets import Begun, Budget
 from fastgen.errors import CheckpointError
 from fastgen.objectives import DMD2

@@ -12,7 +12,8 @@ import torch
 from families import FAMILIES, denoiser
 from torch import nn
 
-from fastgen.config.schema import Config, TrainConfig
+from fastgen.config.schema import Config
+from fastgen.config.train import TrainConfig
 from fastgen.config.yaml_file import load
 from fastgen.distillation.checks import check_stages
 from fastgen.distillation.distil import distil

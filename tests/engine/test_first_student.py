@@ -11,7 +11,9 @@ from small_vision import write_vision
 from torch import Tensor
 
 from fastgen.config.discriminator import DiscriminatorConfig
-from fastgen.config.schema import LoRAConfig, StageConfig, TrainConfig
+from fastgen.config.lora import LoRAConfig
+from fastgen.config.schema import StageConfig
+from fastgen.config.train import TrainConfig
 from fastgen.engine.roles import build_roles
 from fastgen.models.calls import look
 from fastgen.models.conditioning import Conditioning

@@ -7,7 +7,7 @@ import torch
 from closed_forms import PLANE, close, streams
 from torch import Tensor
 
-from fastgen.config.schema import LoRAConfig
+from fastgen.config.lora import LoRAConfig
 from fastgen.engine.stage import Stage
 from fastgen.models import masters
 from fastgen.models.masters import halve, moved

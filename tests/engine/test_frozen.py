@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch import Tensor
 
-from fastgen.config.schema import LoRAConfig
+from fastgen.config.lora import LoRAConfig
 from fastgen.engine import roles
 from fastgen.engine.stage import Stage
 from fastgen.errors import UserError

@@ -8,7 +8,7 @@ import small_run
 import tiny
 import torch
 
-from fastgen.config.schema import LoRAConfig
+from fastgen.config.lora import LoRAConfig
 from fastgen.engine import memory
 from fastgen.engine.memory import Room, room_for, settle_recompute
 from fastgen.engine.stage import Stage

@@ -12,8 +12,8 @@ import tiny
 import torch
 from torch import Tensor, nn
 
+from fastgen.config.lora import LoRAConfig
 from fastgen.config.optimizer import OptimConfig
-from fastgen.config.schema import LoRAConfig
 from fastgen.engine import checkpoint, eight_bits
 from fastgen.engine.checkpoint import Snapshot
 from fastgen.engine.eight_bits import Blocks

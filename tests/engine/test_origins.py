@@ -4,7 +4,9 @@ import pytest
 import tiny
 import torch
 
-from fastgen.config.schema import LoRAConfig, StageConfig, TrainConfig
+from fastgen.config.lora import LoRAConfig
+from fastgen.config.schema import StageConfig
+from fastgen.config.train import TrainConfig
 from fastgen.engine.roles import build_roles
 from fastgen.errors import UserError
 from fastgen.models.pipelines.pipeline import Pipeline

@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from fastgen.config.schema import LoRAConfig
+from fastgen.config.lora import LoRAConfig
 from fastgen.export.adapter import DOWN, UP, Adapter
 from fastgen.export.kohya import kohya_state
 from fastgen.export.lora import FILES, export_lora, known_keys

@@ -12,7 +12,9 @@ from peft import inject_adapter_in_model, set_peft_model_state_dict
 from rounding import assert_alike
 from torch import Tensor, nn
 
-from fastgen.config.schema import LoRAConfig, StageConfig, TrainConfig
+from fastgen.config.lora import LoRAConfig
+from fastgen.config.schema import StageConfig
+from fastgen.config.train import TrainConfig
 from fastgen.data import Loader
 from fastgen.engine import stage as loop
 from fastgen.engine.feed import Feed

@@ -8,7 +8,7 @@ import tiny
 import torch
 from torch import Tensor, nn
 
-from fastgen.config.schema import LoRAConfig
+from fastgen.config.lora import LoRAConfig
 from fastgen.models import bank
 from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork
 from fastgen.models.bank import Bank, Seat

@@ -16,7 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from fastgen.config import yaml_file as configfile
-from fastgen.config.schema import Config, LoRAConfig, StageConfig, TrainConfig
+from fastgen.config.lora import LoRAConfig
+from fastgen.config.schema import Config, StageConfig
+from fastgen.config.train import TrainConfig
 from fastgen.distillation.checks import check_needs
 from fastgen.distillation.distil import distil
 from fastgen.distillation.grids import check_grids

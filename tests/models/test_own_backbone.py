@@ -9,9 +9,9 @@ import torch
 from torch import nn
 from towers import NOTHING, T, Tower, network
 
-from fastgen.models.denoiser import RetargetedDenoiser
 from fastgen.models.own_backbone import OwnDiscriminator
 from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.models.retargeted import RetargetedDenoiser
 from fastgen.objectives import OBJECTIVES
 from fastgen.objectives.adversarial.apt import APT
 from fastgen.process import Trig

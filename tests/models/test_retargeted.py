@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from towers import NOTHING, PLANE, PROCESSES, VP, T, Tower, network
 
 from fastgen.models.conditioning import Conditioning
-from fastgen.models.denoiser import RetargetedDenoiser
+from fastgen.models.retargeted import RetargetedDenoiser
 from fastgen.process import Discrete, Flow
 from fastgen.proofs.analytic import ExactDenoiser, Mixture
 

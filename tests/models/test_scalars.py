@@ -9,12 +9,14 @@ from replaying import Replaying
 from rounding import assert_alike
 from torch import Tensor, nn
 
-from fastgen.config.schema import LoRAConfig, StageConfig, TrainConfig
+from fastgen.config.lora import LoRAConfig
+from fastgen.config.schema import StageConfig
+from fastgen.config.train import TrainConfig
 from fastgen.engine.roles import build_roles
 from fastgen.models.conditioning import Conditioning
-from fastgen.models.denoiser import RetargetedDenoiser
 from fastgen.models.graphs import Graphs
 from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.models.retargeted import RetargetedDenoiser
 from fastgen.models.scalars import ScalarEmbeddings, find_time_embedding
 from fastgen.models.walk import Plan
 from fastgen.objectives import DMD2

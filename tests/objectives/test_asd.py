@@ -128,7 +128,7 @@ def test_settings_that_mean_nothing_are_refused(build: Callable[[], object], wor
         build()
 
 
-TERMS, LOSSES, MOVED = asd.generator_terms, matching.discriminator_losses, gan._moved
+TERMS, LOSSES, MOVED = asd.generator_terms, matching.discriminator_losses, gan.moved
 
 
 def swapped(settings: gan.GAN, roles: Roles, batch: object, landing: object, *given: object, **named: object) -> Terms:
@@ -155,7 +155,9 @@ MUTANTS = {
     ),
     "real samples have gradient": Mutant.of(walk, "look", through, check_generator),
     "real for generated": Mutant.of(matching, "discriminator_losses", swapped, check_discriminator),
-    "half the slope": Mutant.of(gan, "_moved", lambda *given: MOVED(*given) / 2, check_discriminator),
+    "half the slope": Mutant.of(
+        gan, "moved", lambda *given, spread: MOVED(*given, spread=spread) / 2, check_discriminator
+    ),
     "a first step every time": Mutant.of(
         asd, "sampled", lambda *given, depth: SAMPLED(*given, depth=1), check_discriminator
     ),

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from fastgen.errors import UserError
 from fastgen.models.conditioning import Conditioning
-from fastgen.models.denoiser import CallForm, NetworkDenoiser, RetargetedDenoiser
+from fastgen.models.denoiser import CallForm, NetworkDenoiser
+from fastgen.models.retargeted import RetargetedDenoiser
 from fastgen.objectives.parts import derivative
 from fastgen.objectives.parts.derivative import Derivative, along, finite_differences, forward_mode
 from fastgen.objectives.trajectory.meanflow import MeanFlow

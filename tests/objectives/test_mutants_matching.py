@@ -204,11 +204,11 @@ MUTANTS = {
         check_pairs_share_times_and_noises,
     ),
     "penalty at generated samples": Mutant(
-        [(gan, "_gradient_penalty", lambda roles, batch, real: PENALTY(roles, batch, replace(real, x_t=real.x_t + 1)))],
+        [(gan, "gradient_penalty", lambda roles, batch, real: PENALTY(roles, batch, replace(real, x_t=real.x_t + 1)))],
         check_gradient_penalty,
     ),
     "penalty of the slope's size": Mutant(
-        [(gan, "_gradient_penalty", lambda *a: PENALTY(*a).sqrt())], check_gradient_penalty
+        [(gan, "gradient_penalty", lambda *a: PENALTY(*a).sqrt())], check_gradient_penalty
     ),
     # rollouts
     "a segment too far": Mutant(
@@ -241,7 +241,7 @@ MUTANTS = {
     "nobody is told": Mutant([(scalars, "_waves", lambda value: torch.zeros(len(value), 128))], check_embeddings),
 }
 RIGHT_AUGMENTATION = decoupled_dmd.DecoupledDMD._augmentation
-MEANS, PENALTY, JUMP, AT = state.RatioMeans.normalise, gan._gradient_penalty, rollout._jump, Prediction.at
+MEANS, PENALTY, JUMP, AT = state.RatioMeans.normalise, gan.gradient_penalty, rollout._jump, Prediction.at
 GENERATOR = gan.generator_loss
 
 

@@ -8,11 +8,11 @@ import small_run
 import tiny
 import torch
 
-from fastgen.config.schema import LoRAConfig
+from fastgen.config.lora import LoRAConfig
 from fastgen.errors import UserError
 from fastgen.models.contract import BELIEF
-from fastgen.models.denoiser import RetargetedDenoiser
 from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.models.retargeted import RetargetedDenoiser
 from fastgen.objectives import DMD2, Objective
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.guidance_laws import LongShort, Shared

@@ -173,7 +173,7 @@ def test_a_perfect_adversary_of_clean_samples_leads_to_the_data_and_rests_there(
     check_without_distance()
 
 
-PAD, CLEAN, SLOPE, NOISED, READ = module.pad_like, parts._clean, parts._slope_of_heads, module.renoised, parts._read
+PAD, CLEAN, SLOPE, NOISED, READ = module.pad_like, parts._clean, parts.slope_of_heads, module.renoised, parts._read
 
 
 def exchanged(logits: Tensor, read: list[Tensor]) -> tuple[Tensor, list[Tensor]]:
@@ -192,9 +192,9 @@ MUTANTS = {
         Guidance, "field", lambda _, roles, batch: lambda x, t: roles.fake_score(x, t, batch.cond), check_distance
     ),
     "heads of generated samples": Mutant.of(parts, "_read", lambda *given: exchanged(*READ(*given)), check_heads),
-    "gamma, not its half": Mutant.of(parts, "_slope_of_heads", lambda *given: 2 * SLOPE(*given), check_heads),
+    "gamma, not its half": Mutant.of(parts, "slope_of_heads", lambda *given: 2 * SLOPE(*given), check_heads),
     "detached heads": Mutant.of(
-        parts, "_slope_of_heads", lambda *given: SLOPE(*given).detach() + 0 * given[0].sum(), check_heads
+        parts, "slope_of_heads", lambda *given: SLOPE(*given).detach() + 0 * given[0].sum(), check_heads
     ),
     "away from what the judge wants": Mutant.of(
         parts, "_clean", lambda roles, batch, x: CLEAN(roles, batch, 2 * x.detach() - x), check_without_distance

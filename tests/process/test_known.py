@@ -9,7 +9,7 @@ from closed_forms import PLANE
 from torch import Tensor
 
 from fastgen.models.calls import guided, look
-from fastgen.models.denoiser import RetargetedDenoiser
+from fastgen.models.retargeted import RetargetedDenoiser
 from fastgen.objectives import DMD2
 from fastgen.objectives.parts.gan import GAN, NO_GAN
 from fastgen.objectives.parts.guidance_laws import Fixed

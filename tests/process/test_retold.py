@@ -4,8 +4,8 @@ import pytest
 import tiny
 import torch
 
-from fastgen.models.denoiser import RetargetedDenoiser
 from fastgen.models.pipelines.pipeline import Pipeline
+from fastgen.models.retargeted import RetargetedDenoiser
 from fastgen.process import Flow, Trig
 from fastgen.process.retold import retold
 from fastgen.sampling.sampler import ode, renoise

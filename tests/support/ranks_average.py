@@ -13,7 +13,7 @@ from ranks_split import rivals
 from small_run import parameters, stage, train_several_steps
 
 from fastgen.config.guards import GuardsConfig
-from fastgen.config.schema import LoRAConfig
+from fastgen.config.lora import LoRAConfig
 from fastgen.engine import averaging, checkpoint, guard
 from fastgen.engine.averaging import Averager
 from fastgen.engine.distributed import average, barrier, broadcast, on_first

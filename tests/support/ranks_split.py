@@ -13,7 +13,7 @@ from small_run import Watched, stage
 from benchmarks.networks import SIZES
 from benchmarks.scaling import timed_stage
 from benchmarks.trio import Setting, stage_on
-from fastgen.config.schema import LoRAConfig
+from fastgen.config.lora import LoRAConfig
 from fastgen.engine import checkpoint
 from fastgen.engine import stage as loop
 from fastgen.engine.distributed import average, on_first

@@ -15,8 +15,10 @@ from accelerate import Accelerator
 from isolated import verify_here
 
 from fastgen.config.guards import USUAL, GuardsConfig
+from fastgen.config.lora import LoRAConfig
 from fastgen.config.pairs import PairsConfig
-from fastgen.config.schema import Config, LoRAConfig, StageConfig, TrainConfig
+from fastgen.config.schema import Config, StageConfig
+from fastgen.config.train import TrainConfig
 from fastgen.config.yaml_file import dump
 from fastgen.data import Items, Loader, Source
 from fastgen.distillation.distil import distil

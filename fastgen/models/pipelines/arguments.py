@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from ...errors import UserError
@@ -49,10 +50,30 @@ def real_classes(pipe: StockPipeline, notes: Notes | None) -> range:
     return range(count - 1 if has_null else count)
 
 
+def noted_classes(path: str, num_classes: int | None, null_label: int | None) -> tuple[int | None, int | None]:
+    """Classes and null label of a teacher: what is not given is filled from its folder's `fastgen.json`, if any."""
+    notes = Notes.read(Path(path)) if Path(path).is_dir() else None
+    if notes is None:
+        return num_classes, null_label
+    return num_classes or notes.num_classes, notes.null_label if null_label is None else null_label
+
+
 def null_label_above(pipe: StockPipeline, classes: range) -> int | None:
     """The label that means "no class": the embedding just above the real classes, if the network has one."""
     known = _denoiser_config(pipe).get("num_class_embeds") or 0
     return classes.stop if known > classes.stop > 0 else None
+
+
+def check_embedded(pipe: StockPipeline, classes: range, null_label: int | None) -> None:
+    """Raise UserError where classes or null label reach beyond the labels that the network has embeddings of."""
+    config = _denoiser_config(pipe)
+    dit = config.get("num_embeds_ada_norm")  # DiT's null label lies above its classes
+    known, highest = config.get("num_class_embeds") or (dit + 1 if dit else 0), max(classes.stop - 1, null_label or 0)
+    if 0 < known <= highest:
+        raise UserError(
+            f"teacher.num_classes and teacher.null_label reach label {highest}, but the {type(pipe).__name__} has "
+            f"embeddings for 0 to {known - 1}: correct these two settings"
+        )
 
 
 def in_turn(values: Sequence[T], numbers: Iterable[int]) -> list[T]:

@@ -20,9 +20,11 @@ from ..experts import Experts
 from ..head_bank import Intervals
 from .arguments import (
     FRAMES,
+    check_embedded,
     check_given,
     classifier_free,
     conditioning_kind,
+    noted_classes,
     null_label_above,
     parameters,
     real_classes,
@@ -35,7 +37,7 @@ from .encoding import Asking, Encoder
 from .framing import Framing, framing_of
 from .halved import told_in_bf16
 from .loading import load
-from .notes import Arguments, Notes
+from .notes import Arguments
 from .probe import emitted, opening, probe
 from .refusal import checking
 from .stock_pipeline import StockPipeline, StockScheduler
@@ -85,7 +87,7 @@ class Pipeline:
         self.size: Arguments = dict(size or {})
         self.classes = range(num_classes) if num_classes else real_classes(pipe, None)
         self.null_label = null_label if null_label is not None else null_label_above(pipe, self.classes)
-        _check_labels(pipe, self.classes, self.null_label)
+        check_embedded(pipe, self.classes, self.null_label)
         argument = {"none": None, "label": "class_labels", "prompt": "prompt"}[self.kind]
         asking = Asking(argument, _EXAMPLES[self.kind], self.size, negative_prompt, self.null_label)
         self._sleepers = sleeping_autoencoder(pipe) if sparing else None
@@ -291,14 +293,6 @@ def _built(pipe: StockPipeline, **parts: Any) -> StockPipeline:
     return type(pipe)(**{**settings, **pipe.components, **parts})
 
 
-def noted_classes(path: str, num_classes: int | None, null_label: int | None) -> tuple[int | None, int | None]:
-    """Classes and null label of a teacher: what is not given is filled from its folder's `fastgen.json`, if any."""
-    notes = Notes.read(Path(path)) if Path(path).is_dir() else None
-    if notes is None:
-        return num_classes, null_label
-    return num_classes or notes.num_classes, notes.null_label if null_label is None else null_label
-
-
 def _small(pipe: StockPipeline, shape: tuple[int, ...]) -> dict[str, Any]:
     """Call arguments that keep the probe's real runs of the network small, where its samples are large."""
     if torch.Size(shape).numel() <= 4 * (PROBE_PIXELS // 8) ** 2:
@@ -306,14 +300,3 @@ def _small(pipe: StockPipeline, shape: tuple[int, ...]) -> dict[str, Any]:
     wanted: dict[str, Any] = {"height": PROBE_PIXELS, "width": PROBE_PIXELS, "use_resolution_binning": False}
     wanted |= dict.fromkeys(FRAMES, PROBE_FRAMES)
     return {name: value for name, value in wanted.items() if name in parameters(pipe)}
-
-
-def _check_labels(pipe: StockPipeline, classes: range, null_label: int | None) -> None:
-    config = network_of(pipe).config
-    dit = config.get("num_embeds_ada_norm")  # DiT's null label lies above its classes
-    known, highest = config.get("num_class_embeds") or (dit + 1 if dit else 0), max(classes.stop - 1, null_label or 0)
-    if 0 < known <= highest:
-        raise UserError(
-            f"teacher.num_classes and teacher.null_label reach label {highest}, but the {type(pipe).__name__} has "
-            f"embeddings for 0 to {known - 1}: correct these two settings"
-        )

@@ -1,18 +1,16 @@
 """The GAN term that brings real samples in, renoised (DMD2, arXiv:2405.14867, section 4.3) or decoded."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal, cast
 
 import torch
 from pydantic import BeforeValidator
 from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import relu, softplus
 
 from ...models.conditioning import Conditioning
 from ...models.discriminator import FeatureDiscriminator
-from ...models.regions import as_written
 from ...models.roles import Roles
 from ...process import AnyTimeLaw, Latent, Time, Uniform, joined
 from ...unread import names_of, refuse_unread
@@ -20,6 +18,7 @@ from .base import Batch, Landing, Terms, shorthand
 from .needs import Needs
 from .ops import Noised, renoised
 from .originals import DATA, AnyDiscriminator, Originals
+from .slopes import gradient_penalty, moved, slope_of_heads
 
 GanKind = Literal["logistic", "hinge", "relativistic"]
 
@@ -218,14 +217,14 @@ def discriminator_losses(
         of_real, read = _read(gan, discriminator, real.x_t, real.t, batch.cond)
     terms = {"gan": gan.learned * LOSSES[gan.kind](of_real, judged)}
     if gan.r1:
-        terms["r1"] = gan.learned * gan.r1 / 2 * _gradient_penalty(discriminator, batch, real)
+        terms["r1"] = gan.learned * gan.r1 / 2 * gradient_penalty(discriminator, batch, real)
     if gan.approximate_r1:
-        slope = gan.learned * gan.approximate_r1 * _moved(gan, discriminator, batch, real, of_real)
+        slope = gan.learned * gan.approximate_r1 * moved(discriminator, batch, real, of_real, spread=gan.spread)
         terms["r1"] = terms.get("r1", 0) + slope
     if gan.approximate_r2:
-        terms["r2"] = gan.learned * gan.approximate_r2 * _moved(gan, discriminator, batch, fake, judged)
+        terms["r2"] = gan.learned * gan.approximate_r2 * moved(discriminator, batch, fake, judged, spread=gan.spread)
     if gan.feature_r1:
-        terms["feature_r1"] = gan.learned * gan.feature_r1 / 2 * _slope_of_heads(of_real, read)
+        terms["feature_r1"] = gan.learned * gan.feature_r1 / 2 * slope_of_heads(of_real, read)
     return terms
 
 
@@ -290,28 +289,6 @@ def _read(
     heads = cast(FeatureDiscriminator, discriminator)
     read = [feature.requires_grad_() for feature in heads.features(x_t, t, cond)]
     return heads.judged(read, cond), read
-
-
-def _slope_of_heads(of_real: Tensor, read: Sequence[Tensor]) -> Tensor:
-    """Squared norm of each head's slope by what it read of a real sample, summed over heads, mean over samples."""
-    slopes = torch.autograd.grad(of_real.sum(), read, create_graph=True)
-    return torch.stack([slope.square().sum() for slope in slopes]).sum() / len(of_real)
-
-
-def _moved(gan: GAN, discriminator: AnyDiscriminator, batch: Batch, shown: Noised, logits: Tensor) -> Tensor:
-    """Mean squared change of the logits where the samples move by `spread`."""
-    there = shown.x_t + gan.spread * batch.noise()
-    change: Tensor = discriminator(there, shown.t, batch.cond) - logits
-    return change.square().mean()
-
-
-def _gradient_penalty(discriminator: AnyDiscriminator, batch: Batch, real: Noised) -> Tensor:
-    """Mean squared norm of the summed logit's gradient by x_t."""
-    x_t: Latent = real.x_t.detach().requires_grad_()
-    with as_written(), sdpa_kernel(SDPBackend.MATH):  # attention's other kernels have no second derivative
-        logits = discriminator(x_t, real.t, batch.cond)
-        (slope,) = torch.autograd.grad(logits.mean(dim=1).sum(), x_t, create_graph=True)
-    return slope.square().flatten(1).sum(dim=1).mean()
 
 
 AnyGAN = Annotated[GAN, BeforeValidator(lambda raw: shorthand(raw, GAN))]
