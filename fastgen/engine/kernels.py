@@ -1,10 +1,10 @@
 # ruff: noqa: ANN001, ANN202
 # mypy: disallow-untyped-defs=False, disallow-incomplete-defs=False, disallow-untyped-decorators=False
-"""AdamW with moments in eight bits as one kernel for many tensors, in about the time that it reads and writes.
+"""AdamW as one kernel for many tensors, in about the time that it reads and writes.
 
-It does what `rules.AdamW` does with `eight_bits` and `models.masters`, to rounding; what is rounded by chance is drawn
-within. Functions that Triton compiles bear no annotations but its own. A written number that is no normal float32 is a
-float64 to Triton, and so is all that it meets, which takes ten times as long.
+It does what `rules.AdamW` does, with moments in float32 or in eight bits and with `models.masters`, to rounding; what
+is rounded by chance is drawn within. Functions that Triton compiles bear no annotations but its own. A written number
+that is no normal float32 is a float64 to Triton, and so is all that it meets, which takes ten times as long.
 """
 
 import math
@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -30,7 +30,7 @@ RUN = 32
 """Blocks that it steps in all."""
 TOGETHER = 16
 """Bytes that a thread reads at once, where a tensor begins at a multiple of them, and has a multiple in values."""
-KINDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16}
+KINDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.uint8: tl.uint8}
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,6 @@ class Pass:
     """One update of some tensors.
 
     Args:
-        moments: names of those that are kept, `("exp_avg", "exp_avg_sq")` or the second alone.
         settings: lr, betas, eps, weight_decay.
         seed: of the update, for what is rounded by chance.
         numbers: of each tensor, which tell them apart in what is drawn.
@@ -46,7 +45,6 @@ class Pass:
         blocked: on the device; where it is 1, nothing changes. None for 0.
     """
 
-    moments: tuple[str, ...]
     settings: Mapping[str, Any]
     seed: int
     numbers: Sequence[int]
@@ -54,46 +52,70 @@ class Pass:
     blocked: Tensor | None = None
 
 
+class Line(NamedTuple):
+    """What the kernel is told of a tensor: how many values it has, its number, and addresses; 0 of what it has not.
+
+    A moment lies in two places, codes and their scales, or in one, its values.
+    """
+
+    values: int
+    number: int
+    weight: int
+    low: int
+    gradient: int
+    step: int
+    first: int
+    first_scales: int
+    second: int
+    second_scales: int
+
+
+VALUES, NUMBER, WEIGHT, LOW, GRADIENT, STEP, FIRST, FIRST_SCALES, SECOND, SECOND_SCALES = map(tl.constexpr, range(10))
+"""Where the kernel finds them in a line."""
+LINE = tl.constexpr(len(Line._fields))
+
+
 @dataclass(frozen=True)
 class Form:
     """What tensors that are stepped by one launch have in common.
 
     Args:
-        weight, gradient: their dtypes.
+        weight, gradient, moment: their dtypes; that of codes is uint8.
         split: whether the weight has bits beside it.
+        momentum: whether a first moment is kept; without one it is the gradient.
         together: whether neighbouring values can be read at once.
     """
 
     weight: torch.dtype
     gradient: torch.dtype
+    moment: torch.dtype
     split: bool
+    momentum: bool
     together: bool
 
     @classmethod
-    def of(cls, weight: Tensor, gradient: Tensor, low: Tensor | None) -> "Form":
-        places = [tensor.data_ptr() for tensor in (weight, gradient, low) if tensor is not None]
-        together = not any(number % TOGETHER for number in (*places, weight.numel()))
-        return cls(weight.dtype, gradient.dtype, low is not None, together)
+    def of(cls, weight: Tensor, gradient: Tensor, moment: Tensor, line: Line) -> "Form":
+        together = not any(number % TOGETHER for number in (line.values, *line[WEIGHT.value :]))
+        return cls(weight.dtype, gradient.dtype, moment.dtype, line.low != 0, line.first != 0, together)
 
 
 def step(weights: Sequence[Tensor], states: Sequence[dict[str, Tensor]], update: Pass) -> None:
     """Steps weights with their gradients, in place.
 
     Args:
-        weights: on a GPU, contiguous; in float32, split or in bf16.
-        states: of each: "step", and codes and scales of its moments.
+        weights: on a GPU, contiguous; in float32, split or in half precision.
+        states: of each: "step", and moments, all of them in float32 or all of them codes and scales.
     """
-    kept = [name + end for name in update.moments for end in (CODES, SCALES)]
-    rows: defaultdict[Form, list[tuple[int, ...]]] = defaultdict(list)
+    lines: defaultdict[Form, list[Line]] = defaultdict(list)
     gradients = []  # those that are copied live until the kernels are launched
     for weight, state, number in zip(weights, states, update.numbers, strict=True):
         assert weight.grad is not None, "only tensors with a gradient are stepped"
-        gradient, low = weight.grad.contiguous(), low_of(weight)
+        gradient, (second, scales) = weight.grad.contiguous(), _kept(state, "exp_avg_sq")
         gradients.append(gradient)
-        tensors = (weight, weight if low is None else low, gradient, state["step"], *(state[name] for name in kept))
-        places = (tensor.data_ptr() for tensor in tensors)
-        rows[Form.of(weight, gradient, low)].append((weight.numel(), number, *places))
-    for form, table in rows.items():
+        tensors = (weight, low_of(weight), gradient, state["step"], *_kept(state, "exp_avg"), second, scales)
+        line = Line(weight.numel(), number, *(0 if tensor is None else tensor.data_ptr() for tensor in tensors))
+        lines[Form.of(weight, gradient, second, line)].append(line)
+    for form, table in lines.items():
         _launch(form, table, update, weights[0].device)
     steps = [state["step"] for state in states]
     if update.blocked is None:
@@ -102,12 +124,17 @@ def step(weights: Sequence[Tensor], states: Sequence[dict[str, Tensor]], update:
         torch._foreach_add_(steps, [1 - update.blocked] * len(steps))  # a single tensor would be read by the host
 
 
-def _launch(form: Form, rows: Sequence[tuple[int, ...]], update: Pass, device: torch.device) -> None:
-    """Steps tensors of one form, told as rows: count, number, and addresses as `_adamw` reads them."""
-    runs = _runs(tuple(count for count, *_ in rows), device)
+def _kept(state: Mapping[str, Tensor], name: str) -> tuple[Any, Tensor | None]:
+    """A moment's codes and scales, or its values alone; None where it is not kept."""
+    return state.get(name + CODES, state.get(name)), state.get(name + SCALES)
+
+
+def _launch(form: Form, lines: Sequence[Line], update: Pass, device: torch.device) -> None:
+    """Steps tensors of one form."""
+    runs = _runs(tuple(line.values for line in lines), device)
     beta1, beta2 = update.settings["betas"]
     _adamw[(len(runs),)](
-        _sent(torch.tensor(rows), device),
+        _sent(torch.tensor(lines), device),
         runs,
         update.factor if form.gradient in HALF else None,
         update.blocked,
@@ -119,10 +146,11 @@ def _launch(form: Form, rows: Sequence[tuple[int, ...]], update: Pass, device: t
         1 - beta2,
         math.log2(beta1) if beta1 else -math.inf,
         math.log2(beta2),
-        columns=len(rows[0]),
         kind=KINDS[form.weight],
         gradient_kind=KINDS[form.gradient],
+        moment_kind=KINDS[form.moment],
         split=form.split,
+        momentum=form.momentum,
         together=TOGETHER if form.together else 1,
         rows=ROWS,
         run=RUN,
@@ -131,7 +159,7 @@ def _launch(form: Form, rows: Sequence[tuple[int, ...]], update: Pass, device: t
     )
 
 
-@lru_cache(maxsize=8)
+@lru_cache(maxsize=32)
 def _runs(counts: tuple[int, ...], device: torch.device) -> Tensor:
     """What each program steps: a tensor of these counts, and the first of its blocks there [programs, 2]."""
     programs = torch.tensor([-(-blocks_of(count) // RUN) for count in counts])
@@ -159,10 +187,11 @@ def _adamw(
     new2,
     log_beta1,
     log_beta2,
-    columns: tl.constexpr,
     kind: tl.constexpr,
     gradient_kind: tl.constexpr,
+    moment_kind: tl.constexpr,
     split: tl.constexpr,
+    momentum: tl.constexpr,
     together: tl.constexpr,
     rows: tl.constexpr,
     run: tl.constexpr,
@@ -170,29 +199,28 @@ def _adamw(
 ):
     """A program's part of the update: up to `run` blocks of one tensor, `rows` of them at once.
 
-    The table has a line of `columns` numbers for each tensor: how many values it has, its number, and the addresses of
-    weight, low bits, gradient and step. Those of codes and scales follow: of the second moment alone (8 columns), or of
-    both (10). `runs` has for each program its line and its first block. new1 and new2 are 1 - beta.
+    The table has a `Line` for each tensor, `runs` for each program its line and its first block. new1 and new2 are
+    1 - beta.
     """
     first = tl.load(runs + 2 * tl.program_id(0) + 1)
-    table += columns * tl.load(runs + 2 * tl.program_id(0))
+    line = table + LINE * tl.load(runs + 2 * tl.program_id(0))
     begin = first.to(tl.int64) * block
-    count = tl.minimum(tl.load(table) - begin, run * block).to(tl.int32)
+    count = tl.minimum(tl.load(line + VALUES) - begin, run * block).to(tl.int32)
     if blocked is not None:
         count *= (tl.load(blocked) == 0).to(tl.int32)
     count = tl.multiple_of(count, together)
-    number = tl.load(table + 1).to(tl.int32)
-    weights = _place(table + 2, kind, begin, together)
-    lows = _place(table + 3, tl.int16, begin, together)
-    gradients = _place(table + 4, gradient_kind, begin, together)
-    firsts = _place(table + columns - 4, tl.uint8, begin, together)  # where there are any
-    first_scales = _place(table + columns - 3, tl.float32, first, 1)
-    seconds = _place(table + columns - 2, tl.uint8, begin, together)
-    second_scales = _place(table + columns - 1, tl.float32, first, 1)
+    number = tl.load(line + NUMBER).to(tl.int32)
+    weights = _place(line + WEIGHT, kind, begin, together)
+    lows = _place(line + LOW, tl.int16, begin, together)
+    gradients = _place(line + GRADIENT, gradient_kind, begin, together)
+    firsts = _place(line + FIRST, moment_kind, begin, together)
+    first_scales = _place(line + FIRST_SCALES, tl.float32, first, 1)
+    seconds = _place(line + SECOND, moment_kind, begin, together)
+    second_scales = _place(line + SECOND_SCALES, tl.float32, first, 1)
 
-    step = (tl.load(_place(table + 5, tl.float32, 0, 1)) + 1).to(tl.float64)
+    step = (tl.load(_place(line + STEP, tl.float32, 0, 1)) + 1).to(tl.float64)
     unbiased = 1 / tl.sqrt(_gathered(step, log_beta2))
-    size = lr / _gathered(step, log_beta1) if columns == 10 else lr
+    size = lr / _gathered(step, log_beta1) if momentum else lr
     scaled = tl.load(factor) if factor is not None else 1.0
 
     for done in range(0, tl.cdiv(count, block), rows):
@@ -203,7 +231,7 @@ def _adamw(
         gradient = tl.load(gradients + at, mask=inside, other=0.0).to(tl.float32) * scaled
 
         moment = gradient
-        if columns == 10:
+        if momentum:
             moment = moment_of(firsts + at, first_scales + row, inside, known, True)
             moment = tl.fma(gradient - moment, new1, moment)
             drawn = chance(seed, number, 2, first + row, block)

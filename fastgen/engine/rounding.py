@@ -20,43 +20,23 @@ def chance(seed, number, use: tl.constexpr, row, block: tl.constexpr):
 
 
 @triton.jit
-def moment_of(codes, scales, inside, known, signed: tl.constexpr):
-    """A moment in float32: see `eight_bits.LEVELS`, which are computed; from memory it would take longer."""
-    code = tl.load(codes, mask=inside, other=0).to(tl.int32)
-    if signed:
-        height = tl.where(code > 127, code - 128, 127 - code)
-        level = tl.exp2(16 / 127 * _float(height, -127))
-        level = tl.where(code == 127, 0.0, tl.where(code > 127, level, -level))
+def moment_of(kept, scales, inside, known, signed: tl.constexpr):
+    """A moment in float32, from its values or from codes and the scales of their blocks."""
+    if kept.dtype.element_ty == tl.uint8:
+        level = _level(tl.load(kept, mask=inside, other=0).to(tl.int32), signed)
+        moment = level * tl.load(scales, mask=known, other=0.0)[:, None]
     else:
-        level = tl.exp2(24 / 255 * _float(code, -255))
-    return level * tl.load(scales, mask=known, other=0.0)[:, None]
+        moment = tl.load(kept, mask=inside, other=0.0)
+    return moment
 
 
 @triton.jit
-def keep(codes, scales, value, random, inside, known, signed: tl.constexpr):
-    """Writes a moment as the level below or above, the nearer the likelier.
-
-    Of levels that grow by a factor g, a value that lies f of their distance above one, in the logarithm, is rounded up
-    with probability (g^f - 1) / (g - 1). It is where f > u + ln(g) / 2 u (1 - u) with u uniform, to 1e-4.
-    """
-    bits = tl.where(inside, value, 0.0).to(tl.int32, bitcast=True)
-    if signed:
-        bits &= 0x7FFFFFFF
-    largest = tl.max(bits, axis=1).to(tl.float32, bitcast=True)  # numbers from zero on are in the order of their bits
-    tl.store(scales, largest, mask=known)
-    octaves = _log2(bits.to(tl.float32, bitcast=True)) - _log2(tl.maximum(largest, 1.2e-38))[:, None]
-    uniform = _float(random, 0.5) / 65536
-    if signed:
-        least = tl.where(value < 0, 1, 0)  # height of the level beside zero
-        position = 127 / 16 * octaves + (128 - uniform * (1.0436621 - 0.0436621 * uniform))
-        height = tl.minimum(_floor(position), 127)
-        code = tl.where(value < 0, 127 - tl.maximum(height, least), 128 + height)
-        share = tl.exp2(octaves + 16 / 127 * _float(127 - least, 0))
-        code = tl.where(uniform < share, code, 127)
+def keep(kept, scales, value, random, inside, known, signed: tl.constexpr):
+    """Writes a moment as it was read; `random` rounds what becomes a code."""
+    if kept.dtype.element_ty == tl.uint8:
+        _keep_codes(kept, scales, value, random, inside, known, signed)
     else:
-        position = 255 / 24 * octaves + (256 - uniform * (1.0326174 - 0.0326174 * uniform))
-        code = tl.minimum(_floor(position), 255)
-    tl.store(codes, code.to(tl.uint8), mask=inside)
+        tl.store(kept, value, mask=inside)
 
 
 @triton.jit
@@ -81,6 +61,45 @@ def keep_weight(weights, lows, value, half, inside, kind: tl.constexpr, split: t
             tl.store(lows, (bits - (high << 16)).to(tl.int16), mask=inside)
     else:
         tl.store(weights, value, mask=inside)
+
+
+@triton.jit
+def _level(code, signed: tl.constexpr):
+    """See `eight_bits.LEVELS`, which are computed; from memory it would take longer."""
+    if signed:
+        height = tl.where(code > 127, code - 128, 127 - code)
+        level = tl.exp2(16 / 127 * _float(height, -127))
+        level = tl.where(code == 127, 0.0, tl.where(code > 127, level, -level))
+    else:
+        level = tl.exp2(24 / 255 * _float(code, -255))
+    return level
+
+
+@triton.jit
+def _keep_codes(codes, scales, value, random, inside, known, signed: tl.constexpr):
+    """Writes the level below or above, the nearer the likelier.
+
+    Of levels that grow by a factor g, a value that lies f of their distance above one, in the logarithm, is rounded up
+    with probability (g^f - 1) / (g - 1). It is where f > u + ln(g) / 2 u (1 - u) with u uniform, to 1e-4.
+    """
+    bits = tl.where(inside, value, 0.0).to(tl.int32, bitcast=True)
+    if signed:
+        bits &= 0x7FFFFFFF
+    largest = tl.max(bits, axis=1).to(tl.float32, bitcast=True)  # numbers from zero on are in the order of their bits
+    tl.store(scales, largest, mask=known)
+    octaves = _log2(bits.to(tl.float32, bitcast=True)) - _log2(tl.maximum(largest, 1.2e-38))[:, None]
+    uniform = _float(random, 0.5) / 65536
+    if signed:
+        least = tl.where(value < 0, 1, 0)  # height of the level beside zero
+        position = 127 / 16 * octaves + (128 - uniform * (1.0436621 - 0.0436621 * uniform))
+        height = tl.minimum(_floor(position), 127)
+        code = tl.where(value < 0, 127 - tl.maximum(height, least), 128 + height)
+        share = tl.exp2(octaves + 16 / 127 * _float(127 - least, 0))
+        code = tl.where(uniform < share, code, 127)
+    else:
+        position = 255 / 24 * octaves + (256 - uniform * (1.0326174 - 0.0326174 * uniform))
+        code = tl.minimum(_floor(position), 255)
+    tl.store(codes, code.to(tl.uint8), mask=inside)
 
 
 @triton.jit

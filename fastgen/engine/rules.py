@@ -163,7 +163,10 @@ def rules_of(name: RuleName, betas: tuple[float, float], parts: Owned) -> list[t
         small = [unit for unit in wholes if parts.tensors[unit.tensor].numel() < LEAST]
         return [(AdamW(moments, eight_bits=True), large), (plain, small)]
     hidden = set(hidden_matrices(parts))
-    units = {name: Unit(place.tensor, place) for name, place in parts.places.items()}
+    units = {
+        name: Unit(place.tensor, None if parts.tensors[place.tensor].shape == place.shape else place)
+        for name, place in parts.places.items()
+    }
     return [
         (Muon(), [unit for name, unit in units.items() if name in hidden]),
         (plain, [unit for name, unit in units.items() if name not in hidden]),

@@ -19,11 +19,16 @@ from .rules import AdamW, Rule, RuleName, Unit, Update, rules_of
 
 @dataclass(frozen=True)
 class Bucket:
-    """Units that one rule steps in one go, all of them halved weights or none."""
+    """Units that one rule steps in one go, all of them halved weights or none.
+
+    Args:
+        has_kernel: whether a kernel of our own does on a GPU what else takes passes over copies in float32.
+    """
 
     rule: Rule
     units: tuple[Unit, ...]
     halved: bool
+    has_kernel: bool = False
 
 
 class Stepper(torch.optim.Optimizer):
@@ -62,10 +67,10 @@ class Stepper(torch.optim.Optimizer):
             found = [(bucket, units) for bucket in buckets if (units := self._with_gradients(bucket.units))]
             tensors = {unit.tensor: self._tensors[unit.tensor] for _, units in found for unit in units}
             self._start(rule, tensors.values())
-            if kernels is not None and isinstance(rule, AdamW) and rule.eight_bits:
-                self._in_kernels(kernels, rule, tensors)
-            else:
-                for bucket, units in found:
+            if kernels is not None:
+                self._in_kernels(kernels, [unit for bucket, units in found if bucket.has_kernel for unit in units])
+            for bucket, units in found:
+                if kernels is None or not bucket.has_kernel:
                     self._in_passes(bucket, units, rng)
             for tensor in tensors.values():
                 increment_version(tensor)  # kernels write past PyTorch's count of writes, which copies go by
@@ -121,19 +126,19 @@ class Stepper(torch.optim.Optimizer):
             if not state.keys() >= names:
                 state.update(rule.start(tensor, fused=self.defaults["fused"]))
 
-    def _in_kernels(self, kernels: Any, rule: AdamW, tensors: Mapping[int, Tensor]) -> None:
+    def _in_kernels(self, kernels: Any, units: Sequence[Unit]) -> None:
         """The update in few launches: without copies in float32, all tensors are stepped at once."""
-        if not tensors:
+        if not units:
             return
+        tensors = [self._tensors[unit.tensor] for unit in units]
         update = kernels.Pass(
-            rule.moments,
             self.param_groups[0],
             seed=seed_of(*self.position),
-            numbers=[*tensors],
+            numbers=[unit.tensor for unit in units],
             factor=self.factor,
             blocked=self.found_inf,
         )
-        kernels.step([*tensors.values()], [self.state[tensor] for tensor in tensors.values()], update)
+        kernels.step(tensors, [self.state[tensor] for tensor in tensors], update)
 
     def _in_passes(self, bucket: Bucket, units: Sequence[Unit], rng: Callable[[], torch.Generator | None]) -> None:
         """The update as operations of PyTorch on float32 numbers, which halved weights are made from."""
@@ -191,4 +196,5 @@ def _in_buckets(rule: Rule, units: Sequence[Unit], tensors: Sequence[Tensor]) ->
         yield Bucket(rule, tuple(plain), halved=False)
     for rest in (halved, [] if rule.in_place else plain):
         for run in in_buckets(rest, lambda unit: tensors[unit.tensor]):
-            yield Bucket(rule, tuple(run), halved=rest is halved)
+            whole = all(unit.place is None and tensors[unit.tensor].is_contiguous() for unit in run)
+            yield Bucket(rule, tuple(run), halved=rest is halved, has_kernel=whole and isinstance(rule, AdamW))
