@@ -225,10 +225,12 @@ def _release_lora(student: Student, weights: Mapping[str, Tensor], network: Made
 def _updates(student: Student, weights: Mapping[str, Tensor], network: Made) -> Iterator[tuple[str, Tensor]]:
     """(parameter, what training added to the teacher's), one after the other."""
     if student.config.sharing == "lora":
-        yield from low_rank_updates(weights, alpha=student.config.lora.alpha)
+        device = next(network.like.parameters()).device
+        yield from low_rank_updates(weights, alpha=student.config.lora.alpha, device=device)
     for name, before in student.pipeline.network.named_parameters():
         if name in weights:
-            yield name, network[name] - before.to("cpu", torch.float32)
+            trained = network[name]
+            yield name, trained - before.to(trained)
 
 
 def _frozen(student: Student) -> Frozen | None:

@@ -77,12 +77,12 @@ class Student:
         if not others:
             return None
         name = last_linear(trained.like)
-        own = trained[f"{name}.weight"]
+        own = trained[f"{name}.weight"].cpu()
         layer = f"{denoiser_name(self.pipeline.pipe)}.{name}"
         return StepHeads(layer, {n: own + value for n, value in others.items()})
 
     def trained(self, weights: Mapping[str, Tensor]) -> Made:
-        """A stock network in float32 with the weights that a stage left, made tensor by tensor in main memory."""
+        """A stock network in float32 with the weights that a stage left, made tensor by tensor."""
         weights = {name: value for name, value in weights.items() if not name.startswith(HEADS)}
         if self.config.sharing == "lora":
             return Made(self._unrounded_teacher(), in_float32).then(adding(weights, alpha=self.config.lora.alpha))
@@ -92,7 +92,7 @@ class Student:
 
     def teacher_network(self) -> nn.Module:
         """The teacher's network in float32, in tensors of its own in main memory."""
-        return renewed(alias(self._unrounded_teacher()), lambda path, tensor: in_float32(path, tensor).clone())
+        return renewed(alias(self._unrounded_teacher()), lambda path, tensor: in_float32(path, tensor.cpu()).clone())
 
     def _unrounded_teacher(self) -> nn.Module:
         """The teacher's network, read anew from its files if the run holds it in fewer bits."""

@@ -41,8 +41,8 @@ def adding(state: Mapping[str, Tensor], *, alpha: float | None = None) -> Change
 
     def change(path: str, weight: Tensor) -> Tensor:
         name = path.removeprefix(".")
-        if (update := low_rank_update(state, name, alpha=alpha)) is not None:
-            return weight + update.view_as(weight).to(weight.device)
+        if (update := low_rank_update(state, name, alpha=alpha, device=weight.device)) is not None:
+            return weight + update.view_as(weight)
         return state[name].to(weight) if name in state else weight
 
     return change
@@ -55,20 +55,29 @@ def adapted(state: Mapping[str, Tensor]) -> list[str]:
     return [f"{key.removesuffix(up)}.weight" if key.endswith(up) else key for key in names]
 
 
-def low_rank_updates(state: Mapping[str, Tensor], *, alpha: float | None = None) -> Iterator[tuple[str, Tensor]]:
-    """(name of a weight, what a role's adapter adds to it, [out, in ...] flattened), one after the other."""
+def low_rank_updates(
+    state: Mapping[str, Tensor], *, alpha: float | None = None, device: torch.device | None = None
+) -> Iterator[tuple[str, Tensor]]:
+    """(name of a weight, what a role's adapter adds to it, as in `low_rank_update`), one after the other."""
     for name in adapted(state):
-        if (update := low_rank_update(state, name, alpha=alpha)) is not None:
+        if (update := low_rank_update(state, name, alpha=alpha, device=device)) is not None:
             yield name, update
 
 
-def low_rank_update(state: Mapping[str, Tensor], name: str, *, alpha: float | None = None) -> Tensor | None:
-    """What a role's adapter adds to a weight, [out, in ...] flattened; None where it has no factors for it."""
+def low_rank_update(
+    state: Mapping[str, Tensor], name: str, *, alpha: float | None = None, device: torch.device | None = None
+) -> Tensor | None:
+    """What a role's adapter adds to a weight, [out, in ...] flattened; None where it has no factors for it.
+
+    Args:
+        device: where it is computed, and stays; that of its factors where not given.
+    """
     layer = name.removesuffix(".weight")
     up, down = (state.get(f"{layer}.{factor}.weight") for factor in (UP, DOWN))
     if up is None or down is None:
         return None
-    return up.float().flatten(1) @ down.float().flatten(1) * ((alpha or len(down)) / len(down))
+    up, down = (factor.to(device, torch.float32).flatten(1) for factor in (up, down))
+    return up @ down * ((alpha or len(down)) / len(down))
 
 
 def lora_layers(state: Mapping[str, Tensor], *, alpha: float | None = None) -> tuple[dict[str, Tensor], LoraConfig]:
