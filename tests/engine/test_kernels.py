@@ -93,7 +93,7 @@ def test_an_update_is_that_of_the_passes(
             differences = levels_of(key, state) - levels_of(key, expected)
             assert abs(float(differences.mean())) < 4 * float(differences.std()) / differences.numel() ** 0.5
         else:
-            torch.testing.assert_close(state[key], expected[key], rtol=1e-6, atol=1e-8)
+            torch.testing.assert_close(state[key], expected[key], rtol=5e-6, atol=1e-8)
     assert float(state["step"]) == 4
 
 
