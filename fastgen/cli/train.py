@@ -30,7 +30,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--allow-changed",
         action="append",
-        choices=("teacher", "init", "data", "pairs"),
+        choices=("teacher", "init", "network", "data", "pairs"),
         default=[],
         help="with --resume: accept that this has changed since the checkpoint was written; may be repeated",
     )

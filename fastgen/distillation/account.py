@@ -11,6 +11,7 @@ from typing import Any
 import psutil
 import torch
 from accelerate import Accelerator
+from torch import nn
 
 from ..config.schema import Config
 from ..engine.pace import sized, spoken
@@ -24,14 +25,14 @@ REPORT = "report/metrics.json"
 
 def header(config: Config, pipeline: Pipeline, accelerator: Accelerator) -> dict[str, str]:
     """What is distilled into what, on what, in which precision, with how much memory and work; by its heading."""
-    network, stages = pipeline.network, config.stages
+    network, start, stages = pipeline.network, pipeline.start, config.stages
     loras = "".join(f" + {lora.path} x {lora.weight:g}" for lora in config.teacher.loras)
     kind, size = type(pipeline.pipe).__name__, f"{parameters(network) / 1e6:,.1f} M parameters"
     steps = " and ".join(map(str, config.student.steps))
     lines = {
         "teacher": redacted(f"{config.teacher.path or 'random weights'}{loras}, {kind}, {size}"),
         "student": f"{config.exported}, {steps} step{'s' if config.student.steps != (1,) else ''}, "
-        f"{config.student.sampler}{_size(pipeline)}",
+        f"{config.student.sampler}{_size(pipeline)}{_own(network, start)}",
         "sharing": {
             "full": "a network for every role",
             "lora": f"all roles on one frozen network, LoRAs of rank {config.lora.rank}",
@@ -40,7 +41,7 @@ def header(config: Config, pipeline: Pipeline, accelerator: Accelerator) -> dict
         "device": _device(accelerator),
         "precision": ", ".join(dict.fromkeys(stage.train.precision for stage in stages)),
     }
-    planned = [sum(part.bytes for part in memory(stage, config, network)) for stage in stages]
+    planned = [sum(part.bytes for part in memory(stage, config, network, start)) for stage in stages]
     lines["memory"] = f"planned {sized(max(planned))} of {sized(_room(accelerator.device))}, and activations besides"
     for number, stage in enumerate(stages, 1):
         cycles, train = cycles_of(stage), stage.train
@@ -138,6 +139,11 @@ def _device(accelerator: Accelerator) -> str:
     device, processes = accelerator.device, accelerator.num_processes
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
     return name if processes == 1 else f"{processes} x {name}, a process each"
+
+
+def _own(network: nn.Module, start: nn.Module) -> str:
+    """The student's parameters where its network is of another architecture than the teacher's."""
+    return "" if start is network else f", a network of its own of {parameters(start) / 1e6:,.1f} M parameters"
 
 
 def _room(device: torch.device) -> int:

@@ -11,6 +11,7 @@ from ..engine.frozen import frozen_in
 from ..errors import UserError
 from ..models.baking import TWO_TOLD
 from ..models.head_bank import Intervals, ends_with_heads
+from ..models.made import Made
 from ..models.pipelines.halved import tells_apart
 from ..models.pipelines.pipeline import Pipeline
 from ..models.roles import DENOISERS
@@ -18,6 +19,7 @@ from ..models.scalars import find_time_embedding
 from ..objectives import denoisers_of, roles_of
 from ..process import Flow
 from ..process.retold import retold
+from .networks import check_network
 from .offloading import check_memory
 from .origins import check_origins
 from .processes import check_processes
@@ -36,6 +38,7 @@ def check_stages(config: Config) -> None:
     """
     check_dtypes(config)
     check_memory(config)
+    check_network(config)
     for stage in config.stages:
         _check_sources(stage, config)
         _check_buckets(stage, config)
@@ -88,7 +91,7 @@ def check_needs(config: Config, pipeline: Pipeline) -> None:
             )
         _check_experts(stage, pipeline)
         for role in set(roles_of(stage.objective)).intersection(DENOISERS):
-            frozen_in(role, pipeline.network, stage, config.sharing)
+            frozen_in(role, pipeline.start if role == "generator" else pipeline.network, stage, config.sharing)
     _check_data(config, pipeline)
 
 
@@ -132,7 +135,8 @@ def _check_experts(stage: StageConfig, pipeline: Pipeline) -> None:
 def _check_embeds_time(stage: StageConfig, pipeline: Pipeline) -> None:
     """Refuses an objective that tells a role more than the time, of a network without a layer to tell it to."""
     try:
-        find_time_embedding(pipeline.network)
+        for network in (pipeline.start, pipeline.network):
+            find_time_embedding(network)
     except ValueError as error:
         raise UserError(
             f"stage {stage.name!r} tells its networks more than the time, but {error}: choose an objective that does "
@@ -142,7 +146,7 @@ def _check_embeds_time(stage: StageConfig, pipeline: Pipeline) -> None:
 
 def _check_heads(stage: StageConfig, pipeline: Pipeline) -> None:
     """Refuses heads of a network whose last linear layer is not the last thing that it does to each sample."""
-    network = pipeline.network
+    network = Made(pipeline.start).whole(next(pipeline.network.parameters()).device)
     halves = Intervals.of(pipeline.reading.process, torch.tensor([1.0, 0.5, 0.0], dtype=torch.float64))
     autocast = autocast_of(network, stage.train.precision, pipeline.told_in)
     model = pipeline.speaking(network, autocast=autocast, heads=halves)

@@ -32,6 +32,7 @@ from ..models.pipelines.heads import StepHeads
 from ..models.pipelines.loading import variant_of, weight_files
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.pipeline import Pipeline
+from ..models.pipelines.student_network import alike
 from ..models.roles import EMBEDDED
 from ..models.targets import find_targets, one_dimensional
 from ..seeds import seed_of
@@ -60,6 +61,8 @@ def initial(student: Student, log: RunLog | None) -> Weights:
     """
     config = student.config
     if config.init is None:
+        if log is not None and config.student.network is not None:
+            log.note(stage=0, cycle=0, note=_told_of_its_own(student))
         return {}
     earlier = earlier_of(config.init)
     _check_kind(earlier, student.pipeline)
@@ -70,7 +73,7 @@ def initial(student: Student, log: RunLog | None) -> Weights:
         weights = _of_pipeline(earlier.folder, student.pipeline) if not adapted else _of_lora(earlier, student)
     if config.sharing == "lora" and not adapted:
         raise UserError(_NO_ADAPTER.format(config.init))
-    network = student.pipeline.network
+    network = student.pipeline.start
     wanted = _adapter(student, network) if config.sharing == "lora" else network.state_dict()
     own = {name: tuple(value.shape) for name, value in weights.items() if not name.startswith(EMBEDDED)}
     _check_same({name: tuple(value.shape) for name, value in wanted.items()}, own, config)
@@ -88,6 +91,8 @@ def check_init(config: Config) -> None:
         return
     if config.sharing == "lora":
         raise UserError(_NO_ADAPTER.format(config.init))
+    if config.student.network is not None:
+        return  # whose shapes are known once it is built
     if config.teacher.path is not None and (teacher := Path(config.teacher.path)).is_dir():
         wanted, found = _shapes(teacher, config.teacher.variant), _shapes(earlier.folder)
         silent = {name for name in found if name.endswith(SILENT)} - wanted.keys()
@@ -104,6 +109,21 @@ def _shapes(folder: Path, variant: str | None = None) -> dict[str, tuple[int, ..
                 names = list(content.keys())
                 found |= {f"{part}.{name}": tuple(content.get_slice(name).get_shape()) for name in names}
     return found
+
+
+def _told_of_its_own(student: Student) -> str:
+    """Which weights a network of another architecture starts with."""
+    start, spec = student.pipeline.start, student.config.student.network
+    assert spec is not None
+    own = start.state_dict()
+    size = f"{sum(value.numel() for value in own.values()):,} values"
+    if spec.source.has_weights:
+        return f"the generator starts from {spec.path}: a network of its own, {size}"
+    taken = [own[name] for name in alike(start, student.pipeline.network)]
+    return (
+        f"the generator is a network of its own, {size}: {sum(value.numel() for value in taken):,} of them, "
+        f"{len(taken)} of {len(own)} tensors, start as the teacher's of the same name and shape, the others at random"
+    )
 
 
 def _told(earlier: Earlier) -> str:
@@ -175,7 +195,7 @@ def _of_pipeline(folder: Path, pipeline: Pipeline) -> dict[str, Tensor]:
     for part, start in zip(denoisers_of(pipeline.pipe), networks_in(pipeline.network), strict=True):
         for file in files.get(part, ()):
             weights |= {f"{start}{name}": value for name, value in load_file(file).items()}
-    silent = SILENT in weights and SILENT not in pipeline.network.state_dict() and not weights[SILENT].any()
+    silent = SILENT in weights and SILENT not in pipeline.start.state_dict() and not weights[SILENT].any()
     return {name: value for name, value in weights.items() if not (silent and name == SILENT)}
 
 

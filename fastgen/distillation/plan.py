@@ -19,7 +19,7 @@ from ..data import SOURCE_KINDS
 from ..engine.dtypes import base_of, teacher_dtype
 from ..engine.eight_bits import BLOCK
 from ..engine.frozen import SHARED
-from ..engine.roles import kind_of
+from ..engine.roles import is_generators, kind_of
 from ..errors import UserError
 from ..models.experts import Experts
 from ..models.pipelines.components import NETWORKS, SECOND, network_of
@@ -87,11 +87,14 @@ def plan(config: Config, *, recipes: Path) -> str:
         lines += [f"first, because {teacher.path} does not exist yet, {recipe.file}:"]
         lines += [f"  {line}" for line in plan(recipe.config, recipes=recipe.file.parent).splitlines()]
     net = denoiser(config, recipes)
+    start = net and started(config, net)
     counted = f"{parameters(net) / 1e6:.2f} M parameters" if net is not None else _elsewhere(teacher.path or "")
     loras = "".join(f" + {lora.path} x {lora.weight:g}" for lora in teacher.loras)
     lines += [f"teacher: {teacher.path or 'random weights'}{loras}, denoiser {counted}"]
     student = config.student
     lines += [f"student: {', '.join(map(str, student.steps))} steps, {student.sampler}, {config.exported}"]
+    if config.student.network is not None and start is not None:
+        lines += [f"  a network of its own: {parameters(start) / 1e6:.2f} M parameters"]
     if config.sharing == "lora":
         lines += [f"roles share the teacher's network: LoRAs of rank {config.lora.rank}, {config.exported_lora}"]
     if config.sharing == "scores":
@@ -99,7 +102,7 @@ def plan(config: Config, *, recipes: Path) -> str:
     if not SOURCE_KINDS.is_own(type(config.data)):
         lines += [f"data: {SOURCE_KINDS.origin(type(config.data)).identity}"]
     for index, stage in enumerate(config.stages):
-        lines += _stage_lines(index, stage, config, net)
+        lines += _stage_lines(index, stage, config, net, start)
     return "\n".join(lines)
 
 
@@ -110,7 +113,9 @@ def _elsewhere(path: str) -> str:
     return "not here, it would be downloaded" if HUB_ID.fullmatch(path) else "not here, there is no such folder"
 
 
-def _stage_lines(index: int, stage: StageConfig, config: Config, net: nn.Module | None) -> list[str]:
+def _stage_lines(
+    index: int, stage: StageConfig, config: Config, net: nn.Module | None, start: nn.Module | None
+) -> list[str]:
     settings, cycle, cycles = stage.train, stage.objective.cycle, cycles_of(stage)
     updates = {role: cycles * sum(role in turn for turn in cycle) for role in roles_of(stage.objective)}
     needs = stage.objective.needs
@@ -124,8 +129,8 @@ def _stage_lines(index: int, stage: StageConfig, config: Config, net: nn.Module 
     ]
     if not OBJECTIVE_KINDS.is_own(type(stage.objective)):
         lines += [f"  objective: {OBJECTIVE_KINDS.origin(type(stage.objective)).identity}"]
-    if net is not None:
-        parts = memory(stage, config, net)
+    if net is not None and start is not None:
+        parts = memory(stage, config, net, start)
         total = sum(part.bytes for part in parts)
         lines += [f"  {part.name:<24}{part.parameters / 1e6:>10.2f} M{part.bytes / MIB:>12.1f} MiB" for part in parts]
         lines += [f"  {'sum, without activations':<24}{'':>12}{total / MIB:>12.1f} MiB"]
@@ -139,8 +144,13 @@ def cycles_of(stage: StageConfig) -> int:
     )
 
 
-def memory(stage: StageConfig, config: Config, net: nn.Module) -> list[MemoryLine]:
-    """The teacher's network, the copies and the adapters of it, and the generator's average."""
+def memory(stage: StageConfig, config: Config, net: nn.Module, start: nn.Module) -> list[MemoryLine]:
+    """The teacher's network, the copies and the adapters of it, and the generator's average.
+
+    Args:
+        net: the teacher's network.
+        start: network that the generator starts as a copy of.
+    """
     trained, shared, size = roles_of(stage.objective), SHARED[config.sharing], parameters(net)
     loaded = teacher_dtype(config).itemsize
     parts = [] if config.sharing == "lora" else [MemoryLine("teacher's pipeline", size, size * loaded)]
@@ -151,7 +161,8 @@ def memory(stage: StageConfig, config: Config, net: nn.Module) -> list[MemoryLin
         train = (
             stage.train.model_copy(update={"masters": "fp32", "gradients": "fp32"}) if role in shared else stage.train
         )
-        kind = kind_of(role, stage.carry.get(role, "teacher"), trained)
+        origin = stage.carry.get(role, "teacher")
+        kind, own = kind_of(role, origin, trained), parameters(start) if is_generators(role, origin) else size
         bytes_each = _trained_bytes(train, role) if kind == "trained" else 4
         if role in shared:
             if kind != "lent":
@@ -159,12 +170,12 @@ def memory(stage: StageConfig, config: Config, net: nn.Module) -> list[MemoryLin
                 parts.append(MemoryLine(f"{role} (adapter)", adapter, int(held)))
         elif kind in ("trained", "target"):
             parts.append(
-                MemoryLine(f"{role} ({'trained' if kind == 'trained' else 'frozen'})", size, int(size * bytes_each))
+                MemoryLine(f"{role} ({'trained' if kind == 'trained' else 'frozen'})", own, int(own * bytes_each))
             )
         elif (frozen := 2 if train.precision == "bf16" else loaded) != loaded or kind == "kept":
-            parts.append(MemoryLine(f"{role} (frozen)", size, size * frozen))
+            parts.append(MemoryLine(f"{role} (frozen)", own, own * frozen))
     if stage.train.ema is not None and stage.train.ema_device == "auto":
-        averaged = adapter if "generator" in shared else size
+        averaged = adapter if "generator" in shared else parameters(start)
         parts.append(MemoryLine("generator average", averaged, 4 * averaged))
     return parts
 
@@ -177,14 +188,19 @@ def _trained_bytes(train: TrainConfig, role: str) -> float:
     return (2 if train.masters == "bf16" else 4) + (2 if train.gradients == "bf16" else 4) + moments * moment
 
 
-def checkpoint_bytes(stage: StageConfig, config: Config, net: nn.Module) -> int:
-    """The least bytes of a checkpoint: weights and moments of the networks that are trained."""
+def checkpoint_bytes(stage: StageConfig, config: Config, net: nn.Module, start: nn.Module) -> int:
+    """The least bytes of a checkpoint: weights and moments of the networks that are trained.
+
+    Args:
+        net, start: as of `memory`.
+    """
     trained, shared = roles_of(stage.objective), SHARED[config.sharing]
     adapter = _adapter(net, config.lora) if shared else 0
     gradient = 2 if stage.train.gradients == "bf16" else 4
     return int(
         sum(
-            (adapter if role in shared else parameters(net)) * (_trained_bytes(stage.train, role) - gradient)
+            (adapter if role in shared else parameters(start if role == "generator" else net))
+            * (_trained_bytes(stage.train, role) - gradient)
             for role in denoisers_of(stage.objective)
             if role in trained
         )
@@ -205,6 +221,18 @@ def _ends(layer: nn.Module) -> int:
 def parameters(net: nn.Module) -> int:
     """How many numbers a network has."""
     return sum(p.numel() for p in net.parameters())
+
+
+def started(config: Config, net: nn.Module) -> nn.Module:
+    """The network that the generator starts as a copy of, on torch's meta device, by the teacher's.
+
+    Raises:
+        UserError: there is no such network.
+    """
+    if config.student.network is None:
+        return net
+    with torch.device("meta"):
+        return config.student.network.source.outline(net)
 
 
 def denoiser(config: Config, recipes: Path) -> nn.Module | None:

@@ -36,6 +36,7 @@ from ..models.pipelines.notes import Notes
 from ..models.pipelines.single_file import check_single_file
 from ..models.pipelines.vision import eyes
 from .initial import check_init
+from .networks import check_built
 from .plan import recipe_of
 from .room import check_room
 
@@ -60,7 +61,8 @@ def refusals(config: Config, *, recipes: Path, resume: bool = False) -> Iterator
     )
     recipe = recipe_of(config, recipes)
     room = partial(check_room, recipes=recipes, resume=resume)
-    checks += () if recipe else (_check_teacher, _check_loras, _check_size, room)
+    built = partial(check_built, recipes=recipes)
+    checks += (built,) if recipe else (_check_teacher, _check_loras, _check_size, room)
     for check in checks:
         try:
             check(config)

@@ -42,7 +42,7 @@ def rehearse_export(student: Student) -> None:
     """
     config, name = student.config, type(student.pipeline.pipe).__name__
     try:
-        network = unquantised(student.pipeline.network)
+        network = unquantised(student.pipeline.start)
         written = unguided(student.pipeline.student(network, student.schedules[0].scheduler))
         with TemporaryDirectory() as folder, _without_weights(written):
             export(written, notes_for(student, guidance=1.0), Path(folder) / "student", student.schedules)

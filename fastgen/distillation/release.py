@@ -223,11 +223,11 @@ def _release_lora(student: Student, weights: Mapping[str, Tensor], network: Made
 
 
 def _updates(student: Student, weights: Mapping[str, Tensor], network: Made) -> Iterator[tuple[str, Tensor]]:
-    """(parameter, what training added to the teacher's), one after the other."""
+    """(parameter, what training added to what it started as), one after the other."""
     if student.config.sharing == "lora":
         device = next(network.like.parameters()).device
         yield from low_rank_updates(weights, alpha=student.config.lora.alpha, device=device)
-    for name, before in student.pipeline.network.named_parameters():
+    for name, before in student.pipeline.start.named_parameters():
         if name in weights:
             trained = network[name]
             yield name, trained - before.to(trained)

@@ -9,7 +9,7 @@ from torch import nn
 from ..config.schema import Config, StageConfig
 from ..disk import standing
 from ..errors import UserError
-from .plan import checkpoint_bytes, denoiser, parameters
+from .plan import checkpoint_bytes, denoiser, parameters, started
 
 LEAST = 2
 """Bytes of a number in an export, whatever its dtype."""
@@ -24,8 +24,11 @@ def check_room(config: Config, *, recipes: Path, resume: bool) -> None:
     net = denoiser(config, recipes)
     if net is None:
         return
-    checkpoints = max(checkpoint_bytes(stage, config, net) * _held(stage, config, resume) for stage in config.stages)
-    needed = {config.out: checkpoints, config.exported: _exported(net)}
+    start = started(config, net)
+    checkpoints = max(
+        checkpoint_bytes(stage, config, net, start) * _held(stage, config, resume) for stage in config.stages
+    )
+    needed = {config.out: checkpoints, config.exported: _exported(start)}
     disks: dict[int, list[Path]] = {}
     for folder in needed:
         disks.setdefault(standing(folder).stat().st_dev, []).append(folder)

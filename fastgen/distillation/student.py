@@ -86,7 +86,7 @@ class Student:
         weights = {name: value for name, value in weights.items() if not name.startswith(HEADS)}
         if self.config.sharing == "lora":
             return Made(self._unrounded_teacher(), in_float32).then(adding(weights, alpha=self.config.lora.alpha))
-        net = alias(self.pipeline.network)
+        net = alias(self.pipeline.start)
         net.load_state_dict(weights, assign=True)
         return Made(net, in_float32)
 

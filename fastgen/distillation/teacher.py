@@ -1,16 +1,20 @@
 """The teacher as a config names it: loaded, and seen through a probe."""
 
 import torch
+from torch import nn
 
 from ..config.schema import Config
 from ..engine.dtypes import QUANTISED, base_of, teacher_dtype
+from ..models.experts import networks_in
 from ..models.pipelines.arguments import noted_classes, size_arguments
 from ..models.pipelines.attention import set_attention
 from ..models.pipelines.components import denoisers_of
 from ..models.pipelines.create import create
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.stock_pipeline import StockPipeline
+from ..models.pipelines.student_network import check_called_alike
 from ..models.pipelines.teacher import load_teacher
+from ..seeds import seed_of
 
 
 def teacher_of(config: Config, device: torch.device) -> Pipeline:
@@ -54,7 +58,7 @@ def probed(config: Config, pipe: StockPipeline, *, test: bool = True) -> Pipelin
     num_classes, null_label = spec.num_classes, spec.null_label
     if spec.new is None:
         num_classes, null_label = noted_classes(spec.source.path, num_classes, null_label)
-    return Pipeline(
+    pipeline = Pipeline(
         pipe,
         num_classes=num_classes,
         null_label=null_label,
@@ -64,3 +68,18 @@ def probed(config: Config, pipe: StockPipeline, *, test: bool = True) -> Pipelin
         test=test,
         sparing=config.memory == "low",
     )
+    return pipeline if wanted.network is None else pipeline.starting_from(_start(config, pipeline, test=test))
+
+
+def _start(config: Config, pipeline: Pipeline, *, test: bool) -> nn.Module:
+    """The network of its own that the generator starts as a copy of; on the meta device if it is not tested."""
+    assert config.student.network is not None
+    source = config.student.network.source
+    if not test:
+        with torch.device("meta"):
+            return source.outline(pipeline.network)
+    network = source.built(pipeline.network, seed=seed_of(config.seed, "student.network"))
+    for part in networks_in(network).values():
+        set_attention(part, config.attention)
+    check_called_alike(network, pipeline)
+    return network

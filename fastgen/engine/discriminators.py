@@ -9,7 +9,7 @@ from ..config.discriminator import DiscriminatorConfig, reader_of
 from ..config.schema import StageConfig
 from ..errors import UserError, did_you_mean
 from ..models.casting import cast
-from ..models.contract import Denoiser, RoleNetwork
+from ..models.contract import RoleNetwork
 from ..models.denoiser import NetworkDenoiser
 from ..models.discriminator import Discriminator, FeatureDiscriminator, block_layers, default_layers
 from ..models.image_part import Example
@@ -22,7 +22,9 @@ from ..process import Process
 from .dtypes import autocast_of
 
 
-def discriminator_of(pipeline: Pipeline, denoisers: Mapping[str, Denoiser], stage: StageConfig) -> FeatureDiscriminator:
+def discriminator_of(
+    pipeline: Pipeline, denoisers: Mapping[str, RoleNetwork], stage: StageConfig
+) -> FeatureDiscriminator:
     """The discriminator that the stage's objective asks for.
 
     Raises:
@@ -40,11 +42,11 @@ def discriminator_of(pipeline: Pipeline, denoisers: Mapping[str, Denoiser], stag
     reader, width = reader_of(spec, denoisers), 1 + stage.objective.needs.jumps
     if reader == "own":
         backbone: RoleNetwork = _own(pipeline, stage, next(iter(denoisers.values())).process)
-        layers = _layers(pipeline, backbone, spec, example)
+        layers = _layers(backbone, spec, example)
         return OwnDiscriminator(backbone, layers, example, heads=spec.heads, width=width).to(device)
     if reader not in denoisers:
         raise UserError(f"discriminator.backbone is {reader}, a role that this objective does not have")
-    layers = _layers(pipeline, denoisers[reader], spec, example)
+    layers = _layers(denoisers[reader], spec, example)
     return Discriminator(denoisers[reader], layers, example, heads=spec.heads, width=width).to(device)
 
 
@@ -55,17 +57,17 @@ def _own(pipeline: Pipeline, stage: StageConfig, spoken: Process) -> NetworkDeno
     return backbone if spoken is pipeline.reading.process else RetargetedDenoiser(backbone, spoken)
 
 
-def _layers(pipeline: Pipeline, backbone: Denoiser, spec: DiscriminatorConfig, example: Example) -> Sequence[str]:
+def _layers(backbone: RoleNetwork, spec: DiscriminatorConfig, example: Example) -> Sequence[str]:
     """The names of the layers that are read.
 
     Raises:
         UserError: the network has no such layers.
     """
     if spec.layers == "blocks":
-        return block_layers(pipeline.network, backbone, example)
+        return block_layers(backbone.net, backbone, example)
     if spec.layers is None:
-        return default_layers(pipeline.network, backbone, example)
-    known = [name for name, _ in pipeline.network.named_modules() if name]
+        return default_layers(backbone.net, backbone, example)
+    known = [name for name, _ in backbone.net.named_modules() if name]
     unknown = [layer for layer in spec.layers if layer not in known]
     if unknown:
         hint = did_you_mean(unknown[0], known, most=3, otherwise=f"it has e.g. {', '.join(known[:3])}")

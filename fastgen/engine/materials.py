@@ -16,7 +16,7 @@ from ..models.pipelines.fuse import lora_file
 from ..models.pipelines.loading import locate, variant_of, weight_files
 from .earlier import earlier_of
 
-Material = Literal["teacher", "init", "data", "pairs"]
+Material = Literal["teacher", "init", "network", "data", "pairs"]
 Materials = Mapping[Material, Mapping[str, str]]
 """Of each material what tells it from others, by name: hashes by file, or numbers of them all."""
 
@@ -25,13 +25,16 @@ _SPELT_OUT = ("*.json", "*.txt", "*.model")  # configs and vocabularies beside t
 
 
 def materials(config: Config) -> dict[Material, Mapping[str, str]]:
-    """What the teacher, the earlier student and the data of a run hold now.
+    """What the teacher, the earlier student, the student's own network and the data of a run hold now.
 
     Raises:
-        UserError: files of the teacher or the earlier student are not there.
+        UserError: files of the teacher, the earlier student or the network are not there.
     """
-    init: dict[Material, Mapping[str, str]] = {} if config.init is None else {"init": _init(config.init)}
-    return {"teacher": _teacher(config.teacher), **init, "data": contents_of_data(config.data)}
+    start: dict[Material, Mapping[str, str]] = {} if config.init is None else {"init": _init(config.init)}
+    if config.student.network is not None and (files := config.student.network.source.files):
+        names = [f"{file.parent.name}/{file.name}" for file in files]
+        start["network"] = dict(zip(names, hashes_of(files), strict=True))
+    return {"teacher": _teacher(config.teacher), **start, "data": contents_of_data(config.data)}
 
 
 def check_materials(saved: Materials, now: Materials, checkpoint: Path, *, allowed: Collection[Material] = ()) -> None:

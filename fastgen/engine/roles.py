@@ -67,11 +67,13 @@ class Part:
         origin: whose weights it starts from: the teacher's, or a role's of the stage before.
         kind: what its network is.
         told: what it is told.
+        like: network that one of its own is a copy of.
     """
 
     origin: str
     kind: Kind
     told: Told
+    like: nn.Module
 
 
 def build_roles(
@@ -90,6 +92,8 @@ def build_roles(
 ) -> Roles:
     """Every denoiser that the objective names: a copy of the teacher's network, or where it shares, an adapter on it.
 
+    The generator and what starts from it have the architecture of `pipeline.start`, which may not be the teacher's.
+
     The generator goes on from the stage before (its average if there is one), everyone else starts from the
     teacher, unless `carry` says otherwise. Without `weights` a checkpoint fills them in afterwards.
 
@@ -107,7 +111,7 @@ def build_roles(
     spoken = retold(process, native)
     plan = plan.on(spoken)
     heads = intervals_of(plan.grids, spoken, needs.heads) if needs.heads else None
-    parts = _parts(stage, weights, heads)
+    parts = _parts(pipeline, stage, weights, heads)
     graphs = recorder() if _is_recorded(stage, pipeline) else None
     together = {name: part for name, part in parts.items() if name in SHARED[sharing]}
     apart = {name: part for name, part in parts.items() if name not in together}
@@ -134,13 +138,19 @@ def kind_of(role: str, origin: str, trained: Sequence[str]) -> Kind:
     return "lent" if origin == "teacher" else "kept"
 
 
-def _parts(stage: StageConfig, weights: Weights | None, heads: Intervals | None) -> dict[str, Part]:
+def is_generators(role: str, origin: str) -> bool:
+    """Whether a role's network is of the generator's architecture, which may be another one than the teacher's."""
+    return role in ("generator", "target") or origin not in ("teacher", "fake_score")
+
+
+def _parts(pipeline: Pipeline, stage: StageConfig, weights: Weights | None, heads: Intervals | None) -> dict[str, Part]:
     """The part of each denoiser that the objective names."""
     needs, trained, parts = stage.objective.needs, roles_of(stage.objective), {}
     for name in denoisers_of(stage.objective):
         origin = _origin(name, stage, weights)
         told = Told(needs.scalars_of(name), heads if name == "generator" else None)
-        parts[name] = Part(origin, kind_of(name, origin, trained), told)
+        like = pipeline.start if is_generators(name, origin) else pipeline.network
+        parts[name] = Part(origin, kind_of(name, origin, trained), told, like)
     return parts
 
 
@@ -236,10 +246,12 @@ def _with_network(pipeline: Pipeline, settings: TrainConfig, part: Part, graphs:
     dtype = dtype_of(pipeline.network) if settings.precision != "bf16" else torch.bfloat16
     if part.kind == "lent" and dtype == dtype_of(pipeline.network):
         net = alias(pipeline.network)
-    elif part.kind == "trained" and settings.masters != "fp32":
-        net = halve(copy.deepcopy(pipeline.network), settings.masters, DTYPES[settings.gradients])
     else:
-        net = cast(copy.deepcopy(pipeline.network), torch.float32 if part.kind in ("trained", "target") else dtype)
+        net = copy.deepcopy(part.like).to(next(pipeline.network.parameters()).device)
+        if part.kind == "trained" and settings.masters != "fp32":
+            net = halve(net, settings.masters, DTYPES[settings.gradients])
+        else:
+            net = cast(net, torch.float32 if part.kind in ("trained", "target") else dtype)
     autocast = autocast_of(net, settings.precision, pipeline.told_in)
     denoiser = pipeline.speaking(net, autocast=autocast, scalars=part.told.scalars, heads=part.told.heads)
     denoiser.graphs = graphs

@@ -122,7 +122,7 @@ def check_sound(network: Made, updates: Iterable[tuple[str, Tensor]]) -> dict[st
     changed = {name: norm for name, norm in norms.items() if norm}
     if not changed:  # as where the best measurement is the one before the first update
         first = next(iter(norms), "no parameter")
-        warn(f"{first} and all others were not changed: the student is the teacher itself")
+        warn(f"{first} and all others were not changed: the student is as it was before training")
     return changed
 
 

@@ -178,12 +178,17 @@ def _weights(folder: Path) -> dict[str, dict[str | None, list[Path]]]:
     listed = read_json(folder / INDEX)
     if not isinstance(listed, dict):
         raise UserError(f"{folder / 'model_index.json'} holds no mapping: copy or download it again")
-    parts: dict[str, dict[str | None, list[Path]]] = {}
-    for file in sorted(folder.glob("*/*.safetensors")):
-        match = _WEIGHTS.fullmatch(file.name)
-        if match and file.parent.name in listed:
-            parts.setdefault(file.parent.name, {}).setdefault(match["variant"], []).append(file)
-    return parts
+    parts = sorted({file.parent for file in folder.glob("*/*.safetensors")})
+    return {part.name: files for part in parts if part.name in listed and (files := weights_by_variant(part))}
+
+
+def weights_by_variant(folder: Path) -> dict[str | None, list[Path]]:
+    """The weight files of one part's folder by their variant; None is the plain one."""
+    variants: dict[str | None, list[Path]] = {}
+    for file in sorted(folder.glob("*.safetensors")):
+        if match := _WEIGHTS.fullmatch(file.name):
+            variants.setdefault(match["variant"], []).append(file)
+    return variants
 
 
 def check_weights(*files: Path) -> None:

@@ -100,6 +100,7 @@ class Pipeline:
             self.encoder = Encoder(pipe, self.form, asking, folder=self._folder, beside=self._sleepers)
         self._asking = asking
         self._sized: dict[tuple[int, int], Pipeline] = {}
+        self._start: torch.nn.Module | None = None
 
     @classmethod
     def load(
@@ -143,6 +144,11 @@ class Pipeline:
         """The denoising network, see `network_of`."""
         network: torch.nn.Module = network_of(self.pipe)
         return network
+
+    @property
+    def start(self) -> torch.nn.Module:
+        """The network that a generator starts as a copy of: the teacher's, or another one, in main memory."""
+        return self.network if self._start is None else self._start
 
     @property
     def boundary(self) -> float:
@@ -203,6 +209,12 @@ class Pipeline:
         pipe = copy.copy(self.pipe)
         pipe.register_modules(**parts_of(pipe, network), scheduler=scheduler)
         return pipe
+
+    def starting_from(self, network: torch.nn.Module) -> "Pipeline":
+        """The same teacher of generators that start as a copy of another network, which is called as the teacher's."""
+        other = copy.copy(self)
+        other._start = network
+        return other
 
     def told_by(self, pipe: StockPipeline, *, smaller: bool = False) -> "Pipeline":
         """The same reading of another pipeline of its kind, for what that one tells its denoiser, which is not run.
