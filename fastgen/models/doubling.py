@@ -17,11 +17,11 @@ class DoublingAsCopies(Pass):
     """Replaces doublings by copies of pixels; runs before a graph is differentiated."""
 
     def __call__(self, graph: Graph) -> None:
-        for node in graph.find_nodes(op="call_function", target=interpolate):
-            if _doubles(node):
-                with graph.inserting_before(node):
-                    node.replace_all_uses_with(_copied(graph, _told(node)["input"]))
-                graph.erase_node(node)
+        found = filter(_doubles, graph.find_nodes(op="call_function", target=interpolate))
+        for node in list(found):  # all of them before one is replaced, by nodes whose shapes nobody knows
+            with graph.inserting_before(node):
+                node.replace_all_uses_with(_copied(graph, _told(node)["input"]))
+            graph.erase_node(node)
 
 
 def _told(node: Node) -> dict[str, Any]:

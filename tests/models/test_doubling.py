@@ -53,6 +53,18 @@ def test_an_image_doubles_by_copies_of_rows_and_columns(how: dict[str, str], lay
     torch.testing.assert_close(found[1], expected[1], rtol=1e-14, atol=0)
 
 
+def test_of_two_doublings_in_a_row_both_are_copies():
+    def twice(x: Tensor) -> Tensor:
+        return interpolate(interpolate(x.sin(), scale_factor=2.0), scale_factor=2.0)
+
+    x = torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    function, called = changed(twice)
+    found, expected = with_gradient(function, x), with_gradient(twice, x)
+    assert interpolate not in called
+    assert torch.equal(found[0], expected[0])
+    torch.testing.assert_close(found[1], expected[1], rtol=1e-14, atol=0)
+
+
 @pytest.mark.parametrize(
     ("shape", "how"),
     [
