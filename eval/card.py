@@ -11,7 +11,6 @@ of them its own, as `fastgen card runs/mine/student/0`. `fastgen verify FOLDER -
 folder.
 """
 
-import json
 import re
 import shutil
 from argparse import ArgumentParser, Namespace
@@ -20,10 +19,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel, ValidationError
 
 from fastgen.command import place, positive
 from fastgen.errors import UserError, say
 from fastgen.files import atomic_text
+from fastgen.limits import Cap, read_bytes
 from fastgen.redaction import plain_markdown, within
 
 from .measures.figure import Figure
@@ -35,6 +36,35 @@ OURS = "<!-- written by fastgen card -->"
 SETTINGS = ("student", "process", "sharing", "lora", "stages")
 """Of a run's config: what says how the student came to be, and names no file of this machine."""
 ARROWS = {"lower": " ↓", "higher": " ↑", "one": " → 1"}
+
+
+class Picture(BaseModel):
+    """An image in the record of `fastgen sample`."""
+
+    file: str
+    seed: int
+    flags: tuple[str, ...] = ()
+    prompt: str | None = None
+    label: int | None = None
+    steps: int | None = None
+
+    @property
+    def name(self) -> str:
+        """The name of its file, which lies beside the record."""
+        return Path(self.file).name
+
+    @property
+    def asked(self) -> str:
+        """What it was asked for by."""
+        if self.prompt is not None:
+            return self.prompt
+        return "-" if self.label is None else f"class {self.label}"
+
+
+class Samples(BaseModel):
+    """The record of `fastgen sample`."""
+
+    images: tuple[Picture, ...]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -84,11 +114,30 @@ def _run(folder: Path) -> Path:
 
 def _split(readme: Path) -> tuple[dict[str, Any], str]:
     """The front matter, and the text up to what was added before."""
-    found = re.fullmatch(r"---\n(.*?)\n---\n(.*)", readme.read_text(encoding="utf-8"), re.DOTALL)
-    front = yaml.safe_load(found[1]) if found else None
-    if found is None or not isinstance(front, dict):
-        raise UserError(f"{readme} does not begin as a model card, with settings between two lines of ---")
-    return front, found[2].partition(OURS)[0]
+    found = re.fullmatch(r"---\n(.*?)\n---\n(.*)", _text(readme), re.DOTALL)
+    if found is None:
+        raise UserError(
+            f"{readme} does not begin as a model card, with settings between two lines of ---: take that of the export "
+            "again, or write them there"
+        )
+    return _mapping(found[1], readme), found[2].partition(OURS)[0]
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(f"{file} is not text in UTF-8 ({error.reason}): save it so") from error
+
+
+def _mapping(text: str, file: Path) -> dict[str, Any]:
+    try:
+        found = yaml.safe_load(text)
+    except (yaml.YAMLError, RecursionError) as error:
+        raise UserError(f"{file} holds no valid YAML ({' '.join(str(error).split()):.200}): mend it") from error
+    if not isinstance(found, dict):
+        raise UserError(f"{file} holds no mapping of settings: mend it")
+    return found
 
 
 def _students(report: Report) -> list[Row]:
@@ -147,43 +196,45 @@ def _figure(figure: Figure | None) -> str:
     return f"{figure.value:.4g}" + (f" ± {figure.high - figure.value:.2g}" if figure.high is not None else "")
 
 
-def _pictures(samples: Path, most: int) -> list[dict[str, Any]]:
+def _pictures(samples: Path, most: int) -> list[Picture]:
     """The first pictures of a folder of samples that no checker flagged."""
     file = samples / RECORD
     if not file.is_file():
         raise UserError(f"{samples} has no {RECORD}: give the folder that `fastgen sample --out` wrote")
-    images = json.loads(file.read_text(encoding="utf-8"))["images"]
-    return [image for image in images if not image["flags"]][:most]
+    try:
+        record = Samples.model_validate_json(read_bytes(file, Cap.JSON))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UserError(f"{file} cannot be read ({where}: {first['msg']}): sample again") from error
+    found = [picture for picture in record.images if not picture.flags][:most]
+    for picture in found:
+        if not (samples / picture.name).is_file():
+            raise UserError(f"{file} names {picture.name}, which is not beside it: sample again")
+    return found
 
 
-def _placed(pictures: list[dict[str, Any]], samples: Path, folder: Path) -> list[dict[str, Any]]:
+def _placed(pictures: list[Picture], samples: Path, folder: Path) -> list[dict[str, Any]]:
     """Copies the pictures into the export; the hub's widget of them."""
     (folder / PICTURES).mkdir(exist_ok=True)
     for picture in pictures:
-        shutil.copyfile(samples / Path(picture["file"]).name, folder / PICTURES / Path(picture["file"]).name)
-    return [{"text": _asked(one), "output": {"url": f"{PICTURES}/{Path(one['file']).name}"}} for one in pictures]
+        shutil.copyfile(samples / picture.name, folder / PICTURES / picture.name)
+    return [{"text": one.asked, "output": {"url": f"{PICTURES}/{one.name}"}} for one in pictures]
 
 
-def _asked(picture: dict[str, Any]) -> str:
-    if picture["prompt"] is not None:
-        return str(picture["prompt"])
-    return "-" if picture["label"] is None else f"class {picture['label']}"
-
-
-def _shown_pictures(pictures: list[dict[str, Any]]) -> Iterator[str]:
+def _shown_pictures(pictures: list[Picture]) -> Iterator[str]:
     if pictures:
         yield "## Samples\n"
         yield "<Gallery />\n"
         yield "| picture | asked for | seed | steps |\n|---|---|---|---|"
         for one in pictures:
-            asked, file = plain_markdown(_asked(one)), Path(one["file"]).name
-            yield f"| ![]({PICTURES}/{file}) | {asked} | {one['seed']} | {one['steps'] or '-'} |"
+            yield f"| ![]({PICTURES}/{one.name}) | {plain_markdown(one.asked)} | {one.seed} | {one.steps or '-'} |"
         yield ""
 
 
 def _settings(file: Path) -> Iterator[str]:
     if file.is_file():
-        config = yaml.safe_load(file.read_text(encoding="utf-8"))
+        config = _mapping(_text(file), file)
         kept = within({name: config[name] for name in SETTINGS if name in config})
         text = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True, width=110).replace("```", "'''")
         yield f"## Settings of its training\n\n```yaml\n{text}```\n"

@@ -10,7 +10,7 @@ figures stay the same.
 from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, Namespace, RawDescriptionHelpFormatter, _ArgumentGroup
 from typing import Any, get_args
 
-from fastgen.command import NUM, add_call, add_stack, device, natural, place, positive
+from fastgen.command import NUM, add_call, add_stack, device, finite, natural, place, positive
 from fastgen.errors import ExitCode
 
 from .options import PROTOCOL_NAMES, Kernel, Options, Precision
@@ -127,7 +127,7 @@ def _add_extractor(parser: ArgumentParser) -> None:
     group.add_argument("--extractor-size", type=positive, metavar="PX", help="side of the square")
     group.add_argument(
         "--extractor-range",
-        type=float,
+        type=finite,
         nargs=2,
         metavar=("LOW", "HIGH"),
         help="values of black and white, such as -1 1",
@@ -135,7 +135,7 @@ def _add_extractor(parser: ArgumentParser) -> None:
     for name in ("mean", "std"):
         group.add_argument(
             f"--extractor-{name}",
-            type=float,
+            type=finite,
             nargs=3,
             metavar=("R", "G", "B"),
             help=f"{name} of images in [0, 1], instead of --extractor-range",
@@ -192,9 +192,9 @@ def _add_sampling(parser: ArgumentParser) -> None:
         help=f"of the teacher, such as 50,20 (default: {_listed(Options.teacher_steps)}); the student's are added",
     )
     group.add_argument(
-        "--guidance", type=float, metavar="W", help="guidance of the student: uncond + W (cond - uncond); 1 is none"
+        "--guidance", type=finite, metavar="W", help="guidance of the student: uncond + W (cond - uncond); 1 is none"
     )
-    group.add_argument("--teacher-guidance", type=float, metavar="W", help="the same for the teacher")
+    group.add_argument("--teacher-guidance", type=finite, metavar="W", help="the same for the teacher")
     add_call(group)
     _add_images(group)
     _add_machine(group)

@@ -1,6 +1,7 @@
 """What every command shares: how it runs, how a user's mistake is said, and options that mean the same everywhere."""
 
 import logging
+import math
 import os
 import re
 import shlex
@@ -139,10 +140,7 @@ def add_stack(parser: ArgumentParser | _ArgumentGroup) -> None:
 def stacked_file(text: str) -> tuple[Path, float | None]:
     """A LoRA file and its weight, if any, from "FILE" or "FILE=W"."""
     name, equals, weight = text.rpartition("=")
-    try:
-        return (place(name), float(weight)) if equals else (place(text), None)
-    except ValueError as error:
-        raise ArgumentTypeError(f"{weight!r} in {text!r} is not a weight") from error
+    return (place(name), finite(weight)) if equals else (place(text), None)
 
 
 def add_call(group: _ArgumentGroup) -> None:
@@ -177,6 +175,17 @@ def device(text: str) -> str:
     if not _DEVICE.fullmatch(text):
         raise ArgumentTypeError(f"{text!r:.80} is not auto, cpu, cuda, cuda:1, mps or xpu")
     return text
+
+
+def finite(text: str) -> float:
+    """A number that is finite."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise ArgumentTypeError(f"{text!r:.80} is no finite number")
+    return value
 
 
 def natural(text: str) -> int:

@@ -13,7 +13,7 @@ from fastgen.data.prompts import numbered_prompts
 from fastgen.data.text import read_lines
 from fastgen.errors import UserError
 from fastgen.models.pipelines.arguments import in_turn
-from fastgen.models.pipelines.folders import is_student
+from fastgen.models.pipelines.folders import is_run, is_student
 
 from ..rows import Origin, Skipped
 from .costs import Costs
@@ -114,9 +114,9 @@ class FileSource:
 
 
 def is_image_set(path: str) -> bool:
-    """Whether there are images at the path, and no pipeline."""
+    """Whether there are images at the path, and no pipeline; the pictures in the folder of a run are none."""
     local = Path(path)
-    return local.is_file() or (local.is_dir() and not is_student(local))
+    return local.is_file() or (local.is_dir() and not is_student(local) and not is_run(local))
 
 
 def _asked(batch: ImageBatch, prompts: tuple[str, ...]) -> ImageBatch:

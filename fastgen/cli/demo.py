@@ -11,7 +11,7 @@ import os
 from argparse import ArgumentParser, Namespace
 from typing import TYPE_CHECKING, Any
 
-from ..command import DTYPES, device, port, positive
+from ..command import DTYPES, device, finite, port, positive
 from ..errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--base", metavar="PIPELINE", help="pipeline that a LoRA is put on (default: its teacher)")
     parser.add_argument("--teacher-steps", type=positive, metavar="N", help="steps of the teacher (default: its own)")
     parser.add_argument(
-        "--teacher-guidance", type=float, metavar="W", help="guidance of the teacher (default: its own)"
+        "--teacher-guidance", type=finite, metavar="W", help="guidance of the teacher (default: its own)"
     )
     parser.add_argument("--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda (default auto)")
     parser.add_argument("--dtype", choices=DTYPES, default="float32", help="dtype of the weights (default float32)")

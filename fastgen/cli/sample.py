@@ -20,7 +20,7 @@ flagged, and so blackened.
 from argparse import ArgumentParser, Namespace, _ArgumentGroup
 from pathlib import Path
 
-from ..command import DTYPES, NUM, add_call, add_stack, device, label_list, natural, place, positive, prompt
+from ..command import DTYPES, NUM, add_call, add_stack, device, finite, label_list, natural, place, positive, prompt
 from ..errors import UserError, warn
 
 ROUNDED = ("fp8", "int8", "nf4")
@@ -69,7 +69,7 @@ def _add_sampling(how: _ArgumentGroup) -> None:
         metavar="N",
         help="sampler steps (default: the first count that the student was trained for)",
     )
-    how.add_argument("--guidance", type=float, metavar="W", help="uncond + W (cond - uncond); 1 is none")
+    how.add_argument("--guidance", type=finite, metavar="W", help="uncond + W (cond - uncond); 1 is none")
     add_call(how)
     how.add_argument("--batch-size", type=positive, default=16, metavar="B", help="images per call (default 16)")
     how.add_argument(

@@ -2,7 +2,7 @@
 
   fastgen verify out/student
   fastgen verify out/student --push OWNER/NAME
-  fastgen verify out/lora --lora --base my-finetune --stack style.safetensors=0.8
+  fastgen verify out/student-lora --base my-finetune --stack style.safetensors=0.8
 
 A fresh process that knows only Diffusers samples the export, and fastgen's own sampler draws from the same noise. For
 each step count that the export declares, the two must agree in float32 to 1e-5 of the largest value. Of a folder of
@@ -17,8 +17,8 @@ from ..errors import UserError
 
 def add_arguments(parser: ArgumentParser) -> None:
     """Declare the options of `fastgen verify`."""
-    parser.add_argument("folder", type=place, help="an export: a pipeline folder, or a LoRA folder with --lora")
-    parser.add_argument("--lora", action="store_true", help="the folder holds a LoRA")
+    parser.add_argument("folder", type=place, help="an export: a pipeline, a LoRA, or several students")
+    parser.add_argument("--lora", action="store_true", help="refuse a folder that holds no LoRA")
     add_stack(parser)
     parser.add_argument("--device", type=device, default="cpu", metavar="NAME", help="cpu or cuda (default cpu)")
     parser.add_argument(
@@ -45,10 +45,11 @@ def run(args: Namespace) -> None:
     _check(args)
     from ..export.export import push
     from ..export.rebuild import exports, verify_folder, verify_lora
+    from ..models.pipelines.folders import is_lora
     from ..sampling.call import steps_in_words
 
     for folder in exports(args.folder):
-        if args.lora:
+        if args.lora or args.base or args.stack or is_lora(folder):
             agreements = verify_lora(folder, args.base, stacked=args.stack, device=args.device)
         else:
             agreements = verify_folder(folder, device=args.device)
@@ -61,8 +62,6 @@ def run(args: Namespace) -> None:
 
 def _check(args: Namespace) -> None:
     """What is known to fail before anything is loaded."""
-    if not args.lora and (args.base or args.stack):
-        raise UserError("--base and --stack belong to a LoRA: add --lora, or leave them out")
     if not args.folder.is_dir():
         raise UserError(
             f"there is no export {str(args.folder)!r}: give the folder that a run left, such as OUT/student"

@@ -15,7 +15,7 @@ from ..models.casting import renewed
 from ..models.conditioning import Conditioning
 from ..models.pipelines.arguments import SIZES, call_arguments, parameters
 from ..models.pipelines.components import network_of
-from ..models.pipelines.folders import is_lora
+from ..models.pipelines.folders import check_is_pipeline, is_lora
 from ..models.pipelines.heads import StepHeads
 from ..models.pipelines.loading import load
 from ..models.pipelines.notes import Notes
@@ -70,7 +70,10 @@ def verify_lora(
     """
     agreements, notes = [], _notes(folder)
     if not is_lora(folder):
-        raise UserError(f"{folder} holds a pipeline, not a LoRA: leave --lora out, or give the LoRA's folder beside it")
+        raise UserError(
+            f"{folder} holds a pipeline, and --lora, --base and --stack are of a LoRA: leave them out, or give the "
+            "LoRA's folder beside it"
+        )
     check_files(folder, [notes])
     under = below(folder, notes, base, stacked)
 
@@ -108,6 +111,7 @@ def places(folder: Path) -> list[Path]:
         [folder] if (folder / Notes.FILE).is_file() else sorted(f.parent for f in folder.glob(f"*step/{Notes.FILE}"))
     )
     if not found:
+        check_is_pipeline(folder)
         raise UserError(f"{folder} is no export: neither it nor a folder 1step, 4step ... in it has {Notes.FILE}")
     return found
 

@@ -83,7 +83,16 @@ def test_a_mistake_is_one_paragraph_and_exit_code_2(folders, tmp_path, capsys, f
 
 
 @pytest.mark.parametrize(
-    "options", [["--num", "0"], ["--seed", "-1"], ["--labels", "3-1"], ["--dtype", "int8"], ["--steps", "x"]]
+    "options",
+    [
+        ["--num", "0"],
+        ["--seed", "-1"],
+        ["--labels", "3-1"],
+        ["--dtype", "int8"],
+        ["--steps", "x"],
+        ["--guidance", "nan"],
+        ["--stack", "a=inf"],
+    ],
 )
 def test_an_option_that_cannot_be_read_names_itself(options, capsys):
     with pytest.raises(SystemExit) as stop:

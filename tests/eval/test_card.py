@@ -98,7 +98,45 @@ def test_what_is_not_there_is_said(run, monkeypatch, capsys, arguments, complain
     assert (run / "student/README.md").read_text() == CARD
 
 
-def test_a_file_that_is_no_card_is_left(run, capsys):
-    (run / "student/README.md").write_text("hello")
+@pytest.mark.parametrize(
+    ("card", "complaint"),
+    [
+        ("hello", "does not begin as a model card"),
+        ("---\na: [\n---\n", "holds no valid YAML"),
+        ("---\n- a\n---\n", "holds no mapping of settings"),
+        ("\udcff", "is not text in UTF-8"),
+    ],
+)
+def test_a_file_that_is_no_card_is_left(run, capsys, card, complaint):
+    written = card.encode("utf-8", "surrogateescape")
+    (run / "student/README.md").write_bytes(written)
     assert main(["card", str(run / "student")]) == 2
-    assert "does not begin as a model card" in capsys.readouterr().err
+    assert complaint in capsys.readouterr().err
+    assert (run / "student/README.md").read_bytes() == written
+
+
+@pytest.mark.parametrize(
+    ("record", "complaint"),
+    [
+        ("{", "cannot be read (the file: Invalid JSON"),
+        ("{}", "cannot be read (images: Field required)"),
+        ('{"images": [{"file": "0.png", "seed": "x"}]}', "cannot be read (images.0.seed: "),
+        (
+            '{"images": [{"file": "0.png", "seed": 0}, {"file": "gone.png", "seed": 1}]}',
+            "gone.png, which is not",
+        ),
+    ],
+)
+def test_samples_that_are_damaged_are_refused_and_nothing_is_copied(run, capsys, record, complaint):
+    (run / "samples/samples.json").write_text(record)
+    assert main(["card", str(run / "student"), "--samples", str(run / "samples")]) == 2
+    assert complaint in capsys.readouterr().err
+    assert [file.name for file in (run / "student").iterdir()] == ["README.md"]
+
+
+@pytest.mark.parametrize("settings", ["x: [\n", "- 1\n"])
+def test_settings_that_are_damaged_are_refused(run, capsys, settings):
+    (run / "config.yaml").write_text(settings)
+    assert main(["card", str(run / "student"), "--samples", str(run / "samples")]) == 2
+    assert "config.yaml holds no" in capsys.readouterr().err
+    assert (run / "student/README.md").read_text() == CARD

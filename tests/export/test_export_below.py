@@ -113,7 +113,7 @@ def test_verify_finds_the_loras_below_by_itself(stack, monkeypatch, capsys):
         with pytest.raises(UserError, match="differs from the sampler"):  # ours without a LoRA
             verify_lora(Path("lora"))
     assert [(file.name, weight) for file, weight in seen[0][0]] == [("ink.safetensors", 0.6), (FILES["diffusers"], 1.0)]
-    assert main(["verify", "lora", "--lora"]) == 0
+    assert main(["verify", "lora"]) == 0
     assert "lora at 2 steps: difference" in capsys.readouterr().out
     card = Path("lora/README.md").read_text()
     assert 'load_lora_weights("path/to", weight_name="ink.safetensors", adapter_name="ink")' in card

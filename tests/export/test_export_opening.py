@@ -113,6 +113,15 @@ def test_each_step_count_is_drawn_by_the_folder_that_serves_it(counted, tmp_path
     assert [source.steps for source in sources] == [4, 1]
 
 
+def test_the_previews_of_a_run_are_no_student(tmp_path):
+    tiny.ddpm().save_pretrained(tmp_path / "student")
+    (tmp_path / "previews").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "previews" / "0.png")
+    assert not is_image_set(str(tmp_path))
+    with pytest.raises(UserError, match="is the folder of a run: give its student"):
+        Opened(str(tmp_path)).load(None, device="cpu", dtype=torch.float32)
+
+
 def test_a_folder_of_pictures_is_no_student(tmp_path):
     (tmp_path / "4step").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "4step" / "0.png")

@@ -168,9 +168,9 @@ def test_the_command_verifies_and_pushes(tmp_path, capsys, monkeypatch):
     assert main(["verify", str(folder), "--push", "me/mine"]) == VerificationError.exit_code
     assert len(pushed) == 1
     assert main(["verify", str(folder), "--lora"]) == 2
-    assert "student holds a pipeline, not a LoRA: leave --lora out" in capsys.readouterr().err
+    assert "student holds a pipeline, and --lora, --base and --stack are of a LoRA" in capsys.readouterr().err
     assert main(["verify", str(tmp_path)]) == 2
-    assert "is no export" in capsys.readouterr().err
+    assert f"is the folder of a run: give its student, {folder}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["nonsense", "a/b/c", "me/-mine", "me/a..b", "me/" + 100 * "x"])

@@ -7,6 +7,7 @@ from .notes import Notes
 from .students import Students
 
 INDEX, SCHEDULER = "model_index.json", "scheduler_config.json"
+OF_RUN = "student"  # in the folder of a run, its export
 _SHOWN = 8  # entries of a folder that is nothing of these
 
 
@@ -26,6 +27,11 @@ def by_count(folder: Path) -> dict[int, Path]:
     """Step count -> the folder `4step` and so on that serves it, fewest first."""
     counts = {place.name.removesuffix("step"): place for place in folder.glob("*step") if _serves(place)}
     return {int(count): counts[count] for count in sorted(filter(str.isdecimal, counts), key=int)}
+
+
+def is_run(folder: Path) -> bool:
+    """Whether the folder is a run's, which holds the student as its export."""
+    return is_student(folder / OF_RUN)
 
 
 def _serves(place: Path) -> bool:
@@ -56,6 +62,8 @@ def check_is_pipeline(folder: Path) -> None:
             f"{folder} holds a pipeline for each of {', '.join(map(str, counted))} steps, and one is wanted: give one "
             f"of them, as {next(iter(counted.values()))}"
         )
+    if is_run(folder):
+        raise UserError(f"{folder} is the folder of a run: give its student, {folder / OF_RUN}")
     found = sorted(entry.name for entry in folder.iterdir())[:_SHOWN]
     raise UserError(
         f"{folder} is not a pipeline: it has no {INDEX} (found: {', '.join(found) or 'nothing'}). Give the folder that "

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from fastgen.errors import UserError
-from fastgen.models.pipelines.folders import by_count, check_is_pipeline, is_lora, is_student
+from fastgen.models.pipelines.folders import by_count, check_is_pipeline, is_lora, is_run, is_student
 from fastgen.models.pipelines.loading import load
 from fastgen.models.pipelines.students import Students
 
@@ -15,6 +15,7 @@ KINDS = {
     "lora": (["fastgen.json", "scheduler/scheduler_config.json"], "a student's LoRA, .* in teacher.loras$"),
     "counted lora": (["fastgen.json", "4step/scheduler/scheduler_config.json"], "a student's LoRA"),
     "several": (["a/model_index.json", "b/model_index.json"], "holds 2 students, .* give one of them, as .*/a$"),
+    "run": (["config.yaml", "student/model_index.json"], "is the folder of a run: give its student, .*/student$"),
     "part": (["config.json"], r"no model_index.json \(found: config.json\)"),
     "empty": ([], "found: nothing"),
 }
@@ -42,6 +43,7 @@ def test_what_is_no_whole_pipeline_is_told_by_what_it_is(kind: str, tmp_path: Pa
 
 
 def test_a_folder_is_known_by_its_files(kind: str, tmp_path: Path):
-    assert is_student(tmp_path) == (kind not in ("part", "empty"))
+    assert is_student(tmp_path) == (kind not in ("run", "part", "empty"))
+    assert is_run(tmp_path) == (kind == "run")
     assert is_lora(tmp_path) == ("lora" in kind)
     assert list(by_count(tmp_path)) == {"counted": [4, 16], "counted lora": [4]}.get(kind, [])
