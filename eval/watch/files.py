@@ -22,6 +22,8 @@ from ..page.pictures import LARGEST, Picture, embedded
 State = Literal["running", "finished", "stopped"]
 ABOUT, LOG, PACE, CONFIG, LOCK = "run.json", "log.jsonl", "pace.jsonl", "config.yaml", ".lock"
 PREVIEWS, BELIEFS, TEACHER = "previews", "beliefs", "teacher"
+FIRST = "0"
+"""Of several students, the folder of the first one's run."""
 GAP = 2
 """Pixels between the pictures of a grid."""
 MOST_PICTURES = 64
@@ -78,7 +80,9 @@ class RunFiles:
         Raises:
             UserError: the folder holds none.
         """
-        if not any((folder / name).exists() for name in (ABOUT, LOG, CONFIG, LOCK)):
+        if not _holds_run(folder):
+            if _holds_run(folder / FIRST):
+                raise UserError(f"{folder} holds the runs of several students: give one of them, as {folder / FIRST}")
             raise UserError(
                 f"{folder} is not the folder of a run: it has neither {LOG} nor {CONFIG}. Give the `out` of a config, "
                 "such as runs/digits/dmd2_1step"
@@ -186,6 +190,10 @@ def _numbers(values: Mapping[str, Any]) -> dict[str, float]:
 
 def _plotted(value: float) -> bool:
     return not isinstance(value, bool) and -sys.float_info.max <= value <= sys.float_info.max
+
+
+def _holds_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (ABOUT, LOG, CONFIG, LOCK))
 
 
 def _object(path: Path) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from ..config.schema import Config
 from ..data import Owned, Selection
 from ..disk import check_writable
 from ..engine.distributed import broadcast, is_first, on_first
-from ..errors import UserError, say
+from ..errors import UserError, first_few, say
 from ..export.card import several_card
 from ..files import atomic_file, atomic_text
 from ..models.pipelines.students import Students, nearest
@@ -40,11 +40,13 @@ def runs_of(config: Config) -> tuple[Config, ...]:
     of each is on all of them.
 
     Raises:
-        UserError: the data cannot be divided so.
+        UserError: the data cannot be divided so, or the folders of several students hold something else.
     """
     if config.students is None:
         return (config,)
-    return tuple(_run(config, number, only) for number, only in enumerate(_selections(config)))
+    runs = tuple(_run(config, number, only) for number, only in enumerate(_selections(config)))
+    _check_folders(config, runs)
+    return runs
 
 
 def each_student(config: Config, train: Train, *, resume: bool) -> None:
@@ -68,6 +70,24 @@ def each_student(config: Config, train: Train, *, resume: bool) -> None:
             say(f"student {number} of {len(runs)}, {_told(run)}: {run.out}")
         train(run, resume=resume and (run.out / "checkpoints").is_dir())
     on_first(lambda: _put_together(config, runs))
+
+
+def _check_folders(config: Config, runs: Sequence[Config]) -> None:
+    """Refuses a folder of one run, and an export's folder where there is anything but students."""
+    if (config.out / "checkpoints").is_dir():
+        raise UserError(
+            f"{config.out} already holds a run, of one student: give another folder with out=...; nothing there was "
+            "touched"
+        )
+    folder = config.exported
+    if not folder.is_dir() or (folder / Students.FILE).is_file():
+        return
+    ours = {Students.CENTRES, *(place.name for run in runs for place in (run.exported, run.exported_lora))}
+    if others := sorted(entry.name for entry in folder.iterdir() if entry.name[0] != "." and entry.name not in ours):
+        raise UserError(
+            f"the export goes to {folder}, which already holds {first_few(others, SHOWN)}: give another folder with "
+            "export=..., or move them; nothing there was touched"
+        )
 
 
 def _by_class(config: Config) -> bool:
@@ -174,6 +194,6 @@ def _put_together(config: Config, runs: Sequence[Config]) -> None:
         students = Students(names, classes=tuple(_classes(config)))
     else:
         students = Students(names, centres=load_file(config.out / PARTS)["centres"])
-    atomic_text(config.exported / "README.md", several_card(students, runs[0].exported / "README.md"))
     students.write(config.exported)
+    atomic_text(config.exported / "README.md", several_card(students, runs[0].exported / "README.md"))
     say(f"{config.exported} holds {len(runs)} students, which are sampled as one: fastgen sample {config.exported}")

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 from ..errors import UserError
-from ..models.pipelines.folders import INDEX, is_student
+from ..models.pipelines.folders import INDEX, OF_RUN, is_run, is_student
 from ..models.pipelines.fuse import lora_file
 from ..models.pipelines.loading import check_weights, variant_of, weight_files
 from ..models.pipelines.opening import Opened
@@ -42,6 +42,8 @@ def earlier_of(path: str) -> Earlier:
         if not steps:
             raise UserError(f"init is {path}, a run without a checkpoint: give its exported student, or another run")
         place = steps[-1]
+    elif is_run(place):
+        raise UserError(f"init is {path}, the folder of a run without checkpoints: give its student, {place / OF_RUN}")
     if (place / STATE).is_file():
         return Earlier("checkpoint", place, tuple(sorted(place.glob("*.safetensors"))))
     if place.is_dir() and (several := Opened(path).each):

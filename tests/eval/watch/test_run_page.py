@@ -33,6 +33,12 @@ def test_a_folder_without_a_run_is_refused_with_what_it_lacks(tmp_path):
         RunFiles.read(tmp_path)
 
 
+def test_of_the_runs_of_several_students_one_is_named(tmp_path):
+    write_run(tmp_path / "0")
+    with pytest.raises(UserError, match=rf"several students: give one of them, as {tmp_path / '0'}"):
+        RunFiles.read(tmp_path)
+
+
 def test_a_run_is_running_finished_or_stopped(folder, tmp_path):
     assert RunFiles.read(folder).state == "stopped"
     with held({folder: folder / ".lock"}):

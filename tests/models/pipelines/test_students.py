@@ -231,6 +231,10 @@ def test_one_of_several_is_named_where_one_is_wanted(folder):
     with pytest.raises(UserError, match=r"holds 2 students: give one of them, as .*/0"):
         earlier_of(str(folder))
     assert earlier_of(str(folder / "1")).kind == "pipeline"
+    (folder / "run").mkdir()
+    (folder / "run/student").symlink_to(folder)
+    with pytest.raises(UserError, match=r"a run without checkpoints: give its student, .*/run/student"):
+        earlier_of(str(folder / "run"))
 
 
 def test_what_says_who_is_for_what_is_read_as_it_was_written(folder):
