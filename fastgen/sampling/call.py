@@ -1,5 +1,6 @@
 """What a stock pipeline's call is told besides prompts, labels and seeds: as a student's notes say, or as asked."""
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -25,6 +26,9 @@ class Asked:
         negative_prompt: what guidance leads away from.
         height, width: size in pixels.
         frames: number of frames of a video.
+
+    Raises:
+        UserError: a count below 1, or guidance that is not finite.
     """
 
     steps: int | None = None
@@ -33,6 +37,13 @@ class Asked:
     height: int | None = None
     width: int | None = None
     frames: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "height", "width", "frames"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise UserError(f"{name} is {count}: give at least 1")
+        if self.guidance is not None and not math.isfinite(self.guidance):
+            raise UserError(f"guidance is {self.guidance}: give a finite number, 1 for none")
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ from .call import Asked, Settled, settle, warn_of_steps
 from .faster import Faster
 
 _DEFAULT_NUM = 16
+MOST_SEED = 2**62
 _GRID_LIMIT = 100
 _GRID_PIXELS = 64  # images below this size are magnified in the grid
 _GRID = "grid.png"
@@ -40,6 +41,9 @@ class Order:
         seed: image i uses seed + i.
         device: "auto" or a torch device.
         faster: what is changed of the denoisers before.
+
+    Raises:
+        UserError: no image, a seed that not every generator accepts, or labels or prompts that are no list of some.
     """
 
     pipeline: str
@@ -56,6 +60,17 @@ class Order:
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     overwrite: bool = False
     faster: Faster = field(default_factory=Faster)
+
+    def __post_init__(self) -> None:
+        if self.num is not None and self.num < 1:
+            raise UserError(f"the number of images is {self.num}: give at least 1")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise UserError(f"seed is {self.seed}: give a whole number from 0 to 2^62")
+        for name, given in (("labels", self.labels), ("prompts", self.prompts)):
+            if isinstance(given, str):
+                raise UserError(f"{name} is one text, {given!r:.80}: give a list of them")
+            if given is not None and not len(given):
+                raise UserError(f"{name} is empty: give some, or leave it out")
 
     @property
     def count(self) -> int:

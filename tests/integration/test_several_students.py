@@ -46,12 +46,6 @@ def test_classes_end_to_end(tmp_path, capsys):
     assert json.loads((student / "students.json").read_text())["classes"] == [[0, 1, 2, 3, 4], [5, 6, 7, 8, 9]]
     assert main(["sample", str(student), "--labels", "9", "--device", "cpu", "--out", str(tmp_path / "drawn")]) == 0
     assert "| `1` | classes 5, 6, 7, 8, 9 |" in (student / "README.md").read_text()
-    for folder, readme in ((student, "# Several students"), (student / "1", "# ConsistencyModelPipeline")):
-        assert main(["card", str(folder), "--samples", str(tmp_path / "drawn")]) == 0
-        text = (folder / "README.md").read_text()
-        assert readme in text
-        assert "class 9" in text
-        assert "name: dmd2" in text, "the settings of its training"
     teacher = [*train, "students=null", f"teacher.path={student}", f"out={tmp_path / 'further'}"]
     for command in ([*teacher, "--dry-run"], teacher, ["plan", *teacher[2:]]):
         capsys.readouterr()
@@ -72,7 +66,8 @@ def test_classes_end_to_end(tmp_path, capsys):
     assert main(train) == 2
     assert "already holds a run" in capsys.readouterr().err
     before = (student / "1/unet/diffusion_pytorch_model.safetensors").read_bytes()
-    (student / "students.json").unlink()
+    for last in ("students.json", "README.md"):
+        (student / last).unlink()
     for begun in (student / "1", tmp_path / "out/1"):
         shutil.rmtree(begun)
     assert main([*train, "--resume"]) == 0
@@ -80,6 +75,12 @@ def test_classes_end_to_end(tmp_path, capsys):
     assert "resuming from" in said.out + said.err
     assert (student / "1/unet/diffusion_pytorch_model.safetensors").read_bytes() == before
     assert (student / "students.json").is_file()
+    for folder, readme in ((student, "# Several students"), (student / "1", "# ConsistencyModelPipeline")):
+        assert main(["card", str(folder), "--samples", str(tmp_path / "drawn")]) == 0
+        text = (folder / "README.md").read_text()
+        assert readme in text
+        assert "class 9" in text
+        assert "name: dmd2" in text, "the settings of its training"
 
 
 def test_prompts_end_to_end(tmp_path):

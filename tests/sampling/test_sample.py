@@ -13,6 +13,7 @@ from fastgen.models.pipelines import arguments, loading
 from fastgen.models.pipelines.arguments import guidance_argument
 from fastgen.models.pipelines.notes import Notes
 from fastgen.sampling import stock
+from fastgen.sampling.gallery import sample
 
 BUILDERS = {
     "ddpm": tiny.ddpm,
@@ -126,6 +127,24 @@ def test_arguments_are_checked_before_anything_is_drawn():
         stock.generate(tiny.class_conditional(), seeds=[1], labels=[11])
     with pytest.raises(UserError, match="got none"):
         stock.generate(tiny.class_conditional(), seeds=[1])
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        ({"prompts": "a fox"}, "prompts is one text, 'a fox': give a list"),
+        ({"prompts": []}, "prompts is empty"),
+        ({"labels": torch.tensor([])}, "labels is empty"),
+        ({"num": 0}, "the number of images is 0"),
+        ({"seed": -1}, "seed is -1"),
+        ({"steps": 0}, "steps is 0"),
+        ({"height": -8}, "height is -8"),
+        ({"guidance": float("nan")}, "guidance is nan"),
+    ],
+)
+def test_what_nothing_can_be_drawn_by_is_refused_before_anything_is_loaded(asked, said):
+    with pytest.raises(UserError, match=said):
+        sample("nowhere", **asked)
 
 
 def test_pixels_that_are_not_finite_are_refused():

@@ -64,6 +64,8 @@ def check_is_pipeline(folder: Path) -> None:
         )
     if is_run(folder):
         raise UserError(f"{folder} is the folder of a run: give its student, {folder / OF_RUN}")
+    if not folder.is_dir():
+        raise UserError(f"there is no pipeline folder {str(folder)!r}: give the folder that holds {INDEX}")
     found = sorted(entry.name for entry in folder.iterdir())[:_SHOWN]
     raise UserError(
         f"{folder} is not a pipeline: it has no {INDEX} (found: {', '.join(found) or 'nothing'}). Give the folder that "

@@ -42,6 +42,11 @@ def test_what_is_no_whole_pipeline_is_told_by_what_it_is(kind: str, tmp_path: Pa
         load(tmp_path, device="cpu")
 
 
+def test_a_folder_that_is_not_there_is_said(tmp_path: Path):
+    with pytest.raises(UserError, match=r"there is no pipeline folder .*nowhere'"):
+        check_is_pipeline(tmp_path / "nowhere")
+
+
 def test_a_folder_is_known_by_its_files(kind: str, tmp_path: Path):
     assert is_student(tmp_path) == (kind not in ("run", "part", "empty"))
     assert is_run(tmp_path) == (kind == "run")
