@@ -151,6 +151,7 @@ TRAJECTORY = [
     (["objective={name: tdd, gan: {weight: 0.1, feature_r1: 1}}"], "gan.feature_r1 is 1.0, .* has no such term"),
     (["objective={name: tscd, segments: 0}"], "segments is 0: need at least one"),
     (["objective={name: tdd, jitter: 2}"], r"jitter is 2.0 and dropout 0.2: both lie in \[0, 1\]"),
+    (["objective={name: tdd, ema: 1}"], "ema is 1.0: need 0"),
     (["objective={name: sana_sprint, gan: 0}"], "gan.weight is 0: .* choose objective scm"),
     (["objective={name: scm, velocity: data, teacher_guidance: 2}"], "velocity is data, .* set teacher_guidance=1"),
     (["objective={name: progressive, substeps: 1}"], "substeps 1: need at least 1 and 2"),

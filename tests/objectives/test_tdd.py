@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 import torch
 from closed_forms import PLANE, PROCESSES, close, streams
-from flow_maps import clean_at, gaussian_batch, knowing_roles
+from flow_maps import clean_at, exactly, gaussian_batch, knowing_roles
 
 from fastgen.objectives.parts.gan import GAN
-from fastgen.objectives.parts.solvers import Guidance
+from fastgen.objectives.parts.solvers import SOLVERS, Guidance
 from fastgen.objectives.trajectory.tdd import TargetDriven, longest_step
 from fastgen.process import even_grid
 from fastgen.proofs.toy import toy_batch, toy_roles
@@ -56,3 +56,19 @@ def test_dropped_conditions_reach_teacher_and_student_alike():
 
     assert loss(1.0, 4.5) == pytest.approx(loss(1.0, 1.0), rel=1e-4)
     assert loss(0.0, 4.5) != pytest.approx(loss(0.0, 1.0), rel=0.1)
+
+
+def test_an_average_gives_the_target_and_follows_first(monkeypatch: pytest.MonkeyPatch):
+    """A velocity is wrong by c, its average at decay 3/4 by c / 4: from 1 by way of 1/2 that makes 7c / 8."""
+    process, wrong = PROCESSES["flow"], torch.tensor([0.3, -0.4]).double()
+    monkeypatch.setitem(SOLVERS, "ddim", exactly(process))
+    objective = TargetDriven(
+        teacher_guidance=Guidance(), grid=2, gan=NO_GAN, window=0.0, jitter=0.0, dropout=0.0, ema=0.75
+    )
+    roles = knowing_roles(objective, process, clean_at(0.0), grids=[even_grid(1)])
+    roles.generator.bias.data.copy_(wrong)
+    assert objective.needs.target
+    objective.generator(roles, gaussian_batch())
+    close(roles.target.bias, wrong / 4)
+    gap = objective.compared(roles, gaussian_batch()).ends.gap / wrong
+    close(gap.round(decimals=9).unique(), gap.new_tensor([-7 / 8, -1 / 2]))

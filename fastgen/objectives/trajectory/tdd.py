@@ -6,7 +6,7 @@ teacher's guidance cancels, so that the student keeps an unguided unconditional 
 """
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, final
+from typing import final
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ...process import Time
 from ...seeds import uniform
 from ..parts.adversarial import AdversarialConsistency, ComparedJumps, above
 from ..parts.base import Batch
-from ..parts.flow_map import Interval, cells, drawn_cell, edges_of, jumps, noised, origin, stops_of
+from ..parts.flow_map import Interval, cells, check_decay, drawn_cell, edges_of, jumps, noised, origin, stops_of
 from ..parts.needs import Needs
 from ..parts.ops import picked
 from ..parts.solvers import SOLVERS, AnyScale, Guidance
@@ -33,6 +33,7 @@ class TargetDriven(AdversarialConsistency):
         window: targets lie at most so far below the highest that the teacher's step does not pass: 260 of 1000 steps.
         jitter: eta: a target s becomes (1 - eta u) s with u uniform in [0, 1].
         dropout: share of rows without condition.
+        ema: decay of the target; 0, the paper's, makes the generator its own target. An average keeps momentum steady.
     """
 
     teacher_guidance: AnyScale = Guidance(4.5, 4.5)
@@ -40,9 +41,10 @@ class TargetDriven(AdversarialConsistency):
     window: float = 0.26
     jitter: float = 0.3
     dropout: float = 0.2
-    ema: ClassVar[float] = 0.0
+    ema: float = 0.0
 
     def check(self) -> None:
+        check_decay(self.ema)
         if not (0 <= self.jitter <= 1 and 0 <= self.dropout <= 1):
             raise ValueError(f"jitter is {self.jitter} and dropout {self.dropout}: both lie in [0, 1]")
 
