@@ -67,6 +67,8 @@ class Pipeline:
         UserError: a label or a size that the pipeline does not have, or the probe's self-test fails.
     """
 
+    _start: torch.nn.Module | None = None
+
     def __init__(
         self,
         pipe: StockPipeline,
@@ -100,7 +102,6 @@ class Pipeline:
             self.encoder = Encoder(pipe, self.form, asking, folder=self._folder, beside=self._sleepers)
         self._asking = asking
         self._sized: dict[tuple[int, int], Pipeline] = {}
-        self._start: torch.nn.Module | None = None
 
     @classmethod
     def load(
