@@ -142,7 +142,7 @@ def test_float32_is_kept_where_stock_loading_keeps_it(name, tmp_path):
         network=net, speaking=lambda net, **_: NetworkDenoiser(net, FLOW, CallForm()), told_in=frozenset()
     )
     settings = TrainConfig(images=1, precision="bf16")
-    lent, trained = (build.Part("teacher", kind, build.Told((), None)) for kind in ("lent", "trained"))
+    lent, trained = (build.Part("teacher", kind, build.Told((), None), net) for kind in ("lent", "trained"))
     assert dtypes(build._with_network(pipeline, settings, lent, None).net) == stock
     assert dtypes(build._with_network(pipeline, settings, trained, None).net) == dtypes(net)
     split = settings.model_copy(update={"masters": "split"})
