@@ -23,6 +23,8 @@ def standing(path: Path) -> Path:
 
 def check_writable(folder: Path, setting: str) -> None:
     """Raises UserError where a folder cannot be made or written in; `setting` is how it was given."""
+    if folder.parts[:1] == ("~",):
+        raise UserError(f"{setting} is {folder}, and a ~ is not your home folder here: write that out")
     place = standing(folder)
     if not place.is_dir():
         where = "which" if place == folder.absolute() else f"but {place}"

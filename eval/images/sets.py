@@ -16,6 +16,7 @@ from fastgen.data.pages import check_packing
 from fastgen.data.table import BATCH
 from fastgen.errors import UserError
 from fastgen.limits import Cap, read_bytes
+from fastgen.models.pipelines.folders import is_run, is_student
 
 from . import manifests
 from .archives import TarImages, ZipImages
@@ -35,10 +36,14 @@ class FolderImages:
 
     @classmethod
     def below(cls, folder: Path) -> "FolderImages":
-        """Raises UserError for a folder without images."""
+        """Raises UserError for a folder without images, or one whose pictures a run or a model card put there."""
         manifest = manifests.highest(name for name in manifests.MANIFESTS if (folder / name).is_file())
         if manifest is not None:
             return cls(folder, manifests.read(str(folder / manifest), read_bytes(folder / manifest, Cap.JSON)))
+        if is_student(folder) or is_run(folder):
+            raise UserError(
+                f"{folder} holds a pipeline, and images are wanted: draw some with fastgen sample, and name those"
+            )
         found = [path.relative_to(folder) for path in folder.rglob("*") if path.is_file()]
         kept = sorted((PurePosixPath(path) for path in found if is_image(path)), key=natural)
         if not kept:

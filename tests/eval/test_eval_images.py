@@ -183,6 +183,15 @@ def test_places_without_images_are_refused(tmp_path: Path) -> None:
         open_images(tmp_path)
 
 
+@pytest.mark.parametrize("marker", ["model_index.json", "student/model_index.json"])
+def test_pictures_of_a_card_or_a_run_are_no_images(tmp_path: Path, marker: str) -> None:
+    save(tmp_path / "images/0.png", encoded(noise_image(0)))
+    assert len(open_images(tmp_path)) == 1
+    save(tmp_path / marker, b"{}")
+    with pytest.raises(UserError, match="holds a pipeline, and images are wanted: draw some with fastgen sample"):
+        open_images(tmp_path)
+
+
 def zip_file(path: Path, members: dict[str, bytes]) -> Path:
     with zipfile.ZipFile(path, "w") as archive:
         for name, content in members.items():
