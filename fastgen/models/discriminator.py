@@ -181,7 +181,7 @@ def block_layers(net: nn.Module, backbone: Denoiser, example: Example) -> tuple[
     Raises:
         UserError: the network has none.
     """
-    blocks = [f"{name}.{i}" for name, stack in _stacks(net).items() for i in range(len(stack))]
+    blocks = [f"{name}.{i}" for name, stack in _stacks(net).items() for i, _ in stack.named_children()]
     blocks += ["mid_block"] * hasattr(net, "mid_block")
     parts = image_parts(backbone, blocks, example)
     found = tuple(layer for layer, part in zip(blocks, parts, strict=True) if part is not None)

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from diffusers import UNet2DModel
 from torch import Tensor, nn
 from towers import NOTHING, T, Tower, network
 
@@ -82,3 +83,12 @@ def test_every_block_is_read_that_the_image_passes_through():
     assert block_layers(tower, network(tower), example) == ("layers.0", "layers.2", "layers.3")
     with pytest.raises(UserError, match=r"name discriminator\.layers"):
         block_layers(Shapes(), network(Shapes()), (torch.randn(3, 3, 4, 4), T, NOTHING))
+
+
+def test_a_place_that_a_network_leaves_empty_is_no_block():
+    sizes = {"sample_size": 8, "in_channels": 1, "out_channels": 1, "block_out_channels": (8, 8), "norm_num_groups": 4}
+    plain = {"down_block_types": ("DownBlock2D",) * 2, "up_block_types": ("UpBlock2D",) * 2, "layers_per_block": 1}
+    net = UNet2DModel(**sizes, **plain, add_attention=False)
+    assert list(net.mid_block.attentions) == [None]
+    found = block_layers(net, network(net), (torch.randn(3, 1, 8, 8), T, NOTHING))
+    assert set(found) >= {"down_blocks.0", "mid_block", "mid_block.resnets.1", "up_blocks.1"}
