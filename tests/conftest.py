@@ -91,6 +91,24 @@ def verified_here(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def in_parts_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """A CPU stands in for a GPU that has a part of the weights at a time: the devices that Diffusers asks for.
+
+    It asks accelerate for cpu:0, for which that would make tensors in place of parameters.
+    """
+    import accelerate
+
+    offload, devices = accelerate.cpu_offload, []
+
+    def offloaded(net: torch.nn.Module, device: torch.device, **told: object) -> torch.nn.Module:
+        devices.append(device.type)
+        return offload(net, device.type, **told)
+
+    monkeypatch.setattr(accelerate, "cpu_offload", offloaded)
+    return devices
+
+
+@pytest.fixture
 def few_previews(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures cost as much as tiny training runs do."""
     monkeypatch.setattr("fastgen.distillation.previews.PREVIEW_IMAGES", 4)

@@ -5,8 +5,8 @@
   fastgen verify out/student-lora --base my-finetune --stack style.safetensors=0.8
 
 A fresh process that knows only Diffusers samples the export, and fastgen's own sampler draws from the same noise. For
-each step count that the export declares, the two must agree in float32 to 1e-5 of the largest value. Of a folder of
-several students each is verified.
+each step count that the export declares, the two must agree in float32 to 1e-5 of the largest value. A GPU that has no
+room for the whole pipeline is given a part of its weights at a time. Of a folder of several students each is verified.
 """
 
 from argparse import ArgumentParser, ArgumentTypeError, Namespace
@@ -20,7 +20,9 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("folder", type=place, help="an export: a pipeline, a LoRA, or several students")
     parser.add_argument("--lora", action="store_true", help="refuse a folder that holds no LoRA")
     add_stack(parser)
-    parser.add_argument("--device", type=device, default="cpu", metavar="NAME", help="cpu or cuda (default cpu)")
+    parser.add_argument(
+        "--device", type=device, default="auto", metavar="NAME", help="auto, cpu, cuda, cuda:1 (default auto)"
+    )
     parser.add_argument(
         "--push", type=hub_id, metavar="OWNER/NAME", help="upload it to this hub repository once it is verified"
     )

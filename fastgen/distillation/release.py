@@ -1,6 +1,6 @@
 """A trained generator for everyone: a whole pipeline, a LoRA where it is one, and the proof that both sample."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from ..export.fidelity import check_sound, saved_as
 from ..export.frozen import Frozen, frozen_parts, touched
 from ..export.kohya import check_kohya
 from ..export.lora import export_lora, has_loader, known_keys
+from ..export.place import Place, places
 from ..export.rebuild import calls_for, conditions_for
 from ..export.scheduler_export import SchedulerExport
 from ..export.stops import difference, stops_of
@@ -39,11 +40,10 @@ from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.stacked import recorded, written
 from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.teacher import load_teacher
+from ..models.pipelines.weightless import networks_of
 from ..models.targets import find_targets
 from ..sampling.call import steps_in_words
 from .student import Student
-
-ROOM = 1.2  # device memory to verify in, over the bytes of the pipeline in fp32
 
 
 def release(student: Student, trained: Trained) -> None:
@@ -66,13 +66,13 @@ def release(student: Student, trained: Trained) -> None:
     notes = replace(notes_for(student, guidance=1.0 if silent is pipe else None), unchanged=not updates)
     with written_by_layer(silent, saved.network):
         export(silent, notes, config.exported, student.schedules, frozen=_frozen(student), heads=heads)
-    verifier = Verifier(student, _device_with_room(student), [], heads.weights if heads else {})
+    verifier = Verifier(student, _places(student, divisible=heads is None), [], heads.weights if heads else {})
     rounded = None if saved.exact else saved.network.then(in_float32)
     for schedule in student.schedules:
         place = config.exported / schedule.folder
         turns = heads and heads.of(schedule.steps)
         exported = Export(str(place), heads=str(place / turns.FILE) if turns else None)
-        verifier(exported, schedule, partial(load, place, device=verifier.device), network, notes, rounded=rounded)
+        verifier(exported, schedule, partial(load, place), network, notes, rounded=rounded)
     if makes_lora(config, pipeline):
         _release_lora(student, weights, network, verifier)
     if verifier.failures:
@@ -106,13 +106,13 @@ class Verifier:
     """Holds what was written against the student as it was trained, and says what it finds.
 
     Args:
-        device: where the isolated process and then our sampler draw.
+        places: where the isolated process and then our sampler draw, in the order of trying.
         failures: what does not sample as it was trained, in words; added to.
         heads: step count -> weights of the last layer at its steps, where each has its own.
     """
 
     student: Student
-    device: str
+    places: Sequence[Place]
     failures: list[str]
     heads: Mapping[int, Tensor]
 
@@ -126,22 +126,26 @@ class Verifier:
         *,
         rounded: Made | None = None,
     ) -> None:
-        """Verifies one export; at a smaller size where the student's own needs more memory than there is.
+        """Verifies one export; at a smaller size where the student's own needs more memory than any place has.
 
         Args:
-            pipe: pipeline as others load it, for what it tells its denoiser, given the parts that are not read.
+            pipe: loads the pipeline as others do, for what it tells its denoiser, given a device and the parts that
+                are not read.
             network: the trained one, float32.
             rounded: the same as its file holds it, where that is not exactly so.
         """
         what, reason = written.loras[-1].folder if written.loras else written.pipeline, ""
-        for smaller in (False, True):
+        for place, smaller in (*((place, False) for place in self.places), (self.places[-1], True)):
             try:
-                asked = self._asked(pipe, rounded or network, smaller=smaller)
+                asked = self._asked(place, pipe, rounded or network, smaller=smaller)
                 if smaller and not self._fits(asked, schedule):
                     continue
                 size = f" at {told_size(asked.size)}, since its own size has no room here ({reason})" if smaller else ""
-                for agreement in self._verified(written, schedule, asked, network, notes, rounded):
-                    say(f"verified {what} at {steps_in_words(agreement.steps)}{size}: {_told(agreement)}")
+                parts = "" if place.whole else f", on {place}"
+                ours = self._ours(place, asked, network, notes, rounded)
+                del asked  # whose encoders make room for the isolated process
+                for agreement in verify(written, schedule, ours, place=place):
+                    say(f"verified {what} at {steps_in_words(agreement.steps)}{size}{parts}: {_told(agreement)}")
                 return
             except NoRoomError as error:
                 reason = reason or error.reason
@@ -156,12 +160,12 @@ class Verifier:
             "`fastgen verify` on it where there is more"
         )
 
-    def _asked(self, pipe: Callable[..., StockPipeline], network: Made, *, smaller: bool) -> Pipeline:
+    def _asked(self, place: Place, pipe: Callable[..., StockPipeline], network: Made, *, smaller: bool) -> Pipeline:
         """The written pipeline under the teacher's reading; a network that is loaded already stands in for its own."""
         teacher = self.student.pipeline
-        here = next(teacher.network.parameters()).device.type == torch.device(self.device).type
-        stand_in = parts_of(teacher.pipe, teacher.network if here else network.whole(self.device))
-        return teacher.told_by(pipe(parts=stand_in), smaller=smaller)
+        here = next(teacher.network.parameters()).device.type == torch.device(place.device).type
+        stand_in = parts_of(teacher.pipe, teacher.network if here else place.network(network))
+        return teacher.told_by(place.pipe(pipe, stand_in), smaller=smaller)
 
     def _fits(self, asked: Pipeline, schedule: SchedulerExport) -> bool:
         """Whether there is a smaller size, and the scheduler stops there as at the student's own."""
@@ -171,25 +175,15 @@ class Verifier:
         ours = self.student.stops
         return all(len(there[n]) == len(ours[n]) and not difference(ours[n], there[n]) for n in schedule.steps)
 
-    def _verified(
-        self,
-        written: Export,
-        schedule: SchedulerExport,
-        asked: Pipeline,
-        network: Made,
-        notes: Notes,
-        rounded: Made | None,
-    ) -> list[Agreement]:
+    def _ours(self, place: Place, asked: Pipeline, network: Made, notes: Notes, rounded: Made | None) -> Ours:
         arguments = {**call_arguments(asked.pipe, notes), **asked.size}
-        calls, cond = calls_for(asked, arguments), conditions_for(asked).to(self.device)
-        sampler = self.student.config.student.sampler
-        ours = Ours(self._model(rounded or network), cond, calls, sampler, self.student.stops, heads=self.heads)
-        if rounded is not None:
-            ours = replace(ours, trained=self._model(network))
-        return verify(written, schedule, ours, device=self.device)
+        calls, cond = calls_for(asked, arguments), conditions_for(asked).to(place.device)
+        sampler, stops = self.student.config.student.sampler, self.student.stops
+        ours = Ours(self._model(place, rounded or network), cond, calls, sampler, stops, heads=self.heads)
+        return ours if rounded is None else replace(ours, trained=self._model(place, network))
 
-    def _model(self, network: Made) -> Callable[[], Denoiser]:
-        return lambda: self.student.pipeline.speaking(network.whole(self.device))
+    def _model(self, place: Place, network: Made) -> Callable[[], Denoiser]:
+        return lambda: self.student.pipeline.speaking(place.network(network))
 
 
 def told_size(size: Mapping[str, Any]) -> str:
@@ -218,8 +212,7 @@ def _release_lora(student: Student, weights: Mapping[str, Tensor], network: Made
         loras = (*stacked, *written(pipe, str(folder), keys[0]))
         scheduler = str(folder / schedule.folder / "scheduler")
         exported = Export(str(base), loras, scheduler, variant_of(base, source.variant))
-        loaded = partial(load_teacher, replace(source, dtype="fp32"), device=verifier.device)
-        verifier(exported, schedule, loaded, network, notes)
+        verifier(exported, schedule, partial(load_teacher, replace(source, dtype="fp32")), network, notes)
 
 
 def _updates(student: Student, weights: Mapping[str, Tensor], network: Made) -> Iterator[tuple[str, Tensor]]:
@@ -283,11 +276,8 @@ def _origin(config: Config) -> dict[str, Any]:
     }
 
 
-def _device_with_room(student: Student) -> str:
-    """Where exports are verified: the device of training if the pipeline in fp32 fits, else the CPU."""
-    if student.device.type != "cuda":
-        return "cpu"
-    torch.cuda.empty_cache()
-    parts = [part for part in student.pipeline.pipe.components.values() if isinstance(part, nn.Module)]
-    needed = ROOM * 4 * sum(p.numel() for part in parts for p in part.parameters())
-    return str(student.device) if torch.cuda.mem_get_info(student.device)[0] > needed else "cpu"
+def _places(student: Student, *, divisible: bool) -> Sequence[Place]:
+    """Where exports are verified: on the GPU of training if it is one, else on the CPU."""
+    networks = networks_of(student.pipeline.pipe).values()
+    needed = 4 * sum(p.numel() for network in networks for p in network.parameters())
+    return places(student.device if student.device.type == "cuda" else "cpu", lambda: needed, divisible=divisible)

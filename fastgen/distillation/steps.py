@@ -133,12 +133,14 @@ def export_student(student: Student, trained: Stage | Roles) -> Path:
     return student.config.exported
 
 
-def verify(folder: str | Path, *, base: str | None = None, device: str = "cpu") -> list[Agreement]:
+def verify(folder: str | Path, *, base: str | None = None, device: str = "auto") -> list[Agreement]:
     """Holds an export against what it was trained for: a process that knows only Diffusers against our sampler.
 
     Args:
         folder: folder of a whole pipeline, of several students, or of a LoRA.
         base: what a LoRA lies on; its notes' teacher where not given.
+        device: device to sample on; "auto" is a GPU where there is one. A GPU without room for the whole pipeline in
+            float32 has a part of its weights at a time.
 
     Returns:
         Of each step count, the largest difference over the largest value.

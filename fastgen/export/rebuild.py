@@ -11,21 +11,22 @@ import torch
 from torch import Tensor
 
 from ..errors import UserError
-from ..models.casting import renewed
 from ..models.conditioning import Conditioning
+from ..models.contract import Denoiser
 from ..models.pipelines.arguments import SIZES, call_arguments, parameters
 from ..models.pipelines.components import network_of
 from ..models.pipelines.folders import check_is_pipeline, is_lora
 from ..models.pipelines.heads import StepHeads
 from ..models.pipelines.loading import load
 from ..models.pipelines.notes import Notes
-from ..models.pipelines.opening import below, put_on
+from ..models.pipelines.opening import Below, below, put_on
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.stacked import written
 from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.students import Students
 from ..models.pipelines.weightless import networks_of
 from .contents import check_files
+from .place import Place, bytes_in_float32, places, where_there_is_room
 from .scheduler_export import SchedulerExport
 from .stops import difference, stops_of
 from .verify import SEEDS, Agreement, Export, Ours, verify
@@ -33,21 +34,25 @@ from .verify import SEEDS, Agreement, Export, Ours, verify
 _LABELS, _PROMPTS = (0, 1, 0), ("a", "b", "a")
 
 
-def verify_folder(folder: Path, *, device: str = "cpu") -> list[Agreement]:
+def verify_folder(folder: Path, *, device: str = "auto") -> list[Agreement]:
     """Verifies an exported pipeline, or each of those below it, against what its notes say was trained.
+
+    Args:
+        device: device to sample on, see `places`.
 
     Raises:
         CheckpointError: a file is not what was written.
         UserError: no export, one whose weights are not finite or the teacher's, or that samples otherwise than trained.
     """
     agreements = []
-    told = {place: _notes(place) for place in places(folder)}
+    told = {place: _notes(place) for place in folders(folder)}
     check_files(folder, [*told.values()])
     for place, notes in told.items():
-        heads = StepHeads.read(place)
-        export = Export(str(place), heads=str(place / StepHeads.FILE) if heads else None)
-        loaded = partial(load, place, device=device)
-        agreements += _verified(export, loaded(), loaded, notes, device, heads=heads.weights if heads else {})
+        found = StepHeads.read(place)
+        heads = found.weights if found else {}
+        tried = places(device, partial(bytes_in_float32, place, None), divisible=not heads)
+        verified = partial(_verified, partial(_whole, place), partial(load, place), notes, heads=heads)
+        agreements += where_there_is_room(tried, verified)
     return agreements
 
 
@@ -56,13 +61,14 @@ def verify_lora(
     base: str | None = None,
     *,
     stacked: Sequence[tuple[Path, float | None]] = (),
-    device: str = "cpu",
+    device: str = "auto",
 ) -> list[Agreement]:
     """Verifies an exported LoRA on its base pipeline and the LoRAs below it, as its notes name them.
 
     Args:
         base: the pipeline below; its teacher where not given.
         stacked: files of LoRAs below it and their weights, where the notes cannot say where they lie on this machine.
+        device: device to sample on, see `places`.
 
     Raises:
         CheckpointError: a file is not what was written.
@@ -77,17 +83,17 @@ def verify_lora(
     check_files(folder, [notes])
     under = below(folder, notes, base, stacked)
 
-    def loaded(scheduler: Path) -> StockPipeline:
-        pipe = under.load(device)
+    def loaded(scheduler: Path, *, device: str, parts: Mapping[str, Any] | None) -> StockPipeline:
+        pipe = under.load(device, parts=parts)
         put_on(pipe, folder, under.loras, scheduler=scheduler)
         return pipe
 
+    tried = places(device, partial(bytes_in_float32, under.base, under.variant))
     for place in sorted({file.parent for file in folder.rglob("scheduler_config.json")}):
-        pipe = loaded(place)
-        loras = (*under.loras, *written(pipe, str(folder), "diffusers"))
         steps = tuple(n for n in notes.steps if place.parent == folder or place.parent.name == f"{n}step")
-        export = Export(str(under.base), loras, str(place), under.variant)
-        agreements += _verified(export, pipe, partial(loaded, place), replace(notes, steps=steps), device)
+        exported = partial(_on_base, under, folder, place)
+        verified = partial(_verified, exported, partial(loaded, place), replace(notes, steps=steps))
+        agreements += where_there_is_room(tried, verified)
     return agreements
 
 
@@ -101,7 +107,7 @@ def exports(folder: Path) -> list[Path]:
     return [folder / name for name in students.folders] if students else [folder]
 
 
-def places(folder: Path) -> list[Path]:
+def folders(folder: Path) -> list[Path]:
     """The pipeline folders of an export: itself, or one for each step count.
 
     Raises:
@@ -132,17 +138,28 @@ def conditions_for(pipeline: Pipeline) -> Conditioning:
     return pipeline.condition(len(SEEDS), labels=torch.tensor(_LABELS), prompts=_PROMPTS)
 
 
+def _whole(folder: Path, _: StockPipeline) -> Export:
+    heads = folder / StepHeads.FILE
+    return Export(str(folder), heads=str(heads) if heads.is_file() else None)
+
+
+def _on_base(under: Below, folder: Path, scheduler: Path, pipe: StockPipeline) -> Export:
+    loras = (*under.loras, *written(pipe, str(folder), "diffusers"))
+    return Export(str(under.base), loras, str(scheduler), under.variant)
+
+
 def _verified(
-    export: Export,
-    pipe: StockPipeline,
-    again: Callable[[], StockPipeline],
+    exported: Callable[[StockPipeline], Export],
+    load: Callable[..., StockPipeline],
     notes: Notes,
-    device: str,
+    place: Place,
     *,
     heads: Mapping[int, Tensor] = MappingProxyType({}),
 ) -> list[Agreement]:
     """Verifies an export whose networks make room for the isolated process, and are loaded again afterwards."""
     assert notes.sampler is not None
+    pipe = place.pipe(load)
+    export = exported(pipe)
     size = {name: value for name, value in notes.arguments.items() if name in SIZES}
     pipeline = Pipeline(pipe, num_classes=notes.num_classes, null_label=notes.null_label, size=size)
     for n in notes.steps:
@@ -151,12 +168,15 @@ def _verified(
         if fault:
             raise UserError(f"{export.scheduler or export.pipeline} was changed since it was trained: {fault}")
     calls = calls_for(pipeline, call_arguments(pipe, notes))
-    cond = conditions_for(pipeline).to(device)
+    cond = conditions_for(pipeline).to(place.device)
     schedule = SchedulerExport(notes.steps, pipe.scheduler)
-    for network in networks_of(pipe).values():
-        renewed(network, lambda _, tensor: tensor.to("meta"))
-    ours = Ours(lambda: pipeline.speaking(network_of(again())), cond, calls, notes.sampler, notes.stops, heads=heads)
-    return verify(export, schedule, ours, device=device)
+    pipe.register_modules(**dict.fromkeys(networks_of(pipe)))
+
+    def model() -> Denoiser:
+        return pipeline.speaking(network_of(place.pipe(load)))
+
+    ours = Ours(model, cond, calls, notes.sampler, notes.stops, heads=heads)
+    return verify(export, schedule, ours, place=place)
 
 
 def _notes(folder: Path) -> Notes:

@@ -25,7 +25,7 @@ def loaded(job: dict[str, Any]) -> Any:
     said: dict[str, Any] = (
         {"dtype": torch.float32, "variant": job["variant"]} if job["loras"] else {}
     )  # of a base we did not save
-    if job["device"].startswith("cuda"):  # without a copy of all weights in main memory
+    if job["device"].startswith("cuda") and job["whole"]:  # without a copy of all weights in main memory
         said["device_map"] = "cuda"
     pipe = diffusers.DiffusionPipeline.from_pretrained(job["pipeline"], use_safetensors=True, **said)
     for i, lora in enumerate(job["loras"]):
@@ -38,7 +38,10 @@ def loaded(job: dict[str, Any]) -> Any:
         kind = getattr(diffusers, job["scheduler"]["kind"])
         pipe.scheduler = kind.from_pretrained(job["scheduler"]["folder"])
     pipe.set_progress_bar_config(disable=True)
-    return pipe.to(job["device"])
+    if job["whole"]:
+        return pipe.to(job["device"])
+    pipe.enable_sequential_cpu_offload(device=job["device"])
+    return pipe
 
 
 def watched(pipe: Any, seed: int, arguments: dict[str, Any], heads: str | None) -> dict[str, torch.Tensor]:

@@ -1,6 +1,7 @@
 """Proof that an isolated process samples an export as it was trained."""
 
 import ctypes
+import gc
 import json
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from ..models.pipelines.stacked import StackedLoRA
 from ..models.precision import full_precision
 from ..models.walk import Sampler, sample
 from . import stock_process
+from .place import Place
 from .scheduler_export import TOLERANCE as TIMESTEP_TOLERANCE
 from .scheduler_export import SchedulerExport
 from .stock_schedulers import noise_factors
@@ -32,6 +34,9 @@ from .stock_schedulers import noise_factors
 TOLERANCE = 1e-5
 KERNELS = 1e-4  # most that kernels may round; a wrong scheduler is at least ten times further off
 SEEDS = (0, 1, 2)
+HERE = Place()
+NOT_IN_PARTS = ("device meta", "meta device", "meta tensor", "on the same device")
+"""What errors say of networks that read the weights of a layer without calling it, which are away then."""
 
 
 @dataclass(frozen=True)
@@ -106,13 +111,13 @@ class Ours:
         return Headed(model, dict(zip(times, self.heads[n], strict=True)))
 
 
-def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, device: str = "cpu") -> list[Agreement]:
+def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, place: Place = HERE) -> list[Agreement]:
     """Samples the export in a fresh process that knows only Diffusers, and compares for each step count served.
 
     Args:
-        device: device that the isolated process samples on.
+        place: where the isolated process samples, and how; `ours` makes its models there.
 
-    The isolated process has the device to itself: the models here are made when it is over, one after the other.
+    The isolated process has the place to itself: the models here are made when it is over, one after the other.
 
     Raises:
         NoRoomError: the isolated process or the models here need more memory than there is.
@@ -120,8 +125,8 @@ def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, device: str
             away (and what float32 rounds: where an EDM scheduler subtracts noise of sigma 80, and between the kernels
             of one sample, as the isolated process calls, and of several, as ours does, which a GPU chooses anew).
     """
-    _give_back(device)
-    seen = _ask_isolated(export, schedule, ours, device)
+    _give_back(place.device)
+    seen = _ask_isolated(export, schedule, ours, place)
     try:
         found = list(_agreements(export, schedule, ours.made(), seen))
         return found if ours.trained is None else _rounded(found, schedule, replace(ours, model=ours.trained), seen)
@@ -130,7 +135,8 @@ def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, device: str
 
 
 def _give_back(device: str) -> None:
-    """Hands free memory back, which PyTorch keeps of a device and the C library of main memory."""
+    """Hands free memory back, which networks in cycles keep, PyTorch of a device and the C library of main memory."""
+    gc.collect()
     if torch.device(device).type == "cuda":
         torch.cuda.empty_cache()
     if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
@@ -197,7 +203,7 @@ def _between_kernels(
     return float((torch.cat(alone) - samples).abs().max() / samples.abs().max())
 
 
-def _ask_isolated(export: Export, schedule: SchedulerExport, ours: Ours, device: str) -> dict[str, Tensor]:
+def _ask_isolated(export: Export, schedule: SchedulerExport, ours: Ours, place: Place) -> dict[str, Tensor]:
     calls = [
         {"name": f"{n}/{i}", "seed": seed, "arguments": {**ours.calls[i], "num_inference_steps": n}}
         for n in schedule.steps
@@ -207,7 +213,7 @@ def _ask_isolated(export: Export, schedule: SchedulerExport, ours: Ours, device:
     with TemporaryDirectory() as folder:
         answer = f"{folder}/answer.safetensors"
         replaced = {"kind": kind, "folder": export.scheduler} if export.scheduler else None
-        job = {**asdict(export), "scheduler": replaced, "device": device, "calls": calls, "answer": answer}
+        job = {**asdict(export), **asdict(place), "scheduler": replaced, "calls": calls, "answer": answer}
         (Path(folder) / "job.json").write_text(json.dumps(job), encoding="utf-8")
         command = [sys.executable, "-P", stock_process.__file__, f"{folder}/job.json"]
         run = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -215,6 +221,8 @@ def _ask_isolated(export: Export, schedule: SchedulerExport, ours: Ours, device:
             last = run.stderr.strip().splitlines()[-1:]
             if run.returncode == -signal.SIGKILL or "OutOfMemoryError" in run.stderr or "MemoryError" in "".join(last):
                 raise NoRoomError("".join(last) or "the isolated process was killed")
+            if not place.whole and any(sign in run.stderr for sign in NOT_IN_PARTS):
+                raise NoRoomError(f"whole, for layer by layer Diffusers cannot call it: {''.join(last)}")
             raise _failure(export, f"a process that knows only Diffusers cannot sample it: {''.join(last)}")
         return load_file(answer)
 

@@ -5,7 +5,7 @@ it, or in a backward pass that computes blocks again, before it. What a layer co
 put in its slot for the call; autograd keeps it for as long as the block's gradients need it.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -97,7 +97,7 @@ class BlockSwap:
         hosts = [p for weights in self.hosts.values() for p in weights]
         for host, place in zip(hosts, locked_like(hosts, device), strict=True):
             host.data = place.copy_(host.data)
-        _move(net, device, but=held)
+        move(net, device, but=held)
         net.register_forward_pre_hook(self._begin)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Self:
@@ -222,7 +222,8 @@ def locked_like(tensors: Sequence[Tensor], device: torch.device) -> Iterator[Ten
 
 
 @torch.no_grad()
-def _move(net: nn.Module, device: torch.device, *, but: set[int]) -> None:
+def move(net: nn.Module, device: torch.device | str, *, but: Collection[int] = ()) -> None:
+    """Moves a network's parameters and buffers to a device, but for the parameters of these ids."""
     for module in net.modules():
         for parameter in module._parameters.values():
             if parameter is not None and id(parameter) not in but:

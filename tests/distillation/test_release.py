@@ -13,21 +13,26 @@ from fastgen.config.yaml_file import load
 from fastgen.distillation import release as module
 from fastgen.distillation.distil import distil
 from fastgen.distillation.release import release
+from fastgen.distillation.steps import build_stage, export_student
 from fastgen.distillation.student import Student
 from fastgen.distillation.teacher import teacher_of
 from fastgen.engine.run import Trained
 from fastgen.errors import NoRoomError, VerificationError
 from fastgen.export.by_layer import write_safetensors
 from fastgen.export.fidelity import saved_as
-from fastgen.export.verify import verify
+from fastgen.export.place import Place
+from fastgen.export.verify import Agreement, verify
 from fastgen.models.adapters import alias
 from fastgen.models.casting import cast, renewed
 from fastgen.models.made import Made
+from fastgen.models.pipelines.heads import StepHeads
 from fastgen.models.pipelines.loading import dtypes_in
 from fastgen.models.pipelines.source import DTYPES, TeacherSource
 from fastgen.models.pipelines.teacher import held_exactly, load_teacher
 
 pytestmark = pytest.mark.usefixtures("verified_here")
+IN_PARTS = Place("cpu", whole=False)
+LORA = ("sharing=lora", "lora.rank=2", "teacher.dtype=bf16")
 
 
 @pytest.fixture(scope="module")
@@ -39,6 +44,10 @@ def teacher(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def student(teacher: Path, tmp_path: Path) -> Student:
+    return student_on(teacher, tmp_path)
+
+
+def student_on(teacher: Path, tmp_path: Path, overrides: tuple[str, ...] = ()) -> Student:
     (tmp_path / "prompts.txt").write_text("a red fox\n")
     config = load(
         {
@@ -51,9 +60,10 @@ def student(teacher: Path, tmp_path: Path) -> Student:
             "objective": {"name": "dmd2", "gan": 0, "ratio": 1, "guidance": 2.0},
             "train": {"images": 4, "batch": 2},
             "log": {"trackers": [], "previews": 0},
-        }
+        },
+        overrides,
     )
-    return Student(config, teacher_of(config, torch.device("cpu")))
+    return Student(config, teacher_of(config, torch.device(config.device)))
 
 
 def trained(student: Student) -> Trained:
@@ -109,6 +119,76 @@ def test_without_room_a_smaller_size_is_verified(student, monkeypatch, caplog):
     release(student, trained(student))
     assert sizes == [16, 8]
     assert "at 2 steps at height 8 width 8, since its own size has no room here (out of memory)" in caplog.text
+
+
+def test_a_gpu_is_tried_whole_then_in_parts_then_at_a_smaller_size(student, monkeypatch, caplog):
+    caplog.set_level(logging.INFO, "fastgen")
+    monkeypatch.setattr("fastgen.models.pipelines.pipeline.PROBE_PIXELS", 8)
+    monkeypatch.setattr(module, "places", lambda *_, **__: [Place("cpu"), IN_PARTS])
+    tried: list[tuple[Place, int]] = []
+
+    def cramped(*args, place):
+        tried.append((place, args[2].calls[0]["height"]))
+        if len(tried) == 1:
+            raise torch.OutOfMemoryError("out of memory")
+        if len(tried) == 2:
+            raise NoRoomError("still out of memory")
+        return [Agreement(2, 0.0)]
+
+    monkeypatch.setattr(module, "verify", cramped)
+    release(student, trained(student))
+    assert tried == [(Place("cpu"), 16), (IN_PARTS, 16), (IN_PARTS, 8)]
+    told = "height 8 width 8, since its own size has no room here (out of memory), on cpu, a part of the weights at a"
+    assert told in caplog.text
+
+
+@pytest.mark.parametrize(("room", "divisible", "whole"), [(1.3, True, [True, False]), (1.1, True, [False])])
+def test_what_a_gpu_has_room_for_is_counted_over_all_parts_in_float32(student, monkeypatch, room, divisible, whole):
+    pipe = student.pipeline.pipe
+    count = sum(p.numel() for part in (pipe.unet, pipe.vae, pipe.text_encoder) for p in part.parameters())
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (int(room * 4 * count), 10**12))
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: None)
+    student.device = torch.device("cuda")
+    assert [place.whole for place in module._places(student, divisible=divisible)] == whole
+    assert module._places(student, divisible=False)[0].device == ("cuda" if room > 1.2 else "cpu")
+    student.device = torch.device("cpu")
+    assert module._places(student, divisible=divisible) == [Place("cpu")]
+
+
+def test_a_student_with_a_last_layer_for_each_step_is_not_divided(student, monkeypatch):
+    conv, asked = student.pipeline.network.conv_out.weight, list[bool]()
+    monkeypatch.setattr(module, "places", lambda *_, divisible: asked.append(divisible) or [Place("cpu")])
+    monkeypatch.setattr(module.Verifier, "__call__", lambda *_, **__: None)
+    for heads in (None, StepHeads("unet.conv_out", {2: torch.stack([conv, conv])})):
+        monkeypatch.setattr(Student, "heads", lambda *_, heads=heads: heads)
+        release(student, trained(student))
+    assert asked == [True, False]
+
+
+@pytest.mark.usefixtures("in_parts_here")
+@pytest.mark.parametrize("base", ["auto", "fp8"])
+def test_a_lora_is_released_in_parts(teacher, tmp_path, monkeypatch, caplog, base):
+    caplog.set_level(logging.INFO, "fastgen")
+    student = student_on(teacher, tmp_path, (*LORA, f"lora.base={base}"))
+    stage = build_stage(student)
+    stage.cycle()
+    monkeypatch.setattr(module, "places", lambda *_, **__: [IN_PARTS])
+    monkeypatch.setattr(Made, "whole", lambda *_: pytest.fail("a whole network in float32"))
+    export_student(student, stage)
+    assert caplog.text.count("at 2 steps, on cpu, a part of the weights at a time: difference") == 2
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("base", ["auto", "fp8"])
+def test_a_card_without_room_releases_a_lora_in_parts(teacher, tmp_path, monkeypatch, caplog, base):
+    caplog.set_level(logging.INFO, "fastgen")
+    student = student_on(teacher, tmp_path, ("device=cuda", *LORA, f"lora.base={base}"))
+    stage = build_stage(student)
+    stage.cycle()
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (0, 10**12))
+    monkeypatch.setattr(Made, "whole", lambda *_: pytest.fail("a whole network in float32"))
+    export_student(student, stage)
+    assert caplog.text.count(f"on {student.device}, a part of the weights at a time: difference") == 2
 
 
 def test_where_nothing_fits_the_student_is_there_unverified(student, monkeypatch, caplog):
