@@ -127,6 +127,7 @@ def _check_export(config: Config, exported: Path, *, resume: bool, begun: bool) 
 def _check_data(config: Config) -> None:
     recall(config)
     config.data.check()
+    _ = config.chosen
     if config.cache is not None and config.data.prompts is not None:
         check_writable(config.cache, "cache")
 

@@ -69,6 +69,7 @@ def test_a_run_that_could_start_has_no_complaint(dry):
     ("override", "complaint"),
     [
         ("data.path=nowhere.txt", "nowhere.txt cannot be read"),
+        ("only={classes: [3]}", "classes [3] are to be trained on, but the data has no classes"),
         ("device=cuda", "torch sees no CUDA device"),
         ("attention=flash", "attention: flash needs a CUDA GPU"),
         ("student.height=33", "student.height and student.width are no size of this teacher"),
