@@ -67,6 +67,7 @@ _Loader.add_implicit_resolver(
     list("-+0123456789."),
 )
 _Loader.add_constructor("tag:yaml.org,2002:float", _float)
+_NOTHING = object()
 _NOT_YAML = (yaml.YAMLError, ValueError, RecursionError)  # the latter two: `!!int x`, and 1,000 nested brackets
 
 
@@ -83,10 +84,11 @@ def load(source: str | Path | Mapping[str, Any], overrides: Sequence[str] = ()) 
     """
     folder = None if isinstance(source, Mapping) else Path(source).parent
     raw = copy.deepcopy(dict(source)) if isinstance(source, Mapping) else _read(Path(source))
+    name, written = "this mapping" if folder is None else str(source), copy.deepcopy(raw)
     for override in overrides:
         _override(raw, override)
-    _check_texts(raw, "this mapping" if folder is None else str(source))
-    _check_some_stage_reads(raw, "this mapping" if folder is None else str(source))
+    _check_texts(raw, name)
+    _check_some_stage_reads(raw, written, name)
     raw = _with_stages(_with_source(raw))
     try:
         return Config.model_validate(raw, context={"folder": folder})
@@ -229,17 +231,38 @@ def _with_stages(raw: dict[str, Any]) -> dict[str, Any]:
     return raw
 
 
-def _check_some_stage_reads(raw: Mapping[str, Any], source: str) -> None:
-    """Raises UserError for a setting of all stages in whose place each of them has another."""
-    stages = raw.get("stages")
-    if not (isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages)):
-        return  # which is refused for itself
-    for path, value in _replaced(raw.get("train", {}), [stage.get("train", {}) for stage in stages]):
+def _check_some_stage_reads(raw: Mapping[str, Any], written: Mapping[str, Any], source: str) -> None:
+    """Refuses a setting of all stages in whose place each of them has another.
+
+    What `written` has, the config without its overrides, may lose its last stage to an override.
+
+    Raises:
+        UserError: names the setting.
+    """
+    before = written.get("train", {})
+    unread = dict(_unread(written))
+    for path, value in _unread(raw):
+        if path not in unread and _at(before, path) == value:
+            continue
         name = ".".join(("train", *path))
         raise UserError(
             f"{source} is not a valid config:\n  {name} is {value!r:.80}, but every stage has its own, so that it "
             f"would be ignored: set stages.0.{name} and the like, or leave it out"
         )
+
+
+def _unread(raw: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """The path and value of each setting of all stages that none of them has."""
+    stages = raw.get("stages")
+    if isinstance(stages, list) and all(isinstance(stage, dict) for stage in stages):  # else refused for itself
+        yield from _replaced(raw.get("train", {}), [stage.get("train", {}) for stage in stages])
+
+
+def _at(node: Any, path: Sequence[str]) -> Any:
+    """What is at a path; `_NOTHING` where nothing is."""
+    for key in path:
+        node = node.get(key, _NOTHING) if isinstance(node, dict) else _NOTHING
+    return node
 
 
 def _replaced(common: Any, owns: Sequence[Any], path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -136,11 +136,14 @@ def test_a_wrong_setting_is_told_with_its_rule(refusal, override, words):
 
 
 def test_a_setting_of_all_stages_is_refused_where_each_has_its_own(read, refusal):
-    """Also one within another; not where a stage reads it, or where it is what all of them have."""
+    """Also one within another; not where a stage reads it, where it is what all have, or where overrides replace it."""
     words = "train.images is 5, but every stage has its own, so that it would be ignored: set stages.0.train.images"
     assert words in refusal(STAGED, "train.images=5")
     owns = "stages.0.train.roles={generator: {lr: 1}}", "stages.1.train.roles.generator.lr=2"
-    assert "train.roles.generator.lr is 1e-05, but every stage" in refusal(STAGED, *owns)
+    assert [stage.train.roles["generator"]["lr"] for stage in read(STAGED, *owns).stages] == [1, 2]
+    assert "train.roles.generator.lr is 3, but every stage" in refusal(STAGED, *owns, "train.roles.generator.lr=3")
+    unread = "stages.0.train.reuse=true", "stages.1.train.reuse=true", "train.reuse=null"
+    assert "train.reuse is None, but every stage" in refusal(STAGED, *unread)
     assert [stage.train.optim.betas for stage in read(STAGED, "train.optim.betas=[0.1, 0.2]").stages] == [
         (0.5, 0.9),
         (0.1, 0.2),
