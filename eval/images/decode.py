@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from fastgen.data.decode import FORMATS, eight_bit, refuse_unusable
+from fastgen.data.decode import FORMATS, eight_bit, reason_of, refuse_unusable
 from fastgen.errors import SilentError, UserError
 from fastgen.limits import Cap
 
@@ -148,7 +148,7 @@ def _pixels(image: EncodedImage) -> Pixels:
             return np.array(eight_bit(opened, "RGB"))
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error ... on bad bytes
         raise UserError(
-            f"image {image.name} cannot be read ({len(image.content)} bytes: {' '.join(str(error).split())}); it must "
+            f"image {image.name} cannot be read ({len(image.content)} bytes: {reason_of(error)}); it must "
             f"be a whole image in one of the formats {', '.join(FORMATS)}. Replace it, take it out, or leave such "
             "images out with --skip-bad."
         ) from error

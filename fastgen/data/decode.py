@@ -83,7 +83,7 @@ def _opened(encoded: Path | BytesIO, name: str) -> Iterator[Image.Image]:
             yield image
     except Exception as error:  # PIL raises OSError, SyntaxError, ValueError, struct.error ... on bad bytes
         raise UserError(
-            f"image {name} cannot be read ({_reason(error)}); every item must be a complete image in one "
+            f"image {name} cannot be read ({reason_of(error)}); every item must be a complete image in one "
             f"of the formats {', '.join(FORMATS)}: replace it or take it out of the data set"
         ) from error
 
@@ -117,7 +117,8 @@ def _middle(image: Image.Image, size: Size) -> Image.Image:
     return image.crop((left, top, left + across, top + down))
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """Why an image could not be read, in one line."""
     if isinstance(error, UnidentifiedImageError):
         return "not an image of a known format"
     return (str(error) or type(error).__name__).splitlines()[0]

@@ -111,13 +111,13 @@ def medium_bomb() -> bytes:
     ("content", "problem"),
     [
         (b"", r"\(0 bytes"),
-        (b"plain text", "cannot identify"),
+        (b"plain text", "not an image of a known format"),
         (encoded(noise_image(0, 64, 64))[:2000], "truncated"),
         (encoded(noise_image(0, 64, 64), "JPEG")[:600], "Truncated"),
         (bomb(), "exceeds limit|more than"),
         (medium_bomb(), "9000 x 9000 has 81,000,000 pixels, an image at most 80,000,000"),
         (encoded(Image.new("F", (2, 2)), "TIFF"), "32-bit"),
-        (encoded(noise_image(0), "ICO"), "cannot identify"),
+        (encoded(noise_image(0), "ICO"), "not an image of a known format"),
     ],
     ids=["empty", "text", "half a PNG", "half a JPEG", "bomb", "medium bomb", "32-bit", "other format"],
 )
