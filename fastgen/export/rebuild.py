@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..errors import UserError
+from ..errors import UserError, say
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
 from ..models.pipelines.arguments import SIZES, call_arguments, parameters
@@ -160,6 +160,8 @@ def _verified(
     assert notes.sampler is not None
     pipe = place.pipe(load)
     export = exported(pipe)
+    if not place.whole:
+        say(f"{export.pipeline} is verified on {place}: in float32 the whole has no room there")
     size = {name: value for name, value in notes.arguments.items() if name in SIZES}
     pipeline = Pipeline(pipe, num_classes=notes.num_classes, null_label=notes.null_label, size=size)
     for n in notes.steps:

@@ -1,5 +1,6 @@
 """Where an export is verified: what fits is whole, and in parts a GPU holds little of it and says the same."""
 
+import logging
 import weakref
 from types import SimpleNamespace
 
@@ -90,7 +91,10 @@ def test_an_export_in_parts_samples_as_it_was_trained(tmp_path, name, monkeypatc
 
 @pytest.mark.usefixtures("verified_here", "in_parts_here")
 @pytest.mark.parametrize("kind", ["pipeline", "lora"])
-def test_a_folder_is_verified_in_parts_and_keeps_nothing_beside_the_isolated_process(tmp_path, monkeypatch, kind):
+def test_a_folder_is_verified_in_parts_and_keeps_nothing_beside_the_isolated_process(
+    tmp_path, monkeypatch, caplog, kind
+):
+    caplog.set_level(logging.INFO, "fastgen")
     if kind == "lora":
         pipe = FAMILIES["stable_diffusion"].build()
         pipe.save_pretrained(tmp_path / "base")
@@ -119,6 +123,7 @@ def test_a_folder_is_verified_in_parts_and_keeps_nothing_beside_the_isolated_pro
     assert found[0].difference <= 1e-5
     assert devices == {"cpu"}
     assert alive == [0]
+    assert "is verified on cpu, a part of the weights at a time" in caplog.text
     assert len(held) > 10
 
 
