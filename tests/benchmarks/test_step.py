@@ -68,6 +68,7 @@ def test_so_many_blocks_are_computed_again(checkpointing, every, recomputed):
     assert config_of(Setting(checkpointing=checkpointing, every=every)).train.recomputed == recomputed
 
 
+@pytest.mark.slow
 def test_an_adapted_layer_is_two_operations_more():
     counts = operations.main(["--size", "tiny", "--rank", "1"])
     layers = len(find_targets(SIZES["tiny"].built(torch.device("meta"), torch.float32)))

@@ -166,7 +166,7 @@ def test_a_student_with_a_last_layer_for_each_step_is_not_divided(student, monke
 
 
 @pytest.mark.usefixtures("in_parts_here")
-@pytest.mark.parametrize("base", ["auto", "fp8"])
+@pytest.mark.parametrize("base", ["auto", pytest.param("fp8", marks=pytest.mark.slow)])
 def test_a_lora_is_released_in_parts(teacher, tmp_path, monkeypatch, caplog, base):
     caplog.set_level(logging.INFO, "fastgen")
     student = student_on(teacher, tmp_path, (*LORA, f"lora.base={base}"))

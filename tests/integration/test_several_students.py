@@ -83,6 +83,7 @@ def test_classes_end_to_end(tmp_path, capsys):
         assert "name: dmd2" in text, "the settings of its training"
 
 
+@pytest.mark.slow  # as the one above, of another kind of pipeline
 def test_prompts_end_to_end(tmp_path):
     tiny.stable_diffusion().save_pretrained(tmp_path / "teacher")
     prompts = tmp_path / "p.txt"

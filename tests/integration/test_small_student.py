@@ -87,7 +87,7 @@ def test_scores_in_a_checkpoint_have_the_teachers_architecture(folder):
     assert {name: value.shape for name, value in held.items()} == {f"net.{name}": one for name, one in shapes.items()}
 
 
-@pytest.mark.parametrize("left", ["00000004", "00000012"])
+@pytest.mark.parametrize("left", ["00000004", pytest.param("00000012", marks=pytest.mark.slow)])
 def test_a_run_that_goes_on_ends_as_if_it_had_never_stopped(folder, tmp_path, verified_here, left):
     run = shutil.copytree(folder / "run", tmp_path / "run")
     for checkpoint in (run / "checkpoints").iterdir():
@@ -138,6 +138,7 @@ def test_what_a_smaller_student_is_told_is_baked_into_its_own_network(folder, tm
     assert size(tmp_path / "run/student") == size(folder / "run/student")
 
 
+@pytest.mark.slow
 def test_each_of_several_students_is_a_smaller_one(folder, tmp_path, verified_here):
     distil(config(folder, tmp_path / "run", students=2), recipes=folder)
     for number in "01":
@@ -186,6 +187,7 @@ def test_a_plan_counts_each_role_by_its_own_network(folder):
     assert f"a network of its own: {own:.2f} M parameters" in text
 
 
+@pytest.mark.slow
 def test_the_memory_of_a_card_is_counted_by_each_role_s_own_network(folder, monkeypatch):
     monkeypatch.setattr(meter, "BLOCK", 1)  # bytes are not rounded up
     forecast = forecast_of(config(folder, "new"), 1, card=H100, recipes=folder)
