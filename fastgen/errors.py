@@ -91,6 +91,10 @@ class NoRoomError(UserError):
         )
 
 
+class NotInPartsError(NoRoomError):
+    """A GPU has no room for the whole that is to be verified, and it cannot be there in parts."""
+
+
 class NoMemoryError(UserError):
     """A run needs more memory than there is.
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..config.schema import Config
 from ..engine.dtypes import teacher_dtype
 from ..engine.run import Trained
-from ..errors import NoRoomError, VerificationError, say, warn
+from ..errors import NoRoomError, NotInPartsError, VerificationError, say, warn
 from ..export.adapter import Adapter
 from ..export.by_layer import written_by_layer
 from ..export.card import licence_of
@@ -21,7 +21,7 @@ from ..export.fidelity import check_sound, saved_as
 from ..export.frozen import Frozen, frozen_parts, touched
 from ..export.kohya import check_kohya
 from ..export.lora import export_lora, has_loader, known_keys
-from ..export.place import Place, places
+from ..export.place import CPU, Place, places
 from ..export.rebuild import calls_for, conditions_for
 from ..export.scheduler_export import SchedulerExport
 from ..export.stops import difference, stops_of
@@ -128,6 +128,8 @@ class Verifier:
     ) -> None:
         """Verifies one export; at a smaller size where the student's own needs more memory than any place has.
 
+        One that cannot be in parts has the CPU for the last place.
+
         Args:
             pipe: loads the pipeline as others do, for what it tells its denoiser, given a device and the parts that
                 are not read.
@@ -135,7 +137,9 @@ class Verifier:
             rounded: the same as its file holds it, where that is not exactly so.
         """
         what, reason = written.loras[-1].folder if written.loras else written.pipeline, ""
-        for place, smaller in (*((place, False) for place in self.places), (self.places[-1], True)):
+        waiting = _at_both_sizes(self.places)
+        while waiting:
+            place, smaller = waiting.pop(0)
             try:
                 asked = self._asked(place, pipe, rounded or network, smaller=smaller)
                 if smaller and not self._fits(asked, schedule):
@@ -147,6 +151,8 @@ class Verifier:
                 for agreement in verify(written, schedule, ours, place=place):
                     say(f"verified {what} at {steps_in_words(agreement.steps)}{size}{parts}: {_told(agreement)}")
                 return
+            except NotInPartsError as error:
+                reason, waiting = reason or error.reason, _at_both_sizes([CPU])
             except NoRoomError as error:
                 reason = reason or error.reason
             except torch.OutOfMemoryError as error:
@@ -184,6 +190,11 @@ class Verifier:
 
     def _model(self, place: Place, network: Made) -> Callable[[], Denoiser]:
         return lambda: self.student.pipeline.speaking(place.network(network))
+
+
+def _at_both_sizes(tried: Sequence[Place]) -> list[tuple[Place, bool]]:
+    """These places in the order of trying, and whether a smaller size is tried there: at last, in the last one."""
+    return [*((place, False) for place in tried), (tried[-1], True)]
 
 
 def told_size(size: Mapping[str, Any]) -> str:

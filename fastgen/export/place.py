@@ -10,7 +10,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from ..errors import NoRoomError
+from ..errors import NoRoomError, NotInPartsError
 from ..models.made import Made
 from ..models.pipelines.folders import check_is_pipeline
 from ..models.pipelines.loading import check_weights, weight_files
@@ -54,6 +54,9 @@ class Place:
         return self.device if self.whole else f"{self.device}, a part of the weights at a time"
 
 
+CPU = Place()
+
+
 def places(device: str | torch.device, needed: Callable[[], int], *, divisible: bool = True) -> Sequence[Place]:
     """Where to verify, in the order of trying: on a GPU whole, if there is room now, then in parts; elsewhere whole.
 
@@ -72,17 +75,27 @@ def places(device: str | torch.device, needed: Callable[[], int], *, divisible: 
     found = [Place(str(device))] if roomy else []
     if divisible:
         found.append(Place(str(device), whole=False))
-    return found or [Place("cpu")]
+    return found or [CPU]
 
 
 def where_there_is_room(tried: Sequence[Place], work: Callable[[Place], T]) -> T:
-    """What `work` gives at the first of these places that has the memory for it; raises what the last one does."""
-    for place in tried[:-1]:
+    """What `work` gives at the first of these places that has the memory for it.
+
+    What cannot be in parts is on the CPU where no GPU has room for the whole.
+
+    Raises:
+        NoRoomError: the last one has no memory for it, as `work` says.
+        OutOfMemoryError: the same, as PyTorch says.
+    """
+    waiting = list(tried)
+    while True:
         try:
-            return work(place)
+            return work(waiting.pop(0))
+        except NotInPartsError:
+            waiting = [CPU]
         except (NoRoomError, torch.OutOfMemoryError):
-            continue
-    return work(tried[-1])
+            if not waiting:
+                raise
 
 
 def bytes_in_float32(folder: Path, variant: str | None) -> int:

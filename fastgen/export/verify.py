@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import NoRoomError, VerificationError
+from ..errors import NoRoomError, NotInPartsError, VerificationError
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
 from ..models.head_bank import Headed
@@ -26,7 +26,7 @@ from ..models.pipelines.stacked import StackedLoRA
 from ..models.precision import full_precision
 from ..models.walk import Sampler, sample
 from . import stock_process
-from .place import Place
+from .place import CPU, Place
 from .scheduler_export import TOLERANCE as TIMESTEP_TOLERANCE
 from .scheduler_export import SchedulerExport
 from .stock_schedulers import noise_factors
@@ -34,7 +34,6 @@ from .stock_schedulers import noise_factors
 TOLERANCE = 1e-5
 KERNELS = 1e-4  # most that kernels may round; a wrong scheduler is at least ten times further off
 SEEDS = (0, 1, 2)
-HERE = Place()
 NOT_IN_PARTS = ("device meta", "meta device", "meta tensor", "on the same device")
 """What errors say of networks that read the weights of a layer without calling it, which are away then."""
 
@@ -111,7 +110,7 @@ class Ours:
         return Headed(model, dict(zip(times, self.heads[n], strict=True)))
 
 
-def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, place: Place = HERE) -> list[Agreement]:
+def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, place: Place = CPU) -> list[Agreement]:
     """Samples the export in a fresh process that knows only Diffusers, and compares for each step count served.
 
     Args:
@@ -121,6 +120,7 @@ def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, place: Plac
 
     Raises:
         NoRoomError: the isolated process or the models here need more memory than there is.
+        NotInPartsError: Diffusers cannot sample the pipeline in parts.
         VerificationError: it stops elsewhere, starts from other noise, or ends more than 1e-5 of the largest value
             away (and what float32 rounds: where an EDM scheduler subtracts noise of sigma 80, and between the kernels
             of one sample, as the isolated process calls, and of several, as ours does, which a GPU chooses anew).
@@ -222,7 +222,7 @@ def _ask_isolated(export: Export, schedule: SchedulerExport, ours: Ours, place: 
             if run.returncode == -signal.SIGKILL or "OutOfMemoryError" in run.stderr or "MemoryError" in "".join(last):
                 raise NoRoomError("".join(last) or "the isolated process was killed")
             if not place.whole and any(sign in run.stderr for sign in NOT_IN_PARTS):
-                raise NoRoomError(f"whole, for layer by layer Diffusers cannot call it: {''.join(last)}")
+                raise NotInPartsError(f"whole, for layer by layer Diffusers cannot call it: {''.join(last)}")
             raise _failure(export, f"a process that knows only Diffusers cannot sample it: {''.join(last)}")
         return load_file(answer)
 

@@ -17,7 +17,7 @@ from fastgen.distillation.steps import build_stage, export_student
 from fastgen.distillation.student import Student
 from fastgen.distillation.teacher import teacher_of
 from fastgen.engine.run import Trained
-from fastgen.errors import NoRoomError, VerificationError
+from fastgen.errors import NoRoomError, NotInPartsError, VerificationError
 from fastgen.export.by_layer import write_safetensors
 from fastgen.export.fidelity import saved_as
 from fastgen.export.place import Place
@@ -140,6 +140,28 @@ def test_a_gpu_is_tried_whole_then_in_parts_then_at_a_smaller_size(student, monk
     assert tried == [(Place("cpu"), 16), (IN_PARTS, 16), (IN_PARTS, 8)]
     told = "height 8 width 8, since its own size has no room here (out of memory), on cpu, a part of the weights at a"
     assert told in caplog.text
+
+
+@pytest.mark.parametrize("room", [True, False])
+def test_what_cannot_be_in_parts_is_verified_on_the_cpu_at_last(student, monkeypatch, caplog, room):
+    caplog.set_level(logging.INFO, "fastgen")
+    monkeypatch.setattr("fastgen.models.pipelines.pipeline.PROBE_PIXELS", 8)
+    monkeypatch.setattr(module, "places", lambda *_, **__: [IN_PARTS])
+    tried: list[tuple[Place, int]] = []
+
+    def undivided(*args, place):
+        tried.append((place, args[2].calls[0]["height"]))
+        if not place.whole:
+            raise NotInPartsError("its layers are called by themselves")
+        if tried[-1][1] == 16 and not room:
+            raise NoRoomError("out of memory")
+        return [Agreement(2, 0.0)]
+
+    monkeypatch.setattr(module, "verify", undivided)
+    release(student, trained(student))
+    assert tried == [(IN_PARTS, 16), (Place("cpu"), 16), (Place("cpu"), 8)][: 2 if room else 3]
+    assert "difference 0.0e+00" in caplog.text
+    assert "not verified" not in caplog.text
 
 
 @pytest.mark.parametrize(("room", "divisible", "whole"), [(1.3, True, [True, False]), (1.1, True, [False])])

@@ -9,7 +9,7 @@ import torch
 from exporting import adapted, exported, family_student, student_of
 from families import FAMILIES
 
-from fastgen.errors import NoRoomError, VerificationError
+from fastgen.errors import NoRoomError, NotInPartsError, VerificationError
 from fastgen.export import rebuild, stock_process
 from fastgen.export import verify as verification
 from fastgen.export.lora import export_lora
@@ -66,6 +66,22 @@ def test_a_place_without_room_gives_way_to_the_next_one():
     assert tried == [WHOLE, CPU, PARTS]
     with pytest.raises(NoRoomError):
         where_there_is_room([WHOLE, CPU], work)
+
+
+@pytest.mark.parametrize("tried", [[PARTS], [WHOLE, PARTS]])
+def test_what_cannot_be_in_parts_is_on_the_cpu_at_last(tried):
+    seen: list[Place] = []
+
+    def work(place: Place) -> str:
+        seen.append(place)
+        if place == WHOLE:
+            raise NoRoomError("full")
+        if place == PARTS:
+            raise NotInPartsError("its layers are called by themselves")
+        return "found"
+
+    assert where_there_is_room(tried, work) == "found"
+    assert seen == [*tried, CPU]
 
 
 def test_bytes_are_counted_in_the_files(tmp_path):
@@ -155,7 +171,7 @@ def test_what_diffusers_cannot_call_in_parts_is_no_failure_of_the_export(tmp_pat
     folder, said = exported(student, tmp_path / "student"), "RuntimeError: Tensor on device meta is not on cuda:0"
     died = SimpleNamespace(run=lambda *_, **__: SimpleNamespace(returncode=1, stderr=said))
     monkeypatch.setattr(verification, "subprocess", died)
-    with pytest.raises(NoRoomError, match="layer by layer"):
+    with pytest.raises(NotInPartsError, match="layer by layer"):
         verify(Export(str(folder)), student.schedules[0], student.ours, place=HERE)
     with pytest.raises(VerificationError, match="cannot sample it"):
         verify(Export(str(folder)), student.schedules[0], student.ours)
