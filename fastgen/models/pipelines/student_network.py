@@ -18,6 +18,7 @@ from ..casting import cast, dtype_of
 from ..experts import Experts, networks_in
 from ..layout import flat
 from .components import NETWORKS, SECOND
+from .fuse import PICKLES
 from .loading import check_weights, line, weights_by_variant
 from .pipeline import Pipeline
 
@@ -179,8 +180,9 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
     """The config in a folder.
 
     Raises:
-        UserError: it is that of another class.
+        UserError: it is that of another class, or has weights beside it that are not read.
     """
+    _weights(folder)
     config = read_json(folder / CONFIG)
     found = config.get("_class_name") if isinstance(config, dict) else None
     if found != name:
@@ -192,8 +194,18 @@ def _read(folder: Path, name: str) -> dict[str, Any]:
 
 
 def _weights(folder: Path) -> list[Path]:
-    """The plain files of weights in a network's folder, or those of its first variant."""
+    """The plain files of weights in a network's folder, or those of its first variant.
+
+    Raises:
+        UserError: it has none but files that are not read.
+    """
     files = weights_by_variant(folder)
+    unread = [file for file in sorted(folder.iterdir()) if file.suffix in {".safetensors", *PICKLES}]
+    if unread and not files:
+        raise UserError(
+            f"student.network.path: the weights in {unread[0]} are not read, only those that save_pretrained writes as "
+            "safetensors: save the network so, or take the file away to start from the teacher's weights"
+        )
     return files.get(None) or next(iter(files.values()), [])
 
 

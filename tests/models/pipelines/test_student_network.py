@@ -91,6 +91,13 @@ def test_a_folder_without_weights_says_what_settings_say(folder: Path, pipeline:
     assert same(source.built(pipeline.network, seed=3), settings.built(pipeline.network, seed=3).state_dict())
 
 
+@pytest.mark.parametrize("name", ["diffusion_pytorch_model.bin", "pruned.safetensors"])
+def test_weights_that_are_not_read_are_not_taken_for_none(name: str, folder: Path, pipeline: Pipeline):
+    (folder / "diffusion_pytorch_model.safetensors").rename(folder / name)
+    with pytest.raises(UserError, match=re.escape(f"the weights in {folder / name} are not read")):
+        NetworkSource(folder).outline(pipeline.network)
+
+
 def test_an_outline_has_no_weights_and_the_same_shapes(pipeline: Pipeline):
     source = NetworkSource(settings=NARROW)
     with torch.device("meta"):
