@@ -1,6 +1,6 @@
 """A network whose tensors are made one by one, where all of them at once take more memory than there is.
 
-Each is made on the device of the one it is made of: of a network on a GPU, in a hundredth of a CPU's time.
+Each is made on the device of the one it is made of.
 """
 
 from collections.abc import Callable, Iterator, Sequence

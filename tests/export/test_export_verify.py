@@ -11,7 +11,7 @@ import pytest
 import tiny
 import torch
 from diffusers import EDMEulerScheduler
-from exporting import adapted, edit, exported, family_student, student_of
+from exporting import edit, exported, exported_as, family_student, student_of
 from families import FAMILIES
 
 from fastgen.cli import main
@@ -19,7 +19,6 @@ from fastgen.errors import NoRoomError, UserError, VerificationError
 from fastgen.export import stock_process
 from fastgen.export import verify as verification
 from fastgen.export.export import export
-from fastgen.export.lora import export_lora
 from fastgen.export.rebuild import verify_folder, verify_lora
 from fastgen.export.seeding import hands_generator_on
 from fastgen.export.unguided import unguided
@@ -204,13 +203,7 @@ def test_the_isolated_process_has_the_device_to_itself(tmp_path, monkeypatch):
 @pytest.mark.usefixtures("verified_here")
 @pytest.mark.parametrize("kind", ["pipeline", "lora"])
 def test_no_weight_is_held_beside_the_isolated_process(tmp_path, monkeypatch, kind):
-    if kind == "lora":
-        pipe = FAMILIES["stable_diffusion"].build()
-        pipe.save_pretrained(tmp_path / "base")
-        student = student_of(pipe, (2,), "ode", FAMILIES["stable_diffusion"].size)
-        folder = export_lora(pipe, adapted(pipe)[1], student.notes, tmp_path / "student", student.schedules)
-    else:
-        folder = exported(family_student("stable_diffusion", (2,), "ode"), tmp_path / "student")
+    folder = exported_as(kind, tmp_path)
     held, alive, ask = [], [], verification._ask_isolated
 
     def loaded(*told, **more):

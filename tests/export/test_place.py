@@ -6,13 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from exporting import adapted, exported, family_student, student_of
+from exporting import exported, exported_as, family_student
 from families import FAMILIES
 
 from fastgen.errors import NoRoomError, NotInPartsError, VerificationError
 from fastgen.export import rebuild, stock_process
 from fastgen.export import verify as verification
-from fastgen.export.lora import export_lora
 from fastgen.export.place import Place, bytes_in_float32, places, where_there_is_room
 from fastgen.export.verify import Export, verify
 from fastgen.models.pipelines.heads import StepHeads
@@ -111,13 +110,7 @@ def test_a_folder_is_verified_in_parts_and_keeps_nothing_beside_the_isolated_pro
     tmp_path, monkeypatch, caplog, kind
 ):
     caplog.set_level(logging.INFO, "fastgen")
-    if kind == "lora":
-        pipe = FAMILIES["stable_diffusion"].build()
-        pipe.save_pretrained(tmp_path / "base")
-        student = student_of(pipe, (2,), "ode", FAMILIES["stable_diffusion"].size)
-        folder = export_lora(pipe, adapted(pipe)[1], student.notes, tmp_path / "student", student.schedules)
-    else:
-        folder = exported(family_student("stable_diffusion", (2,), "ode"), tmp_path / "student")
+    folder = exported_as(kind, tmp_path)
     held, alive, ask, devices = [], [], verification._ask_isolated, set()
 
     def loaded(*told, **more):

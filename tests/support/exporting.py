@@ -4,7 +4,7 @@ import copy
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from diffusers import DiffusionPipeline
@@ -13,6 +13,7 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 
 from fastgen.export.adapter import Adapter
 from fastgen.export.export import export
+from fastgen.export.lora import export_lora
 from fastgen.export.rebuild import calls_for, conditions_for
 from fastgen.export.scheduler_export import Emitted, SchedulerExport, scheduler_exports
 from fastgen.export.stops import stops_of
@@ -95,6 +96,16 @@ def family_student(name: str, steps, sampler) -> Student:
 def exported(student: Student, folder: Path) -> Path:
     """The folder, with the student in it."""
     return export(student.teacher.pipe, student.notes, folder, student.schedules)
+
+
+def exported_as(kind: Literal["pipeline", "lora"], folder: Path) -> Path:
+    """A student of Stable Diffusion in two steps, as a whole pipeline or as a LoRA of a base beside it."""
+    if kind == "pipeline":
+        return exported(family_student("stable_diffusion", (2,), "ode"), folder / "student")
+    pipe = FAMILIES["stable_diffusion"].build()
+    pipe.save_pretrained(folder / "base")
+    student = student_of(pipe, (2,), "ode", FAMILIES["stable_diffusion"].size)
+    return export_lora(pipe, adapted(pipe)[1], student.notes, folder / "student", student.schedules)
 
 
 def edit(folder: Path, file: str, **changes: Any) -> None:
