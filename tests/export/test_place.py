@@ -190,4 +190,4 @@ def test_a_card_that_has_a_part_at_a_time_samples_as_one_that_has_all(tmp_path, 
     (whole, one), (parts, other) = answers
     assert (whole, parts) == (WHOLE, PARTS)
     for key in one:
-        torch.testing.assert_close(other[key], one[key], rtol=1e-5, atol=1e-5 * float(one[key].abs().max()))
+        torch.testing.assert_close(other[key], one[key], rtol=1e-5, atol=1e-5 * float(one[key].double().abs().max()))
