@@ -32,11 +32,11 @@ from ..models.pipelines.loading import (
     variant_of,
     weight_files,
 )
-from ..models.pipelines.notes import Notes
 from ..models.pipelines.single_file import check_single_file
 from ..models.pipelines.vision import eyes
 from .initial import check_init
 from .networks import check_built
+from .output import check_output
 from .plan import recipe_of
 from .room import check_room
 
@@ -87,41 +87,6 @@ def check_device(config: Config) -> None:
             raise UserError(
                 f"log.trackers names {tracker}, which is not installed: pip install 'fastgen[{tracker}]', or remove it"
             )
-
-
-def check_output(config: Config, *, resume: bool) -> None:
-    """Raises UserError where the run or its exports would overwrite something."""
-    out = config.out
-    if out.exists() and not out.is_dir():
-        raise UserError(f"out is {out}, which is a file: give a folder")
-    if not resume and (out / "checkpoints").is_dir():
-        raise UserError(
-            f"{out} already holds a run: go on with it by --resume, or give another folder with out=...; nothing there "
-            "was touched"
-        )
-    check_writable(out, "out")
-    checkpoints = out / "checkpoints"
-    begun = checkpoints.is_dir() and any(checkpoints.iterdir())
-    for folder in [config.exported, config.exported_lora] if config.sharing == "lora" else [config.exported]:
-        _check_export(config, folder, resume=resume, begun=begun)
-        check_writable(folder.parent, "the folder of the export")
-
-
-def _check_export(config: Config, exported: Path, *, resume: bool, begun: bool) -> None:
-    """Raises UserError where an export would replace what is not that of the run which goes on."""
-    kept = [config.out, Path(config.teacher.path)] if config.teacher.path else [config.out]
-    for path in kept:
-        if exported.resolve() in (path.resolve(), *path.resolve().parents):
-            raise UserError(f"the export would replace {path}: give a folder of its own with export=...")
-    if exported.exists() and not exported.is_dir():
-        raise UserError(f"the export goes to {exported}, which is a file: give a folder with export=...")
-    written = [exported / Notes.FILE, *exported.glob(f"*step/{Notes.FILE}")]
-    ours = resume and begun and any(file.is_file() for file in written)
-    if not ours and exported.is_dir() and any(exported.iterdir()):
-        raise UserError(
-            f"the export goes to {exported}, which already holds files{', and no checkpoint is left' * resume}: give "
-            "another folder with export=..., or move them; nothing there was touched"
-        )
 
 
 def _check_data(config: Config) -> None:

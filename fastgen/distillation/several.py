@@ -13,12 +13,13 @@ from ..config.schema import Config
 from ..data import Owned, Selection
 from ..disk import check_writable
 from ..engine.distributed import broadcast, is_first, on_first
-from ..errors import UserError, first_few, say
+from ..errors import UserError, say
 from ..export.card import several_card
 from ..files import atomic_file, atomic_text
 from ..models.pipelines.students import Students, nearest
 from ..models.pipelines.text_embedding import text_embeddings
 from ..seeds import seed_of
+from .output import check_outputs, refuse_folder
 from .teacher import load_pipeline
 
 PARTS = "parts.safetensors"
@@ -45,7 +46,7 @@ def runs_of(config: Config) -> tuple[Config, ...]:
     if config.students is None:
         return (config,)
     runs = tuple(_run(config, number, only) for number, only in enumerate(_selections(config)))
-    _check_folders(config, runs)
+    check_outputs(config, runs)
     return runs
 
 
@@ -70,24 +71,6 @@ def each_student(config: Config, train: Train, *, resume: bool) -> None:
             say(f"student {number} of {len(runs)}, {_told(run)}: {run.out}")
         train(run, resume=resume and (run.out / "checkpoints").is_dir())
     on_first(lambda: _put_together(config, runs))
-
-
-def _check_folders(config: Config, runs: Sequence[Config]) -> None:
-    """Refuses a folder of one run, and an export's folder where there is anything but students."""
-    if (config.out / "checkpoints").is_dir():
-        raise UserError(
-            f"{config.out} already holds a run, of one student: give another folder with out=...; nothing there was "
-            "touched"
-        )
-    folder = config.exported
-    if not folder.is_dir() or (folder / Students.FILE).is_file():
-        return
-    ours = {Students.CENTRES, *(place.name for run in runs for place in (run.exported, run.exported_lora))}
-    if others := sorted(entry.name for entry in folder.iterdir() if entry.name[0] != "." and entry.name not in ours):
-        raise UserError(
-            f"the export goes to {folder}, which already holds {first_few(others, SHOWN)}: give another folder with "
-            "export=..., or move them; nothing there was touched"
-        )
 
 
 def _by_class(config: Config) -> bool:
@@ -153,7 +136,7 @@ def _parts(config: Config, *, resume: bool) -> dict[str, Tensor]:
     if not file.is_file():
         return _divided(config)
     if not resume:
-        raise UserError(f"{config.out} already holds students: go on with them by --resume, or give another out=...")
+        refuse_folder(config.out, "students", "go on with them by --resume, or ")
     parts = load_file(file)
     if (count := len(parts["centres"])) != config.students:
         raise UserError(

@@ -205,7 +205,7 @@ def test_a_recipe_that_makes_another_folder_is_refused(here, refused):
         ("out={here}/run.yaml", "run.yaml, which is a file: give a folder"),
         ("out={here}/run.yaml/deeper", "run.yaml/deeper, but {here}/run.yaml is a file: give a folder"),
         ("export={here}/run.yaml", "run.yaml, which is a file: give a folder"),
-        ("export={here}/precious", "precious, which already holds files: give another folder"),
+        ("export={here}/precious", "precious, which already holds thesis.txt: give another folder"),
         ("export={here}/teacher", "would replace {here}/teacher"),
         ("export={here}", "would replace {here}/out"),
         ("export={here}/out", "would replace {here}/out"),
@@ -248,7 +248,7 @@ def test_a_damaged_teacher_is_refused_and_named(here, refused):
 def test_a_run_is_neither_overwritten_nor_resumed_with_other_settings(here, train, refused):
     assert train("student.sampler=ode", "checkpoints.keep=1") == 0
     assert "already holds a run: go on with it by --resume" in refused()
-    assert "already holds files" in refused(f"out={here / 'two'}", f"export={here / 'out/student'}")
+    assert "already holds README.md" in refused(f"out={here / 'two'}", f"export={here / 'out/student'}")
     told = refused("--resume", "seed=4", code=3)
     assert "seed was 0, is 4" in told
     assert "student.sampler was ode, is renoise" in told
