@@ -23,6 +23,7 @@ from ..models.casting import HALF
 from ..models.masters import low_of
 from .eight_bits import BLOCK, CODES, SCALES, blocks_of
 from .rounding import chance, keep, keep_weight, moment_of, ratio, weight_of
+from .rules import Pass
 
 ROWS = 1
 """Blocks of 256 values that a program steps at once, which is one warp: each thread has eight neighbours of a block."""
@@ -31,25 +32,6 @@ RUN = 32
 TOGETHER = 16
 """Bytes that a thread reads at once, where a tensor begins at a multiple of them, and has a multiple in values."""
 KINDS = {torch.float32: tl.float32, torch.bfloat16: tl.bfloat16, torch.float16: tl.float16, torch.uint8: tl.uint8}
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One update of some tensors.
-
-    Args:
-        settings: lr, betas, eps, weight_decay.
-        seed: of the update, for what is rounded by chance.
-        numbers: of each tensor, which tell them apart in what is drawn.
-        factor: what gradients in half precision are multiplied by, on the device; None for 1.
-        blocked: on the device; where it is 1, nothing changes. None for 0.
-    """
-
-    settings: Mapping[str, Any]
-    seed: int
-    numbers: Sequence[int]
-    factor: Tensor | None = None
-    blocked: Tensor | None = None
 
 
 class Line(NamedTuple):

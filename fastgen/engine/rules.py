@@ -61,6 +61,29 @@ class Update:
         return [unit.part(state[name]) for unit, state in zip(self.units, self.states, strict=True)]
 
 
+@dataclass(frozen=True)
+class Pass:
+    """One update of whole tensors by a kernel of our own.
+
+    Args:
+        settings: lr, betas, eps, weight_decay.
+        seed: of the update, for what is rounded by chance.
+        numbers: of each tensor, which tell them apart in what is drawn.
+        factor: what gradients in half precision are multiplied by, on the device; None for 1.
+        blocked: on the device; where it is 1, nothing changes. None for 0.
+    """
+
+    settings: Mapping[str, Any]
+    seed: int
+    numbers: Sequence[int]
+    factor: Tensor | None = None
+    blocked: Tensor | None = None
+
+
+Kernel = Callable[[Sequence[Tensor], Sequence[dict[str, Tensor]], Pass], None]
+"""Steps weights, which have their gradients and a state each, in place."""
+
+
 class Rule(Protocol):
     """A way to step; it keeps nothing itself."""
 

@@ -14,7 +14,7 @@ from ..models.casting import HALF
 from ..models.masters import assign, gathered, in_buckets, is_halved, low_of, values_of
 from ..models.owned import Owned
 from ..seeds import seed_of, stream
-from .rules import AdamW, Rule, RuleName, Unit, Update, rules_of
+from .rules import AdamW, Kernel, Pass, Rule, RuleName, Unit, Update, rules_of
 
 
 @dataclass(frozen=True)
@@ -62,15 +62,15 @@ class Stepper(torch.optim.Optimizer):
     def step(self, closure: Any = None) -> None:  # type: ignore[override]
         """One update of every tensor that has a gradient."""
         device = self._tensors[0].device
-        rng, kernels = cache(partial(_stream, device, self.position)), _kernels(device)
+        rng, kernel = cache(partial(_stream, device, self.position)), kernel_on(device)
         for rule, buckets in self._buckets.items():
             found = [(bucket, units) for bucket in buckets if (units := self._with_gradients(bucket.units))]
             tensors = {unit.tensor: self._tensors[unit.tensor] for _, units in found for unit in units}
             self._start(rule, tensors.values())
-            if kernels is not None:
-                self._in_kernels(kernels, [unit for bucket, units in found if bucket.has_kernel for unit in units])
+            if kernel is not None:
+                self._by_kernel(kernel, [unit for bucket, units in found if bucket.has_kernel for unit in units])
             for bucket, units in found:
-                if kernels is None or not bucket.has_kernel:
+                if kernel is None or not bucket.has_kernel:
                     self._in_passes(bucket, units, rng)
             for tensor in tensors.values():
                 increment_version(tensor)  # kernels write past PyTorch's count of writes, which copies go by
@@ -126,19 +126,19 @@ class Stepper(torch.optim.Optimizer):
             if not state.keys() >= names:
                 state.update(rule.start(tensor, fused=self.defaults["fused"]))
 
-    def _in_kernels(self, kernels: Any, units: Sequence[Unit]) -> None:
+    def _by_kernel(self, kernel: Kernel, units: Sequence[Unit]) -> None:
         """The update in few launches: without copies in float32, all tensors are stepped at once."""
         if not units:
             return
         tensors = [self._tensors[unit.tensor] for unit in units]
-        update = kernels.Pass(
+        update = Pass(
             self.param_groups[0],
             seed=seed_of(*self.position),
             numbers=[unit.tensor for unit in units],
             factor=self.factor,
             blocked=self.found_inf,
         )
-        kernels.step(tensors, [self.state[tensor] for tensor in tensors], update)
+        kernel(tensors, [self.state[tensor] for tensor in tensors], update)
 
     def _in_passes(self, bucket: Bucket, units: Sequence[Unit], rng: Callable[[], torch.Generator | None]) -> None:
         """The update as operations of PyTorch on float32 numbers, which halved weights are made from."""
@@ -172,15 +172,15 @@ class Stepper(torch.optim.Optimizer):
         return parts
 
 
-def _kernels(device: torch.device) -> Any:
-    """Kernels of our own; None where there is no GPU, or none of Triton, which they are written in."""
+def kernel_on(device: torch.device) -> Kernel | None:
+    """The kernel of our own for AdamW; None where there is no GPU, or none of Triton, which it is written in."""
     if device.type != "cuda":
         return None
     try:
-        from . import kernels
+        from .kernels import step
     except ImportError:
         return None
-    return kernels
+    return step
 
 
 def _stream(device: torch.device, position: tuple[int | str, ...]) -> torch.Generator | None:

@@ -1,6 +1,9 @@
-"""Tensors without values, treated as on a CUDA card: its attention kernels, its autocast, its streams of numbers."""
+"""Tensors without values, treated as on a CUDA card: its kernels, its autocast, its streams of numbers.
 
-from collections.abc import Callable, Iterable, Iterator
+The card's host is taken to have Triton, which PyTorch for CUDA brings on Linux, and so the kernel of AdamW.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import count
 from typing import Any
@@ -11,6 +14,8 @@ from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_map
 
+from ..engine import stepper
+from ..engine.rules import Pass
 from ..models import recompute
 from ..models.casting import HALF
 from .meter import Meter
@@ -77,8 +82,19 @@ def on_card(meter: Meter) -> Iterator[OnCard]:
         return stock_checkpoint(on_the_card, *args, **settings)
 
     stock_checkpoint: Callable[..., Any] = vars(recompute)["checkpoint"]
-    with _replaced(torch, "autocast", Autocast), _replaced(recompute, "checkpoint", checkpoint), meter, mode:
+    with (
+        _replaced(torch, "autocast", Autocast),
+        _replaced(recompute, "checkpoint", checkpoint),
+        _replaced(stepper, "kernel_on", lambda device: _stepped),
+        meter,
+        mode,
+    ):
         yield mode
+
+
+def _stepped(weights: Sequence[Tensor], states: Sequence[dict[str, Tensor]], update: Pass) -> None:
+    """Allocates what the kernel of AdamW does: dense copies of gradients that are not dense, and nothing else."""
+    _ = [weight.grad.contiguous() for weight in weights if weight.grad is not None]
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fastgen.config.optimizer import OptimConfig
 from fastgen.engine import eight_bits, stepper
 from fastgen.engine.optim import RoleOptimizer
+from fastgen.engine.rules import Pass
 from fastgen.models.masters import halve, low_of, values_of
 from fastgen.models.owned import owned
 
@@ -49,7 +50,7 @@ def stepped(optimizer: RoleOptimizer, number: int, *, in_kernel: bool, blocked: 
         parameter.grad = gradient.to(parameter.device, parameter.grad_dtype or parameter.dtype)
     optimizer.clip()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stepper, "_kernels", lambda device: kernels if in_kernel else None)
+        patch.setattr(stepper, "kernel_on", lambda device: kernels.step if in_kernel else None)
         optimizer.step(blocked=blocked)
     return optimizer
 
@@ -144,7 +145,7 @@ def test_a_mean_of_many_updates_is_exact(device: str):
     settings = {"lr": 1 / 80 / 128, "weight_decay": 0.0, "eps": 0.0, "betas": (0.0, 0.5)}
     weight.grad = torch.full_like(weight, -1.0)
     for number in range(5):
-        kernels.step([weight], [state], kernels.Pass(settings, seed=number, numbers=[0]))
+        kernels.step([weight], [state], Pass(settings, seed=number, numbers=[0]))
     moved = float((weight.detach().float() - 1).mean())
     assert moved == pytest.approx(5 / 80 / 128, rel=0.05)
     assert low_of(weight) is None
@@ -172,7 +173,7 @@ def test_tensors_of_one_launch_are_stepped_as_each_alone(device: str, start: Any
             moments = start("exp_avg", weight) | start("exp_avg_sq", weight)
             states.append({"step": torch.zeros((), device=device)} | moments)
         for numbers in groups:
-            update = kernels.Pass(settings, seed=5, numbers=numbers)
+            update = Pass(settings, seed=5, numbers=numbers)
             kernels.step([weights[i] for i in numbers], [states[i] for i in numbers], update)
         return [*weights, *(value for state in states for value in state.values())]
 
@@ -197,7 +198,7 @@ def test_it_does_not_matter_where_tensors_lie(device: str, shifted: str, monkeyp
         weight = nn.Parameter(held["weight"])
         weight.low, weight.grad = held["low"], held["gradient"]  # type: ignore[attr-defined]
         state = {"step": torch.ones((), device=device), "exp_avg": held["exp_avg"], "exp_avg_sq": held["exp_avg_sq"]}
-        kernels.step([weight], [state], kernels.Pass(settings, seed=0, numbers=[0]))
+        kernels.step([weight], [state], Pass(settings, seed=0, numbers=[0]))
         return held
 
     one, other = stepped_from(0), stepped_from(1)

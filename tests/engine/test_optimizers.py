@@ -109,7 +109,7 @@ def test_a_blocked_step_changes_nothing_and_is_not_missed(
 @pytest.mark.parametrize("name", NAMES)
 def test_split_masters_are_fp32_masters_bit_for_bit(name: str, device: str, monkeypatch: pytest.MonkeyPatch):
     """In passes; a kernel's last places are its own (test_kernels)."""
-    monkeypatch.setattr(stepper, "_kernels", lambda device: None)
+    monkeypatch.setattr(stepper, "kernel_on", lambda device: None)
     nets = [network(device), halve(network(device), "split", torch.float32)]
     optimizers = [optimizer_of(net, name, betas=(0.9, 0.99), clip=20.0) for net in nets]
     for step in range(50):

@@ -1,6 +1,6 @@
 """What of an update a kernel makes in one launch, and what PyTorch's own operations make."""
 
-from types import SimpleNamespace
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from fastgen.config.optimizer import OptimConfig
 from fastgen.engine import stepper
 from fastgen.engine.optim import RoleOptimizer
-from fastgen.engine.rules import AdamW, Unit
+from fastgen.engine.rules import AdamW, Pass, Unit
 from fastgen.models.masters import halve
 from fastgen.models.owned import Place, owned
 
@@ -31,11 +31,11 @@ def left_to_kernels(monkeypatch: pytest.MonkeyPatch, net: nn.Module, name: str) 
     launches: list[set[str]] = []
     names = {id(parameter): name for name, parameter in net.named_parameters()}
 
-    def step(weights: list[Tensor], states: list[dict[str, Tensor]], update: Any) -> None:
-        assert [*update["numbers"]] == [[*names].index(id(weight)) for weight in weights]
+    def step(weights: Sequence[Tensor], states: Sequence[dict[str, Tensor]], update: Pass) -> None:
+        assert [*update.numbers] == [[*names].index(id(weight)) for weight in weights]
         launches.append({names[id(weight)] for weight in weights})
 
-    monkeypatch.setattr(stepper, "_kernels", lambda device: SimpleNamespace(Pass=lambda *_, **told: told, step=step))
+    monkeypatch.setattr(stepper, "kernel_on", lambda device: step)
     optimizer = RoleOptimizer(owned(net), OptimConfig.model_validate({"name": name, "lr": 0.1}), total=1)
     before = {name: parameter.detach().clone() for name, parameter in net.named_parameters()}
     for parameter in net.parameters():

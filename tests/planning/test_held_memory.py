@@ -10,6 +10,8 @@ from torch import Tensor, nn
 from benchmarks.networks import SIZES
 from benchmarks.predicted import scene_of
 from benchmarks.trio import Setting, stage_on
+from fastgen.engine import stepper
+from fastgen.engine.rules import Kernel, Pass
 from fastgen.engine.stage import Stage
 from fastgen.models.masters import low_of
 from fastgen.models.offload import bytes_with_swap
@@ -116,12 +118,42 @@ def test_adapters_stay_whole_where_networks_lie_in_slices():
     assert all(part.sliced for part in parts(full).values())
 
 
-@pytest.mark.parametrize(("optimizer", "least", "most"), [("adamw", 0, 0.1), ("adamw8bit", 5, 20)])
+@pytest.mark.parametrize(
+    ("optimizer", "least", "most"),
+    [("adamw", 0, 0.1), ("adamw8bit", 0, 0.1), pytest.param("muon", 1, 20, marks=pytest.mark.slow)],
+)
 def test_what_an_update_computes_with_is_counted(optimizer: str, least: float, most: float):
+    """A card's kernel of AdamW makes no copies; Muon makes them there too."""
     found = held(optimizer=optimizer)
     parts(found)
-    flat = sum(p.numel() for p in found.optimizers["generator"].parameters)
-    assert least * 4 * flat <= found.updates["generator"] <= most * 4 * flat, "an adapter is one tensor"
+    values = sum(p.numel() for p in found.optimizers["generator"].parameters)
+    assert least * 4 * values <= found.updates["generator"] <= most * 4 * values
+
+
+@pytest.mark.parametrize("dense", [True, False])
+def test_a_plan_s_update_allocates_what_the_kernel_does(dense: bool):
+    """The kernel itself, interpreted where there is no GPU, has but tables of addresses more."""
+    kernels = pytest.importorskip("fastgen.engine.kernels")
+    if torch.cuda.is_available():
+        pytest.skip("Triton compiles where there is a GPU")
+
+    def peak(step: Kernel, device: torch.device) -> int:
+        weight = nn.Parameter(torch.ones(96, 64, dtype=torch.bfloat16, device=device))
+        gradient = torch.ones((96, 64) if dense else (64, 96), dtype=torch.bfloat16, device=device)
+        weight.grad = gradient if dense else gradient.t()
+        state = {"step": torch.zeros((), device=device), "exp_avg_sq": torch.zeros(96, 64, device=device)}
+        settings = {"lr": 0.1, "betas": (0.0, 0.99), "eps": 1e-8, "weight_decay": 0.0}
+        update = Pass(settings, seed=0, numbers=[0], blocked=torch.zeros((), device=device))
+        with Meter() as meter:
+            step([weight], [state], update)
+        return meter.peak
+
+    with on_card(Meter()):
+        stand_in = stepper.kernel_on(NOWHERE)
+        assert stand_in is not None
+        planned = peak(stand_in, NOWHERE)
+    assert planned == (0 if dense else 2 * 96 * 64)
+    assert planned <= peak(kernels.step, torch.device("cpu")) <= planned + 512
 
 
 def test_graphs_keep_pools_and_places():
