@@ -12,7 +12,8 @@ from ..config.lora import Base, LoRAConfig, Sharing
 from ..config.schema import StageConfig
 from ..config.train import TrainConfig
 from ..errors import UserError
-from ..models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias
+from ..models.adapted import AdaptedDenoiser
+from ..models.adapters import Adaptation, SharedNetwork, alias
 from ..models.baking import check_bakeable, check_fusible
 from ..models.casting import cast, dtype_of
 from ..models.denoiser import NetworkDenoiser

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.distributed.fsdp import FSDPModule
 
-from ..models.adapters import AdaptedDenoiser
+from ..models.adapted import AdaptedDenoiser
 from ..models.denoiser import NetworkDenoiser
 from ..models.discriminator import FeatureDiscriminator
 from ..models.retargeted import RetargetedDenoiser

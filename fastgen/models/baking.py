@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .adapters import AdaptedDenoiser
+from .adapted import AdaptedDenoiser
 from .conditioning import Conditioning
 from .contract import RoleNetwork
 from .head_bank import HEADS, HeadBank, steps_of, weight_shape

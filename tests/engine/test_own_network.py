@@ -8,7 +8,7 @@ from torch import nn
 from fastgen.config.schema import LoRAConfig, StageConfig, TrainConfig
 from fastgen.engine.ema import EMA
 from fastgen.engine.roles import build_roles
-from fastgen.models.adapters import AdaptedDenoiser
+from fastgen.models.adapted import AdaptedDenoiser
 from fastgen.models.calls import look
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.pipelines.student_network import NetworkSource

@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from fastgen.errors import UserError
-from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias
+from fastgen.models.adapted import AdaptedDenoiser
+from fastgen.models.adapters import Adaptation, SharedNetwork, alias
 from fastgen.models.baking import baked
 from fastgen.models.graphs import Graphs
 from fastgen.models.merging import merged

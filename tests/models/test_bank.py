@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from fastgen.config.lora import LoRAConfig
 from fastgen.models import bank
-from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork
+from fastgen.models.adapted import AdaptedDenoiser
+from fastgen.models.adapters import Adaptation, SharedNetwork
 from fastgen.models.bank import Bank, Seat
 from fastgen.models.experts import Experts
 from fastgen.models.owned import owned

@@ -8,7 +8,8 @@ from replaying import Replaying
 from torch import Tensor, nn
 
 from fastgen.errors import UserError
-from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias
+from fastgen.models.adapted import AdaptedDenoiser
+from fastgen.models.adapters import Adaptation, SharedNetwork, alias
 from fastgen.models.baking import fused
 from fastgen.models.head_bank import HEADS, Headed, Intervals, ends_with_heads, last_linear, steps_of, swapped
 from fastgen.models.merging import merged

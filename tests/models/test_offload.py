@@ -14,7 +14,8 @@ from families import probed
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias
+from fastgen.models.adapted import AdaptedDenoiser
+from fastgen.models.adapters import Adaptation, SharedNetwork, alias
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import NetworkDenoiser
 from fastgen.models.offload import BlockSwap, blocks_of, is_swapped, swap_blocks

@@ -10,7 +10,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler
 from peft import inject_adapter_in_model, set_peft_model_state_dict
 from torch import Tensor, nn
 
-from fastgen.models.adapters import Adaptation, AdaptedDenoiser, SharedNetwork, alias
+from fastgen.models.adapted import AdaptedDenoiser
+from fastgen.models.adapters import Adaptation, SharedNetwork, alias
 from fastgen.models.conditioning import Conditioning
 from fastgen.models.denoiser import CallForm, NetworkDenoiser
 from fastgen.models.discriminator import Discriminator, default_layers
