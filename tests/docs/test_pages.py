@@ -8,12 +8,12 @@ from typing import Annotated, Literal
 import class_tables
 import generate
 import pytest
-import yaml
 from pydantic import BaseModel, Field, create_model
 
 from fastgen.cli import COMMANDS
+from fastgen.config.dialect import parsed
 from fastgen.config.strict import Strict
-from fastgen.config.yaml_file import _Loader, load
+from fastgen.config.yaml_file import load
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*(ROOT / "docs").rglob("*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md"])
@@ -39,7 +39,7 @@ def test_a_default_is_yaml_that_a_config_may_hold(kind: type):
     rows = zip(class_tables.settings_of(kind), class_tables._fields(kind), strict=True)
     rows = [(setting.default[1:-1], field) for setting, field in rows if setting.default != "required"]
     read = create_model("Read", __base__=Strict, **{name: (annotation, ...) for _, (name, annotation, *_) in rows})
-    pasted = yaml.load("\n".join(f"{name}: {text}" for text, (name, *_) in rows) or "{}", Loader=_Loader)
+    pasted = parsed("\n".join(f"{name}: {text}" for text, (name, *_) in rows) or "{}")
     assert vars(read.model_validate(pasted)) == {name: default for _, (name, _, default, _) in rows}
 
 
