@@ -15,8 +15,7 @@ from torch import Tensor
 from ..errors import SilentError
 from ..seeds import hash_of
 from ..standing import standing
-from .mixture import Mixture
-from .order import Among, Bucketed, Kept, Numbers, Order, Shuffled, Stream, Weighted, Windowed
+from .order import Kept, Numbers, Stream, order_of
 from .pixels import to_images
 from .source import Items, Source
 from .workers import AHEAD, Found, Workers, decodes
@@ -248,40 +247,6 @@ def _begin(gpu: int | None) -> None:
     torch.set_num_threads(1)
     if gpu is not None:
         torch.cuda.set_device(gpu)
-
-
-def order_of(source: Source, seed: int, batch: int = 1, only: Numbers | None = None) -> Order:
-    """The order in which a source is trained on.
-
-    Args:
-        source: which may be several in one, be read in windows, or have images of several shapes.
-        seed: of all that is drawn.
-        batch: items of a batch, all of one bucket.
-        only: numbers of the items that are trained on; None for all.
-    """
-    chosen = None if only is None else np.isin(np.arange(len(source)), only)
-    order = _order_of_items(source, seed, chosen)
-    return order if source.bucket is None else Bucketed(order, source.bucket, batch, seed)
-
-
-def _order_of_items(source: Source, seed: int, chosen: NDArray[np.bool_] | None = None) -> Order:
-    if isinstance(source, Mixture):
-        return _mixed(source, seed, chosen)
-    count, window = len(source), source.sequential
-    whole: Order = Shuffled(count, seed) if window is None else Windowed(count, window, seed)
-    return whole if chosen is None else Among(whole, chosen)
-
-
-def _mixed(source: Mixture, seed: int, chosen: NDArray[np.bool_] | None) -> Order:
-    """The sources in their shares; one of which nothing is chosen has none."""
-    sizes = tuple(map(len, source.parts))
-    each = [None] * len(sizes) if chosen is None else np.split(chosen, np.cumsum(sizes)[:-1])
-    shares = tuple(0 if own is not None and not own.any() else n for own, n in zip(each, source.shares, strict=True))
-    orders = tuple(
-        _order_of_items(part, hash_of("part", seed, place), own)
-        for place, (part, own) in enumerate(zip(source.parts, each, strict=True))
-    )
-    return Weighted(orders, sizes, shares, seed)
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,8 @@ from fastgen.config.yaml_file import dump, fingerprint, load
 from fastgen.data import ImageFolder, Loader, Mixture, Noise, PromptFile
 from fastgen.data.buckets import Buckets, nearest
 from fastgen.data.known import parts_of
-from fastgen.data.loader import order_of
 from fastgen.data.mixture import sources_in
-from fastgen.data.order import between
+from fastgen.data.order import between, order_of
 from fastgen.data.workers import decodes
 from fastgen.errors import UserError
 

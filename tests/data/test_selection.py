@@ -9,8 +9,7 @@ from encoded import encoded, noise_image, save
 from safetensors.torch import save_file
 
 from fastgen.data import ImageFolder, Loader, Mixture, Noise, Owned, PromptFile, Selection
-from fastgen.data.loader import order_of
-from fastgen.data.order import Among, Shuffled, Windowed
+from fastgen.data.order import Among, Shuffled, Windowed, order_of
 from fastgen.errors import UserError
 
 
