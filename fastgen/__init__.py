@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from .models.pipelines.pipeline import Pipeline
     from .models.roles import Roles
     from .objectives import OBJECTIVES, Batch, Needs, Objective, Terms
-    from .sampling.gallery import sample
+    from .sampling.order import sample
 
     __version__: str
 
@@ -86,7 +86,7 @@ _HOMES = {  # public name -> module, and its name there where that differs
     "load_config": "fastgen.config.yaml_file:load",
     "load_teacher": "fastgen.distillation.steps",
     "look": "fastgen.models.calls",
-    "sample": "fastgen.sampling.gallery",
+    "sample": "fastgen.sampling.order",
     "shipped": "fastgen.config.shipped",
     "through": "fastgen.models.calls",
     "verify": "fastgen.distillation.steps",

@@ -96,7 +96,8 @@ def run(args: Namespace) -> None:
     pipeline = _pipeline(args)
     from ..sampling.call import Asked
     from ..sampling.faster import Faster
-    from ..sampling.gallery import Order, fill
+    from ..sampling.gallery import fill
+    from ..sampling.order import Order
 
     asked = {name: getattr(args, name) for name in CALL}
     order = Order(

@@ -28,7 +28,7 @@ from fastgen.models.pipelines.stacked import recorded
 from fastgen.models.pipelines.students import Students
 from fastgen.models.pipelines.text_embedding import text_embeddings
 from fastgen.sampling.call import Asked
-from fastgen.sampling.gallery import sample
+from fastgen.sampling.order import sample
 
 FAMILY = FAMILIES["stable_diffusion"]
 SIZE = {"height": 16, "width": 32}

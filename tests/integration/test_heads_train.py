@@ -13,7 +13,7 @@ from fastgen.distillation.teacher import teacher_of
 from fastgen.engine.roles import build_roles
 from fastgen.models.pipelines.heads import StepHeads
 from fastgen.models.walk import sample, scalars_at
-from fastgen.sampling.gallery import sample as drawn_by
+from fastgen.sampling.order import sample as drawn_by
 from fastgen.sampling.sampler import seeded_noise
 
 pytestmark = pytest.mark.usefixtures("verified_here")

@@ -12,7 +12,7 @@ from fastgen.cli import main
 from fastgen.errors import UserError
 from fastgen.models.pipelines.opening import Opened
 from fastgen.sampling.drawer import MOST_STEPS, Drawer, Wish, side_by_side
-from fastgen.sampling.gallery import sample
+from fastgen.sampling.order import sample
 from fastgen.sampling.pictures import picture
 
 

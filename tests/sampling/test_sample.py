@@ -13,7 +13,7 @@ from fastgen.models.pipelines import arguments, loading
 from fastgen.models.pipelines.arguments import guidance_argument
 from fastgen.models.pipelines.notes import Notes
 from fastgen.sampling import stock
-from fastgen.sampling.gallery import sample
+from fastgen.sampling.order import sample
 
 BUILDERS = {
     "ddpm": tiny.ddpm,

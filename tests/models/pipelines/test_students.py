@@ -22,7 +22,7 @@ from fastgen.models.pipelines.text_embedding import text_embeddings
 from fastgen.sampling import stock
 from fastgen.sampling.call import Asked
 from fastgen.sampling.drawer import Drawer, Wish
-from fastgen.sampling.gallery import sample
+from fastgen.sampling.order import sample
 
 LABELS = [7, 0, 3, 9, 5, 1, 7]
 PROMPTS = ["zebra", "fox", "a fox", "zebras", "red fox"]
