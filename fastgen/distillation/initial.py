@@ -16,10 +16,10 @@ from ..config.schema import Config
 from ..engine import checkpoint
 from ..engine.earlier import Earlier, earlier_of
 from ..engine.fitting import listed
+from ..engine.lineage import Weights
 from ..engine.log import RunLog
 from ..engine.materials import materials
 from ..engine.migration import migrated
-from ..engine.roles import Weights
 from ..errors import UserError
 from ..export.stops import difference, stops_of
 from ..export.unguided import SILENT

@@ -19,7 +19,7 @@ from ..data import SOURCE_KINDS
 from ..engine.dtypes import base_of, teacher_dtype
 from ..engine.eight_bits import BLOCK
 from ..engine.frozen import SHARED
-from ..engine.roles import is_generators, kind_of
+from ..engine.lineage import is_generators, kind_of
 from ..errors import UserError
 from ..models.experts import Experts
 from ..models.pipelines.components import NETWORKS, SECOND, network_of

@@ -8,8 +8,8 @@ from torch import Tensor
 from ..config.schema import Config
 from ..errors import CheckpointError
 from .distributed import broadcast, on_first
+from .lineage import Weights
 from .quality import read_weights
-from .roles import Weights
 
 
 def finished_before(config: Config, start: int, *, say: Callable[[str], None]) -> dict[str, dict[str, Tensor]]:

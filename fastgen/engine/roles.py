@@ -1,17 +1,14 @@
-"""The roles of a stage: who exists, and whose weights each starts from."""
+"""The roles of a stage as networks: each one's own, or an adapter on one that several share."""
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Callable, Mapping
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from ..config.lora import Base, LoRAConfig, Sharing
 from ..config.schema import StageConfig
 from ..config.train import TrainConfig
-from ..errors import UserError
 from ..models.adapted import AdaptedDenoiser
 from ..models.adapters import Adaptation, SharedNetwork, alias
 from ..models.baking import check_bakeable, check_fusible
@@ -34,47 +31,17 @@ from ..models.retargeted import RetargetedDenoiser
 from ..models.roles import Roles, put
 from ..models.state import STATES
 from ..models.walk import Plan
-from ..objectives import denoisers_of, roles_of
+from ..objectives import roles_of
 from ..objectives.parts.flow_map import intervals_of
 from ..process.retold import ProcessName, retold
 from ..seeds import seed_of
 from .discriminators import discriminator_of
 from .dtypes import QUANTISED, autocast_of
 from .frozen import SHARED, frozen_in
+from .lineage import Lineage, Weights, lineages
 
 Speaker = NetworkDenoiser | AdaptedDenoiser | RetargetedDenoiser
 """A denoiser that may play a role."""
-
-Kind = Literal["trained", "target", "lent", "kept"]
-"""What a role's network is: trained, the average of a trained one, the teacher's, or what a stage before left."""
-
-Weights = Mapping[str, Mapping[str, Tensor]]
-"""Origin ("generator", "ema") -> state dict of the stage before."""
-
-
-@dataclass(frozen=True)
-class Told:
-    """What a role can be told beside the time: scalars by embeddings, or intervals by heads."""
-
-    scalars: Sequence[str]
-    heads: Intervals | None
-
-
-@dataclass(frozen=True)
-class Part:
-    """What a denoiser's role is made of.
-
-    Attributes:
-        origin: whose weights it starts from: the teacher's, or a role's of the stage before.
-        kind: what its network is.
-        told: what it is told.
-        like: network that one of its own is a copy of.
-    """
-
-    origin: str
-    kind: Kind
-    told: Told
-    like: nn.Module
 
 
 def build_roles(
@@ -112,47 +79,22 @@ def build_roles(
     spoken = retold(process, native)
     plan = plan.on(spoken)
     heads = intervals_of(plan.grids, spoken, needs.heads) if needs.heads else None
-    parts = _parts(pipeline, stage, weights, heads)
+    known = lineages(pipeline, stage, weights, heads)
     graphs = recorder() if _is_recorded(stage, pipeline) else None
-    together = {name: part for name, part in parts.items() if name in SHARED[sharing]}
-    apart = {name: part for name, part in parts.items() if name not in together}
+    together = {name: one for name, one in known.items() if name in SHARED[sharing]}
+    apart = {name: one for name, one in known.items() if name not in together}
     denoisers = _alone(pipeline, stage, apart, graphs, seed=seed)
     if together:
         net = _base(pipeline.network, base, alone=sharing == "lora")
         denoisers |= _shared(pipeline, net, stage, together, lora or LoRAConfig(), graphs, seed=seed)
-    _begin(denoisers, parts, weights or {}, follows=needs.follows)
+    _begin(denoisers, known, weights or {}, follows=needs.follows)
     if spoken is not native:
         denoisers = {name: RetargetedDenoiser(model, spoken) for name, model in denoisers.items()}
     members = _members(pipeline, stage, denoisers, seed=seed)
     plan = plan.telling(needs.scalars_of("generator"), guidance=guidance)
     _check_exportable(denoisers["generator"], plan, heads)
-    lent = [name for name, part in parts.items() if part.kind == "lent"]
+    lent = [name for name, one in known.items() if one.kind == "lent"]
     return Roles(members, plan, frozen=_frozen(members, stage, sharing), borrowed=lent)
-
-
-def kind_of(role: str, origin: str, trained: Sequence[str]) -> Kind:
-    """What the network of a denoiser's role is, by whose weights it starts from and which roles are trained."""
-    if role in trained:
-        return "trained"
-    if role == "target":
-        return "target"
-    return "lent" if origin == "teacher" else "kept"
-
-
-def is_generators(role: str, origin: str) -> bool:
-    """Whether a role's network is of the generator's architecture, which may be another one than the teacher's."""
-    return role in ("generator", "target") or origin not in ("teacher", "fake_score")
-
-
-def _parts(pipeline: Pipeline, stage: StageConfig, weights: Weights | None, heads: Intervals | None) -> dict[str, Part]:
-    """The part of each denoiser that the objective names."""
-    needs, trained, parts = stage.objective.needs, roles_of(stage.objective), {}
-    for name in denoisers_of(stage.objective):
-        origin = _origin(name, stage, weights)
-        told = Told(needs.scalars_of(name), heads if name == "generator" else None)
-        like = pipeline.start if is_generators(name, origin) else pipeline.network
-        parts[name] = Part(origin, kind_of(name, origin, trained), told, like)
-    return parts
 
 
 def _is_recorded(stage: StageConfig, pipeline: Pipeline) -> bool:
@@ -160,12 +102,12 @@ def _is_recorded(stage: StageConfig, pipeline: Pipeline) -> bool:
     return stage.train.graphed and not (stage.objective.needs.second_derivative or is_swapped(pipeline.network))
 
 
-def _begin(denoisers: Mapping[str, Speaker], parts: Mapping[str, Part], weights: Weights, *, follows: bool) -> None:
+def _begin(denoisers: Mapping[str, Speaker], known: Mapping[str, Lineage], weights: Weights, *, follows: bool) -> None:
     """Fills in what the stage before left, and what one role has from another."""
-    for name, part in parts.items():
-        if part.origin in weights:
-            put(denoisers[name], weights[part.origin])
-    if follows and parts["fake_score"].origin == "teacher":
+    for name, one in known.items():
+        if one.origin in weights:
+            put(denoisers[name], weights[one.origin])
+    if follows and known["fake_score"].origin == "teacher":
         _begin_alike(denoisers["fake_score"], denoisers["generator"])
     if "target" in denoisers:
         denoisers["target"].load_state_dict(denoisers["generator"].state_dict())
@@ -216,47 +158,36 @@ def _begin_alike(follower: Speaker, leader: Speaker) -> None:
             parameter.copy_(theirs[name])
 
 
-def _origin(name: str, stage: StageConfig, weights: Weights | None) -> str:
-    if weights is None:
-        return stage.carry.get(name, "teacher")
-    going_on = next((origin for origin in ("ema", "generator") if origin in weights), "teacher")
-    origin = stage.carry.get(name, going_on if name == "generator" else "teacher")
-    if origin != "teacher" and origin not in weights:
-        raise UserError(
-            f"stage {stage.name!r} carries {name} from {origin!r}, which the stage before does not leave: it must "
-            "exist, and keep an average (train.ema) for 'ema'"
-        )
-    return origin
-
-
 def _alone(
     pipeline: Pipeline,
     stage: StageConfig,
-    parts: Mapping[str, Part],
+    known: Mapping[str, Lineage],
     graphs: Graphs | None,
     *,
     seed: int,
 ) -> dict[str, Speaker]:
     """Roles with a network each."""
     torch.manual_seed(seed_of(seed, stage.name, "embeddings"))
-    return {name: _with_network(pipeline, stage.train, part, graphs) for name, part in parts.items()}
+    return {name: _with_network(pipeline, stage.train, one, graphs) for name, one in known.items()}
 
 
-def _with_network(pipeline: Pipeline, settings: TrainConfig, part: Part, graphs: Graphs | None) -> NetworkDenoiser:
+def _with_network(
+    pipeline: Pipeline, settings: TrainConfig, lineage: Lineage, graphs: Graphs | None
+) -> NetworkDenoiser:
     """A role with a network of its own; a frozen one uses the teacher's weights, unless it needs another dtype."""
     dtype = dtype_of(pipeline.network) if settings.precision != "bf16" else torch.bfloat16
-    if part.kind == "lent" and dtype == dtype_of(pipeline.network):
+    if lineage.kind == "lent" and dtype == dtype_of(pipeline.network):
         net = alias(pipeline.network)
     else:
-        net = copy.deepcopy(part.like).to(next(pipeline.network.parameters()).device)
-        if part.kind == "trained" and settings.masters != "fp32":
+        net = copy.deepcopy(lineage.like).to(next(pipeline.network.parameters()).device)
+        if lineage.kind == "trained" and settings.masters != "fp32":
             net = halve(net, settings.masters, DTYPES[settings.gradients])
         else:
-            net = cast(net, torch.float32 if part.kind in ("trained", "target") else dtype)
+            net = cast(net, torch.float32 if lineage.kind in ("trained", "target") else dtype)
     autocast = autocast_of(net, settings.precision, pipeline.told_in)
-    denoiser = pipeline.speaking(net, autocast=autocast, scalars=part.told.scalars, heads=part.told.heads)
+    denoiser = pipeline.speaking(net, autocast=autocast, scalars=lineage.told.scalars, heads=lineage.told.heads)
     denoiser.graphs = graphs
-    if settings.recomputed and part.kind in ("trained", "target"):
+    if settings.recomputed and lineage.kind in ("trained", "target"):
         denoiser.checkpoint_blocks(settings.recomputed)
     return denoiser
 
@@ -265,7 +196,7 @@ def _shared(
     pipeline: Pipeline,
     net: nn.Module,
     stage: StageConfig,
-    parts: Mapping[str, Part],
+    known: Mapping[str, Lineage],
     lora: LoRAConfig,
     graphs: Graphs | None,
     *,
@@ -273,7 +204,7 @@ def _shared(
 ) -> dict[str, Speaker]:
     """Roles on one network, all but the teacher with an adapter each."""
     torch.manual_seed(seed_of(seed, stage.name, "adapters"))
-    own = [name for name, part in parts.items() if part.kind != "lent"]
+    own = [name for name, one in known.items() if one.kind != "lent"]
     autocast = autocast_of(net, stage.train.precision, pipeline.told_in)
     adaptation = Adaptation(lora.rank, lora.alpha, lora.targets, lora.norms)
     shared = SharedNetwork(net, own, adaptation, compute=autocast)
@@ -282,8 +213,8 @@ def _shared(
     if stage.train.recomputed:
         shared.checkpoint_blocks(stage.train.recomputed)
     return {
-        name: AdaptedDenoiser(denoiser, shared, name, scalars=part.told.scalars, heads=part.told.heads)
-        for name, part in parts.items()
+        name: AdaptedDenoiser(denoiser, shared, name, scalars=one.told.scalars, heads=one.told.heads)
+        for name, one in known.items()
     }
 
 

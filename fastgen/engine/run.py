@@ -25,6 +25,7 @@ from .feed import Feed, PairSet
 from .finished import carried, finished_before, named
 from .incidents import Incidents
 from .latents import KeptImages, kept_images
+from .lineage import Weights
 from .loading import loader_of
 from .log import RunLog
 from .materials import Material, Materials, check_materials, materials
@@ -34,7 +35,7 @@ from .previews import Preview, Previews
 from .progress import Boundary
 from .quality import Quality, Yardstick, left_by, passed, plain, write_weights
 from .resume import due_again, resumed
-from .roles import Weights, build_roles
+from .roles import build_roles
 from .saved import FORMAT
 from .sequences import part_sequences
 from .sharding import shard_roles
