@@ -1,6 +1,6 @@
 """Images whose samples were made before a run: which ones it draws, where they lie, and a run without the images."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -119,30 +119,43 @@ def recall(config: Config) -> None:
 
 
 def kept_images(
-    config: Config, stage: StageConfig, pipeline: Pipeline, contents: Mapping[str, str]
-) -> tuple[KeptImages | None, str | None]:
-    """The samples of a stage's images, where all of them are kept, and what is to be said of it.
+    config: Config,
+    stage: StageConfig,
+    pipeline: Pipeline,
+    contents: Mapping[str, str],
+    *,
+    say: Callable[[str], None],
+) -> KeptImages | None:
+    """The samples of a stage's images, where all of them are kept.
+
+    Args:
+        config, stage: settings of the run and of the stage.
+        pipeline: the teacher, whose codec made them.
+        contents: what the data hold, see `materials`.
+        say: is told which images are read or encoded.
 
     Raises:
-        UserError: some are not, and the images are not at hand.
+        UserError: some are not kept, and the images are not at hand.
     """
     if config.cache is None or not contents or not parts_of(config.data):
-        return None, None
+        return None
     kept, away = KeptImages(config.cache, config.data, contents), any(map(_is_known, parts_of(config.data)))
     if kept.empty(config, pipeline) and not away:
-        return None, None
+        return None
     missing, drawn = kept.missing(config, stage, pipeline)
     called = f"stage {stage.name!r}"
     if not missing:
-        return kept, f"{called} reads the samples of {drawn:,} images from {config.cache}, and no image"
+        say(f"{called} reads the samples of {drawn:,} images from {config.cache}, and no image")
+        return kept
     if away:
         raise UserError(
             f"{called} draws {drawn:,} images that are not at hand, and {missing:,} of them were not precomputed for "
             f"this teacher and this run in {config.cache}: bring the data back, or run fastgen precompute with these "
             "settings where they are"
         )
-    partly = f"{called}: {missing:,} of {drawn:,} images were not precomputed, so all are encoded while it trains"
-    return None, partly if missing < drawn else None
+    if missing < drawn:
+        say(f"{called}: {missing:,} of {drawn:,} images were not precomputed, so all are encoded while it trains")
+    return None
 
 
 def _cropped(part: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from torch import Tensor
 
 from ..config.schema import Config, StageConfig
-from ..config.yaml_file import digest, fingerprint, save
+from ..config.yaml_file import fingerprint, save
 from ..models.pipelines.pipeline import Pipeline
 from ..models.regions import Recompilations
 from ..models.roles import Roles
@@ -19,18 +19,16 @@ from ..models.walk import Plan
 from ..stopping import Stopped, at_once, deferred, stop_signal
 from . import checkpoint
 from .distributed import broadcast, is_first, on_first, signal_of_any
-from .dtypes import autocast_of, base_of
+from .dtypes import base_of
 from .exhaustion import memory_told
-from .feed import Feed, PairSet
+from .feed import Feed
+from .feeding import build_feed
 from .finished import carried, finished_before, named
 from .incidents import Incidents
-from .latents import KeptImages, kept_images
 from .lineage import Weights
-from .loading import loader_of
 from .log import RunLog
 from .materials import Material, Materials, check_materials, materials
 from .memory import settle_recompute
-from .pairs import teacher_pairs
 from .previews import Preview, Previews
 from .progress import Boundary
 from .quality import Quality, Yardstick, left_by, passed, plain, write_weights
@@ -191,34 +189,14 @@ class Run:
         )
 
     def feed(self, config: StageConfig) -> Feed:
-        """The batches of a stage; teacher samples are made first where its objective needs them."""
-        needs, device = config.objective.needs, self.accelerator.device
-        kept = self._kept(config) if needs.images and not needs.pairs else None
-        read = needs.images and kept is None
-        loader = loader_of(self.config, "data", batch=config.train.batch, images=read, device=device)
-        pairs = self._pairs(config) if needs.pairs else None
-        framed = needs.images and self.config.micro_conditioning == "image"
-        return Feed(self.pipeline, loader, device, needs, pairs, kept, self.pipeline.framing if framed else None)
-
-    def _kept(self, stage: StageConfig) -> KeptImages | None:
-        """The samples of a stage's images where all of them were made before."""
-        kept, told = kept_images(self.config, stage, self.pipeline, self._made_of.get("data", {}))
-        if told is not None:
-            self.log.say(told)
-        return kept
-
-    def _pairs(self, config: StageConfig) -> PairSet:
-        images = config.objective.needs.images
-        loader = loader_of(self.config, "pairs", images=images)
-        settings = fingerprint(self.config)
-        told = [settings[name] for name in ("pairs", "seed", "teacher", "data")]
-        key = digest([*told, config.train.precision, self._made_of.get("teacher"), self._made_of.get("data")])
-        network = self.pipeline.network
-        autocast = autocast_of(network, config.train.precision, self.pipeline.told_in)
-        teacher = self.pipeline.speaking(network, autocast=autocast)
-        folder = self.config.out / "pairs"
-        return teacher_pairs(
-            folder, self.pipeline, teacher, self.config.pairs, loader=loader, key=key, accelerator=self.accelerator
+        """The batches of a stage, see `build_feed`."""
+        return build_feed(
+            self.config,
+            config,
+            self.pipeline,
+            accelerator=self.accelerator,
+            made_of=self._made_of,
+            say=self.log.say,
         )
 
     def _run(self, stage: Stage, quality: Quality, boundary: Boundary | None) -> None:

@@ -121,7 +121,8 @@ def test_a_run_of_any_length_asks_no_position_where_nothing_was_made(folder, mon
 def used(settings, pipeline, *, changed=0.0):
     """Whether a run reads what was made before; of an autoencoder whose first weight is changed."""
     next(pipeline.pipe.vae.parameters()).data += changed
-    return kept_images(settings, settings.stages[0], pipeline, materials(settings)["data"])[0] is not None
+    contents = materials(settings)["data"]
+    return kept_images(settings, settings.stages[0], pipeline, contents, say=print) is not None
 
 
 def _of_images(stage, images):
