@@ -25,7 +25,8 @@ from fastgen.data.digits import from_canvas
 from fastgen.distillation import distil as conductor
 from fastgen.distillation import student
 from fastgen.distillation.distil import distil, ready
-from fastgen.distillation.monitor import _references, monitor
+from fastgen.distillation.monitor import monitor
+from fastgen.distillation.monitor.view import references
 from fastgen.distillation.student import Student
 from fastgen.engine.distributed import disconnect
 from fastgen.engine.quality import Quality
@@ -225,6 +226,6 @@ def test_training_images_of_several_shapes_are_compared_with_in_one(tmp_path):
     evaluate = EvaluateConfig(protocol="domain", extractor="any")
     mixed = Mixture((data, data), (1.0, 1.0))
     student = SimpleNamespace(config=SimpleNamespace(evaluate=evaluate, data=mixed, chosen=None))
-    (batch,) = _references(student, None)
+    (batch,) = references(student, None)
     assert batch.images.shape == (6, 3, 16, 16)
     assert torch.equal(batch.images[1] / 127.5 - 1, ImageFolder(tmp_path, 16).items([1]).images[0])
