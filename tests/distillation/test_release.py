@@ -106,7 +106,7 @@ def test_parts_that_are_there_are_not_read_again(teacher):
 
 def test_without_room_a_smaller_size_is_verified(student, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "fastgen")
-    monkeypatch.setattr("fastgen.models.pipelines.pipeline.PROBE_PIXELS", 8)
+    monkeypatch.setattr("fastgen.models.pipelines.probe.MOST_PIXELS", 8)
     sizes: list[int] = []
 
     def cramped(*args, **told):
@@ -123,7 +123,7 @@ def test_without_room_a_smaller_size_is_verified(student, monkeypatch, caplog):
 
 def test_a_gpu_is_tried_whole_then_in_parts_then_at_a_smaller_size(student, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "fastgen")
-    monkeypatch.setattr("fastgen.models.pipelines.pipeline.PROBE_PIXELS", 8)
+    monkeypatch.setattr("fastgen.models.pipelines.probe.MOST_PIXELS", 8)
     monkeypatch.setattr(module, "places", lambda *_, **__: [Place("cpu"), IN_PARTS])
     tried: list[tuple[Place, int]] = []
 
@@ -145,7 +145,7 @@ def test_a_gpu_is_tried_whole_then_in_parts_then_at_a_smaller_size(student, monk
 @pytest.mark.parametrize("room", [True, False])
 def test_what_cannot_be_in_parts_is_verified_on_the_cpu_at_last(student, monkeypatch, caplog, room):
     caplog.set_level(logging.INFO, "fastgen")
-    monkeypatch.setattr("fastgen.models.pipelines.pipeline.PROBE_PIXELS", 8)
+    monkeypatch.setattr("fastgen.models.pipelines.probe.MOST_PIXELS", 8)
     monkeypatch.setattr(module, "places", lambda *_, **__: [IN_PARTS])
     tried: list[tuple[Place, int]] = []
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from inspect import signature
 from itertools import islice
 from typing import Any
 
@@ -48,6 +49,13 @@ def network_of(pipe: StockPipeline) -> Any:
 def parts_of(pipe: StockPipeline, network: nn.Module) -> dict[str, nn.Module]:
     """Another network like the pipeline's as its components, by name."""
     return dict(zip(denoisers_of(pipe), networks_in(network).values(), strict=True))
+
+
+def rebuilt(pipe: StockPipeline, **parts: Any) -> StockPipeline:
+    """The pipeline as its class builds it with other parts; DDIMPipeline makes a DDIM of any scheduler it is given."""
+    takes = signature(type(pipe).__init__).parameters
+    settings = {name: value for name, value in pipe.config.items() if name in takes and name not in pipe.components}
+    return type(pipe)(**{**settings, **pipe.components, **parts})
 
 
 def encoders_of(pipe: StockPipeline) -> list[nn.Module]:

@@ -4,7 +4,6 @@ import copy
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
-from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -19,31 +18,27 @@ from ..denoiser import NetworkDenoiser
 from ..experts import Experts
 from ..head_bank import Intervals
 from .arguments import (
-    FRAMES,
     check_embedded,
     check_given,
-    classifier_free,
     conditioning_kind,
     noted_classes,
     null_label_above,
-    parameters,
     real_classes,
     size_arguments,
 )
 from .canonical import static_shift
 from .codec import Codec, codec_of
-from .components import network_of, parts_of
+from .components import network_of, parts_of, rebuilt
 from .encoding import Asking, Encoder
 from .framing import Framing, framing_of
 from .halved import told_in_bf16
 from .loading import load
 from .notes import Arguments
-from .probe import emitted, opening, probe
+from .probe import emitted, opening, probe, small_size
 from .refusal import checking
 from .stock_pipeline import StockPipeline, StockScheduler
 from .waking import SleepingCodec, awake, sleeping_autoencoder
 
-PROBE_PIXELS, PROBE_FRAMES = 256, 9
 EXAMPLES = ("a", "a longer one")
 """Prompts that a pipeline is asked for where any will do."""
 _EXAMPLES = {"none": (None, None), "label": (0, 1), "prompt": EXAMPLES}
@@ -95,7 +90,7 @@ class Pipeline:
         self._sleepers = sleeping_autoencoder(pipe) if sparing else None
         with awake(self._sleepers):
             self.shape = tuple(opening(pipe, asking.call(asking.examples), rows=2).sample.shape[1:])
-            small = Asking(argument, asking.examples, {**self.size, **_small(pipe, self.shape)})
+            small = Asking(argument, asking.examples, {**self.size, **small_size(pipe, self.shape)})
             probed = probe(pipe, small.call(asking.examples[:1]), small.call(asking.examples), test=test)
             self.reading, self.form = probed.reading, probed.form
             self._folder = cache if self.kind == "prompt" else None
@@ -123,17 +118,6 @@ class Pipeline:
         """Where its denoiser is told of an image's own size and crop; None where it is not."""
         with self.encoder.awake():
             return framing_of(self.pipe, self.form, self._asking.call(self._asking.examples))
-
-    @property
-    def example(self) -> dict[str, list[Any]]:
-        """The call's own arguments for two samples."""
-        none: dict[str, list[Any]] = {}
-        return {"none": none, "label": {"class_labels": [0, 1]}, "prompt": {"prompt": ["a", "b"]}}[self.kind]
-
-    @property
-    def unguided(self) -> dict[str, float]:
-        """The call's argument that switches classifier-free guidance off, if it has one."""
-        return classifier_free(self.pipe, 1.0)
 
     @property
     def has_null(self) -> bool:
@@ -184,13 +168,13 @@ class Pipeline:
 
     def emitted(self, scheduler: StockScheduler, steps: int) -> list[float]:
         """The scheduler timesteps that the pipeline's own call of so many steps stops at under that scheduler."""
-        pipe = _built(self.pipe, scheduler=scheduler)
+        pipe = rebuilt(self.pipe, scheduler=scheduler)
         with self.encoder.awake():
             return emitted(pipe, self._asking.call(self._asking.examples), steps=steps)
 
     def told_in_bf16(self, scheduler: StockScheduler, steps: int) -> Tensor:
         """What the network is told at each stop of such a call, and what it is told in bf16, [2, n] in float64."""
-        pipe = _built(self.pipe, scheduler=scheduler)
+        pipe = rebuilt(self.pipe, scheduler=scheduler)
         with self.encoder.awake():
             timesteps, told = told_in_bf16(pipe, self.form, self._asking.call(self._asking.examples), steps=steps)
         return torch.stack([self.form.timestep_at(self.reading, self.reading.time(timesteps)), told])
@@ -223,7 +207,7 @@ class Pipeline:
         Args:
             smaller: at the size of the probe, where samples are larger.
         """
-        other = self._at_size({**self.size, **(_small(pipe, self.shape) if smaller else {})})
+        other = self._at_size({**self.size, **(small_size(pipe, self.shape) if smaller else {})})
         other.pipe = pipe
         other.encoder = Encoder(pipe, self.form, other._asking, folder=None)
         return other
@@ -297,19 +281,3 @@ class Pipeline:
             return static_shift(scheduler)
         middle = float(self.grid(8)[4])
         return middle / (1 - middle)
-
-
-def _built(pipe: StockPipeline, **parts: Any) -> StockPipeline:
-    """The pipeline as its class builds it with other parts; DDIMPipeline makes a DDIM of any scheduler it is given."""
-    takes = signature(type(pipe).__init__).parameters
-    settings = {name: value for name, value in pipe.config.items() if name in takes and name not in pipe.components}
-    return type(pipe)(**{**settings, **pipe.components, **parts})
-
-
-def _small(pipe: StockPipeline, shape: tuple[int, ...]) -> dict[str, Any]:
-    """Call arguments that keep the probe's real runs of the network small, where its samples are large."""
-    if torch.Size(shape).numel() <= 4 * (PROBE_PIXELS // 8) ** 2:
-        return {}
-    wanted: dict[str, Any] = {"height": PROBE_PIXELS, "width": PROBE_PIXELS, "use_resolution_binning": False}
-    wanted |= dict.fromkeys(FRAMES, PROBE_FRAMES)
-    return {name: value for name, value in wanted.items() if name in parameters(pipe)}

@@ -18,7 +18,7 @@ from ..conditioning import Conditioning
 from ..denoiser import CallForm, NetworkDenoiser
 from ..layout import Layout, same
 from ..precision import full_precision
-from .arguments import classifier_free, free_count, guided_call
+from .arguments import FRAMES, classifier_free, free_count, guided_call, parameters
 from .attempt import attempt
 from .canonical import canonical, is_deterministic, view
 from .components import network_of, rest
@@ -32,6 +32,7 @@ from .watch import Step, first_value, record, rehearse
 _TIMES = ("timestep", "timesteps", "t")
 _SIMPLE_MAPS = ((1.0, 0.0), (1e-3, 0.0), (-1.0, 1000.0), (-1e-3, 1.0))  # slope and offset
 _GUIDANCE = 3.0
+MOST_PIXELS, MOST_FRAMES = 256, 9  # of what is probed, where samples are larger
 STEPS = 4  # divides the trained steps of discrete schedulers, whose own step back is rounded otherwise
 
 
@@ -57,6 +58,15 @@ def probe(pipe: StockPipeline, alone: Mapping[str, Any], mixed: Mapping[str, Any
     """
     with full_precision(), checking(type(pipe).__name__, "its network answers as its call says"):
         return _probed(pipe, alone, mixed, test=test)
+
+
+def small_size(pipe: StockPipeline, shape: tuple[int, ...]) -> dict[str, Any]:
+    """Call arguments that keep a probe's real runs of the network small, where samples of this shape are larger."""
+    if torch.Size(shape).numel() <= 4 * (MOST_PIXELS // 8) ** 2:
+        return {}
+    wanted: dict[str, Any] = {"height": MOST_PIXELS, "width": MOST_PIXELS, "use_resolution_binning": False}
+    wanted |= dict.fromkeys(FRAMES, MOST_FRAMES)
+    return {name: value for name, value in wanted.items() if name in parameters(pipe)}
 
 
 def _probed(pipe: StockPipeline, alone: Mapping[str, Any], mixed: Mapping[str, Any], *, test: bool) -> Probed:

@@ -16,7 +16,7 @@ from rounding import assert_alike
 from stock_told import agree, watch
 
 from fastgen.errors import UserError
-from fastgen.models.pipelines.arguments import parameters
+from fastgen.models.pipelines.arguments import classifier_free, parameters
 from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.pipelines.probe import emitted
 
@@ -44,7 +44,8 @@ def test_the_denoiser_says_what_the_stock_network_said_at_every_time_of_a_mixed_
     pipe = build()
     pipeline = Pipeline(pipe)
     rows = {"batch_size": 2} if "batch_size" in parameters(pipe) else {}
-    seen = watch(pipe, monkeypatch, **pipeline.example, **rows, **pipeline.unguided, num_inference_steps=4)
+    told = {"none": {}, "label": {"class_labels": [0, 1]}, "prompt": {"prompt": ["a", "b"]}}[pipeline.kind]
+    seen = watch(pipe, monkeypatch, **told, **rows, **classifier_free(pipe, 1.0), num_inference_steps=4)
     assert len(seen) == 4
     x_t = torch.cat([step.sample for step in seen])
     assert x_t.shape[1:] == pipeline.shape

@@ -50,7 +50,7 @@ def test_guided_predictions_are_the_stock_loops_own(name: str):
 def test_the_grid_is_where_the_stock_loop_stops(name: str):
     pipeline = probed(name)
     told = {"none": {}, "label": {"class_labels": [3, 1]}, "prompt": {"prompt": PROMPTS[:2]}}[pipeline.kind]
-    seen = record(pipeline.pipe, {**told, **pipeline.size, **pipeline.unguided}, steps=2, rows=2)
+    seen = record(pipeline.pipe, {**told, **pipeline.size, **classifier_free(pipeline.pipe, 1.0)}, steps=2, rows=2)
     assert torch.equal(pipeline.grid(2), times(pipeline, seen))
 
 
