@@ -9,10 +9,10 @@ from trajectories import loss_and_slope
 
 from fastgen.models.roles import Roles
 from fastgen.objectives import Objective
+from fastgen.objectives.parts.mean_velocity import two_draws
 from fastgen.objectives.trajectory.alphaflow import AlphaFlow
 from fastgen.objectives.trajectory.ayf import AlignYourFlow
 from fastgen.objectives.trajectory.improved_meanflow import ImprovedMeanFlow
-from fastgen.objectives.trajectory.meanflow import two_draws
 from fastgen.process import Flow, Uniform
 
 C = torch.tensor([0.3, -0.2], dtype=torch.float64)

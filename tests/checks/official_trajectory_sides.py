@@ -23,12 +23,12 @@ from official_toy import (
 from torch import Tensor
 
 from fastgen.models.roles import Roles
-from fastgen.objectives.parts import adversarial, curricula
+from fastgen.objectives.parts import adversarial, curricula, mean_velocity
 from fastgen.objectives.parts.curricula import Ramp, Ratio
 from fastgen.objectives.parts.flow_map import Interval, cells, origin
 from fastgen.objectives.parts.gan import GAN
 from fastgen.objectives.parts.solvers import Guidance
-from fastgen.objectives.trajectory import lcm, meanflow, progressive, scflow, tdd
+from fastgen.objectives.trajectory import lcm, progressive, scflow, tdd
 from fastgen.objectives.trajectory.consistency import ConsistencyDistillation, ConsistencyTraining
 from fastgen.objectives.trajectory.lcm import LatentConsistency
 from fastgen.objectives.trajectory.meanflow import MeanFlow
@@ -210,7 +210,7 @@ def meanflow_slope(file: File, case: str) -> Tensor:
     objective = MeanFlow(velocity="data", power=there["power"], c=there["c"])
     roles = toys(objective, FLOW, row=ROWS["flow"])
     ours = partial(slope, objective, roles, waves(NOISE), "mean_velocity")
-    return with_given(meanflow, "with_diagonal", (real(file["t"]), real(file["s"])), ours)
+    return with_given(mean_velocity, "with_diagonal", (real(file["t"]), real(file["s"])), ours)
 
 
 # Several steps in one

@@ -10,6 +10,7 @@ from torch import Tensor
 from fastgen.models.calls import NONE
 from fastgen.objectives import Batch
 from fastgen.objectives.parts.gan import GAN
+from fastgen.objectives.parts.mean_velocity import Chord
 from fastgen.objectives.parts.ops import Noised
 from fastgen.objectives.parts.solvers import Guidance
 from fastgen.objectives.parts.velocity import Trajectory
@@ -111,7 +112,7 @@ def check_mean_velocity() -> None:
     s = torch.tensor([0.1, 0.7, 0.0, 0.3], dtype=torch.float64)
     x_t = Flow().renoise(batch.x0, t, batch.noise())
     v = roles.real_score(x_t, t, batch.cond).velocity
-    aim = mean_velocity(roles, batch, x_t, t, v, {"s": s})
+    aim = mean_velocity(roles, batch, Chord(x_t, t, s, v, {"s": s}))
     close(aim, (x_t - mapped(Flow(), x_t, t, s)) / (t - s)[:, None])
     assert not aim.requires_grad
 

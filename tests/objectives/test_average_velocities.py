@@ -15,8 +15,10 @@ from mutants import Mutant
 
 from fastgen.models.calls import look
 from fastgen.objectives import Needs
+from fastgen.objectives.parts import mean_velocity
 from fastgen.objectives.parts.derivative import Derivative, along
-from fastgen.objectives.trajectory import alphaflow, ayf, improved_meanflow, meanflow
+from fastgen.objectives.parts.mean_velocity import with_diagonal
+from fastgen.objectives.trajectory import alphaflow, ayf, improved_meanflow
 from fastgen.objectives.trajectory.alphaflow import AlphaFlow
 from fastgen.objectives.trajectory.ayf import AlignYourFlow
 from fastgen.objectives.trajectory.improved_meanflow import ImprovedMeanFlow
@@ -98,12 +100,12 @@ MUTANTS = {
     "alphaflow: detached generator": Mutant.of(alphaflow, "through", look, HALF),
     "alphaflow: never a derivative": Mutant.of(alphaflow, "LEAST", 0.0, check_course),
     "alphaflow: velocity for mean velocity": Mutant.of(
-        alphaflow, "mean_velocity", lambda roles, batch, x, t, v, told, *, step: v, END
+        alphaflow, "mean_velocity", lambda roles, batch, chord, *, step: chord.v, END
     ),
     "improved: along another velocity": Mutant.of(improved_meanflow, "look", along_the_sample, OWN),
     "improved: against time": Mutant.of(improved_meanflow, "along", backwards, OWN),
     "improved: the diagonal alone": Mutant.of(
-        improved_meanflow, "with_diagonal", lambda t, s, share, batch: meanflow.with_diagonal(t, s, 1.0, batch), OWN
+        mean_velocity, "with_diagonal", lambda t, s, share, batch: with_diagonal(t, s, 1.0, batch), OWN
     ),
 }
 

@@ -25,6 +25,7 @@ from fastgen.models.state import LogVariance
 from fastgen.models.walk import Plan
 from fastgen.objectives import Needs, Objective
 from fastgen.objectives.parts.gan import GAN
+from fastgen.objectives.parts.mean_velocity import two_draws, with_diagonal
 from fastgen.objectives.parts.ops import Noised
 from fastgen.objectives.parts.solvers import Guidance
 from fastgen.objectives.parts.velocity import Trajectory
@@ -205,7 +206,7 @@ def test_data_velocities_ask_no_teacher():
 def test_the_share_of_the_diagonal():
     objective, batch = MeanFlow(), gaussian_batch(size=4000)
     roles = knowing_roles(objective, Flow(), two_times)
-    t, s = meanflow.with_diagonal(*meanflow.two_draws(objective.times, roles, batch), 0.75, batch)
+    t, s = with_diagonal(*two_draws(objective.times, roles, batch), 0.75, batch)
     assert (t == s).double().mean().item() == pytest.approx(0.75, abs=0.03)
     assert (t >= s).all()
 

@@ -22,9 +22,9 @@ from ...process import AnyTimeLaw, Latent, LogitNormal, pad_like
 from ..parts.base import ONE_TURN, Batch, Cycle, Terms
 from ..parts.derivative import along, check_step, needs_fine_times
 from ..parts.flow_map import noised
+from ..parts.mean_velocity import two_draws
 from ..parts.needs import Needs
 from ..parts.solvers import AnyScale, Guidance
-from .meanflow import two_draws
 
 MOST = 0.99
 """Of the warm-up's r."""
