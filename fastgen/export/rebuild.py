@@ -13,7 +13,7 @@ from torch import Tensor
 from ..errors import UserError, say
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
-from ..models.pipelines.arguments import SIZES, call_arguments, parameters
+from ..models.pipelines.arguments import call_arguments, classifier_free, parameters
 from ..models.pipelines.components import network_of
 from ..models.pipelines.folders import check_is_pipeline, is_lora
 from ..models.pipelines.heads import StepHeads
@@ -162,7 +162,7 @@ def _verified(
     export = exported(pipe)
     if not place.whole:
         say(f"{export.pipeline} is verified on {place}: in float32 the whole has no room there")
-    size = {name: value for name, value in notes.arguments.items() if name in SIZES}
+    size = {name: value for name, value in notes.arguments.items() if name not in classifier_free(pipe, 1.0)}
     pipeline = Pipeline(pipe, num_classes=notes.num_classes, null_label=notes.null_label, size=size)
     for n in notes.steps:
         found = stops_of(pipeline.reading, [stop.timestep for stop in notes.stops[n]])

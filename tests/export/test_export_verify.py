@@ -89,6 +89,14 @@ def test_step_counts_with_schedulers_of_their_own_share_their_weights(tmp_path):
     assert [agreement.steps for agreement in verify_folder(folder)] == [1, 2]
 
 
+@pytest.mark.usefixtures("verified_here")
+@pytest.mark.parametrize("name", ["flux", "chroma"])
+def test_what_a_call_is_told_beside_its_size_is_told_to_both(tmp_path, name):
+    student = family_student(name, (1,), "ode")
+    assert student.notes.arguments["max_sequence_length"] < 256
+    assert verify_folder(exported(student, tmp_path / "student"))[0].difference <= 1e-5
+
+
 def test_a_process_that_knows_us_is_not_isolated(tmp_path, monkeypatch):
     student = family_student("ddpm", (1,), "ode")
     folder = exported(student, tmp_path / "student")

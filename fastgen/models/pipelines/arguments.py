@@ -21,7 +21,6 @@ _TAKES: dict[Kind, str] = {
 _EXCESS_GUIDANCE = ("ZImage", "Krea2")
 
 FRAMES = ("num_frames", "frames", "video_length")  # what pipelines call the number of frames
-SIZES = ("height", "width", *FRAMES, "use_resolution_binning")  # the call's arguments that decide a sample's size
 
 
 def parameters(pipe: StockPipeline) -> Mapping[str, inspect.Parameter]:
