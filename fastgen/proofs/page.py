@@ -6,6 +6,8 @@ from pathlib import Path
 
 from ..files import atomic_text
 
+PACKAGE = Path(__file__).parents[1]
+
 
 def put(page: Path, name: str, block: str) -> None:
     """Writes a block between its markers into a page, which is made if it is not there."""
@@ -20,9 +22,19 @@ def inserted(text: str, name: str, block: str) -> str:
     return f"{before}{begin}\n{block}\n{end}{after}"
 
 
-def commit() -> str:
-    """The commit of this package's working tree, with "+" where it was changed; "unknown" outside of one."""
-    asked = ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty=+"]
+def commit(package: Path = PACKAGE) -> str:
+    """The commit of the package's working tree, with "+" where code is not as committed; "unknown" outside of one.
+
+    Figures and pages are no code: what one run wrote does not mark the next.
+    """
+    found = _git(package, "describe", "--always")
+    changed = _git(package, "status", "--porcelain", "--untracked-files=all", "--", "*.py")
+    return found + "+" * bool(changed) if found else "unknown"
+
+
+def _git(folder: Path, *asked: str) -> str:
+    """What git answers in a folder; nothing where there is no git or no working tree."""
     if not shutil.which("git"):
-        return "unknown"
-    return subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip() or "unknown"
+        return ""
+    command = ["git", "-C", str(folder), *asked]
+    return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
