@@ -5,7 +5,7 @@ it, or in a backward pass that computes blocks again, before it. What a layer co
 put in its slot for the call; autograd keeps it for as long as the block's gradients need it.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, NamedTuple, Self
@@ -85,14 +85,18 @@ class BlockSwap:
         """Block -> its weights in main memory."""
         self._lane = Lane(device)
         self._slots: WeakKeyDictionary[nn.Module, list[Slot]] = WeakKeyDictionary()
+        self._filled: dict[nn.Module, Sequence[Slot]] = {}
         self._next: dict[str, str] = {}
         self._previous: dict[str, str] = {}
         self._last: str | None = None
         self._coming: dict[str, Fetched] = {}
         for name, block, weights in moved_of(net):
             self.hosts[name] = weights
-            block.register_forward_pre_hook(partial(self._arrive, name))
-            block.register_forward_hook(self._leave, always_call=True)
+            for module in block.modules():  # a network may call what is in a block by itself
+                if any(p.ndim > 1 for p in module.parameters()):
+                    arrive = self._arrive if module is block else self._visit
+                    module.register_forward_pre_hook(partial(arrive, name))
+                    module.register_forward_hook(self._leave, always_call=True)
         held = {id(p) for weights in self.hosts.values() for p in weights}
         hosts = [p for weights in self.hosts.values() for p in weights]
         for host, place in zip(hosts, locked_like(hosts, device), strict=True):
@@ -113,18 +117,28 @@ class BlockSwap:
         self._last = None
 
     def _arrive(self, name: str, block: nn.Module, _args: Any) -> None:
-        slots = self._slots_of(name, block)
-        if not slots:
+        if not self._slots_of(name, block):
             return
-        weights = self._taken(name)
-        for slot in slots:
-            slot.parameters[slot.name] = weights[id(slot.host)]
+        self._fill(block, self._slots_of(name, block), self._taken(name))
         following = self._following(name)
         if following is not None:
             self._coming[following] = self._fetch(following)
 
-    def _leave(self, block: nn.Module, _args: Any, _output: Any) -> None:
-        for slot in self._slots.get(block, ()):
+    def _visit(self, name: str, module: nn.Module, _args: Any) -> None:
+        """Brings the weights of a module in a block that is called by itself, and leaves the order of blocks alone."""
+        slots = [slot for slot in self._slots_of(name, module) if slot.parameters[slot.name] is slot.host]
+        if slots:
+            fetched = self._copied([slot.host for slot in slots])
+            self._lane.wait(fetched.ready)
+            self._fill(module, slots, fetched.weights)
+
+    def _fill(self, module: nn.Module, slots: Sequence[Slot], weights: Mapping[int, nn.Parameter]) -> None:
+        for slot in slots:
+            slot.parameters[slot.name] = weights[id(slot.host)]
+        self._filled[module] = slots
+
+    def _leave(self, module: nn.Module, _args: Any, _output: Any) -> None:
+        for slot in self._filled.pop(module, ()):
             slot.parameters[slot.name] = slot.host
 
     def _taken(self, name: str) -> dict[int, nn.Parameter]:
@@ -145,8 +159,11 @@ class BlockSwap:
         return self._next.get(name)
 
     def _fetch(self, name: str) -> Fetched:
-        """Begins to copy a block's weights, which the main stream allocates: it also gives them back."""
-        hosts = self.hosts[name]
+        """Begins to copy a block's weights."""
+        return self._copied(self.hosts[name])
+
+    def _copied(self, hosts: Sequence[nn.Parameter]) -> Fetched:
+        """Begins to copy weights, for which the main stream allocates memory: it also gives it back."""
         copies = [torch.empty_like(host, device=self.device) for host in hosts]
         with self._lane.copying(), torch.no_grad():
             for host, copy in zip(hosts, copies, strict=True):
@@ -154,16 +171,20 @@ class BlockSwap:
         parameters = [nn.Parameter(copy, requires_grad=False) for copy in copies]
         return Fetched({id(host): p for host, p in zip(hosts, parameters, strict=True)}, self._lane.mark())
 
-    def _slots_of(self, name: str, block: nn.Module) -> list[Slot]:
-        if block not in self._slots:
+    def _slots_of(self, name: str, module: nn.Module) -> list[Slot]:
+        """Those of a block, or of a module in it, that are for weights which wait in main memory."""
+        if module not in self._slots:
             hosts = {id(host): host for host in self.hosts[name]}
-            self._slots[block] = [
-                Slot(module._parameters, slot, hosts[id(p)])
-                for module in block.modules()
-                for slot, p in module._parameters.items()
-                if id(p) in hosts
-            ]
-        return self._slots[block]
+            for part in module.modules():  # while what is in their places waits in main memory too
+                self._slots.setdefault(part, list(_slots_below(part, hosts)))
+        return self._slots[module]
+
+
+def _slots_below(module: nn.Module, hosts: Mapping[int, nn.Parameter]) -> Iterator[Slot]:
+    for part in module.modules():
+        for slot, p in part._parameters.items():
+            if id(p) in hosts:
+                yield Slot(part._parameters, slot, hosts[id(p)])
 
 
 def swap_blocks(net: nn.Module, device: torch.device) -> BlockSwap:

@@ -8,6 +8,7 @@ of a sharded network, and ask for whole tensors at the same time.
 import os
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -61,11 +62,55 @@ def mesh_of(device: torch.device, sharding: Sharding) -> DeviceMesh:
 
 def shard(net: nn.Module, mesh: DeviceMesh, *, but: Collection[nn.Parameter] = ()) -> None:
     """Slices the parameters of a network, in place, all `but` those that stay whole."""
-    for module in [*_blocks(net), net]:
+    blocks = list(_blocks(net))
+    for module in [*blocks, net]:
         fully_shard(module, mesh=mesh, reshard_after_forward=True, ignored_params=set(but))
+    for block in blocks:
+        for inner in _inside(block):
+            if (place := next(_sharded_in(inner), None)) is not None:
+                visit = _Visit(block, *place)
+                inner.register_forward_pre_hook(visit.begin, with_kwargs=True)
+                inner.register_forward_hook(visit.end)
     for parameter in net.parameters():
         if isinstance(parameter, DTensor):
             parameter.slice = Slice.held(parameter)  # type: ignore[attr-defined]
+
+
+@dataclass
+class _Visit:
+    """A call of a module in a block. One that the network makes by itself is to FSDP2 a call of the block.
+
+    Args:
+        block: block that the module lies in.
+        parameters: parameters of a layer, in the module, which are brought together with the block's.
+        name: of a sharded one of them.
+    """
+
+    block: Any
+    parameters: dict[str, nn.Parameter | None]
+    name: str
+    alone: bool = False
+
+    def begin(self, _module: nn.Module, args: Any, kwargs: Any) -> Any:
+        self.alone = isinstance(self.parameters[self.name], DTensor)
+        return self.block._get_fsdp_state()._pre_forward(self.block, args, kwargs) if self.alone else None
+
+    def end(self, _module: nn.Module, args: Any, output: Any) -> Any:
+        return self.block._get_fsdp_state()._post_forward(self.block, args, output) if self.alone else None
+
+
+def _sharded_in(module: nn.Module) -> Iterator[tuple[dict[str, nn.Parameter | None], str]]:
+    """The places of sharded parameters in a module, but for what is brought together by itself."""
+    for part in (module, *_inside(module)):
+        yield from ((part._parameters, name) for name, p in part._parameters.items() if isinstance(p, DTensor))
+
+
+def _inside(module: nn.Module) -> Iterator[nn.Module]:
+    """What is in a module, but for what is brought together by itself."""
+    for child in module.children():
+        if not isinstance(child, FSDPModule):
+            yield child
+            yield from _inside(child)
 
 
 def bytes_together(net: nn.Module) -> int:

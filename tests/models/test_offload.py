@@ -11,6 +11,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 from families import probed
+from reaching import Reaching
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -25,18 +26,20 @@ from fastgen.models.pipelines.pipeline import Pipeline
 from fastgen.models.quantised import quantise
 
 CPU = torch.device("cpu")
-FAMILIES = [
-    *("sdxl", "flux"),
-    *(
-        pytest.param(name, marks=pytest.mark.slow)
-        for name in ("stable_diffusion", "sd3", "sana", "pixart_alpha", "wan")
-    ),
-]
+SLOW = (
+    *("ddpm", "stable_diffusion", "sd3", "flux2", "pixart_alpha", "pixart_sigma", "sana", "qwen_image", "z_image"),
+    *("lumina2", "aura_flow", "hidream", "chroma", "ltx", "wan", "wan_of_two", "cogvideox", "hunyuan_video", "krea2"),
+)
+FAMILIES = [*("sdxl", "flux", "dit"), *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
+COMPUTING = (
+    *(torch.conv2d, torch.conv3d, nn.functional.conv2d, nn.functional.conv3d),
+    *(nn.functional.linear, nn.functional.embedding),
+)
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")
 
 
 def conditioning(pipeline: Pipeline) -> Conditioning:
-    return pipeline.condition(2, prompts=["a", "a longer one"])
+    return pipeline.condition(2, labels=torch.tensor([0, 1]), prompts=["a", "a longer one"])
 
 
 def adapted(pipeline: Pipeline, net: nn.Module, *, checkpointing: bool = True) -> AdaptedDenoiser:
@@ -97,7 +100,7 @@ class NothingFromMainMemory(TorchFunctionMode):
         self.computed = 0
 
     def __torch_function__(self, func, types, args=(), kwargs=None):
-        if func in (nn.functional.linear, torch.conv2d, torch.conv3d, nn.functional.conv2d, nn.functional.conv3d):
+        if func in COMPUTING:
             assert not any(id(x) in self.hosts for x in args)
             self.computed += 1
         return func(*args, **(kwargs or {}))
@@ -152,6 +155,29 @@ def test_blocks_come_one_ahead_forwards_and_backwards_and_two_at_most(monkeypatc
     assert [name for name, _ in arrived] == order[::-1]
     assert [names[-1] for _, names in arrived] == [*order[::-1][1:], order[0]]
     assert fetches.most == 2
+
+
+def test_a_layer_that_is_called_outside_of_its_block_comes_for_that_call_alone(monkeypatch):
+    fetches = Fetches()
+    monkeypatch.setattr(BlockSwap, "_fetch", fetches.of)
+    whole = Reaching().requires_grad_(False)
+    net = copy.deepcopy(whole)
+    swap = swap_blocks(net, CPU)
+    x = torch.randn(2, 4)
+    for one in (net, alias(net)):
+        held = [id(p) for p in one.parameters()]
+        for _ in range(2):  # the order of blocks is known the second time
+            fetches.names.clear()
+            inputs = [x.clone().requires_grad_() for _ in range(2)]
+            with NothingFromMainMemory(swap) as watch:
+                found = one(inputs[0])
+            assert watch.computed == 9
+            assert [id(p) for p in one.parameters()] == held
+            assert torch.equal(found, whole(inputs[1]))
+            found.sum().backward()
+            whole(inputs[1]).sum().backward()
+            assert torch.equal(inputs[0].grad, inputs[1].grad)
+        assert fetches.names == list(swap.hosts), "the order of blocks is theirs alone"
 
 
 def test_what_stops_in_the_midst_of_a_block_leaves_no_copy_in_it(monkeypatch):
