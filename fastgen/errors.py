@@ -12,6 +12,15 @@ LOG = logging.getLogger("fastgen")
 
 AFTER_SIGNAL = 128
 """What shells add to the number of the signal that ended a process."""
+OUT_OF_MEMORY = (
+    "OutOfMemoryError",
+    "MemoryError",
+    "DefaultCPUAllocator",
+    "CUDA error: out of memory",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+)
+"""What errors of Python and PyTorch hold, in their kind or their message, where memory ran out."""
 
 
 class ExitCode(IntEnum):
@@ -108,6 +117,17 @@ class NoMemoryError(UserError):
     def __init__(self, doing: str, reason: str, stage: int, remedy: str) -> None:
         self.doing, self.reason, self.stage = doing, reason, stage
         super().__init__(f"memory ran out in {doing} ({reason}). Nothing on disk is lost. {remedy}")
+
+
+def ran_out(error: BaseException) -> bool:
+    """Whether an error says that there was too little memory."""
+    said = f"{type(error).__name__}: {error}"
+    return isinstance(error, RuntimeError | MemoryError) and shortage(said) is not None
+
+
+def shortage(said: str) -> str | None:
+    """The first of these lines that says that there was too little memory."""
+    return next((line for line in said.splitlines() if any(sign in line for sign in OUT_OF_MEMORY)), None)
 
 
 def did_you_mean(name: str, known: Iterable[str], *, otherwise: str = "", most: int = 1) -> str:

@@ -112,3 +112,11 @@ def in_parts_here(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def few_previews(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures cost as much as tiny training runs do."""
     monkeypatch.setattr("fastgen.distillation.previews.PREVIEW_IMAGES", 4)
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """What refers to itself stays in memory until somebody asks for it to be collected."""
+    gc.disable()
+    yield
+    gc.enable()

@@ -21,7 +21,7 @@ from ..export.fidelity import check_sound, saved_as
 from ..export.frozen import Frozen, frozen_parts, touched
 from ..export.kohya import check_kohya
 from ..export.lora import export_lora, has_loader, known_keys
-from ..export.place import CPU, Place, places
+from ..export.place import CPU, Place, give_back, needing_room, places
 from ..export.rebuild import calls_for, conditions_for
 from ..export.scheduler_export import SchedulerExport
 from ..export.stops import difference, stops_of
@@ -136,27 +136,27 @@ class Verifier:
             network: the trained one, float32.
             rounded: the same as its file holds it, where that is not exactly so.
         """
-        what, reason = written.loras[-1].folder if written.loras else written.pipeline, ""
+        what, reason = written.verified, ""
         waiting = _at_both_sizes(self.places)
         while waiting:
             place, smaller = waiting.pop(0)
+            give_back(place.device)
             try:
-                asked = self._asked(place, pipe, rounded or network, smaller=smaller)
-                if smaller and not self._fits(asked, schedule):
-                    continue
-                size = f" at {told_size(asked.size)}, since its own size has no room here ({reason})" if smaller else ""
-                parts = "" if place.whole else f", on {place}"
-                ours = self._ours(place, asked, network, notes, rounded)
-                del asked  # whose encoders make room for the isolated process
-                for agreement in verify(written, schedule, ours, place=place):
-                    say(f"verified {what} at {steps_in_words(agreement.steps)}{size}{parts}: {_told(agreement)}")
-                return
+                with needing_room():
+                    asked = self._asked(place, pipe, rounded or network, smaller=smaller)
+                    if smaller and not self._fits(asked, schedule):
+                        continue
+                    small = f" at {told_size(asked.size)}, since its own size has no room here ({reason})"
+                    where = (small if smaller else "") + ("" if place.whole else f", on {place}")
+                    ours = self._ours(place, asked, network, notes, rounded)
+                    del asked  # whose encoders make room for the isolated process
+                    for agreement in verify(written, schedule, ours, place=place):
+                        say(f"verified {what} at {steps_in_words(agreement.steps)}{where}: {_told(agreement)}")
+                    return
             except NotInPartsError as error:
                 reason, waiting = reason or error.reason, _at_both_sizes([CPU])
             except NoRoomError as error:
                 reason = reason or error.reason
-            except torch.OutOfMemoryError as error:
-                reason = reason or str(error).splitlines()[0]
             except VerificationError as error:
                 warn(str(error))
                 self.failures.append(str(error))

@@ -1,6 +1,10 @@
 """Where an export is verified: whole on a device, or in parts on a GPU that has no room for all of it."""
 
-from collections.abc import Callable, Mapping, Sequence
+import ctypes
+import gc
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -10,7 +14,7 @@ import torch
 from safetensors import safe_open
 from torch import nn
 
-from ..errors import NoRoomError, NotInPartsError
+from ..errors import NoRoomError, NotInPartsError, ran_out
 from ..models.made import Made
 from ..models.pipelines.folders import check_is_pipeline
 from ..models.pipelines.loading import check_weights, weight_files
@@ -70,7 +74,7 @@ def places(device: str | torch.device, needed: Callable[[], int], *, divisible: 
         device = "cuda" if torch.cuda.is_available() else "cpu"
     if torch.device(device).type != "cuda":
         return [Place(str(device))]
-    torch.cuda.empty_cache()
+    give_back(device)
     roomy = torch.cuda.mem_get_info(device)[0] > ROOM * needed()
     found = [Place(str(device))] if roomy else []
     if divisible:
@@ -84,18 +88,40 @@ def where_there_is_room(tried: Sequence[Place], work: Callable[[Place], T]) -> T
     What cannot be in parts is on the CPU where no GPU has room for the whole.
 
     Raises:
-        NoRoomError: the last one has no memory for it, as `work` says.
-        OutOfMemoryError: the same, as PyTorch says.
+        NoRoomError: the last one has no memory for it.
     """
     waiting = list(tried)
     while True:
+        place = waiting.pop(0)
+        give_back(place.device)
         try:
-            return work(waiting.pop(0))
+            with needing_room():
+                return work(place)
         except NotInPartsError:
             waiting = [CPU]
-        except (NoRoomError, torch.OutOfMemoryError):
+        except NoRoomError:
             if not waiting:
                 raise
+
+
+@contextmanager
+def needing_room() -> Iterator[None]:
+    """Within, memory that runs out is a `NoRoomError`, whatever PyTorch calls it."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not ran_out(error):
+            raise
+        raise NoRoomError((str(error) or type(error).__name__).splitlines()[0]) from error
+
+
+def give_back(device: str | torch.device) -> None:
+    """Hands free memory back, which networks in cycles keep, PyTorch of a device and the C library of main memory."""
+    gc.collect()
+    if torch.device(device).type == "cuda":
+        torch.cuda.empty_cache()
+    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
+        trim(0)
 
 
 def bytes_in_float32(folder: Path, variant: str | None) -> int:

@@ -161,7 +161,7 @@ def _verified(
     pipe = place.pipe(load)
     export = exported(pipe)
     if not place.whole:
-        say(f"{export.pipeline} is verified on {place}: in float32 the whole has no room there")
+        say(f"{export.verified} is verified on {place}: in float32 the whole has no room there")
     size = {name: value for name, value in notes.arguments.items() if name not in classifier_free(pipe, 1.0)}
     pipeline = Pipeline(pipe, num_classes=notes.num_classes, null_label=notes.null_label, size=size)
     for n in notes.steps:

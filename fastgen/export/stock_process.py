@@ -8,8 +8,9 @@ whether the pipeline hands its generator to the scheduler.
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import wraps
+from inspect import signature
 from typing import Any
 
 import diffusers
@@ -45,15 +46,19 @@ def loaded(job: dict[str, Any]) -> Any:
 
 
 def watched(pipe: Any, seed: int, arguments: dict[str, Any], heads: str | None) -> dict[str, torch.Tensor]:
-    """One call from one seed, which also seeds the global generators; `heads` is a file of last layers of steps."""
+    """One call from one seed, which also seeds the global generators; `heads` is a file of last layers of steps.
+
+    A scheduler to which the pipeline hands no generator gets one of the seed: its noise would be the device's own.
+    """
     step, samples, timesteps, handed = pipe.scheduler.step, [], [], []
+    noise = {"generator": torch.Generator().manual_seed(seed)} if "generator" in signature(step).parameters else {}
 
     @wraps(step)  # pipelines look into its signature
     def watching(model_output: Any, timestep: Any, sample: Any, *args: Any, **kwargs: Any) -> Any:
         samples.append(sample.clone())
         timesteps.append(float(torch.as_tensor(timestep).flatten()[0]))
         handed.append(kwargs.get("generator") is not None)
-        stepped = step(model_output, timestep, sample, *args, **kwargs)
+        stepped = step(model_output, timestep, sample, *args, **(kwargs if handed[-1] else {**kwargs, **noise}))
         samples.append((stepped[0] if isinstance(stepped, tuple) else stepped.prev_sample).clone())
         return stepped
 
@@ -90,11 +95,12 @@ def changing(pipe: Any, file: str | None, steps: int) -> Iterator[dict[str, Any]
 def main(job: dict[str, Any]) -> None:
     """Makes the calls of a job and writes their answer."""
     torch.backends.cudnn.allow_tf32 = False
-    pipe = loaded(job)
     answer: dict[str, torch.Tensor] = {}
-    for call in job["calls"]:
-        seen = watched(pipe, call["seed"], call["arguments"], job["heads"])
-        answer |= {f"{call['name']}/{key}": value for key, value in seen.items()}
+    with torch.cuda.device(job["device"]) if job["device"].startswith("cuda") else nullcontext():
+        pipe = loaded(job)  # to Diffusers, "cuda" is the current one
+        for call in job["calls"]:
+            seen = watched(pipe, call["seed"], call["arguments"], job["heads"])
+            answer |= {f"{call['name']}/{key}": value for key, value in seen.items()}
     save_file(answer, job["answer"])
 
 

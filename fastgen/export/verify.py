@@ -1,7 +1,5 @@
 """Proof that an isolated process samples an export as it was trained."""
 
-import ctypes
-import gc
 import json
 import signal
 import subprocess
@@ -16,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from ..errors import NoRoomError, NotInPartsError, VerificationError
+from ..errors import NoRoomError, NotInPartsError, UserError, VerificationError, shortage
 from ..models.conditioning import Conditioning
 from ..models.contract import Denoiser
 from ..models.head_bank import Headed
@@ -26,7 +24,7 @@ from ..models.pipelines.stacked import StackedLoRA
 from ..models.precision import full_precision
 from ..models.walk import Sampler, sample
 from . import stock_process
-from .place import CPU, Place
+from .place import CPU, Place, give_back, needing_room
 from .scheduler_export import TOLERANCE as TIMESTEP_TOLERANCE
 from .scheduler_export import SchedulerExport
 from .stock_schedulers import noise_factors
@@ -34,8 +32,8 @@ from .stock_schedulers import noise_factors
 TOLERANCE = 1e-5
 KERNELS = 1e-4  # most that kernels may round; a wrong scheduler is at least ten times further off
 SEEDS = (0, 1, 2)
-NOT_IN_PARTS = ("device meta", "meta device", "meta tensor", "on the same device")
-"""What errors say of networks that read the weights of a layer without calling it, which are away then."""
+ENDED = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+"""Signals by which others end a process, the system or its guards where memory is short among them."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,11 @@ class Export:
     scheduler: str | None = None
     variant: str | None = None
     heads: str | None = None
+
+    @property
+    def verified(self) -> str:
+        """The folder that this is about: of the LoRA on top, or of the pipeline."""
+        return self.loras[-1].folder if self.loras else self.pipeline
 
 
 @dataclass(frozen=True)
@@ -120,27 +123,19 @@ def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, place: Plac
 
     Raises:
         NoRoomError: the isolated process or the models here need more memory than there is.
-        NotInPartsError: Diffusers cannot sample the pipeline in parts.
+        NotInPartsError: Diffusers does not sample the pipeline in parts, which says nothing of it as a whole.
         VerificationError: it stops elsewhere, starts from other noise, or ends more than 1e-5 of the largest value
             away (and what float32 rounds: where an EDM scheduler subtracts noise of sigma 80, and between the kernels
             of one sample, as the isolated process calls, and of several, as ours does, which a GPU chooses anew).
     """
-    _give_back(place.device)
+    give_back(place.device)
     seen = _ask_isolated(export, schedule, ours, place)
-    try:
+    with needing_room():
         found = list(_agreements(export, schedule, ours.made(), seen))
-        return found if ours.trained is None else _rounded(found, schedule, replace(ours, model=ours.trained), seen)
-    except torch.OutOfMemoryError as error:
-        raise NoRoomError(str(error).splitlines()[0]) from error
-
-
-def _give_back(device: str) -> None:
-    """Hands free memory back, which networks in cycles keep, PyTorch of a device and the C library of main memory."""
-    gc.collect()
-    if torch.device(device).type == "cuda":
-        torch.cuda.empty_cache()
-    if sys.platform == "linux" and (trim := getattr(ctypes.CDLL(None), "malloc_trim", None)) is not None:
-        trim(0)
+        if ours.trained is None:
+            return found
+        give_back(place.device)
+        return _rounded(found, schedule, replace(ours, model=ours.trained), seen)
 
 
 def _agreements(
@@ -216,15 +211,22 @@ def _ask_isolated(export: Export, schedule: SchedulerExport, ours: Ours, place: 
         job = {**asdict(export), **asdict(place), "scheduler": replaced, "calls": calls, "answer": answer}
         (Path(folder) / "job.json").write_text(json.dumps(job), encoding="utf-8")
         command = [sys.executable, "-P", stock_process.__file__, f"{folder}/job.json"]
-        run = subprocess.run(command, capture_output=True, text=True, check=False)
+        run = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
         if run.returncode:
-            last = run.stderr.strip().splitlines()[-1:]
-            if run.returncode == -signal.SIGKILL or "OutOfMemoryError" in run.stderr or "MemoryError" in "".join(last):
-                raise NoRoomError("".join(last) or "the isolated process was killed")
-            if not place.whole and any(sign in run.stderr for sign in NOT_IN_PARTS):
-                raise NotInPartsError(f"whole, for layer by layer Diffusers cannot call it: {''.join(last)}")
-            raise _failure(export, f"a process that knows only Diffusers cannot sample it: {''.join(last)}")
+            raise _died(run.returncode, run.stderr, export, place)
         return load_file(answer)
+
+
+def _died(code: int, said: str, export: Export, place: Place) -> UserError:
+    """What the isolated process's end by this code means: only one that had all that it needs tells of the export."""
+    if -code in ENDED:
+        return NoRoomError(f"the isolated process was ended by {signal.Signals(-code).name}")
+    if (short := shortage(said)) is not None:
+        return NoRoomError(short)
+    last = "".join(said.strip().splitlines()[-1:])
+    if not place.whole:
+        return NotInPartsError(f"whole, for layer by layer Diffusers cannot call it: {last}")
+    return _failure(export, f"a process that knows only Diffusers cannot sample it: {last}")
 
 
 def _wrong_stops(timesteps: Sequence[float], trained: Sequence[Stop]) -> str | None:
@@ -263,7 +265,7 @@ def _samples(rows: Sequence[Mapping[str, Tensor]], schedule: SchedulerExport, ou
 def _noises(rows: Sequence[Mapping[str, Tensor]], schedule: SchedulerExport, ours: Ours, n: int) -> Iterator[Tensor]:
     """Noise of the seeds for each stop: the first as it was packed, the others as `scheduler.step` draws them.
 
-    A pipeline that does not hand its generator on draws those from the global generator, seeded alike.
+    Where a pipeline does not hand its generator on, the isolated process hands one on that is seeded alike.
     """
     t = torch.full((1,), ours.stops[n][0].time, dtype=torch.float64)
     model = ours.model()
@@ -285,6 +287,5 @@ def _factors(schedule: SchedulerExport, ours: Ours, n: int) -> list[float]:
 
 def _failure(export: Export, fault: str) -> VerificationError:
     return VerificationError(
-        f"{export.loras[-1].folder if export.loras else export.pipeline} does not sample as it was trained: {fault}. "
-        "Do not publish it; report this with the config"
+        f"{export.verified} does not sample as it was trained: {fault}. Do not publish it; report this with the config"
     )

@@ -14,9 +14,9 @@ from fastgen.distillation import exhausted
 from fastgen.distillation.costs import forecast_of
 from fastgen.distillation.distil import distil
 from fastgen.distillation.trials import find_batches, largest
-from fastgen.engine.exhaustion import memory_told, ran_out
+from fastgen.engine.exhaustion import memory_told
 from fastgen.engine.stage import Stage
-from fastgen.errors import NoMemoryError, UserError
+from fastgen.errors import NoMemoryError, UserError, ran_out
 
 
 @pytest.fixture(scope="module")
@@ -37,6 +37,7 @@ def test_every_way_of_having_too_little_memory_is_known():
     assert ran_out(torch.OutOfMemoryError("CUDA out of memory"))
     assert ran_out(MemoryError())
     assert ran_out(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
+    assert ran_out(RuntimeError("CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"))
     assert not ran_out(RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
     with pytest.raises(ValueError, match="no memory of that"), memory_told("a test", stage=0):
         raise ValueError("no memory of that")

@@ -1,6 +1,7 @@
 """A release: nothing twice in memory, a smaller size where there is no room, and a failure that is none of the run."""
 
 import logging
+import weakref
 from pathlib import Path
 
 import pytest
@@ -121,14 +122,20 @@ def test_without_room_a_smaller_size_is_verified(student, monkeypatch, caplog):
     assert "at 2 steps at height 8 width 8, since its own size has no room here (out of memory)" in caplog.text
 
 
+@pytest.mark.usefixtures("uncollected")
 def test_a_gpu_is_tried_whole_then_in_parts_then_at_a_smaller_size(student, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "fastgen")
     monkeypatch.setattr("fastgen.models.pipelines.probe.MOST_PIXELS", 8)
     monkeypatch.setattr(module, "places", lambda *_, **__: [Place("cpu"), IN_PARTS])
     tried: list[tuple[Place, int]] = []
+    left = list[weakref.ref]()
 
     def cramped(*args, place):
         tried.append((place, args[2].calls[0]["height"]))
+        assert all(model() is None for model in left), "what was tried before takes memory"
+        model = args[2].model()
+        model.itself = [model]
+        left.append(weakref.ref(model))
         if len(tried) == 1:
             raise torch.OutOfMemoryError("out of memory")
         if len(tried) == 2:

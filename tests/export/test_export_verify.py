@@ -2,6 +2,8 @@
 
 import copy
 import json
+import signal
+import sys
 import weakref
 from dataclasses import replace
 from pathlib import Path
@@ -250,7 +252,22 @@ def test_weights_before_their_rounding_are_made_when_the_others_are_gone(tmp_pat
     assert all(agreement.rounding == pytest.approx(agreement.difference, rel=1e-3) for agreement in found)
 
 
-@pytest.mark.parametrize(("code", "said"), [(1, "torch.OutOfMemoryError: CUDA out of memory"), (-9, "")])
+SHORT = "torch.AcceleratorError: CUDA error: out of memory\nCUDA kernel errors might be asynchronously reported"
+"""What a process says that finds no room for what CUDA itself needs."""
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        (1, "torch.OutOfMemoryError: CUDA out of memory"),
+        (1, SHORT),
+        (1, "RuntimeError: CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"),
+        (1, "RuntimeError: [enforce fail at alloc_cpu.cpp:118] . DefaultCPUAllocator: can't allocate memory"),
+        (-signal.SIGKILL, ""),
+        (-signal.SIGTERM, ""),
+        (-signal.SIGINT, "KeyboardInterrupt"),
+    ],
+)
 def test_an_isolated_process_without_room_is_no_failure_of_the_export(tmp_path, monkeypatch, code, said):
     student = family_student("ddpm", (1,), "ode")
     folder = exported(student, tmp_path / "student")
@@ -258,3 +275,27 @@ def test_an_isolated_process_without_room_is_no_failure_of_the_export(tmp_path, 
     monkeypatch.setattr(verification, "subprocess", died)
     with pytest.raises(NoRoomError, match="more memory than there is"):
         verify(Export(str(folder)), student.schedules[0], student.ours)
+
+
+def test_an_isolated_process_that_says_what_is_no_text_is_heard(tmp_path, monkeypatch):
+    student = family_student("ddpm", (1,), "ode")
+    folder, script = exported(student, tmp_path / "student"), tmp_path / "script.py"
+    script.write_text(r"import os; os.write(2, b'Error: \xff of a driver'); raise SystemExit(1)")
+    monkeypatch.setattr(verification, "stock_process", SimpleNamespace(__file__=str(script)))
+    with pytest.raises(VerificationError, match="cannot sample it: Error: \ufffd of a driver"):
+        verify(Export(str(folder)), student.schedules[0], student.ours)
+
+
+@pytest.mark.usefixtures("verified_here")
+@pytest.mark.parametrize("name", ["sd3", "stable_diffusion"])
+def test_noise_between_steps_is_the_seeds_whatever_a_device_would_draw(tmp_path, monkeypatch, name):
+    student = family_student(name, (2,), "renoise")
+    folder = exported(student, tmp_path / "student")
+    scheduler = sys.modules[type(student.schedules[0].scheduler).__module__]
+    draw, device = scheduler.randn_tensor, torch.Generator().manual_seed(999)
+
+    def drawn(*shape, generator=None, **how):
+        return draw(*shape, generator=generator or device, **how)
+
+    monkeypatch.setattr(scheduler, "randn_tensor", drawn)
+    assert verify(Export(str(folder)), student.schedules[0], student.ours)[0].difference <= 1e-5

@@ -2,6 +2,8 @@
 
 import logging
 import weakref
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -65,6 +67,45 @@ def test_a_place_without_room_gives_way_to_the_next_one():
     assert tried == [WHOLE, CPU, PARTS]
     with pytest.raises(NoRoomError):
         where_there_is_room([WHOLE, CPU], work)
+
+
+class Cyclic:
+    """What goes when garbage is collected, and not before."""
+
+    def __init__(self) -> None:
+        self.itself = self
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_what_is_left_in_cycles_counts_neither_as_taken_nor_beside_the_next_attempt(monkeypatch):
+    left = [weakref.ref(Cyclic())]
+    monkeypatch.setattr(torch.cuda, "mem_get_info", lambda _device: (0 if left[0]() else 121, 10**12))
+    assert places("cuda", lambda: 100) == [WHOLE, PARTS]
+
+    def work(place: Place) -> str:
+        assert all(one() is None for one in left)
+        left.append(weakref.ref(Cyclic()))
+        if place == CPU:
+            raise NoRoomError("full")
+        return "found"
+
+    assert where_there_is_room([CPU, HERE], work) == "found"
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate(handle)"), MemoryError()]
+)
+def test_memory_that_runs_out_by_another_name_gives_way_too(error):
+    def work(place: Place) -> str:
+        if place == CPU:
+            raise error
+        return "found"
+
+    assert where_there_is_room([CPU, HERE], work) == "found"
+    with pytest.raises(NoRoomError, match="more memory than there is"):
+        where_there_is_room([CPU], work)
+    with pytest.raises(RuntimeError, match="shapes"):
+        where_there_is_room([CPU, HERE], lambda _: torch.zeros(2, 3) @ torch.zeros(2, 3))
 
 
 @pytest.mark.parametrize("tried", [[PARTS], [WHOLE, PARTS]])
@@ -132,7 +173,7 @@ def test_a_folder_is_verified_in_parts_and_keeps_nothing_beside_the_isolated_pro
     assert found[0].difference <= 1e-5
     assert devices == {"cpu"}
     assert alive == [0]
-    assert "is verified on cpu, a part of the weights at a time" in caplog.text
+    assert f"{folder} is verified on cpu, a part of the weights at a time" in caplog.text
     assert len(held) > 10
 
 
@@ -169,8 +210,23 @@ def test_what_diffusers_cannot_call_in_parts_is_no_failure_of_the_export(tmp_pat
     with pytest.raises(VerificationError, match="cannot sample it"):
         verify(Export(str(folder)), student.schedules[0], student.ours)
     monkeypatch.setattr(died, "run", lambda *_, **__: SimpleNamespace(returncode=1, stderr="KeyError: 'x'"))
-    with pytest.raises(VerificationError, match="cannot sample it"):
+    with pytest.raises(NotInPartsError, match="layer by layer"):  # it may be no fault of the whole
         verify(Export(str(folder)), student.schedules[0], student.ours, place=HERE)
+
+
+def test_the_isolated_process_computes_on_the_card_that_is_named(tmp_path, monkeypatch):
+    current: list[str] = []
+
+    @contextmanager
+    def within(device: str) -> Iterator[None]:
+        current.append(device)
+        yield
+        current.clear()
+
+    monkeypatch.setattr(stock_process.torch.cuda, "device", within)
+    monkeypatch.setattr(stock_process, "loaded", lambda job: current == [job["device"]] or pytest.fail("another card"))
+    stock_process.main({"device": "cuda:1", "calls": [], "answer": str(tmp_path / "answer.safetensors")})
+    assert not current
 
 
 @pytest.mark.gpu
