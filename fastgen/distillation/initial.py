@@ -24,7 +24,7 @@ from ..errors import UserError
 from ..export.stops import difference, stops_of
 from ..export.unguided import SILENT
 from ..models.experts import networks_in
-from ..models.low_rank import factor_shapes
+from ..models.low_rank import DOWN_KEY, UP_KEY, draw, factor_shapes, scale_of
 from ..models.merging import merge
 from ..models.pipelines.components import NETWORKS, SECOND, denoisers_of, network_of
 from ..models.pipelines.fuse import Place, places_in
@@ -171,14 +171,12 @@ def _of_checkpoint(earlier: Earlier, student: Student) -> tuple[dict[str, Tensor
 
 def _rescaled(weights: dict[str, Tensor], lora: Mapping[str, Any], config: Config) -> dict[str, Tensor]:
     """An adapter's weights for this run's alpha."""
-    before, now = (lora.get("alpha") or lora["rank"]) / lora["rank"], _scale(config)
-    return {
-        name: value * (before / now) if name.endswith(".lora_B.weight") else value for name, value in weights.items()
-    }
+    before, now = scale_of(lora["rank"], lora.get("alpha")), _scale(config)
+    return {name: value * (before / now) if name.endswith(UP_KEY) else value for name, value in weights.items()}
 
 
 def _scale(config: Config) -> float:
-    return (config.lora.alpha or config.lora.rank) / config.lora.rank
+    return scale_of(config.lora.rank, config.lora.alpha)
 
 
 def _without_start(name: str) -> str:
@@ -226,8 +224,8 @@ def _adapter(student: Student, net: nn.Module) -> dict[str, Tensor]:
     torch.manual_seed(seed_of(student.config.seed, "init"))
     for name in find_targets(net, lora.targets):
         down, up = factor_shapes(net.get_submodule(name), lora.rank)
-        state[f"{name}.lora_A.weight"] = nn.init.kaiming_uniform_(torch.empty(down), a=5**0.5)
-        state[f"{name}.lora_B.weight"] = torch.zeros(up)
+        state[f"{name}{DOWN_KEY}"] = draw(torch.empty(down))
+        state[f"{name}{UP_KEY}"] = torch.zeros(up)
     own = one_dimensional(net) if lora.norms else ()
     return state | {f"{name}.{slot}": module.get_parameter(slot).detach().cpu() for name, module, slot in own}
 
@@ -240,7 +238,7 @@ def _filled(state: dict[str, Tensor], found: Sequence[tuple[str, Place]], config
             raise UserError(
                 f"init is {config.init}, a DoRA, which no LoRA is: set sharing=full, into which it is merged"
             )
-        if f"{layer}.lora_A.weight" not in state:
+        if f"{layer}{DOWN_KEY}" not in state:
             raise UserError(
                 f"init is {config.init}, a LoRA that changes {layer}, which this run does not: name it in "
                 "lora.targets, or set sharing=full"
@@ -250,8 +248,8 @@ def _filled(state: dict[str, Tensor], found: Sequence[tuple[str, Place]], config
                 f"init is {config.init}, a LoRA of rank {rank}, and lora.rank is {config.lora.rank}: set "
                 f"lora.rank={rank} or more, of which the rest starts without effect"
             )
-        state[f"{layer}.lora_A.weight"][:rank] = update.down.float()
-        state[f"{layer}.lora_B.weight"][:, :rank] = update.up[rows].float() * (update.scale / _scale(config))
+        state[f"{layer}{DOWN_KEY}"][:rank] = update.down.float()
+        state[f"{layer}{UP_KEY}"][:, :rank] = update.up[rows].float() * (update.scale / _scale(config))
     return state
 
 

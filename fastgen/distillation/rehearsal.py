@@ -14,11 +14,12 @@ from diffusers.models.modeling_utils import ModelMixin
 from torch import Tensor, nn
 
 from ..errors import UserError
-from ..export.adapter import DOWN, UP, Adapter
+from ..export.adapter import Adapter
 from ..export.export import export
 from ..export.lora import export_lora, known_keys
 from ..export.scheduler_export import TOLERANCE, SchedulerExport
 from ..export.unguided import unguided
+from ..models.low_rank import DOWN_KEY, UP_KEY
 from ..models.merging import lora_config
 from ..models.pipelines.components import autoencoder_of
 from ..models.pipelines.refusal import cause
@@ -166,4 +167,4 @@ def _factors(layer: Any) -> dict[str, Tensor]:
     if given is None or made is None:
         made, given = layer.weight.shape[:2]
     kernel = layer.weight.shape[2:] if layer.weight.ndim > 2 else ()
-    return {DOWN: torch.ones(1, given, *kernel), UP: torch.ones(made, 1, *(1 for _ in kernel))}
+    return {DOWN_KEY: torch.ones(1, given, *kernel), UP_KEY: torch.ones(made, 1, *(1 for _ in kernel))}

@@ -17,7 +17,7 @@ from ..models.denoiser import NetworkDenoiser
 from ..models.discriminator import Discriminator
 from ..models.graphs import Graphs
 from ..models.head_bank import Intervals
-from ..models.low_rank import DOWN
+from ..models.low_rank import DOWN_KEY
 from ..models.masters import halve
 from ..models.offload import is_swapped
 from ..models.own_backbone import OwnDiscriminator
@@ -154,7 +154,7 @@ def _begin_alike(follower: Speaker, leader: Speaker) -> None:
     """Give a new adapter (B = 0) the factor A of another: averaging factors is exact as long as their A agree."""
     theirs = dict(leader.named_parameters())
     for name, parameter in follower.named_parameters():
-        if name.endswith(f".{DOWN}.weight"):
+        if name.endswith(DOWN_KEY):
             parameter.copy_(theirs[name])
 
 

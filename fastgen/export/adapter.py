@@ -8,7 +8,7 @@ import torch
 from peft import LoraConfig
 from torch import Tensor
 
-DOWN, UP = ".lora_A.weight", ".lora_B.weight"
+from ..models.low_rank import DOWN_KEY, UP_KEY
 
 
 @dataclass(frozen=True)
@@ -16,7 +16,7 @@ class Adapter:
     """One trained adapter.
 
     Args:
-        weights: layer name + ".lora_A.weight" [rank, in, ...] or ".lora_B.weight" [out, rank, ...] -> weight.
+        weights: layer name + `DOWN_KEY` -> A [rank, in, ...], layer name + `UP_KEY` -> B [out, rank, ...].
         config: peft's config that it was made by; says the alpha of every layer.
     """
 
@@ -26,7 +26,7 @@ class Adapter:
     @property
     def layers(self) -> list[str]:
         """The names of the layers that it changes."""
-        return [key.removesuffix(DOWN) for key in self.weights if key.endswith(DOWN)]
+        return [key.removesuffix(DOWN_KEY) for key in self.weights if key.endswith(DOWN_KEY)]
 
     def within(self, start: str) -> "Adapter":
         """The part in the layers whose names begin so, without that beginning."""
@@ -47,12 +47,12 @@ class Adapter:
 
         A reader that knows no alpha, or reads another default for it, cannot be wrong about such a file.
         """
-        rank = max(len(self.weights[layer + DOWN]) for layer in self.layers)
+        rank = max(len(self.weights[layer + DOWN_KEY]) for layer in self.layers)
         weights: dict[str, Tensor] = {}
         for layer in self.layers:
-            down, up = (self.weights[layer + end].detach().cpu() for end in (DOWN, UP))
-            weights[layer + DOWN] = _filled(down, 0, rank)
-            weights[layer + UP] = _filled(up * (self.alpha(layer) / len(down)), 1, rank)
+            down, up = (self.weights[layer + end].detach().cpu() for end in (DOWN_KEY, UP_KEY))
+            weights[layer + DOWN_KEY] = _filled(down, 0, rank)
+            weights[layer + UP_KEY] = _filled(up * (self.alpha(layer) / len(down)), 1, rank)
         return Adapter(weights, LoraConfig(r=rank, lora_alpha=rank, target_modules=sorted(self.layers)))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from ..errors import UserError, warn
 from ..models.adapters import alias
 from ..models.casting import HALF, dtype_at, renewed, saved
+from ..models.low_rank import UP_KEY
 from ..models.made import Made, path_of
 from ..models.pipelines.source import DTYPES, Dtype
 
@@ -129,7 +130,7 @@ def check_sound(network: Made, updates: Iterable[tuple[str, Tensor]]) -> dict[st
 def check_adapter(weights: Mapping[str, Tensor]) -> None:
     """Raises UserError where a LoRA's factors are not finite, or all its updates are zero; names the tensors."""
     _refuse([name for name, weight in weights.items() if not weight.isfinite().all()], "NaN or infinite values")
-    ups = [name for name in weights if name.endswith(".lora_B.weight")]
+    ups = [name for name in weights if name.endswith(UP_KEY)]
     if not any(weights[name].any() for name in ups):
         _refuse(ups, "nothing but zeros, so that the LoRA would change nothing")
 

@@ -13,7 +13,8 @@ from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .adapter import DOWN, UP, Adapter
+from ..models.low_rank import DOWN_KEY, UP_KEY
+from .adapter import Adapter
 
 PREFIX = "lora_unet_"
 _DOUBLE: Mapping[str, tuple[str, ...]] = {
@@ -91,16 +92,16 @@ def _flux_name(layer: str) -> tuple[str, tuple[str, ...]] | None:
 
 
 def _single(adapter: Adapter, layer: str) -> tuple[Tensor, Tensor]:
-    return adapter.weights[layer + DOWN], adapter.weights[layer + UP]
+    return adapter.weights[layer + DOWN_KEY], adapter.weights[layer + UP_KEY]
 
 
 def _joined(net: nn.Module, adapter: Adapter, layers: tuple[str, ...]) -> tuple[Tensor, Tensor]:
     """A [n rank, in] and B [sum out, n rank] of n layers that read the same; layers without an update have zeros."""
-    rank, first = adapter.config.r, next(layer for layer in layers if layer + DOWN in adapter.weights)
+    rank, first = adapter.config.r, next(layer for layer in layers if layer + DOWN_KEY in adapter.weights)
     down, up = _single(adapter, first)
     downs, ups = [], []
     for layer in layers:
         size = net.get_submodule(layer).get_parameter("weight").shape[0]
-        downs.append(adapter.weights.get(layer + DOWN, torch.zeros_like(down)))
-        ups.append(adapter.weights.get(layer + UP, up.new_zeros(size, rank)))
+        downs.append(adapter.weights.get(layer + DOWN_KEY, torch.zeros_like(down)))
+        ups.append(adapter.weights.get(layer + UP_KEY, up.new_zeros(size, rank)))
     return torch.cat(downs), torch.block_diag(*ups)

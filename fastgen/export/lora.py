@@ -13,11 +13,12 @@ from ..errors import UserError
 from ..files import atomic_folder, atomic_json
 from ..manifest import write_manifest
 from ..models.experts import networks_in
+from ..models.low_rank import DOWN_KEY, UP_KEY
 from ..models.pipelines.components import denoiser_name, network_of
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.stacked import FILES, Keys, written
 from ..models.pipelines.stock_pipeline import LoRAPipeline, StockPipeline
-from .adapter import DOWN, UP, Adapter
+from .adapter import Adapter
 from .card import HERE, lora_card
 from .comfyui import FILE as WORKFLOW
 from .comfyui import Node, workflow
@@ -107,7 +108,7 @@ def _as_diffusers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     It has none for conv_in and conv_out, and Diffusers reads all keys of a file as it reads the first.
     """
     older: dict[str, Tensor] = convert_state_dict_to_diffusers(dict(weights))
-    return dict(weights) if any(key.endswith(DOWN) for key in older) else older
+    return dict(weights) if any(key.endswith(DOWN_KEY) for key in older) else older
 
 
 def _save_kohya(pipe: StockPipeline, adapter: Adapter, folder: Path) -> None:
@@ -162,7 +163,7 @@ def _with_loader(pipe: StockPipeline) -> LoRAPipeline:
 
 
 def _check_weights(adapter: Adapter) -> None:
-    others = [key for key in adapter.weights if not key.endswith((DOWN, UP))]
+    others = [key for key in adapter.weights if not key.endswith((DOWN_KEY, UP_KEY))]
     if others:
         raise UserError(
             f"the adapter also trains {others[0]} and {len(others) - 1} more, which no LoRA file can hold: export the "

@@ -7,7 +7,6 @@ A call acts under its role from beginning to end; so does each checkpointed bloc
 """
 
 import copy
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from torch import nn
 
 from .bank import Bank, Seat
 from .experts import networks_in
-from .low_rank import DOWN, UP, factor_shapes, make_adaptable
+from .low_rank import DOWN, DOWN_KEY, UP, UP_KEY, draw, factor_shapes, make_adaptable, scale_of
 from .quantised import beside_weights
 from .recompute import computed_again, enable_checkpointing
 from .targets import find_targets, one_dimensional
@@ -67,7 +66,7 @@ class SharedNetwork:
         self, net: nn.Module, roles: Sequence[str], adaptation: Adaptation, *, compute: torch.dtype | None = None
     ) -> None:
         self.net = net.requires_grad_(False)
-        self.scale = (adaptation.alpha or adaptation.rank) / adaptation.rank
+        self.scale = scale_of(adaptation.rank, adaptation.alpha)
         self.role: str | None = None
         seats = [*_factors(net, adaptation, self.scale, compute), *(_own(net) if adaptation.norms else ())]
         groups = [[seat for seat in seats if seat.name.startswith(start)] for start in networks_in(net)]
@@ -159,8 +158,8 @@ def _factors(net: nn.Module, adaptation: Adaptation, scale: float, compute: torc
         weight: Any = layer.weight
         dtype = compute or (weight.dtype if weight.is_floating_point() else torch.bfloat16)
         down, up = factor_shapes(layer, adaptation.rank)
-        yield Seat(f"{name}.{DOWN}.weight", layer, DOWN, down, dtype)
-        yield Seat(f"{name}.{UP}.weight", layer, UP, up, dtype, scale)
+        yield Seat(f"{name}{DOWN_KEY}", layer, DOWN, down, dtype)
+        yield Seat(f"{name}{UP_KEY}", layer, UP, up, dtype, scale)
 
 
 def _own(net: nn.Module) -> Iterator[Seat]:
@@ -177,7 +176,7 @@ def _started(seats: Sequence[Seat], bank: Bank) -> nn.Module:
     for seat in seats:
         piece = bank.pieces[seat.name]
         if seat.slot == DOWN:
-            nn.init.kaiming_uniform_(piece, a=math.sqrt(5))
+            draw(piece)
         elif seat.base is not None:
             piece.copy_(seat.base)
         _plant(root, seat.name, piece)

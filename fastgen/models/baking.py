@@ -20,6 +20,7 @@ from .adapted import AdaptedDenoiser
 from .conditioning import Conditioning
 from .contract import RoleNetwork
 from .head_bank import HEADS, HeadBank, steps_of, weight_shape
+from .low_rank import DOWN_KEY, UP_KEY
 from .recordable import kernel_by_kernel
 from .retargeted import RetargetedDenoiser
 from .scalars import ScalarEmbeddings
@@ -92,7 +93,7 @@ def check_fusible(model: RoleNetwork) -> None:
     if not isinstance(_inner(model), AdaptedDenoiser):
         return
     needed = min(weight_shape(model.net.get_submodule(name))[:2])
-    if _rank(state) < needed or f"{name}.lora_A.weight" in state:
+    if _rank(state) < needed or f"{name}{DOWN_KEY}" in state:
         raise UserError(
             f"the student's heads become an update of {name}, of rank {needed}: lora.rank must be at least {needed} "
             f"(it is {_rank(state)}), and lora.targets must leave that layer out"
@@ -111,7 +112,7 @@ def check_bakeable(model: RoleNetwork, *, stops: int) -> None:
         raise UserError(TWO_TOLD)
     name, _ = _last_layer(model.net, layer)
     state = model.own.state_dict()
-    if isinstance(_inner(model), AdaptedDenoiser) and (_rank(state) < stops or f"{name}.lora_A.weight" in state):
+    if isinstance(_inner(model), AdaptedDenoiser) and (_rank(state) < stops or f"{name}{DOWN_KEY}" in state):
         raise UserError(
             f"what the student is told at its {stops} stops is baked into an update of {name}: lora.rank must be at "
             f"least {stops} (it is {_rank(state)}), and lora.targets must leave that layer out"
@@ -133,7 +134,7 @@ def _updated(model: RoleNetwork, state: Mapping[str, Tensor], name: str, update:
 
 
 def _rank(state: Mapping[str, Tensor]) -> int:
-    return len(next(value for key, value in state.items() if key.endswith(".lora_A.weight")))
+    return len(next(value for key, value in state.items() if key.endswith(DOWN_KEY)))
 
 
 def _last_layer(net: nn.Module, embedding: str) -> tuple[str, nn.Linear]:
@@ -183,4 +184,4 @@ def _low_rank(update: Tensor, rank: int, name: str) -> dict[str, Tensor]:
     up[:, :kept] = (u[:, :kept] * s[:kept].sqrt()).float()
     window = update.shape[2:]
     down, up = down.unflatten(1, update.shape[1:]), up.reshape(len(u), rank, *[1] * len(window))
-    return {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+    return {f"{name}{DOWN_KEY}": down, f"{name}{UP_KEY}": up}

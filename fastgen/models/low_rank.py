@@ -6,6 +6,7 @@ A layer stays what it is, tensors and names included; it gets two slots for the 
 layer itself. Only plain operations are used, so that forward-mode and second derivatives are PyTorch's own.
 """
 
+import math
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -15,6 +16,8 @@ from torch import Tensor, nn
 
 DOWN, UP = "lora_A", "lora_B"
 """The slots of A [rank, in, ...] and of B [out, rank, ...], into which the scale of the update is multiplied."""
+DOWN_KEY, UP_KEY = f".{DOWN}.weight", f".{UP}.weight"
+"""What a layer's name is followed by in the names of its A and B, in state dicts and in files of peft's form."""
 
 
 class LowRankLinear(nn.Linear):
@@ -93,6 +96,16 @@ def factor_shapes(layer: Any, rank: int) -> tuple[tuple[int, ...], tuple[int, ..
         return (rank, layer.in_features), (layer.out_features, rank)
     window = tuple(layer.kernel_size)
     return (rank, layer.in_channels, *window), (layer.out_channels, rank, *[1] * len(window))
+
+
+def scale_of(rank: int, alpha: float | None) -> float:
+    """What B A is multiplied by: alpha / rank, or 1 where alpha is not given."""
+    return (alpha or rank) / rank
+
+
+def draw(down: Tensor) -> Tensor:
+    """Draws A in place, as PyTorch draws a linear layer's weight; B begins as zero, so that the update does."""
+    return nn.init.kaiming_uniform_(down, a=math.sqrt(5))
 
 
 @cache

@@ -12,7 +12,7 @@ from peft import LoraConfig
 from torch import Tensor, nn
 
 from ..errors import UserError
-from .low_rank import DOWN, UP
+from .low_rank import DOWN_KEY, UP_KEY, scale_of
 from .made import Change, path_of
 
 
@@ -50,9 +50,8 @@ def adding(state: Mapping[str, Tensor], *, alpha: float | None = None) -> Change
 
 def adapted(state: Mapping[str, Tensor]) -> list[str]:
     """The weights of its base that a role's adapter changes, by name."""
-    down, up = f".{DOWN}.weight", f".{UP}.weight"
-    names = [key for key in state if not key.endswith(down)]
-    return [f"{key.removesuffix(up)}.weight" if key.endswith(up) else key for key in names]
+    names = [key for key in state if not key.endswith(DOWN_KEY)]
+    return [f"{key.removesuffix(UP_KEY)}.weight" if key.endswith(UP_KEY) else key for key in names]
 
 
 def low_rank_updates(
@@ -73,11 +72,11 @@ def low_rank_update(
         device: where it is computed, and stays; that of its factors where not given.
     """
     layer = name.removesuffix(".weight")
-    up, down = (state.get(f"{layer}.{factor}.weight") for factor in (UP, DOWN))
+    up, down = (state.get(layer + factor) for factor in (UP_KEY, DOWN_KEY))
     if up is None or down is None:
         return None
     up, down = (factor.to(device, torch.float32).flatten(1) for factor in (up, down))
-    return up @ down * ((alpha or len(down)) / len(down))
+    return up @ down * scale_of(len(down), alpha)
 
 
 def lora_layers(state: Mapping[str, Tensor], *, alpha: float | None = None) -> tuple[dict[str, Tensor], LoraConfig]:
@@ -90,7 +89,7 @@ def lora_layers(state: Mapping[str, Tensor], *, alpha: float | None = None) -> t
     Raises:
         UserError: it holds norm layers or biases, which a LoRA file cannot.
     """
-    downs = {key.removesuffix(".lora_A.weight"): len(v) for key, v in state.items() if key.endswith(".lora_A.weight")}
+    downs = {key.removesuffix(DOWN_KEY): len(v) for key, v in state.items() if key.endswith(DOWN_KEY)}
     if len(state) != 2 * len(downs):
         raise UserError(
             "lora.norms trained norm layers and biases, which a LoRA file cannot hold: export the whole pipeline, or "

@@ -16,9 +16,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from fastgen.config.lora import LoRAConfig
-from fastgen.export.adapter import DOWN, UP, Adapter
+from fastgen.export.adapter import Adapter
 from fastgen.export.kohya import kohya_state
 from fastgen.export.lora import FILES, export_lora, known_keys
+from fastgen.models.low_rank import DOWN_KEY, UP_KEY
 from fastgen.models.pipelines.components import network_of
 from fastgen.models.pipelines.published import PUBLISHED
 from fastgen.models.targets import find_targets
@@ -32,14 +33,14 @@ def trained(net: nn.Module, *, rank: int = 1, alpha: float = 3.0, wanted: list[s
     layers = find_targets(net, wanted)
     for layer in layers:
         shape = net.get_submodule(layer).weight.shape
-        weights[layer + DOWN] = torch.randn(rank, *shape[1:])
-        weights[layer + UP] = torch.randn(shape[0], rank, *(1,) * (len(shape) - 2))
+        weights[layer + DOWN_KEY] = torch.randn(rank, *shape[1:])
+        weights[layer + UP_KEY] = torch.randn(shape[0], rank, *(1,) * (len(shape) - 2))
     return Adapter(weights, LoraConfig(r=rank, lora_alpha=alpha, target_modules=layers))
 
 
 def right(adapter: Adapter) -> dict[str, Tensor]:
     """layer -> alpha / rank B A, as it was trained, `acting`."""
-    pairs = {layer: (adapter.weights[layer + UP], adapter.weights[layer + DOWN]) for layer in adapter.layers}
+    pairs = {layer: (adapter.weights[layer + UP_KEY], adapter.weights[layer + DOWN_KEY]) for layer in adapter.layers}
     return {n: clients.acting(up, down, adapter.alpha(n) / len(down)) for n, (up, down) in pairs.items()}
 
 

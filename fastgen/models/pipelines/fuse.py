@@ -15,6 +15,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from ...errors import UserError, first_few
+from ..low_rank import DOWN_KEY
 from .components import network_of
 from .loading import HUB_FAILURES, HUB_ID, check_weights, line
 from .lora_file import Update, normal_form, read_updates, sketch
@@ -29,7 +30,6 @@ Place = tuple[Tensor, Update, Tensor]
 
 _ADAPTER = "lora"
 _SHOWN = 5  # keys that a message names
-_PLAIN = ".lora_A.weight"
 
 
 def lora_file(lora: LoRAFile) -> Path:
@@ -196,7 +196,7 @@ def _misfit(pipe: StockPipeline, file: Path, reason: str) -> UserError:
 
 def _named(pipe: StockPipeline, file: Path, updates: Sequence[Update], unknown: set[str]) -> list[Place]:
     """The same for a pipeline without a LoRA loader, from peft's keys `[prefix.]layer.lora_A.weight`."""
-    if unknown or not updates or any(_PLAIN not in update.keys[0] for update in updates):
+    if unknown or not updates or any(DOWN_KEY not in update.keys[0] for update in updates):
         raise UserError(
             f"{type(pipe).__name__} has no LoRA loader in Diffusers, and {file} is not in peft's plain form "
             "(layer.lora_A.weight, layer.lora_B.weight) that can be added without one. Add it to the teacher's "
@@ -204,7 +204,7 @@ def _named(pipe: StockPipeline, file: Path, updates: Sequence[Update], unknown: 
         )
     net, places = network_of(pipe), []
     for update in updates:
-        layer = _without_prefix(update.keys[0].removesuffix(_PLAIN))
+        layer = _without_prefix(update.keys[0].removesuffix(DOWN_KEY))
         rows = torch.arange(len(update.up))
         try:
             weight = net.get_submodule(layer).get_parameter("weight")
