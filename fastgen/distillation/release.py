@@ -1,7 +1,7 @@
 """A trained generator for everyone: a whole pipeline, a LoRA where it is one, and the proof that both sample."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from ..config.schema import Config
 from ..engine.dtypes import teacher_dtype
 from ..engine.run import Trained
-from ..errors import NoRoomError, NotInPartsError, VerificationError, say, warn
+from ..errors import VerificationError, say
 from ..export.adapter import Adapter
 from ..export.by_layer import written_by_layer
 from ..export.card import licence_of
@@ -21,29 +21,23 @@ from ..export.fidelity import check_sound, saved_as
 from ..export.frozen import Frozen, frozen_parts, touched
 from ..export.kohya import check_kohya
 from ..export.lora import export_lora, has_loader, known_keys
-from ..export.place import CPU, Place, give_back, needing_room, places
-from ..export.rebuild import calls_for, conditions_for
-from ..export.scheduler_export import SchedulerExport
-from ..export.stops import difference, stops_of
+from ..export.place import Place, places
 from ..export.unguided import unguided
-from ..export.verify import Agreement, Export, Ours, verify
+from ..export.verify import Export
 from ..models.casting import dtype_of
-from ..models.contract import Denoiser
 from ..models.made import Made, in_float32
 from ..models.merging import lora_layers, low_rank_updates
-from ..models.pipelines.arguments import call_arguments
-from ..models.pipelines.components import denoisers_of, parts_of
+from ..models.pipelines.components import denoisers_of
 from ..models.pipelines.heads import check_callback
 from ..models.pipelines.loading import load, locate, variant_of
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.stacked import recorded, written
-from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.teacher import load_teacher
 from ..models.pipelines.weightless import networks_of
 from ..models.targets import find_targets
-from ..sampling.call import steps_in_words
 from .student import Student
+from .verifier import Verifier, Written
 
 
 def release(student: Student, trained: Trained) -> None:
@@ -72,7 +66,7 @@ def release(student: Student, trained: Trained) -> None:
         place = config.exported / schedule.folder
         turns = heads and heads.of(schedule.steps)
         exported = Export(str(place), heads=str(place / turns.FILE) if turns else None)
-        verifier(exported, schedule, partial(load, place), network, notes, rounded=rounded)
+        verifier(Written(exported, schedule, partial(load, place), network, notes, rounded))
     if makes_lora(config, pipeline):
         _release_lora(student, weights, network, verifier)
     if verifier.failures:
@@ -101,112 +95,6 @@ def check_release(config: Config, pipeline: Pipeline) -> None:
         check_kohya(pipeline.network, find_targets(pipeline.network, config.lora.targets))
 
 
-@dataclass(frozen=True)
-class Verifier:
-    """Holds what was written against the student as it was trained, and says what it finds.
-
-    Args:
-        places: where the isolated process and then our sampler draw, in the order of trying.
-        failures: what does not sample as it was trained, in words; added to.
-        heads: step count -> weights of the last layer at its steps, where each has its own.
-    """
-
-    student: Student
-    places: Sequence[Place]
-    failures: list[str]
-    heads: Mapping[int, Tensor]
-
-    def __call__(
-        self,
-        written: Export,
-        schedule: SchedulerExport,
-        pipe: Callable[..., StockPipeline],
-        network: Made,
-        notes: Notes,
-        *,
-        rounded: Made | None = None,
-    ) -> None:
-        """Verifies one export; at a smaller size where the student's own needs more memory than any place has.
-
-        One that cannot be in parts has the CPU for the last place.
-
-        Args:
-            pipe: loads the pipeline as others do, for what it tells its denoiser, given a device and the parts that
-                are not read.
-            network: the trained one, float32.
-            rounded: the same as its file holds it, where that is not exactly so.
-        """
-        what, reason = written.verified, ""
-        waiting = _at_both_sizes(self.places)
-        while waiting:
-            place, smaller = waiting.pop(0)
-            give_back(place.device)
-            try:
-                with needing_room():
-                    asked = self._asked(place, pipe, rounded or network, smaller=smaller)
-                    if smaller and not self._fits(asked, schedule):
-                        continue
-                    small = f" at {told_size(asked.size)}, since its own size has no room here ({reason})"
-                    where = (small if smaller else "") + ("" if place.whole else f", on {place}")
-                    ours = self._ours(place, asked, network, notes, rounded)
-                    del asked  # whose encoders make room for the isolated process
-                    for agreement in verify(written, schedule, ours, place=place):
-                        say(f"verified {what} at {steps_in_words(agreement.steps)}{where}: {_told(agreement)}")
-                    return
-            except NotInPartsError as error:
-                reason, waiting = reason or error.reason, _at_both_sizes([CPU])
-            except NoRoomError as error:
-                reason = reason or error.reason
-            except VerificationError as error:
-                warn(str(error))
-                self.failures.append(str(error))
-                return
-        warn(
-            f"{what} is written, but it was not verified, which needs more memory than there is here ({reason}): run "
-            "`fastgen verify` on it where there is more"
-        )
-
-    def _asked(self, place: Place, pipe: Callable[..., StockPipeline], network: Made, *, smaller: bool) -> Pipeline:
-        """The written pipeline under the teacher's reading; a network that is loaded already stands in for its own."""
-        teacher = self.student.pipeline
-        here = next(teacher.network.parameters()).device.type == torch.device(place.device).type
-        stand_in = parts_of(teacher.pipe, teacher.network if here else place.network(network))
-        return teacher.told_by(place.pipe(pipe, stand_in), smaller=smaller)
-
-    def _fits(self, asked: Pipeline, schedule: SchedulerExport) -> bool:
-        """Whether there is a smaller size, and the scheduler stops there as at the student's own."""
-        if asked.size == self.student.pipeline.size:
-            return False
-        there = {n: stops_of(asked.reading, asked.emitted(schedule.scheduler, n)) for n in schedule.steps}
-        ours = self.student.stops
-        return all(len(there[n]) == len(ours[n]) and not difference(ours[n], there[n]) for n in schedule.steps)
-
-    def _ours(self, place: Place, asked: Pipeline, network: Made, notes: Notes, rounded: Made | None) -> Ours:
-        arguments = {**call_arguments(asked.pipe, notes), **asked.size}
-        calls, cond = calls_for(asked, arguments), conditions_for(asked).to(place.device)
-        sampler, stops = self.student.config.student.sampler, self.student.stops
-        ours = Ours(self._model(place, rounded or network), cond, calls, sampler, stops, heads=self.heads)
-        return ours if rounded is None else replace(ours, trained=self._model(place, network))
-
-    def _model(self, place: Place, network: Made) -> Callable[[], Denoiser]:
-        return lambda: self.student.pipeline.speaking(place.network(network))
-
-
-def _at_both_sizes(tried: Sequence[Place]) -> list[tuple[Place, bool]]:
-    """These places in the order of trying, and whether a smaller size is tried there: at last, in the last one."""
-    return [*((place, False) for place in tried), (tried[-1], True)]
-
-
-def told_size(size: Mapping[str, Any]) -> str:
-    """A size in words."""
-    return " ".join(f"{name} {value}" for name, value in size.items() if not isinstance(value, bool))
-
-
-def _told(agreement: Agreement) -> str:
-    far = "" if agreement.rounding is None else f", {agreement.rounding:.1e} from the weights before rounding"
-    return f"difference {agreement.difference:.1e}{far}"
-
-
 def _release_lora(student: Student, weights: Mapping[str, Tensor], network: Made, verifier: Verifier) -> None:
     config, source = student.config, student.config.teacher.source
     stacked = [recorded(lora)[0] for lora in source.loras]
@@ -223,7 +111,8 @@ def _release_lora(student: Student, weights: Mapping[str, Tensor], network: Made
         loras = (*stacked, *written(pipe, str(folder), keys[0]))
         scheduler = str(folder / schedule.folder / "scheduler")
         exported = Export(str(base), loras, scheduler, variant_of(base, source.variant))
-        verifier(exported, schedule, partial(load_teacher, replace(source, dtype="fp32")), network, notes)
+        loaded = partial(load_teacher, replace(source, dtype="fp32"))
+        verifier(Written(exported, schedule, loaded, network, notes))
 
 
 def _updates(student: Student, weights: Mapping[str, Tensor], network: Made) -> Iterator[tuple[str, Tensor]]:

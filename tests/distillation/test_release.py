@@ -12,11 +12,13 @@ from torch import nn
 
 from fastgen.config.yaml_file import load
 from fastgen.distillation import release as module
+from fastgen.distillation import verifier
 from fastgen.distillation.distil import distil
 from fastgen.distillation.release import release
 from fastgen.distillation.steps import build_stage, export_student
 from fastgen.distillation.student import Student
 from fastgen.distillation.teacher import teacher_of
+from fastgen.distillation.verifier import Verifier
 from fastgen.engine.run import Trained
 from fastgen.errors import NoRoomError, NotInPartsError, VerificationError
 from fastgen.export.by_layer import write_safetensors
@@ -116,7 +118,7 @@ def test_without_room_a_smaller_size_is_verified(student, monkeypatch, caplog):
             raise NoRoomError("out of memory")
         return verify(*args, **told)
 
-    monkeypatch.setattr(module, "verify", cramped)
+    monkeypatch.setattr(verifier, "verify", cramped)
     release(student, trained(student))
     assert sizes == [16, 8]
     assert "at 2 steps at height 8 width 8, since its own size has no room here (out of memory)" in caplog.text
@@ -142,7 +144,7 @@ def test_a_gpu_is_tried_whole_then_in_parts_then_at_a_smaller_size(student, monk
             raise NoRoomError("still out of memory")
         return [Agreement(2, 0.0)]
 
-    monkeypatch.setattr(module, "verify", cramped)
+    monkeypatch.setattr(verifier, "verify", cramped)
     release(student, trained(student))
     assert tried == [(Place("cpu"), 16), (IN_PARTS, 16), (IN_PARTS, 8)]
     told = "height 8 width 8, since its own size has no room here (out of memory), on cpu, a part of the weights at a"
@@ -164,7 +166,7 @@ def test_what_cannot_be_in_parts_is_verified_on_the_cpu_at_last(student, monkeyp
             raise NoRoomError("out of memory")
         return [Agreement(2, 0.0)]
 
-    monkeypatch.setattr(module, "verify", undivided)
+    monkeypatch.setattr(verifier, "verify", undivided)
     release(student, trained(student))
     assert tried == [(IN_PARTS, 16), (Place("cpu"), 16), (Place("cpu"), 8)][: 2 if room else 3]
     assert "difference 0.0e+00" in caplog.text
@@ -187,7 +189,7 @@ def test_what_a_gpu_has_room_for_is_counted_over_all_parts_in_float32(student, m
 def test_a_student_with_a_last_layer_for_each_step_is_not_divided(student, monkeypatch):
     conv, asked = student.pipeline.network.conv_out.weight, list[bool]()
     monkeypatch.setattr(module, "places", lambda *_, divisible: asked.append(divisible) or [Place("cpu")])
-    monkeypatch.setattr(module.Verifier, "__call__", lambda *_, **__: None)
+    monkeypatch.setattr(Verifier, "__call__", lambda *_, **__: None)
     for heads in (None, StepHeads("unet.conv_out", {2: torch.stack([conv, conv])})):
         monkeypatch.setattr(Student, "heads", lambda *_, heads=heads: heads)
         release(student, trained(student))
@@ -224,7 +226,7 @@ def test_where_nothing_fits_the_student_is_there_unverified(student, monkeypatch
     def full(*_, **__):
         raise NoRoomError("out of memory")
 
-    monkeypatch.setattr(module, "verify", full)
+    monkeypatch.setattr(verifier, "verify", full)
     release(student, trained(student))
     assert "is written, but it was not verified, which needs more memory" in caplog.text
     assert (student.config.exported / "model_index.json").is_file()

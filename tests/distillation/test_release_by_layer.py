@@ -16,10 +16,10 @@ from torch import nn
 
 from fastgen.config.yaml_file import load
 from fastgen.distillation import release
-from fastgen.distillation.release import Verifier
 from fastgen.distillation.steps import build_stage, export_student
 from fastgen.distillation.student import Student
 from fastgen.distillation.teacher import teacher_of
+from fastgen.distillation.verifier import Verifier
 from fastgen.engine.run import Trained
 from fastgen.export import by_layer
 from fastgen.export.unguided import unguided
