@@ -87,15 +87,15 @@ def run(args: Namespace) -> None:
     if not readme.is_file():
         raise UserError(f"{args.folder} has no {README}: give the folder that a run exported, such as OUT/student")
     beside = args.folder.parent / "report"
-    place = args.report or (beside if (beside / FILE).is_file() else None)
-    report = Report.read(place) if place is not None else None
+    folder = args.report or (beside if (beside / FILE).is_file() else None)
+    report = Report.read(folder) if folder is not None else None
     pictures = _pictures(args.samples, args.pictures) if args.samples is not None else []
     front, body = _split(readme)
     if report is not None:
         front |= _results(report, str(front.get("pipeline_tag", "text-to-image")), args.folder.name)
     if pictures:
         front["widget"] = _placed(pictures, args.samples, args.folder)
-    settings = _run(args.folder) / "config.yaml"
+    settings = _run_of(args.folder) / "config.yaml"
     sections = [*_shown_pictures(pictures), *_figures(report), *_settings(settings)]
     text = yaml.safe_dump(within(front), sort_keys=False, allow_unicode=True, width=1000)
     atomic_text(readme, "\n".join([f"---\n{text}---\n{body.rstrip()}\n", OURS, *sections]) + "\n")
@@ -104,7 +104,7 @@ def run(args: Namespace) -> None:
     say(f"{readme}: {len(pictures)} pictures, {rows} measured rows, {settings_too}settings")
 
 
-def _run(folder: Path) -> Path:
+def _run_of(folder: Path) -> Path:
     """The folder of the run that an export is of; of several students the first one's, of the same settings."""
     around = folder.parent
     if (folder / SEVERAL).is_file():

@@ -1,4 +1,4 @@
-"""A run, typed. `configfile` reads it from YAML and dotted overrides."""
+"""The settings of a run, with their types; `yaml_file` reads them from YAML and dotted overrides."""
 
 import re
 from collections.abc import Mapping, Sequence

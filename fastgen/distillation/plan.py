@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
@@ -19,7 +20,7 @@ from ..data import SOURCE_KINDS
 from ..engine.dtypes import base_of, teacher_dtype
 from ..engine.eight_bits import BLOCK
 from ..engine.frozen import SHARED
-from ..engine.lineage import is_generators, kind_of
+from ..engine.lineage import Kind, is_generators, kind_of
 from ..errors import UserError
 from ..models.experts import Experts
 from ..models.pipelines.components import NETWORKS, SECOND, network_of
@@ -30,13 +31,8 @@ from ..models.targets import find_targets
 from ..objectives import OBJECTIVE_KINDS, denoisers_of, roles_of
 
 BASE_BYTES = {"fp32": 4.0, "bf16": 2.0, "fp8": 1.0, "int8": 1.0, "nf4": 0.5}
-COPIED_BYTES = {
-    "fp32": 0,
-    "bf16": 2,
-    "fp8": 2,
-    "int8": 2,
-    "nf4": 2,
-}  # an adapter's weights that layers compute with, beside its fp32 ones
+COPIED_BYTES = {"fp32": 0, "bf16": 2, "fp8": 2, "int8": 2, "nf4": 2}
+"""Bytes for each of an adapter's weights that layers compute with, beside those in fp32, by the base's dtype."""
 MIB = 2**20
 
 
@@ -151,33 +147,46 @@ def memory(stage: StageConfig, config: Config, net: nn.Module, start: nn.Module)
         net: the teacher's network.
         start: network that the generator starts as a copy of.
     """
-    trained, shared, size = roles_of(stage.objective), SHARED[config.sharing], parameters(net)
-    loaded = teacher_dtype(config).itemsize
-    parts = [] if config.sharing == "lora" else [MemoryLine("teacher's pipeline", size, size * loaded)]
+    shared, size, loaded = SHARED[config.sharing], parameters(net), teacher_dtype(config).itemsize
+    lines = [] if config.sharing == "lora" else [MemoryLine("teacher's pipeline", size, size * loaded)]
     if shared:
-        parts.append(MemoryLine("network of shared roles", size, int(size * BASE_BYTES[base_of(config)])))
+        lines.append(MemoryLine("network of shared roles", size, int(size * BASE_BYTES[base_of(config)])))
     adapter = _adapter(net, config.lora) if shared else 0
     for role in denoisers_of(stage.objective):
-        train = (
-            stage.train.model_copy(update={"masters": "fp32", "gradients": "fp32"}) if role in shared else stage.train
-        )
         origin = stage.carry.get(role, "teacher")
-        kind, own = kind_of(role, origin, trained), parameters(start) if is_generators(role, origin) else size
-        bytes_each = _trained_bytes(train, role) if kind == "trained" else 4
-        if role in shared:
-            if kind != "lent":
-                held = adapter * (COPIED_BYTES[base_of(config)] + bytes_each)
-                parts.append(MemoryLine(f"{role} (adapter)", adapter, int(held)))
-        elif kind in ("trained", "target"):
-            parts.append(
-                MemoryLine(f"{role} ({'trained' if kind == 'trained' else 'frozen'})", own, int(own * bytes_each))
-            )
-        elif (frozen := 2 if train.precision == "bf16" else loaded) != loaded or kind == "kept":
-            parts.append(MemoryLine(f"{role} (frozen)", own, own * frozen))
+        kind = kind_of(role, origin, roles_of(stage.objective))
+        if role not in shared:
+            own = parameters(start) if is_generators(role, origin) else size
+            lines += _network_line(role, kind, own, stage.train, loaded)
+        elif kind != "lent":
+            lines.append(_adapter_line(role, kind, adapter, stage.train, config))
     if stage.train.ema is not None and stage.train.ema_device == "auto":
         averaged = adapter if "generator" in shared else parameters(start)
-        parts.append(MemoryLine("generator average", averaged, 4 * averaged))
-    return parts
+        lines.append(MemoryLine("generator average", averaged, 4 * averaged))
+    return lines
+
+
+def _network_line(role: str, kind: Kind, size: int, train: TrainConfig, loaded: int) -> Iterator[MemoryLine]:
+    """The network of its own that a role has; none where it is lent the teacher's, in the dtype that it is loaded in.
+
+    Args:
+        size: parameters of the network.
+        loaded: bytes of each of the teacher's.
+    """
+    frozen = 2 if train.precision == "bf16" else loaded
+    if kind == "trained":
+        yield MemoryLine(f"{role} (trained)", size, int(size * _trained_bytes(train, role)))
+    elif kind == "target":
+        yield MemoryLine(f"{role} (frozen)", size, size * 4)
+    elif kind == "kept" or frozen != loaded:
+        yield MemoryLine(f"{role} (frozen)", size, size * frozen)
+
+
+def _adapter_line(role: str, kind: Kind, size: int, train: TrainConfig, config: Config) -> MemoryLine:
+    """A role's adapter, whose masters and gradients are in fp32 whatever those of whole networks are."""
+    wide = train.model_copy(update={"masters": "fp32", "gradients": "fp32"})
+    held = _trained_bytes(wide, role) if kind == "trained" else 4
+    return MemoryLine(f"{role} (adapter)", size, int(size * (COPIED_BYTES[base_of(config)] + held)))
 
 
 def _trained_bytes(train: TrainConfig, role: str) -> float:

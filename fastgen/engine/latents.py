@@ -19,14 +19,8 @@ from ..models.pipelines.pipeline import Pipeline
 from .loading import loader_of, positions_of
 
 SETS = "sets"
-_DECISIVE = (
-    "channels",
-    "background",
-    "image",
-    "name",
-    "split",
-    "revision",
-)  # of a source, for the pixels of its images
+_DECISIVE = ("channels", "background", "image", "name", "split", "revision")
+"""Settings of a source that decide the pixels of its images."""
 
 
 class KeptImages:

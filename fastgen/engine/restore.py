@@ -117,21 +117,36 @@ def put_together(snapshot: OptimizerSnapshot, parts: Owned) -> OptimizerSnapshot
         records[place.tensor] = {**group["parameters"][number], "shape": list(whole.shape)}
         for name, value in states.get(number, {}).items():
             key = f"{place.tensor}.{name}"
-            if name.endswith(SCALES):
-                if key not in tensors:
-                    tensors[key] = value.new_zeros(blocks_of(whole.numel()))
-                blocks = place.blocks(tensors[key], BLOCK)
-                if blocks.shape != value.shape:
-                    raise UnfitError("optimizer", f"{number}.{name} is {list(value.shape)}, not {list(blocks.shape)}")
-                blocks.copy_(value)
-            elif value.shape == place.whole:
-                if key not in tensors:
-                    tensors[key] = value.new_zeros(whole.shape)
-                place.part(tensors[key]).copy_(place.cut(value))
-            else:
-                tensors[key] = torch.maximum(tensors.get(key, value), value)
+            tensors[key] = _joined(tensors.get(key), f"{number}.{name}", value, place, whole)
     ordered = [records[index] for index in range(len(parts.tensors))]
     return OptimizerSnapshot(tensors, [{**group, "parameters": ordered}])
+
+
+def _joined(held: Tensor | None, name: str, value: Tensor, place: Place, whole: Tensor) -> Tensor:
+    """A state of an owned tensor with a parameter's part in it; the inverse of `_cut`.
+
+    Args:
+        held: the state as it was, of which the part is written in place; None where no parameter came before.
+        name: name of the part.
+        value: the part, or a count, of which the largest is kept.
+        place: where the parameter lies.
+        whole: the owned tensor.
+
+    Raises:
+        UnfitError: of another number of blocks.
+    """
+    if name.endswith(SCALES):
+        held = value.new_zeros(blocks_of(whole.numel())) if held is None else held
+        blocks = place.blocks(held, BLOCK)
+        if blocks.shape != value.shape:
+            raise UnfitError("optimizer", f"{name} is {list(value.shape)}, not {list(blocks.shape)}")
+        blocks.copy_(value)
+        return held
+    if value.shape == place.whole:
+        held = value.new_zeros(whole.shape) if held is None else held
+        place.part(held).copy_(place.cut(value))
+        return held
+    return value if held is None else torch.maximum(held, value)
 
 
 def _saved(value: Tensor, parameter: nn.Parameter) -> Tensor:

@@ -45,13 +45,13 @@ def verify_folder(folder: Path, *, device: str = "auto") -> list[Agreement]:
         UserError: no export, one whose weights are not finite or the teacher's, or that samples otherwise than trained.
     """
     agreements = []
-    told = {place: _notes(place) for place in folders(folder)}
+    told = {pipeline: _notes(pipeline) for pipeline in folders(folder)}
     check_files(folder, [*told.values()])
-    for place, notes in told.items():
-        found = StepHeads.read(place)
+    for pipeline, notes in told.items():
+        found = StepHeads.read(pipeline)
         heads = found.weights if found else {}
-        tried = places(device, partial(bytes_in_float32, place, None), divisible=not heads)
-        verified = partial(_verified, partial(_whole, place), partial(load, place), notes, heads=heads)
+        tried = places(device, partial(bytes_in_float32, pipeline, None), divisible=not heads)
+        verified = partial(_verified, partial(_whole, pipeline), partial(load, pipeline), notes, heads=heads)
         agreements += where_there_is_room(tried, verified)
     return agreements
 
@@ -89,10 +89,10 @@ def verify_lora(
         return pipe
 
     tried = places(device, partial(bytes_in_float32, under.base, under.variant))
-    for place in sorted({file.parent for file in folder.rglob("scheduler_config.json")}):
-        steps = tuple(n for n in notes.steps if place.parent == folder or place.parent.name == f"{n}step")
-        exported = partial(_on_base, under, folder, place)
-        verified = partial(_verified, exported, partial(loaded, place), replace(notes, steps=steps))
+    for scheduler in sorted({file.parent for file in folder.rglob("scheduler_config.json")}):
+        steps = tuple(n for n in notes.steps if scheduler.parent == folder or scheduler.parent.name == f"{n}step")
+        exported = partial(_on_base, under, folder, scheduler)
+        verified = partial(_verified, exported, partial(loaded, scheduler), replace(notes, steps=steps))
         agreements += where_there_is_room(tried, verified)
     return agreements
 

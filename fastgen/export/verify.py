@@ -116,10 +116,13 @@ class Ours:
 def verify(export: Export, schedule: SchedulerExport, ours: Ours, *, place: Place = CPU) -> list[Agreement]:
     """Samples the export in a fresh process that knows only Diffusers, and compares for each step count served.
 
-    Args:
-        place: where the isolated process samples, and how; `ours` makes its models there.
-
     The isolated process has the place to itself: the models here are made when it is over, one after the other.
+
+    Args:
+        export: what the isolated process loads.
+        schedule: scheduler of the export, and the step counts that it serves.
+        ours: the student as training knows it.
+        place: where the isolated process samples, and how; `ours` makes its models there.
 
     Raises:
         NoRoomError: the isolated process or the models here need more memory than there is.

@@ -197,11 +197,8 @@ class NetworkDenoiser(nn.Module):
 
         said = {WORDS: words} if words else {}
         if self.parts is not None:
-            told = {
-                **self._told(self.parts.entering(x_t), t, cond),
-                "return_dict": False,
-            }  # hooks of `parts` take tensors
-            return self.parts.leaving(run(told | said))
+            told = self._told(self.parts.entering(x_t), t, cond) | said
+            return self.parts.leaving(run({**told, "return_dict": False}))  # hooks of `parts` take tensors
         return self._called(run, self._told(x_t, t, cond) | said)
 
     def _belief(self, x_t: Latent, t: Time, said: Any) -> Prediction:

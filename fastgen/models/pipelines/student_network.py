@@ -85,7 +85,7 @@ class NetworkSource:
         """All that is read of the folder."""
         if self.path is None:
             return []
-        folders = _folders(self.path, 1 + (self.path / SECOND / CONFIG).is_file())
+        folders = _folders(self.path, 2 if (self.path / SECOND / CONFIG).is_file() else 1)
         return [file for folder in folders for file in (folder / CONFIG, *_weights(folder))]
 
     def _made(self, teacher: nn.Module, folder: Path | None) -> nn.Module:
