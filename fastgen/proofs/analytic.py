@@ -7,6 +7,7 @@ With S_k = Q_k diag(l_k) Q_k^T, the noised component is N(alpha mu_k, V_k), V_k 
 with gamma the posterior of the component. Everything is batched, differentiable in x_t and holds on every process.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 
@@ -72,37 +73,46 @@ class Mixture:
         return Conditioning(count, {"class_labels": torch.full((count,), -1)})
 
 
-class ExactDenoiser(nn.Module):
-    """The optimal denoiser of a mixture. x_t is [B, d]; labels of -1 mean the whole mixture."""
+class ClosedForm(nn.Module, ABC):
+    """A denoiser by a formula of x_t [B, d]: it is told no scalars, and has no layers to look at."""
 
     scalars: tuple[str, ...] = ()
 
-    def __init__(self, process: Process, data: Mixture) -> None:
+    def __init__(self, process: Process) -> None:
         super().__init__()
         self.process = process
-        self.data = data
+
+    @abstractmethod
+    def clean(self, x_t: Tensor, t: Time, cond: Conditioning) -> Tensor:
+        """The predicted clean sample [B, d]."""
 
     def forward(
-        self,
-        x_t: Tensor,
-        t: Time,
-        cond: Conditioning,
-        scalars: Mapping[str, Tensor] | None = None,
+        self, x_t: Tensor, t: Time, cond: Conditioning, scalars: Mapping[str, Tensor] | None = None
     ) -> Prediction:
         refuse_undeclared(self.scalars, scalars or {})
-        alpha = self.process.alpha(t)[:, None, None]
-        values, vectors = self.data.eigen
-        y, variance = self._whitened(x_t.double(), t)
-        shrunk = torch.einsum("kij,bkj->bki", vectors, alpha * values * y / variance)
-        posterior = self._joint(y, variance, cond).softmax(dim=1)[..., None]
-        x0 = (posterior * (self.data.means + shrunk)).sum(dim=1)
-        return Prediction.of_x0(self.process, x_t, t, x0.to(x_t.dtype))
+        return Prediction.of_x0(self.process, x_t, t, self.clean(x_t, t, cond).to(x_t.dtype))
 
     def guide(self, cond: Prediction, null: Prediction, w: float | Tensor) -> Prediction:
         return null.lerp(cond, w)
 
     def tap(self, x_t: Tensor, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Tensor]:
-        raise ValueError("an exact denoiser has no layers: use ExactRatio, or a discriminator on a learned fake score")
+        raise ValueError(f"{type(self).__name__} has no layers: use ExactRatio, or a discriminator on a learned score")
+
+
+class ExactDenoiser(ClosedForm):
+    """The optimal denoiser of a mixture. x_t is [B, d]; labels of -1 mean the whole mixture."""
+
+    def __init__(self, process: Process, data: Mixture) -> None:
+        super().__init__(process)
+        self.data = data
+
+    def clean(self, x_t: Tensor, t: Time, cond: Conditioning) -> Tensor:
+        alpha = self.process.alpha(t)[:, None, None]
+        values, vectors = self.data.eigen
+        y, variance = self._whitened(x_t.double(), t)
+        shrunk = torch.einsum("kij,bkj->bki", vectors, alpha * values * y / variance)
+        posterior = self._joint(y, variance, cond).softmax(dim=1)[..., None]
+        return (posterior * (self.data.means + shrunk)).sum(dim=1)
 
     def log_prob(self, x_t: Tensor, t: Time, cond: Conditioning) -> Tensor:
         """log p_t(x_t) [B], up to no constant."""
@@ -164,34 +174,17 @@ class ExactRatio(nn.Module):
         return self.real.log_prob(x_t, t, cond) - self.fake.log_prob(x_t, t, cond)
 
 
-class AffineGenerator(nn.Module):
+class AffineGenerator(ClosedForm):
     """x0 = mean + factor z with z the unit noise that x_t was made from: its output law N(mean, factor factor^T)."""
 
-    scalars: tuple[str, ...] = ()
-
     def __init__(self, process: Process, mean: Tensor, factor: Tensor) -> None:
-        super().__init__()
-        self.process = process
+        super().__init__(process)
         self.mean = nn.Parameter(mean.double())
         self.factor = nn.Parameter(factor.double())
 
-    def forward(
-        self,
-        x_t: Tensor,
-        t: Time,
-        cond: Conditioning,
-        scalars: Mapping[str, Tensor] | None = None,
-    ) -> Prediction:
-        refuse_undeclared(self.scalars, scalars or {})
+    def clean(self, x_t: Tensor, t: Time, cond: Conditioning) -> Tensor:
         z = x_t / self.process.prior(torch.ones_like(x_t), t)
-        x0 = self.mean + z.double() @ self.factor.T
-        return Prediction.of_x0(self.process, x_t, t, x0.to(x_t.dtype))
-
-    def guide(self, cond: Prediction, null: Prediction, w: float | Tensor) -> Prediction:
-        return null.lerp(cond, w)
-
-    def tap(self, x_t: Tensor, t: Time, cond: Conditioning, layers: Sequence[str]) -> list[Tensor]:
-        raise ValueError("an affine generator has no layers")
+        return self.mean + z.double() @ self.factor.T
 
     def law(self) -> Mixture:
         """The distribution of its samples, detached."""
