@@ -18,6 +18,7 @@ from ..files import atomic_folder, atomic_text
 from ..limits import Cap, plain, read_bytes
 from ..models.pipelines.rewards import Weighted
 from ..plugins import Origin
+from ..user_file import short
 from .dialect import NotYAMLError, parsed
 from .mistakes import listed
 from .schema import NAMED, Config
@@ -70,7 +71,7 @@ def save(config: Config, folder: Path) -> None:
         if not (folder / place).is_dir():
             with atomic_folder(folder / place) as fresh:
                 (fresh / origin.file.name).write_bytes(origin.source)
-        return f"{place / origin.file.name}:{origin.name.rpartition(':')[2]}"
+        return f"{place / origin.file.name}:{short(origin.name)}"
 
     atomic_text(folder / "config.yaml", dump(config, kept))
 

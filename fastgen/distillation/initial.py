@@ -33,7 +33,8 @@ from ..models.pipelines.loading import variant_of, weight_files
 from ..models.pipelines.notes import Notes
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.student_network import alike
-from ..models.roles import EMBEDDED
+from ..models.roles import EMBEDDED, without_embeddings
+from ..models.scalars import scalars_in
 from ..models.targets import find_targets, one_dimensional
 from ..seeds import seed_of
 from .student import Student
@@ -75,8 +76,7 @@ def initial(student: Student, log: RunLog | None) -> Weights:
         raise UserError(_NO_ADAPTER.format(config.init))
     network = student.pipeline.start
     wanted = _adapter(student, network) if config.sharing == "lora" else network.state_dict()
-    own = {name: tuple(value.shape) for name, value in weights.items() if not name.startswith(EMBEDDED)}
-    _check_same({name: tuple(value.shape) for name, value in wanted.items()}, own, config)
+    _check_same(_shapes_of(wanted), _shapes_of(without_embeddings(weights)), config)
     if log is not None:
         log.note(stage=0, cycle=0, note=_told(earlier))
     return {"generator": weights}
@@ -109,6 +109,10 @@ def _shapes(folder: Path, variant: str | None = None) -> dict[str, tuple[int, ..
                 names = list(content.keys())
                 found |= {f"{part}.{name}": tuple(content.get_slice(name).get_shape()) for name in names}
     return found
+
+
+def _shapes_of(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {name: tuple(value.shape) for name, value in state.items()}
 
 
 def _told_of_its_own(student: Student) -> str:
@@ -154,8 +158,9 @@ def _of_checkpoint(earlier: Earlier, student: Student) -> tuple[dict[str, Tensor
     weights = {_without_start(name): value for name, value in held.items()}
     objective = config.stages[0].objective
     known = objective.needs.scalars_of("generator")
-    embedded = [name for name in weights if name.startswith(EMBEDDED)]
-    if any(name.removeprefix(f"{EMBEDDED}embed.").partition(".")[0] not in known for name in embedded):
+    own = without_embeddings(weights)
+    embedded = {name: value for name, value in weights.items() if name not in own}
+    if not scalars_in(name.removeprefix(EMBEDDED) for name in embedded) <= {*known}:
         raise UserError(
             f"init is {earlier.folder}, whose generator is told what that of stage {config.stages[0].name!r} is not: "
             "give its exported student, into which that is baked"
@@ -163,9 +168,8 @@ def _of_checkpoint(earlier: Earlier, student: Student) -> tuple[dict[str, Tensor
     if adapted and config.sharing == "lora":
         return _rescaled(weights, settings.get("lora", {}), config), True
     if adapted:
-        own = {name: value for name, value in weights.items() if name not in embedded}
         merged = merge(student.teacher_network(), own, alpha=settings["lora"].get("alpha"))
-        return {**merged.state_dict(), **{name: weights[name] for name in embedded}}, False
+        return {**merged.state_dict(), **embedded}, False
     return weights, False
 
 

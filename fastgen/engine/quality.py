@@ -22,7 +22,7 @@ from ..files import atomic_folder, atomic_json
 from ..manifest import MANIFEST, verify_manifest, write_manifest
 from ..models.baking import baked, fused
 from ..models.head_bank import HeadBank
-from ..models.roles import EMBEDDED, Roles, put, taken
+from ..models.roles import Roles, put, taken, without_embeddings
 from ..models.sequences import with_all_tokens
 from ..models.sharding import brought_together
 from ..stopping import interruptible
@@ -208,7 +208,7 @@ def plain(roles: Roles, weights: Mapping[str, Tensor], feed: Feed) -> dict[str, 
     if not generator.scalars:
         return dict(weights)
     put(generator, weights)
-    own = {name: value for name, value in weights.items() if not name.startswith(EMBEDDED)}
+    own = without_embeddings(weights)
     if isinstance(generator.embeddings, HeadBank):
         return fused(generator, own, roles.plan.grids)
     return baked(generator, own, roles.plan.scalars, feed.example())

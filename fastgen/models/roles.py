@@ -133,4 +133,9 @@ def put(denoiser: RoleNetwork, state: Mapping[str, Tensor]) -> None:
     """Gives a role what was `taken` of one; embeddings that the other had not stay as they are."""
     embedded = {name.removeprefix(EMBEDDED): value for name, value in state.items() if name.startswith(EMBEDDED)}
     denoiser.embeddings.load_state_dict(embedded, strict=False)
-    load(denoiser.own, {name: value for name, value in state.items() if not name.startswith(EMBEDDED)})
+    load(denoiser.own, without_embeddings(state))
+
+
+def without_embeddings(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """What was `taken` of a role's network or adapter alone."""
+    return {name: value for name, value in state.items() if not name.startswith(EMBEDDED)}

@@ -4,7 +4,7 @@ They start as exact zeros, so that a pretrained network first says what it said 
 """
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -75,6 +75,11 @@ class ScalarEmbeddings(nn.Module):
         finally:
             for hook in hooks:
                 hook.remove()
+
+
+def scalars_in(names: Iterable[str]) -> set[str]:
+    """The scalars that embeddings are of, by the names in their state dict; of other embeddings, none that there is."""
+    return {name.removeprefix("embed.").partition(".")[0] for name in names}
 
 
 def refuse_undeclared(declared: Sequence[str], given: Mapping[str, Tensor]) -> None:

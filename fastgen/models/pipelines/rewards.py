@@ -7,6 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 import torch
 
 from ...plugins import Kinds
+from ...user_file import short
 from ..rewards import Rewards, Scorer
 from .clip_reward import ClipReward
 from .codec import Codec
@@ -39,7 +40,7 @@ class Weighted:
 
     def load(self, device: torch.device) -> Mapping[str, Scorer]:
         """What scores by name; rewards of the same name are numbered."""
-        names = [REWARD_KINDS.origin(type(part)).name.rpartition(":")[2] for part in self.parts]
+        names = [short(REWARD_KINDS.origin(type(part)).name) for part in self.parts]
         told = [f"{name}_{i + 1}" if names.count(name) > 1 else name for i, name in enumerate(names)]
         return {name: part.load(device) for name, part in zip(told, self.parts, strict=True)}
 
