@@ -22,7 +22,7 @@ def check_files(folder: Path, notes: Sequence[Notes]) -> None:
 
     Raises:
         ManifestError: a file is missing, or not what was written.
-        VerificationError: a weight is not finite, a LoRA changes nothing, or the student is its teacher.
+        VerificationError: a weight is not finite, a LoRA changes nothing, or training changed no weight.
     """
     place = next((place for place in (folder, folder.parent) if (place / MANIFEST).is_file()), None)
     if place is None:
@@ -36,8 +36,8 @@ def check_files(folder: Path, notes: Sequence[Notes]) -> None:
         _check_weights(file)
     if any(one.unchanged for one in notes):
         raise VerificationError(
-            f"{folder} is its teacher, {notes[0].teacher or 'which its notes do not name'}: training changed no weight "
-            "of it. Train longer, or with a larger learning rate"
+            f"{folder} is what it began as, of the teacher {notes[0].teacher or 'that its notes do not name'}: "
+            "training changed no weight of it. Train longer, or with a larger learning rate"
         )
 
 

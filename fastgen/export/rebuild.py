@@ -101,10 +101,10 @@ def exports(folder: Path) -> list[Path]:
     """The students of an export of several, each an export of its own; of any other the folder itself.
 
     Raises:
-        UserError: what says which student is for what is damaged.
+        UserError: what says which student is for what is damaged, or a student is not there.
     """
     students = Students.read(folder)
-    return [folder / name for name in students.folders] if students else [folder]
+    return [*students.places(folder)] if students else [folder]
 
 
 def folders(folder: Path) -> list[Path]:

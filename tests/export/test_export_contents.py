@@ -83,7 +83,7 @@ def test_a_class_whose_embedding_is_not_finite_is_named(folder: Path, capsys: py
 
 
 def test_an_untouched_teacher_is_no_student(folder: Path, student: Student):
-    with pytest.raises(VerificationError, match=r"is its teacher, .* changed no weight"):
+    with pytest.raises(VerificationError, match=r"is what it began as, of the teacher .* changed no weight"):
         check_files(folder, [replace(student.notes, unchanged=True)])
 
 

@@ -79,7 +79,7 @@ class Notes:
         loras: LoRAs that the teacher was made with, the lowest first.
         licence: front matter `license...` of the teacher's model card.
         metrics: what was measured of the student, name -> value.
-        unchanged: whether no weight differs from the teacher's.
+        unchanged: whether no weight differs from those that training began with.
         sampler: sampler that was trained for: renoise or ode.
         stops: step count -> where its sampler stops and what x_t and the network mean there.
     """

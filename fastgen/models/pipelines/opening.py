@@ -52,7 +52,7 @@ class Opened:
         """The students of a folder of several; nothing of another one."""
         if self._students is None:
             return ()
-        return tuple(replace(self, path=str(self.folder / name)) for name in self._students.folders)
+        return tuple(replace(self, path=str(place)) for place in self._students.places(self.folder))
 
     @cached_property
     def _students(self) -> Students | None:
@@ -60,14 +60,32 @@ class Opened:
 
     @cached_property
     def notes(self) -> Notes | None:
-        """The notes of all step counts, joined; several students share theirs."""
+        """The notes of all step counts, joined; of several students, who are called alike, the first one's.
+
+        Raises:
+            UserError: the students are not called alike.
+        """
         if self.each:
-            return self.each[0].notes
+            return self._shared
         parts = [part for part in map(Notes.read, by_count(self.folder).values()) if part]
         if not parts:
             return Notes.read(self.folder)
         stops = {count: stops for part in parts for count, stops in part.stops.items()}
         return replace(parts[0], steps=tuple(count for part in parts for count in part.steps), stops=stops)
+
+    @property
+    def _shared(self) -> Notes | None:
+        first, *others = self.each
+        for other in others:
+            for name in ("steps", "guidance", "arguments", "sampler", "stops"):
+                ours, theirs = (getattr(one.notes, name, None) for one in (first, other))
+                if ours != theirs:
+                    raise UserError(
+                        f"the students in {self.path} are not called alike, as one config trains them: {name} is "
+                        f"{ours!s:.60} in {first.folder.name} and {theirs!s:.60} in {other.folder.name}. Sample "
+                        "each of them by itself"
+                    )
+        return first.notes
 
     def place(self, steps: int | None) -> Path:
         """The folder of the pipeline, or of the LoRA's scheduler, that serves a step count best.

@@ -85,6 +85,20 @@ class Students:
                 save_file({"centres": self.centres.contiguous()}, file)
         atomic_json(folder / self.FILE, {"format": 1, "folders": self.folders, "classes": self.classes})
 
+    def places(self, folder: Path) -> tuple[Path, ...]:
+        """The students' folders, in the one that holds them all.
+
+        Raises:
+            UserError: one is not there.
+        """
+        found = tuple(folder / name for name in self.folders)
+        if gone := [place.name for place in found if not place.is_dir()]:
+            raise UserError(
+                f"{folder / self.FILE} names {len(found)} students, and {', '.join(gone)} is not there: copy the "
+                "folder again from where it was made, or sample those that are there by themselves"
+            )
+        return found
+
     def owners(self, pipe: StockPipeline, call: Mapping[str, Any]) -> list[int]:
         """The number of the student that each row of a stock call belongs to.
 

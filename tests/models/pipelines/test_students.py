@@ -1,5 +1,6 @@
 """Several students as one pipeline: each row is drawn by the student that it belongs to, and by nobody else."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from eval.images.pipelines import Draw, declared_steps, pipelines
 from eval.images.sources import Request, is_image_set
 from fastgen.engine.earlier import earlier_of
 from fastgen.errors import UserError
+from fastgen.export.rebuild import exports
 from fastgen.models.pipelines.heads import StepHeads
 from fastgen.models.pipelines.notes import Notes
 from fastgen.models.pipelines.opening import Opened
@@ -225,6 +227,36 @@ def test_what_lies_below_goes_below_each(folder):
     assert [one.base for one in opened.each] == ["a-base", "a-base"]
     with pytest.raises(UserError, match=r"go below a LoRA, and .*/0 is none"):
         opened.load(2, device="cpu", dtype=torch.float32)
+
+
+def test_a_student_that_is_not_there_is_named_before_anything_is_loaded(folder):
+    (folder / "1").rename(folder / "another")
+    opened = Opened(str(folder))
+    for ask in (
+        lambda: opened.notes,
+        lambda: opened.load(2, device="cpu", dtype=torch.float32),
+        lambda: exports(folder),
+    ):
+        with pytest.raises(UserError, match=r"students.json names 2 students, and 1 is not there: copy the folder"):
+            ask()
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"steps": (4,)}, r"steps is \(2,\) in 0 and \(4,\) in 1"),
+        ({"arguments": {"height": 64}}, "arguments is {.*} in 0 and {'height': 64} in 1"),
+        ({"guidance": 3.0}, "guidance is 1.0 in 0 and 3.0 in 1"),
+        ({"sampler": "ode"}, "sampler is None in 0 and ode in 1"),
+    ],
+)
+def test_students_that_are_not_called_alike_are_not_sampled_as_one(folder, changes, said):
+    noted = Notes.read(folder / "0")
+    replace(noted, **changes).write(folder / "1")
+    with pytest.raises(UserError, match=said):
+        sample(folder, num=1, device="cpu")
+    noted.write(folder / "1")
+    assert Opened(str(folder)).notes == noted
 
 
 def test_one_of_several_is_named_where_one_is_wanted(folder):
