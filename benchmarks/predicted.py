@@ -38,7 +38,7 @@ def forecast_of(size: str, setting: Setting) -> Forecast:
 
 
 def scene_of(size: str, setting: Setting) -> Scene:
-    """Its stage, without weights."""
+    """The stage of a setting of the step benchmark, without weights."""
     config: Any = SimpleNamespace(
         seed=0,
         student=SimpleNamespace(steps=(1,), sampler="renoise", guidance=None),

@@ -32,7 +32,7 @@ def plain_markdown(text: str) -> str:
 
 
 def within(value: Any) -> Any:
-    """The same for every text of a JSON value."""
+    """A JSON value without the secrets that `redacted` finds in its texts."""
     if isinstance(value, str):
         return redacted(value)
     if isinstance(value, dict):

@@ -157,7 +157,7 @@ def at_once() -> Iterator[None]:
 
 
 def interruptible(work: Callable[[], Value]) -> Callable[[], Value]:
-    """The same work, `at_once`."""
+    """The work, during which a signal raises `Stopped`, see `at_once`."""
 
     def done() -> Value:
         with at_once():

@@ -154,7 +154,7 @@ def _half_places(assets: Path, folder: Path, source: str) -> list[str]:
 
 
 def _half(assets: Path, folder: Path) -> dict[str, list[str]]:
-    """As all emoji, and CLIP scores of each half by the model that rewards and, where there is one, by the judge."""
+    """Looks at all emoji, and CLIP scores of each half by the model that rewards and, if there is one, the judge."""
     judge = next((place for place in (folder / "judge", assets / "judge") if place.is_dir()), None)
     looks = {"": None} if judge is None else {"": None, "judge_": judge}
     scores = {

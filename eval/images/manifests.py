@@ -40,7 +40,7 @@ def natural(path: PurePosixPath) -> tuple[tuple[str | tuple[int, str], ...], ...
 
 
 def naturally(name: str) -> tuple[tuple[str | tuple[int, str], ...], ...]:
-    """The same for a name."""
+    """Sorts names of files as people number them, see `natural`."""
     return natural(PurePosixPath(name))
 
 

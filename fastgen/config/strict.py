@@ -83,11 +83,11 @@ def named(kinds: Kinds[Any], key: str) -> PlainValidator:
 
 
 def one_or_several(kinds: Kinds[Any], key: str, joined: Any) -> PlainValidator:
-    """As `named`; a list of such mappings, each with its `weight` (1 where not given), becomes one object.
+    """Validates one object as `named` does, or a list of them, each with its `weight`, which becomes one.
 
     Args:
         kinds, key: as of `named`.
-        joined: its class, made of the objects and of their weights.
+        joined: class that is made of the objects of a list and of their weights, 1 where not given.
     """
     one = cast(Callable[[Any, ValidationInfo], Any], named(kinds, key).func)
 

@@ -28,7 +28,7 @@ def drawn(config: Config) -> Sequence[str]:
 
 
 def drawn_by_size(config: Config) -> dict[Size | None, Sequence[str]]:
-    """The same by the size of the samples that they are asked for: of their bucket, or, for None, of the student."""
+    """The prompts that a run asks for by the size of their samples: that of a bucket, or for None the student's."""
     captions, bucket = config.data.captions, config.data.bucket
     if captions is None or bucket is None:
         return {None: drawn(config)}

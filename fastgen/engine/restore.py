@@ -102,7 +102,9 @@ def in_pieces(snapshot: OptimizerSnapshot, parts: Owned) -> OptimizerSnapshot:
 
 
 def put_together(snapshot: OptimizerSnapshot, parts: Owned) -> OptimizerSnapshot:
-    """The inverse; where the parameters of one tensor were stepped differently often, the most counts.
+    """The state of an optimizer of the parameters as that of one of the owned tensors; the inverse of `in_pieces`.
+
+    Where the parameters of one tensor were stepped differently often, the most counts.
 
     Raises:
         UnfitError: another number of parameters, or other shapes.

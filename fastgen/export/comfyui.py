@@ -5,6 +5,7 @@ is sigma / alpha, a flow's is the noise level itself; `lcm` predicts x0 and draw
 deterministic step. Guidance of 1 calls the network once.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from diffusers import FluxTransformer2DModel, UNet2DConditionModel
@@ -17,6 +18,8 @@ SAMPLERS = {"renoise": "lcm", "ode": "euler"}
 _FLOW = 1e-6
 
 Node = dict[str, Any]
+Output = list[Any]
+"""The number of a node, and which of its outputs."""
 
 
 def workflow(network: nn.Module, notes: Notes, *, lora: str, size: tuple[int, int]) -> dict[str, Node] | None:
@@ -28,15 +31,14 @@ def workflow(network: nn.Module, notes: Notes, *, lora: str, size: tuple[int, in
         size: height and width in pixels.
     """
     stops = notes.stops.get(notes.steps[0], ())
-    loaders = _loaders(network)
-    if loaders is None or notes.sampler is None or not stops or any(stop.alpha == 0 for stop in stops):
+    base = _loaders(network)
+    if base is None or notes.sampler is None or not stops or any(stop.alpha == 0 for stop in stops):
         return None
     height, width = size
-    nodes, model, clip, vae = loaders
-    return nodes | {
-        "10": _node("LoraLoaderModelOnly", model=model, lora_name=lora, strength_model=1.0),
-        "11": _node("CLIPTextEncode", clip=clip, text="a photo of a cat"),
-        "12": _node("CLIPTextEncode", clip=clip, text=""),
+    return base.nodes | {
+        "10": _node("LoraLoaderModelOnly", model=base.model, lora_name=lora, strength_model=1.0),
+        "11": _node("CLIPTextEncode", clip=base.clip, text="a photo of a cat"),
+        "12": _node("CLIPTextEncode", clip=base.clip, text=""),
         "13": _node(_LATENTS[type(network)], width=width, height=height, batch_size=1),
         "14": _node("KSamplerSelect", sampler_name=SAMPLERS[notes.sampler]),
         "15": _node("ManualSigmas", sigmas=", ".join(f"{sigma:.7g}" for sigma in [*map(sigma_of, stops), 0.0])),
@@ -52,7 +54,7 @@ def workflow(network: nn.Module, notes: Notes, *, lora: str, size: tuple[int, in
             sigmas=["15", 0],
             latent_image=["13", 0],
         ),
-        "17": _node("VAEDecode", samples=["16", 0], vae=vae),
+        "17": _node("VAEDecode", samples=["16", 0], vae=base.vae),
         "18": _node("SaveImage", images=["17", 0], filename_prefix="fewstep"),
     }
 
@@ -63,17 +65,28 @@ def sigma_of(stop: Stop) -> float:
     return stop.sigma if flow else stop.sigma / stop.alpha
 
 
-def _loaders(network: nn.Module) -> tuple[dict[str, Node], list[Any], list[Any], list[Any]] | None:
-    """The nodes that load the base, with the places of its model, text encoders and autoencoder."""
+@dataclass(frozen=True)
+class Base:
+    """The nodes that load a LoRA's base, and which outputs of theirs are its model, text encoders and autoencoder."""
+
+    nodes: dict[str, Node]
+    model: Output
+    clip: Output
+    vae: Output
+
+
+def _loaders(network: nn.Module) -> Base | None:
+    """What loads the base of a network; None of one that ComfyUI would load otherwise."""
     if isinstance(network, UNet2DConditionModel):
-        return {"1": _node("CheckpointLoaderSimple", ckpt_name="base.safetensors")}, ["1", 0], ["1", 1], ["1", 2]
+        nodes = {"1": _node("CheckpointLoaderSimple", ckpt_name="base.safetensors")}
+        return Base(nodes, model=["1", 0], clip=["1", 1], vae=["1", 2])
     if isinstance(network, FluxTransformer2DModel):
         nodes = {
             "1": _node("UNETLoader", unet_name="flux1-dev.safetensors", weight_dtype="default"),
             "2": _node("DualCLIPLoader", clip_name1="clip_l.safetensors", clip_name2="t5xxl.safetensors", type="flux"),
             "3": _node("VAELoader", vae_name="ae.safetensors"),
         }
-        return nodes, ["1", 0], ["2", 0], ["3", 0]
+        return Base(nodes, model=["1", 0], clip=["2", 0], vae=["3", 0])
     return None
 
 

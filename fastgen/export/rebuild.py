@@ -134,7 +134,7 @@ def calls_for(pipeline: Pipeline, arguments: dict[str, Any]) -> list[dict[str, A
 
 
 def conditions_for(pipeline: Pipeline) -> Conditioning:
-    """The same as the denoiser is told it."""
+    """What the denoiser is told in the calls of a verification, one row for each seed."""
     return pipeline.condition(len(SEEDS), labels=torch.tensor(_LABELS), prompts=_PROMPTS)
 
 

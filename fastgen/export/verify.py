@@ -165,7 +165,7 @@ def _agreements(
 def _rounded(
     agreements: Sequence[Agreement], schedule: SchedulerExport, trained: Ours, seen: Mapping[str, Tensor]
 ) -> list[Agreement]:
-    """The same, with how far the file is from the weights before they were rounded for it."""
+    """The agreements, with how far the file is from the weights before they were rounded for it."""
     made, told = trained.made(), []
     for agreement in agreements:
         rows = _rows(seen, made, agreement.steps)

@@ -196,7 +196,7 @@ def _reached(ends: Sequence[Tensor], starts: Sequence[Tensor]) -> tuple[bool, ..
 
 
 def _apart(leaf: Any) -> Any:
-    """The same tensor in no graph."""
+    """A tensor with its values, in no graph; anything else as it is."""
     return leaf.detach().requires_grad_(leaf.requires_grad) if isinstance(leaf, Tensor) else leaf
 
 

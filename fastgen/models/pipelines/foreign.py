@@ -20,7 +20,7 @@ def check_pipeline(folder: Path) -> None:
 
 
 def check_part(folder: Path) -> None:
-    """The same for the folder of one network or tokenizer."""
+    """Raises UserError for the folder of a network or tokenizer that would have a library open anything else."""
     _check_lengths(folder)
     if (folder / ADAPTER).exists():
         raise UserError(

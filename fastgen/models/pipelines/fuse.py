@@ -195,7 +195,7 @@ def _misfit(pipe: StockPipeline, file: Path, reason: str) -> UserError:
 
 
 def _named(pipe: StockPipeline, file: Path, updates: Sequence[Update], unknown: set[str]) -> list[Place]:
-    """The same for a pipeline without a LoRA loader, from peft's keys `[prefix.]layer.lora_A.weight`."""
+    """The places of updates in a pipeline without a LoRA loader, by peft's keys `[prefix.]layer.lora_A.weight`."""
     if unknown or not updates or any(DOWN_KEY not in update.keys[0] for update in updates):
         raise UserError(
             f"{type(pipe).__name__} has no LoRA loader in Diffusers, and {file} is not in peft's plain form "

@@ -33,7 +33,7 @@ def add(digest: Digest, tensors: Mapping[str, Tensor]) -> None:
 
 
 def ordered(value: Any) -> Any:
-    """The same in an order that no process chooses anew, as it does of sets."""
+    """A value whose parts are in an order that no process chooses anew, as it does of sets."""
     if is_dataclass(value) and not isinstance(value, type):
         value = {field.name: getattr(value, field.name) for field in fields(value)}
     if isinstance(value, Mapping):

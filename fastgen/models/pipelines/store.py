@@ -163,7 +163,7 @@ class Store:
 
 
 class Memory:
-    """The same in main memory."""
+    """Rows in main memory, by what they belong to; those of a `Store` lie in a folder."""
 
     def __init__(self) -> None:
         self._rows: dict[Any, Conditioning] = {}

@@ -46,7 +46,7 @@ class IdentityMatching(ScoreMatching):
     @property
     @final
     def weighs_gan(self) -> bool:
-        """As the integrand."""
+        """Always: the GAN term has the weight of the integrand."""
         return True
 
     @final
