@@ -120,7 +120,7 @@ log: {{previews: 0, every: 1, trackers: []}}
 
 
 def pictures(folder: Path, *, images: bool) -> str:
-    prompts = ("a fox", "a red bird in the snow", "two")
+    prompts = ("a fox", "a red bird in the snow", "3 of them")
     if not images:
         (folder / "prompts.txt").write_text("\n".join(prompts))
         return f"{{source: prompts, path: {folder}/prompts.txt}}"
