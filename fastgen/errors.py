@@ -104,6 +104,10 @@ class NotInPartsError(NoRoomError):
     """A GPU has no room for the whole that is to be verified, and it cannot be there in parts."""
 
 
+class UncountedError(UserError):
+    """The costs of a run cannot be counted without its teacher's weights; the run itself may start."""
+
+
 class NoMemoryError(UserError):
     """A run needs more memory than there is.
 

@@ -65,6 +65,7 @@ def run(args: Namespace) -> int:
     config = load(args.config, args.overrides)
     if args.dry_run:
         from ..distillation.checks import check_stages
+        from ..distillation.foreseen import foreseen
         from ..distillation.plan import plan
         from ..distillation.preflight import refusals
         from ..distillation.several import runs_of
@@ -75,9 +76,11 @@ def run(args: Namespace) -> int:
         if len(runs) > 1:
             print(f"{len(runs)} students, trained one after the other; each of them:")
         print(plan(runs[0], recipes=args.config.parent))
-        _print_costs(config, args)
-        every = (line for run in runs for line in refusals(run, recipes=args.config.parent, resume=args.resume))
-        if found := list(dict.fromkeys(every)):
+        later = [line for run in runs for line in foreseen(run, recipes=args.config.parent)]
+        if not later:
+            _print_costs(config, args)
+        now = (line for run in runs for line in refusals(run, recipes=args.config.parent, resume=args.resume))
+        if found := list(dict.fromkeys([*now, *later])):
             raise UserError("\n  ".join(["the run would be refused here:", *found]))
         return 0
     if args.find_batch:

@@ -9,11 +9,12 @@ import torch
 from ..config.schema import Config, StageConfig
 from ..engine.dtypes import teacher_dtype
 from ..engine.memory import SHARES
-from ..errors import UserError
+from ..errors import UncountedError, UserError
 from ..models.casting import cast
 from ..models.pipelines.create import create
 from ..models.pipelines.pipeline import Pipeline
 from ..models.pipelines.published import published
+from ..models.pipelines.refusal import CheckError
 from ..models.pipelines.stock_pipeline import StockPipeline
 from ..models.pipelines.weightless import answering, networks_of, weightless
 from ..planning.card import NOWHERE
@@ -66,7 +67,8 @@ def costs(config: Config, reload: Reload, *, card: Card, gpus: int, recipes: Pat
         gpus: cards up to which several are told.
 
     Raises:
-        UserError: the teacher's configs are not here, or its pipeline cannot be called without weights.
+        UncountedError: the teacher's configs are not here, or its pipeline cannot be called without weights.
+        UserError: the run is refused, whatever the weights are.
     """
     for index, stage in enumerate(config.stages):
         forecast = forecast_of(config, index, card=card, recipes=recipes)
@@ -98,7 +100,7 @@ def _counted(config: Config, stage: StageConfig, recipes: Path, gpus: int) -> Fo
     try:
         return Scene(config, stage, pipeline, echoed=False).forecast(gpus=gpus)
     except RuntimeError as error:
-        raise UserError(
+        raise UncountedError(
             f"stage {stage.name!r} cannot be counted without weights ({str(error).splitlines()[0][:200]}): its memory "
             "and its seconds are known only when it runs"
         ) from error
@@ -108,17 +110,23 @@ def teacher_without_weights(config: Config, recipes: Path) -> Pipeline:
     """The teacher of a run, its networks on the meta device, and all encoded that counting asks for.
 
     Raises:
-        UserError: its configs are not here, or its pipeline cannot be called without weights.
+        UncountedError: its configs are not here, or its pipeline cannot be called without weights.
+        UserError: the run is refused, whatever the weights are.
     """
-    pipe = _stock(config, recipes)
+    try:
+        pipe = _stock(config, recipes)
+    except UserError as error:
+        raise UncountedError(str(error)) from error
     with answering(pipe):
         try:
             pipeline = probed(config, pipe, test=False)
             for label in {pipeline.classes.start, *range(2)} & {pipeline.classes.start, *pipeline.classes}:
                 pipeline.condition(2, labels=torch.tensor([label] * 2), prompts=["a", "a longer one"])
             _ = pipeline.told_in, pipeline.codec
+        except CheckError as error:
+            raise UncountedError(str(error)) from error
         except RuntimeError as error:
-            raise UserError(
+            raise UncountedError(
                 f"{type(pipe).__name__} cannot be called without its weights ({str(error).splitlines()[0][:200]}), so "
                 "that its costs cannot be counted"
             ) from error

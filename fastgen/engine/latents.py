@@ -133,7 +133,7 @@ def kept_images(
     """
     if config.cache is None or not contents or not parts_of(config.data):
         return None
-    kept, away = KeptImages(config.cache, config.data, contents), any(map(_is_known, parts_of(config.data)))
+    kept, away = KeptImages(config.cache, config.data, contents), any(map(is_known, parts_of(config.data)))
     if kept.empty(config, pipeline) and not away:
         return None
     missing, drawn = kept.missing(config, stage, pipeline)
@@ -157,13 +157,13 @@ def _cropped(part: Any) -> dict[str, Any]:
     return {"size": part.shapes} if part.buckets is None else {}
 
 
-def _is_known(part: Any) -> bool:
+def is_known(part: Any) -> bool:
     """Whether what is known of the images stands in their place."""
     return isinstance(part.records, Known)
 
 
 def _at_hand(part: Any) -> bool:
     try:
-        return _is_known(part) or len(part.records) > 0
+        return is_known(part) or len(part.records) > 0
     except UserError:
         return False

@@ -44,7 +44,8 @@ def teacher(tmp_path_factory):
 @pytest.fixture
 def dry(tmp_path, teacher, capsys, monkeypatch):
     """The exit code of a dry run, and its complaints; the plan is printed in any case."""
-    monkeypatch.setattr("fastgen.distillation.costs.costs", lambda *_, **__: ())  # seconds, and refuses nothing
+    for module, name in (("costs", "costs"), ("foreseen", "foreseen")):  # seconds, and refuse nothing here
+        monkeypatch.setattr(f"fastgen.distillation.{module}.{name}", lambda *_, **__: ())
     (tmp_path / "teacher").symlink_to(teacher)
     save(tmp_path / "prompts.txt", "fox\nowl\n")
     save(tmp_path / "run.yaml", RUN.format(here=tmp_path))

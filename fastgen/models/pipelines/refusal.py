@@ -19,9 +19,13 @@ PLAIN_LOOP = (
 PLAIN_CALL = "use a pipeline that is asked by a prompt, a class label or nothing, and a size that it takes"
 
 
-def failure(name: str, check: str, measured: str, *, remedy: str = PLAIN_LOOP) -> UserError:
+class CheckError(UserError):
+    """A pipeline failed a check."""
+
+
+def failure(name: str, check: str, measured: str, *, remedy: str = PLAIN_LOOP) -> CheckError:
     """A failed check of the pipeline of that name."""
-    return UserError(
+    return CheckError(
         f"{name} cannot be used as a teacher: the self-test failed at '{check}': {measured}. To mend it, {remedy}"
     )
 
