@@ -77,7 +77,7 @@ class NetworkSource:
 
     @property
     def has_weights(self) -> bool:
-        """Whether the folder has weights, so that none are the teacher's."""
+        """Whether the folder has weights, so that none are the teacher's; of two networks both have, or neither."""
         return self.path is not None and any(map(_weights, _folders(self.path, 1)))
 
     @property
@@ -172,6 +172,12 @@ def _folders(path: Path, count: int) -> list[Path]:
         raise UserError(
             f"student.network.path {path} is no folder of a network or of a pipeline{wanted}: give one that "
             "save_pretrained wrote, or changes of the teacher's as student.network.settings"
+        )
+    bare = [folder for folder in folders if not _weights(folder)]
+    if 0 < len(bare) < count:
+        raise UserError(
+            f"student.network.path {path} has weights of one denoiser, but none in {bare[0]}: copy or download them "
+            "too, or take the others away to start from the teacher's weights"
         )
     return folders
 

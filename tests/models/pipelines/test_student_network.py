@@ -190,3 +190,21 @@ def test_two_denoisers_have_two_networks_of_another_architecture(tmp_path: Path)
     assert same(NetworkSource(tmp_path / "two").built(teacher, seed=0), theirs)
     with pytest.raises(UserError, match="no folder of a network or of a pipeline with 2 denoisers"):
         NetworkSource(tmp_path / "two/transformer").built(teacher, seed=0)
+
+
+@pytest.mark.parametrize("bare", ["transformer", "transformer_2"])
+def test_two_denoisers_of_which_one_has_no_weights_are_refused(bare: str, tmp_path: Path):
+    pipe = wan_of_two()
+    pipe.save_pretrained(tmp_path / "two")
+    teacher = network_of(pipe)
+    for file in (tmp_path / "two" / bare).glob("*.safetensors"):
+        file.unlink()
+    source = NetworkSource(tmp_path / "two")
+    for made in (source.outline, lambda teacher: source.built(teacher, seed=0)):
+        with pytest.raises(UserError, match=f"weights of one denoiser, but none in {tmp_path / 'two' / bare}: copy"):
+            made(teacher)
+    other = "transformer_2" if bare == "transformer" else "transformer"
+    for file in (tmp_path / "two" / other).glob("*.safetensors"):
+        file.unlink()
+    assert not source.has_weights
+    assert same(source.built(teacher, seed=0), teacher.state_dict())
