@@ -27,6 +27,7 @@ from ..models.experts import networks_in
 from ..models.low_rank import DOWN_KEY, UP_KEY, draw, factor_shapes, scale_of
 from ..models.merging import merge
 from ..models.pipelines.components import NETWORKS, SECOND, denoisers_of, network_of
+from ..models.pipelines.finite import check_finite
 from ..models.pipelines.fuse import Place, places_in
 from ..models.pipelines.heads import StepHeads
 from ..models.pipelines.loading import variant_of, weight_files
@@ -196,7 +197,9 @@ def _of_pipeline(folder: Path, pipeline: Pipeline) -> dict[str, Tensor]:
     weights: dict[str, Tensor] = {}
     for part, start in zip(denoisers_of(pipeline.pipe), networks_in(pipeline.network), strict=True):
         for file in files.get(part, ()):
-            weights |= {f"{start}{name}": value for name, value in load_file(file).items()}
+            tensors = load_file(file)
+            check_finite(tensors.items(), f"init: {file}")
+            weights |= {f"{start}{name}": value for name, value in tensors.items()}
     silent = SILENT in weights and SILENT not in pipeline.start.state_dict() and not weights[SILENT].any()
     return {name: value for name, value in weights.items() if not (silent and name == SILENT)}
 

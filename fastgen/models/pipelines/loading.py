@@ -16,6 +16,7 @@ from torch import nn
 
 from ...errors import UserError, did_you_mean, warn
 from ...limits import read_json
+from .finite import check_finite
 from .folders import INDEX, check_is_pipeline
 from .foreign import check_pipeline, unasked
 from .notes import Notes
@@ -134,7 +135,7 @@ def load(
             "It needs one sub-folder with config and safetensors weights for each part that model_index.json "
             "lists, and no custom code."
         ) from error
-    check_complete(pipe, folder)
+    check_whole(pipe, folder, but=parts or ())
     return moved(pipe, folder, device, but=parts or ())
 
 
@@ -204,17 +205,28 @@ def check_weights(*files: Path) -> None:
             ) from error
 
 
-def check_complete(pipe: StockPipeline, origin: Path) -> None:
-    """Diffusers only warns of weights that a file lacks, and leaves them on the meta device: here it is an error."""
+def check_whole(pipe: StockPipeline, origin: Path, *, but: Collection[str] = ()) -> None:
+    """Refuses a pipeline of which weights are missing or not finite.
+
+    Diffusers only warns of weights that a file lacks, and leaves them on the meta device.
+
+    Args:
+        origin: where it was read from.
+        but: parts that were not read.
+
+    Raises:
+        UserError: naming part, tensor and remedy.
+    """
     for part, module in pipe.components.items():
-        tensors = module.named_parameters() if isinstance(module, nn.Module) else ()
-        missing = [name for name, tensor in tensors if tensor.is_meta]
+        tensors = dict(module.named_parameters()) if isinstance(module, nn.Module) and part not in but else {}
+        missing = [name for name, tensor in tensors.items() if tensor.is_meta]
+        place = origin / part if origin.is_dir() else f"{part} in {origin}"
         if missing:
-            place = origin / part if origin.is_dir() else f"{part} in {origin}"
             raise UserError(
                 f"{place} lacks {len(missing)} weights of {type(module).__name__}, such as {missing[0]}. "
                 "Save the whole pipeline again with save_pretrained, or correct the part's config.json."
             )
+        check_finite(tensors.items(), place)
 
 
 def variant_of(folder: Path, wanted: str | None = None) -> str | None:

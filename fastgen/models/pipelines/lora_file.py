@@ -17,6 +17,7 @@ from torch import Tensor
 
 from ...errors import UserError
 from ...limits import parsed
+from .finite import check_finite
 
 METADATA = "lora_adapter_metadata"
 _DOWN = re.compile(r"[._]?(?:lora_A(?:\.\w+)?|lora_down|lora\w*\.down)\.weight$")
@@ -78,12 +79,13 @@ def read_updates(file: Path) -> tuple[list[Update], set[str]]:
     """All the updates in a LoRA file, and the keys that are no part of one.
 
     Raises:
-        UserError: what the file says of itself is not what peft says.
+        UserError: what the file says of itself is not what peft says, or a tensor is not finite.
     """
     with safe_open(file, framework="pt") as opened:
         tensors = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118
         settings = parsed((opened.metadata() or {}).get(METADATA, "{}").encode(), f"{METADATA} of {file}")
     _check_settings(settings, file)
+    check_finite(tensors.items(), file)
     updates = [update for key in tensors if (update := _update(key, tensors, settings)) is not None]
     return updates, tensors.keys() - {key for update in updates for key in update.keys}
 

@@ -10,7 +10,7 @@ from safetensors import safe_open
 
 from ...errors import UserError
 from .foreign import unasked
-from .loading import check_complete, check_weights, line
+from .loading import check_weights, check_whole, line
 from .stock_pipeline import SingleFilePipeline, StockPipeline
 
 
@@ -35,7 +35,7 @@ def load_single_file(file: Path, *, config: str | None, dtype: torch.dtype) -> S
             f"{file} cannot be loaded as a {kind.__name__} ({line(error)}). It must hold the whole pipeline, text "
             f"encoders and VAE too, and have the architecture of {config} (teacher.config)."
         ) from error
-    check_complete(pipe, file)
+    check_whole(pipe, file)
     return pipe
 
 

@@ -18,6 +18,7 @@ from ..casting import cast, dtype_of
 from ..experts import Experts, networks_in
 from ..layout import flat
 from .components import NETWORKS, SECOND
+from .finite import check_finite
 from .fuse import PICKLES
 from .loading import check_weights, line, weights_by_variant
 from .pipeline import Pipeline
@@ -219,4 +220,6 @@ def _tensors(folder: Path) -> Iterator[tuple[str, Tensor]]:
     files = _weights(folder)
     check_weights(*files)
     for file in files:
-        yield from load_file(file).items()
+        tensors = load_file(file)
+        check_finite(tensors.items(), f"student.network.path: {file}")
+        yield from tensors.items()
