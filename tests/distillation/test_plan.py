@@ -22,7 +22,8 @@ COUNTED = "digits/scm_1step.yaml"
 def test_a_dry_run_of_a_shipped_config_tells_its_plan_and_writes_nothing(file, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     if not str(file).endswith(COUNTED):  # minutes for networks of real size
-        monkeypatch.setattr("fastgen.distillation.costs.costs", lambda *_, **__: ())
+        for module, name in (("costs", "costs"), ("foreseen", "foreseen")):
+            monkeypatch.setattr(f"fastgen.distillation.{module}.{name}", lambda *_, **__: ())
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)  # else it is asked again and again
     code = main(["train", "--config", str(file), "--dry-run"])
     printed, told = capsys.readouterr()
