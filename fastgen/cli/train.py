@@ -13,11 +13,11 @@ DiffusionPipeline.from_pretrained.
 """
 
 from argparse import ArgumentParser, Namespace
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from ..command import place
-from ..errors import UserError
+from ..errors import UncountedError, UserError
 
 if TYPE_CHECKING:
     from ..config.schema import Config
@@ -77,8 +77,7 @@ def run(args: Namespace) -> int:
             print(f"{len(runs)} students, trained one after the other; each of them:")
         print(plan(runs[0], recipes=args.config.parent))
         later = [line for run in runs for line in foreseen(run, recipes=args.config.parent)]
-        if not later:
-            _print_costs(config, args)
+        later = later or list(_print_costs(config, args))
         now = (line for run in runs for line in refusals(run, recipes=args.config.parent, resume=args.resume))
         if found := list(dict.fromkeys([*now, *later])):
             raise UserError("\n  ".join(["the run would be refused here:", *found]))
@@ -101,8 +100,11 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def _print_costs(config: "Config", args: Namespace) -> None:
-    """Prints the costs as `fastgen plan` does; where they cannot be counted, why, which does not stop the run."""
+def _print_costs(config: "Config", args: Namespace) -> Iterator[str]:
+    """Prints the costs as `fastgen plan` does; where they cannot be counted, why, which does not stop the run.
+
+    Yields why the run would be refused, where its roles cannot be built.
+    """
     from ..config.yaml_file import load
     from ..distillation.costs import costs
     from ..planning.cards import H100
@@ -113,5 +115,7 @@ def _print_costs(config: "Config", args: Namespace) -> None:
     try:
         for line in costs(config, changed, card=H100, gpus=1, recipes=args.config.parent):
             print(line)
-    except UserError as error:
+    except UncountedError as error:
         print(f"costs are not counted: {error}")
+    except UserError as error:
+        yield str(error)

@@ -94,3 +94,11 @@ def test_a_dry_run_ends_as_the_run_does(teachers, tmp_path, capsys):
     assert "the run would be refused here:\n  stage 'dmd2' uses guidance" in told.err
     assert main(["train", "--config", str(file), *overrides]) == 2
     assert not (tmp_path / "out/student").exists()
+
+
+def test_roles_that_cannot_be_built_are_refused_by_a_dry_run_too(teachers, tmp_path, capsys):
+    told = [READS, IMAGES % 8, "discriminator.layers=[nowhere]", f"out={tmp_path / 'out'}"]
+    file, overrides = config_in(teachers, "ddpm", *told)
+    for more in (["--dry-run"], []):
+        assert main(["train", "--config", str(file), *more, *overrides]) == 2
+        assert "discriminator.layers names 'nowhere', which the network does not have" in capsys.readouterr().err
