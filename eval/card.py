@@ -22,6 +22,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from fastgen.command import place, positive
+from fastgen.disk import check_writable
 from fastgen.errors import UserError, say
 from fastgen.files import atomic_text
 from fastgen.limits import Cap, read_bytes
@@ -81,11 +82,12 @@ def run(args: Namespace) -> None:
     """Write the card anew and say what is in it.
 
     Raises:
-        UserError: no export, report or samples there.
+        UserError: no export, report or samples there, or nothing can be written beside the card.
     """
     readme = args.folder / README
     if not readme.is_file():
         raise UserError(f"{args.folder} has no {README}: give the folder that a run exported, such as OUT/student")
+    check_writable(args.folder, "the export")
     beside = args.folder.parent / "report"
     folder = args.report or (beside if (beside / FILE).is_file() else None)
     report = Report.read(folder) if folder is not None else None

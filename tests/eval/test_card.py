@@ -98,6 +98,12 @@ def test_what_is_not_there_is_said(run, monkeypatch, capsys, arguments, complain
     assert (run / "student/README.md").read_text() == CARD
 
 
+def test_an_export_that_cannot_be_written_in_is_said(run, monkeypatch, capsys):
+    monkeypatch.setattr("fastgen.disk.os.access", lambda *_: False)
+    assert main(["card", str(run / "student")]) == 2
+    assert f"the export is {run / 'student'}, but nothing can be written in" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("card", "complaint"),
     [

@@ -139,6 +139,32 @@ def test_what_a_smaller_student_is_told_is_baked_into_its_own_network(folder, tm
 
 
 @pytest.mark.slow
+def test_slices_of_a_smaller_student_on_two_processes_export_what_one_process_exports(folder, tmp_path):
+    """Each has a half of the generator's network and of the score's, and one goes on from what both left."""
+    train = {
+        "images": 6,
+        "batch": 2,
+        "micro_batch": 1,
+        "ema": 0.9,
+        "sharding": "full",
+        "optim": {"lr": 1e-3, "eps": 1e-3},
+    }
+    stages = [{"objective": {"name": "dmd2", "ratio": 1}, "train": train}]
+
+    def trained(count, out, resume=False):
+        settings = config(folder, tmp_path / out, stages=stages, checkpoints={"every": 4, "keep": 9})
+        assert small_run.in_processes(count, small_run.run_or_die, settings, resume, None) == [0] * count
+        return load_file(tmp_path / out / "student" / WEIGHTS)
+
+    one, two = trained(1, "one"), trained(2, "two")
+    assert sum(value.numel() for value in two.values()) == size(folder / "run/student")
+    torch.testing.assert_close(two, one, atol=1e-6, rtol=1e-5)
+    shutil.rmtree(tmp_path / "two/student")
+    shutil.rmtree(tmp_path / "two/checkpoints/00000006")
+    torch.testing.assert_close(trained(1, "two", resume=True), one, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.slow
 def test_each_of_several_students_is_a_smaller_one(folder, tmp_path, verified_here):
     distil(config(folder, tmp_path / "run", students=2), recipes=folder)
     for number in "01":
