@@ -20,6 +20,7 @@ from ..models.pipelines.weightless import answering, networks_of, weightless
 from ..planning.card import NOWHERE
 from ..planning.cards import GIB, MIB, Card
 from ..planning.forecast import Forecast, Scene
+from .checks import check_needs
 from .plan import recipe_of
 from .teacher import probed
 
@@ -93,6 +94,7 @@ def forecast_of(config: Config, index: int, *, card: Card, recipes: Path, gpus: 
 
 def _counted(config: Config, stage: StageConfig, recipes: Path, gpus: int) -> Forecast:
     pipeline = teacher_without_weights(config, recipes)
+    check_needs(config, pipeline)
     try:
         return Scene(config, stage, pipeline).forecast(gpus=gpus)
     except RuntimeError:  # echoed blocks have no second derivative

@@ -96,6 +96,7 @@ def test_only_what_cannot_be_counted_is_said_to_be_so(run, monkeypatch, capsys):
         raise raised[-1]
 
     monkeypatch.setattr(costs, "teacher_without_weights", lambda *_: None)
+    monkeypatch.setattr(costs, "check_needs", lambda *_: None)
     monkeypatch.setattr(costs, "Scene", scene)
     raised.append(NotImplementedError("no kernel for tensors without values"))
     assert main(["plan", str(run)]) == 2
@@ -127,3 +128,8 @@ def test_what_would_make_a_run_fit_is_tried_and_what_is_not_needed_left_out(run,
 def test_a_teacher_that_is_not_here_is_said(run, capsys, override, complaint):
     assert main(["plan", str(run), override]) == 2
     assert complaint in capsys.readouterr().err
+
+
+def test_what_the_run_is_refused_for_refuses_its_plan(run, capsys):
+    assert main(["plan", str(run), "teacher.num_classes=11", "teacher.null_label=null"]) == 2
+    assert "the teacher has no unconditional mode" in capsys.readouterr().err
