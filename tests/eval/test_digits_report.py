@@ -29,7 +29,7 @@ from eval.rows import Origin
 from eval.session import open_session
 from fastgen.config.evaluate import EvaluateConfig
 from fastgen.distillation import monitor
-from fastgen.distillation.monitor import _sides
+from fastgen.distillation.monitor.report import _sides
 from fastgen.errors import UserError
 from fastgen.models.walk import Plan
 
