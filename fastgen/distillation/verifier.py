@@ -83,7 +83,6 @@ class Verifier:
         reason, waiting = "", _trials(self.places)
         while waiting:
             trial = waiting.pop(0)
-            give_back(trial.place.device)
             try:
                 with needing_room():
                     lines = self._verified(written, trial, reason)
@@ -100,6 +99,7 @@ class Verifier:
                     say(line)
                 if lines:
                     return
+            give_back(trial.place.device)
         warn(
             f"{written.export.verified} is written, but it was not verified, which needs more memory than there is "
             f"here ({reason}): run `fastgen verify` on it where there is more"

@@ -93,7 +93,6 @@ def where_there_is_room(tried: Sequence[Place], work: Callable[[Place], T]) -> T
     waiting = list(tried)
     while True:
         place = waiting.pop(0)
-        give_back(place.device)
         try:
             with needing_room():
                 return work(place)
@@ -102,6 +101,7 @@ def where_there_is_room(tried: Sequence[Place], work: Callable[[Place], T]) -> T
         except NoRoomError:
             if not waiting:
                 raise
+        give_back(place.device)
 
 
 @contextmanager

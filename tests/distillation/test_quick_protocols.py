@@ -66,7 +66,8 @@ def whole(folder, tmp_path_factory) -> Path:
     return config.out
 
 
-@pytest.mark.parametrize("kills", [[(1, 5)], pytest.param([(0, 4), (1, 2), (1, 5)], marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kills", [[(1, 5)], [(0, 4), (1, 2), (1, 5)]])
 def test_a_measured_run_that_is_killed_ends_as_if_nothing_had_happened(kills, folder, whole, tmp_path):
     broken = digits_config(folder, tmp_path / "run")
     for number, at in enumerate(kills):

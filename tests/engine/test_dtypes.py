@@ -19,6 +19,7 @@ from fastgen.distillation.checks import check_stages
 from fastgen.distillation.distil import distil
 from fastgen.engine import roles as build
 from fastgen.engine.dtypes import autocast_of
+from fastgen.engine.lineage import Lineage, Told
 from fastgen.errors import UserError
 from fastgen.models.denoiser import CallForm, NetworkDenoiser
 from fastgen.process import Flow, Reading
@@ -142,7 +143,7 @@ def test_float32_is_kept_where_stock_loading_keeps_it(name, tmp_path):
         network=net, speaking=lambda net, **_: NetworkDenoiser(net, FLOW, CallForm()), told_in=frozenset()
     )
     settings = TrainConfig(images=1, precision="bf16")
-    lent, trained = (build.Part("teacher", kind, build.Told((), None), net) for kind in ("lent", "trained"))
+    lent, trained = (Lineage("teacher", kind, Told((), None), net) for kind in ("lent", "trained"))
     assert dtypes(build._with_network(pipeline, settings, lent, None).net) == stock
     assert dtypes(build._with_network(pipeline, settings, trained, None).net) == dtypes(net)
     split = settings.model_copy(update={"masters": "split"})

@@ -22,7 +22,6 @@ ENDS = {  # fault -> exit codes, what the first process says, the cycle of the n
     "not a number": ((4, 4), "generator/grad is nan", 2),
     "full disk": ((3, 3), "No space left on device", 2),
 }
-QUICK = ("told",)
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +43,8 @@ def ended(config, fault, codes):
     return said
 
 
-@pytest.mark.parametrize(
-    "fault", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in ENDS]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("fault", ENDS)
 def test_what_happens_to_one_process_ends_both_and_loses_nothing(folder, fault):
     codes, words, cycle = ENDS[fault]
     config = faults.short(folder, fault.replace(" ", "-"))
