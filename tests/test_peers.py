@@ -30,6 +30,7 @@ def lose_the_second_at_once() -> None:
         sys.exit(error.exit_code)
 
 
+@pytest.mark.slow
 def test_one_that_is_lost_before_its_first_sign_of_life_is_missed(capsys):
     assert small_run.in_processes(2, lose_the_second_at_once) == [6, -9]
     assert "was killed, perhaps for lack of memory" in capsys.readouterr().out

@@ -178,6 +178,7 @@ def test_one_process_keeps_its_gradients_as_they_are():
     assert average(torch.ones(1)).item() == 1
 
 
+@pytest.mark.slow
 def test_two_processes_carry_out_a_run_whose_teacher_is_still_to_be_trained(tmp_path):
     small_run.write_recipe(tmp_path)
     assert small_run.in_processes(2, ranks_run.run_with_recipe, tmp_path) == [0, 0]

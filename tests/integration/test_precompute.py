@@ -70,6 +70,7 @@ def forbidden(*_, **__):
     raise AssertionError("nothing is encoded")
 
 
+@pytest.mark.slow
 def test_a_run_without_images_and_encoders_is_the_run_that_encodes(folder, monkeypatch):
     plain, stage = losses(config(folder, cache=None))
     assert stage.feed.kept is None

@@ -35,6 +35,7 @@ def pictures(folder: Path) -> np.ndarray:
     return np.stack([np.asarray(Image.open(file)).astype(int) for file in sorted(folder.glob("0*.png"))])
 
 
+@pytest.mark.slow
 def test_classes_end_to_end(tmp_path, capsys):
     tiny.class_conditional().save_pretrained(tmp_path / "teacher")
     train = written(tmp_path, "data: {source: noise, num_classes: 10}\n")
