@@ -18,10 +18,8 @@ from . import stock
 from .call import Asked, Settled, settle, warn_of_steps
 from .faster import Faster
 
-_DEFAULT_NUM = 16
-
-
 MOST_SEED = 2**62
+_DEFAULT_NUM = 16
 
 
 @dataclass(frozen=True, kw_only=True)
